@@ -1,0 +1,137 @@
+"""The one door to what is kept: a small protocol, and its form on a local file system.
+
+Every output of the system goes through a `Storage` (features, manifests, runs, reports), because a job's own disk is
+gone when the job is. Keys are relative, `/`-separated, and never leave the root.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from mhim_core.errors import ConfigError, NotFoundError, StorageError
+
+_KEY = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._=+-]*(/[A-Za-z0-9_][A-Za-z0-9._=+-]*)*$")
+
+
+class Entry(NamedTuple):
+    """One listed object."""
+
+    key: str
+    num_bytes: int
+    modified_s: float
+    """The store's own Last-Modified, seconds since the epoch."""
+
+
+class Storage(Protocol):
+    """Get, put, put-if-absent, list, delete. Implementations are picklable and open connections lazily.
+
+    Raises `NotFoundError` (get of a missing key), `StorageError` (unreachable, denied), `ConfigError` (a bad key).
+    """
+
+    uri: str
+    """Where it lies, for people: an absolute folder or `s3://bucket/prefix`."""
+
+    def get(self, key: str) -> bytes: ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write atomically, replacing what was there."""
+        ...
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Write atomically only if the key is free. False: it was taken, and nothing was changed."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """Every object below the folder `prefix` ("" for all), sorted by key."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove the key; no error if it is not there."""
+        ...
+
+    def locate(self, key: str) -> str:
+        """The key's full address, for people."""
+        ...
+
+
+def check_key(key: str) -> str:
+    """The key itself, or ConfigError if it could leave the root or confuse a file system."""
+    if len(key) > 900 or not _KEY.match(key):
+        raise ConfigError(f"storage key {key!r} is not a plain relative path of letters, digits and ._=+-")
+    return key
+
+
+class LocalStorage:
+    """A folder as an object store: writes are temp file + fsync + rename (or link, for put_if_absent).
+
+    `root` is made on the first write. Safe for several processes of several hosts on one POSIX file system.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root).absolute()
+        self.uri = str(self.root)
+
+    def get(self, key: str) -> bytes:
+        path = self.root / check_key(key)
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise NotFoundError(f"{path} does not exist") from None
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self.root / check_key(key)
+        self._write(path, data, lambda temporary: os.replace(temporary, path))
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        path = self.root / check_key(key)
+        try:
+            # link(2) is atomic and fails if the name is taken, on NFS too; rename would overwrite silently
+            self._write(path, data, lambda temporary: os.link(temporary, path))
+        except FileExistsError:
+            return False
+        return True
+
+    def _write(self, path: Path, data: bytes, publish: Callable[[str], None]) -> None:
+        temporary = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            publish(temporary)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        finally:
+            if temporary is not None and os.path.exists(temporary):
+                os.unlink(temporary)
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        base = self.root / check_key(prefix) if prefix else self.root
+        entries = []
+        for folder, _, names in os.walk(base):
+            for name in names:
+                if name.startswith("."):
+                    continue
+                path = Path(folder, name)
+                try:
+                    stat = path.stat()
+                except FileNotFoundError:
+                    continue
+                entries.append(Entry(path.relative_to(self.root).as_posix(), stat.st_size, stat.st_mtime))
+        return iter(sorted(entries))
+
+    def delete(self, key: str) -> None:
+        (self.root / check_key(key)).unlink(missing_ok=True)
+
+    def locate(self, key: str) -> str:
+        return str(self.root / key)

@@ -1,0 +1,95 @@
+"""The shared vocabulary: identifiers, statuses, exit codes.
+
+Coordinates, stated once: a tile's place is the (x, y) of its top-left corner in **level-0 pixels** of the slide,
+x to the right, y downwards. Resolutions are microns per pixel (mpp); a smaller mpp is a finer image.
+A *bag* is one slide's (or patient's) set of *instances* (tile features); an *encoder* maps tiles to features, an
+*aggregator* maps a bag to a prediction.
+"""
+
+from enum import IntEnum, StrEnum
+from typing import NamedTuple, NewType
+
+SlideId = NewType("SlideId", str)
+PatientId = NewType("PatientId", str)
+BagId = NewType("BagId", str)
+
+
+class ExitCode(IntEnum):
+    """What every command tells its caller."""
+
+    OK = 0
+    BUG = 1
+    """Unexpected: the traceback is in the log, the terminal gets one sentence."""
+    BAD_INPUT = 2
+    """Bad configuration or input, found before any work."""
+    PARTIAL = 3
+    """Finished; some slides failed, within `max_failed_fraction`."""
+    TOO_MANY_FAILED = 4
+    """Finished; more slides failed than `max_failed_fraction` allows. What was embedded is kept."""
+    CONFLICT = 5
+    """Another run or store stands in the way."""
+    STORAGE = 6
+    """Storage unreachable or denied."""
+    DRIFT = 7
+    """Drift over a set limit."""
+    INTERRUPTED = 130
+
+
+class Status(StrEnum):
+    """What became of one slide in one run."""
+
+    OK = "ok"
+    EMPTY = "empty"
+    """No tissue: no tiles, no failure; training excludes and counts it."""
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    """Committed by an earlier run; not counted in ok."""
+
+
+class FailureReason(StrEnum):
+    """Why a slide failed: a closed list."""
+
+    OPEN = "open"
+    READ = "read"
+    NOT_FOUND = "not_found"
+    NO_MPP = "no_mpp"
+    IMPLAUSIBLE_MPP = "implausible_mpp"
+    UPSAMPLE = "upsample"
+    TOO_LARGE = "too_large"
+    DECODER_CRASH = "decoder_crash"
+    TIMEOUT = "timeout"
+    NO_SPACE = "no_space"
+    SOURCE_HASH_MISMATCH = "source_hash_mismatch"
+    BAD_FEATURES = "bad_features"
+    STORAGE = "storage"
+
+
+class SlideTask(NamedTuple):
+    """One slide to embed: small and picklable, the only thing that travels through Ray Data."""
+
+    slide_id: SlideId
+    uri: str
+    """An absolute path or an `s3://` URI."""
+    mpp_override: float | None = None
+    """µm/px of level 0 as the cohort table states it; wins over the slide's own."""
+    sha256: str | None = None
+    """The file's expected sha256, where the cohort table gives one."""
+
+
+class StatusRow(NamedTuple):
+    """What became of one slide: about 1 KB, one per slide and run."""
+
+    slide_id: SlideId
+    status: Status
+    reason: FailureReason | None = None
+    stage: str = ""
+    """open | plan | tiles | encode | commit: where it failed."""
+    error_type: str = ""
+    message: str = ""
+    attempts: int = 1
+    num_tiles: int = 0
+    num_bytes: int = 0
+    seconds: float = 0.0
+    node_id: str = ""
+    """The Ray node that did the work."""
+    commit_key: str = ""

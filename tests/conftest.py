@@ -1,0 +1,32 @@
+"""Fixtures for all tests. This is the one place that knows where the shared data and golden vectors lie."""
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).parents[1]
+SHARED_DATA = Path(os.environ.get("MHIM_SHARED_DATA", ROOT / "../shared/data")).resolve()
+GOLDEN_DIR = Path(os.environ.get("MHIM_GOLDEN_DIR", ROOT / "../shared/golden")).resolve()
+
+# shapes written in signatures are checked wherever a test calls them
+_SHAPE_CHECKS = install_import_hook(["mhim_core.mil", "mhim_core.embed"], "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real slides, bags and weights; skips where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no shared data at {SHARED_DATA}; set MHIM_SHARED_DATA to run this test")
+    return SHARED_DATA
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`golden_path` runs a test once per golden vector in the folder (MHIM_GOLDEN_DIR)."""
+    if "golden_path" in metafunc.fixturenames:
+        paths = sorted(GOLDEN_DIR.glob("*.npz"))
+        absent = pytest.param(
+            None, marks=pytest.mark.skip(reason=f"no golden vectors in {GOLDEN_DIR}; set MHIM_GOLDEN_DIR"), id="absent"
+        )
+        metafunc.parametrize("golden_path", paths or [absent], ids=lambda path: getattr(path, "stem", None))
