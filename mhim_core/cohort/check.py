@@ -1,0 +1,199 @@
+"""Everything that can be wrong with a cohort, found before any work, row by row.
+
+Three kinds of mistakes cost the most and are errors here: two slides under one id (outputs would collide), one file
+under two ids or patients (it would sit in training and test), and a patient in two splits.
+"""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from mhim_core.cohort.findings import Finding, Severity, quote
+from mhim_core.cohort.table import Cohort, CohortRow
+from mhim_core.errors import CohortError
+
+SLIDE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_NO_LABEL = frozenset({"na", "n/a", "nan", "null", "none", "unknown", "?"})
+_MAX_LISTED = 50
+_MAX_NAMED = 10
+_MAX_EARLIER = 100
+"""Of a group's first rows, later ones are compared with these: 10⁵ rows of one file must not make 5·10⁹ pairs."""
+
+NumBytes = Callable[[CohortRow], int | None]
+"""The size of a row's file in bytes; None: there is no such file."""
+Identity = Callable[[CohortRow], tuple[object, ...] | None]
+"""What tells a file's content from another's (size and digest); None: it cannot be read."""
+
+
+def validate(
+    cohort: Cohort, *, num_bytes: NumBytes | None = None, identity: Identity | None = None, strict: bool = False
+) -> tuple[Finding, ...]:
+    """Return the cohort's warnings; raise CohortError, listing all errors row by row, if there are any.
+
+    The arguments are those of `find_problems`.
+    """
+    findings = find_problems(cohort, num_bytes=num_bytes, identity=identity, strict=strict)
+    errors = [finding for finding in findings if finding.severity is Severity.ERROR]
+    if errors:
+        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+        raise CohortError("\n".join([f"{cohort.name}: {count} in the table", *_listed(errors)]))
+    return findings
+
+
+def _listed(findings: Sequence[Finding]) -> Iterator[str]:
+    for finding in findings[:_MAX_LISTED]:
+        yield f"  {finding}"
+    if len(findings) > _MAX_LISTED:
+        yield f"  … and {len(findings) - _MAX_LISTED} more"
+
+
+def find_problems(
+    cohort: Cohort, *, num_bytes: NumBytes | None = None, identity: Identity | None = None, strict: bool = False
+) -> tuple[Finding, ...]:
+    """All findings, sorted by row.
+
+    `num_bytes` looks for the files (None: they are not looked for); `identity` is asked only about files of equal size,
+    so that a cohort without duplicates is not read. `strict` turns a missing file from a warning into an error.
+    """
+    rows = cohort.rows
+    findings = [
+        *cohort.findings,
+        *_check_ids(cohort),
+        *_check_places(cohort),
+        *_check_patients(cohort),
+        *_check_labels(cohort),
+    ]
+    if num_bytes is not None:
+        sizes = {row.row: num_bytes(row) for row in rows if row.uri}
+        missing = Severity.ERROR if strict else Severity.WARNING
+        findings += (
+            _finding(cohort, row, "path", f"not_found: there is no file {quote(row.uri, 300)}", missing)
+            for row in rows
+            if row.uri and sizes[row.row] is None
+        )
+        if identity is not None:
+            findings += _check_contents(cohort, sizes, identity)
+    return tuple(sorted(set(findings)))
+
+
+def local_num_bytes(row: CohortRow) -> int | None:
+    """The size of a local file, or None. A `NumBytes` for tables without `s3://` URIs."""
+    try:
+        return os.stat(row.uri).st_size
+    except (OSError, ValueError):
+        return None
+
+
+def _check_ids(cohort: Cohort) -> Iterator[Finding]:
+    hint = "; the id comes from the file name: add a slide_id column" if cohort.derives_ids else ""
+    for row in cohort.rows:
+        if not row.slide_id:
+            if row.uri or not cohort.derives_ids:  # an empty path is reported already
+                yield _finding(cohort, row, "slide_id", f"the slide id is empty{hint}")
+        elif not SLIDE_ID.fullmatch(row.slide_id):
+            message = "not a valid slide id: letters, digits and ._- only, 1 to 128, the first a letter or digit"
+            yield _finding(cohort, row, "slide_id", message + hint)
+    for group in _groups(cohort.rows, lambda row: row.slide_id.casefold() or None):
+        for row, earlier in _with_earlier(group):
+            same = [other for other in earlier if other.slide_id == row.slide_id]
+            if same:
+                yield _finding(cohort, row, "slide_id", f"the same slide id as {_names(same, with_uri=True)}{hint}")
+            cased = [other for other in earlier if other.slide_id != row.slide_id]
+            if cased:
+                yield _finding(cohort, row, "slide_id", f"differs only in case from {_names(cased)}{hint}")
+
+
+def _check_places(cohort: Cohort) -> Iterator[Finding]:
+    for group in _groups(cohort.rows, lambda row: row.uri or None):
+        for row, earlier in _with_earlier(group):
+            yield from _same_file(cohort, row, earlier, "is the file of")
+
+
+def _check_contents(cohort: Cohort, sizes: dict[int, int | None], identity: Identity) -> Iterator[Finding]:
+    def size_of(row: CohortRow) -> int | None:
+        return sizes.get(row.row)
+
+    for equal_size in _groups(cohort.rows, size_of):
+        if len({row.uri for row in equal_size}) < 2:
+            continue  # one file named twice is found by its path
+        for group in _groups(equal_size, identity):
+            for row, earlier in _with_earlier(group):
+                copies = [other for other in earlier if other.uri != row.uri]
+                yield from _same_file(cohort, row, copies, "holds the same bytes as that of")
+
+
+def _same_file(cohort: Cohort, row: CohortRow, earlier: Sequence[CohortRow], verb: str) -> Iterator[Finding]:
+    others = [other for other in earlier if other.slide_id != row.slide_id]
+    if not others:
+        return
+    strangers = [other for other in others if other.patient_id != row.patient_id]
+    # without a patient column every slide is its own patient, which says nothing
+    patients = "; they are of different patients" if strangers and "patient_id" in cohort.header else ""
+    yield _finding(cohort, row, "path", f"{quote(row.uri, 300)} {verb} {_names(others)}{patients}")
+
+
+def _check_patients(cohort: Cohort) -> Iterator[Finding]:
+    column = "patient_id"
+    if column in cohort.header:
+        for row in cohort.rows:
+            if row.patient_id != row.patient_id.strip():
+                yield _finding(cohort, row, column, f"{quote(row.patient_id)} has spaces around it: remove them")
+        spelt: dict[str, CohortRow] = {}
+        for row in cohort.rows:
+            first = spelt.setdefault(row.patient_id.casefold(), row)
+            if first.patient_id != row.patient_id:
+                message = f"{quote(row.patient_id)} and {quote(first.patient_id)} (row {first.row}) differ only in case"
+                yield _finding(cohort, row, column, message + ": taken as two patients", Severity.WARNING)
+    first_in: dict[str, CohortRow] = {}
+    for row in cohort.rows:
+        if row.split is not None:
+            first = first_in.setdefault(row.patient_id, row)
+            if first.split != row.split:
+                message = (
+                    f"patient {quote(row.patient_id)} is in {row.split} here and in {first.split} in row {first.row} "
+                    f"(slide {quote(first.slide_id)}): a patient belongs to one split"
+                )
+                yield _finding(cohort, row, "split", message)
+
+
+def _check_labels(cohort: Cohort) -> Iterator[Finding]:
+    if "label" not in cohort.header:
+        return
+    for row in cohort.rows:
+        if row.label is None:
+            yield _finding(cohort, row, "label", "no label: the slide takes no part in training", Severity.WARNING)
+        elif row.label != row.label.strip():
+            yield _finding(cohort, row, "label", f"{quote(row.label)} has spaces around it: remove them")
+        elif row.label.casefold() in _NO_LABEL:
+            message = f"{quote(row.label)} is taken as a class; leave the cell empty if the slide has no label"
+            yield _finding(cohort, row, "label", message, Severity.WARNING)
+
+
+def _groups(rows: Iterable[CohortRow], key: Callable[[CohortRow], object | None]) -> Iterator[list[CohortRow]]:
+    """The rows that share a key with another row; a None key is shared with none."""
+    groups: dict[object, list[CohortRow]] = defaultdict(list)
+    for row in rows:
+        value = key(row)
+        if value is not None:
+            groups[value].append(row)
+    return (group for group in groups.values() if len(group) > 1)
+
+
+def _with_earlier(group: Sequence[CohortRow]) -> Iterator[tuple[CohortRow, list[CohortRow]]]:
+    """Each row but the first with the ones before it: every pair once, in groups of a size that people can read."""
+    for index, row in enumerate(group[1:], start=1):
+        yield row, list(group[: min(index, _MAX_EARLIER)])
+
+
+def _names(rows: Sequence[CohortRow], *, with_uri: bool = False) -> str:
+    names = [
+        f"{quote(row.slide_id)} (row {row.row}{', ' + quote(row.uri, 300) if with_uri else ''})"
+        for row in rows[:_MAX_NAMED]
+    ]
+    rest = " and others" if len(rows) > _MAX_NAMED else ""
+    return ", ".join(names) + rest
+
+
+def _finding(cohort: Cohort, row: CohortRow, column: str, message: str, severity: Severity = Severity.ERROR) -> Finding:
+    return Finding(row.row, row.slide_id, cohort.header.get(column, ""), message, severity)

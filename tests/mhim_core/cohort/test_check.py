@@ -1,0 +1,138 @@
+"""Every mistake of a cohort is found before any work, row by row, with both sides of a pair."""
+
+import pickle
+import time
+
+import pytest
+
+from mhim_core.cohort.check import find_problems, local_num_bytes, validate
+from mhim_core.cohort.findings import Severity
+from mhim_core.cohort.table import read_cohort
+from mhim_core.errors import CohortError
+
+
+def cohort_of(*lines: str, header: str = "slide_id,path,patient_id,label"):
+    return read_cohort("\n".join([header, *lines]).encode(), name="cohort.csv", base_uri="/data")
+
+
+def messages(cohort, severity=Severity.ERROR, **arguments) -> list[str]:
+    return [str(finding) for finding in find_problems(cohort, **arguments) if finding.severity is severity]
+
+
+def test_a_clean_cohort_has_no_findings():
+    assert validate(cohort_of("a,a.svs,p1,0", "b,b.svs,p1,1", "c,c.svs,p2,0")) == ()
+
+
+@pytest.mark.parametrize(
+    "slide_id", ["../x", "a/b", "=cmd()", "x" * 300, "a\0b", "\u202egpj", "a b", "-a", ".a", "é", "a\u200b"]
+)
+def test_dangerous_ids_are_refused_and_printed_escaped(slide_id):
+    with pytest.raises(CohortError) as caught:
+        validate(cohort_of(f'"{slide_id}",a.svs,p1,0'))
+    text = str(caught.value)
+    assert "not a valid slide id" in text
+    assert all(character.isprintable() or character == "\n" for character in text)
+    assert len(text) < 400
+
+
+def test_an_empty_id_is_refused():
+    assert "the slide id is empty" in messages(cohort_of(",a.svs,p1,0"))[0]
+
+
+def test_duplicate_ids_name_all_pairs():
+    found = messages(cohort_of("a,x.svs,p1,0", "a,y.svs,p1,0", "b,z.svs,p1,0", "a,w.svs,p1,0"))
+    assert len(found) == 2
+    assert "row 3, slide 'a'" in found[0]
+    assert "the same slide id as 'a' (row 2, '/data/x.svs')" in found[0]
+    assert "'a' (row 2, '/data/x.svs'), 'a' (row 3, '/data/y.svs')" in found[1]
+
+
+def test_ids_equal_but_for_case_are_refused():
+    assert "differs only in case from 'Slide' (row 2)" in messages(cohort_of("Slide,a.svs,p,0", "sLIDE,b.svs,p,0"))[0]
+
+
+def test_one_stem_in_two_folders_is_refused_where_ids_come_from_file_names():
+    (found,) = messages(cohort_of("x/a.svs,p1", "y/a.tiff,p2", header="path,patient_id"))
+    assert "'/data/x/a.svs'" in found
+    assert "add a slide_id column" in found
+
+
+def test_one_path_under_two_ids_or_patients_is_refused():
+    found = messages(cohort_of("a,x.svs,p1,0", "b,./x.svs,p1,0", "c,d/../x.svs,p2,0"))
+    assert len(found) == 2
+    assert "is the file of 'a' (row 2)" in found[0]
+    assert "different patients" not in found[0]
+    assert "is the file of 'a' (row 2), 'b' (row 3); they are of different patients" in found[1]
+
+
+def test_one_content_under_two_ids_is_refused_and_only_equal_sizes_are_read(tmp_path):
+    contents = {"a": b"1234", "b": b"1234", "c": b"12345", "d": b"1235"}
+    for name, data in contents.items():
+        (tmp_path / f"{name}.svs").write_bytes(data)
+    lines = [f"{name},{tmp_path}/{name}.svs,p{name},0" for name in contents]
+    read = []
+
+    def identity(row):
+        read.append(row.slide_id)
+        return (contents[row.slide_id],)
+
+    found = messages(cohort_of(*lines), num_bytes=local_num_bytes, identity=identity)
+    assert len(found) == 1
+    assert "holds the same bytes as that of 'a' (row 2); they are of different patients" in found[0]
+    assert read == ["a", "b", "d"]
+
+
+def test_a_patient_in_two_splits_is_refused():
+    cohort = cohort_of("a,a.svs,p1,train", "b,b.svs,p1,test", "c,c.svs,p2,val", header="slide_id,path,patient_id,split")
+    (found,) = messages(cohort)
+    assert "patient 'p1' is in test here and in train in row 2 (slide 'a')" in found
+
+
+def test_spaces_around_patients_and_labels_are_refused():
+    found = messages(cohort_of('a,a.svs,"p1 ",0', "b,b.svs,p1, 0"))
+    assert ["has spaces around it" in message for message in found] == [True, True]
+
+
+def test_doubtful_rows_are_warnings():
+    found = messages(cohort_of("a,a.svs,p1,", "b,b.svs,P1,NA"), Severity.WARNING)
+    assert "no label" in found[0]
+    assert "differ only in case" in "".join(found)
+    assert "'NA' is taken as a class" in "".join(found)
+    assert len(found) == 3
+
+
+def test_a_missing_file_is_a_warning_and_an_error_if_strict(tmp_path):
+    cohort = cohort_of(f"a,{tmp_path}/none.svs,p1,0")
+    assert "not_found" in validate(cohort, num_bytes=local_num_bytes)[0].message
+    with pytest.raises(CohortError, match="not_found"):
+        validate(cohort, num_bytes=local_num_bytes, strict=True)
+
+
+def test_cells_that_could_not_be_read_stop_the_command():
+    cohort = cohort_of("a,a.svs,20x", header="slide_id,path,mpp")
+    with pytest.raises(CohortError, match="row 2, slide 'a', column 'mpp': '20x' is not a number"):
+        validate(cohort)
+
+
+def test_the_list_of_errors_is_sorted_and_capped_and_survives_pickling():
+    cohort = cohort_of(*(f"a b{index},x{index}.svs,p,0" for index in range(70)))
+    with pytest.raises(CohortError, match="70 errors in the table") as caught:
+        validate(cohort)
+    lines = str(caught.value).splitlines()
+    assert lines[1].startswith("  row 2, ")
+    assert lines[-1] == "  … and 20 more"
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_hundred_thousand_rows_are_checked_in_seconds():
+    cohort = cohort_of(*(f"s{index},d/s{index}.svs,p{index // 2},{index % 2}" for index in range(100_000)))
+    start = time.process_time()
+    assert validate(cohort, num_bytes=lambda row: row.row, identity=lambda row: (row.row,)) == ()
+    assert time.process_time() - start < 5
+
+
+def test_twenty_thousand_rows_of_one_file_do_not_explode():
+    cohort = cohort_of(*(f"s{index},x.svs,p,0" for index in range(20_000)))
+    start = time.process_time()
+    assert len(messages(cohort)) == 19_999
+    assert time.process_time() - start < 10

@@ -1,0 +1,66 @@
+"""Exported tables: what a spreadsheet must not execute, and exact values."""
+
+import csv
+import io
+import math
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mhim_core.tables import escape_formula, write_csv, write_parquet
+from mhim_core.types import Status
+
+
+class Row(NamedTuple):
+    slide_id: str
+    status: Status
+    score: float | None
+    shape: tuple[int, ...] = ()
+
+
+ROWS = [Row("=cmd()", Status.OK, 0.1 + 0.2, (1, 2)), Row('a,"b"\nc', Status.FAILED, None), Row("-x", Status.OK, -1.5)]
+
+
+def read(data: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(data.decode(), newline="")))
+
+
+def test_csv_escapes_formulas_and_keeps_everything_else():
+    rows = read(write_csv(ROWS))
+    assert [row["slide_id"] for row in rows] == ["'=cmd()", 'a,"b"\nc', "'-x"]
+    assert [row["score"] for row in rows] == ["0.30000000000000004", "", "-1.5"]
+    assert rows[0]["status"] == "ok"
+    assert rows[0]["shape"] == "[1, 2]"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-cmd", "@SUM(A1)", "\t=1", "\r=1", "＝1"])
+def test_every_formula_start_is_escaped(text):
+    assert escape_formula(text) == "'" + text
+
+
+@pytest.mark.parametrize("text", ["-0.5", "+1e-3", "slide-1", "a=b", "", "007"])
+def test_numbers_and_plain_text_stay(text):
+    assert escape_formula(text) == text
+
+
+def test_columns_choose_and_order_and_headers_are_escaped_too():
+    data = write_csv([{"b": 1, "=a": True, "c": math.nan}], columns=["c", "=a", "b", "d"])
+    assert data == b"c,'=a,b,d\n,true,1,\n"
+    assert write_csv([], columns=["a"]) == b"a\n"
+
+
+def test_the_parquet_twin_has_exact_values_and_the_same_bytes_each_time():
+    data = write_parquet(ROWS)
+    assert data == write_parquet(ROWS)
+    rows = pq.read_table(pa.BufferReader(data)).to_pylist()
+    assert rows[0] == {"slide_id": "=cmd()", "status": "ok", "score": 0.1 + 0.2, "shape": [1, 2]}
+    assert rows[1]["score"] is None
+
+
+def test_a_column_of_none_is_text_and_a_schema_is_obeyed():
+    table = pq.read_table(pa.BufferReader(write_parquet([{"a": None, "b": 1}])))
+    assert table.schema.field("a").type == pa.string()
+    schema = pa.schema([("b", pa.int32()), ("a", pa.float64())])
+    assert pq.read_table(pa.BufferReader(write_parquet([{"a": None, "b": 1}], schema=schema))).schema == schema
