@@ -1,0 +1,82 @@
+"""The model: embed → [mask and recycle, in training] → aggregator with its head.
+
+Student and teacher are two of these. Shape suffixes: see the package's docstring.
+"""
+
+import hashlib
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mhim_core.mil.abmil import Abmil
+from mhim_core.mil.aggregator import Aggregator, BagOutput, make_activation
+from mhim_core.mil.draws import Draws
+from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.recycle import RecycleNetwork, queries_bound
+
+AGGREGATORS: dict[str, type[Abmil]] = {"abmil": Abmil}
+"""The aggregators by the name a user types; a registry, so that a configuration can never name arbitrary code."""
+
+
+class MilModel(nn.Module):
+    """591,490 parameters with ABMIL at D_in = 1024, D = 512, C = 2, without the recycle network."""
+
+    def __init__(self, d_in: int, num_classes: int, options: ModelOptions, mhim: MhimOptions | None = None) -> None:
+        super().__init__()
+        self.embed = nn.Linear(d_in, options.embed_dim)
+        self.activation = make_activation(options.embed_activation)
+        self.dropout = options.dropout
+        self.aggregator: Aggregator = AGGREGATORS[options.aggregator](num_classes, options)
+        self.recycle: RecycleNetwork | None = None
+        if mhim is not None and mhim.recycles:
+            self.recycle = RecycleNetwork(options.embed_dim, mhim.recycle_queries, mhim.recycle_dropout)
+
+    def embed_instances(self, x_NF: Float[Tensor, "N F"], draws: Draws | None = None) -> Float[Tensor, "N D"]:
+        """Tile features to embedded instances; dropout only where `draws` are given."""
+        h_ND = self.activation(self.embed(x_NF))
+        return h_ND if draws is None else draws.dropout("embed", h_ND, self.dropout)
+
+    def forward(self, x_NF: Float[Tensor, "N F"], append_recycled: bool = False) -> BagOutput:
+        """Plain inference on all instances; `append_recycled` adds the tokens recycled from all of them behind."""
+        h_ND = self.embed_instances(x_NF)
+        if append_recycled and self.recycle is not None:
+            h_ND = torch.cat([h_ND, self.recycle(h_ND)])
+        output: BagOutput = self.aggregator(h_ND)
+        return output
+
+
+def build_model(
+    d_in: int,
+    num_classes: int,
+    options: ModelOptions,
+    mhim: MhimOptions | None = None,
+    *,
+    seed: str,
+    dtype: torch.dtype = torch.float32,
+) -> MilModel:
+    """A freshly initialised model on the CPU; the global random state is neither read nor changed.
+
+    Xavier-normal for every Linear weight, zero bias, LayerNorm 1/0, queries uniform. Each tensor is drawn from its
+    own generator keyed by (`seed`, its name), so that adding a part to the model leaves the others' start unchanged.
+    """
+    with torch.device("meta"):
+        model = MilModel(d_in, num_classes, options, mhim)
+    model = model.to_empty(device="cpu").to(torch.float64)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_normal_(module.weight, generator=_generator(seed, f"{name}.weight"))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, RecycleNetwork):
+            bound = queries_bound(options.embed_dim)
+            nn.init.uniform_(module.queries, -bound, bound, generator=_generator(seed, f"{name}.queries"))
+    return model.to(dtype)
+
+
+def _generator(seed: str, name: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}\0{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -1,0 +1,40 @@
+"""How hard-to-miss an instance is, in the teacher's eyes. Shape suffixes: see the package's docstring."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mhim_core.mil.aggregator import BagOutput
+from mhim_core.mil.model import MilModel
+from mhim_core.mil.options import Score
+
+
+@torch.no_grad()
+def score_instances(
+    model: MilModel, h_ND: Float[Tensor, "N D"], output: BagOutput, score: Score
+) -> Float[Tensor, "H N"]:
+    """The instances' scores, per head where the score is the attention of several heads, else H = 1.
+
+    `output` is what the model's aggregator made of `h_ND`. The label is not needed: for two classes both
+    class-aware scores rank strong evidence for *either* class.
+    """
+    if score is Score.attention:
+        return output.attention_HN
+    logits_NC = model.aggregator.instance_logits(h_ND, output)
+    score_N = max_softmax(logits_NC) if score is Score.softmax_max else margin(logits_NC)
+    return score_N[None]
+
+
+def max_softmax(logits_NC: Float[Tensor, "N C"]) -> Float[Tensor, "N"]:
+    """max_c softmax_c(l_n), the published score. Where attention is sharp, most instances tie at 1/C in float32."""
+    return logits_NC.softmax(dim=1).amax(dim=1)
+
+
+def margin(logits_NC: Float[Tensor, "N C"]) -> Float[Tensor, "N"]:
+    """-logsumexp over c ≠ c* of (l_c - l_c*), c* = argmax: the order of `max_softmax` without its ties.
+
+    For two classes it is |l_1 - l_0|.
+    """
+    top = logits_NC.max(dim=1, keepdim=True)
+    behind_NC = (logits_NC - top.values).scatter(1, top.indices, -torch.inf)
+    return -behind_NC.logsumexp(dim=1)
