@@ -308,7 +308,7 @@ def _class_indices(values: ArrayLike, name: str) -> Ints:
         raise ValueError(f"{name} has shape {array.shape}; (N,) is needed")
     indices = array.astype(np.int64)
     if (indices != array).any() or (indices < 0).any():
-        raise ValueError(f"{name} must hold class indices 0, 1, …")
+        raise ValueError(f"{name} must hold class indices 0, 1, …, not scores or negative numbers")
     return indices
 
 
