@@ -1,0 +1,1 @@
+"""A made-up cohort of H&E-like slides with known tumour foci: the whole path on any machine, no data needed."""

@@ -1,0 +1,146 @@
+"""The tile grid: pure arithmetic from a slide's facts and its tissue to a plan of reads.
+
+Three sizes of one tile, never mixed: *requested* (tile_px at target_mpp), *read* (pixels at the level it is read from)
+and *level 0* (pixels of the scan it covers).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from mhim_core.errors import SlideError
+from mhim_core.features import MppUsed
+from mhim_core.slides.info import SlideInfo
+from mhim_core.slides.mask import TissueMask
+from mhim_core.slides.spec import MAX_GRID_CELLS, MAX_READ_PX, MAX_TILES, SlidePolicy, TileSpec
+from mhim_core.types import FailureReason
+
+
+class TileGeometry(NamedTuple):
+    """How every tile of one slide is cut; all pairs are (x, y)."""
+
+    level: int
+    read_px: tuple[int, int]
+    """Pixels read at `level`: round(tile_px · target_mpp / level mpp)."""
+    tile_size_l0_px: tuple[int, int]
+    stride_l0_px: tuple[float, float]
+    """Unrounded, so that tile i starts at round(i · stride) and the grid does not drift."""
+    effective_mpp: tuple[float, float]
+    """µm/px of the tile after resizing: what target_mpp became by rounding the read size."""
+    upsample: float
+    """How far level 0 is enlarged, at least 1.0."""
+    columns: int
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TilePlan:
+    """The tiles to read of one slide, row-major. N tiles; N = 0 means no tissue."""
+
+    coords_l0_px: np.ndarray
+    """int32 (N, 2): x, y of the top-left corner in level-0 pixels."""
+    tissue_share: np.ndarray
+    """float32 (N,): tissue's share of the tile's area, 0 to 1; what lies over the slide's edge is none."""
+    tile_px: int
+    geometry: TileGeometry
+
+    def __len__(self) -> int:
+        return len(self.coords_l0_px)
+
+    @property
+    def level(self) -> int:
+        return self.geometry.level
+
+    @property
+    def read_px(self) -> tuple[int, int]:
+        return self.geometry.read_px
+
+    @property
+    def tile_size_l0_px(self) -> tuple[int, int]:
+        return self.geometry.tile_size_l0_px
+
+    @property
+    def effective_mpp(self) -> tuple[float, float]:
+        return self.geometry.effective_mpp
+
+    @property
+    def upsample(self) -> float:
+        return self.geometry.upsample
+
+
+def tile_geometry(info: SlideInfo, mpp: MppUsed, spec: TileSpec, policy: SlidePolicy) -> TileGeometry:
+    """Level, sizes and grid of a slide's tiles, before anything is decoded.
+
+    Raises SlideError: UPSAMPLE where level 0 is too coarse for target_mpp; TOO_LARGE where the grid has more than
+    MAX_GRID_CELLS places or one tile needs more than MAX_READ_PX pixels.
+    """
+    upsample = max(1.0, mpp.x / spec.target_mpp, mpp.y / spec.target_mpp)
+    if upsample > policy.max_upsample:
+        raise SlideError(
+            FailureReason.UPSAMPLE,
+            f"level 0 has {mpp.x:g} × {mpp.y:g} µm/px and target_mpp is {spec.target_mpp:g}: it would be enlarged "
+            f"{upsample:.3g} times, and max_upsample is {policy.max_upsample:g}; set a coarser target_mpp",
+        )
+    level = info.level_for(min(spec.target_mpp / mpp.x, spec.target_mpp / mpp.y))
+    downsample = info.levels[level].downsample
+    level_mpp = (mpp.x * downsample, mpp.y * downsample)
+    read = tuple(max(1, round(spec.tile_px * spec.target_mpp / axis)) for axis in level_mpp)
+    stride = tuple((spec.tile_px - spec.overlap_px) * spec.target_mpp / axis for axis in (mpp.x, mpp.y))
+    overlap = tuple(spec.overlap_px * spec.target_mpp / axis for axis in (mpp.x, mpp.y))
+    size = (info.width_l0_px, info.height_l0_px)
+    # a last tile that lies wholly within its neighbour's overlap adds nothing
+    columns, rows = (max(1, math.ceil((size[axis] - overlap[axis]) / stride[axis])) for axis in (0, 1))
+    if columns * rows > MAX_GRID_CELLS:
+        raise SlideError(
+            FailureReason.TOO_LARGE,
+            f"the grid has {columns} × {rows} tiles, more than {MAX_GRID_CELLS:,}; set a larger tile_px, a coarser "
+            "target_mpp or a smaller overlap_px",
+        )
+    if read[0] * read[1] > MAX_READ_PX:
+        raise SlideError(
+            FailureReason.TOO_LARGE,
+            f"one tile needs {read[0]} × {read[1]} pixels of level {level} (downsample {downsample:g}), more than "
+            f"{MAX_READ_PX:,}; set a finer target_mpp, or give the file coarser levels",
+        )
+    return TileGeometry(
+        level=level,
+        read_px=(read[0], read[1]),
+        tile_size_l0_px=(round(read[0] * downsample), round(read[1] * downsample)),
+        stride_l0_px=(stride[0], stride[1]),
+        effective_mpp=(read[0] * level_mpp[0] / spec.tile_px, read[1] * level_mpp[1] / spec.tile_px),
+        upsample=upsample,
+        columns=columns,
+        rows=rows,
+    )
+
+
+def plan_tiles(info: SlideInfo, mpp: MppUsed, spec: TileSpec, policy: SlidePolicy, tissue: TissueMask) -> TilePlan:
+    """The grid's tiles of which at least `min_tissue` is tissue, row by row.
+
+    Tiles over the right and bottom edge belong to the grid; what lies outside counts as no tissue. Raises SlideError as
+    `tile_geometry` does, and TOO_LARGE for more than MAX_TILES tiles.
+    """
+    geometry = tile_geometry(info, mpp, spec, policy)
+    left_l0 = np.rint(np.arange(geometry.columns) * geometry.stride_l0_px[0])
+    top_l0 = np.rint(np.arange(geometry.rows) * geometry.stride_l0_px[1])
+    to_mask_x, to_mask_y = mpp.x / tissue.mask_mpp, mpp.y / tissue.mask_mpp
+    share = tissue.share_in_grid(
+        left_l0 * to_mask_x,
+        (left_l0 + geometry.tile_size_l0_px[0]) * to_mask_x,
+        top_l0 * to_mask_y,
+        (top_l0 + geometry.tile_size_l0_px[1]) * to_mask_y,
+    ).astype(np.float32)
+    row, column = np.nonzero(share >= np.float32(spec.min_tissue))
+    if len(row) > MAX_TILES:
+        raise SlideError(
+            FailureReason.TOO_LARGE,
+            f"{len(row):,} tiles hold tissue, more than {MAX_TILES:,}; set a larger tile_px or a coarser target_mpp",
+        )
+    return TilePlan(
+        coords_l0_px=np.stack([left_l0[column], top_l0[row]], axis=1).astype(np.int32),
+        tissue_share=share[row, column],
+        tile_px=spec.tile_px,
+        geometry=geometry,
+    )

@@ -1,0 +1,81 @@
+"""Which bytes a slide is: a digest of sampled blocks, cheap enough for 100,000 slides, and the checks around it."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from mhim_core.errors import SlideError
+from mhim_core.features import SourceHint, SourceIdentity
+from mhim_core.types import FailureReason
+
+_BLOCK_BYTES = 65_536
+_NUM_MIDDLE_BLOCKS = 8
+
+
+def source_identity(path: str | Path) -> SourceIdentity:
+    """Size and sha256 over the size, the first and last 64 KiB and eight evenly placed 64 KiB blocks.
+
+    Never path or mtime: a moved or touched file is the same source, a re-scanned one is new. Reads at most 640 KiB.
+    Raises SlideError: NOT_FOUND, OPEN.
+    """
+    path = Path(path)
+    num_bytes = _size(path)
+    try:
+        with path.open("rb") as file:
+
+            def read(offset: int, length: int) -> bytes:
+                file.seek(offset)
+                return file.read(length)
+
+            return identity_of(num_bytes, read)
+    except OSError as error:
+        raise SlideError(FailureReason.OPEN, f"the slide file cannot be read: {error.strerror}") from error
+
+
+def identity_of(num_bytes: int, read: Callable[[int, int], bytes]) -> SourceIdentity:
+    """The same identity through any ranged read(offset, length), such as an object store's GET."""
+    last = max(0, num_bytes - _BLOCK_BYTES)
+    offsets = {last * i // (_NUM_MIDDLE_BLOCKS + 1) for i in range(_NUM_MIDDLE_BLOCKS + 2)}
+    digest = hashlib.sha256(str(num_bytes).encode())
+    for offset in sorted(offsets):
+        digest.update(read(offset, _BLOCK_BYTES))
+    return SourceIdentity(num_bytes, digest.hexdigest())
+
+
+def source_hint(path: str | Path) -> SourceHint:
+    """Place, size and mtime of a local file: equal hints: it is not read again. Raises SlideError(NOT_FOUND)."""
+    path = Path(path).absolute()
+    return SourceHint(str(path), _size(path), str(path.stat().st_mtime_ns))
+
+
+def file_sha256(path: str | Path) -> str:
+    """64 hex digits over the whole file. Raises SlideError: NOT_FOUND, OPEN."""
+    path = Path(path)
+    _size(path)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SlideError(FailureReason.OPEN, f"the slide file cannot be read: {error.strerror}") from error
+
+
+def check_sha256(path: str | Path, expected: str | None) -> None:
+    """SlideError(SOURCE_HASH_MISMATCH) if the file is not the one the cohort table names; None checks nothing."""
+    if expected is None:
+        return
+    found = file_sha256(path)
+    if found != expected.strip().lower():
+        raise SlideError(
+            FailureReason.SOURCE_HASH_MISMATCH,
+            f"the file's sha256 is {found} and the cohort table says {expected}; "
+            "copy the slide again or correct the table",
+        )
+
+
+def _size(path: Path) -> int:
+    try:
+        if path.is_file():
+            return path.stat().st_size
+    except OSError as error:
+        raise SlideError(FailureReason.OPEN, f"the slide file cannot be read: {error.strerror}") from error
+    raise SlideError(FailureReason.NOT_FOUND, "the slide file does not exist; check the cohort's path")

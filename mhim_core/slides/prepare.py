@@ -1,0 +1,58 @@
+"""The one walk from a file to a plan: open → resolution → geometry → tissue → tiles."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from mhim_core.features import MppUsed
+from mhim_core.slides.grid import TilePlan, plan_tiles, tile_geometry
+from mhim_core.slides.info import SlideInfo
+from mhim_core.slides.mask import TissueMask
+from mhim_core.slides.reader import SlideReader, open_slide
+from mhim_core.slides.resolution import resolve_mpp
+from mhim_core.slides.spec import SlidePolicy, TileSpec
+from mhim_core.slides.tissue import find_tissue
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedSlide:
+    """An open slide with everything decided: `reader.tiles(plan)` is all that is left. Close it after use."""
+
+    reader: SlideReader
+    info: SlideInfo
+    mpp: MppUsed
+    tissue: TissueMask
+    plan: TilePlan
+    """Empty if there is no tissue."""
+
+    def close(self) -> None:
+        self.reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def prepare_slide(
+    path: str | Path, *, mpp_override: float | None = None, spec: TileSpec, policy: SlidePolicy
+) -> PreparedSlide:
+    """Open a slide and plan its tiles.
+
+    Raises SlideError: NOT_FOUND, OPEN, TOO_LARGE, NO_MPP, IMPLAUSIBLE_MPP, UPSAMPLE, READ; the file is closed then.
+    """
+    reader = open_slide(path)
+    try:
+        info = reader.info()
+        mpp = resolve_mpp(info, mpp_override, policy)
+        tile_geometry(info, mpp, spec, policy)  # refuses before anything is decoded
+        tissue = find_tissue(reader, mpp)
+        plan = plan_tiles(info, mpp, spec, policy, tissue)
+    except BaseException:
+        reader.close()
+        raise
+    return PreparedSlide(reader=reader, info=info, mpp=mpp, tissue=tissue, plan=plan)

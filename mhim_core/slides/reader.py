@@ -1,0 +1,312 @@
+"""Pixels of a slide: the reader interface and its OpenSlide form, the only place that imports openslide.
+
+Everything handed out is RGB on white: what the scanner did not store is transparent in OpenSlide and would turn black
+if alpha were dropped.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
+
+import numpy as np
+import openslide
+from PIL import Image
+
+from mhim_core.errors import SlideError
+from mhim_core.features import MppUsed
+from mhim_core.slides.grid import TilePlan
+from mhim_core.slides.info import Level, SlideInfo
+from mhim_core.slides.spec import MAX_THUMBNAIL_PX
+from mhim_core.slides.tiff import check_dimensions, check_tiff
+from mhim_core.types import FailureReason
+
+MAX_BAD_TILE_SHARE = 0.05
+"""Share of unreadable tiles up to which a slide still counts; one is always forgiven, all never."""
+_THUMBNAIL_SOURCE_PX = 2048
+"""Side of the source block decoded at once for a thumbnail: a slide without a pyramid must not be decoded whole."""
+_SMALLEST_RETRY_PX = 256
+_MAX_FAILED_READS = 256
+"""Failed reads (each costs re-opening the file) after which a thumbnail is given up."""
+
+_LIBRARY_ERRORS = (openslide.OpenSlideError, OSError, ValueError, MemoryError)
+
+
+@dataclass(frozen=True, eq=False)
+class TileBatch:
+    """Some tiles of a plan, in its order. b tiles."""
+
+    index: np.ndarray
+    """int64 (b,): positions in the plan."""
+    tiles: np.ndarray
+    """uint8 (b, tile_px, tile_px, 3), RGB on white."""
+    background_share: np.ndarray
+    """float32 (b,): share of the tile where the scanner stored nothing (transparent, or over the slide's edge)."""
+
+
+class Thumbnail(NamedTuple):
+    """The whole slide, coarsely."""
+
+    pixels: np.ndarray
+    """uint8 (rows, columns, 3), RGB on white; pixel (r, c) covers [c, c+1) × [r, r+1) × mpp µm exactly."""
+    is_unreadable: np.ndarray
+    """bool (rows, columns): the file is broken here; `pixels` is white."""
+
+
+class SlideReader(Protocol):
+    """One open slide. Not shared between threads; close it, or use it as a context manager."""
+
+    bad_tiles: list[int]
+    """Positions in the plan of the tiles the last `tiles` call could not read."""
+
+    def info(self) -> SlideInfo: ...
+
+    def thumbnail(self, mpp: MppUsed, thumbnail_mpp: float) -> Thumbnail:
+        """The slide at exactly `thumbnail_mpp` µm/px, given its level-0 resolution."""
+        ...
+
+    def tiles(self, plan: TilePlan, batch_size: int = 64) -> Iterator[TileBatch]:
+        """The plan's tiles in order; unreadable ones are left out and listed in `bad_tiles`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_slide(path: str | Path) -> "OpenSlideReader":
+    """Open a slide after checking its headers.
+
+    Raises SlideError: NOT_FOUND (no such file), OPEN (unknown format, truncated or broken), TOO_LARGE (a header claims
+    more than any scanner makes).
+    """
+    return OpenSlideReader(Path(path))
+
+
+class OpenSlideReader:
+    """The reference reader: every format OpenSlide 4 knows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._last = ""
+        self._check_file()
+        self._slide = self._open()
+        self._info = self._read_info()
+        self.bad_tiles: list[int] = []
+
+    def info(self) -> SlideInfo:
+        return self._info
+
+    def close(self) -> None:
+        self._slide.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def tiles(self, plan: TilePlan, batch_size: int = 64) -> Iterator[TileBatch]:
+        """The plan's tiles in order, up to `batch_size` at once.
+
+        An unreadable tile is left out and listed in `bad_tiles`, never replaced by white. Raises SlideError(READ) once
+        more than max(1, 5 %) of the planned tiles, or all of them, are unreadable.
+        """
+        self.bad_tiles = []
+        for start in range(0, len(plan), batch_size):
+            index, tiles, background = [], [], []
+            for i in range(start, min(start + batch_size, len(plan))):
+                x, y = (int(value) for value in plan.coords_l0_px[i])
+                region = self._maybe_region(x, y, plan.level, *plan.read_px)
+                if region is None:
+                    self.bad_tiles.append(i)
+                    self._check_bad_tiles(plan)
+                    continue
+                index.append(i)
+                tiles.append(_resized(region.pixels, plan.tile_px))
+                background.append(region.background_share)
+            if index:
+                yield TileBatch(np.array(index, np.int64), np.stack(tiles), np.array(background, np.float32))
+
+    def thumbnail(self, mpp: MppUsed, thumbnail_mpp: float) -> Thumbnail:
+        """The slide at exactly `thumbnail_mpp` µm/px, area-averaged from the nearest finer level, block by block.
+
+        What cannot be read is white and marked. Raises SlideError: READ if nothing can be read or too many reads fail,
+        TOO_LARGE beyond MAX_THUMBNAIL_PX.
+        """
+        columns = math.ceil(self._info.width_l0_px * mpp.x / thumbnail_mpp)
+        rows = math.ceil(self._info.height_l0_px * mpp.y / thumbnail_mpp)
+        if rows * columns > MAX_THUMBNAIL_PX:
+            raise SlideError(
+                FailureReason.TOO_LARGE,
+                f"the slide is {columns * thumbnail_mpp / 1000:.0f} × {rows * thumbnail_mpp / 1000:.0f} mm at "
+                f"{mpp.x:g} µm/px ({mpp.source}); no glass is: give the right mpp in the cohort table",
+            )
+        thumbnail = Thumbnail(np.full((rows, columns, 3), 255, np.uint8), np.zeros((rows, columns), bool))
+        level = self._info.level_for(min(thumbnail_mpp / mpp.x, thumbnail_mpp / mpp.y))
+        downsample = self._info.levels[level].downsample
+        source = _ThumbnailSource(
+            level, downsample, thumbnail_mpp / mpp.x / downsample, thumbnail_mpp / mpp.y / downsample
+        )
+        block = max(1, int(_THUMBNAIL_SOURCE_PX / max(source.scale_x, source.scale_y)))
+        failures = 0
+        for top in range(0, rows, block):
+            for left in range(0, columns, block):
+                box = _Box(left, top, min(left + block, columns), min(top + block, rows))
+                failures += self._fill(thumbnail, box, source)
+                if failures > _MAX_FAILED_READS:
+                    raise SlideError(FailureReason.READ, f"more than {_MAX_FAILED_READS} reads failed; {self._last}")
+        if thumbnail.is_unreadable.all():
+            raise SlideError(FailureReason.READ, f"no part of the slide can be read; {self._last}")
+        return thumbnail
+
+    def _fill(self, thumbnail: Thumbnail, box: "_Box", source: "_ThumbnailSource") -> int:
+        """Fill one block, halving it around what cannot be read; the number of failed reads."""
+        left, right = box.left * source.scale_x, box.right * source.scale_x
+        top, bottom = box.top * source.scale_y, box.bottom * source.scale_y
+        x, y = math.floor(left), math.floor(top)
+        width, height = math.ceil(right) - x, math.ceil(bottom) - y
+        # OpenSlide takes level-0 places: rounding to the nearest costs at most half a level-0 pixel
+        region = self._maybe_region(
+            round(x * source.downsample), round(y * source.downsample), source.level, width, height
+        )
+        if region is not None:
+            # BOX averages what a coarser scan would integrate, and blocks meet without seams
+            picture = Image.fromarray(region.pixels).resize(
+                (box.right - box.left, box.bottom - box.top),
+                Image.Resampling.BOX,
+                box=(left - x, top - y, right - x, bottom - y),
+            )
+            thumbnail.pixels[box.top : box.bottom, box.left : box.right] = picture
+            return 0
+        parts = box.quarters() if max(width, height) > _SMALLEST_RETRY_PX else []
+        if not parts:
+            thumbnail.is_unreadable[box.top : box.bottom, box.left : box.right] = True
+            return 1
+        return 1 + sum(self._fill(thumbnail, part, source) for part in parts)
+
+    def _maybe_region(self, x_l0: int, y_l0: int, level: int, width: int, height: int) -> "_Region | None":
+        """One region on white, or None if the file is broken there.
+
+        OpenSlide's errors are sticky: after one, every later read of the handle fails. So the handle is replaced.
+        """
+        try:
+            rgba = np.asarray(self._slide.read_region((x_l0, y_l0), level, (width, height)))
+        except _LIBRARY_ERRORS as error:
+            self._last = self._describe(error)
+            self._slide.close()
+            self._slide = self._open()
+            return None
+        return _on_white(rgba)
+
+    def _check_bad_tiles(self, plan: TilePlan) -> None:
+        bad = len(self.bad_tiles)
+        if bad > max(1, MAX_BAD_TILE_SHARE * len(plan)) or bad == len(plan):
+            raise SlideError(
+                FailureReason.READ, f"{bad} of {len(plan)} planned tiles cannot be read, the limit is 5 %; {self._last}"
+            )
+
+    def _check_file(self) -> None:
+        try:
+            if not self._path.is_file():
+                raise SlideError(FailureReason.NOT_FOUND, "the slide file does not exist; check the cohort's path")
+            check_tiff(self._path)
+        except OSError as error:
+            raise SlideError(FailureReason.OPEN, f"the slide file cannot be read: {error.strerror}") from error
+        except ValueError as error:  # a NUL in the path
+            raise SlideError(FailureReason.NOT_FOUND, f"the slide's path is not one: {error}") from error
+
+    def _open(self) -> openslide.OpenSlide:
+        try:
+            return openslide.OpenSlide(self._path)
+        except _LIBRARY_ERRORS as error:
+            raise SlideError(FailureReason.OPEN, f"OpenSlide cannot open it: {self._describe(error)}") from error
+
+    def _describe(self, error: BaseException) -> str:
+        # paths can name patients: they are not repeated in messages
+        text = str(error).replace(str(self._path), "the file")
+        return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+    def _read_info(self) -> SlideInfo:
+        slide = self._slide
+        try:
+            sizes, downsamples = slide.level_dimensions, slide.level_downsamples
+            properties = slide.properties
+            info = SlideInfo(
+                levels=tuple(Level(w, h, float(d)) for (w, h), d in zip(sizes, downsamples, strict=True)),
+                mpp_x=_maybe_float(properties.get(openslide.PROPERTY_NAME_MPP_X)),
+                mpp_y=_maybe_float(properties.get(openslide.PROPERTY_NAME_MPP_Y)),
+                vendor=properties.get(openslide.PROPERTY_NAME_VENDOR, ""),
+                objective_power=_maybe_float(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
+            )
+            check_dimensions(info.width_l0_px, info.height_l0_px)
+        except _LIBRARY_ERRORS as error:
+            slide.close()
+            raise SlideError(FailureReason.OPEN, f"its properties cannot be read: {self._describe(error)}") from error
+        except SlideError:
+            slide.close()
+            raise
+        return info
+
+
+class _ThumbnailSource(NamedTuple):
+    """Where a thumbnail's pixels come from; scales are level pixels per thumbnail pixel."""
+
+    level: int
+    downsample: float
+    scale_x: float
+    scale_y: float
+
+
+class _Box(NamedTuple):
+    """A block of the thumbnail, in its pixels."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    def quarters(self) -> "list[_Box]":
+        """The block cut in up to four; empty if it is a single pixel."""
+        if (self.right - self.left) * (self.bottom - self.top) == 1:
+            return []
+        x, y = (self.left + self.right + 1) // 2, (self.top + self.bottom + 1) // 2
+        parts = [
+            _Box(self.left, self.top, x, y),
+            _Box(x, self.top, self.right, y),
+            _Box(self.left, y, x, self.bottom),
+            _Box(x, y, self.right, self.bottom),
+        ]
+        return [part for part in parts if part.left < part.right and part.top < part.bottom]
+
+
+class _Region(NamedTuple):
+    """A decoded region: uint8 (h, w, 3) on white, and the share of it that was not stored."""
+
+    pixels: np.ndarray
+    background_share: float
+
+
+def _on_white(rgba: np.ndarray) -> _Region:
+    alpha = rgba[..., 3]
+    if alpha.min() == 255:
+        return _Region(np.ascontiguousarray(rgba[..., :3]), 0.0)
+    weight = alpha[..., None].astype(np.uint16)
+    pixels = (rgba[..., :3] * weight + 255 * (255 - weight) + 127) // 255
+    return _Region(pixels.astype(np.uint8), 1.0 - float(alpha.mean()) / 255)
+
+
+def _resized(pixels: np.ndarray, tile_px: int) -> np.ndarray:
+    """Exactly tile_px square. LANCZOS with antialiasing: BOX near 1 (257 → 256) would drop single columns."""
+    if pixels.shape[:2] == (tile_px, tile_px):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((tile_px, tile_px), Image.Resampling.LANCZOS))
+
+
+def _maybe_float(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None

@@ -1,0 +1,115 @@
+"""What a tile is (identity) and which slides are let in (policy). Standard library only: the command line reads this.
+
+`TileSpec` and the tissue rule change features and are fingerprinted by `tiling_identity`; `SlidePolicy` and the limits
+only admit or refuse a slide, so relaxing them later never invalidates what is already embedded.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from mhim_core.errors import ConfigError
+
+MIN_MPP, MAX_MPP = 0.05, 20.0
+"""µm/px: what a light microscope's level 0 can plausibly be (100× oil is about 0.06, a macro scan 20)."""
+MAX_MPP_ANISOTROPY = 0.02
+"""How far x and y may differ before the file's resolution is disbelieved."""
+
+MIN_TILE_PX, MAX_TILE_PX = 16, 4096
+MAX_SIDE_PX = 1_000_000
+"""Level-0 width or height: the largest real scans are below 500,000."""
+MAX_AREA_PX = 200_000_000_000
+"""Level-0 pixels: a whole 75 × 25 mm glass at 0.1 µm/px has 187,500,000,000."""
+MAX_FILE_TILE_PX = 8192
+"""Side of a tile as stored in the file: a decoder holds it whole (4 bytes a pixel, 268 MB at this limit)."""
+MAX_FILE_TILES = 4_000_000
+"""Tiles stored at one level of the file."""
+MAX_GRID_CELLS = 4_000_000
+"""Places a tile could be, before tissue is looked at."""
+MAX_TILES = 2_000_000
+"""Tiles kept of one slide."""
+MAX_READ_PX = 67_108_864
+"""Pixels decoded for one tile (8192 × 8192): more means that the file lacks a level near the wanted resolution."""
+MAX_THUMBNAIL_PX = 100_000_000
+"""Pixels of the picture tissue is found on: at 8 µm/px three whole glasses."""
+
+LEVEL_TOLERANCE = 1.01
+"""A level up to 1 % coarser than wanted is taken as it is: pyramids round their sizes (3.997 for 4, 4.001 for 4)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileSpec:
+    """The tiles to cut: part of a feature file's identity."""
+
+    target_mpp: float = 0.5
+    """Resolution of the encoded tiles in µm/px (0.5 is about 20×, 1.0 about 10×)."""
+    tile_px: int = 256
+    """Side of the square tile in pixels at `target_mpp`."""
+    overlap_px: int = 0
+    """Overlap of neighbouring tiles in pixels at `target_mpp`; 0 for none."""
+    min_tissue: float = 0.25
+    """Least share of a tile's area that must be tissue, 0 to 1; 0 keeps every tile, background included."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.target_mpp) and MIN_MPP <= self.target_mpp <= MAX_MPP):
+            raise ConfigError(f"target_mpp is {self.target_mpp}; set it between {MIN_MPP} and {MAX_MPP} µm/px")
+        if not MIN_TILE_PX <= self.tile_px <= MAX_TILE_PX:
+            raise ConfigError(f"tile_px is {self.tile_px}; set it between {MIN_TILE_PX} and {MAX_TILE_PX} pixels")
+        if not 0 <= self.overlap_px < self.tile_px:
+            raise ConfigError(f"overlap_px is {self.overlap_px}; set it from 0 to below tile_px ({self.tile_px})")
+        if not 0 <= self.min_tissue <= 1:
+            raise ConfigError(f"min_tissue is {self.min_tissue}; set a share between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidePolicy:
+    """Which slides are let in: never part of an identity."""
+
+    max_upsample: float = 1.1
+    """How far level 0 may be enlarged to reach `target_mpp` before the slide is refused; 1.0 allows no enlarging."""
+    default_mpp: float | None = None
+    """Resolution in µm/px for slides which state none and have none in the cohort table; null refuses them."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.max_upsample) and self.max_upsample >= 1):
+            raise ConfigError(f"max_upsample is {self.max_upsample}; set a finite number of at least 1.0")
+        if self.default_mpp is not None and not MIN_MPP <= self.default_mpp <= MAX_MPP:
+            raise ConfigError(f"default_mpp is {self.default_mpp}; set {MIN_MPP} to {MAX_MPP} µm/px, or null for none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TissueRule:
+    """The tissue finder and its constants: every one of them changes which tiles exist, so they are identity."""
+
+    name: str = "saturation-otsu"
+    version: int = 1
+    mask_mpp: float = 8.0
+    """µm/px of the mask: 16 mask pixels along a tile of 128 µm."""
+    min_saturation: float = 0.05
+    """Floor of Otsu's threshold on HSV saturation: below it lie tinted glass and JPEG noise."""
+    max_saturation: float = 0.08
+    """Its ceiling: on a slide full of tissue Otsu would split strong stain from weak."""
+    min_value: float = 0.2
+    """HSV value below which a pixel is black: an unscanned area, a frame, a fluorescence background."""
+    min_background_value: float = 0.6
+    """Median HSV value that what is not tissue must reach: bright-field glass is bright."""
+    min_contrast: float = 0.05
+    """Least difference of mean saturation between tissue and the rest."""
+    max_speck_um2: float = 6_000.0
+    """Tissue islands up to this area are dust."""
+    max_hole_um2: float = 20_000.0
+    """Holes up to this area are lumens and cracks, part of the tissue."""
+
+
+TISSUE_RULE = TissueRule()
+
+
+def tiling_identity(spec: TileSpec) -> dict[str, Any]:
+    """Everything that decides which tiles exist and what their pixels are, as plain JSON types, for fingerprints."""
+    return {
+        **dataclasses.asdict(spec),
+        "tissue": dataclasses.asdict(TISSUE_RULE),
+        "grid": {"version": 1, "level_tolerance": LEVEL_TOLERANCE},
+        "pixels": {"version": 1, "resample": "lanczos", "background": "white"},
+    }

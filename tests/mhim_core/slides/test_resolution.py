@@ -1,0 +1,65 @@
+import math
+
+import pytest
+
+from mhim_core.errors import SlideError
+from mhim_core.slides.info import Level, SlideInfo
+from mhim_core.slides.resolution import resolve_mpp
+from mhim_core.slides.spec import SlidePolicy
+from mhim_core.types import FailureReason
+
+STRICT, LENIENT = SlidePolicy(), SlidePolicy(default_mpp=0.25)
+
+
+def info(x: float | None, y: float | None) -> SlideInfo:
+    return SlideInfo((Level(1000, 1000, 1.0),), x, y, "test", None)
+
+
+@pytest.mark.parametrize("nothing", [None, 0.0, -0.5, math.nan, math.inf])
+def test_what_states_no_resolution_needs_an_override_or_a_default(nothing: float | None) -> None:
+    slide = info(nothing, nothing)
+    with pytest.raises(SlideError, match="default_mpp") as failure:
+        resolve_mpp(slide, None, STRICT)
+    assert failure.value.reason is FailureReason.NO_MPP
+    assert resolve_mpp(slide, None, LENIENT) == (0.25, 0.25, "default")
+    assert resolve_mpp(slide, 0.5, LENIENT) == (0.5, 0.5, "override")
+
+
+@pytest.mark.parametrize(("x", "y"), [(0.5, None), (None, 0.5), (0.5, 0.0)])
+def test_one_axis_alone_states_nothing(x: float | None, y: float | None) -> None:
+    with pytest.raises(SlideError) as failure:
+        resolve_mpp(info(x, y), None, STRICT)
+    assert failure.value.reason is FailureReason.NO_MPP
+
+
+@pytest.mark.parametrize("mpp", [352.78, 50.0, 0.005, 0.0499, 20.1])
+def test_a_stated_resolution_out_of_range_is_implausible_whatever_the_default(mpp: float) -> None:
+    for policy in (STRICT, LENIENT):
+        with pytest.raises(SlideError, match="cohort table") as failure:
+            resolve_mpp(info(mpp, mpp), None, policy)
+        assert failure.value.reason is FailureReason.IMPLAUSIBLE_MPP
+    assert resolve_mpp(info(mpp, mpp), 0.5, STRICT).x == 0.5
+
+
+@pytest.mark.parametrize("mpp", [0.05, 0.25, 20.0])
+def test_a_plausible_resolution_is_taken_as_stated(mpp: float) -> None:
+    assert resolve_mpp(info(mpp, mpp), None, LENIENT) == (mpp, mpp, "slide")
+
+
+def test_axes_up_to_two_percent_apart_keep_their_own_values() -> None:
+    assert resolve_mpp(info(0.5, 0.509), None, STRICT) == (0.5, 0.509, "slide")
+
+
+def test_axes_further_apart_are_implausible_unless_overridden() -> None:
+    for slide in (info(0.5, 0.511), info(0.511, 0.5)):
+        with pytest.raises(SlideError, match="apart") as failure:
+            resolve_mpp(slide, None, LENIENT)
+        assert failure.value.reason is FailureReason.IMPLAUSIBLE_MPP
+        assert resolve_mpp(slide, 0.5, STRICT) == (0.5, 0.5, "override")
+
+
+@pytest.mark.parametrize("override", [0.0, -1.0, math.nan, 25.0])
+def test_an_override_is_judged_as_well(override: float) -> None:
+    with pytest.raises(SlideError, match="mpp column") as failure:
+        resolve_mpp(info(0.5, 0.5), override, STRICT)
+    assert failure.value.reason is FailureReason.IMPLAUSIBLE_MPP
