@@ -1,0 +1,27 @@
+"""A slide as a stream of picklable items: first its facts, then its tiles. Runs where a decoder may crash or hang."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mhim_core.embed.embedder import plan_facts
+from mhim_core.embed.slide_encoder import PlanFacts
+from mhim_core.features import SourceHint
+from mhim_core.slides.identity import check_sha256, source_identity
+from mhim_core.slides.prepare import prepare_slide
+from mhim_core.slides.reader import TileBatch
+from mhim_core.slides.spec import SlidePolicy, TileSpec
+from mhim_core.types import SlideTask
+
+_BATCH_SIZE = 32
+"""Tiles per item: 6 MB at 256 px."""
+
+
+def decode_slide(
+    path: Path, task: SlideTask, hint: SourceHint, *, spec: TileSpec, policy: SlidePolicy
+) -> Iterator[PlanFacts | TileBatch]:
+    """One PlanFacts, then the TileBatches in plan order. Raises SlideError for anything that is the slide's fault."""
+    check_sha256(path, task.sha256)
+    source = source_identity(path)
+    with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy) as slide:
+        yield plan_facts(task.slide_id, slide, spec, source, hint)
+        yield from slide.reader.tiles(slide.plan, _BATCH_SIZE)

@@ -1,0 +1,54 @@
+"""One slide from file to features, in one process: what the distributed embedding does, without its plumbing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mhim_core.embed.encoder import TileEncoder
+from mhim_core.embed.slide_encoder import PlanFacts, SlideEncoder
+from mhim_core.features import SlideFeatures, SourceHint, SourceIdentity
+from mhim_core.slides.identity import check_sha256, source_hint, source_identity
+from mhim_core.slides.prepare import PreparedSlide, prepare_slide
+from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
+from mhim_core.types import SlideId, SlideTask
+
+
+def embed_slide(
+    task: SlideTask,
+    encoders: Sequence[TileEncoder],
+    *,
+    spec: TileSpec,
+    policy: SlidePolicy,
+    path: str | Path | None = None,
+) -> list[SlideFeatures]:
+    """The features of one slide, one per encoder in their order; N = 0 rows if it has no tissue.
+
+    `path`: where a remote slide was staged; None: the task's own local path. Raises SlideError for anything that is
+    the slide's fault, EncoderError for an encoder's.
+    """
+    path = Path(task.uri if path is None else path)
+    check_sha256(path, task.sha256)
+    source, hint = source_identity(path), source_hint(path)._replace(uri=task.uri)
+    with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy) as prepared:
+        facts = plan_facts(task.slide_id, prepared, spec, source, hint)
+        return SlideEncoder(encoders)(prepared.reader.tiles(prepared.plan), facts)
+
+
+def plan_facts(
+    slide_id: SlideId, prepared: PreparedSlide, spec: TileSpec, source: SourceIdentity, hint: SourceHint
+) -> PlanFacts:
+    """What travels from whoever decodes to whoever encodes, beside the tiles themselves."""
+    plan = prepared.plan
+    return PlanFacts(
+        slide_id=slide_id,
+        coords_l0_px=plan.coords_l0_px,
+        tissue_share=plan.tissue_share,
+        source=source,
+        hint=hint,
+        mpp=prepared.mpp,
+        effective_mpp=plan.effective_mpp,
+        tile_size_l0_px=plan.tile_size_l0_px,
+        upsample=plan.upsample,
+        tiling=tiling_identity(spec),
+        width_l0_px=prepared.info.width_l0_px,
+        height_l0_px=prepared.info.height_l0_px,
+    )

@@ -1,0 +1,100 @@
+"""Encoders by name. A name is looked up here and nowhere else: configuration can never make anything be imported.
+
+    hed-texture         weight-free stain and texture statistics; needs nothing, runs anywhere
+    efficientnet-lite0  ImageNet weights from a package of the extra `encoders`; no hub, no network
+    timm/<model>        timm's models, from the hub at a pinned commit, or from a file or folder with weights=
+
+Where a local weights file lies is execution information: it is given beside the name or card (`weights`) and is part of
+neither the card nor any fingerprint; the file's sha256 is.
+"""
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+from mhim_core.embed.card import (
+    CPU_BATCH_SIZE,
+    CPU_NUM_THREADS,
+    CUDA_BATCH_SIZE,
+    RUNTIME_CPU,
+    RUNTIME_CUDA,
+    EncoderCard,
+)
+from mhim_core.embed.efficientnet_lite0 import NAME as EFFICIENTNET_LITE0
+from mhim_core.embed.efficientnet_lite0 import efficientnet_card, load_efficientnet
+from mhim_core.embed.hed_scales import NAME as HED_TEXTURE
+from mhim_core.embed.hed_scales import hed_texture_card
+from mhim_core.errors import EncoderError
+
+if TYPE_CHECKING:
+    from mhim_core.embed.encoder import TileEncoder
+
+TIMM_PREFIX = "timm/"
+ENCODER_NAMES = (HED_TEXTURE, EFFICIENTNET_LITE0, f"{TIMM_PREFIX}<model>")
+_RUNTIMES: dict[str, dict[str, Any]] = {
+    "cpu": {"runtime": RUNTIME_CPU, "batch_size": CPU_BATCH_SIZE, "num_threads": CPU_NUM_THREADS},
+    "cuda": {"runtime": RUNTIME_CUDA, "batch_size": CUDA_BATCH_SIZE, "num_threads": 0},
+}
+
+
+def encoder_card(
+    name: str, *, weights: str | None = None, revision: str | None = None, device: str = "cpu"
+) -> EncoderCard:
+    """The card of the encoder `name`, without loading it.
+
+    `weights`: a local file or folder in place of the package or the hub. `revision`: the hub's commit, tag or branch
+    (None: what is cached, else the newest; the card keeps the commit). `device`: `cpu` or `cuda`; it changes the last
+    bits of the features and so the card. Costs milliseconds, except `timm/…` (imports timm, may download).
+    Raises EncoderError if the name is unknown or the weights are not there, not the right ones, gated or out of reach.
+    """
+    if device not in _RUNTIMES:
+        raise EncoderError(f"encoder device {device!r} is unknown; set cpu or cuda")
+    runtime = _RUNTIMES[device]
+    if name == HED_TEXTURE:
+        if weights is not None:
+            raise EncoderError(f"encoder {name} has no weights; leave encoder_weights unset")
+        return hed_texture_card(runtime)
+    if name == EFFICIENTNET_LITE0:
+        return efficientnet_card(weights, runtime)
+    if name.startswith(TIMM_PREFIX) and name != TIMM_PREFIX:
+        from mhim_core.embed.timm_card import timm_card
+
+        return timm_card(name, weights, revision, runtime)
+    raise EncoderError(_unknown(name))
+
+
+def load_encoder(
+    name: str, *, weights: str | None = None, revision: str | None = None, device: str = "cpu"
+) -> "TileEncoder":
+    """The encoder `name`, ready to run; arguments and errors as `encoder_card`."""
+    return load_encoder_for(encoder_card(name, weights=weights, revision=revision, device=device), weights=weights)
+
+
+def load_encoder_for(card: EncoderCard, *, weights: str | None = None) -> "TileEncoder":
+    """The encoder a stored card describes, with the card's own transform, batch size and threads.
+
+    A card made from a local file does not know where that file lies: give it with `weights`; the hub and packages are
+    found without. Raises EncoderError if the weights here have another sha256, or this version computes otherwise.
+    """
+    if card.id == HED_TEXTURE:
+        from mhim_core.embed.hed_texture import load_hed_texture
+
+        return load_hed_texture(card)
+    if card.id == EFFICIENTNET_LITE0:
+        return load_efficientnet(card, weights)
+    if card.id.startswith(TIMM_PREFIX):
+        from mhim_core.embed.timm_card import LOCAL, find_source
+        from mhim_core.embed.timm_encoder import load_timm
+
+        if weights is None and card.source.startswith(LOCAL):
+            raise EncoderError(
+                f"encoder {card.id} was made from a local weights file with sha256 {card.weights_sha256}; "
+                "say where that lies on this machine with encoder_weights="
+            )
+        return load_timm(card, find_source(card.id, weights, card.revision or None).path)
+    raise EncoderError(_unknown(card.id))
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name, (HED_TEXTURE, EFFICIENTNET_LITE0), n=1)
+    hint = f"; did you mean {close[0]}?" if close else "."
+    return f"encoder {name!r} is unknown{hint} Known are {', '.join(ENCODER_NAMES)}"

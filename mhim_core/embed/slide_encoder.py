@@ -1,0 +1,184 @@
+"""The embedder's heart: batches of tiles in, one slide's features per encoder out. A plain callable, weights held once.
+
+Whoever decodes (the same process, a child, another machine) hands over `PlanFacts` and an iterator of batches; this
+module opens no slide. Shapes: N planned tiles, b tiles of a batch, D features.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from mhim_core.embed.card import EncoderCard
+from mhim_core.embed.encoder import TileEncoder
+from mhim_core.errors import EncoderError, SlideError
+from mhim_core.features import MppUsed, SlideFeatures, SourceHint, SourceIdentity
+from mhim_core.types import FailureReason, SlideId
+
+_PACKAGES = ("mhim", "torch", "numpy", "openslide-python", "openslide-bin")
+
+
+@runtime_checkable
+class Tiles(Protocol):
+    """Decoded tiles: what `mhim_core.slides.reader.TileBatch` is."""
+
+    @property
+    def index(self) -> np.ndarray:
+        """int64 (b,): rows of the plan."""
+        ...
+
+    @property
+    def tiles(self) -> np.ndarray:
+        """uint8 (b, tile_px, tile_px, 3)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PlanFacts:
+    """What is known of a slide before its first tile is encoded; picklable, fields as in `SlideFeatures`."""
+
+    slide_id: SlideId
+    coords_l0_px: np.ndarray
+    """int32 (N, 2), row-major; N = 0: no tissue."""
+    tissue_share: np.ndarray
+    """float32 (N,)."""
+    source: SourceIdentity
+    hint: SourceHint
+    mpp: MppUsed
+    effective_mpp: tuple[float, float]
+    tile_size_l0_px: tuple[int, int]
+    upsample: float
+    tiling: dict[str, Any]
+    width_l0_px: int
+    height_l0_px: int
+
+
+class SlideEncoder:
+    """Encodes slide after slide with the same encoders.
+
+    Tiles are regrouped into each encoder's own batches, so how they arrive changes nothing.
+    """
+
+    def __init__(self, encoders: Sequence[TileEncoder]) -> None:
+        if not encoders:
+            raise EncoderError("no encoder given; set encoder=, for instance encoder=hed-texture")
+        self.encoders = tuple(encoders)
+
+    def __call__(self, batches: Iterable[Tiles], facts: PlanFacts) -> list[SlideFeatures]:
+        """One SlideFeatures per encoder, in their order: the tiles that came, in plan order, float16.
+
+        Planned tiles that never came are counted in `num_bad_tiles`. Raises SlideError(BAD_FEATURES) if a feature is
+        NaN or infinite, also where it leaves float16's range, SlideError(READ) if tiles were planned and none came,
+        and ValueError if a batch does not belong to the plan. What `batches` raises passes through.
+        """
+        collectors = [_Collector(encoder, facts) for encoder in self.encoders]
+        came_N = np.zeros(len(facts.coords_l0_px), dtype=bool)
+        for batch in batches:
+            _check_batch(batch, came_N)
+            came_N[batch.index] = True
+            for collector in collectors:
+                collector.add(batch.index, batch.tiles)
+        if len(came_N) and not came_N.any():
+            message = f"slide {facts.slide_id}: none of its {len(came_N)} planned tiles was read"
+            raise SlideError(FailureReason.READ, message)
+        return [collector.finish(came_N) for collector in collectors]
+
+
+class _Collector:
+    """One slide's features by one encoder, while they come."""
+
+    def __init__(self, encoder: TileEncoder, facts: PlanFacts) -> None:
+        self._encoder = encoder
+        self._facts = facts
+        self._features_ND = np.zeros((len(facts.coords_l0_px), encoder.card.dim), dtype=np.float16)
+        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
+        self._num_pending = 0
+
+    def add(self, index: np.ndarray, tiles: np.ndarray) -> None:
+        """Encode as many whole batches as there are now; keep the rest."""
+        self._pending.append((index, tiles))
+        self._num_pending += len(index)
+        num_whole = self._num_pending - self._num_pending % self._encoder.card.batch_size
+        if num_whole:
+            index, tiles = self._take_pending()
+            self._encode(index[:num_whole], tiles[:num_whole])
+            if num_whole < len(index):
+                self._pending = [(index[num_whole:], tiles[num_whole:].copy())]
+                self._num_pending = len(index) - num_whole
+
+    def finish(self, came_N: np.ndarray) -> SlideFeatures:
+        """Encode the rest and put the slide together."""
+        if self._num_pending:
+            self._encode(*self._take_pending())
+        facts, is_whole = self._facts, bool(came_N.all())
+        return SlideFeatures(
+            slide_id=facts.slide_id,
+            features=self._features_ND if is_whole else self._features_ND[came_N],
+            coords_l0_px=facts.coords_l0_px if is_whole else facts.coords_l0_px[came_N],
+            tissue_share=facts.tissue_share if is_whole else facts.tissue_share[came_N],
+            source=facts.source,
+            hint=facts.hint,
+            mpp=facts.mpp,
+            effective_mpp=facts.effective_mpp,
+            tile_size_l0_px=facts.tile_size_l0_px,
+            upsample=facts.upsample,
+            tiling=facts.tiling,
+            encoder=self._encoder.card.to_dict(),
+            versions=versions_of(self._encoder.card),
+            num_bad_tiles=int((~came_N).sum()),
+            width_l0_px=facts.width_l0_px,
+            height_l0_px=facts.height_l0_px,
+        )
+
+    def _take_pending(self) -> tuple[np.ndarray, np.ndarray]:
+        index = np.concatenate([index for index, _ in self._pending])
+        tiles = np.concatenate([tiles for _, tiles in self._pending])  # a copy: torch takes no read-only arrays
+        self._pending, self._num_pending = [], 0
+        return index, tiles
+
+    def _encode(self, index: np.ndarray, tiles: np.ndarray) -> None:
+        features_bD = self._encoder(torch.from_numpy(tiles)).numpy()
+        card = self._encoder.card
+        if features_bD.shape != (len(index), card.dim):
+            raise EncoderError(f"encoder {card.id} gave shape {features_bD.shape}, not {(len(index), card.dim)}")
+        with np.errstate(over="ignore"):  # beyond float16 becomes infinite and is refused below
+            stored_bD = features_bD.astype(np.float16)
+        bad_b = ~np.isfinite(stored_bD).all(axis=1)
+        if bad_b.any():
+            x, y = self._facts.coords_l0_px[index[bad_b][0]]
+            kind = "beyond float16's range" if np.isfinite(features_bD).all() else "NaN or infinite"
+            raise SlideError(
+                FailureReason.BAD_FEATURES,
+                f"slide {self._facts.slide_id}: encoder {card.id} gave features {kind} for {int(bad_b.sum())} tiles, "
+                f"the first at level-0 ({x}, {y})",
+            )
+        self._features_ND[index] = stored_bD
+
+
+def versions_of(card: EncoderCard) -> dict[str, str]:
+    """Versions of the installed packages that decode and compute; what is not installed is left out."""
+    names = (*_PACKAGES, "timm") if "timm_model" in card.network else _PACKAGES
+    return {name: found for name in names if (found := _version(name)) is not None}
+
+
+@cache
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _check_batch(batch: Tiles, came_N: np.ndarray) -> None:
+    """ValueError if the batch is not of this plan: a bug of the decoder, and features would land on wrong tiles."""
+    index = batch.index
+    if len(index) != len(batch.tiles):
+        raise ValueError(f"a batch of {len(batch.tiles)} tiles came with {len(index)} indices")
+    if len(index) and not (index.min() >= 0 and index.max() < len(came_N)):
+        raise ValueError(f"a batch holds tiles {index.min()} to {index.max()} of a plan of {len(came_N)}")
+    if len(np.unique(index)) != len(index) or came_N[index].any():
+        raise ValueError("a tile of the plan came twice")

@@ -1,0 +1,75 @@
+"""Networks of timm: the one place that imports it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mhim_core.embed.card import EncoderCard
+from mhim_core.embed.encoder import TorchEncoder
+from mhim_core.embed.torchvision_shim import prepare_torchvision
+from mhim_core.embed.transform import TileTransform
+from mhim_core.embed.weights import check_sha256, read_tensors
+from mhim_core.errors import EncoderError
+
+
+def import_timm() -> Any:
+    """timm, after torchvision was made importable. Raises EncoderError if the extra `encoders` is not installed."""
+    try:
+        prepare_torchvision()
+        import timm
+    except ModuleNotFoundError as error:
+        raise EncoderError(f"timm encoders need the package {error.name}: pip install 'mhim[encoders]'") from None
+    return timm
+
+
+def load_timm(card: EncoderCard, weights: Path) -> TorchEncoder:
+    """The encoder of a `timm/…` card from its weights' file. Raises EncoderError if the file is another one."""
+    check_sha256(weights, card.weights_sha256, card.id)
+    return build_timm(card, read_tensors(weights))
+
+
+def build_timm(card: EncoderCard, tensors: dict[str, Tensor]) -> TorchEncoder:
+    """The card's network with these tensors: every layer of it must be among them, and only a classifier may be left.
+
+    Raises EncoderError, naming layers, if they do not fit.
+    """
+    model = make_network(card.id, card.network)
+    classifier = model.pretrained_cfg.get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    kept = {key: value for key, value in tensors.items() if not key.startswith(tuple(f"{name}." for name in names))}
+    kept |= {key: tensors[key] for key in model.state_dict() if key in tensors}
+    try:
+        missing, unexpected = model.load_state_dict(kept, strict=False)
+    except RuntimeError as error:
+        raise EncoderError(f"encoder {card.id}: the weights do not fit the network: {_second_line(error)}") from None
+    if missing or unexpected:
+        raise EncoderError(
+            f"encoder {card.id}: the weights do not fit timm's {card.network['timm_model']}: "
+            f"{len(missing)} layers missing ({', '.join(missing[:3])}), "
+            f"{len(unexpected)} unknown ({', '.join(unexpected[:3])})"
+        )
+    return TorchEncoder(card, nn.Sequential(TileTransform(card.transform), model.to(memory_format=torch.channels_last)))
+
+
+def make_network(encoder_id: str, network: dict[str, Any], *, on_meta: bool = False) -> Any:
+    """timm's model without its classifier: tiles → pooled features. `on_meta`: shapes alone, no memory.
+
+    The name must be one that timm itself lists: never a path, an address or something to import.
+    Raises EncoderError if timm does not know it or refuses its arguments.
+    """
+    timm = import_timm()
+    name = network["timm_model"]
+    if not timm.is_model(name):
+        raise EncoderError(f"encoder {encoder_id}: timm {timm.__version__} has no model {name!r}")
+    try:
+        with torch.device("meta" if on_meta else "cpu"):
+            return timm.create_model(name, pretrained=False, num_classes=0, **network["args"])
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise EncoderError(f"encoder {encoder_id}: timm cannot build {name} with {network['args']}: {error}") from error
+
+
+def _second_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[min(1, len(lines) - 1)] if lines else type(error).__name__

@@ -1,0 +1,74 @@
+"""Pixels to a network's input, on the whole batch at once.
+
+The **whole** tile is resized (no centre crop: a tile's border is tissue like its middle), in float32 and with
+antialiasing, so that no grey level is lost to rounding and a tile smaller than asked is treated alike. A 256 px tile at
+0.5 µm/px therefore reaches a 224 px network at 0.571 µm/px; a tile that already has the size is passed on unchanged.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float32, UInt8
+from torch import Tensor, nn
+
+from mhim_core.errors import EncoderError
+
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+
+def transform_facts(
+    input_px: int, mean: Sequence[float], std: Sequence[float], interpolation: str = "bilinear"
+) -> dict[str, Any]:
+    """A card's `transform`. Raises EncoderError on values no network can mean."""
+    facts = {
+        "input_px": int(input_px),
+        "interpolation": interpolation,
+        "antialias": True,
+        "crop": "none",
+        "mean": [float(value) for value in mean],
+        "std": [float(value) for value in std],
+    }
+    _check(facts)
+    return facts
+
+
+class TileTransform(nn.Module):
+    """uint8 (b, h, w, 3) → float32 (b, 3, input_px, input_px), channels-last in memory. Facts: a card's `transform`."""
+
+    mean_311: Tensor
+    std_311: Tensor
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        super().__init__()
+        _check(facts)
+        self.input_px: int = facts["input_px"]
+        self.interpolation: str = facts["interpolation"]
+        self.register_buffer("mean_311", torch.tensor(facts["mean"]).view(3, 1, 1))
+        self.register_buffer("std_311", torch.tensor(facts["std"]).view(3, 1, 1))
+
+    def forward(self, tiles: UInt8[Tensor, "b h w 3"]) -> Float32[Tensor, "b 3 p p"]:
+        pixels = tiles.permute(0, 3, 1, 2).float().div(255.0)
+        if pixels.shape[-2:] != (self.input_px, self.input_px):
+            pixels = F.interpolate(
+                pixels,
+                size=(self.input_px, self.input_px),
+                mode=self.interpolation,
+                antialias=True,
+                align_corners=False,
+            )
+        return ((pixels - self.mean_311) / self.std_311).contiguous(memory_format=torch.channels_last)
+
+
+def _check(facts: dict[str, Any]) -> None:
+    if not 1 <= facts.get("input_px", 0) <= 4096:
+        raise EncoderError(f"encoder transform: input_px is {facts.get('input_px')!r}, not 1 to 4096 pixels")
+    if facts.get("interpolation") not in INTERPOLATIONS:
+        raise EncoderError(
+            f"encoder transform: interpolation {facts.get('interpolation')!r} is none of {', '.join(INTERPOLATIONS)}"
+        )
+    if len(facts.get("mean", ())) != 3 or len(facts.get("std", ())) != 3 or min(facts["std"]) <= 0:
+        raise EncoderError("encoder transform: mean and std must be three numbers each, std above 0")
+    if facts.get("crop", "none") != "none" or not facts.get("antialias", True):
+        raise EncoderError("encoder transform: only whole tiles (crop none) with antialiasing are known")

@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mhim_core.embed.embedder import embed_slide
+from mhim_core.embed.encoder import TileEncoder
+from mhim_core.errors import SlideError
+from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
+from mhim_core.types import FailureReason, SlideId, SlideTask
+
+SPEC = TileSpec(target_mpp=0.5, tile_px=256)
+
+
+@pytest.fixture(scope="module")
+def task(shared_data: Path) -> SlideTask:
+    return SlideTask(SlideId("cmu-1"), str(shared_data / "slides" / "CMU-1-Small-Region.svs"))
+
+
+def test_a_real_slide_becomes_features_of_its_tissue(task: SlideTask, hed_texture: TileEncoder) -> None:
+    (found,) = embed_slide(task, [hed_texture], spec=SPEC, policy=SlidePolicy())
+    num_tiles = len(found.features)
+    assert 20 < num_tiles <= 9 * 12
+    assert found.features.shape == (num_tiles, hed_texture.card.dim)
+    assert found.coords_l0_px.shape == (num_tiles, 2)
+    assert np.all(found.tissue_share >= SPEC.min_tissue)
+    assert found.mpp.source == "slide"
+    assert found.effective_mpp == pytest.approx((0.5, 0.5), rel=0.01)
+    assert (found.width_l0_px, found.height_l0_px) == (2220, 2967)
+    assert found.tiling == tiling_identity(SPEC)
+    assert found.hint.uri == task.uri
+
+
+def test_a_staged_copy_is_the_same_source_at_the_tasks_own_address(
+    task: SlideTask, hed_texture: TileEncoder, tmp_path: Path
+) -> None:
+    copy = tmp_path / "staged.svs"
+    copy.write_bytes(Path(task.uri).read_bytes())
+    remote = task._replace(uri="s3://bucket/cmu-1.svs")
+    (first,) = embed_slide(task, [hed_texture], spec=SPEC, policy=SlidePolicy())
+    (second,) = embed_slide(remote, [hed_texture], spec=SPEC, policy=SlidePolicy(), path=copy)
+    assert second.features.tobytes() == first.features.tobytes()
+    assert second.source == first.source
+    assert second.hint.uri == remote.uri
+
+
+def test_a_slide_that_is_not_there_fails_alone(hed_texture: TileEncoder, tmp_path: Path) -> None:
+    missing = SlideTask(SlideId("gone"), str(tmp_path / "gone.svs"))
+    with pytest.raises(SlideError) as caught:
+        embed_slide(missing, [hed_texture], spec=SPEC, policy=SlidePolicy())
+    assert caught.value.reason is FailureReason.NOT_FOUND
+
+
+def test_another_file_than_the_cohort_names_is_refused(task: SlideTask, hed_texture: TileEncoder) -> None:
+    with pytest.raises(SlideError) as caught:
+        embed_slide(task._replace(sha256="0" * 64), [hed_texture], spec=SPEC, policy=SlidePolicy())
+    assert caught.value.reason is FailureReason.SOURCE_HASH_MISMATCH
+
+
+def test_features_are_those_of_the_encoder_alone(task: SlideTask, hed_texture: TileEncoder) -> None:
+    from mhim_core.slides.prepare import prepare_slide
+
+    (found,) = embed_slide(task, [hed_texture], spec=SPEC, policy=SlidePolicy())
+    with prepare_slide(task.uri, spec=SPEC, policy=SlidePolicy()) as prepared:
+        tiles = np.concatenate([batch.tiles for batch in prepared.reader.tiles(prepared.plan)])
+    last = hed_texture(torch.from_numpy(tiles[-1:])).numpy().astype(np.float16)
+    assert np.array_equal(found.features[-1:], last)

@@ -1,0 +1,71 @@
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mhim_core.embed.encoder import TileEncoder
+from mhim_core.embed.registry import encoder_card, load_encoder, load_encoder_for
+from mhim_core.errors import EncoderError
+
+
+@pytest.mark.parametrize("name", ["", "timm/", "os.system", "_target_", "resnet50", "HED-TEXTURE", "../weights.pth"])
+def test_names_outside_the_registry_are_refused_and_the_known_ones_listed(name: str) -> None:
+    with pytest.raises(EncoderError, match="Known are hed-texture, efficientnet-lite0, timm/<model>"):
+        load_encoder(name)
+
+
+def test_a_near_miss_is_answered_with_the_name_that_was_meant() -> None:
+    with pytest.raises(EncoderError, match="did you mean hed-texture"):
+        encoder_card("hed_texture")
+
+
+def test_weights_for_an_encoder_without_weights_are_refused() -> None:
+    with pytest.raises(EncoderError, match="has no weights"):
+        encoder_card("hed-texture", weights="w.pth")
+
+
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(EncoderError, match="set cpu or cuda"):
+        encoder_card("hed-texture", device="tpu")
+
+
+def test_the_device_is_part_of_the_identity_since_it_changes_the_last_bits() -> None:
+    assert encoder_card("hed-texture").identity() != encoder_card("hed-texture", device="cuda").identity()
+
+
+def test_a_card_costs_no_heavy_import() -> None:
+    code = (
+        "import sys\n"
+        "from importlib.util import find_spec\n"
+        "from mhim_core.embed.registry import encoder_card\n"
+        "from mhim_core.embed.efficientnet_lite0 import PACKAGE\n"
+        "encoder_card('hed-texture')\n"
+        "if find_spec(PACKAGE): encoder_card('efficientnet-lite0')\n"
+        "heavy = {'torch', 'timm', 'numpy', 'openslide', 'safetensors', 'huggingface_hub'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_stored_card_builds_the_same_encoder_again(hed_texture: TileEncoder, noisy_tiles: torch.Tensor) -> None:
+    card = type(hed_texture.card).from_json(hed_texture.card.to_json())
+    assert torch.equal(load_encoder_for(card)(noisy_tiles), hed_texture(noisy_tiles))
+
+
+def test_a_stored_card_of_other_statistics_is_refused(hed_texture: TileEncoder) -> None:
+    newer = dataclasses.replace(hed_texture.card, network={"algorithm": "hed-texture", "version": 2})
+    with pytest.raises(EncoderError, match="this version computes"):
+        load_encoder_for(newer)
+
+
+def test_a_stored_card_of_other_weights_is_refused(efficientnet: TileEncoder) -> None:
+    other = dataclasses.replace(efficientnet.card, weights_sha256="0" * 64)
+    with pytest.raises(EncoderError, match=f"expected {'0' * 64}"):
+        load_encoder_for(other)
+
+
+def test_a_stored_card_with_an_unknown_name_is_refused(hed_texture: TileEncoder) -> None:
+    with pytest.raises(EncoderError, match="is unknown"):
+        load_encoder_for(dataclasses.replace(hed_texture.card, id="somewhere.Class"))

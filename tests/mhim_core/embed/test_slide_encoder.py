@@ -1,0 +1,193 @@
+import pickle
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mhim_core.embed.card import EncoderCard
+from mhim_core.embed.encoder import TileEncoder
+from mhim_core.embed.slide_encoder import PlanFacts, SlideEncoder, versions_of
+from mhim_core.errors import EncoderError, SlideError
+from mhim_core.features import MppUsed, SourceHint, SourceIdentity
+from mhim_core.types import FailureReason, SlideId
+
+
+class Batch(NamedTuple):
+    index: np.ndarray
+    tiles: np.ndarray
+
+
+class MeanColour:
+    """A pure function of each tile, times a factor."""
+
+    def __init__(self, factor: float = 1.0, batch_size: int = 8) -> None:
+        self.card = EncoderCard(
+            id="mean-colour",
+            source="",
+            weights_sha256="",
+            revision="",
+            licence="",
+            pooling="avg",
+            network={},
+            transform={},
+            dim=3,
+            batch_size=batch_size,
+        )
+        self.factor = factor
+        self.num_tiles_per_call: list[int] = []
+
+    def __call__(self, tiles: Tensor) -> Tensor:
+        self.num_tiles_per_call.append(len(tiles))
+        return tiles.float().mean((1, 2)) * self.factor
+
+
+def make_facts(num_tiles: int) -> PlanFacts:
+    return PlanFacts(
+        slide_id=SlideId("slide-1"),
+        coords_l0_px=np.stack([np.arange(num_tiles) * 10, np.arange(num_tiles) + 5], axis=1).astype(np.int32),
+        tissue_share=np.linspace(0.5, 1, num_tiles).astype(np.float32),
+        source=SourceIdentity(1, "ab"),
+        hint=SourceHint("/slides/s.svs", 1, "2"),
+        mpp=MppUsed(0.5, 0.5, "slide"),
+        effective_mpp=(0.5, 0.5),
+        tile_size_l0_px=(96, 96),
+        upsample=1.0,
+        tiling={"tile_px": 96},
+        width_l0_px=1000,
+        height_l0_px=800,
+    )
+
+
+def in_batches(tiles: Tensor, sizes: list[int]) -> Iterator[Batch]:
+    start = 0
+    for size in sizes:
+        index = np.arange(start, min(start + size, len(tiles)))
+        yield Batch(index, tiles.numpy()[index])
+        start += size
+
+
+def test_a_real_networks_features_are_stored_as_its_float16_bits(any_encoder: TileEncoder, noisy_tiles: Tensor) -> None:
+    tiles = noisy_tiles[:11]
+    (found,) = SlideEncoder([any_encoder])(in_batches(tiles, [5, 6]), make_facts(11))
+    assert found.features.tobytes() == any_encoder(tiles).numpy().astype(np.float16).tobytes()
+    assert found.encoder == any_encoder.card.to_dict()
+
+
+@pytest.mark.parametrize("sizes", [[21], [1] * 21, [5, 0, 16], [8, 8, 5], [20, 1]])
+def test_how_tiles_arrive_changes_no_bit(hed_texture: TileEncoder, noisy_tiles: Tensor, sizes: list[int]) -> None:
+    (found,) = SlideEncoder([hed_texture])(in_batches(noisy_tiles, sizes), make_facts(21))
+    assert found.features.dtype == np.float16
+    assert found.features.tobytes() == hed_texture(noisy_tiles).numpy().astype(np.float16).tobytes()
+    assert found.num_bad_tiles == 0
+
+
+def test_tiles_out_of_order_land_in_plan_order(noisy_tiles: Tensor) -> None:
+    order = np.random.default_rng(0).permutation(21)
+    batches = [Batch(part, noisy_tiles.numpy()[part]) for part in np.split(order, [4, 13])]
+    (found,) = SlideEncoder([MeanColour()])(batches, make_facts(21))
+    assert np.array_equal(found.features, noisy_tiles.float().mean((1, 2)).numpy().astype(np.float16))
+    assert np.array_equal(found.coords_l0_px, make_facts(21).coords_l0_px)
+
+
+def test_tiles_that_never_came_are_left_out_and_counted(noisy_tiles: Tensor) -> None:
+    kept = np.array([0, 3, 4, 20])
+    (found,) = SlideEncoder([MeanColour()])([Batch(kept, noisy_tiles.numpy()[kept])], make_facts(21))
+    assert found.num_bad_tiles == 17
+    assert np.array_equal(found.coords_l0_px, make_facts(21).coords_l0_px[kept])
+    assert np.array_equal(found.tissue_share, make_facts(21).tissue_share[kept])
+    assert np.array_equal(found.features, noisy_tiles[kept].float().mean((1, 2)).numpy().astype(np.float16))
+
+
+def test_a_slide_without_tissue_has_no_rows_and_is_no_failure() -> None:
+    encoder = MeanColour()
+    (found,) = SlideEncoder([encoder])([], make_facts(0))
+    assert found.features.shape == (0, 3)
+    assert found.features.dtype == np.float16
+    assert encoder.num_tiles_per_call == []
+
+
+def test_planned_tiles_of_which_none_came_are_a_failed_read() -> None:
+    with pytest.raises(SlideError, match="none of its 4 planned tiles") as caught:
+        SlideEncoder([MeanColour()])([], make_facts(4))
+    assert caught.value.reason is FailureReason.READ
+
+
+def test_several_encoders_share_one_pass_over_the_tiles(noisy_tiles: Tensor) -> None:
+    encoders = [MeanColour(1.0, batch_size=8), MeanColour(2.0, batch_size=6)]
+    batches = iter(list(in_batches(noisy_tiles, [9, 12])))
+    first, second = SlideEncoder(encoders)(batches, make_facts(21))
+    assert np.allclose(second.features, 2 * first.features.astype(np.float32), rtol=1e-3)
+    for encoder in encoders:
+        assert all(num % encoder.card.batch_size == 0 for num in encoder.num_tiles_per_call[:-1])
+        assert sum(encoder.num_tiles_per_call) == 21
+
+
+@pytest.mark.parametrize(
+    ("factor", "complaint"), [(float("nan"), "NaN or infinite"), (float("inf"), "NaN or infinite"), (1e6, "float16")]
+)
+def test_features_that_cannot_be_stored_fail_the_slide(noisy_tiles: Tensor, factor: float, complaint: str) -> None:
+    with pytest.raises(SlideError, match=rf"slide-1.*{complaint}.*\(0, 5\)") as caught:
+        SlideEncoder([MeanColour(factor)])(in_batches(noisy_tiles, [21]), make_facts(21))
+    assert caught.value.reason is FailureReason.BAD_FEATURES
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_read_only_arrays_are_taken_and_left_alone(noisy_tiles: Tensor) -> None:
+    tiles = noisy_tiles.numpy().copy()
+    tiles.flags.writeable = False
+    (found,) = SlideEncoder([MeanColour()])([Batch(np.arange(21), tiles)], make_facts(21))
+    assert len(found.features) == 21
+    assert np.array_equal(tiles, noisy_tiles.numpy())
+
+
+@pytest.mark.parametrize(
+    ("index", "complaint"),
+    [([0, 0], "twice"), ([-1, 0], "plan of 3"), ([2, 3], "plan of 3"), ([0], "1 indices")],
+)
+def test_a_batch_that_is_not_of_the_plan_is_a_bug(noisy_tiles: Tensor, index: list[int], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        SlideEncoder([MeanColour()])([Batch(np.array(index), noisy_tiles.numpy()[:2])], make_facts(3))
+
+
+def test_a_tile_that_comes_in_two_batches_is_a_bug(noisy_tiles: Tensor) -> None:
+    batch = Batch(np.array([1]), noisy_tiles.numpy()[:1])
+    with pytest.raises(ValueError, match="twice"):
+        SlideEncoder([MeanColour()])([batch, batch], make_facts(3))
+
+
+def test_what_the_decoder_raises_passes_through_and_the_next_slide_is_untouched(noisy_tiles: Tensor) -> None:
+    def broken() -> Iterator[Batch]:
+        yield from in_batches(noisy_tiles[:3], [3])
+        raise SlideError(FailureReason.READ, "sector lost")
+
+    encoder = SlideEncoder([MeanColour()])
+    with pytest.raises(SlideError, match="sector lost"):
+        encoder(broken(), make_facts(21))
+    (found,) = encoder(in_batches(noisy_tiles, [21]), make_facts(21))
+    assert np.array_equal(found.features, noisy_tiles.float().mean((1, 2)).numpy().astype(np.float16))
+
+
+def test_no_encoder_at_all_is_refused() -> None:
+    with pytest.raises(EncoderError, match="no encoder"):
+        SlideEncoder([])
+
+
+def test_an_encoder_that_breaks_its_card_is_refused(noisy_tiles: Tensor) -> None:
+    encoder = MeanColour()
+    encoder.card = EncoderCard.from_dict(encoder.card.to_dict() | {"dim": 4})
+    with pytest.raises(EncoderError, match=r"\(16, 3\), not \(16, 4\)"):
+        SlideEncoder([encoder])(in_batches(noisy_tiles, [21]), make_facts(21))
+
+
+def test_facts_travel_between_processes() -> None:
+    facts = pickle.loads(pickle.dumps(make_facts(3)))
+    assert np.array_equal(facts.coords_l0_px, make_facts(3).coords_l0_px)
+    assert facts.mpp == make_facts(3).mpp
+
+
+def test_versions_name_what_computed(hed_texture: TileEncoder) -> None:
+    assert versions_of(hed_texture.card)["torch"] == torch.__version__
+    assert "timm" not in versions_of(hed_texture.card)
