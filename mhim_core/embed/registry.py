@@ -9,6 +9,7 @@ neither the card nor any fingerprint; the file's sha256 is.
 """
 
 import difflib
+import re
 from typing import TYPE_CHECKING, Any
 
 from mhim_core.embed.card import (
@@ -28,8 +29,9 @@ from mhim_core.errors import EncoderError
 if TYPE_CHECKING:
     from mhim_core.embed.encoder import TileEncoder
 
-TIMM_PREFIX = "timm/"
-ENCODER_NAMES = (HED_TEXTURE, EFFICIENTNET_LITE0, f"{TIMM_PREFIX}<model>")
+ENCODER_NAMES = (HED_TEXTURE, EFFICIENTNET_LITE0, "timm/<model>")
+_TIMM_NAME = re.compile(r"^timm/(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,94}(/[A-Za-z0-9][\w.-]{0,94})?(?<![.-])$", re.ASCII)
+"""A model, or an organisation and a repository; never a path."""
 _RUNTIMES: dict[str, dict[str, Any]] = {
     "cpu": {"runtime": RUNTIME_CPU, "batch_size": CPU_BATCH_SIZE, "num_threads": CPU_NUM_THREADS},
     "cuda": {"runtime": RUNTIME_CUDA, "batch_size": CUDA_BATCH_SIZE, "num_threads": 0},
@@ -55,7 +57,7 @@ def encoder_card(
         return hed_texture_card(runtime)
     if name == EFFICIENTNET_LITE0:
         return efficientnet_card(weights, runtime)
-    if name.startswith(TIMM_PREFIX) and name != TIMM_PREFIX:
+    if _TIMM_NAME.match(name):
         from mhim_core.embed.timm_card import timm_card
 
         return timm_card(name, weights, revision, runtime)
@@ -81,7 +83,7 @@ def load_encoder_for(card: EncoderCard, *, weights: str | None = None) -> "TileE
         return load_hed_texture(card)
     if card.id == EFFICIENTNET_LITE0:
         return load_efficientnet(card, weights)
-    if card.id.startswith(TIMM_PREFIX):
+    if _TIMM_NAME.match(card.id):
         from mhim_core.embed.timm_card import LOCAL, find_source
         from mhim_core.embed.timm_encoder import load_timm
 

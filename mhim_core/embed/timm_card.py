@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.hub import CONFIG_NAME, WEIGHT_NAMES, fetch
-from mhim_core.embed.timm_encoder import import_timm, make_network
+from mhim_core.embed.timm_encoder import feature_dim, import_timm, make_network
 from mhim_core.embed.transform import INTERPOLATIONS, transform_facts
 from mhim_core.embed.weights import SUFFIXES, read_metadata, weights_sha256
 from mhim_core.errors import EncoderError
@@ -63,10 +63,10 @@ def timm_card(name: str, weights: str | None, revision: str | None, runtime: dic
     network = {"timm_model": architecture, "args": args, "layout": "channels_last"}
     model = make_network(name, network, on_meta=True)
     defaults = model.pretrained_cfg
-    stated_dim = found.stated.get("dim", model.num_features)
-    dim = getattr(model, "head_hidden_size", None) or model.num_features
-    if stated_dim not in (dim, model.num_features):
-        raise EncoderError(f"encoder {name}: the weights state {stated_dim} features, the model has {dim}")
+    input_px = found.stated.get("input_px") or _square(name, defaults["input_size"])
+    dim = feature_dim(name, model, input_px)
+    if found.stated.get("dim", dim) not in (dim, model.num_features):
+        raise EncoderError(f"encoder {name}: the weights state {found.stated['dim']} features, the model has {dim}")
     interpolation = found.stated.get("interpolation", defaults.get("interpolation"))
     return EncoderCard(
         id=name,
@@ -77,7 +77,7 @@ def timm_card(name: str, weights: str | None, revision: str | None, runtime: dic
         pooling=str(args.get("global_pool") or _pooling(model)),
         network=network,
         transform=transform_facts(
-            found.stated.get("input_px") or _square(name, defaults["input_size"]),
+            input_px,
             [float(value) for value in found.stated.get("mean", defaults["mean"])],
             [float(value) for value in found.stated.get("std", defaults["std"])],
             interpolation if interpolation in INTERPOLATIONS else "bicubic",
@@ -142,7 +142,10 @@ def _stated_by_config(path: Path, name: str) -> dict[str, Any]:
         config = json.loads(path.read_bytes())
         cfg = config.get("pretrained_cfg") or config
         args = dict(config.get("model_args") or {})
-        stated: dict[str, Any] = {"architecture": str(config["architecture"])}
+        stated: dict[str, Any] = {}
+        if not isinstance(config["architecture"], str):
+            raise TypeError("its architecture is not a text")
+        stated["architecture"] = config["architecture"]
         for key in ("mean", "std", "interpolation"):
             if key in cfg:
                 stated[key] = cfg[key]

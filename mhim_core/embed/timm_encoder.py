@@ -64,10 +64,26 @@ def make_network(encoder_id: str, network: dict[str, Any], *, on_meta: bool = Fa
     if not timm.is_model(name):
         raise EncoderError(f"encoder {encoder_id}: timm {timm.__version__} has no model {name!r}")
     try:
-        with torch.device("meta" if on_meta else "cpu"):
+        # the random initial weights are all replaced; drawing them must not move the process's generator
+        with torch.random.fork_rng(devices=[]), torch.device("meta" if on_meta else "cpu"):
             return timm.create_model(name, pretrained=False, num_classes=0, **network["args"])
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise EncoderError(f"encoder {encoder_id}: timm cannot build {name} with {network['args']}: {error}") from error
+
+
+def feature_dim(encoder_id: str, model: Any, input_px: int) -> int:
+    """How long the feature of a model on the meta device is, found without computing anything.
+
+    Raises EncoderError if it takes no such input or gives a map instead of one vector.
+    """
+    try:
+        with torch.inference_mode():
+            shape = model.eval()(torch.empty(1, 3, input_px, input_px, device="meta")).shape
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise EncoderError(f"encoder {encoder_id}: takes no tiles of {input_px} px: {error}") from error
+    if len(shape) != 2:
+        raise EncoderError(f"encoder {encoder_id}: gives features of shape {tuple(shape)}; set its global_pool")
+    return int(shape[1])
 
 
 def _second_line(error: Exception) -> str:

@@ -10,7 +10,21 @@ from mhim_core.embed.registry import encoder_card, load_encoder, load_encoder_fo
 from mhim_core.errors import EncoderError
 
 
-@pytest.mark.parametrize("name", ["", "timm/", "os.system", "_target_", "resnet50", "HED-TEXTURE", "../weights.pth"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "timm/",
+        "os.system",
+        "_target_",
+        "resnet50",
+        "HED-TEXTURE",
+        "../weights.pth",
+        "timm/../x",
+        "timm//x",
+        "timm/a/b/c",
+    ],
+)
 def test_names_outside_the_registry_are_refused_and_the_known_ones_listed(name: str) -> None:
     with pytest.raises(EncoderError, match="Known are hed-texture, efficientnet-lite0, timm/<model>"):
         load_encoder(name)

@@ -122,7 +122,8 @@ def test_missing_layers_are_named(tmp_path: Path, mobilenet_weights: Path) -> No
         ({"model_args": {"pad_type": {"_target_": "os.system"}}}, "pad_type"),
         ({"model_args": {"img_size": "many"}}, "img_size"),
         ({"architecture": "resnet18"}, "belong to resnet18"),
-        ({"architecture": None}, "belong to None"),
+        ({"architecture": None}, "not a text"),
+        ({"model_args": {"global_pool": ""}, "global_pool": None}, "set its global_pool"),
         ({"num_features": 7}, "state 7 features"),
         ({"pretrained_cfg": {"input_size": [3, 224, 320]}}, "tiles are square"),
         ({"pretrained_cfg": {"mean": [1, 2]}}, "mean and std"),
@@ -155,3 +156,9 @@ def test_a_stored_card_cannot_make_timm_load_anything_but_its_own_models(
     network = mobilenet.card.network | {"timm_model": "hf-hub:somebody/something"}
     with pytest.raises(EncoderError, match="has no model"):
         load_encoder_for(dataclasses.replace(mobilenet.card, network=network), weights=str(mobilenet_weights))
+
+
+def test_loading_a_network_leaves_the_global_generator_alone(mobilenet: TileEncoder, mobilenet_weights: Path) -> None:
+    before = torch.get_rng_state()
+    load_encoder_for(mobilenet.card, weights=str(mobilenet_weights))
+    assert torch.equal(torch.get_rng_state(), before)
