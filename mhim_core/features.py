@@ -16,7 +16,7 @@ class SourceIdentity(NamedTuple):
 
 
 class SourceHint(NamedTuple):
-    """A cheap sign that a source is unchanged: where it lay, its size, its mtime or etag. Equal hints: not read again."""
+    """A cheap sign that a source is unchanged: place, size, mtime or etag. Equal hints: it is not read again."""
 
     uri: str
     num_bytes: int

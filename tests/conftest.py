@@ -1,6 +1,9 @@
 """Fixtures for all tests. This is the one place that knows where the shared data and golden vectors lie."""
 
+import importlib.abc
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,21 @@ from jaxtyping import install_import_hook
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = Path(os.environ.get("MHIM_SHARED_DATA", ROOT / "../shared/data")).resolve()
 GOLDEN_DIR = Path(os.environ.get("MHIM_GOLDEN_DIR", ROOT / "../shared/golden")).resolve()
+
+WITHOUT = tuple(name for name in os.environ.get("MHIM_WITHOUT", "").split(",") if name)
+"""Packages made unimportable: `make check` runs the core's tests without Ray and Hydra."""
+
+
+class _Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> None:
+        if fullname.split(".")[0] in WITHOUT:
+            raise ModuleNotFoundError(f"{fullname} is made unimportable for this test run", name=fullname)
+
+
+if WITHOUT:
+    loaded = [name for name in WITHOUT if name in sys.modules]
+    assert not loaded, f"{loaded} were imported before they could be refused"
+    sys.meta_path.insert(0, _Refuse())
 
 # shapes written in signatures are checked wherever a test calls them
 _SHAPE_CHECKS = install_import_hook(["mhim_core.mil", "mhim_core.embed"], "beartype.beartype")

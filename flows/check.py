@@ -1,0 +1,75 @@
+"""mhim check cohort=my.csv: the table and its slides, row by row, before anything is spent.
+
+Inputs: the cohort table and its slides. Outputs: lines on the terminal; nothing is written.
+Cost: opens each slide and reads its overview and three tiles, about a second a slide on one core.
+Exit code: the one that `mhim embed` would give with the same keys, as far as three tiles of a slide can tell.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+from cluster.decoding import Decoder, JobStream, RetrySlide
+from cluster.storage import download
+from flows.config import CheckConfig, part
+from flows.inputs import CohortInput, load_cohort
+from flows.result import FlowResult
+from mhim_core.errors import SlideError
+from mhim_core.outcome import Outcome, reconcile
+from mhim_core.slides.inspection import SlideInspection, inspect_slide
+from mhim_core.slides.spec import SlidePolicy, TileSpec
+from mhim_core.slides.staging import staged
+from mhim_core.types import FailureReason, SlideTask, Status, StatusRow
+
+_TIMEOUT_S = 300.0
+
+
+def run(config: CheckConfig) -> FlowResult:
+    """Raises CohortError (exit 2) where the table itself is wrong."""
+    given = load_cohort(config.cohort, strict=config.strict)
+    for line in (*given.cohort.notes, *(f"warning: {finding}" for finding in given.warnings)):
+        print(line)
+    outcome = inspect_all(given, part(config, TileSpec), part(config, SlidePolicy))
+    print(outcome.summary())
+    return FlowResult(exit_code=outcome.exit_code(config.max_failed_fraction))
+
+
+def inspect_all(given: CohortInput, spec: TileSpec, policy: SlidePolicy) -> Outcome:
+    """Inspect every slide in a child process (a broken decoder must not end the check), printing a line each."""
+    tasks = given.tasks()
+    decoder = Decoder(partial(_inspect, spec=spec, policy=policy), _TIMEOUT_S)
+    rows = []
+    try:
+        for task, stream in zip(tasks, decoder.streams(tasks), strict=True):
+            rows.append(_row(task, stream))
+            print(f"{task.slide_id}: {rows[-1].message}", flush=True)
+    finally:
+        decoder.close()
+    return reconcile([task.slide_id for task in tasks], rows)
+
+
+def _row(task: SlideTask, stream: JobStream) -> StatusRow:
+    while True:
+        try:
+            (found,) = stream
+        except RetrySlide:
+            continue
+        except SlideError as error:
+            return StatusRow(task.slide_id, Status.FAILED, error.reason, "check", type(error).__name__, str(error))
+        status = Status.OK if found.num_tiles else Status.EMPTY
+        return StatusRow(task.slide_id, status, message=_describe(found), num_tiles=found.num_tiles)
+
+
+def _describe(found: SlideInspection) -> str:
+    tiles = f"{found.num_tiles} tiles" if found.num_tiles else "empty: no tissue"
+    upsampled = f", enlarged {found.upsample:.2f}×" if found.upsample > 1 else ""
+    return (
+        f"{tiles}, {found.width_l0_px}×{found.height_l0_px} px at {found.mpp_x:.4g} µm/px ({found.mpp_source})"
+        f"{upsampled}, {found.vendor}"
+    )
+
+
+def _inspect(task: SlideTask, *, spec: TileSpec, policy: SlidePolicy) -> Iterator[SlideInspection]:
+    with staged(task.uri, download) as path:
+        if not path.is_file():
+            raise SlideError(FailureReason.NOT_FOUND, f"there is no file {path}")
+        yield inspect_slide(path, task, spec=spec, policy=policy)

@@ -1,0 +1,1 @@
+"""YAML presets, one per command, over the typed schemas of flows/config.py."""

@@ -1,0 +1,293 @@
+"""Every flow's configuration: flat keys for people, composed of the typed parts that own them.
+
+What identifies a result (the *identity* parts: tiling, encoder, model, method, optimisation, splits) and how it is
+executed (addresses, workers, paths) are separate dataclasses; a flow's config inherits them all, `part` cuts one out
+again, and only identity is ever fingerprinted.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar, cast
+
+from mhim_core.cohort.options import SplitOptions
+from mhim_core.errors import ConfigError
+from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.slides.spec import SlidePolicy, TileSpec
+from mhim_core.train.options import FitExecution, FitOptions
+
+Part = TypeVar("Part")
+
+
+def part(config: object, kind: type[Part]) -> Part:
+    """The part of a flat config that `kind` owns."""
+    return kind(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cast(Any, kind))})
+
+
+class Method(StrEnum):
+    """How bags become a model."""
+
+    mhim = "mhim"
+    plain = "plain"
+
+
+class FlowConfig:
+    """First base of every flow's config: runs the check of each part that the flow inherits."""
+
+    def __post_init__(self) -> None:
+        for owner in type(self).__mro__:
+            if not issubclass(owner, FlowConfig) and "__post_init__" in vars(owner):
+                vars(owner)["__post_init__"](self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortKeys:
+    cohort: str
+    """The cohort table, CSV or Parquet: a path or an s3:// URI; paths in it are relative to the table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreKeys:
+    store: str
+    """The feature store: a folder or s3://bucket/prefix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderKeys:
+    """Identity: which tile encoder."""
+
+    encoder: str = "efficientnet-lite0"
+    """The tile encoder: efficientnet-lite0, hed-texture or timm/<model>."""
+    encoder_revision: str = ""
+    """The revision of a timm model on the hub; empty: the one timm pins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderFiles:
+    encoder_weights: str = ""
+    """A local weights file or folder for timm/<model>; empty: from the package or the hub. Its sha256 is identity."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailurePolicy:
+    max_failed_fraction: float = 0.1
+    """The share of the cohort's slides that may fail before the exit code becomes 4 instead of 3."""
+    retry_failed: bool = True
+    """Try slides again that failed before with the same source and policies; false: count them as failed."""
+    strict: bool = False
+    """A slide file that is not there ends the command before any work (exit 2); false: it fails as not_found."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_failed_fraction <= 1:
+            raise ConfigError(f"max_failed_fraction={self.max_failed_fraction} is not between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayKeys:
+    """Execution: where Ray is."""
+
+    ray_address: str = "local"
+    """local: a Ray of this command's own; auto: the cluster of this Ray job; host:6379: from a node of the cluster."""
+    local_cpus: int | None = None
+    """CPUs that a local Ray may use; none: all that this process may use."""
+
+    def __post_init__(self) -> None:
+        if self.local_cpus is not None and self.local_cpus < 1:
+            raise ConfigError(f"local_cpus={self.local_cpus} is below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedExecution(RayKeys):
+    embed_actors: int | None = None
+    """Encoder actors; none: one per two CPUs (or one per GPU share) of the cluster."""
+    gpus_per_actor: float = 0.0
+    """GPU share of an encoder actor; 0: the encoder runs on the CPU."""
+    slides_per_call: int = 4
+    """Slides handed to an actor at once: the next is decoded while one is encoded."""
+    decode_timeout_s: float = 300.0
+    """Seconds a slide may show no progress before its decoder is killed and it fails as timeout."""
+    staging_dir: str = ""
+    """The node's folder for temporary copies of s3:// slides; empty: the system's temporary folder."""
+
+    def __post_init__(self) -> None:
+        if self.embed_actors is not None and self.embed_actors < 1:
+            raise ConfigError(f"embed_actors={self.embed_actors} is below 1")
+        if self.gpus_per_actor < 0 or self.slides_per_call < 1 or self.decode_timeout_s <= 0:
+            raise ConfigError("gpus_per_actor must be ≥ 0, slides_per_call ≥ 1 and decode_timeout_s > 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureChoice:
+    """Which of the store's feature sets: any key left out is open."""
+
+    encoder: str | None = None
+    """Use features of this encoder; none: whichever the store holds, if there is one."""
+    target_mpp: float | None = None
+    """Use features tiled at this resolution, µm/px; none: open."""
+    tile_px: int | None = None
+    """Use features of tiles of this many pixels; none: open."""
+    overlap_px: int | None = None
+    """Use features of tiles with this overlap in pixels; none: open."""
+    min_tissue: float | None = None
+    """Use features tiled with this least share of tissue; none: open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutKeys:
+    out: str
+    """The run: a folder or s3://bucket/prefix. The same configuration again resumes it, another one is refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunKeys:
+    run: str
+    """The training run: the out= of mhim train."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodKeys:
+    """Identity: the method."""
+
+    method: Method = Method.mhim
+    """mhim: two stages, masked hard instance mining; plain: the aggregator alone (stage 1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainExecution(RayKeys, FitExecution):
+    workers: int = 1
+    """Data-parallel training workers, at most global_batch."""
+    gpus_per_worker: float = 0.0
+    """GPU share of a training worker; 0: CPU."""
+    threads_per_worker: int = 2
+    """Torch threads of a worker on a CPU; never taken from the machine, since the last bits of a sum depend on it."""
+    cache_gib: float = 4.0
+    """Memory of each worker that keeps bags between epochs, GiB; 0: every epoch reads the store."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.gpus_per_worker < 0 or self.threads_per_worker < 1 or self.cache_gib < 0:
+            raise ConfigError("workers and threads_per_worker must be ≥ 1, gpus_per_worker and cache_gib ≥ 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig(FlowConfig, FailurePolicy, SlidePolicy, TileSpec, CohortKeys):
+    """mhim check: the cohort table and its slides, row by row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig(
+    FlowConfig,
+    EmbedExecution,
+    EncoderFiles,
+    FailurePolicy,
+    SlidePolicy,
+    TileSpec,
+    EncoderKeys,
+    StoreKeys,
+    CohortKeys,
+):
+    """mhim embed: slides → one Parquet file of tile features per slide."""
+
+    overview: bool = False
+    """Also write a picture of thumbnail, tissue contour and tile grid per slide to the store."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkersFit(TrainExecution, FitOptions):
+    """Workers and global batch, which must fit together."""
+
+    def __post_init__(self) -> None:
+        if self.workers > self.global_batch:
+            raise ConfigError(
+                f"workers={self.workers} is more than global_batch={self.global_batch}: every worker takes whole bags; "
+                f"set workers={self.global_batch}, or global_batch={self.workers} (which changes the recipe)"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(
+    FlowConfig,
+    WorkersFit,
+    MhimOptions,
+    ModelOptions,
+    SplitOptions,
+    MethodKeys,
+    FeatureChoice,
+    OutKeys,
+    StoreKeys,
+    CohortKeys,
+):
+    """mhim train: bags → one model per fold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(FlowConfig, RunKeys):
+    """mhim evaluate: each slide by the model that held it out."""
+
+    bootstrap_replicates: int = 2000
+    """Replicates of the patient-clustered bootstrap intervals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageKeys:
+    max_heatmaps: int = 24
+    """Slides with a heat map and top tiles on the page; 0: none."""
+    top_tiles: int = 8
+    """Most attended tiles shown per slide; 0: none."""
+
+    def __post_init__(self) -> None:
+        if self.max_heatmaps < 0 or self.top_tiles < 0:
+            raise ConfigError("max_heatmaps and top_tiles must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(
+    FlowConfig,
+    EmbedExecution,
+    EncoderFiles,
+    FailurePolicy,
+    SlidePolicy,
+    PageKeys,
+    CohortKeys,
+    OutKeys,
+    RunKeys,
+):
+    """mhim predict: new slides through the run's fold models."""
+
+    store: str = ""
+    """The feature store of the new slides; empty: the run's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(FlowConfig, PageKeys, RunKeys):
+    """mhim report: one self-contained HTML page of a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig(FlowConfig, RayKeys):
+    """mhim demo: a made cohort through every station."""
+
+    out: str = "demo"
+    """The folder that receives slides, features, run, predictions and page."""
+    num_slides: int = 24
+    """Slides of the labelled cohort."""
+    num_new: int = 8
+    """Slides to predict afterwards, of patients that training never sees."""
+    encoder: str = "efficientnet-lite0"
+    """The tile encoder: efficientnet-lite0, hed-texture or timm/<model>."""
+    aggregator: str = "abmil"
+    """The bag aggregator."""
+    method: Method = Method.mhim
+    """mhim: two stages, masked hard instance mining; plain: the aggregator alone (stage 1)."""
+    folds: int = 3
+    """Cross-validation folds."""
+    epochs: int = 20
+    """Training epochs of each stage."""
+    seed: int = 2021
+    """Seed of splits and training."""
+    demo_seed: int = 0
+    """Seed of the painted slides."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_slides < 12 or self.num_new < 2:
+            raise ConfigError("the demo needs num_slides ≥ 12 and num_new ≥ 2")

@@ -1,0 +1,81 @@
+"""The cohort table of a command, read and validated once: nothing starts before it is right."""
+
+import posixpath
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from cluster.storage import object_hint, read_bytes
+from mhim_core.cohort.check import validate
+from mhim_core.cohort.findings import Finding
+from mhim_core.cohort.table import Cohort, CohortRow, read_cohort
+from mhim_core.errors import CohortError, NotFoundError, SlideError
+from mhim_core.features import SourceHint
+from mhim_core.slides.identity import source_hint, source_identity
+from mhim_core.types import SlideId, SlideTask
+
+_NUM_THREADS = 16
+"""Hints are one HEAD request each for slides at s3://."""
+
+
+class CohortInput(NamedTuple):
+    """A validated cohort and where each of its files lies now."""
+
+    cohort: Cohort
+    hints: dict[SlideId, SourceHint]
+    """Place, size and version of every file that is there; a missing file has none."""
+    warnings: tuple[Finding, ...]
+
+    def tasks(self) -> list[SlideTask]:
+        return [SlideTask(row.slide_id, row.uri, row.mpp, row.sha256) for row in self.cohort.rows]
+
+
+def load_cohort(uri: str, *, strict: bool = False) -> CohortInput:
+    """Read and validate the table at a path or an `s3://` URI.
+
+    Raises CohortError listing every finding row by row, StorageError where the table's storage does not answer.
+    """
+    try:
+        data = read_bytes(uri)
+    except NotFoundError:
+        raise CohortError(f"cohort={uri}: there is no such file") from None
+    base = posixpath.dirname(uri) if "://" in uri else str(Path(uri).absolute().parent)
+    cohort = read_cohort(data, name=posixpath.basename(uri), base_uri=base)
+    hints = _hints(cohort.rows)
+
+    def num_bytes(row: CohortRow) -> int | None:
+        hint = hints.get(row.uri)
+        return None if hint is None else hint.num_bytes
+
+    warnings = validate(cohort, num_bytes=num_bytes, identity=_identity, strict=strict)
+    return CohortInput(cohort, {row.slide_id: hints[row.uri] for row in cohort.rows if row.uri in hints}, warnings)
+
+
+def slide_hint(uri: str) -> SourceHint:
+    """Raises SlideError(NOT_FOUND) for a missing file, NotFoundError for a missing object."""
+    return object_hint(uri) if "://" in uri else source_hint(uri)
+
+
+def _hints(rows: Iterable[CohortRow]) -> dict[str, SourceHint]:
+    uris = sorted({row.uri for row in rows if row.uri})
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        found = zip(uris, pool.map(_maybe_hint, uris), strict=True)
+        return {uri: hint for uri, hint in found if hint is not None}
+
+
+def _maybe_hint(uri: str) -> SourceHint | None:
+    try:
+        return slide_hint(uri)
+    except (SlideError, NotFoundError):
+        return None
+
+
+def _identity(row: CohortRow) -> tuple[object, ...] | None:
+    """Content of files of equal size: two ids for one file would sit in training and test."""
+    if "://" in row.uri:
+        return tuple(object_hint(row.uri)[1:])  # size and etag: equal objects of one upload method share an etag
+    try:
+        return tuple(source_identity(row.uri))
+    except SlideError:
+        return None

@@ -1,0 +1,54 @@
+"""One slide on a page: thumbnail, heat map of the stored attention, most attended tiles."""
+
+from cluster.storage import download
+from mhim_core.errors import NotFoundError, SlideError
+from mhim_core.features import MppUsed
+from mhim_core.report.data import Prediction, SlidePanel
+from mhim_core.report.slide_pictures import AttendedSlide, SlidePictures, draw_slide
+from mhim_core.slides.spec import TileSpec
+from mhim_core.slides.staging import staged
+from mhim_core.store.schema import FeatureTable
+from mhim_core.train.inference import decode_attention
+
+
+def slide_panel(
+    prediction: Prediction,
+    uri: str,
+    table: FeatureTable,
+    attention: bytes,
+    spec: TileSpec,
+    num_top_tiles: int,
+    caption: str = "",
+) -> SlidePanel:
+    """The slide at `uri` (a path or an `s3://` URI) with the attention that an evaluated forward pass left."""
+    pictures = _draw(uri, table, attention, spec, num_top_tiles)
+    return SlidePanel(
+        slide_id=prediction.slide_id,
+        overview=pictures.overview,
+        heatmap=pictures.heatmap,
+        top_tiles=pictures.top_tiles,
+        label=prediction.label,
+        predicted=prediction.predicted,
+        probability=max(prediction.probabilities),
+        num_tiles=len(table.features),
+        caption=caption,
+    )
+
+
+def _draw(uri: str, table: FeatureTable, attention: bytes, spec: TileSpec, num_top_tiles: int) -> SlidePictures:
+    """Where the slide's file is gone or broken by now, the heat map lies on white."""
+    found, facts = decode_attention(attention), table.metadata
+    slide = AttendedSlide(
+        found.coords_l0_px,
+        found.attention,
+        (facts["tile_size_l0_px"][0], facts["tile_size_l0_px"][1]),
+        (facts["width_l0_px"], facts["height_l0_px"]),
+        MppUsed(facts["mpp"][0], facts["mpp"][1], "features"),
+        facts["upsample"],
+    )
+    try:
+        with staged(uri, download) as path:
+            return draw_slide(path, slide, spec, num_top_tiles)
+    except (SlideError, NotFoundError) as error:
+        print(f"{table.slide_id}: no thumbnail, {error}")
+        return draw_slide(None, slide, spec, 0)

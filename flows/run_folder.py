@@ -1,0 +1,196 @@
+"""A training run's folder: what it was made from, fixed at its first start, and read by every later command.
+
+run.json                what identifies the run, the pinned manifest, classes, versions (put-if-absent)
+cohort.parquet          the labelled slides with their part in every fold
+fits/fold-0/plain/…     results and models (the core's layout)
+evaluation/…            held-out predictions, metrics, attention
+report.html, MODEL_CARD.md
+"""
+
+import json
+import platform
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pyarrow.parquet as pq
+from pyarrow import BufferReader
+
+from cluster.storage import open_storage
+from mhim_core.cohort.splits import Split
+from mhim_core.cohort.table import CohortRow
+from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
+from mhim_core.fingerprint import canonical_json, fingerprint, sha256
+from mhim_core.storage import Storage
+from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.store.layout import feature_set_key
+from mhim_core.store.manifest import Manifest, read_manifest
+from mhim_core.tables import write_parquet
+from mhim_core.types import PatientId, SlideId
+
+RUN = "run.json"
+COHORT = "cohort.parquet"
+_SCHEMA = 1
+_PACKAGES = ("mhim", "torch", "ray", "numpy", "pyarrow", "openslide-python", "openslide-bin", "scikit-learn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run as it was started. Read it with `read_run`."""
+
+    storage: Storage
+    record: dict[str, Any]
+    slides: tuple[CohortRow, ...]
+    splits: tuple[Split, ...]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What identifies the run's result."""
+        identity: dict[str, Any] = self.record["identity"]
+        return identity
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.record["classes"])
+
+    @property
+    def store_uri(self) -> str:
+        return str(self.record["store"])
+
+    @property
+    def method(self) -> str:
+        return str(self.identity["method"])
+
+    @cached_property
+    def feature_store(self) -> Storage:
+        return open_storage(self.store_uri)
+
+    @cached_property
+    def feature_set(self) -> FeatureSet:
+        return FeatureSet.from_json(self.feature_store.get(feature_set_key(self.identity["feature_set"])))
+
+    def manifest(self) -> Manifest:
+        """The pinned manifest. Raises IntegrityError if the store's is another."""
+        pin = self.record["manifest"]
+        return read_manifest(self.feature_store, self.identity["feature_set"], pin["version"], pin["sha256"])
+
+
+def start_run(
+    storage: Storage, record: dict[str, Any], slides: tuple[CohortRow, ...], splits: tuple[Split, ...]
+) -> Run:
+    """Open the run at its folder or found it. Who comes second with the same identity takes what the first pinned.
+
+    Raises ConflictError (exit 5) where the folder holds a run of another configuration, naming what differs.
+    """
+    table = _cohort_rows(slides, splits)
+    # where a slide lies identifies nothing: a moved cohort resumes its run
+    members = [{key: value for key, value in row.items() if key not in ("uri", "mpp")} for row in table]
+    identity = record["identity"] | {"cohort": fingerprint(members)}
+    record = record | {"schema": _SCHEMA, "identity": identity, "fingerprint": fingerprint(identity)}
+    present = _maybe_read(storage)
+    if present is None:
+        storage.put_if_absent(COHORT, write_parquet(table))
+        record |= {"cohort_sha256": sha256(storage.get(COHORT)), "versions": versions()}
+        storage.put_if_absent(RUN, canonical_json(record))
+        present = _maybe_read(storage)
+        assert present is not None
+    if present["fingerprint"] != record["fingerprint"]:
+        raise ConflictError(
+            f"{storage.uri} holds a run of another configuration ({_difference(present['identity'], identity)}); "
+            "choose another out=, or give the same keys to resume it"
+        )
+    return _load(storage, present)
+
+
+def read_run(uri: str) -> Run:
+    """The run at a folder or `s3://` URI. Raises InputError if there is none, IntegrityError if it is damaged."""
+    storage = open_storage(uri)
+    record = _maybe_read(storage)
+    if record is None:
+        raise InputError(f"run={uri} holds no run ({RUN} is not there); it is the out= of mhim train")
+    return _load(storage, record)
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that the result depends on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _maybe_read(storage: Storage) -> dict[str, Any] | None:
+    try:
+        record: dict[str, Any] = json.loads(storage.get(RUN))
+    except NotFoundError:
+        return None
+    except ValueError as error:
+        raise IntegrityError(f"{storage.locate(RUN)} is damaged: {error}") from error
+    if record.get("schema") != _SCHEMA:
+        raise IntegrityError(f"{storage.locate(RUN)} has schema {record.get('schema')}; this mhim reads {_SCHEMA}")
+    return record
+
+
+def _load(storage: Storage, record: dict[str, Any]) -> Run:
+    data = storage.get(COHORT)
+    if sha256(data) != record["cohort_sha256"]:
+        raise IntegrityError(f"{storage.locate(COHORT)} is not the table that {RUN} names")
+    rows = pq.read_table(BufferReader(data)).to_pylist()
+    slides = tuple(
+        CohortRow(
+            SlideId(row["slide_id"]),
+            row["uri"],
+            PatientId(row["patient_id"]),
+            row["label"],
+            row["mpp"],
+            site=row["site"],
+        )
+        for row in rows
+    )
+    splits = []
+    for fold in sorted({fold for row in rows for fold in row["folds"]}):
+        parts: dict[str, list[SlideId]] = {"train": [], "validation": [], "test": []}
+        for row in rows:
+            for own_fold, part in zip(row["folds"], row["parts"], strict=True):
+                if own_fold == fold:
+                    parts[part].append(SlideId(row["slide_id"]))
+        splits.append(Split(fold, *(tuple(ids) for ids in parts.values())))
+    return Run(storage=storage, record=record, slides=slides, splits=tuple(splits))
+
+
+def _cohort_rows(slides: tuple[CohortRow, ...], splits: tuple[Split, ...]) -> list[dict[str, Any]]:
+    places: dict[SlideId, list[tuple[int, str]]] = {}
+    for split in splits:
+        for part in ("train", "validation", "test"):
+            for slide_id in getattr(split, part):
+                places.setdefault(slide_id, []).append((split.fold, part))
+    return [
+        {
+            "slide_id": slide.slide_id,
+            "uri": slide.uri,
+            "patient_id": slide.patient_id,
+            "label": slide.label,
+            "mpp": slide.mpp,
+            "site": slide.site,
+            "folds": [fold for fold, _ in places.get(slide.slide_id, [])],
+            "parts": [part for _, part in places.get(slide.slide_id, [])],
+        }
+        for slide in sorted(slides, key=lambda one: one.slide_id)
+    ]
+
+
+def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
+    flat = [_flat(present), _flat(wanted)]
+    keys = sorted(key for key in {*flat[0], *flat[1]} if flat[0].get(key) != flat[1].get(key))
+    return ", ".join(f"{key}: {flat[0].get(key)} there, {flat[1].get(key)} here" for key in keys[:6])
+
+
+def _flat(value: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item) if isinstance(item, dict) else {key: item}
+    return flat

@@ -1,0 +1,68 @@
+"""What became of a cohort: one row per slide, counts that add up, and the exit code they mean."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mhim_core.types import ExitCode, FailureReason, SlideId, Status, StatusRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The reconciled result of one run: exactly one row per slide of the cohort, in its order."""
+
+    rows: tuple[StatusRow, ...]
+
+    def count(self, status: Status) -> int:
+        return sum(row.status is status for row in self.rows)
+
+    @property
+    def failed(self) -> tuple[StatusRow, ...]:
+        return tuple(row for row in self.rows if row.status is Status.FAILED)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Failures by reason, most frequent first."""
+        return dict(Counter(row.reason.value for row in self.failed if row.reason).most_common())
+
+    def exit_code(self, max_failed_fraction: float) -> ExitCode:
+        """0, 3 (some failed) or 4 (more than the fraction of all slides, skipped ones included, failed)."""
+        num_failed = len(self.failed)
+        if num_failed == 0:
+            return ExitCode.OK
+        within = num_failed <= max_failed_fraction * len(self.rows)
+        return ExitCode.PARTIAL if within else ExitCode.TOO_MANY_FAILED
+
+    def summary(self) -> str:
+        """`24 slides: 20 ok, 1 empty, 2 failed (no_mpp 2), 1 skipped`."""
+        parts = []
+        for status in Status:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in self.reasons.items())
+            detail = f" ({reasons})" if status is Status.FAILED and reasons else ""
+            parts.append(f"{self.count(status)} {status.value}{detail}")
+        return f"{len(self.rows)} slides: " + ", ".join(parts)
+
+
+def reconcile(slide_ids: Sequence[SlideId], rows: Iterable[StatusRow]) -> Outcome:
+    """Hold the input list against what came back: n_input = n_ok + n_empty + n_failed + n_skipped.
+
+    A slide without a row was lost with the process that held it, and counts as failed; of two rows of one slide (its
+    work was repeated after a crash) the last one counts.
+    """
+    by_id = {row.slide_id: row for row in rows}
+    unknown = set(by_id) - set(slide_ids)
+    assert not unknown, f"rows of slides that are not in the cohort: {sorted(unknown)[:5]}"
+    outcome = Outcome(rows=tuple(by_id.get(slide_id) or _lost(slide_id) for slide_id in slide_ids))
+    assert len(slide_ids) == sum(outcome.count(status) for status in Status)
+    return outcome
+
+
+def _lost(slide_id: SlideId) -> StatusRow:
+    return StatusRow(
+        slide_id,
+        Status.FAILED,
+        FailureReason.DECODER_CRASH,
+        stage="encode",
+        error_type="ActorDied",
+        message="the process that held this slide died and its work did not come back; run again",
+    )

@@ -1,0 +1,92 @@
+"""The pictures of one slide that a person looks at: its overview, where the model looked, what it looked at most."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mhim_core.features import MppUsed
+from mhim_core.report.heatmap import heatmap
+from mhim_core.report.images import encode_jpeg, encode_png, montage
+from mhim_core.slides.grid import TilePlan, tile_geometry
+from mhim_core.slides.reader import SlideReader, open_slide
+from mhim_core.slides.spec import SlidePolicy, TileSpec
+
+_MAX_SIDE_PX = 900
+_ROUNDING = 1.001
+
+
+class AttendedSlide(NamedTuple):
+    """What is known of a slide from its features and its evaluated forward pass. N tiles."""
+
+    coords_l0_px: NDArray[np.int32]
+    """(N, 2)."""
+    attention: ArrayLike
+    """(N,)."""
+    tile_size_l0_px: tuple[int, int]
+    slide_size_l0_px: tuple[int, int]
+    mpp: MppUsed
+    upsample: float
+
+
+class SlidePictures(NamedTuple):
+    """JPEG and PNG bytes."""
+
+    overview: bytes
+    heatmap: bytes
+    top_tiles: bytes | None
+
+
+def draw_slide(path: Path | None, slide: AttendedSlide, spec: TileSpec, num_top_tiles: int) -> SlidePictures:
+    """Draw one slide; without its file (`path` None) the heat map lies on white and there are no tiles.
+
+    Raises SlideError where the file is there and cannot be read.
+    """
+    top = top_tiles(slide.attention, num_top_tiles)
+    if path is None:
+        return _drawn(_blank(slide), slide, top, None)
+    with open_slide(path) as reader:
+        side_um = max(slide.slide_size_l0_px[0] * slide.mpp.x, slide.slide_size_l0_px[1] * slide.mpp.y)
+        thumbnail = reader.thumbnail(slide.mpp, max(side_um / _MAX_SIDE_PX, slide.mpp.x, slide.mpp.y))
+        tiles = _read_tiles(reader, slide, spec, top) if len(top) else None
+    return _drawn(thumbnail.pixels, slide, top, tiles)
+
+
+def top_tiles(attention: ArrayLike, num: int) -> NDArray[np.int64]:
+    """Indices of the `num` most attended tiles, the first first; ties by the lower index."""
+    return np.argsort(-np.asarray(attention, dtype=np.float64), kind="stable")[:num]
+
+
+def _drawn(
+    thumbnail: NDArray[np.uint8], slide: AttendedSlide, top: NDArray[np.int64], tiles: NDArray[np.uint8] | None
+) -> SlidePictures:
+    painted = heatmap(
+        thumbnail,
+        slide.coords_l0_px,
+        slide.attention,
+        tile_size_l0_px=slide.tile_size_l0_px,
+        slide_size_l0_px=slide.slide_size_l0_px,
+        outlined=top.tolist(),
+    )
+    shown = None if tiles is None or not len(tiles) else encode_jpeg(montage(list(tiles)))
+    return SlidePictures(encode_jpeg(thumbnail), encode_png(painted) if tiles is None else encode_jpeg(painted), shown)
+
+
+def _read_tiles(reader: SlideReader, slide: AttendedSlide, spec: TileSpec, top: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The chosen tiles exactly as they were encoded, in the order of `top`."""
+    policy = SlidePolicy(max_upsample=max(1.0, slide.upsample * _ROUNDING))
+    geometry = tile_geometry(reader.info(), slide.mpp, spec, policy)
+    plan = TilePlan(
+        coords_l0_px=slide.coords_l0_px[top],
+        tissue_share=np.ones(len(top), np.float32),
+        tile_px=spec.tile_px,
+        geometry=geometry,
+    )
+    return np.concatenate([batch.tiles for batch in reader.tiles(plan)])
+
+
+def _blank(slide: AttendedSlide) -> NDArray[np.uint8]:
+    width, height = slide.slide_size_l0_px
+    scale = _MAX_SIDE_PX / max(width, height)
+    return np.full((max(1, round(height * scale)), max(1, round(width * scale)), 3), 255, np.uint8)
