@@ -1,0 +1,169 @@
+"""Storage from an address: a folder, or `s3://bucket/prefix`."""
+
+import contextlib
+import errno
+import functools
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cluster.s3 import S3Client, S3Place, TakenError, parse_s3_uri
+from mhim_core.errors import ConfigError, NotFoundError, SlideError, StorageError
+from mhim_core.features import SourceHint
+from mhim_core.storage import Entry, LocalStorage, Storage, check_key
+from mhim_core.types import FailureReason
+
+_CHUNK_BYTES = 2**20
+
+
+def open_storage(uri: str) -> Storage:
+    """The storage at a folder's path or an `s3://bucket/prefix`; nothing is touched yet. Raises ConfigError."""
+    if uri.startswith("s3://"):
+        place = parse_s3_uri(uri)
+        return S3Storage(place.bucket, place.key)
+    if not uri or "://" in uri or "\0" in uri:
+        raise ConfigError(f"{uri!r} is neither a folder's path nor an address like s3://bucket/prefix")
+    return LocalStorage(Path(uri).expanduser())
+
+
+class S3Storage:
+    """A prefix of a bucket. One PUT per object (5 GiB at most), `If-None-Match: *` for put-if-absent.
+
+    Raises what `Storage` says; StorageError names the bucket and what was tried.
+    """
+
+    def __init__(self, bucket: str, prefix: str = "") -> None:
+        self.bucket = bucket
+        self.prefix = f"{check_key(prefix)}/" if prefix else ""
+        self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
+        self.client = S3Client()
+
+    @property
+    def num_retries(self) -> int:
+        """Requests this process had to repeat so far."""
+        return self.client.num_retries
+
+    def get(self, key: str) -> bytes:
+        place = self._place(key)
+        return self.client.call("read", place, functools.partial(_read, place))
+
+    def put(self, key: str, data: bytes) -> None:
+        place = self._place(key)
+        self.client.call("write", place, lambda s3: s3.put_object(Bucket=place.bucket, Key=place.key, Body=data))
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """As `Storage`; True also where only the reply to an earlier try of this very call was lost."""
+        num_tries = 0
+
+        def request(s3: Any) -> None:
+            nonlocal num_tries
+            num_tries += 1
+            s3.put_object(Bucket=place.bucket, Key=place.key, Body=data, IfNoneMatch="*")
+
+        place = self._place(key)
+        try:
+            self.client.call("write", place, request)
+        except TakenError:
+            return num_tries > 1 and self.get(key) == data
+        return True
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        folder = f"{self.prefix}{check_key(prefix)}/" if prefix else self.prefix
+        arguments = {"Bucket": self.bucket, "Prefix": folder}
+        while True:
+            page = self.client.call("list", S3Place(self.bucket, folder), functools.partial(_list_page, arguments))
+            for item in page.get("Contents", []):
+                key = item["Key"].removeprefix(self.prefix)
+                yield Entry(key, int(item["Size"]), item["LastModified"].timestamp())
+            if not page.get("IsTruncated"):
+                return
+            arguments["ContinuationToken"] = page["NextContinuationToken"]
+
+    def delete(self, key: str) -> None:
+        place = self._place(key)
+        self.client.call("delete", place, lambda s3: s3.delete_object(Bucket=place.bucket, Key=place.key))
+
+    def locate(self, key: str) -> str:
+        return f"s3://{self.bucket}/{self.prefix}{key}"
+
+    def _place(self, key: str) -> S3Place:
+        return S3Place(self.bucket, self.prefix + check_key(key))
+
+
+def read_bytes(uri: str) -> bytes:
+    """A whole file or object. Raises NotFoundError, StorageError."""
+    if uri.startswith("s3://"):
+        place = parse_s3_uri(uri)
+        return _shared_client().call("read", place, functools.partial(_read, place))
+    path = Path(uri)
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise NotFoundError(f"{path} does not exist") from None
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+
+
+def download(uri: str, path: str | os.PathLike[str]) -> None:
+    """Copy an `s3://` object to a local path, whole or not at all.
+
+    Raises NotFoundError, StorageError, SlideError(no_space) where the disk is full.
+    """
+    place, target = parse_s3_uri(uri), Path(path)
+    descriptor, temporary = tempfile.mkstemp(prefix=".part-", dir=target.parent)
+    os.close(descriptor)
+    try:
+        _shared_client().call("read", place, functools.partial(_read_into, temporary, place))
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SlideError(FailureReason.NO_SPACE, f"no space left for {uri} in {target.parent}") from error
+        raise
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def object_hint(uri: str) -> SourceHint:
+    """Size and etag of an `s3://` object, by one HEAD. Raises NotFoundError, StorageError."""
+    place = parse_s3_uri(uri)
+    head = _shared_client().call("look at", place, lambda s3: s3.head_object(Bucket=place.bucket, Key=place.key))
+    return SourceHint(uri, int(head["ContentLength"]), str(head["ETag"]).strip('"'))
+
+
+def supports_put_if_absent(storage: Storage) -> bool:
+    """Does the store refuse to overwrite on a conditional PUT? Tried out on a key of its own, which is removed again.
+
+    Without it two concurrent runs could overwrite each other's commits unnoticed.
+    """
+    key = f"probe/{uuid.uuid4().hex}"
+    try:
+        first = storage.put_if_absent(key, b"first")
+        second = storage.put_if_absent(key, b"second")
+        return first and not second and storage.get(key) == b"first"
+    finally:
+        storage.delete(key)
+
+
+def _list_page(arguments: dict[str, str], s3: Any) -> dict[str, Any]:
+    page: dict[str, Any] = s3.list_objects_v2(**arguments)
+    return page
+
+
+def _read(place: S3Place, s3: Any) -> bytes:
+    data: bytes = s3.get_object(Bucket=place.bucket, Key=place.key)["Body"].read()
+    return data
+
+
+def _read_into(path: str, place: S3Place, s3: Any) -> None:
+    body = s3.get_object(Bucket=place.bucket, Key=place.key)["Body"]
+    with contextlib.closing(body), open(path, "wb") as file:
+        for chunk in body.iter_chunks(_CHUNK_BYTES):
+            file.write(chunk)
+
+
+@functools.cache
+def _shared_client() -> S3Client:
+    return S3Client()

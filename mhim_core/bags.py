@@ -1,0 +1,32 @@
+"""The door through which training reads bags: Parquet today; caches, h5 files and classic sets fit behind it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from mhim_core.types import BagId
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+class BagSource(Protocol):
+    """Bags by name. Implementations are picklable and may be read from several threads."""
+
+    @property
+    def dim(self) -> int:
+        """D: the length of every instance's feature."""
+        ...
+
+    def lengths(self) -> dict[BagId, int]:
+        """N of every bag that can be read, in a fixed order; none is 0."""
+        ...
+
+    def read(self, bag_id: BagId) -> Float[Tensor, "N d_in"]:
+        """One bag as float32 on the CPU, instances in a fixed order. The caller may change it.
+
+        Raises `IntegrityError` naming the bag if what is stored is not what was committed, `KeyError` if there is no
+        such bag.
+        """
+        ...

@@ -1,0 +1,100 @@
+"""Failures, numbered and kept apart from commits: they explain, they can be skipped, they never block a success."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from mhim_core.errors import ConflictError, IntegrityError
+from mhim_core.features import SourceHint
+from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.storage import Storage
+from mhim_core.store import layout
+from mhim_core.store.matching import Admission
+from mhim_core.store.parallel import read_all
+from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
+
+MAX_ATTEMPTS = 9999
+
+
+class Attempt(NamedTuple):
+    """One recorded failure and the policy it met."""
+
+    row: StatusRow
+    max_upsample: float
+    default_mpp: float | None
+
+    def could_differ(self, policy: Admission) -> bool:
+        """Could the same slide, asked for in the same way, fare otherwise under this policy?
+
+        Only refusals depend on it: a decoder crashes under any.
+        """
+        if self.row.reason is FailureReason.NO_MPP:
+            return policy.default_mpp != self.default_mpp
+        if self.row.reason is FailureReason.UPSAMPLE:
+            return (policy.max_upsample, policy.default_mpp) != (self.max_upsample, self.default_mpp)
+        return False
+
+
+def record_failure(
+    storage: Storage,
+    feature_set: str,
+    task: SlideTask,
+    row: StatusRow,
+    policy: Admission,
+    hint: SourceHint | None,
+) -> str:
+    """Keep the failure under the next free number; its key. `hint`: how the source looked, None if it was not there."""
+    if row.status is not Status.FAILED:
+        raise ValueError(f"slide {row.slide_id} is {row.status.value}; only failures are recorded")
+    value = {"row": row, "max_upsample": policy.max_upsample, "default_mpp": policy.default_mpp}
+    data = canonical_json(value)
+    digest = attempt_digest(task, hint)
+    folder = layout.attempt_folder(feature_set, task.slide_id, digest)
+    first = sum(1 for _ in storage.list(folder)) + 1
+    for number in range(first, MAX_ATTEMPTS + 1):
+        key = layout.attempt_key(feature_set, task.slide_id, digest, number)
+        if storage.put_if_absent(key, data):
+            return key
+    raise ConflictError(f"slide {task.slide_id}: {MAX_ATTEMPTS} failed attempts are recorded; remove {folder}")
+
+
+def last_failures(
+    storage: Storage, feature_set: str, tasks: Iterable[SlideTask], hints: dict[SlideId, SourceHint | None]
+) -> dict[SlideId, Attempt]:
+    """The newest recorded failure of each task whose source looks as it did then."""
+    newest: dict[str, str] = {}
+    for entry in storage.list(layout.attempts_prefix(feature_set)):
+        newest[entry.key.rpartition("/")[0]] = entry.key  # sorted by key: the last number stays
+    keys = {}
+    for task in tasks:
+        digest = attempt_digest(task, hints.get(task.slide_id))
+        key = newest.get(layout.attempt_folder(feature_set, task.slide_id, digest))
+        if key is not None:
+            keys[task.slide_id] = key
+    found = read_all(storage, keys.values())
+    return {slide_id: _parse(found[key], storage.locate(key)) for slide_id, key in keys.items() if key in found}
+
+
+def count_attempts(storage: Storage, feature_set: str) -> dict[SlideId, int]:
+    """How many failures are recorded of each slide."""
+    counts: dict[SlideId, int] = defaultdict(int)
+    for entry in storage.list(layout.attempts_prefix(feature_set)):
+        counts[SlideId(entry.key.split("/")[2])] += 1
+    return dict(counts)
+
+
+def attempt_digest(task: SlideTask, hint: SourceHint | None) -> str:
+    """What was asked and how the source looked; anything else is a new start, with no failure held against it."""
+    source = hint if hint is not None else task.uri
+    return fingerprint({"source": source, "mpp_override": task.mpp_override, "sha256": task.sha256})
+
+
+def _parse(data: bytes, origin: str) -> Attempt:
+    try:
+        value: dict[str, Any] = json.loads(data)
+        fields = value["row"]
+        row = StatusRow(**{**fields, "status": Status(fields["status"]), "reason": FailureReason(fields["reason"])})
+        return Attempt(row, value["max_upsample"], value["default_mpp"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{origin}: not a recorded failure: {error!r}") from error

@@ -1,0 +1,100 @@
+"""Committed feature files as bags: every read is verified, and recently read bags stay in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mhim_core.errors import InputError, IntegrityError, NotFoundError
+from mhim_core.storage import Storage
+from mhim_core.store.record import CommitRecord
+from mhim_core.store.schema import FeatureTable, decode_features
+from mhim_core.types import BagId, SlideId, Status
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+class ParquetBags:
+    """A `BagSource` over a manifest's entries: one bag per slide that has tiles, empty slides left out.
+
+    `cache_gib` bounds the float16 features kept in memory (0: none are), the least recently read going first. Raises
+    InputError if no slide has tiles or their features differ in length.
+    """
+
+    def __init__(self, storage: Storage, entries: Mapping[SlideId, CommitRecord], cache_gib: float = 0.0) -> None:
+        self.storage = storage
+        self._entries = {BagId(key): entries[key] for key in sorted(entries) if entries[key].status is Status.OK}
+        dims = sorted({record.dim for record in self._entries.values()})
+        if len(dims) != 1:
+            found = f"features of lengths {dims}" if dims else f"{len(entries)} slides, none with tiles"
+            raise InputError(f"{storage.uri}: {found}; bags need one length")
+        self._dim = dims[0]
+        self._cache_bytes = int(cache_gib * 2**30)
+        self._forget()
+
+    @property
+    def dim(self) -> int:
+        return self._dim
+
+    def lengths(self) -> dict[BagId, int]:
+        """N of every bag, sorted by id; from the manifest, no file is opened."""
+        return {bag_id: record.num_tiles for bag_id, record in self._entries.items()}
+
+    def read(self, bag_id: BagId) -> Float[Tensor, "N d_in"]:
+        """One bag as float32, tiles in row-major order, a fresh tensor each time.
+
+        Raises IntegrityError naming the slide if the file is gone or is not what was committed; KeyError.
+        """
+        with self._lock:
+            features = self._cache.get(bag_id)
+            if features is not None:
+                self._cache.move_to_end(bag_id)
+        if features is None:
+            features = self.read_table(bag_id).features
+            self._keep(bag_id, features)
+        return torch.from_numpy(features).to(torch.float32)
+
+    def read_table(self, bag_id: BagId) -> FeatureTable:
+        """One slide's features with places, tissue shares and provenance, verified; never from the cache."""
+        record = self._entries[bag_id]
+        try:
+            data = self.storage.get(record.key)
+        except NotFoundError as error:
+            raise IntegrityError(f"slide {bag_id}: its committed feature file is gone: {error}") from error
+        table = decode_features(data, slide_id=record.slide_id, dim=record.dim, expect_sha256=record.sha256)
+        if len(table.features) != record.num_tiles:
+            raise IntegrityError(
+                f"slide {bag_id}: its feature file has {len(table.features)} tiles, its commit {record.num_tiles}"
+            )
+        return table
+
+    def _keep(self, bag_id: BagId, features: np.ndarray) -> None:
+        if features.nbytes > self._cache_bytes:
+            return
+        with self._lock:
+            replaced = self._cache.pop(bag_id, None)  # two threads may have read the same bag
+            self._cached_bytes += features.nbytes - (replaced.nbytes if replaced is not None else 0)
+            self._cache[bag_id] = features
+            while self._cached_bytes > self._cache_bytes:
+                _, dropped = self._cache.popitem(last=False)
+                self._cached_bytes -= dropped.nbytes
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[BagId, np.ndarray] = OrderedDict()
+        self._cached_bytes = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("storage", "_entries", "_dim", "_cache_bytes")  # another process starts with an empty cache
+        return {name: self.__dict__[name] for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()

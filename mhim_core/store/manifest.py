@@ -1,0 +1,181 @@
+"""Manifests: a feature set's versioned list of commits, one row per slide. Training pins (version, sha256).
+
+A version is written once, whole, and never changed. Readers see exactly the slides of one version and never list data.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mhim_core.errors import InputError, IntegrityError, NotFoundError
+from mhim_core.features import MppUsed, SourceHint, SourceIdentity
+from mhim_core.fingerprint import canonical_json, sha256
+from mhim_core.storage import Storage
+from mhim_core.store import layout
+from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.store.record import CommitRecord
+from mhim_core.store.schema import METADATA_KEY, SCHEMA_VERSION
+from mhim_core.types import SlideId, Status
+
+_SCHEMA = pa.schema(
+    [
+        pa.field(name, kind, nullable=False)
+        for name, kind in {
+            "slide_id": pa.string(),
+            "status": pa.string(),
+            "key": pa.string(),
+            "sha256": pa.string(),
+            "num_bytes": pa.int64(),
+            "num_tiles": pa.int64(),
+            "dim": pa.int32(),
+            "dtype": pa.string(),
+            "source_num_bytes": pa.int64(),
+            "source_digest": pa.string(),
+            "hint_uri": pa.string(),
+            "hint_num_bytes": pa.int64(),
+            "hint_version": pa.string(),
+            "mpp_x": pa.float64(),
+            "mpp_y": pa.float64(),
+            "mpp_source": pa.string(),
+            "effective_mpp_x": pa.float64(),
+            "effective_mpp_y": pa.float64(),
+            "upsample": pa.float64(),
+            "num_bad_tiles": pa.int64(),
+            "tiling": pa.string(),
+            "encoder": pa.string(),
+            "versions": pa.string(),
+            "committed_by": pa.string(),
+        }.items()
+    ]
+)
+
+
+class ManifestRef(NamedTuple):
+    """A pin: the version and the bytes it must have."""
+
+    version: int
+    sha256: str
+    key: str
+
+
+class Manifest(NamedTuple):
+    """One version, read and verified."""
+
+    ref: ManifestRef
+    feature_set: str
+    """The feature set's fingerprint."""
+    entries: dict[SlideId, CommitRecord]
+    """Sorted by slide."""
+
+    def bags(self) -> dict[SlideId, CommitRecord]:
+        """The slides that have tiles."""
+        return {slide_id: one for slide_id, one in self.entries.items() if one.status is Status.OK}
+
+
+def newest_version(storage: Storage, feature_set: str) -> int | None:
+    """The highest version of the set with this fingerprint; None before the first."""
+    names = [entry.key.rpartition("/")[2] for entry in storage.list(layout.manifests_prefix(feature_set))]
+    versions = [int(name[:8]) for name in names if name.endswith(".parquet") and name[:-8].isdigit()]
+    return max(versions, default=None)
+
+
+def write_manifest(
+    storage: Storage, feature_set: FeatureSet, cohort_entries: Mapping[SlideId, CommitRecord | None]
+) -> ManifestRef:
+    """The next version: the previous one with the cohort's entries put in; None takes a slide out.
+
+    Slides that are not named keep their entry. If that changes nothing, the present version is returned. Two runs that
+    write at once both end up in the newest version: who comes second merges again. Raises IntegrityError for an entry
+    of another feature set.
+    """
+    for slide_id, record in cohort_entries.items():
+        if record is not None and (record.feature_set, record.slide_id) != (feature_set.fingerprint, slide_id):
+            raise IntegrityError(f"slide {slide_id}: its entry is of {record.slide_id}, set {record.feature_set[:16]}")
+    while True:
+        version = newest_version(storage, feature_set.fingerprint)
+        present = read_manifest(storage, feature_set.fingerprint, version=version) if version is not None else None
+        merged: dict[SlideId, CommitRecord | None] = {**(present.entries if present else {}), **cohort_entries}
+        entries = {slide_id: record for slide_id, record in sorted(merged.items()) if record is not None}
+        if present is not None and entries == present.entries:
+            return present.ref
+        data = _encode(feature_set.fingerprint, entries)
+        key = layout.manifest_key(feature_set.fingerprint, (version or 0) + 1)
+        if storage.put_if_absent(key, data):
+            return ManifestRef((version or 0) + 1, sha256(data), key)
+
+
+def read_manifest(
+    storage: Storage, feature_set: str, version: int | None = None, sha256_pin: str | None = None
+) -> Manifest:
+    """A version (None: the newest) of the set with this fingerprint, checked against its pin where one is given.
+
+    Raises InputError if there is no such version, IntegrityError if it is not what the pin or its name says.
+    """
+    wanted = newest_version(storage, feature_set) if version is None else version
+    if wanted is None:
+        raise InputError(f"{storage.uri} has no manifest of feature set {feature_set[:16]}; run `mhim embed` first")
+    key = layout.manifest_key(feature_set, wanted)
+    origin = storage.locate(key)
+    try:
+        data = storage.get(key)
+    except NotFoundError:
+        raise InputError(f"there is no manifest version {wanted}: {origin} does not exist") from None
+    digest = sha256(data)
+    if sha256_pin is not None and digest != sha256_pin:
+        raise IntegrityError(f"{origin} has sha256 {digest}, not the pinned {sha256_pin}")
+    return Manifest(ManifestRef(wanted, digest, key), feature_set, _decode(data, feature_set, origin))
+
+
+def _encode(feature_set: str, entries: Mapping[SlideId, CommitRecord]) -> bytes:
+    metadata = {METADATA_KEY: canonical_json({"schema_version": SCHEMA_VERSION, "feature_set": feature_set})}
+    rows = [_to_row(record) for record in entries.values()]
+    table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata(metadata))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True, version="2.6", data_page_version="1.0")
+    return sink.getvalue().to_pybytes()
+
+
+def _decode(data: bytes, feature_set: str, origin: str) -> dict[SlideId, CommitRecord]:
+    try:
+        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
+        metadata = json.loads((table.schema.metadata or {})[METADATA_KEY])
+        found = (metadata["schema_version"], metadata["feature_set"])
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise IntegrityError(f"{origin} is not a manifest: {error!r}") from error
+    if found != (SCHEMA_VERSION, feature_set) or not table.schema.equals(_SCHEMA):
+        raise IntegrityError(
+            f"{origin} is of schema version {found[0]} and feature set {found[1]}, or has other columns"
+        )
+    records = [_from_row(row, feature_set) for row in table.to_pylist()]
+    return {record.slide_id: record for record in records}
+
+
+def _to_row(record: CommitRecord) -> dict[str, object]:
+    row = record.to_dict()
+    del row["feature_set"]
+    for name in ("source", "hint", "mpp"):
+        row.update({f"{name}_{key}": value for key, value in row.pop(name)._asdict().items()})
+    row["effective_mpp_x"], row["effective_mpp_y"] = row.pop("effective_mpp")
+    row["status"] = record.status.value
+    row["versions"] = canonical_json(record.versions).decode()
+    return row
+
+
+def _from_row(row: dict[str, object], feature_set: str) -> CommitRecord:
+    values = dict(row)
+
+    def take(prefix: str, *names: str) -> list[object]:
+        return [values.pop(f"{prefix}_{name}") for name in names]
+
+    nested = {
+        "source": SourceIdentity(*take("source", "num_bytes", "digest")),  # type: ignore[arg-type]
+        "hint": SourceHint(*take("hint", "uri", "num_bytes", "version")),  # type: ignore[arg-type]
+        "mpp": MppUsed(*take("mpp", "x", "y", "source")),  # type: ignore[arg-type]
+        "effective_mpp": tuple(take("effective_mpp", "x", "y")),
+        "status": Status(str(values.pop("status"))),
+        "versions": json.loads(str(values.pop("versions"))),
+    }
+    return CommitRecord(**values, **nested, feature_set=feature_set)  # type: ignore[arg-type]

@@ -1,0 +1,85 @@
+"""Is this commit what this task asks for? Pure rules over (commit, task, policy, how the source looks now).
+
+Resolution, by who stated the committed one:
+
+    task            override        slide            default
+    override v      x = y = v       x = y = v        x = y = v
+    no override     no              yes              x = y = default_mpp
+
+The same numbers give the same features, so an override matches whoever stated them. Without an override the slide's own
+resolution applies, or `default_mpp` where it states none; a commit made under an override does not tell which, so the
+slide is opened again.
+
+A policy never decides whether a commit is right, only whether its slide is let in: a slide committed under a laxer
+`max_upsample` is refused by a stricter one without being opened, and is there again when the policy is relaxed.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from mhim_core.features import MppUsed, SourceHint, SourceIdentity
+from mhim_core.store.record import CommitRecord
+from mhim_core.types import FailureReason, SlideTask, Status, StatusRow
+
+
+class Admission(Protocol):
+    """What admits or refuses a slide; the slides' policy has this shape."""
+
+    @property
+    def max_upsample(self) -> float: ...
+
+    @property
+    def default_mpp(self) -> float | None: ...
+
+
+def mpp_matches(used: MppUsed, override: float | None, default_mpp: float | None) -> bool:
+    """Would embedding the same source now use the same level-0 resolution? See the table above."""
+    if override is not None:
+        return used.x == override == used.y
+    if used.source == "default":
+        return used.x == default_mpp == used.y
+    return used.source == "slide"
+
+
+def find_match(
+    task: SlideTask,
+    records: Iterable[CommitRecord],
+    *,
+    hint: SourceHint | None,
+    default_mpp: float | None,
+    identity: Callable[[SlideTask], SourceIdentity | None] | None = None,
+) -> CommitRecord | None:
+    """The commit of the task's source as it is now, or None if there is none or the source is not there (no hint).
+
+    An equal hint settles it; else `identity` reads the source, if given and only then. A record found by identity comes
+    back with the present hint.
+    """
+    fitting = [one for one in records if mpp_matches(one.mpp, task.mpp_override, default_mpp)]
+    if not fitting or hint is None:
+        return None
+    for record in fitting:
+        if record.hint == hint:
+            return record
+    present = identity(task) if identity is not None else None
+    for record in fitting:
+        if record.source == present:
+            return record.with_hint(hint)
+    return None
+
+
+def refusal(record: CommitRecord, policy: Admission) -> StatusRow | None:
+    """The failure row of a committed slide that the present policy does not let in; None if it does."""
+    if record.upsample <= policy.max_upsample:
+        return None
+    return StatusRow(
+        record.slide_id,
+        Status.FAILED,
+        FailureReason.UPSAMPLE,
+        stage="plan",
+        error_type="SlideError",
+        message=(
+            f"slide {record.slide_id} was committed with level 0 enlarged {record.upsample:.3g} times, over "
+            f"max_upsample {policy.max_upsample:.3g}; its features are kept, set max_upsample higher to use them"
+        ),
+        attempts=0,
+    )

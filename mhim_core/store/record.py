@@ -1,0 +1,123 @@
+"""The commit record: everything known of one committed slide, small enough to read by the thousand."""
+
+import json
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from mhim_core.errors import IntegrityError
+from mhim_core.features import MppUsed, SlideFeatures, SourceHint, SourceIdentity
+from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.store import layout
+from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.store.schema import DTYPE, SCHEMA_VERSION
+from mhim_core.types import SlideId, Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitRecord:
+    """One committed slide. `empty` (no tissue) has no file: key and sha256 are "" and the counts 0."""
+
+    slide_id: SlideId
+    status: Status
+    """ok | empty."""
+    key: str
+    """Where the feature file lies."""
+    sha256: str
+    num_bytes: int
+    num_tiles: int
+    dim: int
+    dtype: str
+    source: SourceIdentity
+    """Which bytes the slide was read from."""
+    hint: SourceHint
+    """How the source looked when its identity was last read: unchanged means that it need not be read again."""
+    mpp: MppUsed
+    effective_mpp: tuple[float, float]
+    upsample: float
+    num_bad_tiles: int
+    feature_set: str
+    """Fingerprint of tiling × encoder × schema."""
+    tiling: str
+    """The tiling's fingerprint alone."""
+    encoder: str
+    """The encoder's fingerprint alone."""
+    versions: dict[str, str]
+    committed_by: str
+    """`mhim <version>`."""
+
+    @property
+    def digest(self) -> str:
+        return commit_digest(self.source, self.mpp)
+
+    @property
+    def commit_key(self) -> str:
+        return layout.commit_key(self.feature_set, self.slide_id, self.digest)
+
+    def with_hint(self, hint: SourceHint) -> "CommitRecord":
+        """The same commit, its source seen at another place or time."""
+        return replace(self, hint=hint)
+
+    def to_json(self) -> bytes:
+        return canonical_json({"schema_version": SCHEMA_VERSION, **self.to_dict()})
+
+    def to_dict(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_json(cls, data: bytes | str, origin: str) -> "CommitRecord":
+        """The record of `to_json`; `origin` (a place, for people) is named when it is none: IntegrityError."""
+        try:
+            values = json.loads(data)
+            version = values.pop("schema_version")
+            if version != SCHEMA_VERSION:
+                raise IntegrityError(f"{origin}: commit of schema version {version}; this mhim reads {SCHEMA_VERSION}")
+            return cls(
+                **{
+                    **values,
+                    "slide_id": layout.check_slide_id(SlideId(values["slide_id"])),
+                    "status": Status(values["status"]),
+                    "source": SourceIdentity(**values["source"]),
+                    "hint": SourceHint(**values["hint"]),
+                    "mpp": MppUsed(**values["mpp"]),
+                    "effective_mpp": tuple(values["effective_mpp"]),
+                }
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise IntegrityError(f"{origin}: not a commit record: {error!r}") from error
+
+
+def commit_digest(source: SourceIdentity, mpp: MppUsed) -> str:
+    """What a commit of a slide is of: these source bytes at this resolution, stated by this party.
+
+    Who stated it counts: once an override is removed, whether the slide itself says the same is only known by opening
+    it, and the commit that settles this needs a key of its own (the feature file stays one, its bytes are the same).
+    """
+    return fingerprint({"source": source, "mpp": mpp})
+
+
+def make_record(
+    feature_set: FeatureSet, features: SlideFeatures, *, key: str, sha256: str, num_bytes: int, committed_by: str
+) -> CommitRecord:
+    """The record of these features under this set; their own agreement is the caller's to check."""
+    num_tiles, dim = features.features.shape
+    return CommitRecord(
+        slide_id=features.slide_id,
+        status=Status.OK if num_tiles else Status.EMPTY,
+        key=key,
+        sha256=sha256,
+        num_bytes=num_bytes,
+        num_tiles=num_tiles,
+        dim=dim,
+        dtype=DTYPE,
+        source=features.source,
+        hint=features.hint,
+        mpp=features.mpp,
+        effective_mpp=features.effective_mpp,
+        upsample=features.upsample,
+        num_bad_tiles=features.num_bad_tiles,
+        feature_set=feature_set.fingerprint,
+        tiling=feature_set.tiling_fingerprint,
+        encoder=feature_set.encoder_fingerprint,
+        versions=dict(features.versions),
+        committed_by=committed_by,
+    )

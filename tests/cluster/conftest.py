@@ -1,0 +1,157 @@
+"""An S3-compatible server on the loopback, and a proxy before it that misbehaves on request."""
+
+import contextlib
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+HOST = "127.0.0.1"
+SECRET = "canary-of-a-secret-key"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The endpoint of a moto server of our own, stopped by its process id."""
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", HOST, "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(300):
+            with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+                break
+            time.sleep(0.1)
+        else:
+            raise RuntimeError("moto_server did not start")
+        yield f"http://{HOST}:{port}"
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+@pytest.fixture
+def s3_environment(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a user of that server, and no credentials from elsewhere."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    settings = {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def bucket(s3_server: str, s3_environment: None) -> str:
+    """A fresh bucket's name."""
+    name = f"bucket-{uuid.uuid4().hex}"
+    connection = http.client.HTTPConnection(s3_server.removeprefix("http://"))
+    # the server signs nothing off, but tells services apart by the signature's scope
+    authorization = "AWS4-HMAC-SHA256 Credential=testing/20200101/us-east-1/s3/aws4_request"
+    connection.request("PUT", f"/{name}", headers={"Authorization": authorization})
+    assert connection.getresponse().status == 200
+    connection.close()
+    return name
+
+
+class FaultyProxy:
+    """Forwards to an endpoint. Each entry of `faults` spoils one request, in order:
+
+    an int: that status instead of forwarding; "reset": the connection is dropped instead; "lost": forwarded, but the
+    reply never comes; "ok": forwarded.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.faults: list[int | str] = []
+        self.always: int | None = None
+        self.num_requests = 0
+        self._lock = threading.Lock()
+        proxy, target_address = self, target.removeprefix("http://")
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_any(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                fault = proxy.next_fault()
+                if isinstance(fault, int):
+                    self.reply(fault, {}, error_body(fault))
+                    return
+                if fault == "reset":
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    self.close_connection = True
+                    return
+                upstream = http.client.HTTPConnection(target_address)
+                upstream.request(self.command, self.path, body, dict(self.headers))
+                response = upstream.getresponse()
+                data = response.read()
+                upstream.close()
+                if fault == "lost":
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    self.close_connection = True
+                    return
+                self.reply(response.status, dict(response.getheaders()), data)
+
+            do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = handle_any  # noqa: N815
+
+            def reply(self, status: int, headers: dict[str, str], data: bytes) -> None:
+                self.send_response_only(status)
+                length = headers.get("Content-Length", str(len(data)))
+                dropped = {"content-length", "transfer-encoding", "connection"}
+                for name, value in headers.items():
+                    if name.lower() not in dropped:
+                        self.send_header(name, value)
+                self.send_header("Content-Length", length)
+                self.end_headers()
+                self.wfile.write(b"" if self.command == "HEAD" else data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer((HOST, 0), Handler)
+        self._server.daemon_threads = True
+        self.endpoint = f"http://{HOST}:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def next_fault(self) -> int | str:
+        with self._lock:
+            self.num_requests += 1
+            if self.always is not None:
+                return self.always
+            return self.faults.pop(0) if self.faults else "ok"
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def error_body(status: int) -> bytes:
+    code = {403: "AccessDenied", 503: "SlowDown", 409: "ConditionalRequestConflict"}.get(status, "Error")
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode()
+
+
+@pytest.fixture
+def proxy(s3_server: str, s3_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """A misbehaving way to the server; the environment points at it."""
+    made = FaultyProxy(s3_server)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
+    yield made
+    made.stop()

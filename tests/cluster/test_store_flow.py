@@ -1,0 +1,177 @@
+"""The whole walk of a store, on a folder, a bucket, and a bucket that fails: the same commits, manifests and bags."""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster.storage import S3Storage, open_storage
+from mhim_core.errors import IntegrityError
+from mhim_core.features import MppUsed, SlideFeatures, SourceHint, SourceIdentity
+from mhim_core.storage import LocalStorage, Storage
+from mhim_core.store.bags import ParquetBags
+from mhim_core.store.commit import AlreadyCommitted, Committed, commit
+from mhim_core.store.feature_sets import FeatureSet, choose_feature_set, register
+from mhim_core.store.ledger import Ledger
+from mhim_core.store.manifest import ManifestRef, read_manifest, write_manifest
+from mhim_core.types import BagId, FailureReason, SlideId, SlideTask, Status, StatusRow
+
+CARD = {"id": "toy", "dim": 4}
+SET = FeatureSet(tiling={"target_mpp": 0.5}, encoder=CARD, encoder_identity=CARD)
+SLIDES = [f"s{number:02d}" for number in range(8)]
+
+
+@dataclass
+class Policy:
+    max_upsample: float = 1.1
+    default_mpp: float | None = None
+
+
+@pytest.fixture(params=["folder", "bucket", "failing bucket"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    if request.param == "folder":
+        return LocalStorage(tmp_path / "store")
+    bucket = request.getfixturevalue("bucket")
+    if request.param == "failing bucket":
+        proxy = request.getfixturevalue("proxy")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        kinds = {3: "lost", 11: 503, 17: "reset"}
+        proxy.faults = [kinds.get(number % 20, "ok") for number in range(2000)]
+    return open_storage(f"s3://{bucket}/store")
+
+
+def features(slide_id: str, seed: int = 0) -> SlideFeatures:
+    num_tiles = int(slide_id[1:]) % 4
+    rng = np.random.default_rng([int(slide_id[1:]), seed])
+    x = np.arange(num_tiles, dtype=np.int32) * 512
+    return SlideFeatures(
+        slide_id=SlideId(slide_id),
+        features=rng.standard_normal((num_tiles, 4)).astype(np.float16),
+        coords_l0_px=np.stack([x, np.zeros_like(x)], axis=1),
+        tissue_share=np.ones(num_tiles, np.float32),
+        source=SourceIdentity(10, slide_id),
+        hint=hint(task(slide_id)),
+        mpp=MppUsed(0.5, 0.5, "slide"),
+        effective_mpp=(0.5, 0.5),
+        tile_size_l0_px=(256, 256),
+        upsample=1.0,
+        tiling=SET.tiling,
+        encoder=SET.encoder,
+    )
+
+
+def task(slide_id: str) -> SlideTask:
+    return SlideTask(SlideId(slide_id), f"/slides/{slide_id}.svs")
+
+
+def hint(slide: SlideTask) -> SourceHint:
+    return SourceHint(slide.uri, 10, "1")
+
+
+def embed(storage: Storage, slide_ids: list[str], stop_after: int | None = None) -> ManifestRef | None:
+    """One run: resume, commit what is left, write the manifest; `stop_after`: killed after so many commits."""
+    ledger = Ledger(storage, SET)
+    register(storage, SET)
+    pending = ledger.pending([task(one) for one in slide_ids], hints=hint, policy=Policy())
+    rows = []
+    for number, slide in enumerate(pending.todo):
+        if number == stop_after:
+            return None
+        record = commit(storage, SET, features(slide.slide_id)).record
+        rows.append(StatusRow(slide.slide_id, record.status, commit_key=record.commit_key))
+    return write_manifest(storage, SET, ledger.cohort_entries(pending, rows))
+
+
+def test_a_run_killed_half_way_ends_in_the_clean_run_s_manifest(storage: Storage, tmp_path: Path) -> None:
+    clean = LocalStorage(tmp_path / "clean")
+    expected = embed(clean, SLIDES)
+    assert embed(storage, SLIDES, stop_after=3) is None
+    pending = Ledger(storage, SET).pending([task(one) for one in SLIDES], hints=hint, policy=Policy())
+    assert [one.slide_id for one in pending.todo] == SLIDES[3:]
+    assert embed(storage, SLIDES) == expected
+    assert embed(storage, SLIDES) == expected
+    assert [entry.key for entry in storage.list("")] == [entry.key for entry in clean.list("")]
+
+
+def test_bags_of_a_pinned_manifest_are_the_committed_features(storage: Storage) -> None:
+    ref = embed(storage, SLIDES)
+    assert ref is not None
+    feature_set = choose_feature_set(storage, encoder_id="toy")
+    manifest = read_manifest(storage, feature_set.fingerprint, version=ref.version, sha256_pin=ref.sha256)
+    bags = ParquetBags(storage, manifest.entries)
+    assert bags.lengths() == {one: int(one[1:]) % 4 for one in SLIDES if int(one[1:]) % 4}
+    for bag_id in bags.lengths():
+        np.testing.assert_array_equal(bags.read(bag_id).numpy(), features(bag_id).features.astype(np.float32))
+    key = manifest.entries[SlideId("s01")].key
+    data = storage.get(key)
+    storage.put(key, data[:150] + bytes([data[150] ^ 1]) + data[151:])
+    with pytest.raises(IntegrityError, match="slide s01"):
+        bags.read(BagId("s01"))
+
+
+def test_two_runs_started_together_end_in_one_commit_a_slide_and_a_manifest_of_both(storage: Storage) -> None:
+    cohorts = [SLIDES[:5], SLIDES[3:]]
+    barrier = threading.Barrier(2)
+    failures: list[BaseException] = []
+
+    def work(cohort: list[str]) -> None:
+        barrier.wait()
+        try:
+            embed(storage, cohort)
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    threads = [threading.Thread(target=work, args=(cohort,)) for cohort in cohorts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sorted(read_manifest(storage, SET.fingerprint).entries) == SLIDES
+    assert sorted(record.slide_id for record in Ledger(storage, SET).known()) == SLIDES
+
+
+def test_differing_attempts_at_one_slide_agree_on_the_first(storage: Storage) -> None:
+    barrier = threading.Barrier(3)
+    results: list[Any] = []
+
+    def work(seed: int) -> None:
+        made = features("s03", seed)
+        barrier.wait()
+        results.append(commit(storage, SET, made))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(type(result).__name__ for result in results) == [
+        AlreadyCommitted.__name__,
+        AlreadyCommitted.__name__,
+        Committed.__name__,
+    ]
+    assert len({result.record.sha256 for result in results}) == 1
+
+
+def test_failures_are_numbered_and_given_up_when_asked(storage: Storage) -> None:
+    ledger = Ledger(storage, SET)
+    row = StatusRow(SlideId("s01"), Status.FAILED, FailureReason.READ, stage="tiles", message="why")
+    for _ in range(2):
+        ledger.record_failure(task("s01"), row, Policy(), hint(task("s01")))
+    pending = ledger.pending([task("s01")], hints=hint, policy=Policy(), retry_failed=False)
+    assert pending.given_up == [row]
+    commit(storage, SET, features("s01"))
+    assert set(ledger.pending([task("s01")], hints=hint, policy=Policy(), retry_failed=False).done) == {"s01"}
+
+
+def test_a_failing_bucket_was_really_failing(proxy: Any, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+    proxy.faults = ["lost" if number % 5 == 2 else "ok" for number in range(500)]
+    storage = S3Storage(bucket, "store")
+    embed(storage, SLIDES)
+    assert storage.num_retries > 3
+    assert len(Ledger(storage, SET).known()) == len(SLIDES)

@@ -1,0 +1,45 @@
+"""Small features and tasks to commit."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mhim_core.features import MppUsed, SlideFeatures, SourceHint, SourceIdentity
+from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.types import SlideId
+
+TILING = {"spec": {"target_mpp": 0.5, "tile_px": 256}, "tissue": {"name": "rule", "version": 1}}
+ENCODER = {"id": "toy", "dim": 8, "licence": "none", "precision": "float32"}
+
+
+@pytest.fixture
+def feature_set() -> FeatureSet:
+    identity = {key: value for key, value in ENCODER.items() if key != "licence"}
+    return FeatureSet(tiling=TILING, encoder=ENCODER, encoder_identity=identity)
+
+
+@pytest.fixture
+def make_features() -> Callable[..., SlideFeatures]:
+    def make(slide_id: str = "s1", num_tiles: int = 5, seed: int = 0, **changes: Any) -> SlideFeatures:
+        rng = np.random.default_rng(seed)
+        grid = np.arange(num_tiles, dtype=np.int32)
+        values: dict[str, Any] = {
+            "slide_id": SlideId(slide_id),
+            "features": rng.standard_normal((num_tiles, 8)).astype(np.float16),
+            "coords_l0_px": np.stack([grid % 3 * 512, grid // 3 * 512], axis=1).astype(np.int32),
+            "tissue_share": np.full(num_tiles, 0.5, np.float32),
+            "source": SourceIdentity(1000, f"digest-of-{slide_id}"),
+            "hint": SourceHint(f"/slides/{slide_id}.svs", 1000, "1"),
+            "mpp": MppUsed(0.25, 0.25, "slide"),
+            "effective_mpp": (0.5, 0.5),
+            "tile_size_l0_px": (512, 512),
+            "upsample": 1.0,
+            "tiling": TILING,
+            "encoder": ENCODER,
+            "versions": {"mhim": "0.1.0"},
+        }
+        return SlideFeatures(**{**values, **changes})
+
+    return make

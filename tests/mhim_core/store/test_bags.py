@@ -1,0 +1,138 @@
+"""Bags: read back verified, in float32, within a bounded memory."""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mhim_core.bags import BagSource
+from mhim_core.errors import InputError, IntegrityError
+from mhim_core.features import SlideFeatures
+from mhim_core.storage import LocalStorage
+from mhim_core.store.bags import ParquetBags
+from mhim_core.store.commit import commit
+from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.store.record import CommitRecord
+from mhim_core.types import BagId, SlideId
+
+BAG_BYTES = 5 * 8 * 2
+
+
+class CountingStorage(LocalStorage):
+    num_gets = 0
+
+    def get(self, key: str) -> bytes:
+        self.num_gets += 1
+        return super().get(key)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> CountingStorage:
+    return CountingStorage(tmp_path / "store")
+
+
+@pytest.fixture
+def entries(
+    storage: CountingStorage, feature_set: FeatureSet, make_features: Callable[..., SlideFeatures]
+) -> dict[SlideId, CommitRecord]:
+    slides = [make_features("b", seed=2), make_features("a", seed=1), make_features("none", num_tiles=0)]
+    made = {one.slide_id: commit(storage, feature_set, one).record for one in slides}
+    storage.num_gets = 0
+    return made
+
+
+def test_bags_are_the_slides_with_tiles(storage: CountingStorage, entries: dict[SlideId, CommitRecord]) -> None:
+    bags: BagSource = ParquetBags(storage, entries)
+    assert bags.lengths() == {"a": 5, "b": 5}
+    assert list(bags.lengths()) == ["a", "b"]
+    assert bags.dim == 8
+    assert storage.num_gets == 0
+
+
+def test_a_bag_is_its_features_in_float32(
+    storage: CountingStorage,
+    entries: dict[SlideId, CommitRecord],
+    make_features: Callable[..., SlideFeatures],
+) -> None:
+    bag = ParquetBags(storage, entries).read(BagId("a"))
+    assert bag.dtype == torch.float32
+    np.testing.assert_array_equal(bag.numpy(), make_features("a", seed=1).features.astype(np.float32))
+    table = ParquetBags(storage, entries).read_table(BagId("a"))
+    np.testing.assert_array_equal(table.coords_l0_px, make_features("a").coords_l0_px)
+
+
+def test_a_flipped_byte_is_refused_naming_the_slide(
+    storage: CountingStorage, entries: dict[SlideId, CommitRecord]
+) -> None:
+    key = entries[SlideId("a")].key
+    data = storage.get(key)
+    path = Path(storage.locate(key))
+    path.write_bytes(data[:200] + bytes([data[200] ^ 1]) + data[201:])
+    bags = ParquetBags(storage, entries, cache_gib=1)
+    with pytest.raises(IntegrityError, match="slide a"):
+        bags.read(BagId("a"))
+    assert bags.read(BagId("b")).shape == (5, 8)
+
+
+def test_a_file_that_is_gone_or_of_another_length_is_refused_naming_the_slide(
+    storage: CountingStorage, entries: dict[SlideId, CommitRecord]
+) -> None:
+    longer = {SlideId("b"): replace(entries[SlideId("b")], num_tiles=6)}
+    with pytest.raises(IntegrityError, match="slide b"):
+        ParquetBags(storage, longer).read(BagId("b"))
+    storage.delete(entries[SlideId("a")].key)
+    with pytest.raises(IntegrityError, match="slide a"):
+        ParquetBags(storage, entries).read(BagId("a"))
+
+
+def test_a_cached_bag_is_not_read_again_and_cannot_be_spoilt(
+    storage: CountingStorage, entries: dict[SlideId, CommitRecord]
+) -> None:
+    bags = ParquetBags(storage, entries, cache_gib=1)
+    bags.read(BagId("a")).zero_()
+    assert bags.read(BagId("a")).abs().sum() > 0
+    assert storage.num_gets == 1
+
+
+def test_the_cache_drops_the_least_recently_read_and_zero_keeps_nothing(
+    storage: CountingStorage, entries: dict[SlideId, CommitRecord]
+) -> None:
+    bags = ParquetBags(storage, entries, cache_gib=1.5 * BAG_BYTES / 2**30)
+    for bag_id in "aabb":
+        bags.read(BagId(bag_id))
+    assert storage.num_gets == 2
+    bags.read(BagId("a"))
+    assert storage.num_gets == 3
+    uncached = ParquetBags(storage, entries)
+    for _ in range(2):
+        uncached.read(BagId("a"))
+    assert storage.num_gets == 5
+
+
+def test_bags_travel_to_another_process_without_their_cache(
+    storage: CountingStorage, entries: dict[SlideId, CommitRecord]
+) -> None:
+    bags = ParquetBags(storage, entries, cache_gib=1)
+    bags.read(BagId("a"))
+    copy = pickle.loads(pickle.dumps(bags))
+    num_gets = copy.storage.num_gets
+    assert torch.equal(copy.read(BagId("a")), bags.read(BagId("a")))
+    assert copy.storage.num_gets == num_gets + 1
+
+
+def test_no_tiles_at_all_or_two_lengths_are_bad_input(
+    storage: CountingStorage, entries: dict[SlideId, CommitRecord]
+) -> None:
+    with pytest.raises(InputError, match="none with tiles"):
+        ParquetBags(storage, {SlideId("none"): entries[SlideId("none")]})
+    with pytest.raises(InputError, match=r"\[8, 16\]"):
+        ParquetBags(storage, {**entries, SlideId("a"): replace(entries[SlideId("a")], dim=16)})
+
+
+def test_a_bag_that_is_not_there_is_a_key_error(storage: CountingStorage, entries: dict[SlideId, CommitRecord]) -> None:
+    with pytest.raises(KeyError):
+        ParquetBags(storage, entries).read(BagId("none"))

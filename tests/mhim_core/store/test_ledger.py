@@ -1,0 +1,279 @@
+"""The ledger: only what is not committed is done again; failures explain but never block."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mhim_core.errors import InputError
+from mhim_core.features import MppUsed, SlideFeatures, SourceHint, SourceIdentity
+from mhim_core.storage import LocalStorage
+from mhim_core.store import layout
+from mhim_core.store.commit import commit
+from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.store.ledger import Ledger, Pending
+from mhim_core.store.manifest import read_manifest, write_manifest
+from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
+
+
+@dataclass
+class Policy:
+    max_upsample: float = 1.1
+    default_mpp: float | None = None
+
+
+class CountingStorage(LocalStorage):
+    """Knows what was read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.gets: list[str] = []
+
+    def get(self, key: str) -> bytes:
+        self.gets.append(key)
+        return super().get(key)
+
+
+class Bench:
+    """A store, a feature set, and sources that can be touched, changed and removed."""
+
+    def __init__(self, root: Path, feature_set: FeatureSet, make: Callable[..., SlideFeatures]) -> None:
+        self.storage = CountingStorage(root / "store")
+        self.feature_set = feature_set
+        self.make = make
+        self.versions: dict[str, str] = {}
+        self.identities: dict[str, str] = {}
+        self.gone: set[str] = set()
+        self.read: list[str] = []
+
+    def hint(self, task: SlideTask) -> SourceHint | None:
+        if task.slide_id in self.gone:
+            return None
+        return SourceHint(task.uri, 1000, self.versions.get(task.slide_id, "1"))
+
+    def identity(self, task: SlideTask) -> SourceIdentity:
+        self.read.append(task.slide_id)
+        return SourceIdentity(1000, self.identities.get(task.slide_id, f"digest-of-{task.slide_id}"))
+
+    def pending(self, tasks: Sequence[SlideTask], policy: Policy | None = None, **options: Any) -> Pending:
+        options = {"hints": self.hint, "identity": self.identity, **options}
+        return Ledger(self.storage, self.feature_set).pending(tasks, policy=policy or Policy(), **options)
+
+    def commit(self, slide_id: str, **changes: Any) -> StatusRow:
+        changes.setdefault("hint", self.hint(task(slide_id)))
+        record = commit(self.storage, self.feature_set, self.make(slide_id, **changes)).record
+        return StatusRow(record.slide_id, record.status, commit_key=record.commit_key)
+
+    def finish(self, pending: Pending, rows: Sequence[StatusRow] = ()) -> None:
+        entries = Ledger(self.storage, self.feature_set).cohort_entries(pending, rows)
+        write_manifest(self.storage, self.feature_set, entries)
+
+    def manifest(self) -> dict[SlideId, Any]:
+        return read_manifest(self.storage, self.feature_set.fingerprint).entries
+
+
+@pytest.fixture
+def bench(tmp_path: Path, feature_set: FeatureSet, make_features: Callable[..., SlideFeatures]) -> Bench:
+    return Bench(tmp_path, feature_set, make_features)
+
+
+def task(slide_id: str, **fields: Any) -> SlideTask:
+    return SlideTask(SlideId(slide_id), f"/slides/{slide_id}.svs", **fields)
+
+
+def ids(tasks: Sequence[SlideTask]) -> list[str]:
+    return [one.slide_id for one in tasks]
+
+
+def failed(slide_id: str, reason: FailureReason) -> StatusRow:
+    return StatusRow(SlideId(slide_id), Status.FAILED, reason, stage="open", error_type="SlideError", message="why")
+
+
+def test_an_empty_store_leaves_everything_to_do_in_the_cohort_s_order(bench: Bench) -> None:
+    pending = bench.pending([task("b"), task("a")])
+    assert (ids(pending.todo), pending.done, pending.given_up) == (["b", "a"], {}, [])
+
+
+def test_a_stopped_run_is_resumed_from_its_commits_without_a_manifest(bench: Bench) -> None:
+    bench.commit("a")
+    bench.commit("b", num_tiles=0)
+    pending = bench.pending([task("a"), task("b"), task("c")])
+    assert ids(pending.todo) == ["c"]
+    assert [record.status for record in pending.done.values()] == [Status.OK, Status.EMPTY]
+    assert bench.read == []
+
+
+def test_an_unchanged_cohort_is_settled_by_the_manifest_alone(bench: Bench) -> None:
+    tasks = [task("a"), task("b")]
+    pending = bench.pending(tasks)
+    bench.finish(pending, [bench.commit("a"), bench.commit("b")])
+    bench.storage.gets.clear()
+    assert set(bench.pending(tasks).done) == {"a", "b"}
+    assert [key.split("/")[0] for key in bench.storage.gets] == ["manifests"]
+
+
+def test_only_commits_missing_from_the_manifest_are_read(bench: Bench) -> None:
+    bench.finish(bench.pending([task("a")]), [bench.commit("a")])
+    bench.commit("b")
+    bench.commit("stranger")
+    bench.storage.gets.clear()
+    assert set(bench.pending([task("a"), task("b")]).done) == {"a", "b"}
+    read = [key for key in bench.storage.gets if key.startswith("commits/")]
+    assert [place.slide_id for key in read if (place := layout.parse_commit_key(key))] == ["b"]
+
+
+def test_known_is_every_commit(bench: Bench) -> None:
+    bench.finish(bench.pending([task("a")]), [bench.commit("a")])
+    bench.commit("b")
+    bench.commit("b", mpp=MppUsed(0.3, 0.3, "override"))
+    assert sorted(record.slide_id for record in Ledger(bench.storage, bench.feature_set).known()) == ["a", "b", "b"]
+
+
+def test_a_touched_slide_is_read_once_and_then_known_by_its_new_hint(bench: Bench) -> None:
+    bench.commit("a")
+    bench.versions["a"] = "2"
+    pending = bench.pending([task("a")])
+    assert (set(pending.done), bench.read) == ({"a"}, ["a"])
+    bench.finish(pending)
+    bench.pending([task("a")])
+    assert bench.read == ["a"]
+
+
+def test_a_changed_slide_is_done_again_and_replaces_its_entry(bench: Bench) -> None:
+    bench.finish(bench.pending([task("a")]), [bench.commit("a")])
+    bench.versions["a"], bench.identities["a"] = "2", "rescanned"
+    pending = bench.pending([task("a")])
+    assert ids(pending.todo) == ["a"]
+    bench.finish(pending, [bench.commit("a", source=SourceIdentity(1000, "rescanned"))])
+    assert bench.manifest()[SlideId("a")].source.digest == "rescanned"
+
+
+def test_a_worker_that_finds_the_commit_of_a_moved_slide_renews_its_hint(bench: Bench) -> None:
+    row = bench.commit("a")
+    bench.versions["a"] = "2"
+    pending = bench.pending([task("a")], identity=None)
+    assert ids(pending.todo) == ["a"]
+    bench.finish(pending, [row])
+    assert ids(bench.pending([task("a")], identity=None).todo) == []
+
+
+def test_a_changed_slide_that_fails_loses_its_stale_entry(bench: Bench) -> None:
+    bench.finish(bench.pending([task("a"), task("b")]), [bench.commit("a"), bench.commit("b")])
+    bench.versions["a"], bench.identities["a"] = "2", "rescanned"
+    bench.finish(bench.pending([task("a"), task("b")]), [failed("a", FailureReason.READ)])
+    assert set(bench.manifest()) == {"b"}
+
+
+def test_a_slide_that_cannot_be_seen_is_to_do_and_keeps_its_entry(bench: Bench) -> None:
+    bench.finish(bench.pending([task("a")]), [bench.commit("a")])
+    bench.gone.add("a")
+    pending = bench.pending([task("a")])
+    assert ids(pending.todo) == ["a"]
+    bench.finish(pending, [failed("a", FailureReason.NOT_FOUND)])
+    assert set(bench.manifest()) == {"a"}
+
+
+def test_removing_an_override_opens_the_slide_once_and_not_for_ever(bench: Bench) -> None:
+    bench.commit("a", mpp=MppUsed(0.25, 0.25, "override"))
+    assert ids(bench.pending([task("a", mpp_override=0.25)]).todo) == []
+    assert ids(bench.pending([task("a")]).todo) == ["a"]
+    bench.commit("a", mpp=MppUsed(0.25, 0.25, "slide"))
+    assert ids(bench.pending([task("a")]).todo) == []
+    assert ids(bench.pending([task("a", mpp_override=0.25)]).todo) == []
+
+
+def test_relaxing_a_policy_embeds_only_the_slides_that_failed(bench: Bench) -> None:
+    tasks = [task("a"), task("b"), task("c")]
+    bench.commit("a")
+    ledger = Ledger(bench.storage, bench.feature_set)
+    for slide_id, reason in (("b", FailureReason.NO_MPP), ("c", FailureReason.UPSAMPLE)):
+        ledger.record_failure(task(slide_id), failed(slide_id, reason), Policy(), bench.hint(task(slide_id)))
+    assert ids(bench.pending(tasks, Policy(max_upsample=3.0, default_mpp=0.5)).todo) == ["b", "c"]
+    assert ids(bench.pending(tasks, Policy(default_mpp=0.5), retry_failed=False).todo) == ["b", "c"]
+    assert ids(bench.pending(tasks, Policy(max_upsample=3.0), retry_failed=False).todo) == ["c"]
+
+
+def test_a_stricter_policy_refuses_a_commit_until_it_is_relaxed(bench: Bench) -> None:
+    row = bench.commit("a", upsample=2.0)
+    bench.finish(bench.pending([task("a")], Policy(max_upsample=2.1)), [row])
+    strict = bench.pending([task("a")])
+    assert (strict.todo, strict.done) == ([], {})
+    assert [(one.slide_id, one.reason) for one in strict.given_up] == [("a", FailureReason.UPSAMPLE)]
+    bench.finish(strict)
+    assert bench.manifest() == {}
+    relaxed = bench.pending([task("a")], Policy(max_upsample=2.1))
+    assert set(relaxed.done) == {"a"}
+    bench.finish(relaxed)
+    assert set(bench.manifest()) == {"a"}
+
+
+def test_a_failure_never_hides_a_success(bench: Bench) -> None:
+    ledger = Ledger(bench.storage, bench.feature_set)
+    for _ in range(2):
+        ledger.record_failure(task("a"), failed("a", FailureReason.TIMEOUT), Policy(), bench.hint(task("a")))
+    bench.commit("a")
+    for retry_failed in (True, False):
+        assert set(bench.pending([task("a")], retry_failed=retry_failed).done) == {"a"}
+
+
+def test_failed_slides_are_tried_again_unless_asked_not_to(bench: Bench) -> None:
+    row = failed("a", FailureReason.DECODER_CRASH)
+    Ledger(bench.storage, bench.feature_set).record_failure(task("a"), row, Policy(), bench.hint(task("a")))
+    assert ids(bench.pending([task("a"), task("b")]).todo) == ["a", "b"]
+    pending = bench.pending([task("a"), task("b")], retry_failed=False)
+    assert (ids(pending.todo), pending.given_up) == (["b"], [row])
+
+
+@pytest.mark.parametrize("change", ["source", "override", "sha256", "gone"])
+def test_a_failure_of_another_source_or_another_question_is_not_held_against_a_slide(bench: Bench, change: str) -> None:
+    Ledger(bench.storage, bench.feature_set).record_failure(
+        task("a"), failed("a", FailureReason.READ), Policy(), bench.hint(task("a"))
+    )
+    asked = {"override": task("a", mpp_override=0.5), "sha256": task("a", sha256="0" * 64)}.get(change, task("a"))
+    if change == "source":
+        bench.versions["a"] = "2"
+    if change == "gone":
+        bench.gone.add("a")
+    assert ids(bench.pending([asked], retry_failed=False).todo) == ["a"]
+
+
+def test_attempts_are_numbered_and_the_last_one_speaks(bench: Bench) -> None:
+    ledger = Ledger(bench.storage, bench.feature_set)
+    made = [
+        ledger.record_failure(task("a"), failed("a", reason), Policy(), bench.hint(task("a")))
+        for reason in (FailureReason.TIMEOUT, FailureReason.READ)
+    ]
+    assert [key.rpartition("/")[2] for key in made] == ["0001.json", "0002.json"]
+    assert [row.reason for row in bench.pending([task("a")], retry_failed=False).given_up] == [FailureReason.READ]
+    with pytest.raises(ValueError, match="only failures"):
+        ledger.record_failure(task("a"), replace_status(failed("a", FailureReason.READ)), Policy(), None)
+
+
+def replace_status(row: StatusRow) -> StatusRow:
+    return row._replace(status=Status.OK)
+
+
+def test_a_slide_id_that_occurs_twice_is_refused(bench: Bench) -> None:
+    with pytest.raises(InputError, match="more than once: a"):
+        bench.pending([task("a"), task("a"), task("b")])
+
+
+def test_every_task_is_in_exactly_one_heap(bench: Bench) -> None:
+    bench.commit("a")
+    bench.commit("b", upsample=3.0)
+    Ledger(bench.storage, bench.feature_set).record_failure(
+        task("c"), failed("c", FailureReason.READ), Policy(), bench.hint(task("c"))
+    )
+    pending = bench.pending([task(one) for one in "abcd"], retry_failed=False)
+    heaps = [ids(pending.todo), list(pending.done), [row.slide_id for row in pending.given_up]]
+    assert heaps == [["d"], ["a"], ["b", "c"]]
+
+
+def test_records_survive_a_manifest_unchanged(bench: Bench) -> None:
+    row = bench.commit("a", mpp=MppUsed(0.2501, 0.2507, "slide"), effective_mpp=(0.499, 0.5013), num_bad_tiles=3)
+    (record,) = Ledger(bench.storage, bench.feature_set).read([row.commit_key]).values()
+    write_manifest(bench.storage, bench.feature_set, {record.slide_id: record})
+    assert bench.manifest() == {record.slide_id: record}
+    assert replace(record, upsample=2.0) != record

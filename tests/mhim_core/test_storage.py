@@ -1,0 +1,99 @@
+"""The local storage: atomic, conditional, and never outside its root."""
+
+import pickle
+import threading
+from pathlib import Path
+
+import pytest
+
+from mhim_core.errors import ConfigError, NotFoundError, StorageError
+from mhim_core.storage import LocalStorage
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path / "store")
+
+
+def test_what_is_put_is_got_and_replaced(storage: LocalStorage) -> None:
+    storage.put("a/b", b"one")
+    storage.put("a/b", b"two")
+    assert storage.get("a/b") == b"two"
+    assert storage.locate("a/b") == str(storage.root / "a/b")
+
+
+def test_a_missing_key_is_not_found_and_deleting_it_is_no_error(storage: LocalStorage) -> None:
+    storage.delete("nothing")
+    storage.put("folder/key", b"")
+    for key in ("nothing", "folder", "folder/key/below"):
+        with pytest.raises(NotFoundError):
+            storage.get(key)
+
+
+def test_only_the_first_put_if_absent_writes(storage: LocalStorage) -> None:
+    assert storage.put_if_absent("a", b"first")
+    assert not storage.put_if_absent("a", b"second")
+    assert storage.get("a") == b"first"
+
+
+def test_one_of_many_concurrent_conditional_puts_wins(storage: LocalStorage) -> None:
+    barrier = threading.Barrier(8)
+    won: list[int] = []
+
+    def work(number: int) -> None:
+        barrier.wait()
+        if storage.put_if_absent("deep/key", str(number).encode()):
+            won.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert storage.get("deep/key") == str(won[0]).encode()
+    assert [path.name for path in (storage.root / "deep").iterdir()] == ["key"]
+
+
+def test_listing_is_sorted_complete_and_by_folder(storage: LocalStorage) -> None:
+    assert list(storage.list("")) == []
+    for key in ("b/2", "b/10", "bb/1", "a"):
+        storage.put(key, key.encode())
+    (storage.root / "b" / ".tmp-left-behind").write_bytes(b"x")
+    assert [(entry.key, entry.num_bytes) for entry in storage.list("b")] == [("b/10", 4), ("b/2", 3)]
+    assert [entry.key for entry in storage.list("")] == ["a", "b/10", "b/2", "bb/1"]
+    assert list(storage.list("none")) == []
+
+
+@pytest.mark.parametrize("key", ["../x", "/x", "a//b", "", ".hidden", "a/../b", "a\0", "a b", "x" * 1000, "a/"])
+def test_keys_that_could_leave_the_root_are_refused(storage: LocalStorage, key: str) -> None:
+    for act in (
+        storage.get,
+        storage.delete,
+        lambda key: storage.put(key, b""),
+        lambda key: storage.put_if_absent(key, b""),
+    ):
+        with pytest.raises(ConfigError):
+            act(key)
+
+
+def test_a_root_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="cannot write"):
+        LocalStorage(tmp_path / "file" / "store").put("a", b"")
+
+
+def test_a_failed_write_leaves_nothing(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    for write in (storage.put, storage.put_if_absent):
+        with pytest.raises(StorageError, match="No space left"):
+            write("folder/a", b"x" * 1000)
+    assert list((storage.root / "folder").iterdir()) == []
+
+
+def test_it_travels_to_other_processes(storage: LocalStorage) -> None:
+    storage.put("a", b"x")
+    assert pickle.loads(pickle.dumps(storage)).get("a") == b"x"
