@@ -78,7 +78,7 @@ def test_dropout_acts_only_with_draws() -> None:
 
 
 def test_initialisation_is_xavier_normal_with_zero_biases() -> None:
-    model = build_model(1024, 2, ModelOptions(), MhimOptions(), seed="s")
+    model = build_model(1024, 2, ModelOptions(), MhimOptions(), seed="s").requires_grad_(False)
     assert abs(float(model.embed.weight.std()) - (2 / (1024 + 512)) ** 0.5) < 1e-4
     assert float(model.embed.bias.abs().max()) == 0
     assert model.recycle is not None

@@ -1,0 +1,1 @@
+"""Two-stage training: the step, its state, the loop over fits. Import from the submodules."""

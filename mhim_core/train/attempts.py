@@ -1,0 +1,78 @@
+"""Mid-fit checkpoints: `fits/<name>/attempts/<attempt>/epoch-NNNN.{safetensors,json}`, only ever read on rank 0.
+
+The record (.json) is written after the data and holds its sha256: data without a record, or unlike it, was never
+completed. Each attempt writes below its own name, so that two running at once do not disturb each other.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from mhim_core.errors import IntegrityError, NotFoundError
+from mhim_core.fingerprint import canonical_json, sha256
+from mhim_core.storage import Storage
+
+KEEP = 2
+"""Checkpoints kept per attempt: the newest, and one to fall back on."""
+
+
+class Resumable(NamedTuple):
+    """A verified checkpoint."""
+
+    key: str
+    data: bytes
+
+
+class Attempts:
+    """The checkpoints of one fit."""
+
+    def __init__(self, storage: Storage, fit: str, identity: str, attempt: str) -> None:
+        self._storage, self._identity = storage, identity
+        self._root = f"fits/{fit}/attempts"
+        self._attempt = attempt
+
+    def save(self, epoch: int, data: bytes) -> str:
+        """Keep the state after that epoch and return its key; older ones of this attempt beyond KEEP are removed."""
+        key = f"{self._root}/{self._attempt}/epoch-{epoch:04d}.safetensors"
+        self._storage.put(key, data)
+        record = {"identity": self._identity, "sha256": sha256(data), "epoch": epoch}
+        self._storage.put(_record_of(key), canonical_json(record))
+        own = [entry.key for entry in self._storage.list(f"{self._root}/{self._attempt}")]
+        for old in sorted(key for key in own if key.endswith(".safetensors"))[:-KEEP]:
+            self._storage.delete(_record_of(old))
+            self._storage.delete(old)
+        return key
+
+    def newest_first(self, warn: Callable[[str], None]) -> Iterator[Resumable]:
+        """Valid checkpoints of this very fit by any attempt; every unusable one is warned about and passed over."""
+        keys = [entry.key for entry in self._storage.list(self._root) if entry.key.endswith(".safetensors")]
+        for key in sorted(keys, key=lambda key: (key.rpartition("/")[2], key), reverse=True):
+            try:
+                yield Resumable(key, self._read(key))
+            except (IntegrityError, NotFoundError) as error:
+                warn(f"checkpoint passed over: {error}")
+
+    def clear(self) -> None:
+        """Remove all checkpoints of the fit, once it is finished; records first."""
+        for entry in self._storage.list(self._root):
+            self._storage.delete(entry.key)
+
+    def _read(self, key: str) -> bytes:
+        where = self._storage.locate(key)
+        try:
+            record = json.loads(self._storage.get(_record_of(key)))
+            identity, digest = record["identity"], record["sha256"]
+        except NotFoundError:
+            raise IntegrityError(f"{where} has no record, so it was never completed") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(f"the record of {where} is damaged") from error
+        if identity != self._identity:
+            raise IntegrityError(f"{where} belongs to a fit with another configuration or data")
+        data = self._storage.get(key)
+        if sha256(data) != digest:
+            raise IntegrityError(f"{where} does not match its record's sha256")
+        return data
+
+
+def _record_of(key: str) -> str:
+    return key.removesuffix(".safetensors") + ".json"

@@ -1,0 +1,38 @@
+"""What a fit tells whoever watches it. Events are for people: no result depends on them."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import NamedTuple
+
+from mhim_core.train.state import EpochRecord
+
+
+class FitEventKind(StrEnum):
+    started = "started"
+    resumed = "resumed"
+    epoch = "epoch"
+    finished = "finished"
+    adopted = "adopted"
+    """An identical fit had already been finished; its result was taken."""
+    warning = "warning"
+
+
+class FitEvent(NamedTuple):
+    """Told on rank 0 only."""
+
+    kind: FitEventKind
+    fit: str
+    message: str = ""
+    num_epochs: int = 0
+    """The longest the fit may last."""
+    record: EpochRecord | None = None
+    """The epoch's numbers, or the chosen epoch's where the fit is finished or adopted."""
+    seconds: float = 0.0
+    """Wall time of the epoch, or of the fit."""
+
+
+OnEvent = Callable[[FitEvent], None]
+
+
+def ignore_events(event: FitEvent) -> None:
+    """For callers who do not watch."""

@@ -1,0 +1,190 @@
+"""All fits of one training command, one after another in one group of workers.
+
+Every function here is collective: all ranks call it alike. Rank 0 alone reads and writes storage, and decides.
+"""
+
+import json
+import time
+import uuid
+
+import torch
+
+from mhim_core.bags import BagSource
+from mhim_core.fingerprint import sha256
+from mhim_core.storage import Storage
+from mhim_core.train.attempts import Attempts
+from mhim_core.train.checkpoint import ModelCard, load_model, save_model
+from mhim_core.train.checks import check_drift, check_losses, check_validation
+from mhim_core.train.context import TrainContext, from_rank_zero
+from mhim_core.train.events import FitEvent, FitEventKind, OnEvent, ignore_events
+from mhim_core.train.feed import BagFeed
+from mhim_core.train.options import Selection
+from mhim_core.train.plan import FitSpec, Stage, TrainPlan
+from mhim_core.train.preparation import make_setup, resume_or_start
+from mhim_core.train.results import (
+    METRIC,
+    FitResult,
+    adopt,
+    commit_result,
+    data_identity,
+    fit_identity,
+    model_key,
+    read_teacher,
+)
+from mhim_core.train.sampler import global_batches, share_of
+from mhim_core.train.state import Best, EpochRecord, TrainState
+from mhim_core.train.step import train_step
+from mhim_core.train.validation import is_better, validate
+
+
+def run_fits(
+    plan: TrainPlan, bags: BagSource, storage: Storage, context: TrainContext, on_event: OnEvent = ignore_events
+) -> list[FitResult]:
+    """Every fit of the plan in order, so that each teacher precedes its student; finished ones are adopted.
+
+    Raises what `run_fit` raises; what was finished by then stays and is adopted by the next run.
+    """
+    return [run_fit(plan, spec, bags, storage, context, on_event) for spec in plan.fits]
+
+
+def run_fit(
+    plan: TrainPlan,
+    spec: FitSpec,
+    bags: BagSource,
+    storage: Storage,
+    context: TrainContext,
+    on_event: OnEvent = ignore_events,
+) -> FitResult:
+    """One fit, from its newest valid checkpoint if it was interrupted. Events are told on rank 0.
+
+    Raises InputError (bags absent, teacher missing or mismatched), ConflictError (another fit under this name),
+    IntegrityError (damaged files, NaN features, ranks drifted apart) and MhimError (the loss is no longer finite).
+    """
+    started_s = time.monotonic()
+
+    def tell(kind: FitEventKind, message: str = "", record: EpochRecord | None = None, seconds: float = 0.0) -> None:
+        if context.rank == 0:
+            on_event(FitEvent(kind, spec.name, message, plan.fit.epochs, record, seconds))
+
+    teacher_data = None
+    if spec.stage is Stage.mhim:
+        teacher_data = from_rank_zero(context, lambda: read_teacher(storage, plan, spec))
+    identity = fit_identity(plan, spec, None if teacher_data is None else sha256(teacher_data))
+    finished = _as_result(from_rank_zero(context, lambda: _as_bytes(adopt(storage, spec.name, identity))), spec)
+    if finished is not None:
+        tell(FitEventKind.adopted, "an identical fit is already finished", finished.history[finished.best_epoch - 1])
+        return finished
+
+    setup = make_setup(plan, spec)
+    feed = BagFeed(bags, setup.num_classes, setup.dtype, context.device)
+    feed.require((*spec.train, *spec.validation), plan.d_in)
+    attempts = Attempts(storage, spec.name, identity, uuid.uuid4().hex)
+    teacher = None if teacher_data is None else load_model(teacher_data)
+    state = resume_or_start(setup, teacher, attempts, context, lambda text: tell(FitEventKind.warning, text))
+    tell(FitEventKind.resumed if state.epoch else FitEventKind.started, f"after epoch {state.epoch}")
+
+    every = plan.execution.checkpoint_every
+    while state.epoch < plan.fit.epochs and not should_stop(state):
+        epoch_s = time.monotonic()
+        run_epoch(state, spec, feed, context)
+        if every and state.epoch % every == 0 and state.epoch < plan.fit.epochs:
+            from_rank_zero(context, lambda: attempts.save(state.epoch, state.to_bytes()).encode())
+        tell(FitEventKind.epoch, record=state.history[-1], seconds=time.monotonic() - epoch_s)
+
+    result = _as_result(from_rank_zero(context, lambda: _finish(plan, spec, identity, state, storage, attempts)), spec)
+    assert result is not None
+    tell(FitEventKind.finished, "", result.history[result.best_epoch - 1], time.monotonic() - started_s)
+    return result
+
+
+def run_epoch(state: TrainState, spec: FitSpec, feed: BagFeed, context: TrainContext) -> None:
+    """One pass over the training bags, validation, the choice of the best; moves `state` by one epoch."""
+    setup = state.setup
+    learning_rate = setup.learning_rate_at(state.epoch)
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate
+    bag_ids, task, consistency = [], [], []
+    for batch in global_batches(setup.train, setup.seed, state.epoch, setup.fit.global_batch):
+        share = [feed.read(bag) for bag in share_of(batch, context.rank, context.world_size)]
+        result = train_step(state, share, len(batch), context)
+        bag_ids += [bag.bag_id for bag in share]
+        task.append(result.task_B)
+        consistency.append(result.consistency_B)
+    task_B, consistency_B = torch.cat(task).double(), torch.cat(consistency).double()
+    check_losses(task_B + consistency_B, bag_ids, state, spec, context)
+    totals = torch.stack([task_B.sum(), consistency_B.sum()])
+    context.all_reduce([totals])
+    check_drift(state, spec, context)
+
+    append_recycled = setup.stage is Stage.mhim and setup.mhim.recycles_at_test
+    validation = validate(state.student, spec.validation, feed, append_recycled, context)
+    check_validation(validation, state, spec)
+    means = (totals / len(setup.train)).tolist()
+    own = EpochRecord(state.epoch + 1, means[0], means[1], validation.loss, validation.auroc, learning_rate)
+    # the decision is rank 0's: were another rank's numbers off by a digit, it could stop alone and the rest would hang
+    record = EpochRecord(*json.loads(from_rank_zero(context, lambda: json.dumps(own).encode())))
+    state.epoch += 1
+    state.history.append(record)
+    last = setup.fit.selection is Selection.last
+    if last or is_better(record, None if state.best is None else state.best.record):
+        teacher = {} if state.teacher is None else _clone(state.teacher)
+        state.best = Best(record, _clone(state.student), teacher)
+
+
+def should_stop(state: TrainState) -> bool:
+    """Early stopping: `patience` epochs without a better one, and at least `patience_from_epoch` done."""
+    fit = state.setup.fit
+    if fit.patience == 0 or state.best is None or state.epoch < fit.patience_from_epoch:
+        return False
+    return state.epoch - state.best.record.epoch >= fit.patience
+
+
+def _finish(
+    plan: TrainPlan, spec: FitSpec, identity: str, state: TrainState, storage: Storage, attempts: Attempts
+) -> bytes:
+    best = state.best
+    assert best is not None
+    card = ModelCard(
+        stage=spec.stage,
+        fold=spec.fold,
+        seed=spec.seed,
+        d_in=plan.d_in,
+        classes=plan.classes,
+        precision=plan.fit.precision,
+        model=plan.model,
+        mhim=plan.mhim if spec.stage is Stage.mhim else None,
+        provenance=plan.provenance,
+    )
+    model = save_model(card, best.student, best.teacher)
+    digest = sha256(model)
+    result = FitResult(
+        name=spec.name,
+        stage=spec.stage,
+        fold=spec.fold,
+        seed=spec.seed,
+        identity=identity,
+        data_identity=data_identity(spec),
+        model_key=model_key(spec.name, digest),
+        model_sha256=digest,
+        best_epoch=best.record.epoch,
+        metric_name=METRIC,
+        metric=best.record.validation_auroc,
+        validation_loss=best.record.validation_loss,
+        stopped_early=state.epoch < plan.fit.epochs,
+        history=tuple(state.history),
+    )
+    standing = commit_result(storage, result, model)
+    attempts.clear()
+    return standing.to_bytes()
+
+
+def _clone(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def _as_bytes(result: FitResult | None) -> bytes:
+    return b"" if result is None else result.to_bytes()
+
+
+def _as_result(data: bytes, spec: FitSpec) -> FitResult | None:
+    return FitResult.from_bytes(data, f"the result of {spec.name}") if data else None

@@ -1,0 +1,77 @@
+"""The state a fit starts from, or goes on from."""
+
+from collections.abc import Callable
+
+import torch
+
+from mhim_core.errors import IntegrityError
+from mhim_core.mil.model import MilModel, build_model
+from mhim_core.mil.options import StudentInit
+from mhim_core.train.attempts import Attempts
+from mhim_core.train.checkpoint import LoadedModel
+from mhim_core.train.context import TrainContext, from_rank_zero
+from mhim_core.train.plan import FitSpec, Stage, TrainPlan
+from mhim_core.train.state import FitSetup, TrainState
+
+
+def make_setup(plan: TrainPlan, spec: FitSpec) -> FitSetup:
+    """What is constant over the fit."""
+    return FitSetup(
+        stage=spec.stage,
+        seed=spec.seed,
+        d_in=plan.d_in,
+        num_classes=len(plan.classes),
+        model=plan.model,
+        mhim=plan.mhim,
+        fit=plan.fit,
+        train=spec.train,
+    )
+
+
+def start_state(setup: FitSetup, teacher: LoadedModel | None, device: torch.device) -> TrainState:
+    """The state before the first step. In stage 2 the teacher is the stage-1 model, the student as `student_init` says.
+
+    The recycle network, which a stage-1 file lacks, is the student's in both.
+    """
+    mhim = setup.mhim if setup.stage is Stage.mhim else None
+    student = build_model(
+        setup.d_in, setup.num_classes, setup.model, mhim, seed=f"{setup.seed}/{setup.stage}", dtype=setup.dtype
+    )
+    if teacher is None:
+        return TrainState.start(setup, student, None, device)
+    learned = teacher.student.state_dict()
+    with torch.device("meta"):
+        follower = MilModel(setup.d_in, setup.num_classes, setup.model, mhim)
+    follower.load_state_dict(
+        {name: tensor.clone() for name, tensor in (student.state_dict() | learned).items()}, assign=True
+    )
+    if setup.mhim.student_init is StudentInit.all:
+        student.load_state_dict(student.state_dict() | learned)
+    elif setup.mhim.student_init is StudentInit.embed:
+        student.load_state_dict(student.state_dict() | {k: v for k, v in learned.items() if k.startswith("embed.")})
+    return TrainState.start(setup, student, follower, device)
+
+
+def resume_or_start(
+    setup: FitSetup,
+    teacher: LoadedModel | None,
+    attempts: Attempts,
+    context: TrainContext,
+    warn: Callable[[str], None],
+) -> TrainState:
+    """The newest valid checkpoint's state, else a fresh one: found on rank 0 and broadcast, so all ranks are equal."""
+    state = start_state(setup, teacher, context.device)
+    fresh = state.to_bytes()
+
+    def find() -> bytes:
+        for checkpoint in attempts.newest_first(warn):
+            try:
+                state.load_bytes(checkpoint.data)
+            except IntegrityError as error:
+                warn(f"checkpoint passed over: {checkpoint.key}: {error}")
+                continue
+            return checkpoint.data
+        return fresh
+
+    state.load_bytes(from_rank_zero(context, find))
+    return state

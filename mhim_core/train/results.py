@@ -1,0 +1,165 @@
+"""Finished fits: `fits/<name>/result.json`, written last, names the model file and its sha256."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
+from mhim_core.fingerprint import canonical_json, fingerprint, sha256
+from mhim_core.storage import Storage
+from mhim_core.train.checkpoint import load_card
+from mhim_core.train.plan import FitSpec, Stage, TrainPlan
+from mhim_core.train.state import EpochRecord
+
+SCHEMA = 1
+METRIC = "auroc"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """A finished fit. Nothing in it varies between identical runs."""
+
+    name: str
+    stage: Stage
+    fold: int
+    seed: int
+    identity: str
+    """Fingerprint of everything that determines the fit, the teacher's weights included."""
+    data_identity: str
+    """Fingerprint of the training and validation bags; a student's and its teacher's agree."""
+    model_key: str
+    model_sha256: str
+    best_epoch: int
+    """The epoch whose weights were chosen, counted from 1."""
+    metric_name: str
+    metric: float | None
+    """On validation; None where it is undefined there (the loss then decided alone)."""
+    validation_loss: float
+    stopped_early: bool
+    history: tuple[EpochRecord, ...]
+
+    def to_bytes(self) -> bytes:
+        return canonical_json({"schema": SCHEMA} | {f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> "FitResult":
+        """Raises IntegrityError naming `where` if the bytes are not a result of this schema."""
+        try:
+            raw = json.loads(data)
+            if raw.pop("schema") != SCHEMA:
+                raise IntegrityError(f"{where} has another schema than {SCHEMA}")
+            history = tuple(EpochRecord(**record) for record in raw.pop("history"))
+            return cls(**raw | {"stage": Stage(raw["stage"]), "history": history})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise IntegrityError(f"{where} is not a fit's result: {type(error).__name__}: {error}") from error
+
+
+def result_key(name: str) -> str:
+    return f"fits/{name}/result.json"
+
+
+def model_key(name: str, digest: str) -> str:
+    """Models are content-addressed: two attempts that differ never overwrite one another."""
+    return f"fits/{name}/models/{digest}.safetensors"
+
+
+def fit_identity(plan: TrainPlan, spec: FitSpec, teacher_sha256: str | None) -> str:
+    """Covers what determines the weights; MHIM's options are no part of a stage-1 fit."""
+    return fingerprint(
+        {
+            "schema": SCHEMA,
+            "spec": spec,
+            "d_in": plan.d_in,
+            "classes": plan.classes,
+            "provenance": plan.provenance,
+            "model": plan.model,
+            "fit": plan.fit,
+            "mhim": plan.mhim if spec.stage is Stage.mhim else None,
+            "teacher": teacher_sha256,
+        }
+    )
+
+
+def data_identity(spec: FitSpec) -> str:
+    return fingerprint({"train": spec.train, "validation": spec.validation})
+
+
+def read_result(storage: Storage, name: str) -> FitResult | None:
+    """The finished fit of that name, or None. Raises IntegrityError if the record is damaged."""
+    key = result_key(name)
+    try:
+        return FitResult.from_bytes(storage.get(key), storage.locate(key))
+    except NotFoundError:
+        return None
+
+
+def read_model(storage: Storage, result: FitResult) -> bytes:
+    """The model file's bytes, verified. Raises IntegrityError if they are missing or not what the result names."""
+    where = storage.locate(result.model_key)
+    try:
+        data = storage.get(result.model_key)
+    except NotFoundError as error:
+        raise IntegrityError(
+            f"fit {result.name}: its model file {where} is missing; delete its result.json to fit it again"
+        ) from error
+    if sha256(data) != result.model_sha256:
+        raise IntegrityError(f"fit {result.name}: {where} does not match the sha256 in its result.json")
+    return data
+
+
+def adopt(storage: Storage, name: str, identity: str) -> FitResult | None:
+    """An already finished identical fit, its model verified, or None.
+
+    Raises ConflictError if a different fit was finished under that name.
+    """
+    result = read_result(storage, name)
+    if result is None:
+        return None
+    if result.identity != identity:
+        raise ConflictError(
+            f"{storage.locate(result_key(name))} is the result of another configuration, data set or teacher "
+            f"({result.identity[:12]}, this fit is {identity[:12]}); choose another output place"
+        )
+    read_model(storage, result)
+    return result
+
+
+def commit_result(storage: Storage, result: FitResult, model: bytes) -> FitResult:
+    """Model first, result last and only if absent; returns the result that stands, ours or an identical run's."""
+    storage.put(result.model_key, model)
+    if storage.put_if_absent(result_key(result.name), result.to_bytes()):
+        return result
+    standing = adopt(storage, result.name, result.identity)
+    if standing is None:
+        raise ConflictError(f"{storage.locate(result_key(result.name))} appeared and vanished while it was written")
+    return standing
+
+
+def read_teacher(storage: Storage, plan: TrainPlan, spec: FitSpec) -> bytes:
+    """The verified model file of the stage-1 fit of the same fold, seed and bags.
+
+    Raises InputError if it is missing or another one's: a student never trains under a wrong teacher.
+    """
+    if spec.teacher is None:
+        raise InputError(f"fit {spec.name}: stage {spec.stage} needs a teacher, the stage-1 fit of its fold and seed")
+    result = read_result(storage, spec.teacher)
+    if result is None:
+        where = storage.locate(result_key(spec.teacher))
+        raise InputError(f"fit {spec.name}: its teacher {where} is missing; fit stage 1 of this fold and seed first")
+    data = read_model(storage, result)
+    card = load_card(data)
+    expected = {
+        "stage": (result.stage, Stage.plain),
+        "fold": (result.fold, spec.fold),
+        "seed": (result.seed, spec.seed),
+        "training and validation bags": (result.data_identity, data_identity(spec)),
+        "features per tile": (card.d_in, plan.d_in),
+        "classes": (card.classes, plan.classes),
+        "model options": (card.model, plan.model),
+        "precision": (card.precision, plan.fit.precision),
+        "features": (card.provenance, plan.provenance),
+    }
+    wrong = [f"{name}: {found} instead of {wanted}" for name, (found, wanted) in expected.items() if found != wanted]
+    if wrong:
+        raise InputError(f"fit {spec.name}: its teacher {spec.teacher} does not match; {'; '.join(wrong)}")
+    return data

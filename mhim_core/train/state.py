@@ -1,0 +1,178 @@
+# ruff: noqa: N815 - fields carry shape suffixes
+"""Everything a fit needs to go on as if it had never stopped: one object, to bytes and back."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from mhim_core.errors import IntegrityError
+from mhim_core.mil.model import MilModel
+from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.train.options import FitOptions
+from mhim_core.train.plan import LabelledBag, Stage
+from mhim_core.train.sampler import num_batches
+
+SCHEMA = 1
+
+
+class EpochRecord(NamedTuple):
+    """One epoch's numbers; losses are means over bags."""
+
+    epoch: int
+    task_loss: float
+    consistency_loss: float
+    validation_loss: float
+    validation_auroc: float | None
+    """None where it is undefined."""
+    learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSetup:
+    """What is constant over a fit and what the step needs of it."""
+
+    stage: Stage
+    seed: int
+    d_in: int
+    num_classes: int
+    model: ModelOptions
+    mhim: MhimOptions
+    fit: FitOptions
+    train: tuple[LabelledBag, ...]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return num_batches(len(self.train), self.fit.global_batch)
+
+    @property
+    def total_steps(self) -> int:
+        """The schedules' length T, in optimizer steps."""
+        return self.fit.epochs * self.steps_per_epoch
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float64 if self.fit.precision == "float64" else torch.float32
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """Cosine from learning_rate to min_learning_rate, stepped once per epoch."""
+        low, high = self.fit.min_learning_rate, self.fit.learning_rate
+        return low + (high - low) * 0.5 * (1 + math.cos(math.pi * epoch / self.fit.epochs))
+
+
+@dataclass
+class Best:
+    """The best epoch so far and its weights."""
+
+    record: EpochRecord
+    student: dict[str, Tensor]
+    teacher: dict[str, Tensor]
+
+
+@dataclass
+class TrainState:
+    """Student, teacher, queries (in the student), optimizer, schedule and sampler position, early stopping, best."""
+
+    setup: FitSetup
+    student: MilModel
+    teacher: MilModel | None
+    optimizer: torch.optim.Adam
+    weight_C: Tensor
+    """Class weights of the task loss; ones where disabled."""
+    epoch: int = 0
+    """Finished epochs: the position of the sampler and of the learning rate."""
+    step: int = 0
+    """Finished optimizer steps: the position of the step-wise schedules."""
+    history: list[EpochRecord] = field(default_factory=list)
+    best: Best | None = None
+
+    @classmethod
+    def start(cls, setup: FitSetup, student: MilModel, teacher: MilModel | None, device: torch.device) -> "TrainState":
+        """The state before the first step; moves the models to `device`."""
+        student = student.to(device)
+        teacher = None if teacher is None else teacher.to(device).requires_grad_(False)
+        optimizer = torch.optim.Adam(
+            student.parameters(), lr=setup.fit.learning_rate, weight_decay=setup.fit.weight_decay, fused=True
+        )
+        weight_C = torch.tensor(class_weights(setup), dtype=setup.dtype, device=device)
+        return cls(setup, student, teacher, optimizer, weight_C)
+
+    def models(self) -> dict[str, Tensor]:
+        """Every weight that must be the same on all ranks, by name."""
+        return _prefixed("student", self.student.state_dict()) | (
+            _prefixed("teacher", self.teacher.state_dict()) if self.teacher is not None else {}
+        )
+
+    def to_bytes(self) -> bytes:
+        """Safetensors with the numbers as JSON in its metadata; equal states give equal bytes."""
+        tensors = self.models()
+        for name, parameter in self.student.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer/{key}/{name}"] = value
+        numbers: dict[str, Any] = {"schema": SCHEMA, "epoch": self.epoch, "step": self.step, "history": self.history}
+        if self.best is not None:
+            numbers["best"] = self.best.record
+            tensors |= _prefixed("best/student", self.best.student) | _prefixed("best/teacher", self.best.teacher)
+        # one metadata key only: safetensors writes several in random order
+        return safetensors.torch.save(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, {"state": json.dumps(numbers)}
+        )
+
+    def load_bytes(self, data: bytes) -> None:
+        """Become the state that `to_bytes` wrote, bit for bit. The caller has verified the bytes' sha256.
+
+        Raises IntegrityError if they are of another schema or another model.
+        """
+        try:
+            tensors = {name: tensor.to(self.weight_C.device) for name, tensor in safetensors.torch.load(data).items()}
+            numbers = json.loads(read_metadata(data)["state"])
+            if numbers["schema"] != SCHEMA:
+                raise IntegrityError(f"training state has schema {numbers['schema']}, expected {SCHEMA}")
+            self.student.load_state_dict(_below("student", tensors))
+            if self.teacher is not None:
+                self.teacher.load_state_dict(_below("teacher", tensors))
+        except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            raise IntegrityError(f"not a training state of this fit: {error}") from error
+        self.optimizer.state.clear()
+        for name, parameter in self.student.named_parameters():
+            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer/{key}/{name}" in tensors]
+            if keys:
+                self.optimizer.state[parameter] = {key: tensors[f"optimizer/{key}/{name}"] for key in keys}
+        self.epoch, self.step = numbers["epoch"], numbers["step"]
+        self.history = [EpochRecord(*record) for record in numbers["history"]]
+        self.best = None
+        if "best" in numbers:
+            record = EpochRecord(*numbers["best"])
+            self.best = Best(record, _below("best/student", tensors), _below("best/teacher", tensors))
+
+
+def class_weights(setup: FitSetup) -> list[float]:
+    """w_y ∝ 1/frequency, scaled once so that its mean over the training bags is 1; ones where disabled."""
+    if not setup.fit.class_weights:
+        return [1.0] * setup.num_classes
+    counts = [sum(bag.label_index == index for bag in setup.train) for index in range(setup.num_classes)]
+    present = sum(count > 0 for count in counts)
+    return [len(setup.train) / (present * count) if count else 0.0 for count in counts]
+
+
+def read_metadata(data: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file held in memory. Raises ValueError or KeyError if it is not one."""
+    length = int.from_bytes(data[:8], "little")
+    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return metadata
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(f"{prefix}/"): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")
+    }

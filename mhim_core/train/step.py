@@ -1,0 +1,135 @@
+# ruff: noqa: N815 - fields carry shape suffixes
+"""THE training step, top to bottom: teacher → score → mask → recycle → student → losses → backward → update.
+
+Stage 1 is the same step without teacher, masks and recycling. Shape suffixes: see `mhim_core.mil`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mhim_core.mil.aggregator import BagOutput
+from mhim_core.mil.draws import Draws
+from mhim_core.mil.ema import follow, momentum_at
+from mhim_core.mil.losses import classification_loss, consistency_loss
+from mhim_core.mil.masking import Split, high_ratio_at, mask_instances, split_recycled
+from mhim_core.mil.model import MilModel
+from mhim_core.mil.options import MhimOptions, TeacherMode
+from mhim_core.mil.scoring import score_instances
+from mhim_core.train.context import TrainContext
+from mhim_core.train.gradients import reduce_gradients, reduce_token_mean
+from mhim_core.train.state import TrainState
+from mhim_core.types import BagId
+
+
+class Bag(NamedTuple):
+    """One bag, on this worker's device and in the fit's precision."""
+
+    bag_id: BagId
+    label_index: Tensor
+    """int64 scalar."""
+    x_NF: Tensor
+    """Tile features, N × d_in."""
+
+
+class TeacherView(NamedTuple):
+    """What the teacher sees in the whole bag."""
+
+    feature_D: Tensor
+    """F_t, the target of the consistency loss."""
+    score_HN: Tensor
+
+
+class StudentView(NamedTuple):
+    """What the student makes of what it is shown."""
+
+    output: BagOutput
+    tokens_kD: Tensor | None
+    """T; None where nothing was recycled."""
+
+
+class StepResult(NamedTuple):
+    """Losses of this rank's share (B bags, possibly 0) of the global batch, on the device, not weighted."""
+
+    task_B: Tensor
+    consistency_B: Tensor
+    logits_BC: Tensor
+    """The student's training-mode logits."""
+
+
+def train_step(
+    state: TrainState,
+    share: Sequence[Bag],
+    batch_size: int,
+    context: TrainContext,
+    make_draws: Callable[[int, int, BagId], Draws] = Draws,
+) -> StepResult:
+    """One optimizer step on a global batch of `batch_size` bags, of which this rank holds `share`.
+
+    Collective: every rank calls it, with an empty share too. Afterwards student, teacher and queries are the same
+    on all ranks, up to the order of summation. `make_draws` is (seed, epoch, bag) → the bag's randomness.
+    """
+    setup, student, teacher = state.setup, state.student, state.teacher
+    results: list[tuple[Tensor, Tensor, Tensor]] = []
+    tokens: list[Tensor] = []
+    state.optimizer.zero_grad(set_to_none=True)
+    for bag in share:
+        draws = make_draws(setup.seed, state.epoch, bag.bag_id)
+        if teacher is None:
+            student_view = view_as_student(student, bag.x_NF, None, draws)
+            consistency = bag.x_NF.new_zeros(())
+        else:
+            high_ratio = high_ratio_at(setup.mhim, state.step, setup.total_steps)
+            target = view_as_teacher(teacher, bag.x_NF, setup.mhim, draws)
+            kept = mask_instances(target.score_HN, high_ratio, setup.mhim, draws).kept
+            split = split_recycled(kept, setup.mhim.random_mask_ratio, draws)
+            student_view = view_as_student(student, bag.x_NF, split, draws)
+            consistency = consistency_loss(target.feature_D, student_view.output.feature_D, setup.mhim.temperature)
+        task = classification_loss(student_view.output.logits_C, bag.label_index)
+        loss = state.weight_C[bag.label_index] * task + setup.mhim.consistency_weight * consistency
+        (loss / batch_size).backward()
+        results.append((task.detach(), consistency.detach(), student_view.output.logits_C.detach()))
+        if student_view.tokens_kD is not None:
+            tokens.append(student_view.tokens_kD.detach())
+
+    reduce_gradients(student, context)
+    state.optimizer.step()
+    if student.recycle is not None:
+        mean_token_kD = reduce_token_mean(tokens, student.recycle.queries, context)
+        student.recycle.move_queries(mean_token_kD, setup.mhim.recycle_momentum)
+    if teacher is not None:
+        follow(teacher, student, momentum_at(setup.mhim, state.step, setup.total_steps))
+    state.step += 1
+    return _stack(results, state.weight_C)
+
+
+@torch.no_grad()
+def view_as_teacher(teacher: MilModel, x_NF: Tensor, options: MhimOptions, draws: Draws) -> TeacherView:
+    """The teacher sees all instances and recycles nothing."""
+    dropout = draws.stream("teacher") if options.teacher_mode is TeacherMode.train else None
+    h_ND = teacher.embed_instances(x_NF, dropout)
+    output = teacher.aggregator(h_ND, dropout)
+    return TeacherView(output.feature_D, score_instances(teacher, h_ND, output, options.score))
+
+
+def view_as_student(student: MilModel, x_NF: Tensor, split: Split | None, draws: Draws) -> StudentView:
+    """The student sees [entering ; T], where `split` says what enters and what is recycled into T; None: all enters."""
+    dropout = draws.stream("student")
+    if split is None:
+        return StudentView(student.aggregator(student.embed_instances(x_NF, dropout), dropout), None)
+    # rows are gathered before the embedding: what is masked costs nothing, and no gradient scatters back
+    h_ND = student.embed_instances(x_NF.index_select(0, split.rows), dropout)
+    h_KD, h_RD = h_ND[: split.num_entering], h_ND[split.num_entering :]
+    if student.recycle is None or len(h_RD) == 0:
+        return StudentView(student.aggregator(h_KD, dropout), None)
+    tokens_kD = student.recycle(h_RD, dropout)
+    return StudentView(student.aggregator(torch.cat([h_KD, tokens_kD]), dropout), tokens_kD)
+
+
+def _stack(results: Sequence[tuple[Tensor, Tensor, Tensor]], like: Tensor) -> StepResult:
+    if not results:
+        return StepResult(like.new_zeros(0), like.new_zeros(0), like.new_zeros(0, len(like)))
+    task, consistency, logits = zip(*results, strict=True)
+    return StepResult(torch.stack(task), torch.stack(consistency), torch.stack(logits))

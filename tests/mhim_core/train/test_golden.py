@@ -1,0 +1,185 @@
+"""The published numbers, through the modules that train: see the golden vectors' README."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mhim_core.mil.draws import Draws
+from mhim_core.mil.masking import Split, mask_instances, split_recycled
+from mhim_core.mil.model import MilModel
+from mhim_core.mil.options import Activation, MhimOptions, ModelOptions, Score
+from mhim_core.mil.published import from_published, to_published
+from mhim_core.train.checkpoint import predict_bag
+from mhim_core.train.context import SingleProcess
+from mhim_core.train.options import FitOptions, Precision
+from mhim_core.train.plan import LabelledBag, Stage
+from mhim_core.train.state import FitSetup, TrainState
+from mhim_core.train.step import Bag, train_step, view_as_student, view_as_teacher
+from mhim_core.types import BagId
+
+BAG = BagId("golden")
+SCORES_OF_ABMIL = {True: Score.softmax_max, False: Score.attention}
+
+
+class RecordedDraws(Draws):
+    """Draws that were made when the golden vector was: purpose → the drawn positions, in order."""
+
+    recorded: dict[str, torch.Tensor]
+
+    def permutation(self, purpose: str, num_items: int) -> torch.Tensor:
+        drawn = self.recorded[purpose]
+        rest = torch.tensor(sorted(set(range(num_items)) - set(drawn.tolist())), dtype=torch.int64)
+        return torch.cat([drawn, rest])
+
+
+class Golden:
+    """One vector, with what our modules need to repeat it."""
+
+    def __init__(self, path: Path) -> None:
+        self.arrays = dict(np.load(path))
+        config = self.config = json.loads(str(self.arrays["config"]))
+        self.model = ModelOptions(
+            embed_dim=config["mlp_dim"],
+            embed_activation=Activation(config["act"]),
+            attention_activation=Activation(config["da_act"]),
+            dropout=config["dropout"],
+        )
+        self.mhim = MhimOptions(
+            high_mask_ratio=config["mask_ratio_h"],
+            high_mask_subsample=config["mask_ratio_hr"],
+            random_mask_ratio=1 - config["merge_ratio"],
+            recycle_queries=config["merge_k"],
+            recycle_momentum=config["merge_mm"],
+            recycle_dropout=0.0,
+            temperature=config["temp_t"],
+            consistency_weight=config["consistency_weight"],
+            ema_momentum=str(config["ema_decay"]),
+            score=SCORES_OF_ABMIL[config["attn2score"]],
+            v1_random_mask_ratio=config["mask_ratio"],
+            v1_low_mask_ratio=config["mask_ratio_l"],
+        )
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return torch.from_numpy(self.arrays[name])
+
+    def load(self, role: str) -> MilModel:
+        model = MilModel(self.config["input_dim"], self.config["n_classes"], self.model, self.mhim).double()
+        names = {name.removeprefix(f"{role}/") for name in self.arrays if name.startswith(f"{role}/")}
+        model.load_state_dict(from_published({name: self.tensor(f"{role}/{name}").double() for name in names}))
+        return model
+
+    def draws(self, seed: int, epoch: int, bag_id: BagId) -> RecordedDraws:
+        """The recorded index sets as positions among what they were drawn from."""
+        draws = RecordedDraws(seed, epoch, bag_id)
+        recycled = torch.cat([self.tensor("recycle_kept"), self.tensor("recycle_pooled")])
+        draws.recorded = {"recycle": torch.searchsorted(self.tensor("kept"), recycled)}
+        if "mask_random" in self.arrays:
+            draws.recorded["mask_random"] = self.tensor("mask_random")
+        if "mask_high_candidates" in self.arrays:
+            drawn = torch.searchsorted(self.tensor("mask_high_candidates"), self.tensor("mask_high"))
+            draws.recorded["mask_high"] = drawn
+        return draws
+
+    def state(self) -> TrainState:
+        label = int(self.arrays["label"][0])
+        fit = FitOptions(
+            learning_rate=self.config["lr"], weight_decay=self.config["weight_decay"], precision=Precision.float64
+        )
+        setup = FitSetup(
+            stage=Stage.mhim,
+            seed=0,
+            d_in=self.config["input_dim"],
+            num_classes=self.config["n_classes"],
+            model=self.model,
+            mhim=self.mhim,
+            fit=fit,
+            train=(LabelledBag(BAG, label),),
+        )
+        return TrainState.start(setup, self.load("student"), self.load("teacher"), torch.device("cpu"))
+
+    @property
+    def bag(self) -> Bag:
+        return Bag(BAG, self.tensor("label")[0], self.tensor("x"))
+
+
+@pytest.fixture
+def golden(golden_path: Path) -> Golden:
+    if not golden_path.name.startswith("attn_"):
+        pytest.skip(f"{golden_path.stem}: its aggregator or task is not built yet")
+    return Golden(golden_path)
+
+
+def assert_close(found: Any, expected: Any, tolerance: float = 1e-9) -> None:
+    found, expected = torch.as_tensor(found), torch.as_tensor(expected)
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def assert_norms_close(golden: Golden, kind: str, tensors: dict[str, torch.Tensor]) -> None:
+    expected = {name.removeprefix(f"{kind}/"): value for name, value in golden.arrays.items() if name.startswith(kind)}
+    assert expected
+    assert set(expected) == set(tensors)
+    for name, value in expected.items():
+        assert_close(tensors[name].norm(), value, 1e-8)
+
+
+def test_the_teacher_sees_the_golden_embedding_and_scores(golden: Golden) -> None:
+    view = view_as_teacher(golden.load("teacher"), golden.bag.x_NF, golden.mhim, golden.draws(0, 0, BAG))
+    assert_close(view.feature_D, golden.tensor("teacher_bag_feature"))
+    assert_close(view.score_HN[0], golden.tensor("teacher_score"))
+
+
+def test_the_masks_are_the_golden_index_sets(golden: Golden) -> None:
+    draws = golden.draws(0, 0, BAG)
+    view = view_as_teacher(golden.load("teacher"), golden.bag.x_NF, golden.mhim, draws)
+    masks = mask_instances(view.score_HN, golden.mhim.high_mask_ratio, golden.mhim, draws)
+    assert masks.high.tolist() == golden.arrays["mask_high"].tolist()
+    assert masks.low.tolist() == golden.arrays.get("mask_low", np.array([])).tolist()
+    assert masks.random.tolist() == golden.arrays.get("mask_random", np.array([])).tolist()
+    assert masks.masked.tolist() == golden.arrays["masked"].tolist()
+    assert masks.kept.tolist() == golden.arrays["kept"].tolist()
+    split = split_recycled(masks.kept, golden.mhim.random_mask_ratio, draws)
+    assert split.rows[: split.num_entering].tolist() == golden.arrays["recycle_kept"].tolist()
+    assert split.rows[split.num_entering :].tolist() == golden.arrays["recycle_pooled"].tolist()
+
+
+def test_the_student_makes_the_golden_tokens_and_logits(golden: Golden) -> None:
+    kept, recycled = golden.tensor("recycle_kept"), golden.tensor("recycle_pooled")
+    split = Split(torch.cat([kept, recycled]), len(kept))
+    view = view_as_student(golden.load("student"), golden.bag.x_NF, split, golden.draws(0, 0, BAG))
+    assert view.tokens_kD is not None
+    assert_close(view.tokens_kD, golden.tensor("recycled_tokens"))
+    assert_close(view.output.logits_C, golden.tensor("student_logits"))
+    assert view.output.attention_HN.shape[1] == int(golden.arrays["tokens_into_encoder"])
+
+
+def test_one_step_gives_the_golden_losses_gradients_and_weights(golden: Golden) -> None:
+    state = golden.state()
+    result = train_step(state, [golden.bag], 1, SingleProcess(), golden.draws)
+    student, teacher = state.student, state.teacher
+    assert teacher is not None
+    assert student.recycle is not None
+    assert_close(result.logits_BC[0], golden.tensor("student_logits"))
+    assert_close(result.task_B[0], golden.arrays["classification_loss"])
+    assert_close(result.consistency_B[0], golden.arrays["consistency_loss"])
+    total = result.task_B[0] + golden.mhim.consistency_weight * result.consistency_B[0]
+    assert_close(total, golden.arrays["total_loss"])
+    gradients = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
+    assert_norms_close(golden, "grad_norm", to_published(gradients))
+    assert_close(student.recycle.queries, golden.tensor("global_queries_after"))
+    assert_norms_close(golden, "student_after_norm", to_published(student.state_dict()))
+    assert_norms_close(golden, "teacher_after_norm", to_published(teacher.state_dict()))
+
+
+def test_inference_after_the_step_gives_the_golden_logits(golden: Golden) -> None:
+    state = golden.state()
+    train_step(state, [golden.bag], 1, SingleProcess(), golden.draws)
+    plain, recycled = (predict_bag(state.student, golden.bag.x_NF, append) for append in (False, True))
+    assert_close(plain.logits_C, golden.tensor("test_logits"))
+    assert_close(recycled.logits_C, golden.tensor("test_logits_with_recycle"))
+    assert_close(plain.attention_N.sum(), 1.0)
+    assert recycled.attention_N.sum() < 1

@@ -1,0 +1,160 @@
+"""The step: what moves, what stays, what it depends on."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from mhim_core.mil.model import build_model
+from mhim_core.mil.options import MhimOptions, TeacherMode
+from mhim_core.train.checkpoint import LoadedModel, ModelCard
+from mhim_core.train.context import SingleProcess
+from mhim_core.train.options import Precision
+from mhim_core.train.plan import Stage, TrainPlan
+from mhim_core.train.preparation import make_setup, start_state
+from mhim_core.train.state import FitSetup, TrainState
+from mhim_core.train.step import Bag, StepResult, train_step
+from mhim_core.types import BagId
+
+PlanOf = Callable[..., TrainPlan]
+CPU = torch.device("cpu")
+
+
+def setup_of(plan: TrainPlan, stage: Stage) -> FitSetup:
+    return make_setup(plan, next(spec for spec in plan.fits if spec.stage is stage))
+
+
+def start(plan: TrainPlan, stage: Stage = Stage.mhim) -> TrainState:
+    setup = setup_of(plan, stage)
+    if stage is Stage.plain:
+        return start_state(setup, None, CPU)
+    student = build_model(plan.d_in, len(plan.classes), plan.model, seed="stage 1", dtype=setup.dtype)
+    card = ModelCard(
+        stage=Stage.plain,
+        fold=0,
+        seed=0,
+        d_in=plan.d_in,
+        classes=plan.classes,
+        precision=plan.fit.precision,
+        model=plan.model,
+        mhim=None,
+    )
+    return start_state(setup, LoadedModel(card, student, None), CPU)
+
+
+def bag(plan: TrainPlan, num: int = 20, seed: int = 0, label: int = 1) -> Bag:
+    x = torch.randn(num, plan.d_in, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    dtype = torch.float64 if plan.fit.precision is Precision.float64 else torch.float32
+    return Bag(BagId(f"bag {seed}"), torch.tensor(label), x.to(dtype))
+
+
+def run(state: TrainState, *bags: Bag) -> StepResult:
+    return train_step(state, bags, max(len(bags), 1), SingleProcess())
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_twenty_steps_give_bit_identical_losses_twice(plan_of: PlanOf, precision: Precision) -> None:
+    plan = plan_of(precision=precision)
+
+    def losses() -> list[float]:
+        state = start(plan)
+        return [float(run(state, bag(plan, 20 + step % 3, step % 5, step % 2)).task_B) for step in range(20)]
+
+    assert losses() == losses()
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("stage", list(Stage))
+def test_the_smallest_bags_pass_through_a_step(plan_of: PlanOf, stage: Stage, num: int) -> None:
+    plan = plan_of(mhim=MhimOptions(high_mask_ratio=0.9, random_mask_ratio=0.8, v1_random_mask_ratio=0.5))
+    state = start(plan, stage)
+    result = run(state, bag(plan, num))
+    assert torch.isfinite(result.task_B + result.consistency_B).all()
+    assert all(torch.isfinite(tensor).all() for tensor in state.models().values())
+
+
+def test_the_order_of_instances_does_not_matter_without_masks_and_dropout(plan_of: PlanOf) -> None:
+    plan = plan_of(precision=Precision.float64, mhim=MhimOptions(high_mask_ratio=0.1, random_mask_ratio=0.0))
+    plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, dropout=0.0))
+    given, shuffled = start(plan), start(plan)
+    straight = bag(plan)
+    first, second = run(given, straight), run(shuffled, straight._replace(x_NF=straight.x_NF.flip(0)))
+    torch.testing.assert_close(first.task_B, second.task_B, rtol=1e-12, atol=0)
+    torch.testing.assert_close(first.consistency_B, second.consistency_B, rtol=1e-12, atol=0)
+
+
+def test_with_everything_off_stage_two_is_stage_one(plan_of: PlanOf) -> None:
+    off = MhimOptions(high_mask_ratio=0.0, random_mask_ratio=0.0, consistency_weight=0.0)
+    plan = plan_of(precision=Precision.float64, mhim=off)
+    plain, masked = start(plan, Stage.plain), start(plan)
+    masked.student.load_state_dict(plain.student.state_dict())
+    for step in range(3):
+        run(plain, bag(plan, seed=step))
+        run(masked, bag(plan, seed=step))
+    for name, tensor in plain.student.state_dict().items():
+        torch.testing.assert_close(masked.student.state_dict()[name], tensor, rtol=1e-12, atol=1e-14)
+
+
+def test_the_teacher_follows_and_takes_no_gradient(plan_of: PlanOf) -> None:
+    plan = plan_of(mhim=MhimOptions(ema_momentum="0.9"))
+    state = start(plan)
+    assert state.teacher is not None
+    before = {name: tensor.clone() for name, tensor in state.teacher.state_dict().items()}
+    run(state, bag(plan))
+    assert all(parameter.grad is None for parameter in state.teacher.parameters())
+    for name, tensor in state.teacher.state_dict().items():
+        torch.testing.assert_close(tensor, 0.9 * before[name] + 0.1 * state.student.state_dict()[name])
+
+
+def test_dropout_reaches_the_teacher_only_in_train_mode(plan_of: PlanOf) -> None:
+    def consistency(mode: TeacherMode, dropout: float) -> float:
+        plan = plan_of(mhim=MhimOptions(high_mask_ratio=0.0, random_mask_ratio=0.0, teacher_mode=mode))
+        plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, dropout=dropout))
+        return float(run(start(plan), bag(plan)).consistency_B)
+
+    assert consistency(TeacherMode.eval, 0.0) == consistency(TeacherMode.train, 0.0)
+    assert consistency(TeacherMode.eval, 0.25) != consistency(TeacherMode.train, 0.25)
+
+
+def test_a_step_in_which_nothing_is_recycled_leaves_queries_and_recycle_weights(plan_of: PlanOf) -> None:
+    plan = plan_of(mhim=MhimOptions(random_mask_ratio=0.9, recycle_momentum=0.5))
+    state = start(plan)
+    assert state.student.recycle is not None
+    before = {name: tensor.clone() for name, tensor in state.student.recycle.state_dict().items()}
+    run(state, bag(plan, num=5))  # the kept share is less than one instance: all enter
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.student.recycle.state_dict().items())
+    run(state, bag(plan, num=30))
+    assert not any(torch.equal(tensor, before[name]) for name, tensor in state.student.recycle.state_dict().items())
+
+
+def test_a_batch_is_the_mean_over_its_bags(plan_of: PlanOf) -> None:
+    plan = plan_of(precision=Precision.float64)
+    bags = [bag(plan, seed=seed) for seed in range(3)]
+    together = start(plan)
+    run(together, *bags)
+    alone = [start(plan) for _ in bags]
+    for state, single in zip(alone, bags, strict=True):
+        run(state, single)
+    for parts in zip(*(state.student.parameters() for state in (together, *alone)), strict=True):
+        whole, *singles = (parameter.grad for parameter in parts)
+        assert whole is not None
+        mean = torch.stack([single for single in singles if single is not None]).sum(dim=0) / 3
+        torch.testing.assert_close(whole, mean, rtol=1e-9, atol=1e-14)
+
+
+def test_class_weights_have_mean_one_over_the_bags_and_scale_the_task_loss(plan_of: PlanOf) -> None:
+    plan = plan_of(num=18, num_classes=3, stage=Stage.plain, class_weights=True)
+    lopsided = dataclasses.replace(setup_of(plan, Stage.plain), train=plan.fits[0].train[:7])
+    state = start_state(lopsided, None, CPU)
+    weights = [float(state.weight_C[labelled.label_index]) for labelled in lopsided.train]
+    assert sum(weights) / len(weights) == pytest.approx(1)
+    counts = [3, 2, 2]
+    assert state.weight_C.tolist() == pytest.approx([7 / 3 / count for count in counts])
+
+
+def test_a_rank_without_bags_takes_the_step_all_the_same(plan_of: PlanOf) -> None:
+    state = start(plan_of())
+    result = run(state)
+    assert len(result.task_B) == 0
+    assert state.step == 1

@@ -1,0 +1,68 @@
+"""One rank of a gloo group, run as a script by test_workers: rank, world size, folder.
+
+Reads plan.pickle and bags.safetensors of the folder; writes to its `out`.
+"""
+
+import pickle
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torch.distributed as dist
+
+from mhim_core.storage import LocalStorage
+from mhim_core.train.context import ProcessGroupContext
+from mhim_core.train.loop import run_fits
+
+
+class Bags:
+    def __init__(self, path: Path) -> None:
+        self.bags = safetensors.torch.load_file(path)
+        self.dim = next(iter(self.bags.values())).shape[1]
+
+    def lengths(self) -> dict[str, int]:
+        return {bag_id: len(x) for bag_id, x in self.bags.items()}
+
+    def read(self, bag_id: str) -> torch.Tensor:
+        return self.bags[bag_id].clone()
+
+
+def main(rank: int, world_size: int, folder: Path, fault: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=60),
+    )
+    context = ProcessGroupContext()
+    if fault == "drift" and rank == 1:
+        reduce = context.all_reduce
+
+        def reduce_wrongly(tensors: Sequence[torch.Tensor]) -> None:
+            """A worker whose gradients are off by a digit."""
+            reduce(tensors)
+            for tensor in tensors:
+                if tensor.numel() > 100:
+                    tensor += 1e-6
+
+        context.all_reduce = reduce_wrongly  # type: ignore[method-assign]
+    plan = pickle.loads((folder / "plan.pickle").read_bytes())
+    root = folder / "out"
+    if fault == "storage" and rank == 0:
+        root.write_text("a file where the folder should be")
+    try:
+        run_fits(plan, Bags(folder / "bags.safetensors"), LocalStorage(root), context)  # type: ignore[arg-type]
+    except Exception as error:
+        (folder / f"error-{rank}").write_text(f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
