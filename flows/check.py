@@ -1,6 +1,7 @@
 """mhim check cohort=my.csv: the table and its slides, row by row, before anything is spent.
 
-Inputs: the cohort table and its slides. Outputs: lines on the terminal; nothing is written.
+Inputs: the cohort table and its slides. Outputs: lines on the terminal and, with pictures=FOLDER, a picture of each
+slide with its tissue and tile grid; nothing else is written.
 Cost: opens each slide and reads its overview and three tiles, about a second a slide on one core.
 Exit code: the one that `mhim embed` would give with the same keys, as far as three tiles of a slide can tell.
 """
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from cluster.decoding import Decoder, JobStream, RetrySlide
-from cluster.storage import download
+from cluster.storage import download, open_storage
 from flows.config import CheckConfig, part
 from flows.inputs import CohortInput, load_cohort
 from flows.result import FlowResult
@@ -18,6 +19,7 @@ from mhim_core.outcome import Outcome, reconcile
 from mhim_core.slides.inspection import SlideInspection, inspect_slide
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.slides.staging import staged
+from mhim_core.storage import Storage
 from mhim_core.types import FailureReason, SlideTask, Status, StatusRow
 
 _TIMEOUT_S = 300.0
@@ -28,26 +30,28 @@ def run(config: CheckConfig) -> FlowResult:
     given = load_cohort(config.cohort, strict=config.strict)
     for line in (*given.cohort.notes, *(f"warning: {finding}" for finding in given.warnings)):
         print(line)
-    outcome = inspect_all(given, part(config, TileSpec), part(config, SlidePolicy))
+    pictures = open_storage(config.pictures) if config.pictures else None
+    outcome = inspect_all(given, part(config, TileSpec), part(config, SlidePolicy), pictures)
     print(outcome.summary())
     return FlowResult(exit_code=outcome.exit_code(config.max_failed_fraction))
 
 
-def inspect_all(given: CohortInput, spec: TileSpec, policy: SlidePolicy) -> Outcome:
+def inspect_all(given: CohortInput, spec: TileSpec, policy: SlidePolicy, pictures: Storage | None = None) -> Outcome:
     """Inspect every slide in a child process (a broken decoder must not end the check), printing a line each."""
     tasks = given.tasks()
-    decoder = Decoder(partial(_inspect, spec=spec, policy=policy), _TIMEOUT_S)
+    decode = partial(_inspect, spec=spec, policy=policy, with_picture=pictures is not None)
+    decoder = Decoder(decode, _TIMEOUT_S)
     rows = []
     try:
         for task, stream in zip(tasks, decoder.streams(tasks), strict=True):
-            rows.append(_row(task, stream))
+            rows.append(_row(task, stream, pictures))
             print(f"{task.slide_id}: {rows[-1].message}", flush=True)
     finally:
         decoder.close()
     return reconcile([task.slide_id for task in tasks], rows)
 
 
-def _row(task: SlideTask, stream: JobStream) -> StatusRow:
+def _row(task: SlideTask, stream: JobStream, pictures: Storage | None) -> StatusRow:
     while True:
         try:
             (found,) = stream
@@ -55,6 +59,8 @@ def _row(task: SlideTask, stream: JobStream) -> StatusRow:
             continue
         except SlideError as error:
             return StatusRow(task.slide_id, Status.FAILED, error.reason, "check", type(error).__name__, str(error))
+        if pictures is not None and found.picture is not None:
+            pictures.put(f"{task.slide_id}.jpg", found.picture)
         status = Status.OK if found.num_tiles else Status.EMPTY
         return StatusRow(task.slide_id, status, message=_describe(found), num_tiles=found.num_tiles)
 
@@ -68,8 +74,8 @@ def _describe(found: SlideInspection) -> str:
     )
 
 
-def _inspect(task: SlideTask, *, spec: TileSpec, policy: SlidePolicy) -> Iterator[SlideInspection]:
+def _inspect(task: SlideTask, *, spec: TileSpec, policy: SlidePolicy, with_picture: bool) -> Iterator[SlideInspection]:
     with staged(task.uri, download) as path:
         if not path.is_file():
             raise SlideError(FailureReason.NOT_FOUND, f"there is no file {path}")
-        yield inspect_slide(path, task, spec=spec, policy=policy)
+        yield inspect_slide(path, task, spec=spec, policy=policy, with_picture=with_picture)

@@ -172,6 +172,9 @@ class TrainExecution(RayKeys, FitExecution):
 class CheckConfig(FlowConfig, FailurePolicy, SlidePolicy, TileSpec, CohortKeys):
     """mhim check: the cohort table and its slides, row by row."""
 
+    pictures: str = ""
+    """A folder or s3:// prefix for a picture of each slide with its tissue and tile grid; empty: none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig(
@@ -186,9 +189,6 @@ class EmbedConfig(
     CohortKeys,
 ):
     """mhim embed: slides → one Parquet file of tile features per slide."""
-
-    overview: bool = False
-    """Also write a picture of thumbnail, tissue contour and tile grid per slide to the store."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,12 @@
-"""What a person sees of long work: a live line on a terminal, plain lines elsewhere."""
+"""What a person sees of long work: a live bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mhim_core.types import Status, StatusRow
 
@@ -12,6 +15,7 @@ if TYPE_CHECKING:  # the training package imports torch
     from mhim_core.train.state import EpochRecord
 
 _EVERY_S = 5.0
+"""Seconds between plain lines."""
 
 
 class SlideProgress:
@@ -21,57 +25,55 @@ class SlideProgress:
         self._num_todo = num_todo
         self._counts = dict.fromkeys(Status, 0)
         self._num_tiles = 0
-        self._start_s = time.monotonic()
-        self._printed_s = self._start_s
-        self._live = sys.stderr.isatty()
+        self._start_s = self._printed_s = time.monotonic()
+        self._console = Console(stderr=True, highlight=False, markup=False)
+        self._bar = Progress(
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task(self.line(), total=num_todo)
 
     def __enter__(self) -> Self:
+        self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._print(end=True)
+        self._bar.stop()
+        self._plain(f"{self.line()}, {_duration(time.monotonic() - self._start_s)}")
 
     def update(self, row: StatusRow) -> None:
         self._counts[row.status] += 1
         self._num_tiles += row.num_tiles
         if row.status is Status.FAILED:
-            self._say(f"{row.slide_id}: failed, {row.reason}: {row.message}")
+            self._console.print(f"{row.slide_id}: failed, {row.reason}: {row.message}", soft_wrap=True)
+        self._bar.update(self._task, advance=1, description=self.line())
         now_s = time.monotonic()
-        if self._live or now_s - self._printed_s >= _EVERY_S:
+        if now_s - self._printed_s >= _EVERY_S:
             self._printed_s = now_s
-            self._print()
+            self._plain(f"{self.line()}{self._time_left(now_s)}")
 
     def line(self) -> str:
+        """`5/21 slides: 4 ok, 0 empty, 1 failed, 0 skipped, 16 left, 98 tiles/s`."""
         num_done = sum(self._counts.values())
         elapsed_s = max(time.monotonic() - self._start_s, 1e-9)
+        counts = ", ".join(f"{self._counts[status]} {status}" for status in Status)
         left = self._num_todo - num_done
-        parts = [f"{self._counts[Status.OK]} ok"]
-        parts += [f"{self._counts[status]} {status}" for status in Status if status is not Status.OK]
-        eta = f", about {_duration(left * elapsed_s / num_done)} left" if num_done and left else ""
-        return (
-            f"{num_done}/{self._num_todo} slides: {', '.join(parts)}, {left} left, "
-            f"{self._num_tiles / elapsed_s:.0f} tiles/s{eta}"
-        )
+        return f"{num_done}/{self._num_todo} slides: {counts}, {left} left, {self._num_tiles / elapsed_s:.0f} tiles/s"
 
-    def _say(self, text: str) -> None:
-        clear = "\r\033[K" if self._live else ""
-        print(f"{clear}{text}", file=sys.stderr, flush=True)
+    def _time_left(self, now_s: float) -> str:
+        num_done = sum(self._counts.values())
+        left = self._num_todo - num_done
+        return f", about {_duration(left * (now_s - self._start_s) / num_done)} left" if num_done and left else ""
 
-    def _print(self, *, end: bool = False) -> None:
-        if self._live:
-            print(f"\r\033[K{self.line()}", end="\n" if end else "", file=sys.stderr, flush=True)
-        else:
-            print(self.line(), file=sys.stderr, flush=True)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    def _plain(self, text: str) -> None:
+        if not self._console.is_terminal:
+            print(text, file=sys.stderr, flush=True)
 
 
 class FitProgress:
@@ -105,3 +107,11 @@ def _numbers(record: "EpochRecord") -> str:
     auroc = "undefined" if record.validation_auroc is None else f"{record.validation_auroc:.3f}"
     consistency = f", consistency {record.consistency_loss:.3f}" if record.consistency_loss else ""
     return f"loss {record.task_loss:.4f}{consistency}, validation loss {record.validation_loss:.4f}, AUROC {auroc}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

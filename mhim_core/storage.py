@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from mhim_core.errors import ConfigError, NotFoundError, StorageError
 
-_KEY = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._=+-]*(/[A-Za-z0-9_][A-Za-z0-9._=+-]*)*$")
+_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+-]*(/[A-Za-z0-9_][A-Za-z0-9._=+-]*)*")
 
 
 class Entry(NamedTuple):
@@ -59,7 +59,7 @@ class Storage(Protocol):
 
 def check_key(key: str) -> str:
     """The key itself, or ConfigError if it could leave the root or confuse a file system."""
-    if len(key) > 900 or not _KEY.match(key):
+    if len(key) > 900 or not _KEY.fullmatch(key):
         raise ConfigError(f"storage key {key!r} is not a plain relative path of letters, digits and ._=+-")
     return key
 
@@ -99,7 +99,7 @@ class LocalStorage:
     def _write(self, path: Path, data: bytes, publish: Callable[[str], None]) -> None:
         temporary = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(path.parent)
             descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
@@ -114,6 +114,13 @@ class LocalStorage:
         finally:
             if temporary is not None and os.path.exists(temporary):
                 os.unlink(temporary)
+
+    @staticmethod
+    def _make_folder(folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:  # only a taken key may look like one
+            raise StorageError(f"cannot write below {folder}: a file is in the way") from None
 
     def list(self, prefix: str) -> Iterator[Entry]:
         base = self.root / check_key(prefix) if prefix else self.root
@@ -131,7 +138,11 @@ class LocalStorage:
         return iter(sorted(entries))
 
     def delete(self, key: str) -> None:
-        (self.root / check_key(key)).unlink(missing_ok=True)
+        path = self.root / check_key(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot delete {path}: {error.strerror}") from error
 
     def locate(self, key: str) -> str:
         return str(self.root / key)

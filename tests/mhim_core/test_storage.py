@@ -97,3 +97,17 @@ def test_a_failed_write_leaves_nothing(storage: LocalStorage, monkeypatch: pytes
 def test_it_travels_to_other_processes(storage: LocalStorage) -> None:
     storage.put("a", b"x")
     assert pickle.loads(pickle.dumps(storage)).get("a") == b"x"
+
+
+def test_a_file_where_a_folder_should_be_is_a_storage_error_not_a_taken_key(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    storage.put("taken", b"1")
+    with pytest.raises(StorageError, match="in the way"):
+        storage.put("taken/below", b"2")
+    with pytest.raises(StorageError, match="in the way"):
+        storage.put_if_absent("taken/below", b"2")
+
+
+def test_a_key_with_a_line_break_at_its_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        LocalStorage(tmp_path).put("key\n", b"1")
