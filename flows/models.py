@@ -1,21 +1,22 @@
 """A run's fold models, loaded and verified."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flows.run_folder import Run
 from mhim_core.errors import InputError
-from mhim_core.train.checkpoint import load_model
-from mhim_core.train.inference import Voter
 from mhim_core.train.plan import Stage
 from mhim_core.train.results import FitResult, read_model, read_result
+
+if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
+    from mhim_core.train.inference import Voter
 
 
 class FoldModels(NamedTuple):
     """One fold: the reported model first, then those beside it for comparison."""
 
     fold: int
-    voters: dict[str, Voter]
+    voters: "dict[str, Voter]"
     results: dict[str, FitResult]
     """By stage."""
 
@@ -45,6 +46,9 @@ def results_of(run: Run) -> list[dict[str, FitResult]]:
 
 def load_fold(run: Run, fold: int, results: dict[str, FitResult]) -> FoldModels:
     """Raises IntegrityError where a model file is not the one its result names."""
+    from mhim_core.train.checkpoint import load_model
+    from mhim_core.train.inference import Voter
+
     voters = {}
     for stage, result in results.items():
         loaded = load_model(read_model(run.storage, result))

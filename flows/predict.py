@@ -7,7 +7,7 @@ page with heat maps. Cost: embedding what is not in the store yet, then one pass
 """
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.session import check_address
 from cluster.storage import open_storage
@@ -24,11 +24,13 @@ from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.metrics import Estimate, evaluate_predictions
 from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
 from mhim_core.storage import Storage
-from mhim_core.store.bags import ParquetBags
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.manifest import read_manifest
 from mhim_core.tables import write_csv, write_parquet
 from mhim_core.types import BagId
+
+if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
+    from mhim_core.store.bags import ParquetBags
 
 SUMMARY, PAGE = "summary.json", "report.html"
 
@@ -59,6 +61,8 @@ def run(config: PredictConfig) -> FlowResult:
         raise InputError(
             f"none of the {len(cohort.cohort.rows)} slides of {cohort.cohort.name} has tiles to predict from"
         )
+    from mhim_core.store.bags import ParquetBags
+
     models = [load_fold(given, split.fold, results) for split, results in zip(given.splits, fits, strict=True)]
     source = ParquetBags(open_storage(store), bags)
     rows = predict_slides(given, models, source, cohort, out)
@@ -89,7 +93,7 @@ def external_metrics(given: Run, rows: list[dict[str, Any]]) -> dict[str, Any] |
 def prediction_page(
     given: Run,
     rows: list[dict[str, Any]],
-    bags: ParquetBags,
+    bags: "ParquetBags",
     cohort: CohortInput,
     out: Storage,
     config: PredictConfig,
@@ -160,7 +164,7 @@ def _print_metrics(metrics: dict[str, Any] | None) -> None:
 
 
 def predict_slides(
-    given: Run, models: list[FoldModels], bags: ParquetBags, cohort: CohortInput, out: Storage
+    given: Run, models: list[FoldModels], bags: "ParquetBags", cohort: CohortInput, out: Storage
 ) -> list[dict[str, Any]]:
     """One row per slide with tiles; its attention beside it in `attention/`."""
     from mhim_core.train.inference import encode_attention, predict_table

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from mhim_core.types import Status, StatusRow
 
 if TYPE_CHECKING:  # the training package imports torch
+    from mhim_core.train.epochs import EpochRecord
     from mhim_core.train.events import FitEvent
-    from mhim_core.train.state import EpochRecord
 
 _EVERY_S = 5.0
 """Seconds between plain lines."""

@@ -1,4 +1,3 @@
-# ruff: noqa: N815 - fields carry shape suffixes
 """What every aggregator is, and the registry of them."""
 
 from typing import NamedTuple

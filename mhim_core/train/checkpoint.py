@@ -1,4 +1,3 @@
-# ruff: noqa: N815 - fields carry shape suffixes
 """Model files: safetensors that describe themselves, and plain inference with them."""
 
 import dataclasses

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
-from mhim_core.train.state import EpochRecord
+from mhim_core.train.epochs import EpochRecord
 
 
 class FitEventKind(StrEnum):

@@ -16,6 +16,7 @@ from mhim_core.train.attempts import Attempts
 from mhim_core.train.checkpoint import ModelCard, load_model, save_model
 from mhim_core.train.checks import check_drift, check_losses, check_validation
 from mhim_core.train.context import TrainContext, from_rank_zero
+from mhim_core.train.epochs import EpochRecord
 from mhim_core.train.events import FitEvent, FitEventKind, OnEvent, ignore_events
 from mhim_core.train.feed import BagFeed
 from mhim_core.train.options import Selection
@@ -32,7 +33,7 @@ from mhim_core.train.results import (
     read_teacher,
 )
 from mhim_core.train.sampler import global_batches, share_of
-from mhim_core.train.state import Best, EpochRecord, TrainState
+from mhim_core.train.state import Best, TrainState
 from mhim_core.train.step import train_step
 from mhim_core.train.validation import is_better, validate
 

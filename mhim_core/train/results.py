@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, sha256
 from mhim_core.storage import Storage
-from mhim_core.train.checkpoint import load_card
+from mhim_core.train.epochs import EpochRecord
 from mhim_core.train.plan import FitSpec, Stage, TrainPlan
-from mhim_core.train.state import EpochRecord
 
 SCHEMA = 1
 METRIC = "auroc"
@@ -140,6 +139,8 @@ def read_teacher(storage: Storage, plan: TrainPlan, spec: FitSpec) -> bytes:
 
     Raises InputError if it is missing or another one's: a student never trains under a wrong teacher.
     """
+    from mhim_core.train.checkpoint import load_card  # torch: reading a result must not need it
+
     if spec.teacher is None:
         raise InputError(f"fit {spec.name}: stage {spec.stage} needs a teacher, the stage-1 fit of its fold and seed")
     result = read_result(storage, spec.teacher)

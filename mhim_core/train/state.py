@@ -1,11 +1,10 @@
-# ruff: noqa: N815 - fields carry shape suffixes
 """Everything a fit needs to go on as if it had never stopped: one object, to bytes and back."""
 
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -15,23 +14,12 @@ from torch import Tensor
 from mhim_core.errors import IntegrityError
 from mhim_core.mil.model import MilModel
 from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.train.epochs import EpochRecord
 from mhim_core.train.options import FitOptions
 from mhim_core.train.plan import LabelledBag, Stage
 from mhim_core.train.sampler import num_batches
 
 SCHEMA = 1
-
-
-class EpochRecord(NamedTuple):
-    """One epoch's numbers; losses are means over bags."""
-
-    epoch: int
-    task_loss: float
-    consistency_loss: float
-    validation_loss: float
-    validation_auroc: float | None
-    """None where it is undefined."""
-    learning_rate: float
 
 
 @dataclass(frozen=True, kw_only=True)

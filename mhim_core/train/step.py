@@ -1,4 +1,3 @@
-# ruff: noqa: N815 - fields carry shape suffixes
 """THE training step, top to bottom: teacher → score → mask → recycle → student → losses → backward → update.
 
 Stage 1 is the same step without teacher, masks and recycling. Shape suffixes: see `mhim_core.mil`.

@@ -6,9 +6,9 @@ import torch
 from mhim_core.mil.model import build_model
 from mhim_core.mil.options import ModelOptions
 from mhim_core.train.context import SingleProcess
+from mhim_core.train.epochs import EpochRecord
 from mhim_core.train.feed import BagFeed
 from mhim_core.train.plan import LabelledBag
-from mhim_core.train.state import EpochRecord
 from mhim_core.train.validation import is_better, validate
 from mhim_core.types import BagId
 

@@ -1,0 +1,83 @@
+"""Every real slide goes through the path, and the atlas cohort trains on the features of each encoder."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.cli import main
+from mhim_core.types import ExitCode, FailureReason
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]
+
+ENCODERS = {
+    "hed-texture": "",
+    "efficientnet-lite0": "",
+    "timm/mobilenetv2_100": "encoders/mobilenetv2_100_imagenet.safetensors",
+}
+
+
+def newest_report(store: Path) -> Path:
+    return max((store / "reports").iterdir())
+
+
+def summary_of(store: Path) -> dict[str, Any]:
+    return json.loads((newest_report(store) / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def one_ray() -> Any:
+    """One Ray for the commands of this file."""
+    from cluster.session import kept_alive
+
+    with kept_alive():
+        yield
+
+
+@pytest.mark.usefixtures("one_ray")
+def test_every_shared_slide_is_embedded_empty_or_refused_with_a_listed_reason(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    slides = shared_data / "slides"
+    files = sorted(path for path in slides.rglob("*") if path.suffix in (".svs", ".tiff", ".tif", ".ndpi"))
+    rows = [{"slide_id": f"{path.parent.name}.{path.name}", "path": str(path), "mpp": ""} for path in files]
+    table = tmp_path / "all.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["slide_id", "path", "mpp"])
+        writer.writeheader()
+        writer.writerows(rows)
+    store = tmp_path / "store"
+    code = main(["embed", f"cohort={table}", "encoder=hed-texture", f"store={store}", "target_mpp=1.0"])
+    assert code == ExitCode.TOO_MANY_FAILED
+    summary = summary_of(store)
+    assert summary["num_input"] == len(files) == sum(summary["counts"].values())
+    assert summary["counts"]["ok"] >= 16 + 3 + 1
+    assert set(summary["failures_by_reason"]) <= {reason.value for reason in FailureReason}
+    with (newest_report(store) / "failed.csv").open() as file:
+        reason_of = {row["slide_id"]: row["reason"] for row in csv.DictReader(file)}
+    assert reason_of["odd.unreadable.svs"] == "read"
+    assert reason_of["odd.unopenable.tiff"] == reason_of["odd.gcp_lfs_or_stub.ndpi"] == "open"
+    assert reason_of["slides.tcga-cr-7395-01a-01-ts1.svs"] == "no_mpp"
+
+
+@pytest.mark.usefixtures("one_ray")
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_atlas_cohort_trains_on_the_features_of_each_encoder(
+    shared_data: Path, tmp_path: Path, encoder: str
+) -> None:
+    table = shared_data / "slides/atlas10x_mpp.csv"
+    store, run = tmp_path / "store", tmp_path / "run"
+    weights = [f"encoder_weights={shared_data / ENCODERS[encoder]}"] if ENCODERS[encoder] else []
+    tiling = ["target_mpp=1.0", "max_upsample=2.1"]
+    embedding = ["embed", f"cohort={table}", f"encoder={encoder}", f"store={store}", *tiling, *weights]
+    assert main(embedding) == ExitCode.OK
+    assert summary_of(store)["counts"]["ok"] == 21
+    training = ["train", f"cohort={table}", f"store={store}", f"out={run}", "method=mhim", "folds=5", "epochs=2"]
+    assert main([*training, "embed_dim=32"]) == ExitCode.OK
+    assert main(["evaluate", f"run={run}", "bootstrap_replicates=100"]) == ExitCode.OK
+    metrics = json.loads((run / "evaluation/metrics.json").read_text())
+    assert metrics["num_slides"] == 21
+    assert metrics["num_patients"] == 13
+    assert all(model["pooled"]["auroc"]["value"] is not None for model in metrics["models"].values())
