@@ -19,6 +19,7 @@ from mhim_core.metrics import METRICS, evaluate_metric, evaluate_predictions, me
 from mhim_core.tables import write_csv, write_parquet
 
 METRICS_KEY = "evaluation/metrics.json"
+DEFAULT_REPLICATES = 2000
 
 
 class SlideResult(NamedTuple):
@@ -40,22 +41,27 @@ class SlideResult(NamedTuple):
 def run(config: EvaluateConfig) -> FlowResult:
     """Raises InputError (2) where the run is not finished, IntegrityError where a file is damaged."""
     given = read_run(config.run)
-    fits = results_of(given)
-    digest = fingerprint({"models": model_digests(fits), "replicates": config.bootstrap_replicates})
+    before = read_metrics(given)
+    metrics = ensure_evaluated(given, config.bootstrap_replicates)
+    _print(metrics)
+    print(f"evaluation: {given.storage.locate('evaluation')}")
     outputs = {"metrics": given.storage.locate(METRICS_KEY), "predictions": given.storage.locate("evaluation")}
+    return FlowResult(outputs=outputs, recomputed=metrics != before)
+
+
+def ensure_evaluated(given: Run, replicates: int | None = None) -> dict[str, Any]:
+    """The run's metrics, computed if they are missing or of other models (or, where given, other replicates)."""
+    fits = results_of(given)
+    digest = fingerprint(model_digests(fits))
     present = read_metrics(given)
-    recomputed = present is None or present["of"] != digest
-    if recomputed:
-        rows = [
-            row for split, results in zip(given.splits, fits, strict=True) for row in _fold(given, split.fold, results)
-        ]
-        present = _summarise(given, rows, digest, config.bootstrap_replicates)
-        _write_predictions(given, rows)
-        given.storage.put(METRICS_KEY, canonical_json(present))  # last: it says that the rest is there
-    assert present is not None
-    _print(present)
-    print(f"evaluation: {outputs['predictions']}")
-    return FlowResult(outputs=outputs, recomputed=recomputed)
+    if present is not None and present["of"] == digest and replicates in (None, present["replicates"]):
+        return present
+    folds = zip(given.splits, fits, strict=True)
+    rows = [row for split, results in folds for row in _fold(given, split.fold, results)]
+    metrics = _summarise(given, rows, digest, replicates or DEFAULT_REPLICATES)
+    _write_predictions(given, rows)
+    given.storage.put(METRICS_KEY, canonical_json(metrics))  # last: it says that the rest is there
+    return metrics
 
 
 def read_metrics(given: Run) -> dict[str, Any] | None:
@@ -111,15 +117,17 @@ def _summarise(given: Run, rows: Sequence[SlideResult], digest: str, replicates:
         folds = [_fold_metrics([row for row in own if row.fold == split.fold]) for split in given.splits]
         over_folds = {metric: mean_and_std([one[metric]["value"] for one in folds]) for metric in METRICS}
         models[name] = {"pooled": estimates, "over_folds": over_folds, "folds": folds}
-    return {
+    summary = {
         "of": digest,
         "classes": given.classes,
         "num_slides": len({row.slide_id for row in rows}),
         "num_patients": len({row.patient_id for row in rows}),
         "replicates": replicates,
         "reported": model_names(given)[0],
-        "models": json.loads(canonical_json(models)),
+        "models": models,
     }
+    plain: dict[str, Any] = json.loads(canonical_json(summary))  # as it will be read back
+    return plain
 
 
 def _fold_metrics(rows: Sequence[SlideResult]) -> dict[str, dict[str, Any]]:

@@ -8,9 +8,8 @@ Cost: under 5 s a slide with a heat map.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flows.config import EvaluateConfig, ReportConfig
-from flows.evaluate import attention_key, read_metrics
-from flows.evaluate import run as evaluate
+from flows.config import ReportConfig
+from flows.evaluate import attention_key, ensure_evaluated
 from flows.models import model_names, results_of
 from flows.predict import run_tiling
 from flows.result import FlowResult
@@ -36,10 +35,8 @@ PAGE, CARD, MARKER = "report.html", "MODEL_CARD.md", "report.json"
 def run(config: ReportConfig) -> FlowResult:
     """Raises InputError (2) where the run is not finished."""
     given = read_run(config.run)
-    evaluate(EvaluateConfig(run=config.run))
-    metrics = read_metrics(given)
-    assert metrics is not None
-    digest = fingerprint({"of": metrics["of"], "heatmaps": config.max_heatmaps, "tiles": config.top_tiles})
+    metrics = ensure_evaluated(given)
+    digest = fingerprint({"metrics": metrics, "heatmaps": config.max_heatmaps, "tiles": config.top_tiles})
     page = given.storage.locate(PAGE)
     outputs = {"page": page, "model card": given.storage.locate(CARD)}
     if _is_there(given, digest):
