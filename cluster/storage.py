@@ -26,7 +26,7 @@ def open_storage(uri: str) -> Storage:
         return S3Storage(place.bucket, place.key)
     if not uri or "://" in uri or "\0" in uri:
         raise ConfigError(f"{uri!r} is neither a folder's path nor an address like s3://bucket/prefix")
-    return LocalStorage(Path(uri).expanduser())
+    return LocalStorage(os.path.expanduser(uri))  # Path.expanduser would raise for a folder named ~x
 
 
 class S3Storage:

@@ -2,8 +2,9 @@
 
 Inputs: the cohort table and its slides. Outputs: lines on the terminal and, with pictures=FOLDER, a picture of each
 slide with its tissue and tile grid; nothing else is written.
-Cost: opens each slide and reads its overview and three tiles, about a second a slide on one core.
-Exit code: the one that `mhim embed` would give with the same keys, as far as three tiles of a slide can tell.
+Cost: opens each slide and reads its overview and up to 128 tiles, one or two seconds a slide on one core.
+Exit code: the one that `mhim embed` would give with the same keys, as far as that many tiles can tell; where one of
+them cannot be read, all are tried.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from cluster.storage import download, open_storage
 from flows.config import CheckConfig, part
 from flows.inputs import CohortInput, load_cohort
 from flows.result import FlowResult
-from mhim_core.errors import SlideError
+from mhim_core.errors import SlideError, StorageError
 from mhim_core.outcome import Outcome, reconcile
 from mhim_core.slides.inspection import SlideInspection, inspect_slide
 from mhim_core.slides.spec import SlidePolicy, TileSpec
@@ -75,7 +76,8 @@ def _describe(found: SlideInspection) -> str:
 
 
 def _inspect(task: SlideTask, *, spec: TileSpec, policy: SlidePolicy, with_picture: bool) -> Iterator[SlideInspection]:
-    with staged(task.uri, download) as path:
-        if not path.is_file():
-            raise SlideError(FailureReason.NOT_FOUND, f"there is no file {path}")
-        yield inspect_slide(path, task, spec=spec, policy=policy, with_picture=with_picture)
+    try:
+        with staged(task.uri, download) as path:
+            yield inspect_slide(path, task, spec=spec, policy=policy, with_picture=with_picture)
+    except StorageError as error:
+        raise SlideError(FailureReason.STORAGE, str(error)) from error

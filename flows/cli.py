@@ -4,8 +4,11 @@ A flow is a function config → FlowResult; this file only finds it, reads its w
 sentence and ends with its exit code. Nothing heavy is imported before a flow really runs, so that help is instant.
 """
 
+import difflib
 import importlib
+import io
 import os
+import select
 import sys
 import tempfile
 import textwrap
@@ -14,9 +17,9 @@ import traceback
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from mhim_core.errors import MhimError
+from mhim_core.errors import ConfigError, MhimError
 from mhim_core.types import ExitCode
 
 
@@ -28,6 +31,8 @@ class FlowCommand(NamedTuple):
     summary: str
     example: str
 
+
+_HELP = ("-h", "--help")
 
 FLOWS = {
     "check": FlowCommand("check", "CheckConfig", "validate a cohort table and its slides", "cohort=my.csv"),
@@ -54,47 +59,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_general_help())
-        return ExitCode.OK if words else ExitCode.BAD_INPUT
-    if words[0] == "--version":
-        print(_version())
-        return ExitCode.OK
+    _escape_unprintable()
     try:
-        return _run_flow(words[0], words[1:])
+        code = _run(words)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         _say("interrupted; what was committed is kept, the same command goes on from there")
         return ExitCode.INTERRUPTED
-    except MhimError as error:
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            return ExitCode.INTERRUPTED
         if debug:
             traceback.print_exc()
-        if error.exit_code is ExitCode.BUG:
+        if not isinstance(error, MhimError) or error.exit_code is ExitCode.BUG:
             return _unexpected(error)
         _say(str(error))
         return error.exit_code
-    except BrokenPipeError:  # `mhim … | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        return _unexpected(error)
 
 
-def _run_flow(name: str, words: list[str]) -> int:
-    if name not in FLOWS:
-        _say(f"unknown command {name!r}; commands: {', '.join(FLOWS)}")
-        return ExitCode.BAD_INPUT
-    command = FLOWS[name]
-    config_class = getattr(importlib.import_module("flows.config"), command.config)
-    if "--help" in words or "-h" in words:
-        print(_flow_help(name, command, config_class))
-        return ExitCode.OK
+def _run(words: Sequence[str]) -> int:
+    wants_help = any(word in _HELP for word in words) or words[:1] == ["help"]
+    names = [word for word in words if word not in _HELP and word != "help"]
+    if "--version" in words:
+        print(_version())
+    elif not names:
+        print(_general_help())
+        return ExitCode.OK if wants_help else ExitCode.BAD_INPUT
+    elif names[0] not in FLOWS:
+        close = difflib.get_close_matches(names[0], FLOWS, n=1)
+        suggestion = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ConfigError(f"unknown command {names[0]!r}{suggestion}; commands: {', '.join(FLOWS)}")
+    elif wants_help:
+        print(_flow_help(names[0]))
+    else:
+        return _run_flow(names[0], words[1:])
+    return ExitCode.OK
+
+
+def _run_flow(name: str, words: Sequence[str]) -> int:
     from flows.overrides import parse
 
-    config = parse(config_class, words, preset=name)
-    flow = importlib.import_module(f"flows.{command.module}")
-    return flow.run(config).exit_code
+    config: Any = parse(_config_class(name), words, preset=name)
+    flow = importlib.import_module(f"flows.{FLOWS[name].module}")
+    exit_code: int = flow.run(config).exit_code
+    return exit_code
+
+
+def _config_class(name: str) -> type:
+    found: type = getattr(importlib.import_module("flows.config"), FLOWS[name].config)
+    return found
 
 
 def _general_help() -> str:
@@ -120,10 +134,11 @@ Exit codes: 0 ok · 1 unexpected · 2 bad configuration or input · 3 some slide
             4 more failed · 5 conflict with another run or store · 6 storage unreachable or denied · 130 interrupted"""
 
 
-def _flow_help(name: str, command: FlowCommand, config_class: type) -> str:
+def _flow_help(name: str) -> str:
     from flows.overrides import keys_of
 
-    keys = keys_of(config_class).values()
+    command = FLOWS[name]
+    keys = keys_of(_config_class(name)).values()
     lines = [f"mhim {name}: {command.summary}", "", f"  mhim {name} {command.example}", ""]
     for title, chosen in (
         ("required", [key for key in keys if key.required]),
@@ -150,16 +165,45 @@ def _show(value: object) -> str:
 
 def _unexpected(error: BaseException) -> int:
     """The traceback goes to a log, the terminal gets one sentence."""
-    folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state", "mhim")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.gettempdir())
-    log = folder / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    log.write_text("".join(traceback.format_exception(error)))
     first = str(error).strip().split("\n")[0]
-    _say(f"unexpected {type(error).__name__}: {first}; the traceback is in {log}")
+    _say(f"unexpected {type(error).__name__}: {first}; {_log_traceback(error)}")
     return ExitCode.BUG
+
+
+def _log_traceback(error: BaseException) -> str:
+    """Where the traceback is, as the end of a sentence."""
+    text = "".join(traceback.format_exception(error))
+    name = f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state", "mhim")
+    for folder in (state, Path(tempfile.gettempdir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+        except OSError:  # a full or read-only disk may be the very cause
+            continue
+        return f"the traceback is in {folder / name}"
+    return "no log could be written: --debug prints the traceback"
+
+
+def _reader_is_gone() -> bool:
+    """Did `mhim … | head` see enough? Then nothing more is written, at the interpreter's end neither."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):  # a stream of a notebook or a test
+        return False
+    pipe = select.poll()
+    pipe.register(descriptor, 0)  # an error is reported whatever is asked for
+    if not pipe.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return True
+
+
+def _escape_unprintable() -> None:
+    """A terminal that knows no → gets an escape, not a crash."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _version() -> str:

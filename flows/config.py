@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar, cast
 
+from cluster.session import check_address
 from mhim_core.cohort.options import SplitOptions
 from mhim_core.errors import ConfigError
 from mhim_core.mil.options import MhimOptions, ModelOptions
@@ -22,6 +23,14 @@ Part = TypeVar("Part")
 def part(config: object, kind: type[Part]) -> Part:
     """The part of a flat config that `kind` owns."""
     return kind(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cast(Any, kind))})
+
+
+def _check_least(config: object, least: float, *names: str) -> None:
+    """ConfigError for a field below `least`; None passes."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value >= least:
+            raise ConfigError(f"{name}={value} must be at least {least:g}")
 
 
 class Method(StrEnum):
@@ -79,7 +88,7 @@ class FailurePolicy:
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_failed_fraction <= 1:
-            raise ConfigError(f"max_failed_fraction={self.max_failed_fraction} is not between 0 and 1")
+            raise ConfigError(f"max_failed_fraction={self.max_failed_fraction} must lie between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +101,8 @@ class RayKeys:
     """CPUs that a local Ray may use; none: all that this process may use."""
 
     def __post_init__(self) -> None:
-        if self.local_cpus is not None and self.local_cpus < 1:
-            raise ConfigError(f"local_cpus={self.local_cpus} is below 1")
+        check_address(self.ray_address)
+        _check_least(self, 1, "local_cpus")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +119,10 @@ class EmbedExecution(RayKeys):
     """The node's folder for temporary copies of s3:// slides; empty: the system's temporary folder."""
 
     def __post_init__(self) -> None:
-        if self.embed_actors is not None and self.embed_actors < 1:
-            raise ConfigError(f"embed_actors={self.embed_actors} is below 1")
-        if self.gpus_per_actor < 0 or self.slides_per_call < 1 or self.decode_timeout_s <= 0:
-            raise ConfigError("gpus_per_actor must be ≥ 0, slides_per_call ≥ 1 and decode_timeout_s > 0")
+        _check_least(self, 1, "embed_actors", "slides_per_call")
+        _check_least(self, 0, "gpus_per_actor")
+        if not self.decode_timeout_s > 0:
+            raise ConfigError(f"decode_timeout_s={self.decode_timeout_s} must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +173,8 @@ class TrainExecution(RayKeys, FitExecution):
     """Memory of each worker that keeps bags between epochs, GiB; 0: every epoch reads the store."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or self.gpus_per_worker < 0 or self.threads_per_worker < 1 or self.cache_gib < 0:
-            raise ConfigError("workers and threads_per_worker must be ≥ 1, gpus_per_worker and cache_gib ≥ 0")
+        _check_least(self, 1, "workers", "threads_per_worker")
+        _check_least(self, 0, "gpus_per_worker", "cache_gib")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +233,11 @@ class EvaluateConfig(FlowConfig, RunKeys):
     """mhim evaluate: each slide by the model that held it out."""
 
     bootstrap_replicates: int = 2000
-    """Replicates of the patient-clustered bootstrap intervals."""
+    """Replicates of the patient-clustered bootstrap intervals; 0: no intervals."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_least(self, 0, "bootstrap_replicates")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,8 +248,7 @@ class PageKeys:
     """Most attended tiles shown per slide; 0: none."""
 
     def __post_init__(self) -> None:
-        if self.max_heatmaps < 0 or self.top_tiles < 0:
-            raise ConfigError("max_heatmaps and top_tiles must not be negative")
+        _check_least(self, 0, "max_heatmaps", "top_tiles")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,5 +301,11 @@ class DemoConfig(FlowConfig, RayKeys):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_slides < 12 or self.num_new < 2:
-            raise ConfigError("the demo needs num_slides ≥ 12 and num_new ≥ 2")
+        if not self.out or "://" in self.out:
+            raise ConfigError(f"out={self.out}: the demo needs a local folder")
+        _check_least(self, 12, "num_slides")
+        _check_least(self, 2, "num_new")
+        # what its stations would refuse, refused before slides are painted
+        ModelOptions(aggregator=self.aggregator)
+        SplitOptions(folds=self.folds)
+        FitOptions(epochs=self.epochs)

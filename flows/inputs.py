@@ -1,5 +1,6 @@
 """The cohort table of a command, read and validated once: nothing starts before it is right."""
 
+import os
 import posixpath
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,11 +37,12 @@ def load_cohort(uri: str, *, strict: bool = False) -> CohortInput:
 
     Raises CohortError listing every finding row by row, StorageError where the table's storage does not answer.
     """
+    uri = _table_address(uri)
     try:
         data = read_bytes(uri)
     except NotFoundError:
         raise CohortError(f"cohort={uri}: there is no such file") from None
-    base = posixpath.dirname(uri) if "://" in uri else str(Path(uri).absolute().parent)
+    base = posixpath.dirname(uri) if "://" in uri else str(Path(uri).parent)
     cohort = read_cohort(data, name=posixpath.basename(uri), base_uri=base)
     hints = _hints(cohort.rows)
 
@@ -50,6 +52,20 @@ def load_cohort(uri: str, *, strict: bool = False) -> CohortInput:
 
     warnings = validate(cohort, num_bytes=num_bytes, identity=_identity, strict=strict)
     return CohortInput(cohort, {row.slide_id: hints[row.uri] for row in cohort.rows if row.uri in hints}, warnings)
+
+
+def _table_address(uri: str) -> str:
+    """An absolute path or an `s3://` URI of one object; a leading `~` is the home folder, as in a shell."""
+    if uri.startswith("s3://"):
+        if not posixpath.basename(uri) or uri.count("/") < 3:
+            raise CohortError(f"cohort={uri} names no object; the cohort is one table, such as s3://bucket/my.csv")
+        return uri
+    if "://" in uri:
+        raise CohortError(f"cohort={uri} is neither a path nor an s3:// URI")
+    path = Path(os.path.expanduser(uri)).absolute()
+    if path.is_dir():
+        raise CohortError(f"cohort={uri} is a folder; the cohort is one table, CSV or Parquet, that lists the slides")
+    return str(path)
 
 
 def slide_hint(uri: str) -> SourceHint:

@@ -7,18 +7,25 @@ raw text after the first `=`, and only numbers and booleans go through the gramm
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import math
+import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, NamedTuple, TypeVar
 
 from mhim_core.errors import ConfigError
 
 Config = TypeVar("Config")
+
+_NONE = ("", "none", "null")
+"""How a person says that an optional key is not set."""
+_UNFIT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters, and the stand-ins for bytes that are not UTF-8: no path or address for a record or a terminal."""
 
 
 class Key(NamedTuple):
@@ -41,7 +48,7 @@ class Key(NamedTuple):
 
 def keys_of(config: type) -> dict[str, Key]:
     """Every key of a flow's config class, in order, with the docstring under its field."""
-    docs = {name: doc for cls in reversed(config.__mro__) for name, doc in _field_docs(cls)}
+    docs = {name: doc for cls in reversed(config.__mro__) for name, doc in _field_docs(cls).items()}
     hints = typing.get_type_hints(config)
     keys = {}
     for field in dataclasses.fields(config):
@@ -61,12 +68,14 @@ def parse(config: type[Config], words: Sequence[str], *, preset: str) -> Config:
     seen: set[str] = set()
     for word in words:
         name, separator, value = word.partition("=")
-        if not separator:
-            raise ConfigError(f"{word!r} is not key=value; keys are listed by --help")
         if name not in keys:
-            raise ConfigError(f"unknown key {name!r}{_suggest(name, keys)}; keys are listed by --help")
+            meant = _suggest(name, keys)
+            advice = f"did you mean {meant}=…? " if meant else ""
+            raise ConfigError(f"mhim {preset} has no key {name!r}; {advice}its keys are listed by mhim {preset} --help")
+        if not separator:
+            raise ConfigError(f"key {name!r} has no value; write {name}=…, without spaces around the =")
         if name in seen:
-            raise ConfigError(f"key {name!r} is given twice")
+            raise ConfigError(f"key {name!r} is given twice; give it once")
         seen.add(name)
         if keys[name].is_text:
             text[name] = _text_value(keys[name], value)
@@ -74,7 +83,8 @@ def parse(config: type[Config], words: Sequence[str], *, preset: str) -> Config:
             grammar.append(_grammar_word(keys[name], value))
     missing = [key.name for key in keys.values() if key.required and not text.get(key.name)]
     if missing:
-        raise ConfigError("missing " + ", ".join(f"{name}=…" for name in missing) + "; see --help")
+        wanted = " ".join(f"{name}=…" for name in missing)
+        raise ConfigError(f"mhim {preset} needs {wanted}; its keys are listed by mhim {preset} --help")
     return _compose(config, preset, grammar, text)
 
 
@@ -85,7 +95,6 @@ def _compose(config: type[Config], preset: str, grammar: list[str], text: dict[s
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    names = {field.name for field in dataclasses.fields(typing.cast(Any, config))}
     required = {name: "" for name, key in keys_of(config).items() if key.required}
     schema = OmegaConf.structured(config(**required))
     OmegaConf.set_readonly(schema, None)  # frozen means frozen afterwards: Hydra still has to merge into it
@@ -96,31 +105,38 @@ def _compose(config: type[Config], preset: str, grammar: list[str], text: dict[s
     except (HydraException, OmegaConfBaseException) as error:
         cause = str(error.__cause__ or error).split("\n")[0]
         raise ConfigError(f"cannot read {' '.join(grammar) or preset}: {cause}") from error
-    values = {name: composed[name] for name in names} | text
-    return config(**values)
+    values = {str(name): tuple(node) if OmegaConf.is_list(node) else node for name, node in composed.items()}
+    return config(**values | text)
 
 
 def _text_value(key: Key, value: str) -> Any:
+    if issubclass(key.kind, Enum):
+        return _member(key, value)
+    if _UNFIT.search(value):
+        raise ConfigError(f"{key.name}={value!r}: control characters and broken UTF-8 cannot be part of it")
     if issubclass(key.kind, tuple):
         return tuple(part for part in value.split(",") if part)
-    if not issubclass(key.kind, Enum):
-        if not value and key.required:
-            raise ConfigError(f"{key.name}= needs a value")
-        if "\0" in value or "\n" in value:
-            raise ConfigError(f"{key.name}={value!r}: a line break or NUL cannot be part of it")
-        return None if key.optional and not value else value
+    if not value and key.required:
+        raise ConfigError(f"{key.name}= needs a value")
+    return None if key.optional and value.lower() in _NONE else value
+
+
+def _member(key: Key, value: str) -> Enum | None:
+    if key.optional and value.lower() in _NONE:
+        return None
     try:
-        return key.kind[value]
+        member: Enum = key.kind[value]  # type: ignore[index]
     except KeyError:
-        allowed = ", ".join(member.name for member in key.kind)
+        allowed = ", ".join(member.name for member in key.kind)  # type: ignore[attr-defined]
         raise ConfigError(f"{key.name}={value!r} is not one of {allowed}") from None
+    return member
 
 
 def _grammar_word(key: Key, value: str) -> str:
     """The override word for Hydra, checked first so that its grammar cannot reinterpret it."""
     wanted = {int: "a whole number", float: "a number", bool: "true or false"}[key.kind]
     text = value.strip()
-    if key.optional and text.lower() in ("", "null", "none"):
+    if key.optional and text.lower() in _NONE:
         return f"{key.name}=null"
     try:
         if key.kind is bool:
@@ -136,9 +152,9 @@ def _grammar_word(key: Key, value: str) -> str:
     return f"{key.name}={text.removeprefix('+')}"
 
 
-def _suggest(name: str, keys: dict[str, Key]) -> str:
-    close = difflib.get_close_matches(name, keys, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+def _suggest(name: str, keys: dict[str, Key]) -> str | None:
+    close = difflib.get_close_matches(name.lstrip("-").replace("-", "_").lower(), keys, n=1, cutoff=0.6)
+    return close[0] if close else None
 
 
 def _split_optional(hint: Any) -> tuple[type, bool]:
@@ -148,14 +164,17 @@ def _split_optional(hint: Any) -> tuple[type, bool]:
     return typing.get_origin(hint) or hint, False
 
 
-def _field_docs(cls: type) -> Iterator[tuple[str, str]]:
+@functools.cache
+def _field_docs(cls: type) -> dict[str, str]:
     """The string literal that follows each annotated field: Python keeps it in the source alone."""
     if not dataclasses.is_dataclass(cls):
-        return
+        return {}
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)
+    docs = {}
     for statement, following in zip(body.body, body.body[1:], strict=False):
         if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
             continue
         if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-            yield statement.target.id, " ".join(str(following.value.value).split())
+            docs[statement.target.id] = " ".join(str(following.value.value).split())
+    return docs

@@ -1,7 +1,7 @@
 """A training run's folder: what it was made from, fixed at its first start, and read by every later command.
 
 run.json                what identifies the run, the pinned manifest, classes, versions (put-if-absent)
-cohort.parquet          the labelled slides with their part in every fold
+cohort-<sha256>.parquet the labelled slides with their part in every fold
 fits/fold-0/plain/…     results and models (the core's layout)
 evaluation/…            held-out predictions, metrics, attention
 report.html, MODEL_CARD.md
@@ -30,7 +30,6 @@ from mhim_core.tables import write_parquet
 from mhim_core.types import PatientId, SlideId
 
 RUN = "run.json"
-COHORT = "cohort.parquet"
 _SCHEMA = 1
 _PACKAGES = ("mhim", "torch", "ray", "numpy", "pyarrow", "openslide-python", "openslide-bin", "scikit-learn")
 
@@ -90,14 +89,16 @@ def start_run(
     record = record | {"schema": _SCHEMA, "identity": identity, "fingerprint": fingerprint(identity)}
     present = _maybe_read(storage)
     if present is None:
-        storage.put_if_absent(COHORT, write_parquet(table))
-        record |= {"cohort_sha256": sha256(storage.get(COHORT)), "versions": versions()}
+        data = write_parquet(table)
+        record |= {"cohort_sha256": sha256(data), "versions": versions()}
+        # named by its content: of two starts at once, each has its own table and run.json names the winner's
+        storage.put_if_absent(_cohort_key(record), data)
         storage.put_if_absent(RUN, canonical_json(record))
         present = _maybe_read(storage)
         assert present is not None
     if present["fingerprint"] != record["fingerprint"]:
         raise ConflictError(
-            f"{storage.uri} holds a run of another configuration ({_difference(present['identity'], identity)}); "
+            f"{storage.uri} holds a run of another configuration ({_difference(present, record)}); "
             "choose another out=, or give the same keys to resume it"
         )
     return _load(storage, present)
@@ -125,20 +126,30 @@ def versions() -> dict[str, str]:
 
 def _maybe_read(storage: Storage) -> dict[str, Any] | None:
     try:
-        record: dict[str, Any] = json.loads(storage.get(RUN))
+        record = json.loads(storage.get(RUN))
     except NotFoundError:
         return None
     except ValueError as error:
         raise IntegrityError(f"{storage.locate(RUN)} is damaged: {error}") from error
-    if record.get("schema") != _SCHEMA:
-        raise IntegrityError(f"{storage.locate(RUN)} has schema {record.get('schema')}; this mhim reads {_SCHEMA}")
-    return record
+    schema = record.get("schema") if isinstance(record, dict) else None
+    if schema != _SCHEMA:
+        raise IntegrityError(f"{storage.locate(RUN)} has schema {schema}; this mhim reads {_SCHEMA}")
+    found: dict[str, Any] = record
+    return found
+
+
+def _cohort_key(record: dict[str, Any]) -> str:
+    return f"cohort-{record['cohort_sha256'][:16]}.parquet"
 
 
 def _load(storage: Storage, record: dict[str, Any]) -> Run:
-    data = storage.get(COHORT)
+    key = _cohort_key(record)
+    try:
+        data = storage.get(key)
+    except NotFoundError as error:
+        raise IntegrityError(f"the run's table of slides is gone: {error}") from error
     if sha256(data) != record["cohort_sha256"]:
-        raise IntegrityError(f"{storage.locate(COHORT)} is not the table that {RUN} names")
+        raise IntegrityError(f"{storage.locate(key)} is not the table that {RUN} names")
     rows = pq.read_table(BufferReader(data)).to_pylist()
     slides = tuple(
         CohortRow(
@@ -184,9 +195,24 @@ def _cohort_rows(slides: tuple[CohortRow, ...], splits: tuple[Split, ...]) -> li
 
 
 def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
-    flat = [_flat(present), _flat(wanted)]
-    keys = sorted(key for key in {*flat[0], *flat[1]} if flat[0].get(key) != flat[1].get(key))
-    return ", ".join(f"{key}: {flat[0].get(key)} there, {flat[1].get(key)} here" for key in keys[:6])
+    """`epochs: 200 there, 20 here, …`, in the words of the keys that a person gave."""
+    there, here = _settings(present), _settings(wanted)
+    keys = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
+    parts = [f"{key}: {there.get(key, 'none')} there, {here.get(key, 'none')} here" for key in keys[:6]]
+    if len(keys) > 6:
+        parts.append(f"{len(keys) - 6} more keys")
+    follows = {*_flat(wanted["identity"]["splits"]), "seed"}  # these change the folds, and so the table, by themselves
+    if present["identity"]["cohort"] != wanted["identity"]["cohort"] and not follows & {*keys}:
+        parts.append("the slides, their labels, patients or folds")
+    if present["identity"]["feature_set"] != wanted["identity"]["feature_set"] and not parts:
+        parts.append("the features: another version of the encoder or of the tissue finder")
+    return ", ".join(parts)
+
+
+def _settings(record: dict[str, Any]) -> dict[str, Any]:
+    """What identifies a run, as flat keys; digests are left to words."""
+    identity = {key: value for key, value in record["identity"].items() if key not in ("cohort", "feature_set")}
+    return {"encoder": record["encoder"].get("id")} | _flat(record["tiling"]) | _flat(identity)
 
 
 def _flat(value: dict[str, Any]) -> dict[str, Any]:

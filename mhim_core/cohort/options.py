@@ -31,8 +31,8 @@ class SplitOptions:
 
     def __post_init__(self) -> None:
         if self.folds < 1:
-            raise ConfigError(f"split.folds is {self.folds}; set it to 1 (one split) or more")
+            raise ConfigError(f"folds={self.folds} must be at least 1 (one split)")
         for name in ("val_fraction", "test_fraction"):
             value = getattr(self, name)
             if not 0 < value < 1:
-                raise ConfigError(f"split.{name} is {value}; set it above 0 and below 1")
+                raise ConfigError(f"{name}={value} must be above 0 and below 1")

@@ -71,7 +71,7 @@ def make_splits(
             return tuple(_fold_splits(patients, classes, options, scheme, key))
         except _MissingClassError as error:
             failure = str(error)
-    raise SplitError(f"{failure}; set split.folds lower, or add patients of that class")
+    raise SplitError(f"{failure}; set folds lower, or add patients of that class")
 
 
 def _check_classes(labelled: Sequence[CohortRow], classes: Sequence[str]) -> None:
@@ -116,7 +116,7 @@ def _check_counts(
     for label in classes:
         found = sum(label in patient.labels for patient in patients)
         if found < needed:
-            what = "leave-one-patient-out" if one_out else f"split.folds={options.folds}"
+            what = "leave-one-patient-out" if one_out else f"folds={options.folds}"
             raise SplitError(
                 f"class {quote(label)} has {found} patient{'s' * (found != 1)}, and {what} needs {needed} of each "
                 f"(train, validation and test are disjoint in patients){_advice(found, one_out)}"
@@ -126,7 +126,7 @@ def _check_counts(
 def _advice(found: int, one_out: bool) -> str:
     if found < 3 or one_out:
         return "; add patients of that class"
-    return f"; set split.folds={found} or lower, or split.scheme=leave_one_patient_out"
+    return f"; set folds={found} or lower, or scheme=leave_one_patient_out"
 
 
 def _fold_splits(
@@ -151,7 +151,7 @@ def _fold_splits(
 def _column_split(rows: Sequence[CohortRow], classes: Sequence[str], options: SplitOptions, seed: int) -> Split:
     """The table's own parts; where it has no val, validation patients are taken from train."""
     if not rows:
-        raise SplitError("split.scheme=column, and no labelled slide with tiles has a value in the split column")
+        raise SplitError("scheme=column, and no labelled slide with tiles has a value in the split column")
     part_of: dict[PatientId, str | None] = {}
     for row in rows:
         if part_of.setdefault(row.patient_id, row.split) != row.split:
@@ -169,7 +169,7 @@ def _column_split(rows: Sequence[CohortRow], classes: Sequence[str], options: Sp
     try:
         _check_parts(parts, classes, 0, with_test=True)
     except _MissingClassError as error:
-        raise SplitError(f"{error}; change the split column, or set split.scheme=folds") from None
+        raise SplitError(f"{error}; change the split column, or set scheme=folds") from None
     return _split(parts, 0)
 
 

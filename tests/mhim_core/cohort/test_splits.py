@@ -144,7 +144,7 @@ def test_rows_without_a_split_or_label_take_no_part():
         ([], {}, "nothing to split"),
         (cohort_of(1, 0), {}, "all 1 labelled slides are of class 'neg'"),
         (cohort_of(9, 0), {}, "all 9 labelled slides are of class 'neg'"),
-        (cohort_of(9, 4), {}, "class 'pos' has 4 patients, and split.folds=5 needs 5 .* set split.folds=4 or lower"),
+        (cohort_of(9, 4), {}, "class 'pos' has 4 patients, and folds=5 needs 5 .* set folds=4 or lower"),
         (cohort_of(9, 2), {"folds": 2}, "class 'pos' has 2 patients.* add patients"),
         (cohort_of(9, 1), {"folds": 1}, "class 'pos' has 1 patient,"),
         (
@@ -192,7 +192,7 @@ def test_a_patient_in_two_parts_of_the_column_is_refused():
     "values", [{"folds": 0}, {"val_fraction": 0.0}, {"val_fraction": 1.0}, {"test_fraction": -1.0}]
 )
 def test_options_are_checked(values):
-    with pytest.raises(ConfigError, match=f"split.{next(iter(values))}"):
+    with pytest.raises(ConfigError, match=f"^{next(iter(values))}="):
         SplitOptions(**values)
 
 

@@ -1,0 +1,179 @@
+"""Cohort tables, slides and stores for the flows, and a guard: these commands must settle matters without Ray."""
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from cluster.embedding import EmbedJob, SlideActor, status_of, task_rows
+from cluster.session import Resources
+from flows.cli import main
+from mhim_core.demo.pyramid import write_pyramid
+from mhim_core.features import MppUsed, SlideFeatures, SourceHint, SourceIdentity
+from mhim_core.slides.spec import TileSpec, tiling_identity
+from mhim_core.storage import LocalStorage
+from mhim_core.store.commit import commit
+from mhim_core.store.feature_sets import FeatureSet, register
+from mhim_core.store.manifest import write_manifest
+from mhim_core.types import SlideId, SlideTask, StatusRow
+
+DIM = 4
+
+
+class Ended(NamedTuple):
+    """How a command ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def mhim(capsys: pytest.CaptureFixture[str], no_ray: None) -> Callable[..., Ended]:
+    """mhim("train", "cohort=…", …) in this process."""
+
+    def run(*words: str) -> Ended:
+        capsys.readouterr()
+        code = main(words)
+        return Ended(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(mhim: Callable[..., Ended]) -> Callable[..., str]:
+    """refused("train", …, code=2) → what the command said: no traceback, no bug, nothing unexpected."""
+
+    def run(*words: str, code: int = 2) -> str:
+        ended = mhim(*words)
+        assert ended.code == code, ended
+        assert ended.err.startswith("mhim: ")
+        assert "Traceback" not in ended.err
+        assert "unexpected" not in ended.err
+        return ended.err.removeprefix("mhim: ").rstrip("\n")
+
+    return run
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Connecting to Ray fails the test; logs go to its folder."""
+
+    def connect(address: str, local_cpus: int | None) -> None:
+        raise AssertionError(f"Ray was to be started at {address}")
+
+    monkeypatch.setattr("cluster.session._connect", connect)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def write_table(tmp_path: Path) -> Callable[..., Path]:
+    """write_table([{"slide_id": …}, …], name="my.csv") → the file."""
+
+    def write(rows: Sequence[Mapping[str, object]], name: str = "my.csv") -> Path:
+        path = tmp_path / name
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+            writer.writeheader()
+            writer.writerows(rows)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_slide(tmp_path: Path) -> Callable[..., Path]:
+    """write_slide("a.tiff", seed=0, mpp=0.5) → a slide of six tiles of tissue; tissue=False: bare glass."""
+
+    def write(name: str, *, seed: int = 0, mpp: float | None = 0.5, tissue: bool = True) -> Path:
+        rng = np.random.default_rng(seed)
+        pixels = np.full((1000, 1200, 3), 243, np.uint8)
+        if tissue:
+            texture = rng.integers(-25, 25, (700, 900, 1))
+            pixels[150:850, 150:1050] = np.clip(np.array([205, 130, 175]) + texture, 0, 255)
+        else:
+            pixels[0, 0] = seed  # no two files are the same
+        path = tmp_path / name
+        write_pyramid(path, pixels, mpp=None if mpp is None else (mpp, mpp))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def cohort_rows() -> Callable[..., list[dict[str, str]]]:
+    """cohort_rows(pos=5, neg=5) → rows of slides of as many patients a class; their files need not be there."""
+
+    def rows(**num_patients: int) -> list[dict[str, str]]:
+        return [
+            {"slide_id": f"{label}{i}", "path": f"{label}{i}.svs", "patient_id": f"p-{label}{i}", "label": label}
+            for label, number in num_patients.items()
+            for i in range(number)
+        ]
+
+    return rows
+
+
+@pytest.fixture
+def made_store(tmp_path: Path) -> Callable[..., str]:
+    """made_store(slide_ids, encoder="toy", target_mpp=0.5, empty=()) → `store=` of features made up, committed."""
+
+    def make(
+        slide_ids: Sequence[str], *, encoder: str = "toy", target_mpp: float = 0.5, empty: Sequence[str] = ()
+    ) -> str:
+        card = {"id": encoder, "dim": DIM, "licence": "none"}
+        tiling = tiling_identity(TileSpec(target_mpp=target_mpp))
+        feature_set = FeatureSet(tiling=tiling, encoder=card, encoder_identity=card)
+        storage = LocalStorage(tmp_path / "store")
+        register(storage, feature_set)
+        entries = {}
+        for slide_id in slide_ids:
+            num_tiles = 0 if slide_id in empty else 3
+            features = _features(slide_id, num_tiles, feature_set)
+            entries[SlideId(slide_id)] = commit(storage, feature_set, features).record
+        write_manifest(storage, feature_set, entries)
+        return f"store={storage.uri}"
+
+    return make
+
+
+def _features(slide_id: str, num_tiles: int, feature_set: FeatureSet) -> SlideFeatures:
+    rng = np.random.default_rng(list(slide_id.encode()))
+    x = np.arange(num_tiles, dtype=np.int32) * 256
+    return SlideFeatures(
+        slide_id=SlideId(slide_id),
+        features=rng.standard_normal((num_tiles, DIM)).astype(np.float16),
+        coords_l0_px=np.stack([x, np.zeros_like(x)], axis=1),
+        tissue_share=np.ones(num_tiles, np.float32),
+        source=SourceIdentity(10, slide_id),
+        hint=SourceHint(f"/slides/{slide_id}.svs", 10, "1"),
+        mpp=MppUsed(0.5, 0.5, "slide"),
+        effective_mpp=(0.5, 0.5),
+        tile_size_l0_px=(256, 256),
+        upsample=1.0,
+        tiling=feature_set.tiling,
+        encoder=feature_set.encoder,
+    )
+
+
+@pytest.fixture
+def embed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mhim embed` with its real actor, called in this process instead of by Ray."""
+
+    @contextmanager
+    def session(address: str, local_cpus: int | None) -> Iterator[Resources]:
+        yield Resources(1, 1.0, 0.0)
+
+    def rows(tasks: Sequence[SlideTask], job: EmbedJob, config: Any, cluster: Resources) -> Iterator[StatusRow]:
+        actor = SlideActor(job)
+        for row in actor({"task": np.array([row["task"] for row in task_rows(tasks)])}):
+            yield status_of({"status": row["status"][0]})
+        actor._decoder.close()
+
+    monkeypatch.setattr("cluster.embedding._node_id", lambda: "here")
+    monkeypatch.setattr("flows.embed.ray_session", session)
+    monkeypatch.setattr("flows.embed.status_rows", rows)

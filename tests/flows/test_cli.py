@@ -1,0 +1,188 @@
+"""The command line: help is instant and complete, every way to end has its exit code and its sentence."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.cli import FLOWS
+from flows.overrides import keys_of
+from mhim_core.errors import (
+    CohortError,
+    ConfigError,
+    ConflictError,
+    EncoderError,
+    InputError,
+    IntegrityError,
+    MhimError,
+    NotFoundError,
+    SplitError,
+    StorageError,
+)
+from mhim_core.types import ExitCode
+
+Mhim = Callable[..., Any]
+HEAVY = (
+    "torch",
+    "ray",
+    "hydra",
+    "omegaconf",
+    "pyarrow",
+    "numpy",
+    "skimage",
+    "sklearn",
+    "matplotlib",
+    "timm",
+    "botocore",
+)
+
+
+def mhim_process(*words: str, before: str = "pass", **options: Any) -> subprocess.CompletedProcess[str]:
+    code = f"import sys; from flows.cli import main; code = main({list(words)!r}); {before}; sys.exit(code)"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in FLOWS)], ids="-".join)
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    found = mhim_process(*words, before=f"print('heavy:', sorted({set(HEAVY)!r} & set(sys.modules)))")
+    assert found.returncode == ExitCode.OK, found.stderr
+    assert found.stdout.endswith("heavy: []\n")
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_help_of_a_command_says_what_each_key_means(mhim: Mhim, name: str) -> None:
+    ended = mhim(name, "--help")
+    assert ended.code == ExitCode.OK
+    text = " ".join(ended.out.split())
+    import flows.config
+
+    for key in keys_of(getattr(flows.config, FLOWS[name].config)).values():
+        assert key.doc
+        assert f" {key.name}{'' if key.required else '='}" in text
+        assert key.doc in text
+        if hasattr(key.kind, "__members__"):
+            assert " | ".join(key.kind.__members__) in text
+    assert f"mhim {name} {FLOWS[name].example}" in text
+
+
+def test_help_names_every_command_and_every_exit_code(mhim: Mhim) -> None:
+    text = mhim("--help").out
+    for name in FLOWS:
+        assert f"mhim {name}" in text
+    for code in set(ExitCode) - {ExitCode.DRIFT}:  # no command of these watches for drift
+        assert f"{code.value} " in text
+
+
+def test_help_may_be_asked_for_in_any_usual_way(mhim: Mhim) -> None:
+    whole, train = mhim("--help"), mhim("train", "--help")
+    assert mhim("-h") == mhim("help") == whole
+    for words in (["help", "train"], ["--help", "train"], ["train", "-h"], ["train", "cohort=x", "bad", "--help"]):
+        assert mhim(*words) == train
+    assert mhim() == whole._replace(code=ExitCode.BAD_INPUT)
+
+
+def test_the_version_is_one_line(mhim: Mhim) -> None:
+    ended = mhim("--version")
+    assert ended.code == ExitCode.OK
+    assert ended.out.startswith("mhim ")
+    assert ended.out.count("\n") == 1
+
+
+def test_an_unknown_command_is_refused_with_a_suggestion(refused: Callable[..., str]) -> None:
+    assert "'trian' (did you mean 'train'?)" in refused("trian", "cohort=x")
+    assert ", ".join(FLOWS) in refused("frobnicate")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("why"), 2),
+        (ConfigError("why"), 2),
+        (CohortError("why"), 2),
+        (SplitError("why"), 2),
+        (EncoderError("why"), 2),
+        (ConflictError("why"), 5),
+        (StorageError("why"), 6),
+        (NotFoundError("why"), 6),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_on_purpose_is_its_sentence_and_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, mhim: Mhim, tmp_path: Path, error: MhimError, code: int
+) -> None:
+    monkeypatch.setattr("flows.check.run", _raises(error))
+    assert mhim("check", "cohort=x") == (code, "", "mhim: why\n")
+    assert not (tmp_path / "state").exists()
+    debugged = mhim("check", "--debug", "cohort=x")
+    assert debugged.code == code
+    assert debugged.err.startswith("Traceback")
+    assert debugged.err.endswith("mhim: why\n")
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("a bug\nof two lines"), IntegrityError("a bug"), MhimError("a bug")]
+)
+def test_an_unexpected_error_is_one_sentence_and_a_log_with_the_traceback(
+    monkeypatch: pytest.MonkeyPatch, mhim: Mhim, tmp_path: Path, error: Exception
+) -> None:
+    monkeypatch.setattr("flows.check.run", _raises(error))
+    ended = mhim("check", "cohort=x")
+    (log,) = (tmp_path / "state/mhim").iterdir()
+    assert ended == (1, "", f"mhim: unexpected {type(error).__name__}: a bug; the traceback is in {log}\n")
+    assert "Traceback" in log.read_text()
+    assert type(error).__name__ in log.read_text()
+
+
+def test_where_no_state_folder_can_be_made_the_log_lies_in_the_temporary_folder(
+    monkeypatch: pytest.MonkeyPatch, mhim: Mhim, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr("flows.check.run", _raises(RuntimeError("a bug")))
+    assert f"the traceback is in {tmp_path / 'tmp'}" in mhim("check", "cohort=x").err
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    assert mhim("check", "cohort=x").err.endswith("no log could be written: --debug prints the traceback\n")
+
+
+def test_an_interrupt_ends_with_130_and_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, mhim: Mhim) -> None:
+    monkeypatch.setattr("flows.check.run", _raises(KeyboardInterrupt()))
+    ended = mhim("check", "cohort=x")
+    assert ended.code == 130
+    assert "what was committed is kept" in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_a_pipe_broken_elsewhere_is_no_interrupt(monkeypatch: pytest.MonkeyPatch, mhim: Mhim) -> None:
+    monkeypatch.setattr("flows.check.run", _raises(BrokenPipeError("a socket")))
+    assert mhim("check", "cohort=x").code == ExitCode.BUG
+
+
+def test_a_reader_who_leaves_early_sees_no_traceback() -> None:
+    code = "import sys, time; from flows.cli import main; time.sleep(0.5); sys.exit(main(['train', '--help']))"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.close()
+    with child.stderr:
+        assert child.stderr.read() == ""
+    assert child.wait(timeout=30) == ExitCode.INTERRUPTED
+
+
+def test_a_terminal_that_knows_ascii_alone_gets_help_and_errors() -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    assert mhim_process("train", "--help", env=environment).returncode == ExitCode.OK
+    found = mhim_process("check", "cohort=hôpital.csv", env=environment)
+    assert found.returncode == ExitCode.BAD_INPUT
+    assert found.stderr.endswith("h\\xf4pital.csv: there is no such file\n")
+
+
+def _raises(error: BaseException) -> Callable[[Any], None]:
+    def run(config: Any) -> None:
+        raise error
+
+    return run
