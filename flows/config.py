@@ -139,6 +139,8 @@ class FeatureChoice:
     """Use features of tiles with this overlap in pixels; none: open."""
     min_tissue: float | None = None
     """Use features tiled with this least share of tissue; none: open."""
+    feature_set: str | None = None
+    """Use the feature set whose fingerprint begins with these digits, as a refusal lists it; none: open."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from flows.result import FlowResult
 from flows.run_folder import Run, start_run
 from mhim_core.cohort.options import SplitOptions
 from mhim_core.cohort.splits import make_splits
-from mhim_core.cohort.table import Cohort, CohortRow, sort_labels
+from mhim_core.cohort.table import Cohort, CohortRow
 from mhim_core.errors import InputError
 from mhim_core.fingerprint import canonical_json
 from mhim_core.mil.options import MhimOptions, ModelOptions
@@ -55,7 +55,7 @@ def run(config: TrainConfig) -> FlowResult:
 def open_run(config: TrainConfig, cohort: Cohort, feature_set: FeatureSet, manifest: Manifest) -> Run:
     """Found the run or resume it: labelled slides with tiles, their splits, the pinned manifest."""
     slides = _trainable(cohort, manifest)
-    classes = sort_labels({slide.label for slide in slides if slide.label is not None})
+    classes = cohort.classes()  # of the whole table: a class whose slides all failed must not vanish unnoticed
     splits = make_splits(slides, classes, part(config, SplitOptions), config.seed)
     identity: dict[str, Any] = {
         "method": config.method,
@@ -146,7 +146,8 @@ def fit_on_worker(payload: FitPayload, context: Any, tell: Callable[[Any], None]
 def _choose(config: TrainConfig) -> FeatureSet:
     keys = ("target_mpp", "tile_px", "overlap_px", "min_tissue")
     tiling = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
-    return choose_feature_set(open_storage(config.store), encoder_id=config.encoder, tiling=tiling)
+    store = open_storage(config.store)
+    return choose_feature_set(store, encoder_id=config.encoder, tiling=tiling, fingerprint=config.feature_set)
 
 
 def _trainable(cohort: Cohort, manifest: Manifest) -> tuple[CohortRow, ...]:

@@ -80,12 +80,16 @@ def _check_classes(labelled: Sequence[CohortRow], classes: Sequence[str]) -> Non
         raise SplitError("no slide with a label and tiles: there is nothing to split")
     for label in classes:
         if not counts[label]:
-            raise SplitError(f"class {quote(label)} has no slide with tiles")
+            raise SplitError(
+                f"class {quote(label)} has no slide with tiles; embed its slides, or leave their label cells empty"
+            )
     for label in counts:
         if label not in classes:
             raise SplitError(f"label {quote(label)} is none of the classes {', '.join(map(quote, classes))}")
     if len(classes) < 2:
-        raise SplitError(f"all {len(labelled)} labelled slides are of class {quote(classes[0])}; two are needed")
+        raise SplitError(
+            f"every labelled slide with tiles ({len(labelled)}) is of class {quote(classes[0])}; two classes are needed"
+        )
 
 
 def _patients(labelled: Sequence[CohortRow]) -> list[_Patient]:

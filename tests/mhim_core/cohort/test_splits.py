@@ -142,8 +142,8 @@ def test_rows_without_a_split_or_label_take_no_part():
     ("rows", "options", "message"),
     [
         ([], {}, "nothing to split"),
-        (cohort_of(1, 0), {}, "all 1 labelled slides are of class 'neg'"),
-        (cohort_of(9, 0), {}, "all 9 labelled slides are of class 'neg'"),
+        (cohort_of(1, 0), {}, "every labelled slide with tiles .1. is of class 'neg'"),
+        (cohort_of(9, 0), {}, "every labelled slide with tiles .9. is of class 'neg'"),
         (cohort_of(9, 4), {}, "class 'pos' has 4 patients, and folds=5 needs 5 .* set folds=4 or lower"),
         (cohort_of(9, 2), {"folds": 2}, "class 'pos' has 2 patients.* add patients"),
         (cohort_of(9, 1), {"folds": 1}, "class 'pos' has 1 patient,"),
