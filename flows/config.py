@@ -307,6 +307,7 @@ class DemoConfig(FlowConfig, RayKeys):
             raise ConfigError(f"out={self.out}: the demo needs a local folder")
         _check_least(self, 12, "num_slides")
         _check_least(self, 2, "num_new")
+        _check_least(self, 0, "demo_seed")
         # what its stations would refuse, refused before slides are painted
         ModelOptions(aggregator=self.aggregator)
         SplitOptions(folds=self.folds)

@@ -9,6 +9,7 @@ report.html, MODEL_CARD.md
 
 import json
 import platform
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -196,7 +197,8 @@ def _cohort_rows(slides: tuple[CohortRow, ...], splits: tuple[Split, ...]) -> li
 
 def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
     """`epochs: 200 there, 20 here, …`, in the words of the keys that a person gave."""
-    there, here = _settings(present), _settings(wanted)
+    shared = present["identity"].keys() & wanted["identity"].keys()  # a plain run has no section of MHIM's keys
+    there, here = _settings(present, shared), _settings(wanted, shared)
     keys = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
     parts = [f"{key}: {there.get(key, 'none')} there, {here.get(key, 'none')} here" for key in keys[:6]]
     if len(keys) > 6:
@@ -209,9 +211,9 @@ def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _settings(record: dict[str, Any]) -> dict[str, Any]:
+def _settings(record: dict[str, Any], sections: Set[str]) -> dict[str, Any]:
     """What identifies a run, as flat keys; digests are left to words."""
-    identity = {key: value for key, value in record["identity"].items() if key not in ("cohort", "feature_set")}
+    identity = {key: record["identity"][key] for key in sections - {"cohort", "feature_set"}}
     return {"encoder": record["encoder"].get("id")} | _flat(record["tiling"]) | _flat(identity)
 
 
