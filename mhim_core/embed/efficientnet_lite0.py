@@ -33,7 +33,7 @@ def efficientnet_card(weights: str | None, runtime: dict[str, Any]) -> EncoderCa
         revision="0.1.0",
         licence="Apache-2.0",
         pooling="avg",
-        network={"timm_model": TIMM_MODEL, "args": {}, "layout": "channels_last"},
+        network={"timm_model": TIMM_MODEL, "args": {}, "layout": "channels_last", "batch_norm": "folded"},
         transform={
             "input_px": 224,
             "interpolation": "bilinear",

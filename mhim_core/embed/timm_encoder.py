@@ -8,10 +8,14 @@ from torch import Tensor, nn
 
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.encoder import TorchEncoder
+from mhim_core.embed.folding import fold_batch_norms
 from mhim_core.embed.torchvision_shim import prepare_torchvision
 from mhim_core.embed.transform import TileTransform
 from mhim_core.embed.weights import check_sha256, read_tensors
 from mhim_core.errors import EncoderError
+
+FOLDED = "folded"
+"""What a card's network says under `batch_norm` where batch norms are folded into their convolutions."""
 
 
 def import_timm() -> Any:
@@ -50,6 +54,8 @@ def build_timm(card: EncoderCard, tensors: dict[str, Tensor]) -> TorchEncoder:
             f"{len(missing)} layers missing ({', '.join(missing[:3])}), "
             f"{len(unexpected)} unknown ({', '.join(unexpected[:3])})"
         )
+    if card.network.get("batch_norm") == FOLDED:
+        fold_batch_norms(model, card.transform["input_px"])
     return TorchEncoder(card, nn.Sequential(TileTransform(card.transform), model.to(memory_format=torch.channels_last)))
 
 
