@@ -29,7 +29,8 @@ _TIMEOUT_S = 300.0
 def run(config: CheckConfig) -> FlowResult:
     """Raises CohortError (exit 2) where the table itself is wrong."""
     given = load_cohort(config.cohort, strict=config.strict)
-    for line in (*given.cohort.notes, *(f"warning: {finding}" for finding in given.warnings)):
+    notes = (f"note: {note}" for note in given.cohort.notes)
+    for line in (*notes, *(f"warning: {finding}" for finding in given.warnings)):
         print(line)
     pictures = open_storage(config.pictures) if config.pictures else None
     outcome = inspect_all(given, part(config, TileSpec), part(config, SlidePolicy), pictures)
