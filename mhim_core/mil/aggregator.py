@@ -1,8 +1,8 @@
-"""What every aggregator is, and the registry of them."""
+"""What every aggregator is. The registry of them is in `model`. Shape suffixes: see the package's docstring."""
 
 from typing import NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from mhim_core.mil.draws import Draws
@@ -14,21 +14,40 @@ class BagOutput(NamedTuple):
 
     logits_C: Float[Tensor, "C"]
     feature_D: Float[Tensor, "*D"]
-    """The bag embedding F."""
+    """The bag embedding F: one row, or (DSMIL) one per class."""
     attention_HN: Float[Tensor, "H N"]
-    """Softmax attention over the instances of this very forward pass, per head."""
+    """Attention over the instances of this very forward pass, per head (DSMIL: per class)."""
+    auxiliary: Float[Tensor, "..."] | None = None
+    """What the aggregator's own part of the task loss is made from, in training; None: it has none."""
 
 
 class Aggregator(nn.Module):
     """Instances to a bag's logits. Subclasses own the classification head, since some have more than one."""
+
+    head: nn.Linear
+    classifies_instances = False
+    """True: `instance_logits` are themselves trained as predictions, so their largest is the score as it is."""
 
     def forward(self, h_ND: Float[Tensor, "N D"], draws: Draws | None = None) -> BagOutput:
         """`draws`: the bag's randomness in training; None: inference, no dropout."""
         raise NotImplementedError
 
     def instance_logits(self, h_ND: Float[Tensor, "N D"], output: BagOutput) -> Float[Tensor, "N C"]:
-        """Each instance's own evidence for each class, from the `output` that `h_ND` gave (IJCV 2025, eq. 6-8)."""
-        raise NotImplementedError
+        """Each instance's own evidence for each class, from the `output` that `h_ND` gave (IJCV 2025, eq. 6-8).
+
+        Every aggregator that mining accepts (`ModelOptions.require_mining`) has it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not weigh single instances")
+
+    def attention_score(self, output: BagOutput) -> Float[Tensor, "H N"]:
+        """The score of ICCV 2023: the attention, per head where the heads vote."""
+        return output.attention_HN
+
+    def task_loss(
+        self, bag_loss: Float[Tensor, ""], output: BagOutput, label_index: Int64[Tensor, ""]
+    ) -> Float[Tensor, ""]:
+        """The bag's loss together with the aggregator's own, where it has one."""
+        return bag_loss
 
 
 def make_activation(activation: Activation) -> nn.Module:

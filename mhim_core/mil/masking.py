@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mhim_core.mil.draws import Draws
-from mhim_core.mil.options import MhimOptions, Schedule
+from mhim_core.mil.options import MhimOptions, Schedule, TokenOrder
 
 MIN_MASKED_BAG = 4
 """Bags with fewer instances are passed whole."""
@@ -99,14 +99,19 @@ def rank_instances(score_HN: Float[Tensor, "H N"], num_voted: int) -> Int64[Tens
     return order_N[votes_N[order_N].argsort(descending=True, stable=True)]
 
 
-def split_recycled(kept: Int64[Tensor, "kept"], random_mask_ratio: float, draws: Draws) -> Split:
+def split_recycled(
+    kept: Int64[Tensor, "kept"], random_mask_ratio: float, draws: Draws, order: TokenOrder = TokenOrder.shuffled
+) -> Split:
     """Set a random share of the kept instances aside: ⌊N'·(1 - ratio)⌋ enter; if that is none, all do.
 
-    Ratio 0 leaves the instances in bag order.
+    Ratio 0 leaves the instances in bag order; otherwise those that enter are shuffled, or sorted if `order` says so.
     """
     num = len(kept)
     # (1 - .8) is .19999999999999996 as a double, and ⌊90 · that⌋ is 17; the published ⌊90 · .2⌋ is 18
     num_entering = math.floor(num * round(1 - random_mask_ratio, 12))
     if num_entering in (0, num):
         return Split(kept, num)
-    return Split(kept[draws.permutation("recycle", num).to(kept.device)], num_entering)
+    rows = kept[draws.permutation("recycle", num).to(kept.device)]
+    if order is TokenOrder.sorted:
+        rows = torch.cat([rows[:num_entering].sort().values, rows[num_entering:]])
+    return Split(rows, num_entering)

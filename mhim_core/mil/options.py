@@ -46,6 +46,13 @@ class StudentInit(StrEnum):
     all = "all"
 
 
+class TokenOrder(StrEnum):
+    """In which order the student's instances enter the aggregator; the recycled tokens always come last."""
+
+    shuffled = "shuffled"
+    sorted = "sorted"
+
+
 class RecycleAtTest(StrEnum):
     """Whether inference appends the recycled tokens; auto: where random_mask_ratio is at least 0.5."""
 
@@ -54,7 +61,10 @@ class RecycleAtTest(StrEnum):
     off = "off"
 
 
-AGGREGATOR_NAMES = ("abmil",)
+AGGREGATOR_NAMES = ("abmil", "transmil", "dsmil", "clam-sb", "mean", "max")
+MINING_AGGREGATORS = ("abmil", "transmil", "dsmil", "clam-sb")
+"""Those that weigh single instances, so that a teacher of their kind can rank instances for a student."""
+TRANSMIL_HEADS = 8
 AUTO = "auto"
 
 
@@ -63,9 +73,9 @@ class ModelOptions:
     """The architecture of student and teacher alike."""
 
     aggregator: str = "abmil"
-    """How a bag's instances become one embedding: abmil."""
+    """How a bag becomes a prediction: abmil, transmil, dsmil, clam-sb, mean or max; mean and max for method=plain."""
     embed_dim: int = 512
-    """Features D of an embedded instance."""
+    """Features D of an embedded instance; a multiple of 8 for transmil."""
     embed_activation: Activation = Activation.gelu
     """Non-linearity after the embedding layer: gelu, relu or tanh."""
     attention_activation: Activation = Activation.relu
@@ -74,14 +84,37 @@ class ModelOptions:
     """Gated attention (tanh times sigmoid) instead of the plain one."""
     dropout: float = 0.25
     """Share of embedded features dropped in training, 0 to below 1; 0 disables it."""
+    transmil_dropout: float = 0.1
+    """Share of values dropped behind each attention layer of transmil in training, 0 to below 1; 0 disables it."""
+    clam_instance_weight: float = 0.3
+    """Share of clam-sb's instance clustering loss in its task loss, 0 to below 1; 0 disables it."""
+    clam_num_sampled: int = 8
+    """Most and least attended instances of a bag, this many each, that clam-sb's clustering loss looks at."""
 
     def __post_init__(self) -> None:
         if self.aggregator not in AGGREGATOR_NAMES:
             raise ConfigError(f"aggregator={self.aggregator!r} is unknown; choose one of {', '.join(AGGREGATOR_NAMES)}")
         if self.embed_dim < 1:
             raise ConfigError(f"embed_dim={self.embed_dim} must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout={self.dropout} must be at least 0 and below 1")
+        if self.aggregator == "transmil" and self.embed_dim % TRANSMIL_HEADS:
+            raise ConfigError(
+                f"embed_dim={self.embed_dim} must be a multiple of {TRANSMIL_HEADS}, the heads of aggregator=transmil"
+            )
+        for name in ("dropout", "transmil_dropout", "clam_instance_weight"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+        if self.clam_num_sampled < 1:
+            raise ConfigError(
+                f"clam_num_sampled={self.clam_num_sampled} must be at least 1; clam_instance_weight=0 disables the loss"
+            )
+
+    def require_mining(self) -> None:
+        """Raises ConfigError if masked hard instance mining cannot work with this aggregator."""
+        if self.aggregator not in MINING_AGGREGATORS:
+            raise ConfigError(
+                f"method=mhim needs an aggregator that weighs single instances, which aggregator={self.aggregator} "
+                f"does not; choose one of {', '.join(MINING_AGGREGATORS)}, or method=plain"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +151,8 @@ class MhimOptions:
     """What the student takes from the stage-1 model: nothing (fresh), its embedding layer (embed) or all."""
     recycle_at_test: RecycleAtTest = RecycleAtTest.auto
     """Append recycled tokens at inference: on, off, or auto (on where random_mask_ratio is at least 0.5)."""
+    token_order: TokenOrder = TokenOrder.shuffled
+    """Order of the instances that random masking leaves: shuffled (published) or sorted; matters to transmil alone."""
     v1_random_mask_ratio: float = 0.0
     """Share of all instances hidden at random, redrawn every step (ICCV 2023); 0 disables it."""
     v1_low_mask_ratio: float = 0.0

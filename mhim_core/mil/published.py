@@ -1,6 +1,6 @@
-"""Weights under the names of the published checkpoints, as their users hold them, to and from ours (ABMIL).
+"""Weights under the names of the published checkpoints, as their users hold them, to and from ours.
 
-Only names and shapes differ; see the authors' papers for the modules. Plain ABMIL is what was published.
+Only names and shapes differ; see the authors' papers for the modules. ABMIL (plain), TransMIL and DSMIL were published.
 """
 
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from mhim_core.errors import InputError
 
-_NAMES = {
+_MODEL = {
     "embed.weight": "feature.0.weight",
     "embed.bias": "feature.0.bias",
-    "aggregator.hidden.weight": "online_encoder.attention.attention.0.weight",
-    "aggregator.energy.weight": "online_encoder.attention.attention.2.weight",
     "aggregator.head.weight": "predictor.weight",
     "aggregator.head.bias": "predictor.bias",
+}
+_RECYCLE = {
     "recycle.queries": "merge.global_q_mm",
     "recycle.norm.weight": "merge.norm.weight",
     "recycle.norm.bias": "merge.norm.bias",
@@ -25,36 +25,96 @@ _NAMES = {
     "recycle.to_out.bias": "merge.attn.to_out.0.bias",
 }
 _QUERIES_ALIAS = "merge.global_q"
+_WITH_BATCH_AXIS = ("recycle.queries", "aggregator.cls_token")
+"""Published with a leading axis of length 1."""
+
+
+def _encoder_names(pairs: Mapping[str, str], kinds: tuple[str, ...] = ("weight", "bias")) -> dict[str, str]:
+    return {
+        f"aggregator.{ours}.{kind}": f"online_encoder.{published}.{kind}"
+        for ours, published in pairs.items()
+        for kind in kinds
+    }
+
+
+_ENCODERS = {
+    "abmil": _encoder_names({"hidden": "attention.attention.0", "energy": "attention.attention.2"}, ("weight",)),
+    "dsmil": _encoder_names(
+        {
+            "instance_head": "i_classifier.0",
+            "query.0": "b_classifier.q.0",
+            "query.2": "b_classifier.q.2",
+            "value.0": "b_classifier.v.1",
+            "bag_head": "b_classifier.fcc",
+        }
+    ),
+    "transmil": {"aggregator.cls_token": "online_encoder.cls_token"}
+    | _encoder_names(
+        {
+            "layer1.norm": "layer1.norm",
+            "layer1.attention.to_out": "layer1.attn.to_out.0",
+            "positions.conv7": "pos_embedding.proj",
+            "positions.conv5": "pos_embedding.proj1",
+            "positions.conv3": "pos_embedding.proj2",
+            "layer2.norm": "layer2.norm",
+            "layer2.attention.to_out": "layer2.attn.to_out.0",
+            "norm": "norm",
+        }
+    )
+    | _encoder_names(
+        {
+            f"{layer}.attention.{ours}": f"{layer}.attn.{ours}"
+            for layer in ("layer1", "layer2")
+            for ours in ("to_qkv", "res_conv")
+        },
+        ("weight",),
+    ),
+}
+"""Our names to the published ones, by the aggregator's name."""
 
 
 def from_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A published ABMIL checkpoint as our state dict; the recycle network may be absent.
+    """A published checkpoint as our state dict; the recycle network may be absent.
 
     Raises InputError naming every tensor that is missing or that we do not know.
     """
-    ours_of = {published: ours for ours, published in _NAMES.items()}
-    unknown = sorted(set(tensors) - set(ours_of) - {_QUERIES_ALIAS})
-    required = {name for name in ours_of if not name.startswith("merge.")}
-    if any(name.startswith("merge.") for name in tensors):
-        required = set(ours_of)
-    missing = sorted(required - set(tensors))
-    if unknown or missing:
-        raise InputError(
-            f"not a published ABMIL checkpoint: unknown tensors {unknown}, missing tensors {missing}; "
-            "only plain ABMIL checkpoints can be imported"
-        )
-    state = {ours_of[name]: tensor for name, tensor in tensors.items() if name != _QUERIES_ALIAS}
-    if "recycle.queries" in state:
-        state["recycle.queries"] = state["recycle.queries"][0]
-    return state
+    names = _names_of({name for name in tensors if name != _QUERIES_ALIAS}, published=True)
+    return {
+        ours: tensors[published][0] if ours in _WITH_BATCH_AXIS else tensors[published]
+        for ours, published in names.items()
+    }
 
 
 def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `from_published`, the alias of the queries included. Raises InputError for a gated model."""
-    unknown = sorted(set(state) - set(_NAMES))
-    if unknown:
-        raise InputError(f"these tensors have no name in the published checkpoints: {unknown}")
-    tensors = {_NAMES[name]: tensor for name, tensor in state.items()}
-    if "recycle.queries" in state:
-        tensors[_NAMES["recycle.queries"]] = tensors[_QUERIES_ALIAS] = state["recycle.queries"][None]
+    """The inverse of `from_published`, the alias of the queries included.
+
+    Raises InputError for a model that was never published, such as gated ABMIL or a baseline.
+    """
+    names = _names_of(set(state), published=False)
+    tensors = {
+        published: state[ours][None] if ours in _WITH_BATCH_AXIS else state[ours] for ours, published in names.items()
+    }
+    if "recycle.queries" in names:
+        tensors[_QUERIES_ALIAS] = tensors[names["recycle.queries"]]
     return tensors
+
+
+def _names_of(given: set[str], published: bool) -> dict[str, str]:
+    """Ours → published for exactly the given names, which are those of one published model, whole."""
+    closest: tuple[int, str, list[str], list[str]] | None = None
+    for aggregator, encoder in _ENCODERS.items():
+        names = _MODEL | encoder
+        if given & set(_RECYCLE.values() if published else _RECYCLE):
+            names = names | _RECYCLE
+        expected = set(names.values()) if published else set(names)
+        if expected == given:
+            return names
+        unknown, missing = sorted(given - expected), sorted(expected - given)
+        candidate = (len(unknown) + len(missing), aggregator, unknown, missing)
+        closest = candidate if closest is None else min(closest, candidate)
+    assert closest is not None
+    _, aggregator, unknown, missing = closest
+    raise InputError(
+        f"not the weights of a published model (plain ABMIL, TransMIL or DSMIL); compared with {aggregator}, "
+        f"unknown tensors {unknown}, missing tensors {missing}"
+    )

@@ -13,15 +13,19 @@ from mhim_core.mil.options import Score
 def score_instances(
     model: MilModel, h_ND: Float[Tensor, "N D"], output: BagOutput, score: Score
 ) -> Float[Tensor, "H N"]:
-    """The instances' scores, per head where the score is the attention of several heads, else H = 1.
+    """The instances' scores, per head where the score is the attention of several heads that vote, else H = 1.
 
     `output` is what the model's aggregator made of `h_ND`. The label is not needed: for two classes both
-    class-aware scores rank strong evidence for *either* class.
+    class-aware scores rank strong evidence for *either* class. Where the instances have predictions of their own
+    (DSMIL), the largest logit is the class-aware score, whichever is asked for.
     """
     if score is Score.attention:
-        return output.attention_HN
+        return model.aggregator.attention_score(output)
     logits_NC = model.aggregator.instance_logits(h_ND, output)
-    score_N = max_softmax(logits_NC) if score is Score.softmax_max else margin(logits_NC)
+    if model.aggregator.classifies_instances:
+        score_N = logits_NC.amax(dim=1)
+    else:
+        score_N = max_softmax(logits_NC) if score is Score.softmax_max else margin(logits_NC)
     return score_N[None]
 
 

@@ -23,6 +23,7 @@ from mhim_core.mil.options import (
     Score,
     StudentInit,
     TeacherMode,
+    TokenOrder,
 )
 from mhim_core.train.options import Precision
 from mhim_core.train.plan import Stage
@@ -69,8 +70,8 @@ class Prediction(NamedTuple):
     probabilities_C: Float[Tensor, "C"]
     logits_C: Float[Tensor, "C"]
     attention_N: Float[Tensor, "N"]
-    """Softmax attention of this very forward pass, mean over heads. Sums to 1, or to less where recycled tokens
-    took their part."""
+    """Attention of this very forward pass, mean over heads (DSMIL: over classes). Sums to 1, or to less where recycled
+    tokens took their part; TransMIL's is only about a distribution and may dip below 0."""
 
 
 def save_model(card: ModelCard, student: dict[str, Tensor], teacher: dict[str, Tensor] | None = None) -> bytes:
@@ -139,6 +140,7 @@ _ENUM_OF = {
     "teacher_mode": TeacherMode,
     "student_init": StudentInit,
     "recycle_at_test": RecycleAtTest,
+    "token_order": TokenOrder,
 }
 
 

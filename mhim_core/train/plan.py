@@ -64,6 +64,10 @@ class TrainPlan:
     """What the features are (manifest, encoder fingerprint, …); kept in every model file and part of its identity."""
     execution: FitExecution = FitExecution()  # noqa: RUF009 - frozen
 
+    def __post_init__(self) -> None:
+        if any(spec.stage is Stage.mhim for spec in self.fits):
+            self.model.require_mining()
+
 
 def plan_fits(folds: Sequence[FoldBags], stage: Stage, num_classes: int, seed: int) -> tuple[FitSpec, ...]:
     """The fits of a method in an order in which every teacher precedes its student: per fold plain, then mhim.

@@ -83,10 +83,11 @@ def train_step(
             high_ratio = high_ratio_at(setup.mhim, state.step, setup.total_steps)
             target = view_as_teacher(teacher, bag.x_NF, setup.mhim, draws)
             kept = mask_instances(target.score_HN, high_ratio, setup.mhim, draws).kept
-            split = split_recycled(kept, setup.mhim.random_mask_ratio, draws)
+            split = split_recycled(kept, setup.mhim.random_mask_ratio, draws, setup.mhim.token_order)
             student_view = view_as_student(student, bag.x_NF, split, draws)
             consistency = consistency_loss(target.feature_D, student_view.output.feature_D, setup.mhim.temperature)
-        task = classification_loss(student_view.output.logits_C, bag.label_index)
+        bag_loss = classification_loss(student_view.output.logits_C, bag.label_index)
+        task = student.aggregator.task_loss(bag_loss, student_view.output, bag.label_index)
         loss = state.weight_C[bag.label_index] * task + setup.mhim.consistency_weight * consistency
         (loss / batch_size).backward()
         results.append((task.detach(), consistency.detach(), student_view.output.logits_C.detach()))

@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from mhim_core.mil.losses import classification_loss, consistency_loss
+from mhim_core.mil.losses import (
+    classification_loss,
+    consistency_loss,
+    survival_curve,
+    survival_loss,
+    survival_risk,
+)
+
+EVENT, CENSORED = torch.tensor(False), torch.tensor(True)
 
 
 def feature(seed: int) -> torch.Tensor:
@@ -36,3 +44,42 @@ def test_class_rows_are_averaged() -> None:
     teacher, student = torch.stack([feature(0), feature(1)]), torch.stack([feature(2), feature(3)])
     rows = [consistency_loss(t, s, 0.1) for t, s in zip(teacher, student, strict=True)]
     torch.testing.assert_close(consistency_loss(teacher, student, 0.1), (rows[0] + rows[1]) / 2)
+
+
+def test_survival_losses_are_probabilities_of_what_was_seen() -> None:
+    logits = feature(3)[:4]
+    curve = survival_curve(logits)
+    before = torch.cat([torch.ones(1, dtype=torch.float64), curve[:-1]])
+    for bin_index in range(4):
+        time_bin = torch.tensor(bin_index)
+        died, outlived = survival_loss(logits, time_bin, EVENT).exp(), survival_loss(logits, time_bin, CENSORED).exp()
+        torch.testing.assert_close(1 / died, before[bin_index] - curve[bin_index])
+        torch.testing.assert_close(1 / outlived, curve[bin_index])
+
+
+def test_a_censored_bag_is_an_event_in_any_later_bin_or_none() -> None:
+    logits = feature(4)[:4]
+    later = [torch.exp(-survival_loss(logits, torch.tensor(bin_index), EVENT)) for bin_index in (2, 3)]
+    never = survival_curve(logits)[-1]
+    seen = torch.exp(-survival_loss(logits, torch.tensor(1), CENSORED))
+    torch.testing.assert_close(torch.stack(later).sum() + never, seen)
+
+
+@pytest.mark.parametrize("size", [-1e4, 1e4])
+@pytest.mark.parametrize("censored", [EVENT, CENSORED])
+def test_a_survival_model_that_is_sure_has_finite_losses_and_gradients(size: float, censored: torch.Tensor) -> None:
+    logits = torch.full((4,), size, requires_grad=True)
+    loss = survival_loss(logits, torch.tensor(2), censored)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradient).all()
+    assert float(gradient[3]) == 0
+
+
+def test_the_risk_rises_with_every_hazard() -> None:
+    logits = feature(5)[:12].view(3, 4)
+    assert survival_risk(logits).shape == (3,)
+    for time_bin in range(4):
+        raised = logits.clone()
+        raised[:, time_bin] += 0.5
+        assert (survival_risk(raised) > survival_risk(logits)).all()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.masking import high_ratio_at, mask_high, mask_instances, rank_instances, split_recycled
-from mhim_core.mil.options import MhimOptions, Schedule
+from mhim_core.mil.options import MhimOptions, Schedule, TokenOrder
 from mhim_core.types import BagId
 
 DRAWS = Draws(0, 0, BagId("a"))
@@ -115,6 +115,13 @@ def test_the_kept_count_is_the_floor_of_the_kept_share(num: int, ratio: float, e
     split = split_recycled(kept, ratio, DRAWS)
     assert split.num_entering == entering
     assert sorted(split.rows.tolist()) == kept.tolist()
+
+
+def test_the_sorted_order_draws_the_same_instances() -> None:
+    shuffled, ordered = (split_recycled(torch.arange(50), 0.4, DRAWS, order) for order in TokenOrder)
+    assert ordered.num_entering == shuffled.num_entering == 30
+    assert shuffled.rows[:30].tolist() != ordered.rows[:30].tolist() == sorted(shuffled.rows[:30].tolist())
+    assert ordered.rows[30:].tolist() == shuffled.rows[30:].tolist()
 
 
 def test_a_bag_too_small_to_keep_any_enters_whole() -> None:

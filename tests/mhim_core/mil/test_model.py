@@ -1,4 +1,7 @@
-"""The model: size, initialisation, invariances."""
+"""The model with every aggregator: size, initialisation, invariances."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,11 +12,15 @@ from mhim_core.mil.options import AGGREGATOR_NAMES, Activation, MhimOptions, Mod
 from mhim_core.mil.recycle import queries_bound
 from mhim_core.types import BagId
 
-VARIANTS = [
+ABMIL_VARIANTS = [
     ModelOptions(embed_dim=16),
     ModelOptions(embed_dim=16, gated=True),
     ModelOptions(embed_dim=16, embed_activation=Activation.relu, attention_activation=Activation.tanh),
 ]
+EVERY = [*ABMIL_VARIANTS, *(ModelOptions(embed_dim=16, aggregator=name) for name in AGGREGATOR_NAMES[1:])]
+WITHOUT_ORDER = [options for options in EVERY if options.aggregator != "transmil"]
+POOLED_BY_ATTENTION = [options for options in EVERY if options.aggregator in ("abmil", "clam-sb", "mean")]
+WITH_DISTRIBUTION = [options for options in EVERY if options.aggregator != "transmil"]
 
 
 def bag(num: int, dim: int = 10, seed: int = 0) -> torch.Tensor:
@@ -24,57 +31,133 @@ def make(options: ModelOptions, mhim: MhimOptions | None = None, seed: str = "s"
     return build_model(10, 3, options, mhim, seed=seed, dtype=torch.float64)
 
 
-def num_parameters(model: MilModel) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def num_parameters(options: ModelOptions) -> int:
+    return sum(parameter.numel() for parameter in build_model(1024, 2, options, seed="s").parameters())
 
 
-def test_abmil_has_the_papers_number_of_parameters() -> None:
-    assert num_parameters(build_model(1024, 2, ModelOptions(), seed="s")) == 591_490
-    assert num_parameters(build_model(1024, 2, ModelOptions(gated=True), seed="s")) == 591_490 + 512 * 128
+@pytest.mark.parametrize(
+    ("options", "number"),
+    [
+        (ModelOptions(), 591_490),
+        (ModelOptions(gated=True), 591_490 + 512 * 128),
+        (ModelOptions(aggregator="transmil"), 2_672_146),
+        (ModelOptions(aggregator="dsmil"), 873_734),
+        # CLAM-SB's small form has the embedding and gated attention of 512 → 256, with biases
+        (ModelOptions(aggregator="clam-sb"), 524_800 + 2 * (512 * 256 + 256) + 257 + 3 * 1026),
+        (ModelOptions(aggregator="mean"), 524_800 + 1026),
+        (ModelOptions(aggregator="max"), 524_800 + 1026),
+    ],
+    ids=lambda given: getattr(given, "aggregator", None),
+)
+def test_the_models_have_the_papers_number_of_parameters(options: ModelOptions, number: int) -> None:
+    assert num_parameters(options) == number
 
 
 def test_the_registry_and_the_options_name_the_same_aggregators() -> None:
-    assert set(AGGREGATORS) == set(AGGREGATOR_NAMES)
+    assert tuple(AGGREGATORS) == AGGREGATOR_NAMES
 
 
-@pytest.mark.parametrize("options", VARIANTS)
+@pytest.mark.parametrize("options", WITHOUT_ORDER)
 def test_the_order_of_instances_does_not_matter(options: ModelOptions) -> None:
     model, x = make(options, MhimOptions()), bag(23)
     order = torch.randperm(23, generator=torch.Generator().manual_seed(1))
     for append in (False, True):
         given, shuffled = model(x, append), model(x[order], append)
         torch.testing.assert_close(given.logits_C, shuffled.logits_C, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(given.feature_D, shuffled.feature_D, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(given.attention_HN[:, :23][:, order], shuffled.attention_HN[:, :23])
 
 
-@pytest.mark.parametrize("options", VARIANTS)
+@pytest.mark.parametrize("options", EVERY)
+@pytest.mark.parametrize("num", [1, 2, 3, 4, 5, 6, 7])
+def test_the_smallest_bags_give_finite_outputs_of_the_promised_shapes(options: ModelOptions, num: int) -> None:
+    model = make(options, MhimOptions())
+    for append in (False, True):
+        output = model(bag(num), append)
+        assert output.logits_C.shape == (3,)
+        assert output.feature_D.shape == ((3, 16) if options.aggregator == "dsmil" else (16,))
+        assert output.attention_HN.shape[1] == num + 5 * append
+        for part in (output.logits_C, output.feature_D, output.attention_HN):
+            assert part.dtype == torch.float64
+            assert torch.isfinite(part).all()
+
+
+@pytest.mark.parametrize("options", WITH_DISTRIBUTION)
 @pytest.mark.parametrize("num", [1, 2, 7])
-def test_attention_sums_to_one_and_makes_the_bag_embedding(options: ModelOptions, num: int) -> None:
+def test_attention_is_a_distribution_for_each_head(options: ModelOptions, num: int) -> None:
+    attention_HN = make(options)(bag(num)).attention_HN
+    assert float(attention_HN.detach().min()) >= 0
+    torch.testing.assert_close(attention_HN.sum(dim=1), torch.ones(len(attention_HN), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("options", POOLED_BY_ATTENTION)
+@pytest.mark.parametrize("num", [1, 7])
+def test_attention_makes_the_bag_embedding(options: ModelOptions, num: int) -> None:
     model, x = make(options), bag(num)
     output = model(x)
-    assert output.attention_HN.shape == (1, num)
-    torch.testing.assert_close(output.attention_HN.sum(), torch.tensor(1.0, dtype=torch.float64))
     torch.testing.assert_close(output.attention_HN[0] @ model.embed_instances(x), output.feature_D)
 
 
-def test_instance_evidence_sums_to_the_logits_less_the_bias() -> None:
-    model, x = make(VARIANTS[0]), bag(9)
+@pytest.mark.parametrize("options", [options for options in POOLED_BY_ATTENTION if options.aggregator != "mean"])
+def test_instance_evidence_sums_to_the_logits_less_the_bias(options: ModelOptions) -> None:
+    model, x = make(options), bag(9)
     h = model.embed_instances(x)
     output = model.aggregator(h)
     evidence = model.aggregator.instance_logits(h, output).sum(dim=0)
     torch.testing.assert_close(evidence + model.aggregator.head.bias, output.logits_C)
 
 
+@pytest.mark.parametrize("options", EVERY)
+def test_gradients_are_those_of_finite_differences(options: ModelOptions) -> None:
+    """Through the critical instance and its maximum too, and through the inverse's start."""
+    model = make(options).requires_grad_(False)
+
+    def both(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        output = model(x)
+        return output.logits_C, output.feature_D
+
+    assert torch.autograd.gradcheck(both, bag(6).requires_grad_())
+
+
+@pytest.mark.parametrize("options", EVERY)
+def test_every_weight_learns_but_dsmils_unused_head(options: ModelOptions) -> None:
+    model, draws = make(options), Draws(0, 0, BagId("a"))
+    output = model.aggregator(model.embed_instances(bag(60), draws), draws)
+    model.aggregator.task_loss(output.logits_C.square().sum(), output, torch.tensor(1)).backward()
+    untouched = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    is_dsmil = options.aggregator == "dsmil"
+    assert untouched == ({"aggregator.head.weight", "aggregator.head.bias"} if is_dsmil else set())
+    # softmax ignores what is added to every energy; CLAM's clusters are learned for the bag's class alone
+    idle = ("energy.bias", "instance_heads.0", "instance_heads.2")
+    for name, parameter in model.named_parameters():
+        if name not in untouched and not any(part in name for part in idle):
+            assert parameter.grad is not None
+            assert float(parameter.grad.abs().max()) > 1e-9, name
+
+
 def test_the_recycled_tokens_change_inference_only_where_asked() -> None:
-    model, x = make(VARIANTS[0], MhimOptions()), bag(9)
-    assert torch.equal(model(x).logits_C, model(x, False).logits_C)
-    assert not torch.equal(model(x).logits_C, model(x, True).logits_C)
+    for options in EVERY:
+        model, x = make(options, MhimOptions()), bag(9)
+        assert torch.equal(model(x).logits_C, model(x, False).logits_C)
+        with_tokens = model(x, True)
+        assert with_tokens.attention_HN.shape[1] == 9 + 5
+        # the maximum is not changed by tokens that are nowhere the largest
+        assert torch.equal(model(x).logits_C, with_tokens.logits_C) is (options.aggregator == "max")
 
 
 def test_dropout_acts_only_with_draws() -> None:
-    model, x = make(VARIANTS[0]), bag(9)
-    assert torch.equal(model.embed_instances(x), model.embed_instances(x))
-    assert (model.embed_instances(x, Draws(0, 0, BagId("a"))) == 0).any()
+    for options in EVERY:
+        model, x = make(options), bag(9)
+        h = model.embed_instances(x)
+        assert torch.equal(h, model.embed_instances(x))
+        assert (model.embed_instances(x, Draws(0, 0, BagId("a"))) == 0).any()
+        plain, again = model.aggregator(h), model.aggregator(h)
+        first, repeated, other = (model.aggregator(h, Draws(0, 0, BagId(name))) for name in "aab")
+        assert torch.equal(plain.logits_C, again.logits_C)
+        assert torch.equal(first.logits_C, repeated.logits_C)
+        has_dropout = options.aggregator in ("transmil", "clam-sb")
+        assert torch.equal(first.logits_C, other.logits_C) is not has_dropout
+        assert torch.equal(first.logits_C, plain.logits_C) is not has_dropout
 
 
 def test_initialisation_is_xavier_normal_with_zero_biases() -> None:
@@ -87,14 +170,50 @@ def test_initialisation_is_xavier_normal_with_zero_biases() -> None:
     assert 0.95 * bound < float(model.recycle.queries.abs().max()) <= bound
 
 
-def test_a_seed_gives_one_start_whatever_else_the_model_holds() -> None:
-    plain, recycling, other = make(VARIANTS[0]), make(VARIANTS[0], MhimOptions()), make(VARIANTS[0], seed="t")
+def test_convolutions_start_as_pytorchs_and_the_cls_token_standard_normal() -> None:
+    state = build_model(1024, 2, ModelOptions(aggregator="transmil"), seed="s").state_dict()
+    state |= build_model(1024, 2, ModelOptions(aggregator="dsmil"), seed="s").state_dict()
+    for name, fan_in in (
+        ("layer1.attention.res_conv.weight", 33),
+        ("positions.conv7.weight", 49),
+        ("positions.conv5.bias", 25),
+        ("positions.conv3.weight", 9),
+        ("bag_head.weight", 2 * 512),
+    ):
+        largest = float(state[f"aggregator.{name}"].abs().max())
+        assert 0.95 * fan_in**-0.5 < largest <= fan_in**-0.5
+    assert abs(float(state["aggregator.cls_token"].std()) - 1) < 0.1
+
+
+@pytest.mark.parametrize("options", EVERY)
+def test_a_seed_gives_one_start_whatever_else_the_model_holds(options: ModelOptions) -> None:
+    plain, recycling, other = make(options), make(options, MhimOptions()), make(options, seed="t")
     for name, tensor in plain.state_dict().items():
+        assert torch.isfinite(tensor).all()
         assert torch.equal(tensor, recycling.state_dict()[name])
-    assert not torch.equal(plain.embed.weight, other.embed.weight)
+        is_drawn = tensor.dim() > 1 or "conv" in name or "bag_head" in name
+        assert torch.equal(tensor, other.state_dict()[name]) is not is_drawn
 
 
 def test_building_leaves_the_global_random_state_alone() -> None:
     before = torch.get_rng_state()
-    make(VARIANTS[0], MhimOptions())
+    for options in EVERY:
+        make(options, MhimOptions())
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_bag_of_200_000_instances_takes_bounded_memory() -> None:
+    """A square of attention over them would be 160 GB; the features alone are 51 MB embedded."""
+    code = (
+        "import resource, torch\n"
+        "from mhim_core.mil.model import AGGREGATORS, build_model\n"
+        "from mhim_core.mil.options import ModelOptions\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20\n"
+        "x, before = torch.randn(200_000, 16), peak()\n"
+        "for name in AGGREGATORS:\n"
+        "    with torch.no_grad():\n"
+        "        output = build_model(16, 2, ModelOptions(aggregator=name, embed_dim=64), seed='s')(x)\n"
+        "    assert torch.isfinite(output.logits_C).all() and output.attention_HN.shape[1] == 200_000\n"
+        "assert peak() - before < 1.5, f'{peak() - before} GiB'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -8,7 +8,7 @@ import pytest
 
 from mhim_core.errors import ConfigError
 from mhim_core.mil import options as module
-from mhim_core.mil.options import MhimOptions, ModelOptions, RecycleAtTest
+from mhim_core.mil.options import AGGREGATOR_NAMES, MINING_AGGREGATORS, MhimOptions, ModelOptions, RecycleAtTest
 
 
 @pytest.mark.parametrize(
@@ -32,16 +32,37 @@ def test_senseless_values_are_refused_by_name(wrong: dict[str, float]) -> None:
         MhimOptions(**wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("wrong", [{"aggregator": "os.system"}, {"embed_dim": 0}, {"dropout": 1.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"aggregator": "os.system"},
+        {"embed_dim": 0},
+        {"dropout": 1.0},
+        {"transmil_dropout": -0.1},
+        {"clam_instance_weight": 1.0},
+        {"clam_num_sampled": 0},
+        {"embed_dim": 20, "aggregator": "transmil"},
+    ],
+)
 def test_senseless_models_are_refused_by_name(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         ModelOptions(**wrong)  # type: ignore[arg-type]
 
 
+def test_mining_refuses_aggregators_that_do_not_weigh_single_instances() -> None:
+    for name in MINING_AGGREGATORS:
+        ModelOptions(aggregator=name).require_mining()
+    others = set(AGGREGATOR_NAMES) - set(MINING_AGGREGATORS)
+    assert others == {"mean", "max"}
+    for name in others:
+        with pytest.raises(ConfigError, match=f"method=mhim needs .*{name}.*method=plain"):
+            ModelOptions(aggregator=name).require_mining()
+
+
 def test_members_of_an_enum_are_named_as_they_are_typed() -> None:
     enums = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, StrEnum)]
     enums.remove(StrEnum)
-    assert len(enums) == 6
+    assert len(enums) == 7
     assert all(member.name == member.value for enum in enums for member in enum)
 
 

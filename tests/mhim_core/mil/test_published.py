@@ -9,21 +9,38 @@ from mhim_core.mil.options import MhimOptions, ModelOptions
 from mhim_core.mil.published import from_published, to_published
 
 
+def weights(mhim: MhimOptions | None = None, **model: str | bool) -> dict[str, torch.Tensor]:
+    options = ModelOptions(embed_dim=16, **model)  # type: ignore[arg-type]
+    return build_model(10, 3, options, mhim, seed="s").state_dict()
+
+
+@pytest.mark.parametrize("aggregator", ["abmil", "transmil", "dsmil"])
 @pytest.mark.parametrize("mhim", [None, MhimOptions()])
-def test_to_and_from_published_names_is_the_identity(mhim: MhimOptions | None) -> None:
-    state = build_model(10, 3, ModelOptions(embed_dim=16), mhim, seed="s").state_dict()
-    back = from_published(to_published(state))
+def test_to_and_from_published_names_is_the_identity(aggregator: str, mhim: MhimOptions | None) -> None:
+    state = weights(mhim, aggregator=aggregator)
+    published = to_published(state)
+    back = from_published(published)
     assert set(back) == set(state)
+    assert len(published) == len(state) + (mhim is not None)
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
 
 
-def test_missing_and_unknown_tensors_are_named() -> None:
-    published = to_published(build_model(10, 3, ModelOptions(embed_dim=16), seed="s").state_dict())
-    published["layer1.norm.weight"] = published.pop("predictor.bias")
-    with pytest.raises(InputError, match=r"layer1\.norm\.weight.*predictor\.bias"):
+@pytest.mark.parametrize("aggregator", ["abmil", "transmil", "dsmil"])
+def test_missing_and_unknown_tensors_are_named(aggregator: str) -> None:
+    published = to_published(weights(aggregator=aggregator))
+    published["merger.weight"] = published.pop("predictor.bias")
+    with pytest.raises(InputError, match=rf"{aggregator}.*merger\.weight.*predictor\.bias"):
         from_published(published)
 
 
-def test_a_gated_model_has_no_published_names() -> None:
-    with pytest.raises(InputError, match="gate"):
-        to_published(build_model(10, 3, ModelOptions(gated=True), seed="s").state_dict())
+def test_half_a_recycle_network_is_refused() -> None:
+    published = to_published(weights(MhimOptions()))
+    del published["merge.attn.to_q.weight"]
+    with pytest.raises(InputError, match=r"missing tensors \['merge\.attn\.to_q\.weight'\]"):
+        from_published(published)
+
+
+@pytest.mark.parametrize("model", [{"gated": True}, {"aggregator": "clam-sb"}, {"aggregator": "mean"}])
+def test_models_that_were_never_published_have_no_names(model: dict[str, str | bool]) -> None:
+    with pytest.raises(InputError, match="not the weights of a published model"):
+        to_published(weights(**model))
