@@ -24,6 +24,7 @@ Config = TypeVar("Config")
 
 _NONE = ("", "none", "null")
 """How a person says that an optional key is not set."""
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _UNFIT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 """Control characters, and the stand-ins for bytes that are not UTF-8: no path or address for a record or a terminal."""
 
@@ -71,7 +72,7 @@ def parse(config: type[Config], words: Sequence[str], *, preset: str) -> Config:
         if name not in keys:
             meant = _suggest(name, keys)
             advice = f"did you mean {meant}=…? " if meant else ""
-            raise ConfigError(f"mhim {preset} has no key {name!r}; {advice}its keys are listed by mhim {preset} --help")
+            raise ConfigError(f"{preset} has no key {name!r}; {advice}its keys are listed by mhim {preset} --help")
         if not separator:
             raise ConfigError(f"key {name!r} has no value; write {name}=…, without spaces around the =")
         if name in seen:
@@ -84,7 +85,7 @@ def parse(config: type[Config], words: Sequence[str], *, preset: str) -> Config:
     missing = [key.name for key in keys.values() if key.required and not text.get(key.name)]
     if missing:
         wanted = " ".join(f"{name}=…" for name in missing)
-        raise ConfigError(f"mhim {preset} needs {wanted}; its keys are listed by mhim {preset} --help")
+        raise ConfigError(f"{preset} needs {wanted}; its keys are listed by mhim {preset} --help")
     return _compose(config, preset, grammar, text)
 
 
@@ -148,7 +149,9 @@ def _grammar_word(key: Key, value: str) -> str:
     except ValueError:
         good = False
     if not good:
-        raise ConfigError(f"{key.name}={value!r} is not {wanted}")
+        decimal = _DECIMAL_COMMA.fullmatch(text) if key.kind is float else None
+        advice = f"; write {text.replace(',', '.')}" if decimal else ""
+        raise ConfigError(f"{key.name}={value!r} is not {wanted}{advice}")
     return f"{key.name}={text.removeprefix('+')}"
 
 

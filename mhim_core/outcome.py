@@ -40,7 +40,7 @@ class Outcome:
             reasons = ", ".join(f"{reason} {count}" for reason, count in self.reasons.items())
             detail = f" ({reasons})" if status is Status.FAILED and reasons else ""
             parts.append(f"{self.count(status)} {status.value}{detail}")
-        return f"{len(self.rows)} slides: " + ", ".join(parts)
+        return f"{len(self.rows)} slide{'s' * (len(self.rows) != 1)}: " + ", ".join(parts)
 
 
 def reconcile(slide_ids: Sequence[SlideId], rows: Iterable[StatusRow]) -> Outcome:
