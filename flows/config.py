@@ -156,11 +156,15 @@ class RunKeys:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodKeys:
-    """Identity: the method."""
+class MethodKeys(ModelOptions):
+    """Identity: the model and the method."""
 
     method: Method = Method.mhim
     """mhim: two stages, masked hard instance mining; plain: the aggregator alone (stage 1)."""
+
+    def __post_init__(self) -> None:
+        if self.method is Method.mhim:
+            part(self, ModelOptions).require_mining()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,9 +223,8 @@ class TrainConfig(
     FlowConfig,
     WorkersFit,
     MhimOptions,
-    ModelOptions,
-    SplitOptions,
     MethodKeys,
+    SplitOptions,
     FeatureChoice,
     OutKeys,
     StoreKeys,
@@ -309,6 +312,8 @@ class DemoConfig(FlowConfig, RayKeys):
         _check_least(self, 2, "num_new")
         _check_least(self, 0, "demo_seed")
         # what its stations would refuse, refused before slides are painted
-        ModelOptions(aggregator=self.aggregator)
+        model = ModelOptions(aggregator=self.aggregator)
+        if self.method is Method.mhim:
+            model.require_mining()
         SplitOptions(folds=self.folds)
         FitOptions(epochs=self.epochs)

@@ -50,7 +50,7 @@ def run(config: DemoConfig) -> FlowResult:
 
 def _stations(config: DemoConfig) -> Iterator[Station]:
     """Every station but the first is a command that a person could type."""
-    out = Path(config.out)
+    out = Path(config.out).expanduser()
     cohort, store, trained = f"cohort={out}/slides/cohort.csv", f"store={out}/features", f"{out}/run"
     ray = [f"ray_address={config.ray_address}", *([f"local_cpus={config.local_cpus}"] if config.local_cpus else [])]
     yield Station("slides", f"{out}/slides", lambda: _write_slides(config))
@@ -76,7 +76,7 @@ def _command(name: str, place: str, words: list[str]) -> Station:
 
 
 def _write_slides(config: DemoConfig) -> FlowResult:
-    folder = Path(config.out, "slides")
+    folder = Path(config.out, "slides").expanduser()
     if not (folder / "demo.json").exists():
         print(f"{config.num_slides} + {config.num_new} slides are painted")
     from mhim_core.demo.cohort import write_demo_cohort

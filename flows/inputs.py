@@ -32,9 +32,10 @@ class CohortInput(NamedTuple):
         return [SlideTask(row.slide_id, row.uri, row.mpp, row.sha256) for row in self.cohort.rows]
 
 
-def load_cohort(uri: str, *, strict: bool = False) -> CohortInput:
+def load_cohort(uri: str, *, strict: bool = False, with_files: bool = True) -> CohortInput:
     """Read and validate the table at a path or an `s3://` URI.
 
+    `with_files=False` looks for none of the slides: training reads features, and a cohort's slides may be offline.
     Raises CohortError listing every finding row by row, StorageError where the table's storage does not answer.
     """
     uri = _table_address(uri)
@@ -44,6 +45,8 @@ def load_cohort(uri: str, *, strict: bool = False) -> CohortInput:
         raise CohortError(f"cohort={uri}: there is no such file") from None
     base = posixpath.dirname(uri) if "://" in uri else str(Path(uri).parent)
     cohort = read_cohort(data, name=posixpath.basename(uri), base_uri=base)
+    if not with_files:
+        return CohortInput(cohort, {}, validate(cohort))
     hints = _hints(cohort.rows)
 
     def num_bytes(row: CohortRow) -> int | None:

@@ -13,7 +13,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 from pyarrow import BufferReader
@@ -103,6 +103,23 @@ def start_run(
             "choose another out=, or give the same keys to resume it"
         )
     return _load(storage, present)
+
+
+class Pin(NamedTuple):
+    """A manifest's version and the sha256 it must have."""
+
+    feature_set: str
+    version: int
+    sha256: str
+
+
+def pinned_manifest(storage: Storage) -> Pin | None:
+    """What the run in this folder was started with; None where there is no run yet."""
+    record = _maybe_read(storage)
+    if record is None:
+        return None
+    pin = record["manifest"]
+    return Pin(record["identity"]["feature_set"], pin["version"], pin["sha256"])
 
 
 def read_run(uri: str) -> Run:

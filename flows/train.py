@@ -7,7 +7,7 @@ Exit code: 0, 2, 5 (the folder holds a run of another configuration), 6.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from cluster.session import check_address, ray_session
@@ -16,11 +16,12 @@ from flows.config import Method, TrainConfig, part
 from flows.inputs import load_cohort
 from flows.progress import FitProgress
 from flows.result import FlowResult
-from flows.run_folder import Run, start_run
+from flows.run_folder import Run, pinned_manifest, start_run
 from mhim_core.cohort.options import SplitOptions
 from mhim_core.cohort.splits import make_splits
 from mhim_core.cohort.table import Cohort, CohortRow
-from mhim_core.errors import InputError
+from mhim_core.errors import CohortError, InputError
+from mhim_core.features import SourceIdentity
 from mhim_core.fingerprint import canonical_json
 from mhim_core.mil.options import MhimOptions, ModelOptions
 from mhim_core.store.feature_sets import FeatureSet, choose_feature_set
@@ -34,11 +35,12 @@ from mhim_core.types import BagId, SlideId, Status
 def run(config: TrainConfig) -> FlowResult:
     """Raises InputError (2), ConflictError (5), StorageError (6)."""
     check_address(config.ray_address)
-    cohort = load_cohort(config.cohort).cohort
-    store = open_storage(config.store)
+    loaded = load_cohort(config.cohort, with_files=False)
+    cohort = loaded.cohort
+    for line in (*cohort.notes, *(f"warning: {finding}" for finding in loaded.warnings)):
+        print(line)
     feature_set = _choose(config)
-    manifest = read_manifest(store, feature_set.fingerprint)
-    given = open_run(config, cohort, feature_set, manifest)
+    given = open_run(config, cohort, feature_set, _manifest(config, feature_set))
     _say_if_newer(given)
     plan = train_plan(given, config)
     if all_finished(given, plan):
@@ -55,6 +57,7 @@ def run(config: TrainConfig) -> FlowResult:
 def open_run(config: TrainConfig, cohort: Cohort, feature_set: FeatureSet, manifest: Manifest) -> Run:
     """Found the run or resume it: labelled slides with tiles, their splits, the pinned manifest."""
     slides = _trainable(cohort, manifest)
+    _check_contents(slides, manifest)
     classes = cohort.classes()  # of the whole table: a class whose slides all failed must not vanish unnoticed
     splits = make_splits(slides, classes, part(config, SplitOptions), config.seed)
     identity: dict[str, Any] = {
@@ -148,6 +151,26 @@ def _choose(config: TrainConfig) -> FeatureSet:
     tiling = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
     store = open_storage(config.store)
     return choose_feature_set(store, encoder_id=config.encoder, tiling=tiling, fingerprint=config.feature_set)
+
+
+def _manifest(config: TrainConfig, feature_set: FeatureSet) -> Manifest:
+    """The version that the run was started with, or at the first start the newest."""
+    store = open_storage(config.store)
+    pin = pinned_manifest(open_storage(config.out))
+    if pin is None or pin.feature_set != feature_set.fingerprint:  # another set is refused when the run is opened
+        return read_manifest(store, feature_set.fingerprint)
+    return read_manifest(store, pin.feature_set, pin.version, pin.sha256)
+
+
+def _check_contents(slides: Sequence[CohortRow], manifest: Manifest) -> None:
+    """CohortError where one file was embedded under two ids: it would sit in training and test."""
+    ids_of: dict[SourceIdentity, list[str]] = {}
+    for slide in slides:
+        ids_of.setdefault(manifest.entries[slide.slide_id].source, []).append(slide.slide_id)
+    twins = [ids for ids in ids_of.values() if len(ids) > 1]
+    if twins:
+        listed = "; ".join(" = ".join(ids) for ids in twins[:20])
+        raise CohortError(f"one slide file under several ids, by content: {listed}; keep one id of each")
 
 
 def _trainable(cohort: Cohort, manifest: Manifest) -> tuple[CohortRow, ...]:

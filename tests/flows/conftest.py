@@ -1,8 +1,10 @@
 """Cohort tables, slides and stores for the flows, and a guard: these commands must settle matters without Ray."""
 
 import csv
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from cluster.embedding import EmbedJob, SlideActor, status_of, task_rows
-from cluster.session import Resources
+from cluster.session import Resources, kept_alive
 from flows.cli import main
 from mhim_core.demo.pyramid import write_pyramid
 from mhim_core.features import MppUsed, SlideFeatures, SourceHint, SourceIdentity
@@ -121,7 +123,12 @@ def made_store(tmp_path: Path) -> Callable[..., str]:
     """made_store(slide_ids, encoder="toy", target_mpp=0.5, empty=()) → `store=` of features made up, committed."""
 
     def make(
-        slide_ids: Sequence[str], *, encoder: str = "toy", target_mpp: float = 0.5, empty: Sequence[str] = ()
+        slide_ids: Sequence[str],
+        *,
+        encoder: str = "toy",
+        target_mpp: float = 0.5,
+        empty: Sequence[str] = (),
+        twins: Sequence[str] = (),
     ) -> str:
         card = {"id": encoder, "dim": DIM, "licence": "none"}
         tiling = tiling_identity(TileSpec(target_mpp=target_mpp))
@@ -132,6 +139,8 @@ def made_store(tmp_path: Path) -> Callable[..., str]:
         for slide_id in slide_ids:
             num_tiles = 0 if slide_id in empty else 3
             features = _features(slide_id, num_tiles, feature_set)
+            if slide_id in twins:  # several ids for one file
+                features = replace(features, source=SourceIdentity(10, "twin"))
             entries[SlideId(slide_id)] = commit(storage, feature_set, features).record
         write_manifest(storage, feature_set, entries)
         return f"store={storage.uri}"
@@ -175,3 +184,56 @@ def embed_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.embedding._node_id", lambda: "here")
     monkeypatch.setattr("flows.embed.ray_session", session)
     monkeypatch.setattr("flows.embed.status_rows", rows)
+
+
+class Painted(NamedTuple):
+    """A cohort of small slides, six tiles each; what the label says is plain to see."""
+
+    cohort: Path
+    """Twelve slides of as many patients, two classes."""
+    new: Path
+    """Three more, of other patients."""
+
+
+@pytest.fixture(scope="session")
+def painted(tmp_path_factory: pytest.TempPathFactory) -> Painted:
+    """Never written to by a test: what a test adds goes to a table of its own."""
+    folder = tmp_path_factory.mktemp("painted")
+    rows = []
+    for number in range(15):
+        label = ("normal", "tumour")[number % 2]
+        rng = np.random.default_rng(number)
+        pixels = np.full((1000, 1200, 3), 243, np.uint8)
+        colour = np.array([205, 130, 175]) if label == "normal" else np.array([165, 95, 165])
+        pixels[150:850, 150:1050] = np.clip(colour + rng.integers(-25, 25, (700, 900, 1)), 0, 255)
+        write_pyramid(folder / f"s{number:02d}.tiff", pixels, mpp=(0.5, 0.5))
+        patient = f"p{number:02d}"
+        rows.append(
+            {"slide_id": f"s{number:02d}", "path": f"s{number:02d}.tiff", "patient_id": patient, "label": label}
+        )
+    for name, members in (("cohort.csv", rows[:12]), ("new.csv", rows[12:])):
+        with (folder / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["slide_id", "path", "patient_id", "label"])
+            writer.writeheader()
+            writer.writerows(members)
+    return Painted(folder / "cohort.csv", folder / "new.csv")
+
+
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    """One Ray of two CPUs for all commands of a file; started by the first that needs it."""
+    with kept_alive():
+        yield
+
+
+@pytest.fixture(scope="session")
+def features_of() -> Callable[[Path], dict[str, str]]:
+    """features_of(store) → sha256 by key of every feature file: the same wherever and however often it was made."""
+
+    def digests(store: Path) -> dict[str, str]:
+        return {
+            path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted((store / "features").rglob("*.parquet"))
+        }
+
+    return digests
