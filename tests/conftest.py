@@ -41,9 +41,11 @@ def shared_data() -> Path:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`golden_path` runs a test once per golden vector in the folder (MHIM_GOLDEN_DIR)."""
+    """`golden_path` runs a test once per golden vector in the folder (MHIM_GOLDEN_DIR), of the kinds `vectors` names."""
     if "golden_path" in metafunc.fixturenames:
-        paths = sorted(GOLDEN_DIR.glob("*.npz"))
+        marker = metafunc.definition.get_closest_marker("vectors")
+        kinds = marker.args if marker else ("attn", "selfattn", "dsmil")
+        paths = sorted(path for path in GOLDEN_DIR.glob("*.npz") if path.name.split("_")[0] in kinds)
         absent = pytest.param(
             None, marks=pytest.mark.skip(reason=f"no golden vectors in {GOLDEN_DIR}; set MHIM_GOLDEN_DIR"), id="absent"
         )

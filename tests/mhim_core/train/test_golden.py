@@ -125,8 +125,6 @@ class Golden:
 
 @pytest.fixture
 def golden(golden_path: Path) -> Golden:
-    if golden_path.name.startswith("survival_"):
-        pytest.skip(f"{golden_path.stem} holds no bag")
     return Golden(golden_path)
 
 
@@ -201,9 +199,8 @@ def test_the_student_makes_the_golden_tokens_and_logits(golden: Golden) -> None:
     assert view.output.attention_HN.shape[1] == int(golden.arrays["tokens_into_encoder"])
 
 
+@pytest.mark.vectors("dsmil")
 def test_dsmils_two_streams_give_the_golden_logits(golden: Golden) -> None:
-    if golden.config["baseline"] != "dsmil":
-        pytest.skip(f"{golden.config['baseline']} has one stream")
     student, kept, recycled = golden.load("student"), golden.tensor("recycle_kept"), golden.tensor("recycle_pooled")
     assert isinstance(student.aggregator, Dsmil)
     assert student.recycle is not None
@@ -246,9 +243,8 @@ def test_inference_after_the_step_gives_the_golden_logits(golden: Golden, state:
         assert recycled.attention_N.sum() < 1
 
 
+@pytest.mark.vectors("survival")
 def test_survival_gives_the_golden_losses_curves_and_risks(golden_path: Path) -> None:
-    if not golden_path.name.startswith("survival_"):
-        pytest.skip(f"{golden_path.stem} is no survival table")
     arrays = {name: torch.from_numpy(array) for name, array in np.load(golden_path).items()}
     assert_close(survival_curve(arrays["logits"]), arrays["survival"])
     assert_close(survival_risk(arrays["logits"]), arrays["risk"])
