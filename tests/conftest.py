@@ -41,7 +41,7 @@ def shared_data() -> Path:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`golden_path` runs a test once per golden vector in the folder (MHIM_GOLDEN_DIR), of the kinds `vectors` names."""
+    """`golden_path` runs a test once per golden vector in the folder (MHIM_GOLDEN_DIR) of the kinds in `vectors`."""
     if "golden_path" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("vectors")
         kinds = marker.args if marker else ("attn", "selfattn", "dsmil")
