@@ -58,7 +58,7 @@ def ensure_evaluated(given: Run, replicates: int | None = None) -> dict[str, Any
         return present
     folds = zip(given.splits, fits, strict=True)
     rows = [row for split, results in folds for row in _fold(given, split.fold, results)]
-    metrics = _summarise(given, rows, digest, replicates or DEFAULT_REPLICATES)
+    metrics = _summarise(given, rows, digest, DEFAULT_REPLICATES if replicates is None else replicates)
     _write_predictions(given, rows)
     given.storage.put(METRICS_KEY, canonical_json(metrics))  # last: it says that the rest is there
     return metrics

@@ -9,25 +9,23 @@ page with heat maps. Cost: embedding what is not in the store yet, then one pass
 import json
 from typing import TYPE_CHECKING, Any
 
-from cluster.session import check_address
 from cluster.storage import open_storage
 from flows.config import PredictConfig, part
 from flows.embed import embed_cohort
 from flows.inputs import CohortInput, load_cohort
 from flows.models import FoldModels, load_fold, model_digests, model_names, results_of
 from flows.result import FlowResult
-from flows.run_folder import Run, read_run, versions
+from flows.run_folder import Run, read_run, run_tiling
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConflictError, EncoderError, InputError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint
-from mhim_core.metrics import Estimate, evaluate_predictions
-from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
+from mhim_core.metrics import evaluate_predictions
+from mhim_core.slides.spec import SlidePolicy
 from mhim_core.storage import Storage
-from mhim_core.store.feature_sets import FeatureSet
-from mhim_core.store.manifest import read_manifest
+from mhim_core.store.record import CommitRecord
 from mhim_core.tables import write_csv, write_parquet
-from mhim_core.types import BagId
+from mhim_core.types import SlideId, Status
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
     from mhim_core.store.bags import ParquetBags
@@ -37,121 +35,85 @@ SUMMARY, PAGE = "summary.json", "report.html"
 
 def run(config: PredictConfig) -> FlowResult:
     """Raises InputError (2), EncoderError (2) where the run's encoder cannot be had here, ConflictError (5)."""
-    check_address(config.ray_address)
     given = read_run(config.run)
     fits = results_of(given)
-    cohort = load_cohort(config.cohort, strict=config.strict)
-    card = run_card(given, config.encoder_weights or None)
-    spec = run_tiling(given)
-    store = config.store or given.store_uri
-    embedded = embed_cohort(cohort, card, spec, part(config, SlidePolicy), config, store)
-    feature_set = _feature_set(card, spec)
     out = open_storage(config.out)
-    bags = _bags(open_storage(store), feature_set, cohort)
-    digest = fingerprint({"models": model_digests(fits), "features": {key: bags[key].sha256 for key in sorted(bags)}})
     present = _read_summary(out)
-    outputs = embedded.outputs | {"predictions": out.locate("predictions.csv"), "page": out.locate(PAGE)}
     if present is not None and present["run"] != given.record["fingerprint"]:
         raise ConflictError(f"{out.uri} holds predictions of another run; choose another out=")
-    if present is not None and present["of"] == digest:
-        print(f"{out.uri}: predictions of {len(bags)} slides are there; nothing to do")
-        _print_metrics(present["metrics"])
-        return FlowResult(exit_code=embedded.exit_code, outputs=outputs, recomputed=embedded.recomputed)
-    if not bags:
-        raise InputError(
-            f"none of the {len(cohort.cohort.rows)} slides of {cohort.cohort.name} has tiles to predict from"
-        )
-    from mhim_core.store.bags import ParquetBags
-
-    models = [load_fold(given, split.fold, results) for split, results in zip(given.splits, fits, strict=True)]
-    source = ParquetBags(open_storage(store), bags)
-    rows = predict_slides(given, models, source, cohort, out)
-    metrics = external_metrics(given, rows)
-    out.put("predictions.parquet", write_parquet(rows))
-    out.put("predictions.csv", write_csv(rows))
-    out.put(PAGE, prediction_page(given, rows, source, cohort, out, config).encode())
-    summary = {"of": digest, "run": given.record["fingerprint"], "num_slides": len(rows), "metrics": metrics}
-    out.put(SUMMARY, canonical_json(summary))  # last: it says that the rest is there
-    print(f"{len(rows)} slides predicted by {len(models)} models: {outputs['predictions']}")
-    _print_metrics(metrics)
-    print(f"page: {outputs['page']}")
-    return FlowResult(exit_code=embedded.exit_code, outputs=outputs)
-
-
-def external_metrics(given: Run, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The metrics of the slides whose table gives a label of the run's classes; None where none does."""
-    labelled = [row for row in rows if row["label"] in given.classes]
-    if not labelled:
-        return None
-    truth = [given.classes.index(row["label"]) for row in labelled]
-    scores = [[row[f"probability_{name}"] for name in given.classes] for row in labelled]
-    estimates = evaluate_predictions(truth, scores, [row["patient_id"] for row in labelled])
-    plain: dict[str, Any] = json.loads(canonical_json({"num_slides": len(labelled), "estimates": estimates}))
-    return plain
-
-
-def prediction_page(
-    given: Run,
-    rows: list[dict[str, Any]],
-    bags: "ParquetBags",
-    cohort: CohortInput,
-    out: Storage,
-    config: PredictConfig,
-) -> str:
-    """One HTML page: the predictions, and a heat map of the mean attention for the surest slides."""
-    from flows.panels import slide_panel
-    from mhim_core.report.data import CohortSummary, ModelResult, Prediction, ReportData
-    from mhim_core.report.page import render_report
-
-    predictions = [
-        Prediction(
-            row["slide_id"],
-            row["patient_id"],
-            row["label"],
-            row["predicted"],
-            tuple(row[f"probability_{name}"] for name in given.classes),
-        )
-        for row in rows
-    ]
-    uris = {str(row.slide_id): row.uri for row in cohort.cohort.rows}
-    shown = sorted(predictions, key=lambda one: (-max(one.probabilities), one.slide_id))[: config.max_heatmaps]
-    panels = [
-        slide_panel(
-            prediction,
-            uris[prediction.slide_id],
-            bags.read_table(BagId(prediction.slide_id)),
-            out.get(f"attention/{prediction.slide_id}.parquet"),
-            run_tiling(given),
-            config.top_tiles,
-            f"patient {prediction.patient_id}",
-        )
-        for prediction in shown
-    ]
-    metrics = external_metrics(given, rows)
-    estimates = {} if metrics is None else {key: Estimate(**one) for key, one in metrics["estimates"].items()}
-    num_slides = len(cohort.cohort.rows)
-    data = ReportData(
-        title=f"Predictions for {cohort.cohort.name}",
-        task=f"{', '.join(given.classes)}, by the mean of {len(given.splits)} fold models of the run {config.run}.",
-        cohort=CohortSummary(
-            name=cohort.cohort.name,
-            num_slides=num_slides,
-            num_patients=len({row.patient_id for row in cohort.cohort.rows}),
-            num_ok=len(rows),
-            num_empty=0,
-            num_failed=num_slides - len(rows),
-        ),
-        classes=given.classes,
-        protocol="Labels, where the table has them, were used for the figures above and for nothing else.",
-        models=(ModelResult(name=model_names(given)[0], estimates=estimates, is_reported=True),) if estimates else (),
-        predictions=tuple(predictions),
-        panels=tuple(panels),
-        encoder=given.record["encoder"],
-        tiling=given.record["tiling"],
-        provenance={"run": given.record["fingerprint"], "versions": versions()},
-        notes=(f"{num_slides - len(rows)} slides have no tiles or failed.",) if num_slides > len(rows) else (),
+    cohort = load_cohort(config.cohort, strict=config.strict)
+    card = run_card(given, config.encoder_weights or None)
+    store = config.store or given.store_uri
+    embedded = embed_cohort(cohort, card, run_tiling(given), part(config, SlidePolicy), config, store)
+    entries = {key: one for key, one in embedded.entries.items() if one.status is Status.OK}
+    if not entries:
+        raise InputError(f"none of the slides of {cohort.cohort.name} has tiles to predict from")
+    digest = fingerprint(
+        {
+            "models": model_digests(fits),
+            "features": {key: one.sha256 for key, one in entries.items()},
+            "table": [(row.slide_id, row.patient_id, row.label) for row in cohort.cohort.rows],
+            "page": (config.max_heatmaps, config.top_tiles),
+        }
     )
-    return render_report(data)
+    places = {"predictions": out.locate("predictions.csv"), "page": out.locate(PAGE)}
+    recomputed = present is None or present["of"] != digest
+    if recomputed:
+        from flows.prediction_page import draw_panels, prediction_page
+        from mhim_core.store.bags import ParquetBags
+
+        models = [load_fold(given, split.fold, results) for split, results in zip(given.splits, fits, strict=True)]
+        bags = ParquetBags(open_storage(store), entries)
+        rows = predict_slides(given, models, bags, cohort, out)
+        metrics = external_metrics(given, rows, entries)
+        panels = draw_panels(given, rows, bags, cohort, out, config.max_heatmaps, config.top_tiles)
+        out.put("predictions.parquet", write_parquet(rows))
+        out.put("predictions.csv", write_csv(rows))
+        out.put(PAGE, prediction_page(given, rows, panels, cohort, embedded.outcome, metrics).encode())
+        present = {"of": digest, "run": given.record["fingerprint"], "num_slides": len(rows), "metrics": metrics}
+        out.put(SUMMARY, canonical_json(present))  # last: it says that the rest is there
+    assert present is not None
+    print(f"{present['num_slides']} slides predicted by {len(fits)} models: {places['predictions']}")
+    _print_metrics(present["metrics"])
+    print(f"page: {places['page']}")
+    return FlowResult(
+        exit_code=embedded.result.exit_code,
+        outputs=embedded.result.outputs | places,
+        recomputed=recomputed or embedded.result.recomputed,
+    )
+
+
+def external_metrics(
+    given: Run, rows: list[dict[str, Any]], entries: dict[SlideId, CommitRecord]
+) -> dict[str, Any] | None:
+    """The metrics of the labelled slides that the run has never seen; None where there is none.
+
+    Slides of the run's patients, or with the content of the run's slides, were trained on by some of its fold models:
+    they are predicted, and left out here.
+    """
+    patients = {slide.patient_id for slide in given.slides}
+    manifest = given.manifest().entries
+    sources = {manifest[slide.slide_id].source for slide in given.slides}
+    labelled = [row for row in rows if row["label"] is not None]
+    known = [row for row in labelled if row["patient_id"] in patients or entries[row["slide_id"]].source in sources]
+    fresh = [row for row in labelled if row not in known]
+    foreign = sorted({row["label"] for row in fresh} - set(given.classes))
+    judged = [row for row in fresh if row["label"] in given.classes]
+    notes = []
+    if known:
+        notes.append(f"{len(known)} labelled slides are of patients the run was trained on; no metric counts them.")
+    if foreign:
+        notes.append(f"Labels that are no class of the run, and count in no metric: {', '.join(foreign[:10])}.")
+    if not judged:
+        for note in notes:
+            print(note)
+        return None
+    truth = [given.classes.index(row["label"]) for row in judged]
+    scores = [[row[f"probability_{name}"] for name in given.classes] for row in judged]
+    estimates = evaluate_predictions(truth, scores, [row["patient_id"] for row in judged])
+    found = {"num_slides": len(judged), "estimates": estimates, "notes": notes}
+    plain: dict[str, Any] = json.loads(canonical_json(found))
+    return plain
 
 
 def _print_metrics(metrics: dict[str, Any] | None) -> None:
@@ -160,7 +122,9 @@ def _print_metrics(metrics: dict[str, Any] | None) -> None:
     auroc = metrics["estimates"]["auroc"]
     value = f"undefined ({auroc['reason']})" if auroc["value"] is None else f"{auroc['value']:.3f}"
     interval = "" if auroc["low"] is None else f" [{auroc['low']:.3f}, {auroc['high']:.3f}]"
-    print(f"{metrics['num_slides']} of them are labelled: AUROC {value}{interval}")
+    for note in metrics["notes"]:
+        print(note)
+    print(f"{metrics['num_slides']} of them are labelled and new to the run: AUROC {value}{interval}")
 
 
 def predict_slides(
@@ -207,26 +171,6 @@ def run_card(given: Run, weights: str | None) -> EncoderCard:
             "give the same weights with encoder_weights="
         )
     return stored
-
-
-def run_tiling(given: Run) -> TileSpec:
-    """The run's tile spec. Raises InputError if this version cuts tiles otherwise."""
-    stored = given.record["tiling"]
-    spec = TileSpec(**{name: stored[name] for name in TileSpec.__dataclass_fields__})
-    if tiling_identity(spec) != stored:
-        raise InputError(
-            "the run's slides were tiled by another version of the tissue finder; use that version of mhim"
-        )
-    return spec
-
-
-def _feature_set(card: EncoderCard, spec: TileSpec) -> FeatureSet:
-    return FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
-
-
-def _bags(store: Storage, feature_set: FeatureSet, cohort: CohortInput) -> dict[Any, Any]:
-    present = read_manifest(store, feature_set.fingerprint).bags()
-    return {row.slide_id: present[row.slide_id] for row in cohort.cohort.rows if BagId(row.slide_id) in present}
 
 
 def _read_summary(out: Storage) -> dict[str, Any] | None:

@@ -11,9 +11,8 @@ from typing import Any
 from flows.config import ReportConfig
 from flows.evaluate import attention_key, ensure_evaluated
 from flows.models import model_names, results_of
-from flows.predict import run_tiling
 from flows.result import FlowResult
-from flows.run_folder import Run, read_run
+from flows.run_folder import Run, read_run, run_tiling
 from mhim_core.errors import NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.metrics import Estimate, MeanStd, Metric, UndefinedMetricError
@@ -253,4 +252,7 @@ def _is_there(given: Run, digest: str) -> bool:
         found = json.loads(given.storage.get(MARKER))
     except NotFoundError:
         return False
-    return bool(found["of"] == digest)
+    if found["of"] != digest:
+        return False
+    present = {entry.key for entry in given.storage.list("")}
+    return {PAGE, CARD} <= present

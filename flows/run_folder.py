@@ -23,6 +23,7 @@ from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import CohortRow
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, sha256
+from mhim_core.slides.spec import TileSpec, tiling_identity
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.layout import feature_set_key
@@ -32,7 +33,7 @@ from mhim_core.types import PatientId, SlideId
 
 RUN = "run.json"
 _SCHEMA = 1
-_PACKAGES = ("mhim", "torch", "ray", "numpy", "pyarrow", "openslide-python", "openslide-bin", "scikit-learn")
+_PACKAGES = ("mhim", "torch", "ray", "numpy", "pyarrow", "openslide-python", "openslide-bin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +130,17 @@ def read_run(uri: str) -> Run:
     if record is None:
         raise InputError(f"run={uri} holds no run ({RUN} is not there); it is the out= of mhim train")
     return _load(storage, record)
+
+
+def run_tiling(given: Run) -> TileSpec:
+    """The run's tile spec. Raises InputError if this version cuts tiles otherwise."""
+    stored = given.record["tiling"]
+    spec = TileSpec(**{name: stored[name] for name in TileSpec.__dataclass_fields__})
+    if tiling_identity(spec) != stored:
+        raise InputError(
+            "the run's slides were tiled by another version of the tissue finder; use that version of mhim"
+        )
+    return spec
 
 
 def versions() -> dict[str, str]:

@@ -20,10 +20,11 @@ from flows.run_folder import Run, pinned_manifest, start_run
 from mhim_core.cohort.options import SplitOptions
 from mhim_core.cohort.splits import make_splits
 from mhim_core.cohort.table import Cohort, CohortRow
-from mhim_core.errors import CohortError, InputError
+from mhim_core.errors import CohortError, InputError, SlideError
 from mhim_core.features import SourceIdentity
 from mhim_core.fingerprint import canonical_json
 from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.slides.identity import source_identity
 from mhim_core.store.feature_sets import FeatureSet, choose_feature_set
 from mhim_core.store.manifest import Manifest, newest_version, read_manifest
 from mhim_core.store.record import CommitRecord
@@ -57,7 +58,7 @@ def run(config: TrainConfig) -> FlowResult:
 def open_run(config: TrainConfig, cohort: Cohort, feature_set: FeatureSet, manifest: Manifest) -> Run:
     """Found the run or resume it: labelled slides with tiles, their splits, the pinned manifest."""
     slides = _trainable(cohort, manifest)
-    _check_contents(slides, manifest)
+    _check_sources(slides, manifest)
     classes = cohort.classes()  # of the whole table: a class whose slides all failed must not vanish unnoticed
     splits = make_splits(slides, classes, part(config, SplitOptions), config.seed)
     identity: dict[str, Any] = {
@@ -150,7 +151,11 @@ def _choose(config: TrainConfig) -> FeatureSet:
     keys = ("target_mpp", "tile_px", "overlap_px", "min_tissue")
     tiling = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
     store = open_storage(config.store)
-    return choose_feature_set(store, encoder_id=config.encoder, tiling=tiling, fingerprint=config.feature_set)
+    wanted = config.feature_set
+    if wanted is None and config.encoder is None and not tiling:
+        pin = pinned_manifest(open_storage(config.out))
+        wanted = None if pin is None else pin.feature_set  # the open choice was made when the run was started
+    return choose_feature_set(store, encoder_id=config.encoder, tiling=tiling, fingerprint=wanted)
 
 
 def _manifest(config: TrainConfig, feature_set: FeatureSet) -> Manifest:
@@ -162,15 +167,32 @@ def _manifest(config: TrainConfig, feature_set: FeatureSet) -> Manifest:
     return read_manifest(store, pin.feature_set, pin.version, pin.sha256)
 
 
-def _check_contents(slides: Sequence[CohortRow], manifest: Manifest) -> None:
-    """CohortError where one file was embedded under two ids: it would sit in training and test."""
+def _check_sources(slides: Sequence[CohortRow], manifest: Manifest) -> None:
+    """CohortError where features are not of the table's slides: twins under two ids, another file, another mpp."""
     ids_of: dict[SourceIdentity, list[str]] = {}
+    strangers = []
     for slide in slides:
-        ids_of.setdefault(manifest.entries[slide.slide_id].source, []).append(slide.slide_id)
+        entry = manifest.entries[slide.slide_id]
+        ids_of.setdefault(entry.source, []).append(slide.slide_id)
+        if slide.mpp is not None and (entry.mpp.x, entry.mpp.y) != (slide.mpp, slide.mpp):
+            strangers.append(f"{slide.slide_id} (embedded at {entry.mpp.x:g} µm/px, the table says {slide.mpp:g})")
+        elif slide.uri != entry.hint.uri and _is_another_file(slide.uri, entry.source):
+            strangers.append(f"{slide.slide_id} (embedded from another file than {slide.uri})")
     twins = [ids for ids in ids_of.values() if len(ids) > 1]
     if twins:
         listed = "; ".join(" = ".join(ids) for ids in twins[:20])
         raise CohortError(f"one slide file under several ids, by content: {listed}; keep one id of each")
+    if strangers:
+        listed = "; ".join(strangers[:20])
+        raise CohortError(f"the store's features are not of this table's slides: {listed}; run `mhim embed` with it")
+
+
+def _is_another_file(uri: str, source: SourceIdentity) -> bool:
+    """True only if the file can be seen and differs: a cohort's slides may be offline when it trains."""
+    try:
+        return "://" not in uri and source_identity(uri) != source
+    except SlideError:
+        return False
 
 
 def _trainable(cohort: Cohort, manifest: Manifest) -> tuple[CohortRow, ...]:

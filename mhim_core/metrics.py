@@ -169,12 +169,12 @@ def evaluate_predictions(
         if found[name].value is not None:
             inputs[name] = _checked(name, y_true, given)
     drawn: dict[str, list[Floats]] = {name: [] for name in inputs}
-    for weights in _replicate_weights(patients, replicates, seed) if inputs else ():
+    for weights in _replicate_weights(patients, replicates, seed) if inputs and replicates else ():
         for name, (truth, values) in inputs.items():
             drawn[name].append(METRICS[name].kernel(weights, truth, values))
     estimates = {}
     for name, (value, reason) in found.items():
-        interval = _percentiles(np.concatenate(drawn[name]), 0.95) if name in drawn else Interval(None, None, 0)
+        interval = _percentiles(np.concatenate(drawn[name]), 0.95) if drawn.get(name) else Interval(None, None, 0)
         estimates[name] = Estimate(value, interval.low, interval.high, interval.num_undefined, reason)
     return estimates
 

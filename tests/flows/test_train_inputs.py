@@ -65,3 +65,34 @@ def test_mining_with_an_aggregator_without_attention_is_refused_before_a_run_is_
     sentence = refused("train", "cohort=my.csv", store, f"out={tmp_path / 'run'}", "aggregator=mean")
     assert "method=plain" in sentence
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("no_fits")
+def test_features_embedded_at_another_resolution_than_the_table_states_are_refused(
+    refused: Callable[..., str],
+    made_store: Callable[..., str],
+    write_table: Callable[..., Any],
+    cohort_rows: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    rows = [row | {"mpp": "0.25" if number == 0 else ""} for number, row in enumerate(cohort_rows(pos=5, neg=5))]
+    store = made_store([row["slide_id"] for row in rows])
+    sentence = refused("train", f"cohort={write_table(rows)}", store, f"out={tmp_path / 'run'}")
+    assert "the table says 0.25" in sentence
+    assert "mhim embed" in sentence
+
+
+@pytest.mark.usefixtures("no_fits")
+def test_a_rerun_needs_no_choice_that_its_first_start_has_made(
+    mhim: Callable[..., Any],
+    made_store: Callable[..., str],
+    write_table: Callable[..., Any],
+    cohort_rows: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    rows = cohort_rows(pos=6, neg=6)
+    words = ["train", f"cohort={write_table(rows)}", f"out={tmp_path / 'run'}", "folds=2"]
+    ids = [row["slide_id"] for row in rows]
+    assert mhim(*words, made_store(ids)).code == 0
+    assert mhim(*words, made_store(ids, encoder="other")).code == 0
+    assert mhim(*words[:2], f"out={tmp_path / 'other'}", made_store(ids)).code == 2

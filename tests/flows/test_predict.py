@@ -1,0 +1,51 @@
+"""Metrics of a prediction are of slides that the run has never seen, or there are none."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from flows.predict import external_metrics
+
+
+def entry(source: str) -> Any:
+    return SimpleNamespace(source=source)
+
+
+def row(slide_id: str, patient_id: str, label: str | None, tumour: float) -> dict[str, Any]:
+    probabilities = {"probability_normal": 1 - tumour, "probability_tumour": tumour}
+    return {"slide_id": slide_id, "patient_id": patient_id, "label": label, **probabilities}
+
+
+RUN: Any = SimpleNamespace(
+    slides=(SimpleNamespace(slide_id="old", patient_id="p-old"),),
+    classes=("normal", "tumour"),
+    manifest=lambda: SimpleNamespace(entries={"old": entry("old bytes")}),
+)
+NEW = [row("a", "p1", "normal", 0.1), row("b", "p2", "tumour", 0.9), row("c", "p3", None, 0.5)]
+SOURCES = {name: entry(f"{name} bytes") for name in "abcde"}
+
+
+def test_labelled_new_slides_are_judged() -> None:
+    found = external_metrics(RUN, NEW, SOURCES)
+    assert found is not None
+    assert found["num_slides"] == 2
+    assert found["estimates"]["auroc"]["value"] == 1.0
+    assert found["notes"] == []
+
+
+def test_slides_of_the_runs_patients_or_contents_count_in_no_metric() -> None:
+    rows = [*NEW, row("d", "p-old", "normal", 0.99), row("e", "p9", "normal", 0.99)]
+    found = external_metrics(RUN, rows, SOURCES | {"e": entry("old bytes")})
+    assert found is not None
+    assert found["num_slides"] == 2
+    assert "2 labelled slides" in found["notes"][0]
+
+
+def test_a_label_that_is_no_class_is_named() -> None:
+    found = external_metrics(RUN, [*NEW, row("d", "p4", "Tumour", 0.9)], SOURCES)
+    assert found is not None
+    assert "Tumour" in found["notes"][0]
+
+
+def test_a_cohort_of_known_or_unlabelled_slides_has_no_metrics() -> None:
+    assert external_metrics(RUN, [row("c", "p3", None, 0.5)], SOURCES) is None
+    assert external_metrics(RUN, [row("a", "p-old", "normal", 0.1)], SOURCES) is None
