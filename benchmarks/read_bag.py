@@ -83,6 +83,7 @@ def make_features(num_tiles: int, feature_set: FeatureSet) -> SlideFeatures:
         features=values,
         coords_l0_px=np.stack([grid % 100 * 256, grid // 100 * 256], axis=1).astype(np.int32),
         tissue_share=np.ones(num_tiles, np.float32),
+        background_share=np.zeros(num_tiles, np.float32),
         source=SourceIdentity(1, "benchmark"),
         hint=SourceHint("benchmark", 1, "1"),
         mpp=MppUsed(0.5, 0.5, "slide"),

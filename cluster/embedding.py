@@ -83,7 +83,9 @@ class SlideActor:
         items = iter(stream)
         facts = next(items)
         assert isinstance(facts, PlanFacts)
-        present = find_commit(self._storage, self._job.feature_set, task.slide_id, facts.source, facts.mpp)
+        present = find_commit(
+            self._storage, self._job.feature_set, task.slide_id, facts.source, facts.mpp, facts.source_sha256
+        )
         if present is not None:
             return StatusRow(task.slide_id, Status.SKIPPED, commit_key=present.commit_key)
         (features,) = self._encoder(items, facts)

@@ -14,7 +14,7 @@ from cluster.session import Resources, check_address, ray_session
 from cluster.storage import open_storage
 from flows.config import EmbedConfig, EmbedExecution, PredictConfig, part
 from flows.embed_report import write_report
-from flows.inputs import CohortInput, load_cohort
+from flows.inputs import CohortInput, load_cohort, slide_identity
 from flows.progress import SlideProgress
 from flows.result import FlowResult
 from mhim_core.embed.card import EncoderCard
@@ -60,7 +60,11 @@ def embed_cohort(
     ledger = Ledger(storage, feature_set)
     tasks = given.tasks()
     pending = ledger.pending(
-        tasks, hints=lambda task: given.hints.get(task.slide_id), policy=policy, retry_failed=config.retry_failed
+        tasks,
+        hints=lambda task: given.hints.get(task.slide_id),
+        policy=policy,
+        identity=slide_identity,
+        retry_failed=config.retry_failed,
     )
     rows = list(_already_known(pending))
     if pending.todo:

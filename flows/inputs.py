@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from cluster.storage import object_hint, read_bytes
+from cluster.storage import object_hint, object_identity, read_bytes
 from mhim_core.cohort.check import validate
 from mhim_core.cohort.findings import Finding
 from mhim_core.cohort.table import Cohort, CohortRow, read_cohort
 from mhim_core.errors import CohortError, NotFoundError, SlideError
-from mhim_core.features import SourceHint
+from mhim_core.features import SourceHint, SourceIdentity
 from mhim_core.slides.identity import source_hint, source_identity
 from mhim_core.types import SlideId, SlideTask
 
@@ -74,6 +74,14 @@ def _table_address(uri: str) -> str:
 def slide_hint(uri: str) -> SourceHint:
     """Raises SlideError(NOT_FOUND) for a missing file, NotFoundError for a missing object."""
     return object_hint(uri) if "://" in uri else source_hint(uri)
+
+
+def slide_identity(task: SlideTask) -> SourceIdentity | None:
+    """Which bytes a slide holds now, wherever it lies and however it got there; None if it cannot be read."""
+    try:
+        return object_identity(task.uri) if "://" in task.uri else source_identity(task.uri)
+    except (SlideError, NotFoundError):
+        return None
 
 
 def _hints(rows: Iterable[CohortRow]) -> dict[str, SourceHint]:

@@ -44,6 +44,8 @@ class SlideFeatures:
     """int32 (N, 2): x, y of each tile's top-left corner in level-0 pixels."""
     tissue_share: np.ndarray
     """float32 (N,): share of the tile's area that is tissue, 0 to 1."""
+    background_share: np.ndarray
+    """float32 (N,): share of the tile where the scanner stored nothing: transparent, or over the slide's edge."""
     source: SourceIdentity
     hint: SourceHint
     mpp: MppUsed
@@ -59,6 +61,8 @@ class SlideFeatures:
     """The encoder's card, whole."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of what computed it: mhim, openslide, torch, …"""
+    source_sha256: str = ""
+    """sha256 of the whole source, where the cohort table named one and it was checked; empty: it was not read whole."""
     num_bad_tiles: int = 0
     """Planned tiles that could not be read and are therefore missing here."""
     width_l0_px: int = 0

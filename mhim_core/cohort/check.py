@@ -4,7 +4,6 @@ Three kinds of mistakes cost the most and are errors here: two slides under one 
 under two ids or patients (it would sit in training and test), and a patient in two splits.
 """
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -75,14 +74,6 @@ def find_problems(
         if identity is not None:
             findings += _check_contents(cohort, sizes, identity)
     return tuple(sorted(set(findings)))
-
-
-def local_num_bytes(row: CohortRow) -> int | None:
-    """The size of a local file, or None. A `NumBytes` for tables without `s3://` URIs."""
-    try:
-        return os.stat(row.uri).st_size
-    except (OSError, ValueError):
-        return None
 
 
 def _check_ids(cohort: Cohort) -> Iterator[Finding]:

@@ -20,8 +20,8 @@ def decode_slide(
     path: Path, task: SlideTask, hint: SourceHint, *, spec: TileSpec, policy: SlidePolicy
 ) -> Iterator[PlanFacts | TileBatch]:
     """One PlanFacts, then the TileBatches in plan order. Raises SlideError for anything that is the slide's fault."""
-    check_sha256(path, task.sha256)
+    source_sha256 = check_sha256(path, task.sha256)
     source = source_identity(path)
     with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy) as slide:
-        yield plan_facts(task.slide_id, slide, spec, source, hint)
+        yield plan_facts(task.slide_id, slide, spec, source, hint, source_sha256)
         yield from slide.reader.tiles(slide.plan, _BATCH_SIZE)

@@ -26,15 +26,20 @@ def embed_slide(
     the slide's fault, EncoderError for an encoder's.
     """
     path = Path(task.uri if path is None else path)
-    check_sha256(path, task.sha256)
+    source_sha256 = check_sha256(path, task.sha256)
     source, hint = source_identity(path), source_hint(path)._replace(uri=task.uri)
     with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy) as prepared:
-        facts = plan_facts(task.slide_id, prepared, spec, source, hint)
+        facts = plan_facts(task.slide_id, prepared, spec, source, hint, source_sha256)
         return SlideEncoder(encoders)(prepared.reader.tiles(prepared.plan), facts)
 
 
 def plan_facts(
-    slide_id: SlideId, prepared: PreparedSlide, spec: TileSpec, source: SourceIdentity, hint: SourceHint
+    slide_id: SlideId,
+    prepared: PreparedSlide,
+    spec: TileSpec,
+    source: SourceIdentity,
+    hint: SourceHint,
+    source_sha256: str,
 ) -> PlanFacts:
     """What travels from whoever decodes to whoever encodes, beside the tiles themselves."""
     plan = prepared.plan
@@ -51,4 +56,5 @@ def plan_facts(
         tiling=tiling_identity(spec),
         width_l0_px=prepared.info.width_l0_px,
         height_l0_px=prepared.info.height_l0_px,
+        source_sha256=source_sha256,
     )

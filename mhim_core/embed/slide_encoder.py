@@ -36,6 +36,11 @@ class Tiles(Protocol):
         """uint8 (b, tile_px, tile_px, 3)."""
         ...
 
+    @property
+    def background_share(self) -> np.ndarray:
+        """float32 (b,)."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PlanFacts:
@@ -55,6 +60,7 @@ class PlanFacts:
     tiling: dict[str, Any]
     width_l0_px: int
     height_l0_px: int
+    source_sha256: str = ""
 
 
 class SlideEncoder:
@@ -77,15 +83,17 @@ class SlideEncoder:
         """
         collectors = [_Collector(encoder, facts) for encoder in self.encoders]
         came_N = np.zeros(len(facts.coords_l0_px), dtype=bool)
+        background_N = np.zeros(len(came_N), dtype=np.float32)
         for batch in batches:
             _check_batch(batch, came_N)
             came_N[batch.index] = True
+            background_N[batch.index] = batch.background_share
             for collector in collectors:
                 collector.add(batch.index, batch.tiles)
         if len(came_N) and not came_N.any():
             message = f"slide {facts.slide_id}: none of its {len(came_N)} planned tiles was read"
             raise SlideError(FailureReason.READ, message)
-        return [collector.finish(came_N) for collector in collectors]
+        return [collector.finish(came_N, background_N) for collector in collectors]
 
 
 class _Collector:
@@ -110,7 +118,7 @@ class _Collector:
                 self._pending = [(index[num_whole:], tiles[num_whole:].copy())]
                 self._num_pending = len(index) - num_whole
 
-    def finish(self, came_N: np.ndarray) -> SlideFeatures:
+    def finish(self, came_N: np.ndarray, background_N: np.ndarray) -> SlideFeatures:
         """Encode the rest and put the slide together."""
         if self._num_pending:
             self._encode(*self._take_pending())
@@ -120,6 +128,7 @@ class _Collector:
             features=self._features_ND if is_whole else self._features_ND[came_N],
             coords_l0_px=facts.coords_l0_px if is_whole else facts.coords_l0_px[came_N],
             tissue_share=facts.tissue_share if is_whole else facts.tissue_share[came_N],
+            background_share=background_N[came_N],
             source=facts.source,
             hint=facts.hint,
             mpp=facts.mpp,
@@ -132,6 +141,7 @@ class _Collector:
             num_bad_tiles=int((~came_N).sum()),
             width_l0_px=facts.width_l0_px,
             height_l0_px=facts.height_l0_px,
+            source_sha256=facts.source_sha256,
         )
 
     def _take_pending(self) -> tuple[np.ndarray, np.ndarray]:
@@ -176,8 +186,11 @@ def _version(package: str) -> str | None:
 def _check_batch(batch: Tiles, came_N: np.ndarray) -> None:
     """ValueError if the batch is not of this plan: a bug of the decoder, and features would land on wrong tiles."""
     index = batch.index
-    if len(index) != len(batch.tiles):
-        raise ValueError(f"a batch of {len(batch.tiles)} tiles came with {len(index)} indices")
+    if not len(index) == len(batch.tiles) == len(batch.background_share):
+        raise ValueError(
+            f"a batch of {len(batch.tiles)} tiles came with {len(index)} indices and "
+            f"{len(batch.background_share)} background shares"
+        )
     if len(index) and not (index.min() >= 0 and index.max() < len(came_N)):
         raise ValueError(f"a batch holds tiles {index.min()} to {index.max()} of a plan of {len(came_N)}")
     if len(np.unique(index)) != len(index) or came_N[index].any():

@@ -59,10 +59,13 @@ def file_sha256(path: str | Path) -> str:
         raise SlideError(FailureReason.OPEN, f"the slide file cannot be read: {error.strerror}") from error
 
 
-def check_sha256(path: str | Path, expected: str | None) -> None:
-    """SlideError(SOURCE_HASH_MISMATCH) if the file is not the one the cohort table names; None checks nothing."""
+def check_sha256(path: str | Path, expected: str | None) -> str:
+    """The file's sha256, verified; "" where the cohort table names none (the file is not read).
+
+    Raises SlideError(SOURCE_HASH_MISMATCH) if the file is not the one that the table names.
+    """
     if expected is None:
-        return
+        return ""
     found = file_sha256(path)
     if found != expected.strip().lower():
         raise SlideError(
@@ -70,6 +73,7 @@ def check_sha256(path: str | Path, expected: str | None) -> None:
             f"the file's sha256 is {found} and the cohort table says {expected}; "
             "copy the slide again or correct the table",
         )
+    return found
 
 
 def _size(path: Path) -> int:

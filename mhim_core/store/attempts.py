@@ -1,7 +1,6 @@
 """Failures, numbered and kept apart from commits: they explain, they can be skipped, they never block a success."""
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -74,14 +73,6 @@ def last_failures(
             keys[task.slide_id] = key
     found = read_all(storage, keys.values())
     return {slide_id: _parse(found[key], storage.locate(key)) for slide_id, key in keys.items() if key in found}
-
-
-def count_attempts(storage: Storage, feature_set: str) -> dict[SlideId, int]:
-    """How many failures are recorded of each slide."""
-    counts: dict[SlideId, int] = defaultdict(int)
-    for entry in storage.list(layout.attempts_prefix(feature_set)):
-        counts[SlideId(entry.key.split("/")[2])] += 1
-    return dict(counts)
 
 
 def attempt_digest(task: SlideTask, hint: SourceHint | None) -> str:

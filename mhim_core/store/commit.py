@@ -32,9 +32,18 @@ class AlreadyCommitted(NamedTuple):
 
 
 def find_commit(
-    storage: Storage, feature_set: FeatureSet, slide_id: SlideId, source: SourceIdentity, mpp: MppUsed
+    storage: Storage,
+    feature_set: FeatureSet,
+    slide_id: SlideId,
+    source: SourceIdentity,
+    mpp: MppUsed,
+    source_sha256: str = "",
 ) -> CommitRecord | None:
-    """The commit of exactly these source bytes at this resolution, or None: worth a look before encoding."""
+    """The commit of exactly these source bytes at this resolution, or None: worth a look before encoding.
+
+    Raises SlideError(source_hash_mismatch) if it was made of bytes of another sha256 than `source_sha256` (verified;
+    "": unknown), ConflictError if its key holds something else.
+    """
     key = layout.commit_key(feature_set.fingerprint, slide_id, commit_digest(source, mpp))
     try:
         data = storage.get(key)
@@ -44,18 +53,24 @@ def find_commit(
     found = (record.slide_id, record.source, record.mpp, record.feature_set, record.dim)
     if found != (slide_id, source, mpp, feature_set.fingerprint, feature_set.dim):
         raise ConflictError(f"{storage.locate(key)} holds a commit of another source or feature set than its name says")
+    if source_sha256 and record.source_sha256 and source_sha256 != record.source_sha256:
+        raise SlideError(
+            FailureReason.SOURCE_HASH_MISMATCH,
+            f"slide {slide_id}: committed from a file of sha256 {record.source_sha256}; the present one has "
+            f"{source_sha256} though size and sampled blocks are equal: give it another slide id or another store",
+        )
     return record
 
 
 def commit(storage: Storage, feature_set: FeatureSet, features: SlideFeatures) -> Committed | AlreadyCommitted:
     """Make these features the slide's, once. Running it again, or from several places at once, is harmless.
 
-    Raises SlideError(bad_features) if they break the contract or are not of this feature set, ConflictError if the
-    commit's key holds something else, StorageError if the store cannot be reached.
+    Raises SlideError(bad_features) if they break the contract or are not of this feature set, StorageError if the store
+    cannot be reached, and what `find_commit` raises.
     """
     check_features(features)
     _check_belongs(feature_set, features)
-    present = find_commit(storage, feature_set, features.slide_id, features.source, features.mpp)
+    present = _find_own(storage, feature_set, features)
     if present is not None:
         return AlreadyCommitted(present)
     key, digest, num_bytes = "", "", 0
@@ -67,11 +82,15 @@ def commit(storage: Storage, feature_set: FeatureSet, features: SlideFeatures) -
     record = make_record(feature_set, features, key=key, sha256=digest, num_bytes=num_bytes, committed_by=_program())
     if storage.put_if_absent(record.commit_key, record.to_json()):
         return Committed(record)
-    present = find_commit(storage, feature_set, features.slide_id, features.source, features.mpp)
+    present = _find_own(storage, feature_set, features)
     if present is None:
         raise ConflictError(f"{storage.locate(record.commit_key)} was taken and then removed by another process")
     # equal bytes: the reply to our own put was lost, or another attempt computed the same
     return Committed(record) if present == record else AlreadyCommitted(present)
+
+
+def _find_own(storage: Storage, feature_set: FeatureSet, features: SlideFeatures) -> CommitRecord | None:
+    return find_commit(storage, feature_set, features.slide_id, features.source, features.mpp, features.source_sha256)
 
 
 def _check_belongs(feature_set: FeatureSet, features: SlideFeatures) -> None:

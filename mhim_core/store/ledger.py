@@ -67,10 +67,11 @@ class Ledger:
     ) -> Pending:
         """What of the cohort is left to do.
 
-        A task is done if a commit has its resolution (`matching`) and its source: an equal hint, or, the hint having
-        changed, an equal identity where `identity` can say it (else it is to do, and the worker that opens the slide
-        will find its commit). `retry_failed=False` gives up slides that failed before, unless their source, the task or
-        the policy that refused them has changed since. Raises InputError if a slide id occurs twice.
+        A task is done if a commit has its resolution, its sha256 where it names one (`matching`), and its source: an
+        equal hint, or, the hint having changed, an equal identity where `identity` can say it. Else it is to do, though
+        the worker that opens the slide may find its commit. `retry_failed=False` gives up slides that failed before,
+        unless their source, the task or the policy that refused them has changed since. Raises InputError if a slide id
+        occurs twice.
         """
         if repeated := [slide_id for slide_id, times in Counter(task.slide_id for task in tasks).items() if times > 1]:
             raise InputError(f"slide ids occur more than once: {', '.join(sorted(repeated))}")
@@ -98,17 +99,21 @@ class Ledger:
     def cohort_entries(self, pending: Pending, rows: Iterable[StatusRow]) -> dict[SlideId, CommitRecord | None]:
         """What the next manifest should say of this cohort, after a run returned its status rows.
 
-        The matching commit of every slide that has one; None for a slide whose former entry no longer matches. A slide
-        whose source could not be seen at all keeps what it had: an unmounted disk must not empty a manifest.
+        The matching commit of every slide that has one, with its present hint and the sha256 its worker verified, so
+        that it is not opened again; None for a slide whose former entry no longer matches. A slide whose source could
+        not be seen at all keeps what it had: an unmounted disk must not empty a manifest.
         """
         keys = {row.slide_id: row.commit_key for row in rows if row.commit_key}
         records = self._read_commits(keys.values())
         entries: dict[SlideId, CommitRecord | None] = dict(pending.done)
+        named = {task.slide_id: task.sha256 for task in pending.todo if task.sha256 is not None}
         open_ids = [task.slide_id for task in pending.todo] + [row.slide_id for row in pending.given_up]
         for slide_id in open_ids:
             record = records.get(keys.get(slide_id, ""))
             hint = pending.hints.get(slide_id)
             if record is not None:
+                if slide_id in named:  # a row with a commit: its worker had the sha256 checked before anything else
+                    record = record.with_sha256(named[slide_id].strip().lower())
                 entries[slide_id] = record.with_hint(hint) if hint is not None else record
             elif hint is not None:
                 entries[slide_id] = None

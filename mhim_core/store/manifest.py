@@ -37,6 +37,7 @@ _SCHEMA = pa.schema(
             "hint_uri": pa.string(),
             "hint_num_bytes": pa.int64(),
             "hint_version": pa.string(),
+            "source_sha256": pa.string(),
             "mpp_x": pa.float64(),
             "mpp_y": pa.float64(),
             "mpp_source": pa.string(),

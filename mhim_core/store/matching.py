@@ -10,6 +10,15 @@ The same numbers give the same features, so an override matches whoever stated t
 resolution applies, or `default_mpp` where it states none; a commit made under an override does not tell which, so the
 slide is opened again.
 
+Source, by the sha256 that the task names (the cohort table's column) and the one verified for the commit:
+
+    task            none verified    s verified    another verified
+    names none      yes              yes           yes
+    names s         no               yes           no
+
+"yes" still asks for the source's hint or identity. Where none was verified, the slide is opened again and its sha256
+checked first.
+
 A policy never decides whether a commit is right, only whether its slide is let in: a slide committed under a laxer
 `max_upsample` is refused by a stricter one without being opened, and is there again when the policy is relaxed.
 """
@@ -41,6 +50,11 @@ def mpp_matches(used: MppUsed, override: float | None, default_mpp: float | None
     return used.source == "slide"
 
 
+def sha256_matches(verified: str, named: str | None) -> bool:
+    """Is the source that the commit was made of known to be the one the task names? See the table above."""
+    return named is None or verified == named.strip().lower()
+
+
 def find_match(
     task: SlideTask,
     records: Iterable[CommitRecord],
@@ -54,7 +68,11 @@ def find_match(
     An equal hint settles it; else `identity` reads the source, if given and only then. A record found by identity comes
     back with the present hint.
     """
-    fitting = [one for one in records if mpp_matches(one.mpp, task.mpp_override, default_mpp)]
+    fitting = [
+        one
+        for one in records
+        if mpp_matches(one.mpp, task.mpp_override, default_mpp) and sha256_matches(one.source_sha256, task.sha256)
+    ]
     if not fitting or hint is None:
         return None
     for record in fitting:

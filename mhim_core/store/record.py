@@ -31,6 +31,8 @@ class CommitRecord:
     """Which bytes the slide was read from."""
     hint: SourceHint
     """How the source looked when its identity was last read: unchanged means that it need not be read again."""
+    source_sha256: str
+    """The whole source's sha256 as the cohort table named it and a worker found it; empty: never checked."""
     mpp: MppUsed
     effective_mpp: tuple[float, float]
     upsample: float
@@ -56,6 +58,10 @@ class CommitRecord:
     def with_hint(self, hint: SourceHint) -> "CommitRecord":
         """The same commit, its source seen at another place or time."""
         return replace(self, hint=hint)
+
+    def with_sha256(self, source_sha256: str) -> "CommitRecord":
+        """The same commit, its source's sha256 verified since. Commits are immutable: a manifest's entry says it."""
+        return replace(self, source_sha256=source_sha256)
 
     def to_json(self) -> bytes:
         return canonical_json({"schema_version": SCHEMA_VERSION, **self.to_dict()})
@@ -111,6 +117,7 @@ def make_record(
         dtype=DTYPE,
         source=features.source,
         hint=features.hint,
+        source_sha256=features.source_sha256,
         mpp=features.mpp,
         effective_mpp=features.effective_mpp,
         upsample=features.upsample,

@@ -2,11 +2,12 @@
 
 Rows are tiles in row-major order (by y, then x). Columns:
 
-    tile          int32                        0 … N-1
-    x_l0_px       int32                        the tile's top-left corner in level-0 pixels
-    y_l0_px       int32
-    tissue_share  float32                      share of the tile's area that is tissue, 0 to 1
-    features      fixed_size_list<float16, D>
+    tile              int32                        0 … N-1
+    x_l0_px           int32                        the tile's top-left corner in level-0 pixels
+    y_l0_px           int32
+    tissue_share      float32                      share of the tile's area that is tissue, 0 to 1
+    background_share  float32                      share where the scanner stored nothing (white), 0 to 1
+    features          fixed_size_list<float16, D>
 
 The file's metadata key `mhim` is canonical JSON: what the features are of and what computed them. Nothing in a file
 varies with time, host, path, attempt or thread count: the same features give the same bytes.
@@ -47,6 +48,8 @@ class FeatureTable(NamedTuple):
     """int32 (N, 2): x, y of the top-left corners."""
     tissue_share: np.ndarray
     """float32 (N,)."""
+    background_share: np.ndarray
+    """float32 (N,)."""
     metadata: dict[str, Any]
     """The file's own account: encoder, tiling, mpp, effective_mpp, tile_size_l0_px, upsample, source, versions, …"""
 
@@ -59,6 +62,7 @@ def feature_schema(dim: int) -> pa.Schema:
         "x_l0_px": pa.int32(),
         "y_l0_px": pa.int32(),
         "tissue_share": pa.float32(),
+        "background_share": pa.float32(),
         "features": features,
     }
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
@@ -80,6 +84,7 @@ def encode_features(features: SlideFeatures) -> bytes:
         pa.array(xy[order, 0]),
         pa.array(xy[order, 1]),
         pa.array(features.tissue_share[order]),
+        pa.array(features.background_share[order]),
         pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=schema.field("features").type),
     ]
     metadata = {METADATA_KEY: canonical_json(file_metadata(features))}
@@ -103,7 +108,10 @@ def encode_features(features: SlideFeatures) -> bytes:
 
 
 def file_metadata(features: SlideFeatures) -> dict[str, Any]:
-    """What the file says of itself. The hint and who stated the mpp are left to the commit: they change no feature."""
+    """What the file says of itself.
+
+    The hint, the source's sha256 and who stated the mpp are left to the commit: they change no feature.
+    """
     return {
         "schema_version": SCHEMA_VERSION,
         "slide_id": features.slide_id,
@@ -129,6 +137,7 @@ def check_features(features: SlideFeatures) -> None:
         "features": (features.features, np.float16, 2),
         "coords_l0_px": (features.coords_l0_px, np.int32, 2),
         "tissue_share": (features.tissue_share, np.float32, 1),
+        "background_share": (features.background_share, np.float32, 1),
     }
     for name, (array, dtype, ndim) in found.items():
         if array.dtype != dtype or array.ndim != ndim or len(array) != num_tiles:
@@ -139,9 +148,9 @@ def check_features(features: SlideFeatures) -> None:
         )
     if not all_finite(features.features):
         raise _bad(features, "NaN or infinite features: the encoder overflowed float16 or its weights are broken")
-    share = features.tissue_share
-    if num_tiles and not (share.min() >= 0 and share.max() <= 1):
-        raise _bad(features, f"tissue shares from {share.min()} to {share.max()}, outside 0 to 1")
+    for name, share in (("tissue", features.tissue_share), ("background", features.background_share)):
+        if num_tiles and not (share.min() >= 0 and share.max() <= 1):
+            raise _bad(features, f"{name} shares from {share.min()} to {share.max()}, outside 0 to 1")
     if len(np.unique(features.coords_l0_px, axis=0)) != num_tiles:
         raise _bad(features, "a tile occurs twice")
 
@@ -179,7 +188,8 @@ def decode_features(
     if not all_finite(features):
         raise IntegrityError(f"slide {slide_id}: its feature file holds NaN or infinite features")
     coords = np.stack([table.column(name).to_numpy() for name in ("x_l0_px", "y_l0_px")], axis=1)
-    return FeatureTable(slide_id, features, coords, np.array(table.column("tissue_share")), metadata)
+    tissue, background = (np.array(table.column(f"{name}_share")) for name in ("tissue", "background"))
+    return FeatureTable(slide_id, features, coords, tissue, background, metadata)
 
 
 def all_finite(values: np.ndarray) -> bool:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import random
 import socket
 import threading
 import time
@@ -19,11 +20,13 @@ from cluster.storage import (
     _shared_client,
     download,
     object_hint,
+    object_identity,
     open_storage,
     read_bytes,
     supports_put_if_absent,
 )
 from mhim_core.errors import ConfigError, MhimError, NotFoundError, SlideError, StorageError
+from mhim_core.slides.identity import source_identity
 from mhim_core.storage import LocalStorage, Storage
 from mhim_core.types import FailureReason
 
@@ -311,6 +314,20 @@ def test_a_forked_child_makes_its_own_connection(bucket: str) -> None:
 
 
 # single objects
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 65_536, 2_000_000])
+def test_an_object_has_the_identity_of_the_same_file_and_is_not_read_whole(
+    faulty: S3Storage, proxy: Any, tmp_path: Path, num_bytes: int
+) -> None:
+    data = random.Random(num_bytes).randbytes(num_bytes)
+    (tmp_path / "a.svs").write_bytes(data)
+    faulty.put("a.svs", data)
+    before = proxy.num_requests
+    assert object_identity(f"{faulty.uri}/a.svs") == source_identity(tmp_path / "a.svs")
+    assert proxy.num_requests - before == {0: 1, 1: 2, 65_536: 2, 2_000_000: 11}[num_bytes]
+    with pytest.raises(NotFoundError):
+        object_identity(f"{faulty.uri}/b.svs")
 
 
 def test_an_object_is_downloaded_whole_or_not_at_all(bucket: str, tmp_path: Path) -> None:

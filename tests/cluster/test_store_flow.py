@@ -52,6 +52,7 @@ def features(slide_id: str, seed: int = 0) -> SlideFeatures:
         features=rng.standard_normal((num_tiles, 4)).astype(np.float16),
         coords_l0_px=np.stack([x, np.zeros_like(x)], axis=1),
         tissue_share=np.ones(num_tiles, np.float32),
+        background_share=np.zeros(num_tiles, np.float32),
         source=SourceIdentity(10, slide_id),
         hint=hint(task(slide_id)),
         mpp=MppUsed(0.5, 0.5, "slide"),

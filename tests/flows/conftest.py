@@ -156,6 +156,7 @@ def _features(slide_id: str, num_tiles: int, feature_set: FeatureSet) -> SlideFe
         features=rng.standard_normal((num_tiles, DIM)).astype(np.float16),
         coords_l0_px=np.stack([x, np.zeros_like(x)], axis=1),
         tissue_share=np.ones(num_tiles, np.float32),
+        background_share=np.zeros(num_tiles, np.float32),
         source=SourceIdentity(10, slide_id),
         hint=SourceHint(f"/slides/{slide_id}.svs", 10, "1"),
         mpp=MppUsed(0.5, 0.5, "slide"),

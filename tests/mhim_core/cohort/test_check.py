@@ -2,17 +2,23 @@
 
 import pickle
 import time
+from pathlib import Path
 
 import pytest
 
-from mhim_core.cohort.check import find_problems, local_num_bytes, validate
+from mhim_core.cohort.check import find_problems, validate
 from mhim_core.cohort.findings import Severity
-from mhim_core.cohort.table import read_cohort
+from mhim_core.cohort.table import CohortRow, read_cohort
 from mhim_core.errors import CohortError
 
 
 def cohort_of(*lines: str, header: str = "slide_id,path,patient_id,label"):
     return read_cohort("\n".join([header, *lines]).encode(), name="cohort.csv", base_uri="/data")
+
+
+def file_num_bytes(row: CohortRow) -> int | None:
+    path = Path(row.uri)
+    return path.stat().st_size if path.exists() else None
 
 
 def messages(cohort, severity=Severity.ERROR, **arguments) -> list[str]:
@@ -76,7 +82,7 @@ def test_one_content_under_two_ids_is_refused_and_only_equal_sizes_are_read(tmp_
         read.append(row.slide_id)
         return (contents[row.slide_id],)
 
-    found = messages(cohort_of(*lines), num_bytes=local_num_bytes, identity=identity)
+    found = messages(cohort_of(*lines), num_bytes=file_num_bytes, identity=identity)
     assert len(found) == 1
     assert "holds the same bytes as that of 'a' (row 2); they are of different patients" in found[0]
     assert read == ["a", "b", "d"]
@@ -103,9 +109,9 @@ def test_doubtful_rows_are_warnings():
 
 def test_a_missing_file_is_a_warning_and_an_error_if_strict(tmp_path):
     cohort = cohort_of(f"a,{tmp_path}/none.svs,p1,0")
-    assert "not_found" in validate(cohort, num_bytes=local_num_bytes)[0].message
+    assert "not_found" in validate(cohort, num_bytes=file_num_bytes)[0].message
     with pytest.raises(CohortError, match="not_found"):
-        validate(cohort, num_bytes=local_num_bytes, strict=True)
+        validate(cohort, num_bytes=file_num_bytes, strict=True)
 
 
 def test_cells_that_could_not_be_read_stop_the_command():

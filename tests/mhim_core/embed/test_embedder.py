@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from mhim_core.embed.decode import decode_slide
 from mhim_core.embed.embedder import embed_slide
 from mhim_core.embed.encoder import TileEncoder
+from mhim_core.embed.slide_encoder import PlanFacts
 from mhim_core.errors import SlideError
+from mhim_core.slides.identity import file_sha256
 from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
 from mhim_core.types import FailureReason, SlideId, SlideTask
 
@@ -30,6 +33,17 @@ def test_a_real_slide_becomes_features_of_its_tissue(task: SlideTask, hed_textur
     assert (found.width_l0_px, found.height_l0_px) == (2220, 2967)
     assert found.tiling == tiling_identity(SPEC)
     assert found.hint.uri == task.uri
+    assert found.source_sha256 == ""
+
+
+def test_tiles_over_the_slide_s_edge_tell_how_much_of_them_is_missing(
+    task: SlideTask, hed_texture: TileEncoder
+) -> None:
+    (found,) = embed_slide(task, [hed_texture], spec=TileSpec(min_tissue=0), policy=SlidePolicy())
+    tile_xy = np.array(found.tile_size_l0_px)
+    held = np.clip((np.array([2220, 2967]) - found.coords_l0_px) / tile_xy, 0, 1).prod(axis=1)
+    assert found.background_share.max() > 0.1
+    assert np.abs(found.background_share - (1 - held)).max() < 0.01
 
 
 def test_a_staged_copy_is_the_same_source_at_the_tasks_own_address(
@@ -50,6 +64,15 @@ def test_a_slide_that_is_not_there_fails_alone(hed_texture: TileEncoder, tmp_pat
     with pytest.raises(SlideError) as caught:
         embed_slide(missing, [hed_texture], spec=SPEC, policy=SlidePolicy())
     assert caught.value.reason is FailureReason.NOT_FOUND
+
+
+def test_a_verified_sha256_travels_with_the_features(task: SlideTask, hed_texture: TileEncoder) -> None:
+    digest = file_sha256(task.uri)
+    named = task._replace(sha256=digest.upper())
+    (found,) = embed_slide(named, [hed_texture], spec=SPEC, policy=SlidePolicy())
+    facts = next(decode_slide(Path(task.uri), named, found.hint, spec=SPEC, policy=SlidePolicy()))
+    assert isinstance(facts, PlanFacts)
+    assert found.source_sha256 == facts.source_sha256 == digest
 
 
 def test_another_file_than_the_cohort_names_is_refused(task: SlideTask, hed_texture: TileEncoder) -> None:

@@ -1,5 +1,6 @@
 import pickle
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,10 @@ from mhim_core.types import FailureReason, SlideId
 class Batch(NamedTuple):
     index: np.ndarray
     tiles: np.ndarray
+
+    @property
+    def background_share(self) -> np.ndarray:
+        return self.index.astype(np.float32) / 32
 
 
 class MeanColour:
@@ -90,6 +95,8 @@ def test_tiles_out_of_order_land_in_plan_order(noisy_tiles: Tensor) -> None:
     (found,) = SlideEncoder([MeanColour()])(batches, make_facts(21))
     assert np.array_equal(found.features, noisy_tiles.float().mean((1, 2)).numpy().astype(np.float16))
     assert np.array_equal(found.coords_l0_px, make_facts(21).coords_l0_px)
+    assert found.background_share.dtype == np.float32
+    assert np.array_equal(found.background_share, np.arange(21) / 32)
 
 
 def test_tiles_that_never_came_are_left_out_and_counted(noisy_tiles: Tensor) -> None:
@@ -98,6 +105,7 @@ def test_tiles_that_never_came_are_left_out_and_counted(noisy_tiles: Tensor) -> 
     assert found.num_bad_tiles == 17
     assert np.array_equal(found.coords_l0_px, make_facts(21).coords_l0_px[kept])
     assert np.array_equal(found.tissue_share, make_facts(21).tissue_share[kept])
+    assert np.array_equal(found.background_share, kept / 32)
     assert np.array_equal(found.features, noisy_tiles[kept].float().mean((1, 2)).numpy().astype(np.float16))
 
 
@@ -150,6 +158,13 @@ def test_read_only_arrays_are_taken_and_left_alone(noisy_tiles: Tensor) -> None:
 def test_a_batch_that_is_not_of_the_plan_is_a_bug(noisy_tiles: Tensor, index: list[int], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         SlideEncoder([MeanColour()])([Batch(np.array(index), noisy_tiles.numpy()[:2])], make_facts(3))
+
+
+def test_a_batch_that_lacks_background_shares_is_a_bug(noisy_tiles: Tensor) -> None:
+    whole = next(in_batches(noisy_tiles, [3]))
+    lacking = SimpleNamespace(index=whole.index, tiles=whole.tiles, background_share=whole.background_share[:1])
+    with pytest.raises(ValueError, match="1 background shares"):
+        SlideEncoder([MeanColour()])([lacking], make_facts(3))
 
 
 def test_a_tile_that_comes_in_two_batches_is_a_bug(noisy_tiles: Tensor) -> None:

@@ -30,6 +30,7 @@ def make_features() -> Callable[..., SlideFeatures]:
             "features": rng.standard_normal((num_tiles, 8)).astype(np.float16),
             "coords_l0_px": np.stack([grid % 3 * 512, grid // 3 * 512], axis=1).astype(np.int32),
             "tissue_share": np.full(num_tiles, 0.5, np.float32),
+            "background_share": (grid % 5 / 8).astype(np.float32),
             "source": SourceIdentity(1000, f"digest-of-{slide_id}"),
             "hint": SourceHint(f"/slides/{slide_id}.svs", 1000, "1"),
             "mpp": MppUsed(0.25, 0.25, "slide"),

@@ -16,7 +16,7 @@ from mhim_core.store import layout
 from mhim_core.store.commit import AlreadyCommitted, Committed, commit, find_commit
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.record import CommitRecord
-from mhim_core.types import Status
+from mhim_core.types import FailureReason, Status
 
 Make = Callable[..., SlideFeatures]
 
@@ -153,6 +153,26 @@ def test_features_of_another_set_are_refused(
     with pytest.raises(SlideError, match="slide s1"):
         commit(storage, feature_set, make_features(**change))
     assert keys(storage) == []
+
+
+def test_a_commit_serves_a_source_of_its_sha256_or_of_an_unknown_one(
+    storage: LocalStorage, feature_set: FeatureSet, make_features: Make
+) -> None:
+    record = commit(storage, feature_set, make_features(source_sha256="a" * 64)).record
+    assert record.source_sha256 == "a" * 64
+    for verified in ("", "a" * 64):
+        again = commit(storage, feature_set, make_features(source_sha256=verified))
+        assert again == AlreadyCommitted(record)
+
+
+def test_a_file_that_differs_only_between_the_sampled_blocks_is_not_taken_for_the_committed_one(
+    storage: LocalStorage, feature_set: FeatureSet, make_features: Make
+) -> None:
+    first = commit(storage, feature_set, make_features(source_sha256="a" * 64)).record
+    with pytest.raises(SlideError, match=f"slide s1.*{'a' * 64}.*{'b' * 64}") as caught:
+        commit(storage, feature_set, make_features(source_sha256="b" * 64, seed=2))
+    assert caught.value.reason is FailureReason.SOURCE_HASH_MISMATCH
+    assert keys(storage) == sorted([first.commit_key, first.key])
 
 
 def test_a_promised_dimension_is_kept(storage: LocalStorage, feature_set: FeatureSet, make_features: Make) -> None:

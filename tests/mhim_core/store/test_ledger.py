@@ -271,8 +271,46 @@ def test_every_task_is_in_exactly_one_heap(bench: Bench) -> None:
     assert heaps == [["d"], ["a"], ["b", "c"]]
 
 
+def test_a_sha256_named_later_opens_the_slide_once_and_is_then_known(bench: Bench) -> None:
+    bench.finish(bench.pending([task("a")]), [bench.commit("a")])
+    asked = task("a", sha256="A" * 64)
+    pending = bench.pending([asked])
+    assert ids(pending.todo) == ["a"]
+    bench.finish(pending, [bench.commit("a", source_sha256="a" * 64)])  # the worker finds the commit, which says none
+    assert bench.manifest()[SlideId("a")].source_sha256 == "a" * 64
+    for again in (asked, task("a")):
+        pending = bench.pending([again])
+        assert ids(pending.todo) == []
+        bench.finish(pending)
+    assert bench.manifest()[SlideId("a")].source_sha256 == "a" * 64
+
+
+def test_a_moved_slide_keeps_its_verified_sha256(bench: Bench) -> None:
+    asked = task("a", sha256="a" * 64)
+    bench.finish(bench.pending([asked]), [bench.commit("a", source_sha256="a" * 64)])
+    bench.versions["a"] = "2"
+    pending = bench.pending([asked])
+    assert (ids(pending.todo), bench.read) == ([], ["a"])
+    bench.finish(pending)
+    assert ids(bench.pending([asked], identity=None).todo) == []
+
+
+def test_a_table_that_names_another_sha256_takes_the_slide_out_until_it_is_corrected(bench: Bench) -> None:
+    right, wrong = task("a", sha256="a" * 64), task("a", sha256="b" * 64)
+    bench.finish(bench.pending([right]), [bench.commit("a", source_sha256="a" * 64)])
+    pending = bench.pending([wrong])
+    assert ids(pending.todo) == ["a"]
+    bench.finish(pending, [failed("a", FailureReason.SOURCE_HASH_MISMATCH)])
+    assert bench.manifest() == {}
+    pending = bench.pending([right])
+    assert ids(pending.todo) == []
+    bench.finish(pending)
+    assert set(bench.manifest()) == {"a"}
+
+
 def test_records_survive_a_manifest_unchanged(bench: Bench) -> None:
-    row = bench.commit("a", mpp=MppUsed(0.2501, 0.2507, "slide"), effective_mpp=(0.499, 0.5013), num_bad_tiles=3)
+    mpp = MppUsed(0.2501, 0.2507, "slide")
+    row = bench.commit("a", mpp=mpp, effective_mpp=(0.499, 0.5013), num_bad_tiles=3, source_sha256="a" * 64)
     (record,) = Ledger(bench.storage, bench.feature_set).read([row.commit_key]).values()
     write_manifest(bench.storage, bench.feature_set, {record.slide_id: record})
     assert bench.manifest() == {record.slide_id: record}

@@ -55,6 +55,35 @@ def test_resolutions_match_when_the_same_numbers_would_be_used_again(
     assert mpp_matches(used, override, default_mpp) is matches
 
 
+@pytest.mark.parametrize("how", ["equal hint", "equal identity"])
+@pytest.mark.parametrize(
+    ("verified", "named", "matches"),
+    [
+        ("", None, True),
+        ("a" * 64, None, True),
+        ("", "a" * 64, False),
+        ("a" * 64, "a" * 64, True),
+        ("a" * 64, " " + "A" * 64, True),
+        ("a" * 64, "b" * 64, False),
+    ],
+)
+def test_a_task_that_names_a_sha256_is_served_only_by_a_commit_verified_to_be_of_it(
+    record: CommitRecord, how: str, verified: str, named: str | None, matches: bool
+) -> None:
+    committed = record.with_sha256(verified)
+    hint = HINT if how == "equal hint" else SourceHint("/archive/s1.svs", 1000, "2")
+    found = find_match(
+        TASK._replace(sha256=named), [committed], hint=hint, default_mpp=None, identity=lambda _: record.source
+    )
+    assert found == (committed.with_hint(hint) if matches else None)
+
+
+def test_of_several_commits_the_one_of_the_named_sha256_is_found(record: CommitRecord) -> None:
+    records = [record, record.with_sha256("b" * 64), record.with_sha256("a" * 64)]
+    found = find_match(TASK._replace(sha256="a" * 64), records, hint=HINT, default_mpp=None)
+    assert found is records[2]
+
+
 def test_an_equal_hint_settles_it_without_reading_the_source(record: CommitRecord) -> None:
     def never(_: SlideTask) -> SourceIdentity:
         raise AssertionError("the source was read")

@@ -25,6 +25,8 @@ def test_features_come_back_as_they_went_in(make_features: Make) -> None:
     np.testing.assert_array_equal(table.features, given.features)
     np.testing.assert_array_equal(table.coords_l0_px, given.coords_l0_px)
     np.testing.assert_array_equal(table.tissue_share, given.tissue_share)
+    np.testing.assert_array_equal(table.background_share, given.background_share)
+    assert table.background_share.dtype == np.float32
     assert table.metadata["encoder"] == given.encoder
     assert table.metadata["tiling"] == given.tiling
     assert table.metadata["tile_size_l0_px"] == [512, 512]
@@ -55,12 +57,17 @@ def test_the_same_features_give_the_same_bytes_in_whatever_order_tiles_come(make
         features=given.features[order],
         coords_l0_px=given.coords_l0_px[order],
         tissue_share=given.tissue_share[order],
+        background_share=given.background_share[order],
     )
     assert encode_features(given) == encode_features(given) == encode_features(shuffled)
 
 
-def test_where_the_source_lay_and_who_stated_its_mpp_leave_no_trace_in_the_file(make_features: Make) -> None:
-    moved = make_features(hint=SourceHint("/elsewhere/canary.svs", 1, "2"), mpp=MppUsed(0.25, 0.25, "override"))
+def test_what_is_known_of_the_source_beside_its_bytes_leaves_no_trace_in_the_file(make_features: Make) -> None:
+    moved = make_features(
+        hint=SourceHint("/elsewhere/canary.svs", 1, "2"),
+        mpp=MppUsed(0.25, 0.25, "override"),
+        source_sha256="canary",
+    )
     assert encode_features(moved) == encode_features(make_features())
     assert b"canary" not in encode_features(moved)
 
@@ -111,6 +118,10 @@ def test_every_flipped_byte_is_refused_by_the_sha256(make_features: Make) -> Non
         {"coords_l0_px": np.zeros((5, 2), np.int32)},
         {"tissue_share": np.full(5, 1.5, np.float32)},
         {"tissue_share": np.full(5, np.nan, np.float32)},
+        {"background_share": np.full(5, -0.5, np.float32)},
+        {"background_share": np.full(5, np.nan, np.float32)},
+        {"background_share": np.zeros(4, np.float32)},
+        {"background_share": np.zeros(5, np.float64)},
     ],
 )
 def test_features_that_break_the_contract_are_bad_features(make_features: Make, change: dict[str, np.ndarray]) -> None:
@@ -136,7 +147,7 @@ def test_a_stranger_s_parquet_file_and_smuggled_nan_are_refused(make_features: M
     kind = own.schema.field("features").type
     broken = pa.FixedSizeListArray.from_arrays(pa.array(np.full(8, np.nan, np.float16)), type=kind)
     sink = io.BytesIO()
-    pq.write_table(own.set_column(4, own.schema.field("features"), broken), sink)
+    pq.write_table(own.set_column(own.schema.get_field_index("features"), own.schema.field("features"), broken), sink)
     with pytest.raises(IntegrityError, match="NaN"):
         decode_features(sink.getvalue(), slide_id=SlideId("s1"), dim=8)
 
