@@ -4,8 +4,10 @@ One child decodes the slides of a call one after the other and is always ahead b
 next slide is opened while the current one is still being encoded.
 """
 
+import contextlib
 import multiprocessing
 import queue
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -17,114 +19,182 @@ from mhim_core.types import FailureReason
 Job = TypeVar("Job")
 
 MAX_ATTEMPTS = 2
-_AHEAD = 8
+AHEAD = 8
 """Messages (batches of tiles, about 6 MB each) decoded ahead of the encoder."""
+_POLL_S = 0.05
+_LAST_WORDS_S = 5.0
 
 
 class RetrySlide(Exception):  # noqa: N818 - a signal, as StopIteration is
     """The decoder died amid a slide; what it had yielded of it is void, and the slide starts again."""
 
 
+class AtHand(NamedTuple):
+    """What `decode` may yield before anything else: the slide lies here, and from now on silence is short.
+
+    It is not an item of the stream.
+    """
+
+
 class _Message(NamedTuple):
     job: int
     kind: str
-    """item | done | error | retry | bug"""
+    """item | done | error | retry | closed"""
     value: Any = None
+
+
+class _Call(NamedTuple):
+    """One call of `streams` while it runs."""
+
+    messages: "queue.Queue[_Message]"
+    given_up: threading.Event
+    """Nobody listens any more: the pump is to end."""
 
 
 class Decoder(Generic[Job]):
     """Runs `decode(job) -> Iterator[item]` in a child process, for a list of jobs, in order.
 
     `decode` must be importable (a module's function or a partial of one); items must be picklable. `timeout_s` is the
-    longest silence of the child before it is killed.
+    longest silence of the child before it is killed; `first_timeout_s`, where given, the longest before its first
+    message of a job, for a `decode` that yields `AtHand` first. The child stays for the next call, until `close`.
     """
 
-    def __init__(self, decode: Callable[[Job], Iterator[Any]], timeout_s: float) -> None:
+    def __init__(
+        self, decode: Callable[[Job], Iterator[Any]], timeout_s: float, first_timeout_s: float | None = None
+    ) -> None:
         self._decode = decode
         self._timeout_s = timeout_s
+        self._first_timeout_s = timeout_s if first_timeout_s is None else first_timeout_s
         self._child: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
+        self._call: _Call | None = None
+        self._pump_thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the child now, so that it imports its libraries while the caller loads an encoder."""
+        self._connected()
 
     def streams(self, jobs: Sequence[Job]) -> Iterator["JobStream"]:
-        """One stream of items per job; consume each (or leave it) before asking for the next."""
-        messages: queue.Queue[_Message] = queue.Queue(maxsize=_AHEAD)
-        pump = threading.Thread(target=self._pump, args=(list(jobs), messages), daemon=True)
+        """One stream of items per job; consume each (or leave it) before asking for the next.
+
+        The iterator may be abandoned: the child is then ended. One call at a time.
+        """
+        call = self._call = _Call(queue.Queue(maxsize=AHEAD), threading.Event())
+        pump = self._pump_thread = threading.Thread(
+            target=self._pump, args=(list(jobs), call), daemon=True, name="mhim-decoder-pump"
+        )
         pump.start()
-        for index in range(len(jobs)):
-            stream = JobStream(index, messages)
-            yield stream
-            stream.drain()
-        pump.join()
+        finished = False
+        try:
+            for index in range(len(jobs)):
+                stream = JobStream(index, call.messages)
+                yield stream
+                stream.drain()
+            finished = True
+            pump.join()
+        finally:
+            if not finished:
+                self.close()
 
     def close(self) -> None:
-        """End the child. Safe to call twice."""
-        if self._child is not None:
-            self._child.kill()
-            self._child.join()
-        if self._connection is not None:
-            self._connection.close()
-        self._child = self._connection = None
+        """End the child, and a call that is still running. Safe to call twice; the next call starts a new child."""
+        if self._call is not None and self._pump_thread is not None:
+            self._call.given_up.set()
+            while self._pump_thread.is_alive():  # it waits for its child, or for room in the queue
+                if (child := self._child) is not None:
+                    child.kill()
+                with contextlib.suppress(queue.Empty):
+                    self._call.messages.get(timeout=_POLL_S)
+            with contextlib.suppress(queue.Full):
+                self._call.messages.put_nowait(_Message(-1, "closed"))
+        self._call = self._pump_thread = None
+        self._end_child(kill=True)
 
-    def _pump(self, jobs: list[Job], messages: "queue.Queue[_Message]") -> None:
+    def _pump(self, jobs: list[Job], call: _Call) -> None:
         for index, job in enumerate(jobs):
-            for attempt in range(1, MAX_ATTEMPTS + 1):
-                error = self._run_one(index, job, messages)
-                crashed = isinstance(error, SlideError) and error.reason is FailureReason.DECODER_CRASH
-                if not crashed or attempt == MAX_ATTEMPTS:
-                    messages.put(_Message(index, "error" if error else "done", error))
-                    break
-                messages.put(_Message(index, "retry"))
+            try:
+                error = self._decode_one(index, job, call)
+            except Exception as unexpected:  # whatever it is, the consumer must not wait for ever
+                self._end_child(kill=True)
+                error = unexpected
+            if call.given_up.is_set():
+                return
+            call.messages.put(_Message(index, "error" if error else "done", error))
 
-    def _run_one(self, index: int, job: Job, messages: "queue.Queue[_Message]") -> Exception | None:
+    def _decode_one(self, index: int, job: Job, call: _Call) -> Exception | None:
+        for _ in range(1, MAX_ATTEMPTS):
+            error = self._try_one(index, job, call)
+            crashed = isinstance(error, SlideError) and error.reason is FailureReason.DECODER_CRASH
+            if not crashed or call.given_up.is_set():
+                return error
+            call.messages.put(_Message(index, "retry"))
+        return self._try_one(index, job, call)
+
+    def _try_one(self, index: int, job: Job, call: _Call) -> Exception | None:
+        limit_s = self._first_timeout_s
         try:
             connection = self._connected()
             connection.send(job)
-            while True:
-                if not connection.poll(self._timeout_s):
-                    self.close()
-                    return SlideError(
-                        FailureReason.TIMEOUT,
-                        f"the decoder showed no progress for {self._timeout_s:g} s and was killed",
-                    )
+            while connection.poll(limit_s):
+                limit_s = self._timeout_s
                 kind, value = connection.recv()
-                if kind == "item":
-                    messages.put(_Message(index, "item", value))
-                else:
+                if kind != "item":
                     return value if kind == "error" else None
+                if not isinstance(value, AtHand):
+                    call.messages.put(_Message(index, "item", value))
         except (EOFError, OSError):
-            code = None
-            if self._child is not None:
-                self._child.join(timeout=5)
-                code = self._child.exitcode
-            self.close()
+            code = self._end_child()
             return SlideError(FailureReason.DECODER_CRASH, f"the decoder's process died (exit code {code})")
+        self._end_child(kill=True)
+        return SlideError(FailureReason.TIMEOUT, f"the decoder showed no progress for {limit_s:g} s and was killed")
 
     def _connected(self) -> Connection:
         if self._connection is None or self._child is None or not self._child.is_alive():
-            self.close()
+            self._end_child()
             # spawn, since forking a process that holds Ray's threads or CUDA would deadlock
             context = multiprocessing.get_context("spawn")
-            self._connection, theirs = context.Pipe()
-            self._child = context.Process(target=_serve, args=(theirs, self._decode), daemon=True, name="mhim-decoder")
-            self._child.start()
+            ours, theirs = context.Pipe()
+            child = context.Process(target=_serve, args=(theirs, self._decode), daemon=True, name="mhim-decoder")
+            child.start()
             theirs.close()
+            self._connection, self._child = ours, child
         return self._connection
+
+    def _end_child(self, kill: bool = False) -> int | None:
+        """Its exit code. While a call runs the pump alone may do this: it waits on the connection."""
+        child, connection = self._child, self._connection
+        self._child = self._connection = None
+        if connection is not None:
+            connection.close()
+        if child is None:
+            return None
+        if not kill:
+            child.join(timeout=_LAST_WORDS_S)  # one that died tells how
+        child.kill()
+        child.join()
+        return child.exitcode
 
 
 class JobStream:
-    """The items of one job. Raises SlideError where it failed, RetrySlide where the consumer must begin it again."""
+    """The items of one job.
+
+    Iterating raises SlideError where it failed, RetrySlide where the consumer must begin it again, and anything else
+    where the decoder could not even be asked.
+    """
 
     def __init__(self, index: int, messages: "queue.Queue[_Message]") -> None:
         self._index = index
         self._messages = messages
         self._ended = False
         self.attempts = 1
+        self.has_begun = False
+        """Did any item come?"""
 
     def __iter__(self) -> Iterator[Any]:
         while not self._ended:
-            message = self._messages.get()
-            assert message.job == self._index
+            message = self._next()
             if message.kind == "item":
+                self.has_begun = True
                 yield message.value
             elif message.kind == "retry":
                 self.attempts += 1
@@ -137,12 +207,20 @@ class JobStream:
     def drain(self) -> None:
         """Throw away what is left of this job."""
         while not self._ended:
-            message = self._messages.get()
+            message = self._next()
             self.attempts += message.kind == "retry"
             self._ended = message.kind in ("done", "error")
 
+    def _next(self) -> _Message:
+        message = self._messages.get()
+        if message.kind == "closed":
+            raise RuntimeError("the decoder was closed before its streams were read to the end")
+        assert message.job == self._index
+        return message
+
 
 def _serve(connection: Connection, decode: Callable[[Any], Iterator[Any]]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what ends
     while True:
         try:
             job = connection.recv()
@@ -150,11 +228,18 @@ def _serve(connection: Connection, decode: Callable[[Any], Iterator[Any]]) -> No
             return
         try:
             for item in decode(job):
-                connection.send(("item", item))
+                _send(connection, "item", item)
         except SlideError as error:
-            connection.send(("error", error))
+            _send(connection, "error", error)
         except Exception as error:  # a row of the report, never the end of the run: the original type is named
             reason = FailureReason.READ
-            connection.send(("error", SlideError(reason, f"unexpected {type(error).__name__}: {error}")))
+            _send(connection, "error", SlideError(reason, f"unexpected {type(error).__name__}: {error}"))
         else:
-            connection.send(("done", None))
+            _send(connection, "done", None)
+
+
+def _send(connection: Connection, kind: str, value: Any) -> None:
+    try:
+        connection.send((kind, value))
+    except (BrokenPipeError, ConnectionResetError):  # the parent is gone, and with it whoever would read a traceback
+        raise SystemExit(0) from None

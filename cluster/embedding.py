@@ -5,30 +5,32 @@ same actor, features go straight to the store.
 """
 
 import json
+import logging
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cluster.decoding import Decoder, JobStream, RetrySlide
-from cluster.storage import download, object_hint, open_storage
+from cluster.decoding import AtHand, Decoder, JobStream, RetrySlide
+from cluster.staging import STAGING_TIMEOUT_S, at_hand
+from cluster.storage import open_storage
+from mhim_core import errors
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.decode import decode_slide
 from mhim_core.embed.registry import load_encoder_for
 from mhim_core.embed.slide_encoder import PlanFacts, SlideEncoder
-from mhim_core.errors import NotFoundError, SlideError, StorageError
+from mhim_core.errors import MhimError, SlideError, StorageError
 from mhim_core.features import SlideFeatures
 from mhim_core.fingerprint import canonical_json
-from mhim_core.slides.identity import source_hint
 from mhim_core.slides.reader import TileBatch
 from mhim_core.slides.spec import SlidePolicy, TileSpec
-from mhim_core.slides.staging import staged
 from mhim_core.store.commit import Committed, commit, find_commit
 from mhim_core.store.feature_sets import FeatureSet
-from mhim_core.types import FailureReason, SlideTask, Status, StatusRow
+from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
 
 Batch = dict[str, np.ndarray]
 
@@ -47,39 +49,71 @@ class EmbedJob(NamedTuple):
 
 
 class SlideActor:
-    """Ray Data's callable: rows of tasks in, one status row per slide out, as soon as each is done."""
+    """Ray Data's callable: rows of tasks in, one status row per slide out, as soon as each is done.
+
+    An error that concerns every slide (no such weights here, a conflict in the store) is raised neither in the
+    constructor nor in a call, where Ray would start the actor again and again: it goes home as a row (`status_of`).
+    """
 
     def __init__(self, job: EmbedJob) -> None:
         self._job = job
         self._storage = open_storage(job.store_uri)
-        self._encoder = SlideEncoder([load_encoder_for(job.card, weights=job.weights)])
         decode = partial(_decode, spec=job.spec, policy=job.policy, staging_dir=job.staging_dir)
-        self._decoder: Decoder[SlideTask] = Decoder(decode, job.decode_timeout_s)
+        self._decoder: Decoder[SlideTask] = Decoder(decode, job.decode_timeout_s, STAGING_TIMEOUT_S)
+        self._decoder.start()
+        self._encoder: SlideEncoder | MhimError
+        try:
+            self._encoder = SlideEncoder([load_encoder_for(job.card, weights=job.weights)])
+        except MhimError as error:
+            self._encoder = error
+        self._unforeseen: SlideId | None = None
+        """The slide that met an unforeseen exception, until another is encoded."""
         self._node_id = _node_id()
 
     def __call__(self, batch: Batch) -> Iterator[Batch]:
         tasks = [SlideTask(*json.loads(text)) for text in batch["task"]]
+        try:
+            for row in self._rows(tasks):
+                yield _batch(canonical_json(row))
+        except MhimError as error:
+            yield _batch(canonical_json({"error": type(error).__name__, "message": str(error)}))
+
+    def _rows(self, tasks: list[SlideTask]) -> Iterator[StatusRow]:
+        if isinstance(self._encoder, MhimError):
+            raise self._encoder
         for task, stream in zip(tasks, self._decoder.streams(tasks), strict=True):
             start_s = time.monotonic()
-            row = self._embed_with_retries(task, stream)
+            row = self._embed_with_retries(task, stream, self._encoder)
             seconds = round(time.monotonic() - start_s, 3)
-            row = row._replace(seconds=seconds, attempts=stream.attempts, node_id=self._node_id)
-            yield {"status": np.array([canonical_json(row).decode()])}
+            yield row._replace(seconds=seconds, attempts=stream.attempts, node_id=self._node_id)
 
-    def _embed_with_retries(self, task: SlideTask, stream: JobStream) -> StatusRow:
+    def _embed_with_retries(self, task: SlideTask, stream: JobStream, encoder: SlideEncoder) -> StatusRow:
         while True:
             try:
-                return self._embed(task, stream)
+                return self._embed(task, stream, encoder)
             except RetrySlide:
                 continue
             except SlideError as error:
-                return _failure(task, error.reason, "slide", error.message, error)
+                return _failure(task, error.reason, _stage(error.reason, stream), error.message, error)
             except StorageError as error:
                 return _failure(task, FailureReason.STORAGE, "commit", str(error), error)
-            except Exception as error:  # one slide is a row of the report, never the end of the run; its type is named
+            except MhimError:
+                raise
+            except Exception as error:
+                self._check_alone(task, error)
                 return _failure(task, FailureReason.BAD_FEATURES, "encode", str(error), error)
 
-    def _embed(self, task: SlideTask, stream: JobStream) -> StatusRow:
+    def _check_alone(self, task: SlideTask, error: Exception) -> None:
+        """One slide is a row of the report. A second in a row is an encoder that is broken, such as a dead CUDA
+        context, which would fail all that are left: MhimError."""
+        if self._unforeseen not in (None, task.slide_id):
+            raise MhimError(
+                f"the encoder failed on two slides in a row, {self._unforeseen} and {task.slide_id}, the latter with "
+                f"{type(error).__name__}: {error}; find the cause, then run again to go on"
+            ) from error
+        self._unforeseen = task.slide_id
+
+    def _embed(self, task: SlideTask, stream: JobStream, encoder: SlideEncoder) -> StatusRow:
         items = iter(stream)
         facts = next(items)
         assert isinstance(facts, PlanFacts)
@@ -88,7 +122,8 @@ class SlideActor:
         )
         if present is not None:
             return StatusRow(task.slide_id, Status.SKIPPED, commit_key=present.commit_key)
-        (features,) = self._encoder(items, facts)
+        (features,) = encoder(items, facts)
+        self._unforeseen = None
         return self._commit(features)
 
     def _commit(self, features: SlideFeatures) -> StatusRow:
@@ -103,10 +138,9 @@ class SlideActor:
             commit_key=record.commit_key,
         )
 
-    def __del__(self) -> None:
-        decoder = getattr(self, "_decoder", None)
-        if decoder is not None:
-            decoder.close()
+    def close(self) -> None:
+        """End the decoder's child. (Ray ends an actor's process, and the child ends with it.)"""
+        self._decoder.close()
 
 
 def task_rows(tasks: Sequence[SlideTask]) -> list[dict[str, str]]:
@@ -115,8 +149,11 @@ def task_rows(tasks: Sequence[SlideTask]) -> list[dict[str, str]]:
 
 
 def status_of(row: dict[str, Any]) -> StatusRow:
-    """The status row an actor yielded."""
+    """The status row an actor yielded. Raises the error it yielded instead, where that concerns every slide."""
     fields = json.loads(row["status"])
+    if "error" in fields:
+        kind = getattr(errors, fields["error"], MhimError)
+        raise kind(fields["message"])
     reason = fields["reason"]
     return StatusRow(
         **{
@@ -127,21 +164,23 @@ def status_of(row: dict[str, Any]) -> StatusRow:
     )
 
 
+NO_PROGRESS_S = 6 * 3600
+"""How long no slide may finish anywhere before the run ends, lest a dead actor be waited for. Ray's default of half an
+hour is less than one big slide takes on a CPU."""
+
+
 def configure_data() -> None:
     """Ray Data for few, long, metadata-only rows: every default that would lose a slide or hide one is set here."""
-    import logging
-
     from ray.data import DataContext
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = 1  # a status row leaves the actor when its slide is done, not with its call
     context.target_min_block_size = 1
-    context.actor_init_retry_on_errors = True
-    context.actor_init_max_retries = 2
+    context.max_errored_blocks = -1  # slides of an actor that died too often are missing, and reconciled as failed
     context.max_consecutive_actor_init_deaths = 3
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated", module="ray")
+    context.execution_no_progress_timeout_s = NO_PROGRESS_S
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as errors is raised, or a row, as well
     warnings.filterwarnings("ignore", message=".*ray_remote_args.*deprecated.*")
 
 
@@ -151,15 +190,34 @@ ACTOR_FAULTS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 2}
 
 def _decode(
     task: SlideTask, *, spec: TileSpec, policy: SlidePolicy, staging_dir: str | None
-) -> Iterator[PlanFacts | TileBatch]:
+) -> Iterator[AtHand | PlanFacts | TileBatch]:
     """Runs in the decoder's child process."""
-    remote = "://" in task.uri
-    try:
-        hint = object_hint(task.uri) if remote else source_hint(task.uri)
-    except NotFoundError as error:
-        raise SlideError(FailureReason.NOT_FOUND, str(error)) from error
-    with staged(task.uri, download, staging_dir, hint.num_bytes) as path:
-        yield from decode_slide(path, task, hint, spec=spec, policy=policy)
+    with at_hand(task, staging_dir) as slide:
+        yield AtHand()
+        for item in decode_slide(slide.path, slide.task, slide.hint, spec=spec, policy=policy):
+            yield replace(item, source_sha256=slide.sha256) if isinstance(item, PlanFacts) else item
+
+
+def _batch(status: bytes) -> Batch:
+    return {"status": np.array([status.decode()])}
+
+
+_PLANNING = {
+    FailureReason.NO_MPP,
+    FailureReason.IMPLAUSIBLE_MPP,
+    FailureReason.UPSAMPLE,
+    FailureReason.TOO_LARGE,
+}
+"""Refusals of a slide that opened well."""
+
+
+def _stage(reason: FailureReason, stream: JobStream) -> str:
+    """Where a slide failed: see `StatusRow.stage`."""
+    if reason is FailureReason.BAD_FEATURES:
+        return "encode"
+    if reason in _PLANNING:
+        return "plan"
+    return "tiles" if stream.has_begun else "open"
 
 
 def _failure(task: SlideTask, reason: FailureReason, stage: str, message: str, error: Exception) -> StatusRow:

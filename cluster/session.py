@@ -3,23 +3,72 @@
 import logging
 import os
 import re
+import socket
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from mhim_core.errors import ConfigError
+from mhim_core.errors import ConfigError, MhimError
 
 _HOST_PORT = re.compile(r"^[A-Za-z0-9._-]+:\d{1,5}$")
+_PROBE_TIMEOUT_S = 5.0
 
 
 class Resources(NamedTuple):
-    """What the connected cluster has."""
+    """What the connected cluster has. One that is not local may grow: its numbers are those of now."""
 
     num_nodes: int
     num_cpus: float
     num_gpus: float
+    is_local: bool = True
+    """A Ray of this command's own: one node, and no more of it will come."""
+
+    def shortage(self, num_processes: int, gpus_each: float = 0.0) -> str | None:
+        """What processes of one CPU and a GPU share each have to wait for, in a line; None: it is there."""
+        if self._fitting(gpus_each) >= num_processes:
+            return None
+        gpus = f" and {num_processes * gpus_each:g} GPUs" if gpus_each else ""
+        return (
+            f"waiting for {num_processes} CPUs{gpus}: the cluster has {self.num_cpus:g} CPUs and {self.num_gpus:g} GPUs"
+        )
+
+    def _fitting(self, gpus_each: float) -> float:
+        return min(self.num_cpus, num_shares(self.num_gpus, gpus_each) if gpus_each else self.num_cpus)
+
+
+def num_shares(num_gpus: float, share: float) -> int:
+    """How many processes find room on the GPUs, at `share` > 0 of one each; a share never spans two."""
+    per_gpu = int(1 / share + 1e-9)  # 1 // 0.1 is 9
+    return int(num_gpus) * per_gpu if per_gpu else int(num_gpus // share)
+
+
+def check_fits_here(local_cpus: int | None, what: str, num_processes: int, gpus_each: float = 0.0) -> None:
+    """ConfigError where a local Ray could never start as many processes, of one CPU and a GPU share each, together.
+
+    `what` names the keys that ask for them. A Ray that was asked for more would wait for ever.
+    """
+    num_cpus = local_cpus or _usable_cpus()
+    advice = "ask for less, or set ray_address to a cluster"
+    if num_processes > num_cpus:
+        raise ConfigError(f"{what} asks for {num_processes} CPUs and ray_address=local has {num_cpus}; {advice}")
+    if gpus_each and num_shares(num_gpus := _usable_gpus(), gpus_each) < num_processes:
+        raise ConfigError(
+            f"{what} asks for {num_processes * gpus_each:g} GPUs and PyTorch finds {num_gpus} on this machine; {advice}"
+        )
+
+
+def _usable_cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _usable_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()  # no context is made on any of them
 
 
 def check_address(address: str) -> str:
@@ -34,7 +83,9 @@ def check_address(address: str) -> str:
             f"ray_address={address} is a dashboard's address; submit the command there as a Ray job "
             "(`ray job submit --address … -- mhim … ray_address=auto`)"
         )
-    if address not in ("local", "auto") and not _HOST_PORT.match(address):
+    if address in ("local", "auto"):
+        return address
+    if not _HOST_PORT.match(address) or not 0 < int(address.rpartition(":")[2]) < 65536:
         raise ConfigError(f"ray_address={address!r} is not local, auto or host:port (the port is usually 6379)")
     return address
 
@@ -43,7 +94,7 @@ def check_address(address: str) -> str:
 def ray_session(address: str, local_cpus: int | None = None) -> Iterator[Resources]:
     """Be connected while the block runs; an existing connection of this process is used and left as it is.
 
-    Raises ConfigError where nothing answers at the address.
+    Raises ConfigError where nothing answers at the address, or something that is no Ray cluster or refuses us.
     """
     # idle OpenMP threads of the workers sleep instead of spinning: several processes share the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -55,7 +106,7 @@ def ray_session(address: str, local_cpus: int | None = None) -> Iterator[Resourc
     if owned:
         _connect(check_address(address), local_cpus)
     try:
-        yield _resources()
+        yield _resources(is_local=address == "local")
     finally:
         if owned and not _keep_alive:
             ray.shutdown()
@@ -67,16 +118,35 @@ _keep_alive: list[bool] = []
 
 @contextmanager
 def kept_alive() -> Iterator[None]:
-    """Sessions opened inside stay open for each other until the block ends; none is opened for it."""
+    """Sessions opened inside stay open for each other until the outermost such block ends; none is opened for it."""
     _keep_alive.append(True)
     try:
         yield
     finally:
         _keep_alive.pop()
-        if "ray" in sys.modules:
+        if "ray" in sys.modules and not _keep_alive:
             import ray
 
             ray.shutdown()
+
+
+@contextmanager
+def plain_errors(what: str) -> Iterator[None]:
+    """Ray's own errors, pages long, as one sentence: a MhimError (exit code 1) caused by the original."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "ray":
+            raise
+        raise MhimError(f"{what} ended with {type(error).__name__}: {_gist(error)}; run again to go on") from error
+
+
+def _gist(error: BaseException) -> str:
+    """The line of Ray's message that says what happened: the original error closes a remote traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return "no reason given"
+    return (lines[-1] if "Traceback" in str(error) else lines[0])[:300]
 
 
 def _connect(address: str, local_cpus: int | None) -> None:
@@ -86,9 +156,10 @@ def _connect(address: str, local_cpus: int | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         # address="local", since a bare init would try to join whatever a stopped cluster left behind
-        cpus = local_cpus or len(os.sched_getaffinity(0))
+        cpus = local_cpus or _usable_cpus()
         options |= {"address": "local", "include_dashboard": False, "num_cpus": cpus}
     else:
+        _check_answers(address)
         options |= {"address": address, "runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}}}
     logging.getLogger("ray").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -96,9 +167,44 @@ def _connect(address: str, local_cpus: int | None) -> None:
         try:
             with _without_native_stderr():
                 ray.init(**options)
-        except (ConnectionError, TimeoutError) as error:
-            first = str(error).strip().split("\n")[0]
-            raise ConfigError(f"no Ray cluster answers at ray_address={address}: {first}") from error
+        except ray.exceptions.AuthenticationError as error:
+            raise ConfigError(
+                f"the Ray cluster at ray_address={address} refuses this command's token; set RAY_AUTH_MODE and "
+                "RAY_AUTH_TOKEN as on the cluster"
+            ) from error
+        except (ConnectionError, TimeoutError, RuntimeError) as error:
+            if address == "local":
+                raise MhimError(f"Ray could not be started on this machine: {_gist(error)}") from error
+            raise ConfigError(f"no Ray cluster answers at ray_address={address}: {_gist(error)}") from error
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself waits for more than ten minutes, deaf to Ctrl-C, where nobody or somebody else answers."""
+    target = _cluster_of_this_machine() if address == "auto" else address
+    if target is None or os.environ.get("RAY_USE_TLS") == "1":
+        return
+    host, _, port = target.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=_PROBE_TIMEOUT_S) as connection:
+            # a gRPC server answers HTTP/2's opening words and empty settings with settings of its own (RFC 9113, 3.4)
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            answer = connection.recv(9)
+    except OSError as error:
+        raise ConfigError(
+            f"no Ray cluster answers at ray_address={address} ({target}: {error}); give the head node's host:port as "
+            "`ray start --head` printed it, or ray_address=local"
+        ) from error
+    if answer[3:4] != b"\4":
+        raise ConfigError(f"what answers at ray_address={address} ({target}) is no Ray cluster; its port is often 6379")
+
+
+def _cluster_of_this_machine() -> str | None:
+    """What Ray would take `auto` for, as far as that is an address; None: let Ray look."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        note = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray", "ray_current_cluster")
+        address = note.read_text().strip() if note.is_file() else ""
+    return address if _HOST_PORT.match(address) else None
 
 
 @contextmanager
@@ -116,9 +222,9 @@ def _without_native_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _resources() -> Resources:
+def _resources(is_local: bool) -> Resources:
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
     total = ray.cluster_resources()
-    return Resources(len(nodes), total.get("CPU", 0.0), total.get("GPU", 0.0))
+    return Resources(len(nodes), total.get("CPU", 0.0), total.get("GPU", 0.0), is_local)

@@ -4,15 +4,19 @@ The training itself is the core's; the workers write its results through a Stora
 checkpointed by Ray Train, whose own checkpoints are neither atomic nor hashed.
 """
 
+import logging
 import os
 import pickle
+import shutil
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
-from cluster.session import Resources
+from cluster.session import Resources, plain_errors
 from mhim_core.errors import MhimError
 from mhim_core.train.context import ProcessGroupContext, SingleProcess, TrainContext
 
@@ -23,6 +27,8 @@ _GROUP_TIMEOUT_S = 600
 """A rank that waits longer for the others fails, and the group is started again: no endless hang."""
 MAX_GROUP_RESTARTS = 2
 """How often a group that lost a worker is started again; fits go on from their last checkpoint."""
+MAX_START_TIMEOUTS = 14
+"""How many starts of the group may wait in vain, a minute each: new nodes need some, and Ray's default is for ever."""
 
 
 class WorkerSpec(NamedTuple):
@@ -43,8 +49,10 @@ def run_workers(
 ) -> Any:
     """Run `work` on a group of workers; rank 0's value.
 
-    `scratch_uri`: a place every node sees, which Ray Train checks before it starts (on one node a temporary folder
-    serves). Raises what `work` raised where it is one of this project's errors; those are never retried.
+    `scratch_uri`: a place every node sees, which Ray Train checks before it starts (for a local Ray a temporary folder
+    serves). Raises what `work` raised on any rank where it is one of this project's errors; those are never retried.
+    A group that lost a worker is started again. MhimError where it did not come to an end even so, or where the
+    cluster, of which a line tells what it lacks, had no room for the group within a quarter of an hour.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -52,6 +60,9 @@ def run_workers(
     resources: dict[str, float] = {"CPU": 1}
     if spec.gpus_per_worker:
         resources["GPU"] = spec.gpus_per_worker
+    if shortage := cluster.shortage(spec.num_workers, spec.gpus_per_worker):
+        print(shortage, flush=True)
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # what it logs as errors is raised as well
     with _scratch(cluster, scratch_uri) as storage, _relay(on_event) as relay:
         trainer = TorchTrainer(
             _run_on_worker,  # type: ignore[arg-type]
@@ -63,14 +74,35 @@ def run_workers(
                 num_workers=spec.num_workers, resources_per_worker=resources, use_gpu=spec.gpus_per_worker > 0
             ),
             run_config=RunConfig(
-                name="group", failure_config=FailureConfig(max_failures=MAX_GROUP_RESTARTS), **storage
+                # a name of its own: Ray Train takes a name that it has seen for a run to resume
+                name=f"group-{uuid.uuid4().hex}",
+                failure_config=FailureConfig(
+                    max_failures=MAX_GROUP_RESTARTS,
+                    controller_failure_limit=MAX_START_TIMEOUTS,  # type: ignore[call-arg]  # it sees the older Train
+                ),
+                **storage,
             ),
         )
-        result = trainer.fit()
-    outcome = pickle.loads(result.return_value)  # type: ignore[attr-defined]  # Train v2 has it, its stubs do not
+        with plain_errors("training"):
+            result = _fit(trainer)
+    outcome = pickle.loads(result.return_value)
     if isinstance(outcome, MhimError):
         raise outcome
     return outcome
+
+
+def _fit(trainer: Any) -> Any:
+    """`trainer.fit()` in a thread: in the main one Ray Train takes Ctrl-C for itself and ends the process with 0."""
+    future: Future[Any] = Future()
+
+    def fit() -> None:
+        try:
+            future.set_result(trainer.fit())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=fit, daemon=True, name="mhim-fit").start()
+    return future.result()
 
 
 def _run_on_worker(config: dict[str, Any]) -> bytes:
@@ -90,16 +122,32 @@ def _run_on_worker(config: dict[str, Any]) -> bytes:
 
     try:
         value = config["work"](config["payload"], context, tell)
-    except MhimError as error:
-        value = error
+    except Exception as error:
+        value = _own_error(error, config["relay"])
+        if value is None:
+            raise
+        if not single:  # the other ranks wait for this one: their connections break, and they ask the relay why
+            torch.distributed.destroy_process_group()
     return pickle.dumps(value)
 
 
+def _own_error(error: Exception, relay: Any) -> MhimError | None:
+    """The error of this project that ended the work, on this rank or the one it lost contact with; else None."""
+    import ray
+
+    if isinstance(error, MhimError):
+        ray.get(relay.fail.remote(pickle.dumps(error)))
+        return error
+    failure: bytes | None = ray.get(relay.failure.remote())
+    return None if failure is None else pickle.loads(failure)
+
+
 class _Relay:
-    """An actor without resources that keeps events until the driver fetches them."""
+    """An actor without resources that keeps events until the driver fetches them, and why the work ended early."""
 
     def __init__(self) -> None:
         self._events: list[Any] = []
+        self._failure: bytes | None = None
 
     def put(self, event: Any) -> None:
         self._events.append(event)
@@ -107,6 +155,12 @@ class _Relay:
     def take(self) -> list[Any]:
         events, self._events = self._events, []
         return events
+
+    def fail(self, failure: bytes) -> None:
+        self._failure = self._failure or failure
+
+    def failure(self) -> bytes | None:
+        return self._failure
 
 
 @contextmanager
@@ -120,7 +174,11 @@ def _relay(on_event: Callable[[Any], None]) -> Iterator[Any]:
     def fetch() -> None:
         while True:
             last = done.wait(_POLL_S)
-            for event in ray.get(relay.take.remote()):  # type: ignore[attr-defined]
+            try:
+                events = ray.get(relay.take.remote())  # type: ignore[attr-defined]
+            except ray.exceptions.RayError:  # its node is gone, or Ray is: the training itself tells the driver
+                return
+            for event in events:
                 on_event(event)
             if last:
                 return
@@ -137,16 +195,24 @@ def _relay(on_event: Callable[[Any], None]) -> Iterator[Any]:
 
 @contextmanager
 def _scratch(cluster: Resources, uri: str) -> Iterator[dict[str, Any]]:
-    """Where Ray Train keeps its own notes: on one node a folder that is removed afterwards."""
-    if cluster.num_nodes == 1:
+    """Where Ray Train keeps its own notes, none of which is needed afterwards."""
+    if cluster.is_local:  # an attached cluster of one node may have two before the workers start
         with tempfile.TemporaryDirectory(prefix="mhim-train-", ignore_cleanup_errors=True) as folder:
             yield {"storage_path": folder}
     elif uri.startswith("s3://"):
         import pyarrow.fs
         import s3fs
 
-        handler = pyarrow.fs.FSSpecHandler(s3fs.S3FileSystem())
-        yield {"storage_path": uri.removeprefix("s3://"), "storage_filesystem": pyarrow.fs.PyFileSystem(handler)}
+        files = s3fs.S3FileSystem()
+        path = uri.removeprefix("s3://")
+        yield {
+            "storage_path": path,
+            "storage_filesystem": pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(files)),
+        }
+        files.invalidate_cache()
+        if files.exists(path):
+            files.rm(path, recursive=True)
     else:
         os.makedirs(uri, exist_ok=True)
         yield {"storage_path": uri}
+        shutil.rmtree(uri, ignore_errors=True)

@@ -10,20 +10,18 @@ them cannot be read, all are tried.
 from collections.abc import Iterator
 from functools import partial
 
-from cluster.decoding import Decoder, JobStream, RetrySlide
-from cluster.storage import download, open_storage
-from flows.config import CheckConfig, part
+from cluster.decoding import AtHand, Decoder, JobStream, RetrySlide
+from cluster.staging import STAGING_TIMEOUT_S, at_hand
+from cluster.storage import open_storage
+from flows.config import CheckConfig, DecodeKeys, part
 from flows.inputs import CohortInput, load_cohort
 from flows.result import FlowResult
-from mhim_core.errors import SlideError, StorageError
+from mhim_core.errors import SlideError
 from mhim_core.outcome import Outcome, reconcile
 from mhim_core.slides.inspection import SlideInspection, inspect_slide
 from mhim_core.slides.spec import SlidePolicy, TileSpec
-from mhim_core.slides.staging import staged
 from mhim_core.storage import Storage
-from mhim_core.types import FailureReason, SlideTask, Status, StatusRow
-
-_TIMEOUT_S = 300.0
+from mhim_core.types import SlideTask, Status, StatusRow
 
 
 def run(config: CheckConfig) -> FlowResult:
@@ -33,16 +31,20 @@ def run(config: CheckConfig) -> FlowResult:
     for line in (*notes, *(f"warning: {finding}" for finding in given.warnings)):
         print(line)
     pictures = open_storage(config.pictures) if config.pictures else None
-    outcome = inspect_all(given, part(config, TileSpec), part(config, SlidePolicy), pictures)
+    keys = part(config, DecodeKeys)
+    outcome = inspect_all(given, part(config, TileSpec), part(config, SlidePolicy), keys, pictures)
     print(outcome.summary())
     return FlowResult(exit_code=outcome.exit_code(config.max_failed_fraction))
 
 
-def inspect_all(given: CohortInput, spec: TileSpec, policy: SlidePolicy, pictures: Storage | None = None) -> Outcome:
+def inspect_all(
+    given: CohortInput, spec: TileSpec, policy: SlidePolicy, keys: DecodeKeys, pictures: Storage | None = None
+) -> Outcome:
     """Inspect every slide in a child process (a broken decoder must not end the check), printing a line each."""
     tasks = given.tasks()
-    decode = partial(_inspect, spec=spec, policy=policy, with_picture=pictures is not None)
-    decoder = Decoder(decode, _TIMEOUT_S)
+    staging_dir = keys.staging_dir or None
+    decode = partial(_inspect, spec=spec, policy=policy, staging_dir=staging_dir, with_picture=pictures is not None)
+    decoder = Decoder(decode, keys.decode_timeout_s, STAGING_TIMEOUT_S)
     rows = []
     try:
         for task, stream in zip(tasks, decoder.streams(tasks), strict=True):
@@ -76,9 +78,9 @@ def _describe(found: SlideInspection) -> str:
     )
 
 
-def _inspect(task: SlideTask, *, spec: TileSpec, policy: SlidePolicy, with_picture: bool) -> Iterator[SlideInspection]:
-    try:
-        with staged(task.uri, download) as path:
-            yield inspect_slide(path, task, spec=spec, policy=policy, with_picture=with_picture)
-    except StorageError as error:
-        raise SlideError(FailureReason.STORAGE, str(error)) from error
+def _inspect(
+    task: SlideTask, *, spec: TileSpec, policy: SlidePolicy, staging_dir: str | None, with_picture: bool
+) -> Iterator[AtHand | SlideInspection]:
+    with at_hand(task, staging_dir) as slide:
+        yield AtHand()
+        yield inspect_slide(slide.path, slide.task, spec=spec, policy=policy, with_picture=with_picture)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar, cast
 
-from cluster.session import check_address
+from cluster.session import check_address, check_fits_here
 from mhim_core.cohort.options import SplitOptions
 from mhim_core.errors import ConfigError
 from mhim_core.mil.options import MhimOptions, ModelOptions
@@ -106,23 +106,36 @@ class RayKeys:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedExecution(RayKeys):
-    embed_actors: int | None = None
-    """Encoder actors; none: one per two CPUs (or one per GPU share) of the cluster."""
-    gpus_per_actor: float = 0.0
-    """GPU share of an encoder actor; 0: the encoder runs on the CPU."""
-    slides_per_call: int = 4
-    """Slides handed to an actor at once: the next is decoded while one is encoded."""
+class DecodeKeys:
+    """Execution: slides on their way to the decoder."""
+
     decode_timeout_s: float = 300.0
-    """Seconds a slide may show no progress before its decoder is killed and it fails as timeout."""
+    """Seconds a slide may show no progress, once copied and hashed, before its decoder is killed: failed as timeout."""
     staging_dir: str = ""
     """The node's folder for temporary copies of s3:// slides; empty: the system's temporary folder."""
 
     def __post_init__(self) -> None:
-        _check_least(self, 1, "embed_actors", "slides_per_call")
-        _check_least(self, 0, "gpus_per_actor")
         if not self.decode_timeout_s > 0:
             raise ConfigError(f"decode_timeout_s={self.decode_timeout_s} must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedExecution(DecodeKeys, RayKeys):
+    embed_actors: int | None = None
+    """Encoder actors; none: one per CPU (or one per GPU share), also of the nodes that join the cluster later."""
+    gpus_per_actor: float = 0.0
+    """GPU share of an encoder actor; 0: the encoder runs on the CPU."""
+    slides_per_call: int = 4
+    """Slides handed to an actor at once: the next is decoded while one is encoded."""
+
+    def __post_init__(self) -> None:
+        _check_least(self, 1, "embed_actors", "slides_per_call")
+        _check_least(self, 0, "gpus_per_actor")
+        if self.ray_address == "local":
+            actors = 1 if self.embed_actors is None else self.embed_actors
+            what = f"embed_actors={self.embed_actors}" if self.embed_actors else "an encoder actor"
+            what += f" with gpus_per_actor={self.gpus_per_actor:g}" if self.gpus_per_actor else ""
+            check_fits_here(self.local_cpus, what, actors, self.gpus_per_actor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,10 +194,14 @@ class TrainExecution(RayKeys, FitExecution):
     def __post_init__(self) -> None:
         _check_least(self, 1, "workers", "threads_per_worker")
         _check_least(self, 0, "gpus_per_worker", "cache_gib")
+        if self.ray_address == "local":
+            what = f"workers={self.workers}"
+            what += f" with gpus_per_worker={self.gpus_per_worker:g}" if self.gpus_per_worker else ""
+            check_fits_here(self.local_cpus, what, self.workers, self.gpus_per_worker)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckConfig(FlowConfig, FailurePolicy, SlidePolicy, TileSpec, CohortKeys):
+class CheckConfig(FlowConfig, DecodeKeys, FailurePolicy, SlidePolicy, TileSpec, CohortKeys):
     """mhim check: the cohort table and its slides, row by row."""
 
     pictures: str = ""

@@ -6,11 +6,12 @@ for the rest; where nothing is left, Ray is not even started.
 Exit code: 0, 3 (some slides failed), 4 (more than max_failed_fraction), 2, 5, 6.
 """
 
-import time
+import math
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from cluster.embedding import ACTOR_FAULTS, EmbedJob, SlideActor, configure_data, status_of, task_rows
-from cluster.session import Resources, check_address, ray_session
+from cluster.session import Resources, check_address, num_shares, plain_errors, ray_session
 from cluster.storage import open_storage
 from flows.config import EmbedConfig, EmbedExecution, PredictConfig, part
 from flows.embed_report import write_report
@@ -20,13 +21,26 @@ from flows.result import FlowResult
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import StorageError
-from mhim_core.outcome import reconcile
+from mhim_core.outcome import Outcome, reconcile
 from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet, register
 from mhim_core.store.ledger import Ledger, Pending
 from mhim_core.store.manifest import write_manifest
-from mhim_core.types import FailureReason, SlideTask, Status, StatusRow
+from mhim_core.store.record import CommitRecord
+from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
+
+if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
+    from cluster.embedding import EmbedJob
+
+
+class Embedded(NamedTuple):
+    """What became of a cohort."""
+
+    result: FlowResult
+    outcome: Outcome
+    entries: dict[SlideId, CommitRecord]
+    """The commit of each slide that has one of its present file and resolution; of the others nothing is here."""
 
 
 def run(config: EmbedConfig) -> FlowResult:
@@ -42,7 +56,7 @@ def run(config: EmbedConfig) -> FlowResult:
         revision=config.encoder_revision or None,
         device=device,
     )
-    return embed_cohort(given, card, part(config, TileSpec), part(config, SlidePolicy), config, config.store)
+    return embed_cohort(given, card, part(config, TileSpec), part(config, SlidePolicy), config, config.store).result
 
 
 def embed_cohort(
@@ -52,7 +66,7 @@ def embed_cohort(
     policy: SlidePolicy,
     config: EmbedConfig | PredictConfig,
     store_uri: str,
-) -> FlowResult:
+) -> Embedded:
     """What is not committed yet → features; then the manifest, the report and the exit code."""
     storage = open_storage(store_uri)
     feature_set = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
@@ -68,6 +82,8 @@ def embed_cohort(
     )
     rows = list(_already_known(pending))
     if pending.todo:
+        from cluster.embedding import EmbedJob
+
         job = EmbedJob(
             storage.uri,
             feature_set,
@@ -80,66 +96,99 @@ def embed_cohort(
         )
         rows += embed_pending(_largest_first(pending.todo, given), job, config, ledger, given)
     outcome = reconcile([task.slide_id for task in tasks], rows)
-    manifest = write_manifest(storage, feature_set, ledger.cohort_entries(pending, outcome.rows))
+    entries = ledger.cohort_entries(pending, outcome.rows)
+    manifest = write_manifest(storage, feature_set, entries)
     report = write_report(storage, feature_set, outcome, manifest)
     print(outcome.summary())
     for row in outcome.failed[:20]:
         print(f"  {row.slide_id}: {row.reason}: {row.message}")
     print(f"manifest version {manifest.version} in {storage.uri}; report: {report}")
-    return FlowResult(
+    result = FlowResult(
         exit_code=outcome.exit_code(config.max_failed_fraction),
         outputs={"store": storage.uri, "manifest": storage.locate(manifest.key), "report": report},
         recomputed=bool(pending.todo),
     )
+    return Embedded(result, outcome, {key: record for key, record in entries.items() if record is not None})
 
 
 def embed_pending(
-    tasks: Sequence[SlideTask], job: EmbedJob, config: EmbedExecution, ledger: Ledger, given: CohortInput
+    tasks: Sequence[SlideTask], job: "EmbedJob", config: EmbedExecution, ledger: Ledger, given: CohortInput
 ) -> list[StatusRow]:
     """Run the pipeline over the tasks. Failures are recorded as they come, so a killed driver forgets none."""
-    rows = []
+    rows: list[StatusRow] = []
     by_id = {task.slide_id: task for task in tasks}
+
+    def record(row: StatusRow) -> None:
+        if row.status is Status.FAILED:
+            if row.reason is FailureReason.STORAGE:
+                _check_reachable(ledger.storage)
+            ledger.record_failure(by_id[row.slide_id], row, job.policy, given.hints.get(row.slide_id))
+
     with ray_session(config.ray_address, config.local_cpus) as cluster, SlideProgress(len(tasks)) as progress:
         for row in status_rows(tasks, job, config, cluster):
             progress.update(row)
             rows.append(row)
-            if row.status is Status.FAILED:
-                if row.reason is FailureReason.STORAGE:
-                    _check_reachable(ledger.storage)
-                hint = given.hints.get(row.slide_id)
-                ledger.record_failure(by_id[row.slide_id], row, job.policy, hint)
-    return rows
+            record(row)
+    came = {row.slide_id for row in rows}
+    outcome = reconcile(list(by_id), rows)
+    for row in outcome.rows:
+        if row.slide_id not in came:  # lost with the actor that held it
+            record(row)
+    return list(outcome.rows)
 
 
 def status_rows(
-    tasks: Sequence[SlideTask], job: EmbedJob, config: EmbedExecution, cluster: Resources
+    tasks: Sequence[SlideTask], job: "EmbedJob", config: EmbedExecution, cluster: Resources
 ) -> Iterator[StatusRow]:
-    """THE graph: tasks → encoder actors → status rows. One block a slide; tiles and features never travel."""
+    """THE graph: tasks → encoder actors → status rows. One block a slide; tiles and features never travel.
+
+    Raises what concerns every slide, such as EncoderError from a node that lacks the weights.
+    """
     import ray.data
     from ray.data import ActorPoolStrategy
 
+    from cluster.embedding import ACTOR_FAULTS, SlideActor, configure_data, status_of, task_rows
+
     configure_data()
-    num_actors = _num_actors(config, cluster, len(tasks))
-    per_call = max(1, min(config.slides_per_call, len(tasks) // (2 * num_actors)))
-    dataset = ray.data.from_items(task_rows(tasks), override_num_blocks=len(tasks)).map_batches(
-        SlideActor,
-        fn_constructor_args=(job,),
-        batch_size=per_call,
-        compute=ActorPoolStrategy(size=num_actors),
-        num_cpus=1,
-        num_gpus=config.gpus_per_actor or None,
-        **ACTOR_FAULTS,
-    )
-    for row in dataset.iter_rows():
-        yield status_of(row)
+    pool = actor_pool(config, cluster, len(tasks))
+    if shortage := cluster.shortage(pool.initial_size, config.gpus_per_actor):
+        print(shortage, flush=True)
+    with plain_errors("embedding"):
+        dataset = ray.data.from_items(task_rows(tasks), override_num_blocks=len(tasks)).map_batches(
+            SlideActor,
+            fn_constructor_args=(job,),
+            batch_size=pool.slides_per_call,
+            compute=ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size, initial_size=pool.initial_size),
+            num_cpus=1,
+            num_gpus=config.gpus_per_actor or None,
+            **ACTOR_FAULTS,
+        )
+        for row in dataset.iter_rows():
+            yield status_of(row)
 
 
-def _num_actors(config: EmbedExecution, cluster: Resources, num_tasks: int) -> int:
-    if config.embed_actors is not None:
-        return config.embed_actors
-    by_gpu = cluster.num_gpus // config.gpus_per_actor if config.gpus_per_actor else None
-    wanted = by_gpu if by_gpu is not None else cluster.num_cpus // 2  # one core encodes while another decodes
-    return int(max(1, min(wanted, num_tasks)))
+class ActorPool(NamedTuple):
+    """How many encoder actors, and how many slides one is handed at once."""
+
+    min_size: int
+    initial_size: int
+    max_size: int
+    slides_per_call: int
+
+
+def actor_pool(config: EmbedExecution, cluster: Resources, num_tasks: int) -> ActorPool:
+    """As many actors as asked for, or one per CPU or GPU share; on a cluster more of them as nodes come.
+
+    An encoder runs on one thread, which leaves room on its core for its decoder.
+    """
+    room = cluster.num_cpus
+    if config.gpus_per_actor:
+        room = min(room, num_shares(cluster.num_gpus, config.gpus_per_actor))
+    initial = config.embed_actors or max(1, min(int(room), num_tasks))
+    per_call = max(1, min(config.slides_per_call, num_tasks // (2 * initial)))
+    if config.embed_actors is not None or cluster.is_local:
+        return ActorPool(initial, initial, initial, per_call)
+    return ActorPool(1, initial, max(initial, math.ceil(num_tasks / per_call)), per_call)
 
 
 def _already_known(pending: Pending) -> Iterable[StatusRow]:
@@ -156,8 +205,10 @@ def _largest_first(tasks: Sequence[SlideTask], given: CohortInput) -> list[Slide
 
 def _check_reachable(storage: Storage) -> None:
     """A failed commit is one slide's bad luck or a store that is gone: the latter ends the run (StorageError, 6)."""
+    key = f"probe/{uuid.uuid4().hex}"
     try:
-        storage.put("probes/write.txt", str(time.time()).encode())
+        storage.put(key, b"")
+        storage.delete(key)
     except StorageError as error:
         raise StorageError(
             f"the store stopped taking writes, so the run ends here; run again to go on: {error}"

@@ -108,7 +108,7 @@ class FaultyProxy:
                     return
                 self.reply(response.status, dict(response.getheaders()), data)
 
-            do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = handle_any  # noqa: N815
+            do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = handle_any
 
             def reply(self, status: int, headers: dict[str, str], data: bytes) -> None:
                 self.send_response_only(status)

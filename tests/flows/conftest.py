@@ -1,9 +1,9 @@
 """Cohort tables, slides and stores for the flows, and a guard: these commands must settle matters without Ray."""
 
+import contextlib
 import csv
-import hashlib
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,12 +15,17 @@ from cluster.embedding import EmbedJob, SlideActor, status_of, task_rows
 from cluster.session import Resources, kept_alive
 from flows.cli import main
 from mhim_core.demo.pyramid import write_pyramid
+from mhim_core.embed.embedder import embed_slide
+from mhim_core.embed.registry import load_encoder
 from mhim_core.features import MppUsed, SlideFeatures, SourceHint, SourceIdentity
-from mhim_core.slides.spec import TileSpec, tiling_identity
+from mhim_core.fingerprint import sha256
+from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
 from mhim_core.storage import LocalStorage
 from mhim_core.store.commit import commit
 from mhim_core.store.feature_sets import FeatureSet, register
+from mhim_core.store.layout import features_key
 from mhim_core.store.manifest import write_manifest
+from mhim_core.store.schema import encode_features
 from mhim_core.types import SlideId, SlideTask, StatusRow
 
 DIM = 4
@@ -172,7 +177,7 @@ def _features(slide_id: str, num_tiles: int, feature_set: FeatureSet) -> SlideFe
 def embed_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """`mhim embed` with its real actor, called in this process instead of by Ray."""
 
-    @contextmanager
+    @contextlib.contextmanager
     def session(*_: object) -> Iterator[Resources]:
         yield Resources(1, 1.0, 0.0)
 
@@ -180,7 +185,7 @@ def embed_here(monkeypatch: pytest.MonkeyPatch) -> None:
         actor = SlideActor(job)
         for row in actor({"task": np.array([row["task"] for row in task_rows(tasks)])}):
             yield status_of({"status": row["status"][0]})
-        actor._decoder.close()
+        actor.close()
 
     monkeypatch.setattr("cluster.embedding._node_id", lambda: "here")
     monkeypatch.setattr("flows.embed.ray_session", session)
@@ -220,6 +225,23 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Painted:
     return Painted(folder / "cohort.csv", folder / "new.csv")
 
 
+@pytest.fixture(scope="session")
+def clean_features(painted: Painted) -> dict[str, str]:
+    """sha256 by key of the twelve slides' feature files, made slide by slide in this process by the core alone."""
+    spec, encoder = TileSpec(), load_encoder("hed-texture")
+    card = encoder.card
+    feature_set = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
+    with painted.cohort.open(newline="") as file:
+        places = [(row["slide_id"], painted.cohort.parent / row["path"]) for row in csv.DictReader(file)]
+    digests = {}
+    for slide_id, path in places:
+        task = SlideTask(SlideId(slide_id), str(path))
+        (features,) = embed_slide(task, [encoder], spec=spec, policy=SlidePolicy())
+        digest = sha256(encode_features(features))
+        digests[features_key(feature_set.fingerprint, task.slide_id, digest)] = digest
+    return digests
+
+
 @pytest.fixture(scope="module")
 def one_ray() -> Iterator[None]:
     """One Ray of two CPUs for all commands of a file; started by the first that needs it."""
@@ -233,8 +255,41 @@ def features_of() -> Callable[[Path], dict[str, str]]:
 
     def digests(store: Path) -> dict[str, str]:
         return {
-            path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            path.relative_to(store).as_posix(): sha256(path.read_bytes())
             for path in sorted((store / "features").rglob("*.parquet"))
         }
 
     return digests
+
+
+@pytest.fixture(scope="session")
+def run_mhim() -> Callable[..., Ended]:
+    """run_mhim("embed", "cohort=…", …) in this process, for fixtures that outlive a test: Ray is allowed."""
+
+    def run(*words: str) -> Ended:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(words)
+        return Ended(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def descendants_of() -> Callable[[int], dict[int, str]]:
+    """descendants_of(pid) → the command line of every process below it, by process id."""
+
+    def find(root: int) -> dict[int, str]:
+        known = {}
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                known[int(folder.name)] = (parent, (folder / "cmdline").read_text().replace("\0", " "))
+        found: dict[int, str] = {}
+        level = {root}
+        while level:
+            level = {pid for pid, (parent, _) in known.items() if parent in level}
+            found |= {pid: known[pid][1] for pid in level}
+        return found
+
+    return find

@@ -1,0 +1,48 @@
+"""A slide brought to hand where it is decoded: copied if it lies in an object store, its sha256 checked.
+
+Runs in the decoder's child process, and is the one part of its work that says nothing for long.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from cluster.storage import download, object_hint
+from mhim_core.errors import NotFoundError, SlideError, StorageError
+from mhim_core.features import SourceHint
+from mhim_core.slides.identity import check_sha256, source_hint
+from mhim_core.slides.staging import staged
+from mhim_core.types import FailureReason, SlideTask
+
+STAGING_TIMEOUT_S = 3600.0
+"""How long a slide may take to be at hand: 10 GB at 3 MB/s. A store that stops answering is given up much sooner, by
+its client; this ends what nobody else bounds, such as a hash over a file system that hangs."""
+
+
+class SlideAtHand(NamedTuple):
+    """A local file, what it is known by, and what is left to do with it."""
+
+    path: Path
+    hint: SourceHint
+    task: SlideTask
+    """Without a sha256, so that nobody reads the whole file once more."""
+    sha256: str
+    """The file's, checked; "" where the cohort table names none."""
+
+
+@contextmanager
+def at_hand(task: SlideTask, staging_dir: str | None) -> Iterator[SlideAtHand]:
+    """The task's slide on this machine while the block runs; a copy goes with it.
+
+    Raises SlideError alone: as `staged` and `check_sha256`, STORAGE or NOT_FOUND also for what the block raises.
+    """
+    try:
+        hint = object_hint(task.uri) if "://" in task.uri else source_hint(task.uri)
+        with staged(task.uri, download, staging_dir, hint.num_bytes) as path:
+            found = check_sha256(path, task.sha256)
+            yield SlideAtHand(path, hint, task._replace(sha256=None), found)
+    except NotFoundError as error:
+        raise SlideError(FailureReason.NOT_FOUND, str(error)) from error
+    except StorageError as error:
+        raise SlideError(FailureReason.STORAGE, str(error)) from error

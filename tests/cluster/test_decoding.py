@@ -1,0 +1,245 @@
+"""A child that crashes, hangs or lies costs one slide at most, and nobody waits for ever."""
+
+import contextlib
+import inspect
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.decoding import AHEAD, Decoder, JobStream, RetrySlide
+from mhim_core import errors
+from mhim_core.errors import MhimError, SlideError
+from mhim_core.types import FailureReason
+
+TOYS = Path(__file__).parent
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(TOYS))  # a spawned child gets our sys.path
+    import toy_decoders
+
+    return toy_decoders
+
+
+@pytest.fixture
+def make_decoder(toys: Any) -> Iterator[Callable[..., Decoder[Any]]]:
+    made: list[Decoder[Any]] = []
+
+    def make(timeout_s: float = 30.0) -> Decoder[Any]:
+        made.append(Decoder(toys.decode, timeout_s))
+        return made[-1]
+
+    yield make
+    for decoder in made:
+        decoder.close()
+
+
+def taken(stream: JobStream) -> list[Any]:
+    """A job's items as a patient consumer takes them."""
+    while True:
+        try:
+            return list(stream)
+        except RetrySlide:
+            continue
+
+
+def indices(items: list[Any]) -> list[int]:
+    return [item[0] for item in items]
+
+
+def is_running(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    return False
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> bool:
+    deadline_s = time.monotonic() + limit_s
+    while not condition() and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    return condition()
+
+
+def test_items_come_in_order_from_one_child_for_all_calls(toys: Any, make_decoder: Callable[..., Decoder[Any]]) -> None:
+    decoder = make_decoder()
+    found = [taken(stream) for _ in range(2) for stream in decoder.streams([toys.Job(3), toys.Job(0), toys.Job(40)])]
+    assert [indices(items) for items in found] == [[0, 1, 2], [], list(range(40))] * 2
+    assert len({item[1] for items in found for item in items}) == 1
+
+
+def test_the_child_decodes_ahead_into_the_next_job_but_no_further_than_the_bound(
+    toys: Any, make_decoder: Callable[..., Decoder[Any]], tmp_path: Path
+) -> None:
+    counters = [tmp_path / "first", tmp_path / "second"]
+    jobs = [toys.Job(num, counter=str(path), num_bytes=2**20) for num, path in zip((2, 100), counters, strict=True)]
+    streams = make_decoder().streams(jobs)
+    items = iter(next(streams))
+    next(items)
+    assert wait_until(counters[1].exists)
+    time.sleep(0.5)
+    # waiting in the queue, in the pump's hand, in the pipe; the end of the first job is a message too
+    assert counters[1].stat().st_size <= AHEAD + 2
+    assert len(list(items)) == 1
+    assert indices(taken(next(streams))) == list(range(100))
+    assert list(streams) == []
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_crash_is_tried_once_more_and_then_the_slide_fails_alone(
+    toys: Any, make_decoder: Callable[..., Decoder[Any]], tmp_path: Path, times: int
+) -> None:
+    crashing = toys.Job(fault="crash", counter=str(tmp_path / "crashes"), times=times)
+    streams = make_decoder().streams([crashing, toys.Job(5)])
+    first = next(streams)
+    items: list[Any] = []
+    with pytest.raises(RetrySlide):
+        items.extend(first)
+    if times == 1:
+        assert indices(list(first))[:3] == [0, 1, 2]
+    else:
+        with pytest.raises(SlideError, match=r"process died \(exit code -11\)") as caught:
+            list(first)
+        assert caught.value.reason is FailureReason.DECODER_CRASH
+    assert first.attempts == 2
+    assert indices(taken(next(streams))) == [0, 1, 2, 3, 4]
+
+
+def test_a_child_killed_from_outside_is_replaced_and_the_slide_starts_again(
+    toys: Any, make_decoder: Callable[..., Decoder[Any]]
+) -> None:
+    streams = make_decoder().streams([toys.Job(100, num_bytes=2**20)])
+    stream = next(streams)
+    items = iter(stream)
+    os.kill(next(items)[1], signal.SIGKILL)
+    with pytest.raises(RetrySlide):
+        list(items)
+    assert indices(list(stream)) == list(range(100))
+
+
+def test_a_child_that_hangs_is_killed_and_the_next_slide_works(
+    toys: Any, make_decoder: Callable[..., Decoder[Any]]
+) -> None:
+    streams = make_decoder(timeout_s=1.5).streams([toys.Job(1, fault="hang"), toys.Job(2)])
+    hanging, start_s = next(streams), time.monotonic()
+    items = iter(hanging)
+    pid = next(items)[1]
+    with pytest.raises(SlideError, match=r"no progress for 1\.5 s") as caught:
+        next(items)
+    assert caught.value.reason is FailureReason.TIMEOUT
+    assert time.monotonic() - start_s < 8
+    assert hanging.attempts == 1
+    assert not is_running(pid)
+    assert indices(taken(next(streams))) == [0, 1]
+
+
+def test_a_slide_s_own_error_crosses_the_process_as_it_is(toys: Any, make_decoder: Callable[..., Decoder[Any]]) -> None:
+    streams = make_decoder().streams([toys.Job(fault="refuse"), toys.Job(1)])
+    with pytest.raises(SlideError, match="slide x states no resolution") as caught:
+        taken(next(streams))
+    assert caught.value.reason is FailureReason.NO_MPP
+    assert indices(taken(next(streams))) == [0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"), [("fail", "unexpected ZeroDivisionError: by naught"), ("unpicklable", "unexpected .*pickle")]
+)
+def test_an_unexpected_exception_is_one_slide_s_and_names_its_type(
+    toys: Any, make_decoder: Callable[..., Decoder[Any]], fault: str, told: str
+) -> None:
+    streams = make_decoder().streams([toys.Job(fault=fault), toys.Job(1)])
+    with pytest.raises(SlideError, match=told) as caught:
+        taken(next(streams))
+    assert caught.value.reason is FailureReason.READ
+    assert indices(taken(next(streams))) == [0]
+
+
+def test_a_job_that_cannot_be_sent_is_told_instead_of_waited_for(make_decoder: Callable[..., Decoder[Any]]) -> None:
+    streams = make_decoder().streams([lambda: None])
+    with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
+        taken(next(streams))
+
+
+def test_what_is_left_of_a_stream_is_thrown_away_before_the_next(
+    toys: Any, make_decoder: Callable[..., Decoder[Any]], tmp_path: Path
+) -> None:
+    crashing = toys.Job(2, fault="crash", counter=str(tmp_path / "crashes"), times=1)
+    streams = make_decoder().streams([toys.Job(30), crashing, toys.Job(2, fault="refuse"), toys.Job(4)])
+    begun = iter(next(streams))
+    next(begun)
+    left_alone = next(streams)
+    next(streams)
+    assert left_alone.attempts == 2
+    assert indices(taken(next(streams))) == [0, 1, 2, 3]
+
+
+def test_an_abandoned_call_ends_its_child_and_its_thread_and_the_next_call_works(
+    toys: Any, make_decoder: Callable[..., Decoder[Any]]
+) -> None:
+    decoder = make_decoder()
+    streams = decoder.streams([toys.Job(1000, num_bytes=2**20), toys.Job(1000)])
+    pid = next(iter(next(streams)))[1]
+    streams.close()  # type: ignore[attr-defined]
+    assert not is_running(pid)
+    assert "mhim-decoder-pump" not in {thread.name for thread in threading.enumerate()}
+    assert [indices(taken(stream)) for stream in decoder.streams([toys.Job(2)])] == [[0, 1]]
+
+
+@pytest.mark.parametrize("fault", ["", "hang"])
+def test_close_ends_the_child_whatever_it_does(
+    toys: Any, make_decoder: Callable[..., Decoder[Any]], fault: str
+) -> None:
+    decoder = make_decoder()
+    streams = decoder.streams([toys.Job(1 if fault else 10**6, fault=fault), toys.Job(1)])  # neither ends by itself
+    items = iter(next(streams))
+    pid = next(items)[1]
+    assert is_running(pid)
+    decoder.close()
+    decoder.close()
+    assert not is_running(pid)
+    with pytest.raises(RuntimeError, match="closed"):
+        list(items)
+
+
+def test_the_child_ends_with_its_parent(toys: Any) -> None:
+    program = (
+        "import sys, time, toy_decoders; from cluster.decoding import Decoder\n"
+        "if __name__ == '__main__':\n"
+        "    decoder = Decoder(toy_decoders.decode, 60)\n"
+        "    streams = decoder.streams([toy_decoders.Job(10**6, num_bytes=2**20)])\n"
+        "    print(next(iter(next(streams)))[1], flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    path = os.pathsep.join(["", str(TOYS), str(TOYS.parents[1])])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
+    )
+    try:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert is_running(child)
+    finally:
+        parent.kill()
+        parent.communicate()
+    assert wait_until(lambda: not is_running(child))
+
+
+ERRORS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, MhimError)]
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_every_error_crosses_a_process_whole(kind: type[MhimError]) -> None:
+    arguments = (FailureReason.READ, "why") if kind is SlideError else ("why",)
+    error = kind(*arguments)
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind
+    assert (copy.args, str(copy), vars(copy), copy.exit_code) == (error.args, str(error), vars(error), error.exit_code)

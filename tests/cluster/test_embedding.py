@@ -1,0 +1,116 @@
+"""The embedding actor without Ray: what it yields for a slide, and for an error that concerns them all."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster.embedding import EmbedJob, SlideActor, status_of, task_rows
+from mhim_core.demo.pyramid import write_pyramid
+from mhim_core.embed.registry import encoder_card
+from mhim_core.errors import ConflictError, EncoderError, MhimError, StorageError
+from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
+from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
+
+
+def make_actor(store: Path, **changes: Any) -> SlideActor:
+    card, spec = encoder_card("hed-texture"), TileSpec()
+    feature_set = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
+    job = EmbedJob(str(store), feature_set, card, None, spec, SlidePolicy(), 60.0, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cluster.embedding._node_id", lambda: "here")
+        return SlideActor(job._replace(**changes))
+
+
+@pytest.fixture(scope="module")
+def actor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlideActor]:
+    """One for all tests: its decoder's child takes a second to start."""
+    made = make_actor(tmp_path_factory.mktemp("actor") / "store")
+    yield made
+    made.close()
+
+
+def rows_of(actor: SlideActor, *tasks: SlideTask) -> list[StatusRow]:
+    batch = {"task": np.array([row["task"] for row in task_rows(tasks)])}
+    return [status_of({"status": row["status"][0]}) for row in actor(batch)]
+
+
+def slide(folder: Path, name: str, mpp: float | None = 0.5) -> SlideTask:
+    pixels = np.full((600, 600, 3), 243, np.uint8)
+    noise = np.random.default_rng(list(str(folder / name).encode())).integers(-25, 25, (400, 400, 1))
+    pixels[100:500, 100:500] = np.clip(np.array([205, 130, 175]) + noise, 0, 255)
+    write_pyramid(folder / name, pixels, mpp=None if mpp is None else (mpp, mpp))
+    return SlideTask(SlideId(name), str(folder / name))
+
+
+def test_each_slide_s_row_tells_its_status_its_stage_and_who_did_it(actor: SlideActor, tmp_path: Path) -> None:
+    good, silent = slide(tmp_path, "good.tiff"), slide(tmp_path, "silent.tiff", mpp=None)
+    (tmp_path / "broken.tiff").write_bytes(b"no slide")
+    broken, absent = (SlideTask(SlideId(one), str(tmp_path / one)) for one in ("broken.tiff", "absent.tiff"))
+    rows = rows_of(actor, good, silent, broken, absent)
+    assert [(row.status, row.reason, row.stage) for row in rows] == [
+        (Status.OK, None, ""),
+        (Status.FAILED, FailureReason.NO_MPP, "plan"),
+        (Status.FAILED, FailureReason.OPEN, "open"),
+        (Status.FAILED, FailureReason.NOT_FOUND, "open"),
+    ]
+    assert {row.node_id for row in rows} == {"here"}
+    assert rows[0].num_tiles > 0
+    assert [row.status for row in rows_of(actor, good)] == [Status.SKIPPED]
+
+
+def test_an_encoder_that_cannot_be_had_is_raised_at_home_and_not_in_the_actor(
+    tmp_path: Path,
+) -> None:
+    actor = make_actor(
+        tmp_path / "store", card=encoder_card("efficientnet-lite0"), weights=str(tmp_path / "absent.pth")
+    )
+    with pytest.raises(EncoderError, match=r"absent\.pth"):
+        rows_of(actor, slide(tmp_path, "one.tiff"))
+
+
+@pytest.mark.parametrize("error", [ConflictError("taken by another"), MhimError("odd")])
+def test_an_error_that_concerns_every_slide_comes_home_as_it_is(
+    actor: SlideActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: MhimError
+) -> None:
+    def commit(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("cluster.embedding.commit", commit)
+    with pytest.raises(type(error), match=str(error)):
+        rows_of(actor, slide(tmp_path, "one.tiff"))
+
+
+def test_a_store_that_refuses_one_commit_costs_one_slide_here(
+    actor: SlideActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cluster import embedding
+
+    commit = embedding.commit
+
+    def refuse_first(*arguments: Any) -> Any:
+        monkeypatch.setattr("cluster.embedding.commit", commit)
+        raise StorageError("denied")
+
+    monkeypatch.setattr("cluster.embedding.commit", refuse_first)
+    rows = rows_of(actor, slide(tmp_path, "one.tiff"), slide(tmp_path, "other.tiff"))
+    assert [(row.status, row.reason, row.stage) for row in rows] == [
+        (Status.FAILED, FailureReason.STORAGE, "commit"),
+        (Status.OK, None, ""),
+    ]
+
+
+def test_a_slide_at_s3_is_not_found_or_denied_by_its_own_name(tmp_path: Path, proxy: Any, bucket: str) -> None:
+    actor, task = make_actor(tmp_path / "store"), SlideTask(SlideId("far"), f"s3://{bucket}/far.tiff")
+    try:
+        (absent,) = rows_of(actor, task)
+        proxy.always = 403
+        (denied,) = rows_of(actor, task)
+    finally:
+        actor.close()
+    assert (absent.reason, absent.stage) == (FailureReason.NOT_FOUND, "open")
+    assert (denied.reason, denied.stage) == (FailureReason.STORAGE, "open")
+    assert f"the bucket {bucket} denies access" in denied.message

@@ -1,0 +1,133 @@
+"""Where Ray may be, and that a wrong address is told in a sentence, soon."""
+
+import http.server
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.session import check_address, kept_alive, plain_errors, ray_session
+from mhim_core.errors import ConfigError, MhimError
+
+HOST = "127.0.0.1"
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def web_server() -> Iterator[str]:
+    """Something else that answers."""
+
+    class Quiet(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer((HOST, 0), Quiet)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield f"{HOST}:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("address", ["local", "auto", "head:6379", "10.0.0.1:6379"])
+def test_local_auto_and_host_with_port_are_addresses(address: str) -> None:
+    assert check_address(address) == address
+
+
+@pytest.mark.parametrize(
+    ("address", "advice"),
+    [
+        ("ray://head:10001", "ray_address=host:6379"),
+        ("http://head:8265", "ray job submit"),
+        ("https://head", "ray job submit"),
+        ("head", "host:port"),
+        ("head:", "host:port"),
+        ("head:0", "host:port"),
+        ("head:99999", "host:port"),
+        ("", "host:port"),
+        ("head:6379 --x", "host:port"),
+    ],
+)
+def test_any_other_address_is_refused_with_advice(address: str, advice: str) -> None:
+    with pytest.raises(ConfigError, match=advice):
+        check_address(address)
+
+
+def test_an_address_where_nobody_listens_is_told_at_once(free_port: int) -> None:
+    start_s = time.monotonic()
+    with pytest.raises(ConfigError, match=f"no Ray cluster answers at ray_address={HOST}:{free_port}"):
+        ray_session(f"{HOST}:{free_port}").__enter__()
+    assert time.monotonic() - start_s < 20
+
+
+def test_an_address_where_something_else_listens_is_told_at_once(web_server: str) -> None:
+    start_s = time.monotonic()
+    with pytest.raises(ConfigError, match=f"what answers at ray_address={web_server} .* is no Ray cluster"):
+        ray_session(web_server).__enter__()
+    assert time.monotonic() - start_s < 20
+
+
+def test_auto_takes_the_address_of_the_job_and_tells_if_it_is_dead(
+    free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"{HOST}:{free_port}")
+    with pytest.raises(ConfigError, match=f"ray_address=auto .*{free_port}"):
+        ray_session("auto").__enter__()
+
+
+def test_auto_believes_no_stale_note_of_a_stopped_cluster(
+    free_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray/ray_current_cluster").write_text(f"{HOST}:{free_port}\n")
+    with pytest.raises(ConfigError, match=f"ray_address=auto .*{free_port}"):
+        ray_session("auto").__enter__()
+
+
+def test_a_local_session_has_the_cpus_asked_for_says_nothing_and_ends(capfd: pytest.CaptureFixture[str]) -> None:
+    import ray
+
+    with kept_alive():
+        with ray_session("local", local_cpus=2) as cluster:
+            assert (cluster.num_nodes, cluster.num_cpus, cluster.num_gpus) == (1, 2.0, 0.0)
+        assert ray.is_initialized()
+        with kept_alive(), ray_session("local", local_cpus=5) as cluster:
+            assert cluster.num_cpus == 2.0  # the session that is open already
+        assert ray.is_initialized()
+        assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert not ray.is_initialized()
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
+
+
+def test_ray_s_own_errors_become_one_sentence() -> None:
+    import ray
+
+    long = 'ray::f() (pid=1)\nTraceback (most recent call last):\n  File "x", line 1\nValueError: the reason\n'
+    told = r"^embedding ended with RayError: ValueError: the reason; run again"
+    with pytest.raises(MhimError, match=told) as caught, plain_errors("embedding"):
+        raise ray.exceptions.RayError(long)
+    assert isinstance(caught.value.__cause__, ray.exceptions.RayError)
+    with pytest.raises(ConfigError, match="ours"), plain_errors("embedding"):
+        raise ConfigError("ours")
+
+
+def test_importing_the_module_imports_no_ray() -> None:
+    import subprocess
+
+    program = "import sys, cluster.session, cluster.decoding; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2]).returncode == 0

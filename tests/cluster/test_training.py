@@ -1,0 +1,68 @@
+"""A group of workers: what the work returns, what it raises, and that no rank waits for one that gave up."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cluster.session import Resources, kept_alive, ray_session
+from cluster.training import WorkerSpec, run_workers
+from mhim_core.errors import IntegrityError, MhimError
+
+pytestmark = [pytest.mark.filterwarnings("ignore:::ray"), pytest.mark.timeout(200)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Resources]:
+    with kept_alive(), ray_session("local", local_cpus=2) as resources:
+        yield resources
+
+
+def test_rank_zero_s_value_comes_home_and_events_of_every_rank_in_order(cluster: Resources) -> None:
+    def work(payload: int, context: Any, tell: Any) -> Any:  # within the test, so that it is sent as it is
+        import torch
+
+        total = torch.tensor([float(context.rank + payload)])
+        context.all_reduce([total])
+        for step in range(3):
+            tell((context.rank, step))
+        context.barrier()
+        return context.rank, context.world_size, float(total), torch.get_num_threads()
+
+    events: list[Any] = []
+    spec = WorkerSpec(2, threads_per_worker=1)
+    assert run_workers(work, 10, spec, cluster, "/nowhere", events.append) == (0, 2, 21.0, 1)
+    for rank in range(2):
+        assert [step for who, step in events if who == rank] == [0, 1, 2]
+
+
+def test_an_error_of_one_rank_ends_the_others_soon_and_comes_home_without_another_try(cluster: Resources) -> None:
+    def work(payload: None, context: Any, tell: Any) -> None:
+        import torch
+
+        from mhim_core.errors import IntegrityError
+
+        tell(context.rank)
+        context.barrier()
+        if context.rank == 1:
+            raise IntegrityError("slide s07: a flipped byte")
+        context.all_reduce([torch.zeros(1)])
+
+    ranks: list[int] = []
+    start_s = time.monotonic()
+    with pytest.raises(IntegrityError, match="slide s07: a flipped byte"):
+        run_workers(work, None, WorkerSpec(2), cluster, "/nowhere", ranks.append)
+    assert time.monotonic() - start_s < 60
+    assert sorted(ranks) == [0, 1]
+
+
+def test_an_error_that_is_none_of_ours_is_tried_again_and_then_told_in_a_sentence(cluster: Resources) -> None:
+    def work(payload: None, context: Any, tell: Any) -> None:
+        tell("begun")
+        raise ZeroDivisionError("by naught")
+
+    begun: list[str] = []
+    with pytest.raises(MhimError, match=r"^training ended with \w+: .*by naught.*; run again to go on$"):
+        run_workers(work, None, WorkerSpec(1), cluster, "/nowhere", begun.append)
+    assert len(begun) == 3

@@ -1,0 +1,59 @@
+"""What a decoder's child can do to us. Imported by that child, so a file of its own beside the tests."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mhim_core.errors import SlideError
+from mhim_core.types import FailureReason
+
+
+class Job(NamedTuple):
+    """`num` items, then the fault; it happens only while `times` is left (a file counts, as the child may die)."""
+
+    num: int = 3
+    fault: str = ""
+    counter: str = ""
+    times: int = 1_000_000
+    num_bytes: int = 0
+
+
+def decode(job: Job) -> Iterator[Any]:
+    for index in range(job.num):
+        if job.counter and not job.fault:
+            with Path(job.counter).open("a") as file:
+                file.write("x")
+        yield (index, os.getpid(), bytes(job.num_bytes))
+    if job.fault and _is_due(job):
+        _FAULTS[job.fault]()
+        yield "unpicklable", lambda: None
+
+
+def _is_due(job: Job) -> bool:
+    if not job.counter:
+        return True
+    with Path(job.counter).open("a") as file:
+        file.write("x")
+    return Path(job.counter).stat().st_size <= job.times
+
+
+def _segfault() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _hang() -> None:
+    time.sleep(600)
+
+
+def _refuse() -> None:
+    raise SlideError(FailureReason.NO_MPP, "slide x states no resolution")
+
+
+def _fail() -> None:
+    raise ZeroDivisionError("by naught")
+
+
+_FAULTS = {"crash": _segfault, "hang": _hang, "refuse": _refuse, "fail": _fail, "unpicklable": lambda: None}

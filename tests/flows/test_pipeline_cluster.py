@@ -1,0 +1,143 @@
+"""A cluster of two nodes, both on this machine: the same features and models as on one."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import safetensors.torch
+
+pytestmark = [pytest.mark.filterwarnings("ignore:::ray"), pytest.mark.timeout(300)]
+
+RAY = Path(sys.executable).with_name("ray")
+ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+"""Nobody else reaches the loopback; set for nodes and drivers alike, since tokens are on by default."""
+
+
+class Cluster(NamedTuple):
+    """What a user would give as ray_address, and the environment to do so in."""
+
+    address: str
+    environment: dict[str, str]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, descendants_of: Callable[[int], dict[int, str]]
+) -> Iterator[Cluster]:
+    """Two raylets of one CPU each, so that two actors must lie on both; ended by their own process ids."""
+    logs = tmp_path_factory.mktemp("raylets")
+    environment = os.environ | ENVIRONMENT
+    address = f"127.0.0.1:{free_port()}"
+    # sockets lie below: their paths must be short, and each node needs its own
+    folders = [tempfile.mkdtemp(prefix="mh-") for _ in range(2)]
+    head = ["--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false"]
+    nodes = []
+    try:
+        for role, folder in zip((head, [f"--address={address}"]), folders, strict=True):
+            with Path(logs, Path(folder).name).open("w") as log:
+                command = [str(RAY), "start", *role, f"--temp-dir={folder}", "--num-cpus=1", "--block"]
+                command.append("--node-ip-address=127.0.0.1")
+                nodes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+            wait_until_listening(address)
+        wait_for_nodes(address, environment, logs)
+        yield Cluster(address, environment)
+    finally:
+        for node in reversed(nodes):
+            below = descendants_of(node.pid)
+            node.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                node.wait(timeout=2)  # it would give its workers half a minute
+            for pid in (node.pid, *below):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            node.wait()
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until_listening(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    for _ in range(600):
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"nothing listens at {address}")
+
+
+def wait_for_nodes(address: str, environment: dict[str, str], logs: Path) -> None:
+    program = (
+        "import sys, time, ray\n"
+        "from cluster.session import ray_session\n"
+        "with ray_session(sys.argv[1]) as found:\n"
+        "    while sum(node['Alive'] for node in ray.nodes()) < 2:\n"
+        "        time.sleep(0.2)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, address], capture_output=True, text=True, env=environment, timeout=90
+    )
+    assert done.returncode == 0, "\n".join(path.read_text() for path in logs.iterdir()) + done.stderr
+
+
+@pytest.fixture(scope="module")
+def embedded(painted: Any, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("cluster") / "store"
+    words = ("embed", f"cohort={painted.cohort}", "encoder=hed-texture", f"store={store}", "embed_actors=2")
+    run_on(cluster, *words)
+    return store
+
+
+def run_on(cluster: Cluster, *words: str) -> str:
+    command = [sys.executable, "-m", "flows.cli", *words, f"ray_address={cluster.address}"]
+    done = subprocess.run(command, capture_output=True, text=True, env=cluster.environment, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_two_nodes_embed_what_one_process_embeds(
+    embedded: Path, features_of: Callable[[Path], dict[str, str]], clean_features: dict[str, str]
+) -> None:
+    (summary,) = (json.loads(path.read_text()) for path in embedded.glob("reports/*/summary.json"))
+    assert len(summary["nodes"]) == 2
+    assert summary["counts"]["ok"] == 12
+    assert features_of(embedded) == clean_features
+
+
+@pytest.mark.usefixtures("one_ray")
+def test_two_workers_on_two_nodes_train_what_one_worker_trains(
+    embedded: Path, cluster: Cluster, painted: Any, tmp_path: Path, run_mhim: Callable[..., Any]
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    kind = ("method=mhim", "folds=2", "epochs=4", "embed_dim=16", "global_batch=2", "precision=float64")
+    words = ("train", f"cohort={painted.cohort}", f"store={embedded}", *kind)
+    run_on(cluster, *words, f"out={two}", "workers=2")
+    assert run_mhim(*words, f"out={one}", "workers=1", "local_cpus=2").code == 0
+    assert not (two / "ray").exists()
+    for fit in ("fold-0/plain", "fold-0/mhim", "fold-1/plain", "fold-1/mhim"):
+        expected, found = (model_of(run, fit) for run in (one, two))
+        assert found.keys() == expected.keys()
+        assert ("teacher" in "".join(expected)) == fit.endswith("mhim")
+        for name, tensor in expected.items():
+            scale = tensor.abs().max().clamp(min=1e-12)
+            assert ((found[name] - tensor).abs().max() / scale) < 1e-9, (fit, name)
+
+
+def model_of(run: Path, fit: str) -> dict[str, Any]:
+    result = json.loads((run / f"fits/{fit}/result.json").read_text())
+    return safetensors.torch.load_file(run / result["model_key"])

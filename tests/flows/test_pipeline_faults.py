@@ -1,0 +1,244 @@
+"""Processes killed with -9 at the worst time: the next run, or this one, ends as if nothing had happened."""
+
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.filterwarnings("ignore:::ray"), pytest.mark.usefixtures("one_ray")]
+
+
+Descendants = Callable[[int], dict[int, str]]
+RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""They wait a minute for a head that is gone; all else must end with its driver, or it could still commit."""
+
+
+def wait_until(condition: Callable[[], Any], limit_s: float = 90.0) -> Any:
+    deadline_s = time.monotonic() + limit_s
+    while time.monotonic() < deadline_s:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"not within {limit_s:g} s")
+
+
+def is_running(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    return False
+
+
+@pytest.fixture
+def killed_when(tmp_path: Path, descendants_of: Descendants) -> Callable[..., None]:
+    """killed_when(condition, "embed", …): that command in a process of its own, killed with all below it."""
+
+    def run(condition: Callable[[], Any], *words: str) -> None:
+        environment = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state")}
+        with (tmp_path / "said").open("w+") as said:
+            driver = subprocess.Popen(
+                [sys.executable, "-m", "flows.cli", *words], stdout=said, stderr=said, env=environment
+            )
+            below: dict[int, str] = {}
+            try:
+                wait_until(lambda: condition() or driver.poll() is not None)
+                below = descendants_of(driver.pid)
+                assert driver.poll() is None, (tmp_path / "said").read_text()
+            finally:
+                driver.kill()
+                driver.wait()
+                working = [pid for pid, title in below.items() if not title.startswith(RAY_AGENTS)]
+                wait_until(lambda: not any(is_running(pid) for pid in working), limit_s=60)
+                for pid in below:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+
+    return run
+
+
+@pytest.fixture
+def killing(descendants_of: Descendants) -> Callable[..., Any]:
+    """`with killing(name, condition)`: the first process of our own Ray whose title holds `name`, when it holds."""
+
+    @contextlib.contextmanager
+    def kill_one(name: str, condition: Callable[[], Any]) -> Iterator[list[int]]:
+        killed: list[int] = []
+
+        def work() -> None:
+            wait_until(condition)
+            found = wait_until(lambda: [pid for pid, title in descendants_of(os.getpid()).items() if name in title])
+            os.kill(found[0], signal.SIGKILL)
+            killed.append(found[0])
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield killed
+        finally:
+            thread.join()
+
+    return kill_one
+
+
+def commits(store: Path) -> list[Path]:
+    return list(store.glob("commits/*/*/*.json"))
+
+
+def results(run: Path) -> dict[str, bytes]:
+    return {path.relative_to(run).as_posix(): path.read_bytes() for path in run.glob("fits/**/*") if path.is_file()}
+
+
+@pytest.fixture
+def embedding(painted: Any, tmp_path: Path) -> tuple[str, ...]:
+    return ("embed", f"cohort={painted.cohort}", "encoder=hed-texture", f"store={tmp_path / 'store'}", "local_cpus=2")
+
+
+@pytest.fixture(scope="module")
+def store(painted: Any, one_ray: None, tmp_path_factory: pytest.TempPathFactory, run_mhim: Callable[..., Any]) -> Path:
+    folder = tmp_path_factory.mktemp("faults") / "store"
+    said = run_mhim("embed", f"cohort={painted.cohort}", "encoder=hed-texture", f"store={folder}", "local_cpus=2")
+    assert said.code == 0, said
+    return folder
+
+
+@pytest.fixture(scope="module")
+def training(painted: Any, store: Path) -> tuple[str, ...]:
+    """Long enough to be killed amid it, and saved after every epoch."""
+    kind = ("folds=2", "epochs=60", "patience=0", "embed_dim=16", "checkpoint_every=1", "local_cpus=2")
+    return ("train", f"cohort={painted.cohort}", f"store={store}", *kind)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(training: tuple[str, ...], store: Path, run_mhim: Callable[..., Any]) -> dict[str, bytes]:
+    out = store.parent / "uninterrupted"
+    said = run_mhim(*training, f"out={out}")
+    assert said.code == 0, said
+    return results(out)
+
+
+def test_an_embedding_killed_half_way_goes_on_with_what_was_not_committed(
+    embedding: tuple[str, ...],
+    tmp_path: Path,
+    killed_when: Callable[..., None],
+    run_mhim: Callable[..., Any],
+    features_of: Callable[[Path], dict[str, str]],
+    clean_features: dict[str, str],
+) -> None:
+    store = tmp_path / "store"
+    killed_when(lambda: len(commits(store)) >= 2, *embedding)
+    before = {path: path.stat().st_mtime_ns for path in commits(store)}
+    assert 2 <= len(before) < 12
+    said = run_mhim(*embedding)
+    assert said.code == 0, said
+    assert f"12 slides: {12 - len(before)} ok, 0 empty, 0 failed, {len(before)} skipped" in said.out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert features_of(store) == clean_features
+    assert len(commits(store)) == 12
+
+
+def test_an_encoder_s_actor_killed_amid_a_slide_changes_nothing(
+    embedding: tuple[str, ...],
+    tmp_path: Path,
+    killing: Callable[..., Any],
+    run_mhim: Callable[..., Any],
+    features_of: Callable[[Path], dict[str, str]],
+    clean_features: dict[str, str],
+) -> None:
+    store = tmp_path / "store"
+    with killing("SlideActor", lambda: len(commits(store)) >= 2) as killed:
+        said = run_mhim(*embedding)
+    assert killed
+    assert said.code == 0, said
+    assert features_of(store) == clean_features
+    assert len(commits(store)) == 12
+
+
+def test_a_decoder_killed_amid_a_slide_changes_nothing(
+    embedding: tuple[str, ...],
+    tmp_path: Path,
+    killing: Callable[..., Any],
+    run_mhim: Callable[..., Any],
+    features_of: Callable[[Path], dict[str, str]],
+    clean_features: dict[str, str],
+) -> None:
+    store = tmp_path / "store"
+    with killing("multiprocessing.spawn", lambda: len(commits(store)) >= 2) as killed:
+        said = run_mhim(*embedding)
+    assert killed
+    assert said.code == 0, said
+    assert "12 slides: 12 ok" in said.out
+    assert features_of(store) == clean_features
+
+
+def test_an_encoder_that_an_actor_cannot_load_ends_the_run_with_a_sentence(
+    embedding: tuple[str, ...], run_mhim: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import embed
+
+    make_card = embed.encoder_card
+    monkeypatch.setattr(
+        "flows.embed.encoder_card",
+        lambda *words, **more: dataclasses.replace(make_card(*words, **more), network={"algorithm": "other"}),
+    )
+    said = run_mhim(*embedding)
+    assert said.code == 2, said
+    assert "mhim: encoder hed-texture: the card says {'algorithm': 'other'}" in said.err
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(("taken", "code"), [(("features",), 4), (("features", "probe"), 6)])
+def test_a_store_that_stopped_taking_features_ends_the_run_and_one_that_refuses_a_slide_does_not(
+    embedding: tuple[str, ...], tmp_path: Path, run_mhim: Callable[..., Any], taken: tuple[str, ...], code: int
+) -> None:
+    (tmp_path / "store").mkdir()
+    for name in taken:
+        (tmp_path / "store" / name).write_text("a file where a folder belongs")
+    said = run_mhim(*embedding)
+    assert said.code == code, said
+    assert ("12 failed (storage 12)" in said.out) == (code == 4)
+    assert ("the store stopped taking writes" in said.err) == (code == 6)
+
+
+def test_a_training_killed_half_way_resumes_and_ends_in_the_same_models(
+    training: tuple[str, ...],
+    uninterrupted: dict[str, bytes],
+    tmp_path: Path,
+    killed_when: Callable[..., None],
+    run_mhim: Callable[..., Any],
+) -> None:
+    out = tmp_path / "run"
+    half_way = out / "fits/fold-0/mhim/attempts"
+    killed_when(lambda: list(half_way.glob("*/epoch-0005.json")), *training, f"out={out}")
+    assert not (out / "fits/fold-0/mhim/result.json").exists()
+    said = run_mhim(*training, f"out={out}")
+    assert said.code == 0, said
+    assert "fold-0/plain: adopted" in said.err
+    resumed = re.search(r"^fold-0/mhim: resumed: after epoch (\d+)$", said.err, re.MULTILINE)
+    assert resumed, said.err
+    assert 5 <= int(resumed[1]) < 60
+    assert results(out) == uninterrupted
+
+
+def test_a_worker_killed_amid_training_is_replaced_and_the_models_are_the_same(
+    training: tuple[str, ...],
+    uninterrupted: dict[str, bytes],
+    tmp_path: Path,
+    killing: Callable[..., Any],
+    run_mhim: Callable[..., Any],
+) -> None:
+    out = tmp_path / "run"
+    with killing("RayTrainWorker", lambda: list(out.glob("fits/fold-0/mhim/attempts/*/epoch-0005.json"))) as killed:
+        said = run_mhim(*training, f"out={out}")
+    assert killed
+    assert said.code == 0, said
+    assert "fold-0/mhim: resumed" in said.err
+    assert results(out) == uninterrupted

@@ -1,0 +1,84 @@
+"""Cohort, slides, store, run and predictions at s3://, a server on the loopback: the results are those of folders."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from cluster.session import kept_alive
+from cluster.storage import open_storage
+from mhim_core.storage import LocalStorage, Storage
+
+pytestmark = pytest.mark.filterwarnings("ignore:::ray")
+
+TRAINING = ("method=plain", "folds=2", "epochs=2", "embed_dim=16", "local_cpus=2")
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket, and the environment that reaches it: set before Ray starts, whose workers inherit it."""
+    import botocore.session
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        client = botocore.session.Session().create_client("s3")
+        client.create_bucket(Bucket="lab")
+        client.close()
+        with kept_alive():
+            yield "lab"
+    server.stop()
+
+
+def digests(storage: Storage, *prefixes: str) -> dict[str, str]:
+    """sha256 by key, of what does not tell where it lies (metrics name the models, which name the manifest)."""
+    keys = [entry.key for prefix in prefixes for entry in storage.list(prefix)]
+    return {key: hashlib.sha256(storage.get(key)).hexdigest() for key in keys if not key.endswith("metrics.json")}
+
+
+def test_the_whole_path_lies_at_s3_and_equals_the_path_through_folders(
+    bucket: str, painted: Any, tmp_path: Path, run_mhim: Callable[..., Any], clean_features: dict[str, str]
+) -> None:
+    for path in painted.cohort.parent.iterdir():
+        open_storage(f"s3://{bucket}/lab").put(path.name, path.read_bytes())
+
+    def walk(slides: str, base: str, stations: int) -> None:
+        store, run = f"{base}/store", f"{base}/run"
+        words = (f"cohort={slides}/cohort.csv", f"store={store}")
+        commands = (
+            ("embed", *words, "encoder=hed-texture", "local_cpus=2"),
+            ("train", *words, f"out={run}", *TRAINING),
+            ("evaluate", f"run={run}", "bootstrap_replicates=20"),
+            ("predict", f"run={run}", f"cohort={slides}/new.csv", f"out={base}/predictions", "local_cpus=2"),
+            ("report", f"run={run}", "max_heatmaps=2"),
+        )
+        for command in commands[:stations]:
+            said = run_mhim(*command)
+            assert said.code == 0, (command, said)
+
+    walk(f"s3://{bucket}/lab", f"s3://{bucket}/out", stations=5)
+    features = digests(open_storage(f"s3://{bucket}/out/store"), "features")
+    assert features.items() >= clean_features.items()
+    assert len(features) == 15
+    assert open_storage(f"s3://{bucket}/out/run").get("report.html")
+    assert open_storage(f"s3://{bucket}/out/predictions").get("predictions.csv")
+
+    walk(str(painted.cohort.parent), str(tmp_path), stations=3)
+    evaluation = digests(LocalStorage(tmp_path / "run"), "evaluation")
+    assert {"evaluation/predictions.csv", "evaluation/attention/s00.parquet"} < evaluation.keys()
+    assert digests(open_storage(f"s3://{bucket}/out/run"), "evaluation") == evaluation
