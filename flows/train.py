@@ -27,6 +27,7 @@ from mhim_core.mil.options import MhimOptions, ModelOptions
 from mhim_core.slides.identity import source_identity
 from mhim_core.store.feature_sets import FeatureSet, choose_feature_set
 from mhim_core.store.manifest import Manifest, newest_version, read_manifest
+from mhim_core.store.matching import sha256_matches
 from mhim_core.store.record import CommitRecord
 from mhim_core.train.options import FitExecution, FitOptions
 from mhim_core.train.plan import FoldBags, LabelledBag, Stage, TrainPlan, plan_fits
@@ -176,6 +177,8 @@ def _check_sources(slides: Sequence[CohortRow], manifest: Manifest) -> None:
         ids_of.setdefault(entry.source, []).append(slide.slide_id)
         if slide.mpp is not None and (entry.mpp.x, entry.mpp.y) != (slide.mpp, slide.mpp):
             strangers.append(f"{slide.slide_id} (embedded at {entry.mpp.x:g} µm/px, the table says {slide.mpp:g})")
+        elif not sha256_matches(entry.source_sha256, slide.sha256):
+            strangers.append(f"{slide.slide_id} (no embedding is verified to be of the sha256 that the table names)")
         elif slide.uri != entry.hint.uri and _is_another_file(slide.uri, entry.source):
             strangers.append(f"{slide.slide_id} (embedded from another file than {slide.uri})")
     twins = [ids for ids in ids_of.values() if len(ids) > 1]
