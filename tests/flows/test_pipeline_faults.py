@@ -40,9 +40,12 @@ def is_running(pid: int) -> bool:
 
 @pytest.fixture
 def killed_when(tmp_path: Path, descendants_of: Descendants) -> Callable[..., None]:
-    """killed_when(condition, "embed", …): that command in a process of its own, killed with all below it."""
+    """killed_when(condition, "embed", …): that command in a process of its own, whose driver is killed.
 
-    def run(condition: Callable[[], Any], *words: str) -> None:
+    `and_all_below`: as if the machine went down; else what its driver left must end by itself.
+    """
+
+    def run(condition: Callable[[], Any], *words: str, and_all_below: bool = False) -> None:
         environment = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state")}
         with (tmp_path / "said").open("w+") as said:
             driver = subprocess.Popen(
@@ -54,7 +57,9 @@ def killed_when(tmp_path: Path, descendants_of: Descendants) -> Callable[..., No
                 below = descendants_of(driver.pid)
                 assert driver.poll() is None, (tmp_path / "said").read_text()
             finally:
-                driver.kill()
+                for pid in (driver.pid, *(below if and_all_below else ())):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
                 driver.wait()
                 working = [pid for pid, title in below.items() if not title.startswith(RAY_AGENTS)]
                 wait_until(lambda: not any(is_running(pid) for pid in working), limit_s=60)
@@ -217,7 +222,7 @@ def test_a_training_killed_half_way_resumes_and_ends_in_the_same_models(
 ) -> None:
     out = tmp_path / "run"
     half_way = out / "fits/fold-0/mhim/attempts"
-    killed_when(lambda: list(half_way.glob("*/epoch-0005.json")), *training, f"out={out}")
+    killed_when(lambda: list(half_way.glob("*/epoch-0005.json")), *training, f"out={out}", and_all_below=True)
     assert not (out / "fits/fold-0/mhim/result.json").exists()
     said = run_mhim(*training, f"out={out}")
     assert said.code == 0, said
