@@ -28,16 +28,17 @@ class Resources(NamedTuple):
     """A Ray of this command's own: one node, and no more of it will come."""
 
     def shortage(self, num_processes: int, gpus_each: float = 0.0) -> str | None:
-        """What processes of one CPU and a GPU share each have to wait for, in a line; None: it is there."""
-        if self._fitting(gpus_each) >= num_processes:
+        """What processes of one CPU and a GPU share each have to wait for, in a line; None: there is room."""
+        room = self.num_cpus
+        if gpus_each:
+            room = min(room, num_shares(self.num_gpus, gpus_each))
+        if room >= num_processes:
             return None
-        gpus = f" and {num_processes * gpus_each:g} GPUs" if gpus_each else ""
-        return (
-            f"waiting for {num_processes} CPUs{gpus}: the cluster has {self.num_cpus:g} CPUs and {self.num_gpus:g} GPUs"
-        )
-
-    def _fitting(self, gpus_each: float) -> float:
-        return min(self.num_cpus, num_shares(self.num_gpus, gpus_each) if gpus_each else self.num_cpus)
+        if not gpus_each:
+            return f"waiting for CPUs: {num_processes} are asked for, the cluster has {self.num_cpus:g}"
+        asked = f"{num_processes} and {num_processes * gpus_each:g}"
+        there = f"{self.num_cpus:g} and {self.num_gpus:g}"
+        return f"waiting for CPUs and GPUs: {asked} are asked for, the cluster has {there}"
 
 
 def num_shares(num_gpus: float, share: float) -> int:
@@ -142,11 +143,15 @@ def plain_errors(what: str) -> Iterator[None]:
 
 
 def _gist(error: BaseException) -> str:
-    """The line of Ray's message that says what happened: the original error closes a remote traceback."""
+    """The words of Ray's message that say what happened: the original error closes a remote traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return "no reason given"
-    return (lines[-1] if "Traceback" in str(error) else lines[0])[:300]
+    if "Traceback" in str(error):
+        return lines[-1][:300]
+    if lines[0].endswith(":") and len(lines) > 1:  # a heading; what follows it ends in a page of advice
+        return f"{lines[0]} {lines[1].partition('. ')[0]}"[:300]
+    return lines[0][:300]
 
 
 def _connect(address: str, local_cpus: int | None) -> None:

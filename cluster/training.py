@@ -214,5 +214,7 @@ def _scratch(cluster: Resources, uri: str) -> Iterator[dict[str, Any]]:
             files.rm(path, recursive=True)
     else:
         os.makedirs(uri, exist_ok=True)
-        yield {"storage_path": uri}
-        shutil.rmtree(uri, ignore_errors=True)
+        try:
+            yield {"storage_path": uri}
+        finally:
+            shutil.rmtree(uri, ignore_errors=True)

@@ -131,11 +131,13 @@ class EmbedExecution(DecodeKeys, RayKeys):
     def __post_init__(self) -> None:
         _check_least(self, 1, "embed_actors", "slides_per_call")
         _check_least(self, 0, "gpus_per_actor")
+
+    def check_room(self) -> None:
+        """ConfigError where a local Ray could never run that many encoder actors."""
         if self.ray_address == "local":
-            actors = 1 if self.embed_actors is None else self.embed_actors
-            what = f"embed_actors={self.embed_actors}" if self.embed_actors else "an encoder actor"
+            what = "an encoder actor" if self.embed_actors is None else f"embed_actors={self.embed_actors}"
             what += f" with gpus_per_actor={self.gpus_per_actor:g}" if self.gpus_per_actor else ""
-            check_fits_here(self.local_cpus, what, actors, self.gpus_per_actor)
+            check_fits_here(self.local_cpus, what, self.embed_actors or 1, self.gpus_per_actor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +196,9 @@ class TrainExecution(RayKeys, FitExecution):
     def __post_init__(self) -> None:
         _check_least(self, 1, "workers", "threads_per_worker")
         _check_least(self, 0, "gpus_per_worker", "cache_gib")
+
+    def check_room(self) -> None:
+        """ConfigError where a local Ray could never run that many workers."""
         if self.ray_address == "local":
             what = f"workers={self.workers}"
             what += f" with gpus_per_worker={self.gpus_per_worker:g}" if self.gpus_per_worker else ""

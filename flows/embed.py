@@ -68,6 +68,7 @@ def embed_cohort(
     store_uri: str,
 ) -> Embedded:
     """What is not committed yet → features; then the manifest, the report and the exit code."""
+    config.check_room()
     storage = open_storage(store_uri)
     feature_set = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
     register(storage, feature_set)

@@ -37,6 +37,7 @@ from mhim_core.types import BagId, SlideId, Status
 def run(config: TrainConfig) -> FlowResult:
     """Raises InputError (2), ConflictError (5), StorageError (6)."""
     check_address(config.ray_address)
+    config.check_room()
     loaded = load_cohort(config.cohort, with_files=False)
     cohort = loaded.cohort
     for line in (*cohort.notes, *(f"warning: {finding}" for finding in loaded.warnings)):

@@ -142,6 +142,16 @@ def test_a_child_that_hangs_is_killed_and_the_next_slide_works(
     assert indices(taken(next(streams))) == [0, 1]
 
 
+def test_staging_has_a_time_limit_of_its_own_and_is_no_item(toys: Any) -> None:
+    jobs = [toys.Job(2, staging_s=2.5), toys.Job(0, staging_s=0.0, fault="hang"), toys.Job(0, staging_s=600.0)]
+    with contextlib.closing(Decoder(toys.decode, timeout_s=1.0, first_timeout_s=4.0)) as decoder:
+        streams = decoder.streams(jobs)
+        assert indices(taken(next(streams))) == [0, 1]
+        for limit in ("1 s", "4 s"):
+            with pytest.raises(SlideError, match=f"no progress for {limit}"):
+                taken(next(streams))
+
+
 def test_a_slide_s_own_error_crosses_the_process_as_it_is(toys: Any, make_decoder: Callable[..., Decoder[Any]]) -> None:
     streams = make_decoder().streams([toys.Job(fault="refuse"), toys.Job(1)])
     with pytest.raises(SlideError, match="slide x states no resolution") as caught:

@@ -103,6 +103,36 @@ def test_a_store_that_refuses_one_commit_costs_one_slide_here(
     ]
 
 
+class Encoder:
+    """The actor's, but for the calls whose number is in `faulty`."""
+
+    def __init__(self, inner: Any, faulty: set[int]) -> None:
+        self._inner, self._faulty, self._num_calls = inner, faulty, 0
+
+    def __call__(self, batches: Any, facts: Any) -> Any:
+        self._num_calls += 1
+        if self._num_calls in self._faulty:
+            raise RuntimeError("CUDA error: an illegal memory access")
+        return self._inner(batches, facts)
+
+
+def test_an_unforeseen_exception_costs_one_slide_and_a_second_in_a_row_ends_the_run(
+    actor: SlideActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor, "_encoder", Encoder(actor._encoder, {1, 3, 4}))
+    slides = [slide(tmp_path, f"{number}.tiff") for number in range(5)]
+    rows = rows_of(actor, *slides[:3])
+    assert [(row.reason, row.stage, row.error_type) for row in rows] == [
+        (FailureReason.BAD_FEATURES, "encode", "RuntimeError"),
+        (None, "", ""),
+        (FailureReason.BAD_FEATURES, "encode", "RuntimeError"),
+    ]
+    ended = r"two slides in a row, 2\.tiff and 3\.tiff, .* RuntimeError: CUDA error: an illegal memory access"
+    with pytest.raises(MhimError, match=ended) as caught:
+        rows_of(actor, *slides[3:])
+    assert type(caught.value) is MhimError
+
+
 def test_a_slide_at_s3_is_not_found_or_denied_by_its_own_name(tmp_path: Path, proxy: Any, bucket: str) -> None:
     actor, task = make_actor(tmp_path / "store"), SlideTask(SlideId("far"), f"s3://{bucket}/far.tiff")
     try:

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from cluster.session import check_address, kept_alive, plain_errors, ray_session
+from cluster.session import (
+    Resources,
+    check_address,
+    check_fits_here,
+    kept_alive,
+    num_shares,
+    plain_errors,
+    ray_session,
+)
 from mhim_core.errors import ConfigError, MhimError
 
 HOST = "127.0.0.1"
@@ -103,7 +111,7 @@ def test_a_local_session_has_the_cpus_asked_for_says_nothing_and_ends(capfd: pyt
 
     with kept_alive():
         with ray_session("local", local_cpus=2) as cluster:
-            assert (cluster.num_nodes, cluster.num_cpus, cluster.num_gpus) == (1, 2.0, 0.0)
+            assert (cluster.num_nodes, cluster.num_cpus, cluster.num_gpus, cluster.is_local) == (1, 2.0, 0.0, True)
         assert ray.is_initialized()
         with kept_alive(), ray_session("local", local_cpus=5) as cluster:
             assert cluster.num_cpus == 2.0  # the session that is open already
@@ -114,6 +122,37 @@ def test_a_local_session_has_the_cpus_asked_for_says_nothing_and_ends(capfd: pyt
     assert (said.out, said.err) == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("num_gpus", "share", "expected"),
+    [(1, 1.0, 1), (1, 0.1, 10), (2, 0.25, 8), (2, 0.6, 2), (1, 0.6, 1), (4, 2.0, 2), (3, 2.0, 1), (0, 0.5, 0)],
+)
+def test_a_share_of_a_gpu_lies_on_one_gpu(num_gpus: float, share: float, expected: int) -> None:
+    assert num_shares(num_gpus, share) == expected
+
+
+def test_more_processes_than_this_machine_has_room_for_are_refused_naming_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.session._usable_cpus", lambda: 4)
+    monkeypatch.setattr("cluster.session._usable_gpus", lambda: 1)
+    check_fits_here(None, "workers=4", 4)
+    check_fits_here(8, "workers=8", 8)
+    check_fits_here(None, "workers=4", 4, 0.25)
+    with pytest.raises(ConfigError, match="workers=5 asks for 5 CPUs and ray_address=local has 4"):
+        check_fits_here(None, "workers=5", 5)
+    with pytest.raises(ConfigError, match="local has 2"):
+        check_fits_here(2, "workers=4", 4)
+    with pytest.raises(ConfigError, match=r"workers=2 asks for 1\.2 GPUs and PyTorch finds 1"):
+        check_fits_here(None, "workers=2", 2, 0.6)
+
+
+def test_a_cluster_tells_what_it_lacks_and_nothing_where_there_is_room() -> None:
+    cluster = Resources(2, 3.0, 1.0, is_local=False)
+    assert cluster.shortage(3) is None
+    assert cluster.shortage(2, 0.5) is None
+    assert cluster.shortage(4) == "waiting for CPUs: 4 are asked for, the cluster has 3"
+    told = "waiting for CPUs and GPUs: 3 and 1.5 are asked for, the cluster has 3 and 1"
+    assert cluster.shortage(3, 0.5) == told
+
+
 def test_ray_s_own_errors_become_one_sentence() -> None:
     import ray
 
@@ -122,6 +161,9 @@ def test_ray_s_own_errors_become_one_sentence() -> None:
     with pytest.raises(MhimError, match=told) as caught, plain_errors("embedding"):
         raise ray.exceptions.RayError(long)
     assert isinstance(caught.value.__cause__, ray.exceptions.RayError)
+    headed = "Training failed due to:\nthe start timed out. Potential causes: (1) the moon"
+    with pytest.raises(MhimError, match="Training failed due to: the start timed out;"), plain_errors("training"):
+        raise ray.exceptions.RayError(headed)
     with pytest.raises(ConfigError, match="ours"), plain_errors("embedding"):
         raise ConfigError("ours")
 
@@ -129,5 +171,6 @@ def test_ray_s_own_errors_become_one_sentence() -> None:
 def test_importing_the_module_imports_no_ray() -> None:
     import subprocess
 
-    program = "import sys, cluster.session, cluster.decoding; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
+    imported = "cluster.session, cluster.decoding, cluster.staging"
+    program = f"import sys, {imported}; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2]).returncode == 0

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.session import Resources, kept_alive, ray_session
-from cluster.training import WorkerSpec, run_workers
+from cluster.training import WorkerSpec, _scratch, run_workers
 from mhim_core.errors import IntegrityError, MhimError
 
 pytestmark = [pytest.mark.filterwarnings("ignore:::ray"), pytest.mark.timeout(200)]
@@ -66,3 +67,30 @@ def test_an_error_that_is_none_of_ours_is_tried_again_and_then_told_in_a_sentenc
     with pytest.raises(MhimError, match=r"^training ended with \w+: .*by naught.*; run again to go on$"):
         run_workers(work, None, WorkerSpec(1), cluster, "/nowhere", begun.append)
     assert len(begun) == 3
+
+
+def test_a_group_that_finds_no_room_is_told_of_and_given_up(
+    cluster: Resources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cluster.training.MAX_START_TIMEOUTS", 0)
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
+    attached = cluster._replace(is_local=False)
+    with pytest.raises(MhimError, match=r"^training ended with \w+: .*startup timed out .* for 3 workers; run again"):
+        run_workers(_nothing, None, WorkerSpec(3), attached, str(tmp_path / "ray"), print)
+    assert capsys.readouterr().out == "waiting for CPUs: 3 are asked for, the cluster has 2\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_local_ray_keeps_train_s_notes_in_a_folder_of_its_own(cluster: Resources, tmp_path: Path) -> None:
+    shared = tmp_path / "ray"
+    with _scratch(cluster, str(shared)) as place:
+        assert Path(place["storage_path"]).is_dir()
+        assert not shared.exists()
+    with _scratch(cluster._replace(is_local=False), str(shared)) as place:  # one node now, maybe two when it starts
+        assert Path(place["storage_path"]) == shared
+        assert shared.is_dir()
+    assert not shared.exists()
+
+
+def _nothing(payload: None, context: Any, tell: Any) -> None:
+    raise AssertionError("this work was never to start")

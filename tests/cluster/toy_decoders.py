@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cluster.decoding import AtHand
 from mhim_core.errors import SlideError
 from mhim_core.types import FailureReason
 
@@ -19,9 +20,14 @@ class Job(NamedTuple):
     counter: str = ""
     times: int = 1_000_000
     num_bytes: int = 0
+    staging_s: float | None = None
+    """Seconds until the job says that it is at hand; None: it never says so."""
 
 
 def decode(job: Job) -> Iterator[Any]:
+    if job.staging_s is not None:
+        time.sleep(job.staging_s)
+        yield AtHand()
     for index in range(job.num):
         if job.counter and not job.fault:
             with Path(job.counter).open("a") as file:

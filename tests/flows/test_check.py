@@ -196,3 +196,12 @@ def test_check_and_embed_agree_on_odd_and_truncated_real_slides(
     ended = mhim("embed", f"cohort={table}", "target_mpp=1.0", f"store={tmp_path / 'store'}", "encoder=hed-texture")
     assert verdicts(checked.out) == embedded(tmp_path / "store")
     assert checked.code == ended.code
+
+
+def test_a_slide_that_takes_longer_than_its_time_limit_fails_as_in_embedding(
+    mhim: Mhim, write_table: WriteTable, write_slide: Callable[..., Path]
+) -> None:
+    table = write_table([{"slide_id": "a", "path": write_slide("a.tiff").name}])
+    ended = mhim("check", f"cohort={table}", "decode_timeout_s=0.001")
+    assert ended.code == ExitCode.TOO_MANY_FAILED
+    assert "a: timeout: the decoder showed no progress for 0.001 s and was killed" in ended.out
