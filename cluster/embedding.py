@@ -9,24 +9,22 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cluster.decoding import AtHand, Decoder, JobStream, RetrySlide
-from cluster.staging import STAGING_TIMEOUT_S, at_hand
+from cluster.decoding import Decoder, JobStream, RetrySlide
+from cluster.staging import STAGING_TIMEOUT_S, decode_staged
 from cluster.storage import open_storage
 from mhim_core import errors
 from mhim_core.embed.card import EncoderCard
-from mhim_core.embed.decode import decode_slide
+from mhim_core.embed.facts import PlanFacts
 from mhim_core.embed.registry import load_encoder_for
-from mhim_core.embed.slide_encoder import PlanFacts, SlideEncoder
+from mhim_core.embed.slide_encoder import SlideEncoder
 from mhim_core.errors import MhimError, SlideError, StorageError
 from mhim_core.features import SlideFeatures
 from mhim_core.fingerprint import canonical_json
-from mhim_core.slides.reader import TileBatch
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.store.commit import Committed, commit, find_commit
 from mhim_core.store.feature_sets import FeatureSet
@@ -58,7 +56,7 @@ class SlideActor:
     def __init__(self, job: EmbedJob) -> None:
         self._job = job
         self._storage = open_storage(job.store_uri)
-        decode = partial(_decode, spec=job.spec, policy=job.policy, staging_dir=job.staging_dir)
+        decode = partial(decode_staged, spec=job.spec, policy=job.policy, staging_dir=job.staging_dir)
         self._decoder: Decoder[SlideTask] = Decoder(decode, job.decode_timeout_s, STAGING_TIMEOUT_S)
         self._decoder.start()
         self._encoder: SlideEncoder | MhimError
@@ -186,16 +184,6 @@ def configure_data() -> None:
 
 ACTOR_FAULTS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 2}
 """A killed actor is started again and its call repeated, at most twice: with -1 a slide that kills it would loop."""
-
-
-def _decode(
-    task: SlideTask, *, spec: TileSpec, policy: SlidePolicy, staging_dir: str | None
-) -> Iterator[AtHand | PlanFacts | TileBatch]:
-    """Runs in the decoder's child process."""
-    with at_hand(task, staging_dir) as slide:
-        yield AtHand()
-        for item in decode_slide(slide.path, slide.task, slide.hint, spec=spec, policy=policy):
-            yield replace(item, source_sha256=slide.sha256) if isinstance(item, PlanFacts) else item
 
 
 def _batch(status: bytes) -> Batch:

@@ -1,17 +1,24 @@
 """A slide brought to hand where it is decoded: copied if it lies in an object store, its sha256 checked.
 
-Runs in the decoder's child process, and is the one part of its work that says nothing for long.
+Runs in the decoder's child process, which needs no torch for it, and is the one part of its work that says nothing for
+long.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from cluster.decoding import AtHand
 from cluster.storage import download, object_hint
+from mhim_core.embed.decode import decode_slide
+from mhim_core.embed.facts import PlanFacts
 from mhim_core.errors import NotFoundError, SlideError, StorageError
 from mhim_core.features import SourceHint
 from mhim_core.slides.identity import check_sha256, source_hint
+from mhim_core.slides.reader import TileBatch
+from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.slides.staging import staged
 from mhim_core.types import FailureReason, SlideTask
 
@@ -46,3 +53,13 @@ def at_hand(task: SlideTask, staging_dir: str | None) -> Iterator[SlideAtHand]:
         raise SlideError(FailureReason.NOT_FOUND, str(error)) from error
     except StorageError as error:
         raise SlideError(FailureReason.STORAGE, str(error)) from error
+
+
+def decode_staged(
+    task: SlideTask, *, spec: TileSpec, policy: SlidePolicy, staging_dir: str | None
+) -> Iterator[AtHand | PlanFacts | TileBatch]:
+    """The marker that the slide is at hand, then what `decode_slide` yields. Raises SlideError."""
+    with at_hand(task, staging_dir) as slide:
+        yield AtHand()
+        for item in decode_slide(slide.path, slide.task, slide.hint, spec=spec, policy=policy):
+            yield replace(item, source_sha256=slide.sha256) if isinstance(item, PlanFacts) else item

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from mhim_core.embed.embedder import plan_facts
-from mhim_core.embed.slide_encoder import PlanFacts
+from mhim_core.embed.facts import PlanFacts, plan_facts
 from mhim_core.features import SourceHint
 from mhim_core.slides.identity import check_sha256, source_identity
 from mhim_core.slides.prepare import prepare_slide

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mhim_core.embed.encoder import TileEncoder
-from mhim_core.embed.slide_encoder import PlanFacts, SlideEncoder
-from mhim_core.features import SlideFeatures, SourceHint, SourceIdentity
+from mhim_core.embed.facts import plan_facts
+from mhim_core.embed.slide_encoder import SlideEncoder
+from mhim_core.features import SlideFeatures
 from mhim_core.slides.identity import check_sha256, source_hint, source_identity
-from mhim_core.slides.prepare import PreparedSlide, prepare_slide
-from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
-from mhim_core.types import SlideId, SlideTask
+from mhim_core.slides.prepare import prepare_slide
+from mhim_core.slides.spec import SlidePolicy, TileSpec
+from mhim_core.types import SlideTask
 
 
 def embed_slide(
@@ -31,30 +32,3 @@ def embed_slide(
     with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy) as prepared:
         facts = plan_facts(task.slide_id, prepared, spec, source, hint, source_sha256)
         return SlideEncoder(encoders)(prepared.reader.tiles(prepared.plan), facts)
-
-
-def plan_facts(
-    slide_id: SlideId,
-    prepared: PreparedSlide,
-    spec: TileSpec,
-    source: SourceIdentity,
-    hint: SourceHint,
-    source_sha256: str,
-) -> PlanFacts:
-    """What travels from whoever decodes to whoever encodes, beside the tiles themselves."""
-    plan = prepared.plan
-    return PlanFacts(
-        slide_id=slide_id,
-        coords_l0_px=plan.coords_l0_px,
-        tissue_share=plan.tissue_share,
-        source=source,
-        hint=hint,
-        mpp=prepared.mpp,
-        effective_mpp=plan.effective_mpp,
-        tile_size_l0_px=plan.tile_size_l0_px,
-        upsample=plan.upsample,
-        tiling=tiling_identity(spec),
-        width_l0_px=prepared.info.width_l0_px,
-        height_l0_px=prepared.info.height_l0_px,
-        source_sha256=source_sha256,
-    )

@@ -5,19 +5,19 @@ module opens no slide. Shapes: N planned tiles, b tiles of a batch, D features.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.encoder import TileEncoder
+from mhim_core.embed.facts import PlanFacts
 from mhim_core.errors import EncoderError, SlideError
-from mhim_core.features import MppUsed, SlideFeatures, SourceHint, SourceIdentity
-from mhim_core.types import FailureReason, SlideId
+from mhim_core.features import SlideFeatures
+from mhim_core.types import FailureReason
 
 _PACKAGES = ("mhim", "torch", "numpy", "openslide-python", "openslide-bin")
 
@@ -40,27 +40,6 @@ class Tiles(Protocol):
     def background_share(self) -> np.ndarray:
         """float32 (b,)."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PlanFacts:
-    """What is known of a slide before its first tile is encoded; picklable, fields as in `SlideFeatures`."""
-
-    slide_id: SlideId
-    coords_l0_px: np.ndarray
-    """int32 (N, 2), row-major; N = 0: no tissue."""
-    tissue_share: np.ndarray
-    """float32 (N,)."""
-    source: SourceIdentity
-    hint: SourceHint
-    mpp: MppUsed
-    effective_mpp: tuple[float, float]
-    tile_size_l0_px: tuple[int, int]
-    upsample: float
-    tiling: dict[str, Any]
-    width_l0_px: int
-    height_l0_px: int
-    source_sha256: str = ""
 
 
 class SlideEncoder:

@@ -7,7 +7,7 @@ import torch
 from mhim_core.embed.decode import decode_slide
 from mhim_core.embed.embedder import embed_slide
 from mhim_core.embed.encoder import TileEncoder
-from mhim_core.embed.slide_encoder import PlanFacts
+from mhim_core.embed.facts import PlanFacts
 from mhim_core.errors import SlideError
 from mhim_core.slides.identity import file_sha256
 from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.encoder import TileEncoder
-from mhim_core.embed.slide_encoder import PlanFacts, SlideEncoder, versions_of
+from mhim_core.embed.facts import PlanFacts
+from mhim_core.embed.slide_encoder import SlideEncoder, versions_of
 from mhim_core.errors import EncoderError, SlideError
 from mhim_core.features import MppUsed, SourceHint, SourceIdentity
 from mhim_core.types import FailureReason, SlideId
