@@ -6,6 +6,7 @@ finished fits are adopted, interrupted ones go on from their last checkpoint, an
 Exit code: 0, 2, 5 (the folder holds a run of another configuration), 6.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -81,6 +82,7 @@ def open_run(config: TrainConfig, cohort: Cohort, feature_set: FeatureSet, manif
         "tiling": feature_set.tiling,
         "cohort_name": cohort.name,
         "excluded": _excluded(cohort, manifest),
+        "config": dataclasses.asdict(config),  # as it was resolved at the first start, for people
     }
     return start_run(open_storage(config.out), _plain(record), slides, splits)
 
