@@ -29,8 +29,9 @@ check: install
 	MHIM_WITHOUT=ray,hydra,omegaconf,cluster,flows PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 \
 		$(BIN)/python -m pytest -q -p pytest_timeout tests/mhim_core
 
+TESTS ?= tests
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 format: install
 	$(BIN)/ruff check --fix .
