@@ -1,0 +1,1 @@
+"""From held-out predictions to numbers: calibration, thresholds, summaries, paired comparisons. Import from the submodules."""
