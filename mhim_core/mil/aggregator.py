@@ -44,9 +44,12 @@ class Aggregator(nn.Module):
         return output.attention_HN
 
     def task_loss(
-        self, bag_loss: Float[Tensor, ""], output: BagOutput, label_index: Int64[Tensor, ""]
+        self, bag_loss: Float[Tensor, ""], output: BagOutput, label_index: Int64[Tensor, ""] | None
     ) -> Float[Tensor, ""]:
-        """The bag's loss together with the aggregator's own, where it has one."""
+        """The bag's loss together with the aggregator's own, where it has one.
+
+        `label_index`: the bag's class; None where the task is survival or regression.
+        """
         return bag_loss
 
 

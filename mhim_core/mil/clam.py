@@ -50,11 +50,14 @@ class ClamSb(Aggregator):
         return output.attention_HN[0, :, None] * (h_ND @ self.head.weight.T)
 
     def task_loss(
-        self, bag_loss: Float[Tensor, ""], output: BagOutput, label_index: Int64[Tensor, ""]
+        self, bag_loss: Float[Tensor, ""], output: BagOutput, label_index: Int64[Tensor, ""] | None
     ) -> Float[Tensor, ""]:
-        """(1 - w)·bag loss + w·mean cross-entropy of the sampled instances; a bag of one instance has no samples."""
+        """(1 - w)·bag loss + w·mean cross-entropy of the sampled instances; a bag of one instance has no samples.
+
+        Without a class (survival, regression) there is nothing the clusters could be of: the bag's loss alone.
+        """
         clusters_CS2 = output.auxiliary
-        if self.instance_weight == 0 or clusters_CS2 is None or clusters_CS2.shape[1] == 0:
+        if label_index is None or self.instance_weight == 0 or clusters_CS2 is None or clusters_CS2.shape[1] == 0:
             return bag_loss
         logits_S2 = clusters_CS2.index_select(0, label_index[None])[0]
         most_attended_S = torch.arange(len(logits_S2), device=logits_S2.device) < len(logits_S2) // 2

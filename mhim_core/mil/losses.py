@@ -42,6 +42,11 @@ def survival_risk(logits_C: Float[Tensor, "*B C"]) -> Float[Tensor, "*B"]:
     return -survival_curve(logits_C).sum(dim=-1)
 
 
+def regression_loss(output_C: Float[Tensor, "1"], standardised_target: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Squared error on the target as standardised by the training bags (`FittedTask.standardise`)."""
+    return (output_C[0] - standardised_target).square()
+
+
 def consistency_loss(
     teacher_feature_D: Float[Tensor, "*D"], student_feature_D: Float[Tensor, "*D"], temperature: float
 ) -> Float[Tensor, ""]:

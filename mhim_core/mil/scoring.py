@@ -17,12 +17,15 @@ def score_instances(
 
     `output` is what the model's aggregator made of `h_ND`. The label is not needed: for two classes both
     class-aware scores rank strong evidence for *either* class. Where the instances have predictions of their own
-    (DSMIL), the largest logit is the class-aware score, whichever is asked for.
+    (DSMIL), the largest logit is the class-aware score, whichever is asked for. Survival's time bins score as classes
+    do. One output (regression) has nothing to be compared with: the score is its size, |l_n|.
     """
     if score is Score.attention:
         return model.aggregator.attention_score(output)
     logits_NC = model.aggregator.instance_logits(h_ND, output)
-    if model.aggregator.classifies_instances:
+    if logits_NC.shape[1] == 1:
+        score_N = logits_NC[:, 0].abs()
+    elif model.aggregator.classifies_instances:
         score_N = logits_NC.amax(dim=1)
     else:
         score_N = max_softmax(logits_NC) if score is Score.softmax_max else margin(logits_NC)

@@ -66,6 +66,12 @@ def test_weight_zero_and_inference_leave_the_bags_loss() -> None:
     assert torch.equal(loss(make(), output, 1), BAG_LOSS)
 
 
+def test_without_a_class_there_is_the_bags_loss_alone() -> None:
+    """Survival and regression."""
+    aggregator = make()
+    assert torch.equal(aggregator.task_loss(BAG_LOSS, aggregator(instances(20), DRAWS), None), BAG_LOSS)
+
+
 def test_the_clusters_teach_the_embedding_but_not_the_attention() -> None:
     aggregator, h = make(), instances(40).requires_grad_()
     only_clusters = loss(aggregator, aggregator(h, DRAWS), 1)

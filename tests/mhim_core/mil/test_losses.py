@@ -8,6 +8,7 @@ import torch
 from mhim_core.mil.losses import (
     classification_loss,
     consistency_loss,
+    regression_loss,
     survival_curve,
     survival_loss,
     survival_risk,
@@ -22,6 +23,14 @@ def feature(seed: int) -> torch.Tensor:
 
 def test_an_undecided_model_has_the_log_of_the_number_of_classes() -> None:
     assert float(classification_loss(torch.zeros(4), torch.tensor(2))) == pytest.approx(math.log(4))
+
+
+def test_the_regression_loss_is_the_squared_distance_to_the_standardised_target() -> None:
+    output = torch.tensor([1.5], dtype=torch.float64, requires_grad=True)
+    loss = regression_loss(output, torch.tensor(-0.5, dtype=torch.float64))
+    assert float(loss.detach()) == 4
+    (gradient,) = torch.autograd.grad(loss, output)
+    assert gradient.tolist() == [4]
 
 
 def test_the_consistency_loss_is_smallest_where_the_student_is_the_scaled_teacher() -> None:

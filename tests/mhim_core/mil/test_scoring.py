@@ -1,5 +1,6 @@
 """The teacher's scores."""
 
+import pytest
 import torch
 
 from mhim_core.mil.model import build_model
@@ -35,6 +36,25 @@ def test_each_score_has_its_shape_and_attention_is_the_models_own() -> None:
     for score in Score:
         assert score_instances(model, h, output, score).shape == (1, 12)
     assert torch.equal(score_instances(model, h, output, Score.attention), output.attention_HN)
+
+
+@pytest.mark.parametrize("aggregator", ["abmil", "transmil", "dsmil", "clam-sb"])
+@pytest.mark.parametrize("score", [Score.margin, Score.softmax_max])
+def test_one_output_scores_by_the_size_of_the_evidence(aggregator: str, score: Score) -> None:
+    model = build_model(10, 1, ModelOptions(embed_dim=16, aggregator=aggregator), seed="s").requires_grad_(False)
+    h = model.embed_instances(torch.randn(12, 10))
+    output = model.aggregator(h)
+    evidence = model.aggregator.instance_logits(h, output)
+    assert evidence.shape == (12, 1)
+    assert evidence.min() < 0
+    assert torch.equal(score_instances(model, h, output, score), evidence.T.abs())
+
+
+def test_survival_scores_as_classification_over_its_time_bins() -> None:
+    """Nothing in the score knows which: C logits are C logits."""
+    given = logits(50, 4)
+    assert torch.equal(margin(given).argsort(), max_softmax(given).argsort())
+    assert torch.isfinite(margin(given)).all()
 
 
 def test_the_heads_bias_does_not_enter_the_score() -> None:
