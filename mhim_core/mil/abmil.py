@@ -4,13 +4,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mhim_core.mil.aggregator import Aggregator, BagOutput, make_activation
+from mhim_core.mil.aggregator import Aggregator, BagOutput, make_activation, register_aggregator
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.options import ModelOptions
 
 ATTENTION_DIM = 128
 
 
+@register_aggregator("abmil")
 class Abmil(Aggregator):
     """e = w2·act(W1 z), gated e = w2(tanh(W1 z) ⊙ σ(Wg z)); a = softmax over instances; F = Σ a_n z_n.
 
@@ -32,8 +33,4 @@ class Abmil(Aggregator):
             hidden = hidden * torch.sigmoid(self.gate(h_ND))
         attention_HN = self.energy(hidden).T.softmax(dim=1)
         feature_D = (attention_HN @ h_ND)[0]
-        return BagOutput(self.head(feature_D), feature_D, attention_HN)
-
-    def instance_logits(self, h_ND: Float[Tensor, "N D"], output: BagOutput) -> Float[Tensor, "N C"]:
-        """l_n = W_p(a_n z_n), without the head's bias: softmax over classes would cancel a common one anyway."""
-        return output.attention_HN[0, :, None] * (h_ND @ self.head.weight.T)
+        return BagOutput(self.head(feature_D), feature_D, attention_HN, values_ND=h_ND)

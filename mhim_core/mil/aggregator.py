@@ -1,4 +1,4 @@
-"""What every aggregator is. The registry of them is in `model`. Shape suffixes: see the package's docstring."""
+"""What every aggregator is. The registry of them is `registry`. Shape suffixes: see the package's docstring."""
 
 from typing import NamedTuple
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.options import Activation
+from mhim_core.mil.registry import register_aggregator as register_aggregator
 
 
 class BagOutput(NamedTuple):
@@ -19,6 +20,9 @@ class BagOutput(NamedTuple):
     """Attention over the instances of this very forward pass, per head (DSMIL: per class)."""
     auxiliary: Float[Tensor, "..."] | None = None
     """What the aggregator's own part of the task loss is made from, in training; None: it has none."""
+    values_ND: Float[Tensor, "N D"] | None = None
+    """The values that the attention weighs into the bag embedding, from which the evidence of single instances is made;
+    None: there are none, or `instance_logits` does not need them."""
 
 
 class Aggregator(nn.Module):
@@ -35,9 +39,11 @@ class Aggregator(nn.Module):
     def instance_logits(self, h_ND: Float[Tensor, "N D"], output: BagOutput) -> Float[Tensor, "N C"]:
         """Each instance's own evidence for each class, from the `output` that `h_ND` gave (IJCV 2025, eq. 6-8).
 
-        Every aggregator that mining accepts (`ModelOptions.require_mining`) has it.
+        By default that of `weigh_values`. Every aggregator that mining accepts (`ModelOptions.require_mining`) has it.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not weigh single instances")
+        if output.values_ND is None:
+            raise NotImplementedError(f"{type(self).__name__} does not weigh single instances")
+        return weigh_values(output, self.head)
 
     def attention_score(self, output: BagOutput) -> Float[Tensor, "H N"]:
         """The score of ICCV 2023: the attention, per head where the heads vote."""
@@ -51,6 +57,15 @@ class Aggregator(nn.Module):
         `label_index`: the bag's class; None where the task is survival or regression.
         """
         return bag_loss
+
+
+def weigh_values(output: BagOutput, head: nn.Linear) -> Float[Tensor, "N C"]:
+    """l_n = W_p(a_n v_n), a the mean over heads, without the head's bias: softmax over classes would cancel it.
+
+    The output has values.
+    """
+    assert output.values_ND is not None
+    return output.attention_HN.mean(dim=0)[:, None] * (output.values_ND @ head.weight.T)
 
 
 def make_activation(activation: Activation) -> nn.Module:

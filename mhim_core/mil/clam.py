@@ -8,13 +8,14 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from mhim_core.mil.aggregator import Aggregator, BagOutput
+from mhim_core.mil.aggregator import Aggregator, BagOutput, register_aggregator
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.options import ModelOptions
 
 ATTENTION_DIM = 256
 
 
+@register_aggregator("clam-sb")
 class ClamSb(Aggregator):
     """e = w(tanh(W1 z + b1) ⊙ σ(Wg z + bg)) + b; a = softmax over instances; F = Σ a_n z_n.
 
@@ -43,11 +44,7 @@ class ClamSb(Aggregator):
         attention_HN = self.energy(hidden * gate).T.softmax(dim=1)
         feature_D = (attention_HN @ h_ND)[0]
         clusters_CS2 = None if draws is None else self._cluster(h_ND, attention_HN[0].detach())
-        return BagOutput(self.head(feature_D), feature_D, attention_HN, clusters_CS2)
-
-    def instance_logits(self, h_ND: Float[Tensor, "N D"], output: BagOutput) -> Float[Tensor, "N C"]:
-        """l_n = W_p(a_n z_n), as ABMIL's."""
-        return output.attention_HN[0, :, None] * (h_ND @ self.head.weight.T)
+        return BagOutput(self.head(feature_D), feature_D, attention_HN, clusters_CS2, values_ND=h_ND)
 
     def task_loss(
         self, bag_loss: Float[Tensor, ""], output: BagOutput, label_index: Int64[Tensor, ""] | None

@@ -36,6 +36,10 @@ class Draws:
         """`num_drawn` of 0 … num_items-1, uniform, without replacement, in random order, on the CPU."""
         return self.permutation(purpose, num_items)[:num_drawn]
 
+    def integer(self, purpose: str) -> int:
+        """Uniform in 0 … 2⁶³-1, to seed a generator that is not ours."""
+        return int(self._words(purpose, 1)[0]) >> 1
+
     def dropout(self, purpose: str, x: Float[Tensor, "*shape"], rate: float) -> Float[Tensor, "*shape"]:
         """Inverted dropout: each value is zeroed with probability `rate`, the others divided by what is kept.
 

@@ -7,13 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mhim_core.mil.aggregator import Aggregator, BagOutput
+from mhim_core.mil.aggregator import Aggregator, BagOutput, register_aggregator
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.options import ModelOptions
 
 QUERY_DIM = 128
 
 
+@register_aggregator("dsmil")
 class Dsmil(Aggregator):
     """I = W_i z + b; m_c = argmax_n I[n,c]; A = softmax_n(q(z)·q(z_mc)/√128); B = AᵀV, F = B (C×D).
 

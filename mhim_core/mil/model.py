@@ -9,25 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mhim_core.mil.abmil import Abmil
+from mhim_core.mil import abmil, clam, dsmil, pooling  # noqa: F401 - they register what they define
 from mhim_core.mil.aggregator import Aggregator, BagOutput, make_activation
-from mhim_core.mil.clam import ClamSb
 from mhim_core.mil.draws import Draws
-from mhim_core.mil.dsmil import Dsmil
 from mhim_core.mil.options import MhimOptions, ModelOptions
-from mhim_core.mil.pooling import MaxPool, MeanPool
+from mhim_core.mil.plugged import PluggedAggregator
 from mhim_core.mil.recycle import RecycleNetwork, queries_bound
+from mhim_core.mil.registry import aggregator_class
 from mhim_core.mil.transmil import Transmil
-
-AGGREGATORS: dict[str, type[Aggregator]] = {
-    "abmil": Abmil,
-    "transmil": Transmil,
-    "dsmil": Dsmil,
-    "clam-sb": ClamSb,
-    "mean": MeanPool,
-    "max": MaxPool,
-}
-"""The aggregators by the name a user types; a registry, so that a configuration can never name arbitrary code."""
 
 
 class MilModel(nn.Module):
@@ -39,7 +28,7 @@ class MilModel(nn.Module):
         self.embed = nn.Linear(d_in, options.embed_dim)
         self.activation = make_activation(options.embed_activation)
         self.dropout = options.dropout
-        self.aggregator: Aggregator = AGGREGATORS[options.aggregator](num_classes, options)
+        self.aggregator = make_aggregator(num_classes, options)
         self.recycle: RecycleNetwork | None = None
         if mhim is not None and mhim.recycles:
             self.recycle = RecycleNetwork(options.embed_dim, mhim.recycle_queries, mhim.recycle_dropout)
@@ -58,6 +47,17 @@ class MilModel(nn.Module):
         return output
 
 
+def make_aggregator(num_classes: int, options: ModelOptions, seed: int = 0) -> Aggregator:
+    """A built-in aggregator without its start values, or a plug-in's with what its constructor draws from `seed`.
+
+    Raises InputError where the plug-in's file is not loaded.
+    """
+    if options.plugin_sha256 is not None:
+        return PluggedAggregator(num_classes, options, seed)
+    made: Aggregator = aggregator_class(options.aggregator, None)(num_classes, options)
+    return made
+
+
 def build_model(
     d_in: int,
     num_classes: int,
@@ -71,12 +71,17 @@ def build_model(
 
     Xavier-normal for every Linear weight, zero bias, LayerNorm 1/0, convolutions as PyTorch, CLS token standard
     normal, queries uniform. Each tensor is drawn from its own generator keyed by (`seed`, its name), so that adding a
-    part to the model leaves the others' start unchanged.
+    part to the model leaves the others' start unchanged. A plug-in's aggregator starts as its constructor says.
     """
     with torch.device("meta"):
         model = MilModel(d_in, num_classes, options, mhim)
     model = model.to_empty(device="cpu").to(torch.float64)
+    if options.plugin_sha256 is not None:
+        seed_of_plugin = _generator(seed, "aggregator").initial_seed()
+        model.aggregator = make_aggregator(num_classes, options, seed_of_plugin).to(torch.float64)
     for name, module in model.named_modules():
+        if options.plugin_sha256 is not None and name.startswith("aggregator."):
+            continue
         if isinstance(module, nn.Linear):
             nn.init.xavier_normal_(module.weight, generator=_generator(seed, f"{name}.weight"))
             if module.bias is not None:

@@ -1,9 +1,12 @@
 """What a user may choose about the model and about MHIM. Standard library only: `mhim --help` reads this."""
 
+import math
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 from mhim_core.errors import ConfigError
+from mhim_core.mil.registry import AGGREGATOR_NAMES, MINING_AGGREGATORS, newest_plugin
 
 # the members of an enum are named as a user types them, so that name and value are one word
 
@@ -61,11 +64,9 @@ class RecycleAtTest(StrEnum):
     off = "off"
 
 
-AGGREGATOR_NAMES = ("abmil", "transmil", "dsmil", "clam-sb", "mean", "max")
-MINING_AGGREGATORS = ("abmil", "transmil", "dsmil", "clam-sb")
-"""Those that weigh single instances, so that a teacher of their kind can rank instances for a student."""
 TRANSMIL_HEADS = 8
 AUTO = "auto"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,10 @@ class ModelOptions:
     """The architecture of student and teacher alike."""
 
     aggregator: str = "abmil"
-    """How a bag becomes a prediction: abmil, transmil, dsmil, clam-sb, mean or max; mean and max for method=plain."""
+    """How a bag becomes a prediction: abmil, transmil, dsmil, clam-sb, mean or max (the last two for method=plain), or
+    the name that your own aggregator_file registers."""
+    plugin_sha256: str | None = None
+    """The sha256 that the aggregator_file must have; none: whichever is given. Filled in, it is part of the model."""
     embed_dim: int = 512
     """Features D of an embedded instance; a multiple of 8 for transmil."""
     embed_activation: Activation = Activation.gelu
@@ -92,8 +96,7 @@ class ModelOptions:
     """Most and least attended instances of a bag, this many each, that clam-sb's clustering loss looks at."""
 
     def __post_init__(self) -> None:
-        if self.aggregator not in AGGREGATOR_NAMES:
-            raise ConfigError(f"aggregator={self.aggregator!r} is unknown; choose one of {', '.join(AGGREGATOR_NAMES)}")
+        self._settle_plugin()
         if self.embed_dim < 1:
             raise ConfigError(f"embed_dim={self.embed_dim} must be at least 1")
         if self.aggregator == "transmil" and self.embed_dim % TRANSMIL_HEADS:
@@ -108,9 +111,28 @@ class ModelOptions:
                 f"clam_num_sampled={self.clam_num_sampled} must be at least 1; clam_instance_weight=0 disables the loss"
             )
 
+    def _settle_plugin(self) -> None:
+        """A plug-in's name alone means the file loaded last; with a sha256 it is data, which needs no loaded file."""
+        if self.aggregator in AGGREGATOR_NAMES:
+            if self.plugin_sha256 is not None:
+                raise ConfigError(f"plugin_sha256 is for plug-ins, and aggregator={self.aggregator} is built in")
+        elif self.plugin_sha256 is None:
+            newest = newest_plugin(self.aggregator)
+            if newest is None:
+                raise ConfigError(
+                    f"aggregator={self.aggregator!r} is unknown; choose one of {', '.join(AGGREGATOR_NAMES)}, "
+                    "or give the file that registers it with aggregator_file="
+                )
+            object.__setattr__(self, "plugin_sha256", newest)
+        elif not _SHA256.fullmatch(self.plugin_sha256):
+            raise ConfigError(f"plugin_sha256={self.plugin_sha256!r} must be 64 lower-case hexadecimal digits")
+
     def require_mining(self) -> None:
-        """Raises ConfigError if masked hard instance mining cannot work with this aggregator."""
-        if self.aggregator not in MINING_AGGREGATORS:
+        """Raises ConfigError if masked hard instance mining cannot work with this aggregator.
+
+        What a plug-in can do shows only when it is tried: see `plugged.check_plugin`.
+        """
+        if self.plugin_sha256 is None and self.aggregator not in MINING_AGGREGATORS:
             raise ConfigError(
                 f"method=mhim needs an aggregator that weighs single instances, which aggregator={self.aggregator} "
                 f"does not; choose one of {', '.join(MINING_AGGREGATORS)}, or method=plain"
@@ -171,10 +193,10 @@ class MhimOptions:
             raise ConfigError(
                 f"recycle_queries={self.recycle_queries} must be at least 1; random_mask_ratio=0 disables recycling"
             )
-        if not self.temperature > 0:
-            raise ConfigError(f"temperature={self.temperature} must be above 0")
-        if not self.consistency_weight >= 0:
-            raise ConfigError(f"consistency_weight={self.consistency_weight} must not be negative")
+        if not 0 < self.temperature < math.inf:
+            raise ConfigError(f"temperature={self.temperature} must be a number above 0")
+        if not 0 <= self.consistency_weight < math.inf:
+            raise ConfigError(f"consistency_weight={self.consistency_weight} must be a number and not negative")
         if self.ema_momentum != AUTO:
             try:
                 valid = 0 <= float(self.ema_momentum) <= 1

@@ -4,11 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mhim_core.mil.aggregator import Aggregator, BagOutput
+from mhim_core.mil.aggregator import Aggregator, BagOutput, register_aggregator
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.options import ModelOptions
 
 
+@register_aggregator("mean")
 class MeanPool(Aggregator):
     """F = the mean of the instances; each has the same attention 1/N."""
 
@@ -22,6 +23,7 @@ class MeanPool(Aggregator):
         return BagOutput(self.head(feature_D), feature_D, attention_HN)
 
 
+@register_aggregator("max")
 class MaxPool(Aggregator):
     """F = the largest value of each feature; an instance's attention is the share of features that it gave."""
 

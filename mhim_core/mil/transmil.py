@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mhim_core.mil.aggregator import Aggregator, BagOutput
+from mhim_core.mil.aggregator import Aggregator, BagOutput, register_aggregator
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.nystrom import NystromAttention, join_heads
 from mhim_core.mil.options import ModelOptions
@@ -15,6 +15,7 @@ from mhim_core.mil.options import ModelOptions
 LARGEST_KERNEL = 7
 
 
+@register_aggregator("transmil")
 class Transmil(Aggregator):
     """x ← x + Nys(LN x); PPEG on the instances; x ← x + Nys(LN x); F = LN(x)[CLS]. Instances have an order.
 

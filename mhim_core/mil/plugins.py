@@ -1,0 +1,83 @@
+"""A user's own aggregators, from a file that is named on the command line and nowhere else. Standard library only.
+
+The file is run as it is, so it is trusted as a command is: no cohort, model card or stored configuration can name one,
+they only say which sha256 the given file must have.
+"""
+
+import sys
+import traceback
+import types
+from pathlib import Path
+from typing import NamedTuple
+
+from mhim_core.errors import InputError
+from mhim_core.fingerprint import sha256
+from mhim_core.mil.registry import AGGREGATORS, registering
+
+
+class Plugin(NamedTuple):
+    """A loaded file: picklable, so that a worker can `load_plugin(*plugin.given)` before it makes a model."""
+
+    file_name: str
+    """For messages alone."""
+    source: bytes
+    sha256: str
+    """Its identity: `ModelOptions.plugin_sha256` of the models that it makes."""
+    names: tuple[str, ...]
+    """The aggregators that it registers, sorted."""
+
+    @property
+    def given(self) -> tuple[bytes, str]:
+        """What `load_plugin` was called with."""
+        return self.source, self.file_name
+
+
+def read_plugin(path: str) -> Plugin:
+    """Load the file at a local path. Raises InputError, also where there is no such file."""
+    try:
+        return load_plugin(Path(path).read_bytes(), path)
+    except OSError as error:
+        raise InputError(f"aggregator_file={path} cannot be read: {error.strerror}") from error
+
+
+def load_plugin(source: bytes, file_name: str) -> Plugin:
+    """Run a file's bytes as a module of its own; what it decorates with `register_aggregator` can then be named.
+
+    Bytes that this process has loaded already are not run again. Raises InputError with the file's line where the file
+    fails, and where it registers no aggregator or one of a built-in name; nothing is registered then.
+    """
+    digest = sha256(source)
+    known = _names_of(digest)
+    if known:
+        return Plugin(file_name, source, digest, known)
+    module = types.ModuleType(f"mhim_plugin_{digest[:16]}")
+    module.__file__ = file_name
+    sys.modules[module.__name__] = module  # dataclasses, pickle and annotations look their module up
+    try:
+        with registering(digest) as found:
+            exec(compile(source, file_name, "exec", dont_inherit=True), module.__dict__)
+            if not found:
+                raise InputError('it registers no aggregator; put @register_aggregator("name") above its class')
+    except (Exception, SystemExit) as error:
+        del sys.modules[module.__name__]
+        raise InputError(f"aggregator_file={file_name}{failing_line(error, file_name)}: {_words(error)}") from error
+    return Plugin(file_name, source, digest, _names_of(digest))
+
+
+def failing_line(error: BaseException, file_name: str) -> str:
+    """`, line 12` where the error arose in, or was called from, that file; else nothing."""
+    if isinstance(error, SyntaxError) and error.filename == file_name:
+        return f", line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file_name]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {message}"
+
+
+def _names_of(digest: str) -> tuple[str, ...]:
+    return tuple(sorted(key.name for key in AGGREGATORS if key.plugin_sha256 == digest))

@@ -1,0 +1,104 @@
+"""Aggregators by the name a user types: the built-in ones, and those of a user's own file. Standard library only.
+
+A configuration can never name arbitrary code: a name is looked up here, and a file of a user's gets here only through
+`plugins.load_plugin`. One that was so registered is known by its name and the sha256 of its file, so several versions
+of a file can live in one process and a model always finds its own.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple, TypeVar
+
+from mhim_core.errors import InputError
+
+AGGREGATOR_NAMES = ("abmil", "transmil", "dsmil", "clam-sb", "mean", "max")
+"""The built-in ones."""
+MINING_AGGREGATORS = ("abmil", "transmil", "dsmil", "clam-sb")
+"""Those of them that weigh single instances, so that a teacher of their kind can rank instances for a student."""
+
+AggregatorClass = TypeVar("AggregatorClass", bound=type)
+
+
+class AggregatorKey(NamedTuple):
+    """What an aggregator is known by."""
+
+    name: str
+    plugin_sha256: str | None
+    """Of the file that registered it; None for a built-in one."""
+
+
+class _Loading(NamedTuple):
+    plugin_sha256: str
+    found: dict[str, type]
+
+
+AGGREGATORS: dict[AggregatorKey, type] = {}
+"""Classes made by `(num_classes, options)`; the built-in ones once `mhim_core.mil.model` is imported."""
+
+_NEWEST: dict[str, str] = {}
+"""A plug-in's name → the sha256 of the file that registered it last."""
+_LOADING: ContextVar[_Loading | None] = ContextVar("_LOADING", default=None)
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+def register_aggregator(name: str) -> Callable[[AggregatorClass], AggregatorClass]:
+    """A class decorator: `aggregator=<name>` is this class. See docs/method.md, section Plug-ins.
+
+    In a user's file it acts where the file is loaded as a plug-in (`aggregator_file=`, `plugins.load_plugin`); where it
+    is imported as any module is, it leaves the class as it is and registers nothing. Raises InputError for the name of
+    a built-in aggregator, for one that is no plain word, and for one that the file uses twice.
+    """
+
+    def register(aggregator: AggregatorClass) -> AggregatorClass:
+        loading = _LOADING.get()
+        if aggregator.__module__.startswith("mhim_core."):
+            assert name in AGGREGATOR_NAMES, name
+            AGGREGATORS[AggregatorKey(name, None)] = aggregator
+        elif loading is not None:
+            _check_name(name, loading)
+            loading.found[name] = aggregator
+        return aggregator
+
+    return register
+
+
+@contextmanager
+def registering(plugin_sha256: str) -> Iterator[dict[str, type]]:
+    """What is decorated in the block, by name; it is registered if the block ends well, else not at all."""
+    loading = _Loading(plugin_sha256, {})
+    token = _LOADING.set(loading)
+    try:
+        yield loading.found
+    finally:
+        _LOADING.reset(token)
+    for name, aggregator in loading.found.items():
+        AGGREGATORS[AggregatorKey(name, plugin_sha256)] = aggregator
+        _NEWEST[name] = plugin_sha256
+
+
+def aggregator_class(name: str, plugin_sha256: str | None) -> type[Any]:
+    """The class of that name, of that file where it is a plug-in's. Raises InputError if the file is not loaded."""
+    found = AGGREGATORS.get(AggregatorKey(name, plugin_sha256))
+    if found is None:
+        other = f" (loaded is {_NEWEST[name][:16]}…, another one)" if name in _NEWEST else ""
+        raise InputError(
+            f"the aggregator {name!r} is a plug-in, of the file with sha256 {plugin_sha256}, which is not loaded"
+            f"{other}; give that file with aggregator_file="
+        )
+    return found
+
+
+def newest_plugin(name: str) -> str | None:
+    """The sha256 of the loaded file that registered this name last; None where none did."""
+    return _NEWEST.get(name)
+
+
+def _check_name(name: str, loading: _Loading) -> None:
+    if name in AGGREGATOR_NAMES:
+        raise InputError(f"the aggregator {name!r} is built in; register yours under another name")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InputError(f"the aggregator name {name!r} must be of a-z, 0-9, - and _, and begin with a letter or digit")
+    if name in loading.found:
+        raise InputError(f"the aggregator {name!r} is registered twice in one file")
