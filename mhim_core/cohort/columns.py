@@ -1,4 +1,7 @@
-"""Which column of the table means what: the names the field's tools use, matched whole and regardless of case."""
+"""Which column of the table means what: the names the field's tools use, matched whole and regardless of case.
+
+Times and events are found by name and by what they hold: `cohort.survival`.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,6 +17,7 @@ PATIENT_NAMES = ("patient_id", "patient", "case_id", "pat_id")
 LABEL_NAMES = ("label", "target", "class")
 MPP_NAMES = ("mpp", "spacing_at_level_0")
 SPLIT_NAMES = ("split",)
+FOLD_NAMES = ("fold",)
 SITE_NAMES = ("site", "center", "centre")
 SHA256_NAMES = ("sha256",)
 
@@ -47,6 +51,7 @@ class Columns(NamedTuple):
     label: int | None
     mpp: int | None
     split: int | None
+    fold: int | None
     site: int | None
     sha256: int | None
 
@@ -88,6 +93,7 @@ def find_columns(header: Sequence[str], table_name: str) -> Columns:
         label=one(LABEL_NAMES, "label"),
         mpp=one(MPP_NAMES, "resolution"),
         split=one(SPLIT_NAMES, "split"),
+        fold=one(FOLD_NAMES, "fold"),
         site=one(SITE_NAMES, "site"),
         sha256=one(SHA256_NAMES, "sha256"),
     )

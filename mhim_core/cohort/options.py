@@ -1,9 +1,44 @@
-"""How a cohort is split, as the user asks for it. Standard library and errors only: `--help` reads this file."""
+"""What a cohort is asked for: what to predict, of which bags, over which folds. Light: `--help` reads this file."""
 
 from dataclasses import dataclass
 from enum import Enum
 
 from mhim_core.errors import ConfigError
+
+
+class TaskName(Enum):
+    """Names are what a user types."""
+
+    auto = "auto"
+    classification = "classification"
+    survival = "survival"
+    regression = "regression"
+
+
+class BagUnit(Enum):
+    """Names are what a user types."""
+
+    slide = "slide"
+    patient = "patient"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions:
+    """Part of a result's identity."""
+
+    task: TaskName = TaskName.auto
+    """auto: regression for labels that are numbers and either not all whole or more than 20 different ones, else
+    classification; survival where there is no label but time and event; or name it: classification, survival,
+    regression."""
+    time_bins: int = 4
+    """Survival: number of time bins, at least 2, cut at quantiles of the training patients' times of events; otherwise
+    unused."""
+    bags: BagUnit = BagUnit.slide
+    """slide: a bag a slide; patient: a bag a patient, of all slides of the patient one after another."""
+
+    def __post_init__(self) -> None:
+        if self.time_bins < 2:
+            raise ConfigError(f"time_bins={self.time_bins} must be at least 2")
 
 
 class SplitScheme(Enum):
@@ -20,8 +55,8 @@ class SplitOptions:
     """Part of a result's identity; the seed is passed beside it."""
 
     scheme: SplitScheme = SplitScheme.auto
-    """auto: the table's split column if it is filled, else folds; folds: patient-level stratified folds;
-    leave_one_patient_out: one fold a patient; column: the table's own train, val and test."""
+    """auto: the table's split or fold column if one is filled, else folds; folds: patient-level stratified folds;
+    leave_one_patient_out: one fold a patient; column: the table's own train, val and test, or its own test folds."""
     folds: int = 5
     """Number of folds, each patient in the test part of one; 1 makes a single train/validation/test split."""
     val_fraction: float = 0.2

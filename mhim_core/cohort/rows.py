@@ -1,0 +1,171 @@
+"""One row of the cohort: what it holds, and how its cells become values or findings."""
+
+import math
+import os
+import posixpath
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+from mhim_core.cohort.cells import TextRow
+from mhim_core.cohort.columns import Columns, strip_extension
+from mhim_core.cohort.findings import Finding, Severity, quote
+from mhim_core.cohort.survival import SurvivalColumns
+from mhim_core.cohort.values import NUMBER, CellError, read_event, read_fold, read_sha256, read_split, read_time
+from mhim_core.types import PatientId, SlideId
+
+NO_PATIENT = "the patient is empty: a labelled slide needs one"
+Value = TypeVar("Value")
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+class CohortRow(NamedTuple):
+    """One slide of the table."""
+
+    slide_id: SlideId
+    uri: str
+    """An absolute path or an `s3://` URI."""
+    patient_id: PatientId
+    label: str | None = None
+    mpp: float | None = None
+    """µm/px of level 0; wins over the slide's own."""
+    split: str | None = None
+    """train | val | test."""
+    site: str | None = None
+    sha256: str | None = None
+    time: float | None = None
+    """Of follow-up, until the event or the last time seen, in the table's unit; 0 or more."""
+    event: bool | None = None
+    """True: seen at `time`; False: censored, not seen until `time`."""
+    fold: int | None = None
+    """The fold that tests the slide's patient."""
+    row: int = 0
+    """The line (CSV) or 1-based row (Parquet) for messages."""
+
+
+class RowReader:
+    """Turns text rows into CohortRows and keeps the findings."""
+
+    def __init__(
+        self, header: Sequence[str], columns: Columns, survival: SurvivalColumns | None, base_uri: str
+    ) -> None:
+        self.header = header
+        self.columns = columns
+        self.survival = survival
+        self.base_uri = base_uri if base_uri.startswith("s3://") else os.path.abspath(base_uri)
+        self.findings: list[Finding] = []
+
+    def read(self, text: TextRow) -> CohortRow:
+        columns = self.columns
+        cells = text.cells
+        if len(cells) != len(self.header):
+            message = f"{len(cells)} cells where the header has {len(self.header)}: quote cells that hold the delimiter"
+            self.findings.append(Finding(text.row, cells[0], "", message))
+            cells = (cells + [""] * len(self.header))[: len(self.header)]
+        path = self._cell(cells, columns.path)
+        if columns.slide_id is None or columns.slide_id == columns.path:
+            slide_id = strip_extension(re.split(r"[/\\]", path)[-1])
+        else:
+            slide_id = strip_extension(self._cell(cells, columns.slide_id))
+        place = _Place(self, text.row, slide_id)
+        label = self._cell(cells, columns.label) or None
+        time, event = self._survival(cells, place)
+        has_target = label is not None or time is not None or event is not None
+        return CohortRow(
+            slide_id=SlideId(slide_id),
+            uri=self._uri(path, place),
+            patient_id=PatientId(self._patient(cells, has_target, place) or slide_id),
+            label=label,
+            mpp=self._mpp(self._cell(cells, columns.mpp), place),
+            split=place.read(read_split, cells, columns.split),
+            site=self._cell(cells, columns.site) or None,
+            sha256=place.read(read_sha256, cells, columns.sha256),
+            time=time,
+            event=event,
+            fold=place.read(read_fold, cells, columns.fold),
+            row=text.row,
+        )
+
+    def _cell(self, cells: list[str], index: int | None) -> str:
+        return "" if index is None else cells[index]
+
+    def _survival(self, cells: list[str], place: "_Place") -> tuple[float | None, bool | None]:
+        if self.survival is None:
+            return None, None
+        event = partial(read_event, censorship=self.survival.censorship)
+        return place.read(read_time, cells, self.survival.time), place.read(event, cells, self.survival.event)
+
+    def _patient(self, cells: list[str], has_target: bool, place: "_Place") -> str:
+        patient = self._cell(cells, self.columns.patient_id)
+        if not patient and self.columns.patient_id is not None:
+            if has_target:
+                place.error(self.columns.patient_id, NO_PATIENT)
+            else:
+                place.warn(self.columns.patient_id, "the patient is empty: the slide counts as a patient of its own")
+        return patient
+
+    def _uri(self, path: str, place: "_Place") -> str:
+        column = self.columns.path
+        if not path:
+            place.error(column, "the path is empty")
+            return ""
+        if any(ord(character) < 32 or ord(character) == 127 for character in path):
+            place.error(column, f"the path {quote(path)} holds a control character")
+            return ""
+        if path.startswith("file:///"):
+            path = path.removeprefix("file://")
+        if _SCHEME.match(path) and not path.startswith("s3://"):
+            place.error(column, f"{quote(path)} is neither a path nor an s3:// URI")
+            return ""
+        if path.startswith("s3://"):
+            return path
+        if not self.base_uri.startswith("s3://") or path.startswith("/"):
+            return os.path.normpath(os.path.join(self.base_uri, path))
+        bucket, _, prefix = self.base_uri.removeprefix("s3://").partition("/")
+        key = posixpath.normpath(posixpath.join(prefix, path))
+        if key.startswith("../"):
+            place.error(column, f"{quote(path)} leads out of the bucket {bucket}")
+            return ""
+        return f"s3://{bucket}/{key}"
+
+    def _mpp(self, text: str, place: "_Place") -> float | None:
+        text = text.strip()
+        if not text:
+            return None
+        if not NUMBER.fullmatch(text) or math.isinf(float(text)):
+            hint = f"; write {text.replace(',', '.')}" if NUMBER.fullmatch(text.replace(",", ".", 1)) else ""
+            place.error(self.columns.mpp, f"{quote(text)} is not a number of µm per pixel{hint}")
+            return None
+        value = float(text)
+        if value > 0:
+            return value
+        place.warn(self.columns.mpp, f"{text} is no resolution: the slide's own is used, or it fails with no_mpp")
+        return None
+
+
+class _Place(NamedTuple):
+    """Where a finding belongs."""
+
+    reader: RowReader
+    row: int
+    slide_id: str
+
+    def read(self, read: Callable[[str], Value | None], cells: Sequence[str], column: int | None) -> Value | None:
+        """The cell's value; None where the table has no such column, or, with a finding, where it says nothing."""
+        try:
+            return None if column is None else read(cells[column])
+        except CellError as error:
+            self.error(column, str(error))
+            return None
+
+    def error(self, column: int | None, message: str) -> None:
+        self._add(column, message, Severity.ERROR)
+
+    def warn(self, column: int | None, message: str) -> None:
+        self._add(column, message, Severity.WARNING)
+
+    def _add(self, column: int | None, message: str, severity: Severity) -> None:
+        name = "" if column is None else self.reader.header[column]
+        self.reader.findings.append(Finding(self.row, self.slide_id, name, message, severity))

@@ -1,0 +1,152 @@
+"""Which columns say how long a patient was followed, and whether the event was seen.
+
+Names alone do not tell: `status` is a scan's state in one table and a death in the next, and there are tables of
+survival whose `Event` holds months and whose `Status` holds the event. So a column is taken by its name and by what
+its cells hold, what was taken is said in a note, and where two columns could mean the same the table is refused.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from mhim_core.cohort.cells import TextRow
+from mhim_core.cohort.findings import quote
+from mhim_core.cohort.values import CellError, has_no_value, number_of, read_event, read_time
+from mhim_core.errors import CohortError
+
+TIME_NAMES = (
+    "time",
+    "survival_time",
+    "survival_months",
+    "survival_days",
+    "survival_years",
+    "os_time",
+    "os_months",
+    "os_days",
+    "os.time",
+    "overall_survival_months",
+    "overall_survival_days",
+    "follow_up_time",
+    "followup_time",
+    "follow_up_months",
+    "follow_up_days",
+    "time_to_event",
+    "event_time",
+    "futime",
+    "duration",
+)
+EVENT_NAMES = (
+    "event",
+    "event_observed",
+    "status",
+    "survival_status",
+    "os_event",
+    "os_status",
+    "os",
+    "overall_survival_status",
+    "vital_status",
+    "dead",
+    "deceased",
+    "death",
+    "fustat",
+)
+CENSORSHIP_NAMES = ("censorship", "censored")
+"""1 = censored: the inverse of an event."""
+
+
+class SurvivalColumns(NamedTuple):
+    """Where the table has a patient's time and event."""
+
+    time: int
+    event: int
+    censorship: bool = False
+    """The event column is inverted: 1 = censored."""
+
+
+class SurvivalFound(NamedTuple):
+    """The columns, if the table has both, and what is to be said of it."""
+
+    columns: SurvivalColumns | None
+    notes: tuple[str, ...] = ()
+
+
+def find_survival(header: Sequence[str], rows: Sequence[TextRow], table_name: str) -> SurvivalFound:
+    """Find the columns of times and events; both or neither are read.
+
+    A column counts if at least one of its cells can be read as what its name says. Raises CohortError where several
+    columns could be the one.
+    """
+    named = {index: cell.strip().casefold() for index, cell in enumerate(header)}
+    events = [index for index, name in named.items() if name in EVENT_NAMES + CENSORSHIP_NAMES]
+    times = [index for index, name in named.items() if name in TIME_NAMES]
+    if not times and (swapped := _event_of_months(named, rows)):
+        time, event = (quote(header[index]) for index in swapped[:2])
+        note = f"{time} holds numbers other than 0 and 1: taken as the time, and {event} as the event (1 = seen)"
+        return SurvivalFound(swapped, (f"{table_name}: {note}",))
+    if not times or not events:
+        return SurvivalFound(None, _lonely(header, [*times, *events], "time" if events else "event", table_name))
+    good_times = [index for index in times if _any_readable(rows, index, read_time)]
+    good_events = [index for index in events if _any_readable(rows, index, read_event)]
+    if not good_times or not good_events:
+        return SurvivalFound(None, (_no_values(header, times, events, bool(good_times), table_name),))
+    if len(good_times) > 1 or len(good_events) > 1:
+        meaning, several = ("time", good_times) if len(good_times) > 1 else ("event", good_events)
+        columns = ", ".join(quote(header[index]) for index in several)
+        raise CohortError(
+            f"{table_name}: columns {columns} could all be the {meaning} of survival: keep one and rename the others"
+        )
+    inverted = named[good_events[0]] in CENSORSHIP_NAMES
+    notes = [
+        f"{table_name}: column {quote(header[index])} is not read: none of its cells is a time or an event"
+        for index in (*times, *events)
+        if index not in (*good_times, *good_events)
+    ]
+    if inverted:
+        notes.append(f"{table_name}: in {quote(header[good_events[0]])} 1 is read as censored and 0 as the event seen")
+    return SurvivalFound(SurvivalColumns(good_times[0], good_events[0], inverted), tuple(notes))
+
+
+def _event_of_months(named: dict[int, str], rows: Sequence[TextRow]) -> SurvivalColumns | None:
+    """`Event` = months and `Status` = 1 dead: told by the cells, and only if no other column could be either."""
+    candidates = [index for index, name in named.items() if name in EVENT_NAMES + CENSORSHIP_NAMES]
+    if sorted(named[index] for index in candidates) != ["event", "status"]:
+        return None
+    time, event = sorted(candidates, key=lambda index: named[index])
+    months = all(number_of(text) is not None for text in _cells(rows, time)) and _any_readable(rows, time, read_time)
+    is_event = _all_readable(rows, event, read_event) and not _all_readable(rows, time, read_event)
+    return SurvivalColumns(time, event) if months and is_event else None
+
+
+def _lonely(header: Sequence[str], indices: Sequence[int], missing: str, table_name: str) -> tuple[str, ...]:
+    if not indices:
+        return ()
+    columns = ", ".join(quote(header[index]) for index in indices)
+    return (f"{table_name}: {columns} could be of survival, but no column gives the {missing}: not read",)
+
+
+def _no_values(
+    header: Sequence[str], times: Sequence[int], events: Sequence[int], has_times: bool, table_name: str
+) -> str:
+    columns = ", ".join(quote(header[index]) for index in (*times, *events))
+    what = "event (1 or 0, dead or alive, …)" if has_times else "time (a number, 0 or more)"
+    return f"{table_name}: {columns} could be of survival, but no cell is a readable {what}: not read"
+
+
+def _cells(rows: Sequence[TextRow], index: int) -> list[str]:
+    return [row.cells[index] for row in rows if len(row.cells) > index and not has_no_value(row.cells[index])]
+
+
+def _readable(text: str, read: Callable[[str], object]) -> bool:
+    try:
+        read(text)
+    except CellError:
+        return False
+    return True
+
+
+def _any_readable(rows: Sequence[TextRow], index: int, read: Callable[[str], object]) -> bool:
+    return any(_readable(text, read) for text in _cells(rows, index))
+
+
+def _all_readable(rows: Sequence[TextRow], index: int, read: Callable[[str], object]) -> bool:
+    cells = _cells(rows, index)
+    return bool(cells) and all(_readable(text, read) for text in cells)

@@ -1,0 +1,91 @@
+"""What one cell says: text → value, or a sentence on why it says nothing. Nothing is guessed."""
+
+import math
+import re
+
+from mhim_core.cohort.findings import quote
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|nan", re.IGNORECASE | re.ASCII)  # float() takes 1_0 and ٣
+NO_VALUE = frozenset({"na", "n/a", "nan", "null", "none", "unknown", "?", "not reported", "not available"})
+"""What tables of the field write, in any case, where they have nothing."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FOLD = re.compile(r"(\d{1,6})(?:\.0+)?", re.ASCII)  # a data frame turns integers with gaps into floats
+_SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "validation", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+_SPLIT_OF = {alias: split for split, aliases in _SPLITS.items() for alias in aliases}
+_EVENTS = {
+    True: ("1", "1.0", "true", "yes", "y", "t", "dead", "deceased", "event", "1:deceased", "1:dead"),
+    False: ("0", "0.0", "false", "no", "n", "f", "alive", "living", "censored", "0:living", "0:alive"),
+}
+_EVENT_OF = {word: event for event, words in _EVENTS.items() for word in words}
+
+
+class CellError(ValueError):
+    """The cell says nothing that can be used; the message says why."""
+
+
+def number_of(text: str) -> float | None:
+    """The finite number that the text is; None: it is none."""
+    text = text.strip()
+    if not NUMBER.fullmatch(text) or not math.isfinite(float(text)):
+        return None
+    return float(text)
+
+
+def has_no_value(text: str) -> bool:
+    """True for an empty cell and for `NA` and its like."""
+    return not text.strip() or text.strip().casefold() in NO_VALUE
+
+
+def read_time(text: str) -> float | None:
+    """A time in the table's unit, 0 or more; None where the cell has no value."""
+    if has_no_value(text):
+        return None
+    value = number_of(text)
+    if value is None:
+        hint = f"; write {text.strip().replace(',', '.')}" if number_of(text.replace(",", ".", 1)) is not None else ""
+        raise CellError(f"{quote(text)} is not a time (a finite number){hint}")
+    if value < 0:
+        raise CellError(f"{text.strip()} is before the start: times are 0 or more")
+    return value
+
+
+def read_event(text: str, *, censorship: bool = False) -> bool | None:
+    """Was the event seen? None where the cell has no value. `censorship`: 1 and true mean censored instead."""
+    if has_no_value(text):
+        return None
+    value = _EVENT_OF.get(text.strip().casefold())
+    if value is None:
+        expected = "1 (censored) or 0 (event)" if censorship else "1 (event) or 0 (censored), dead or alive, yes or no"
+        raise CellError(f"{quote(text)} says neither that the event was seen nor that it was not; expected {expected}")
+    return value != censorship
+
+
+def read_split(text: str) -> str | None:
+    """train, val or test; None for an empty cell."""
+    split = _SPLIT_OF.get(text.strip().casefold())
+    if split is None and text:
+        raise CellError(f"{quote(text)} is none of train, val, test")
+    return split
+
+
+def read_fold(text: str) -> int | None:
+    """The number of a fold, 0 or more; None for an empty cell."""
+    if not text.strip():
+        return None
+    found = _FOLD.fullmatch(text.strip())
+    if found is None:
+        raise CellError(f"{quote(text)} is not the number of a fold (0, 1, 2, …)")
+    return int(found[1])
+
+
+def read_sha256(text: str) -> str | None:
+    """64 hexadecimal digits in lower case; None for an empty cell."""
+    digest = text.strip().lower()
+    if digest and not _SHA256.fullmatch(digest):
+        raise CellError(f"{quote(text)} is not a sha256 (64 hexadecimal digits)")
+    return digest or None
