@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from mhim_core.errors import ConfigError
 from mhim_core.mil.aggregator import Aggregator, BagOutput, weigh_values
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.options import ModelOptions
@@ -20,6 +21,7 @@ class PluggedAggregator(Aggregator):
     The class is made by `(num_classes, options)` and keeps the weights that its constructor gives it, drawn from
     `seed`. Its forward is called with the instances, and with `draws` where it takes them; nn.Dropout and whatever else
     draws from torch's global generators is active in training alone, and keyed by (seed, epoch, bag) as our own is.
+    What it returns is checked by `probe`, once, before any work.
     """
 
     def __init__(self, num_classes: int, options: ModelOptions, seed: int = 0) -> None:
@@ -37,13 +39,13 @@ class PluggedAggregator(Aggregator):
         with _seeded(draws.integer("plugin"), h_ND.device):
             return self._forward(h_ND, draws)
 
-    def instance_logits(self, h_ND: Float[Tensor, "N D"], output: BagOutput) -> Float[Tensor, "N C"]:
+    def instance_logits(self, h_ND: Float[Tensor, "N D"], output: BagOutput) -> Tensor:
         """The module's own where it has that method, else what `weigh_values` makes of its `head`."""
         own = getattr(self.module, "instance_logits", None)
         logits_NC: Tensor = weigh_values(output, self.module.head) if own is None else own(h_ND, output)
         return logits_NC
 
-    def attention_score(self, output: BagOutput) -> Float[Tensor, "H N"]:
+    def attention_score(self, output: BagOutput) -> Tensor:
         """The module's own where it has that method, else the attention."""
         own = getattr(self.module, "attention_score", super().attention_score)
         score_HN: Tensor = own(output)
@@ -59,7 +61,9 @@ class PluggedAggregator(Aggregator):
 
     def _forward(self, h_ND: Tensor, draws: Draws | None) -> BagOutput:
         self.module.train(draws is not None)
-        output: BagOutput = self.module(h_ND, draws=draws) if self._takes_draws else self.module(h_ND)
+        output = self.module(h_ND, draws=draws) if self._takes_draws else self.module(h_ND)
+        if not isinstance(output, BagOutput):
+            raise ConfigError(f"its forward returns {type(output).__name__}, not a BagOutput")
         return output
 
 
