@@ -15,7 +15,7 @@ from flows.result import FlowResult
 from flows.run_folder import Run, read_run
 from mhim_core.errors import NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint
-from mhim_core.metrics import METRICS, evaluate_metric, evaluate_predictions, mean_and_std
+from mhim_core.metrics import CLASSIFICATION_METRICS, METRICS, evaluate_metric, evaluate_predictions, mean_and_std
 from mhim_core.tables import write_csv, write_parquet
 
 METRICS_KEY = "evaluation/metrics.json"
@@ -115,7 +115,7 @@ def _summarise(given: Run, rows: Sequence[SlideResult], digest: str, replicates:
         truth, scores = [row.label_index for row in own], [row.probabilities for row in own]
         estimates = evaluate_predictions(truth, scores, [row.patient_id for row in own], replicates=replicates)
         folds = [_fold_metrics([row for row in own if row.fold == split.fold]) for split in given.splits]
-        over_folds = {metric: mean_and_std([one[metric]["value"] for one in folds]) for metric in METRICS}
+        over_folds = {key: mean_and_std([one[key]["value"] for one in folds]) for key in CLASSIFICATION_METRICS}
         models[name] = {"pooled": estimates, "over_folds": over_folds, "folds": folds}
     summary = {
         "of": digest,
@@ -135,7 +135,7 @@ def _fold_metrics(rows: Sequence[SlideResult]) -> dict[str, dict[str, Any]]:
     predicted = [row.predicted_index for row in rows]
     return {
         name: evaluate_metric(name, truth, predicted if definition.takes_classes else scores)._asdict()
-        for name, definition in METRICS.items()
+        for name, definition in CLASSIFICATION_METRICS.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, their undefined cases, and the patient-clustered bootstrap."""
+"""Classification metrics against scikit-learn, their undefined cases, and the patient-clustered bootstrap."""
 
 import time
 
@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from mhim_core import metrics
 from mhim_core.metrics import (
-    METRICS,
+    BINARY_METRICS,
+    CLASSIFICATION_METRICS,
     UndefinedMetricError,
     bootstrap_interval,
     evaluate_metric,
@@ -50,6 +51,26 @@ def test_binary_metrics_equal_scikit_learn_with_ties(seed, num_slides):
 
 
 @settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), threshold=st.sampled_from([0.2, 0.5, 0.8]))
+def test_sensitivity_and_specificity_are_the_recalls_of_the_two_classes(seed, threshold):
+    from sklearn.metrics import recall_score
+
+    truth, probability = predictions(seed)
+    predicted = (probability[:, 1] >= threshold).astype(int)
+    assert metrics.sensitivity(truth, predicted) == pytest.approx(recall_score(truth, predicted), abs=1e-9)
+    expected = recall_score(truth, predicted, pos_label=0)
+    assert metrics.specificity(truth, predicted) == pytest.approx(expected, abs=1e-9)
+
+
+def test_sensitivity_without_a_positive_slide_is_undefined_and_of_three_classes_refused():
+    with pytest.raises(UndefinedMetricError, match="no slide is of class 1"):
+        metrics.sensitivity([0, 0], [1, 0])
+    assert metrics.specificity([0, 0], [1, 0]) == 0.5
+    with pytest.raises(ValueError, match="two classes; class 2"):
+        metrics.specificity([0, 1], [2, 0])
+
+
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_multiclass_metrics_equal_scikit_learn(seed):
     from sklearn import metrics as reference
@@ -67,7 +88,7 @@ def test_multiclass_metrics_equal_scikit_learn(seed):
 
 def test_two_columns_and_the_positive_column_give_the_same():
     truth, probability = predictions(3)
-    for name, definition in METRICS.items():
+    for name, definition in CLASSIFICATION_METRICS.items():
         if not definition.takes_classes:
             whole = evaluate_metric(name, truth, probability).value
             assert whole == pytest.approx(evaluate_metric(name, truth, probability[:, 1]).value, abs=1e-12)
@@ -134,10 +155,11 @@ def test_a_replicate_equals_the_metric_of_the_repeated_slides(num_classes):
     """The weighted form is the plain one on a table in which slides occur as often as they were drawn."""
     truth, probability = predictions(5, 40, num_classes)
     patients = [f"p{index // 2}" for index in range(40)]
-    weights = np.concatenate(list(metrics._replicate_weights(patients, 20, seed=1)))
+    weights = np.concatenate(list(metrics.replicate_weights(patients, 20, seed=1)))
     assert (weights.reshape(20, 20, 2).sum(axis=(1, 2)) == 40).all()
     assert (weights[:, ::2] == weights[:, 1::2]).all(), "slides of one patient are drawn together"
-    for name, definition in METRICS.items():
+    definitions = dict(CLASSIFICATION_METRICS) | (dict(BINARY_METRICS) if num_classes == 2 else {})
+    for name, definition in definitions.items():
         values = probability.argmax(axis=1) if definition.takes_classes else probability
         drawn = definition.kernel(weights, truth, values)
         for replicate, counts in zip(drawn, weights.astype(int), strict=True):
@@ -176,7 +198,7 @@ def test_evaluate_predictions_gives_every_metric_and_reasons_for_nulls():
     truth, probability = predictions(13, 30)
     patients = [f"p{index}" for index in range(30)]
     estimates = evaluate_predictions(truth, probability, patients, replicates=200)
-    assert list(estimates) == list(METRICS)
+    assert list(estimates) == list(CLASSIFICATION_METRICS)
     interval = bootstrap_interval("auroc", truth, probability, patients, replicates=200)
     assert (estimates["auroc"].low, estimates["auroc"].high) == interval[:2]
     nulls = evaluate_predictions([1, 1], [0.9, 0.4], ["a", "b"], replicates=10)

@@ -1,19 +1,16 @@
-"""The metrics themselves, for slides with weights: (R, N) weights, (N,) truth, scores or classes → (R,) results.
+"""Classification for slides with weights: (R, N) weights, (N,) truth, scores or classes → (R,) results.
 
 R bootstrap replicates, N slides, C classes, T runs of tied scores, B bins. A plain metric is one row of ones, a
 replicate counts how often each slide was drawn: thousands of them are a few matrix operations. NaN where a replicate
-gives the metric no value. `metrics` checks the inputs and is what callers use.
+gives the metric no value. `classification` checks the inputs and is what callers use.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+from mhim_core.metrics.arrays import Bools, Floats, Ints, divide, group_sums, tie_groups
 
 NUM_CALIBRATION_BINS = 15
 
@@ -36,34 +33,34 @@ def _one_vs_rest(
 def _binary_auroc(weights_RN: Floats, positive_N: Bools, score_N: Floats) -> Floats:
     ends, order = tie_groups(score_N)
     sorted_RN, positive_N = weights_RN[:, order], positive_N[order]
-    positive_RT = _group_sums(sorted_RN * positive_N, ends)
-    negative_RT = _group_sums(sorted_RN * ~positive_N, ends)
+    positive_RT = group_sums(sorted_RN * positive_N, ends)
+    negative_RT = group_sums(sorted_RN * ~positive_N, ends)
     below_RT = np.cumsum(negative_RT, axis=1) - negative_RT
     won_R = (positive_RT * (below_RT + 0.5 * negative_RT)).sum(axis=1)
-    return _divide(won_R, positive_RT.sum(axis=1) * negative_RT.sum(axis=1))
+    return divide(won_R, positive_RT.sum(axis=1) * negative_RT.sum(axis=1))
 
 
 def _binary_average_precision(weights_RN: Floats, positive_N: Bools, score_N: Floats) -> Floats:
     ends, order = tie_groups(-score_N)
     sorted_RN, positive_N = weights_RN[:, order], positive_N[order]
-    positive_RT = _group_sums(sorted_RN * positive_N, ends)
-    all_RT = np.cumsum(_group_sums(sorted_RN, ends), axis=1)
+    positive_RT = group_sums(sorted_RN * positive_N, ends)
+    all_RT = np.cumsum(group_sums(sorted_RN, ends), axis=1)
     hits_RT = np.cumsum(positive_RT, axis=1)
     precision_RT = np.divide(hits_RT, all_RT, out=np.zeros_like(hits_RT), where=all_RT > 0)
     found_R = hits_RT[:, -1]
-    average_R = _divide((positive_RT * precision_RT).sum(axis=1), found_R)
+    average_R = divide((positive_RT * precision_RT).sum(axis=1), found_R)
     # a replicate without negatives has no ranking to judge
     return np.where(all_RT[:, -1] > found_R, average_R, np.nan)
 
 
 def accuracy(weights_RN: Floats, truth_N: Ints, predicted_N: Ints) -> Floats:
-    return _divide(weights_RN @ (truth_N == predicted_N), weights_RN.sum(axis=1))
+    return divide(weights_RN @ (truth_N == predicted_N), weights_RN.sum(axis=1))
 
 
 def balanced_accuracy(weights_RN: Floats, truth_N: Ints, predicted_N: Ints) -> Floats:
     confusion_RCC = _confusion(weights_RN, truth_N, predicted_N)[:, np.unique(truth_N)]
     hits_RC = np.stack([confusion_RCC[:, row, c] for row, c in enumerate(np.unique(truth_N))], axis=1)
-    recall_RC = _divide(hits_RC, confusion_RCC.sum(axis=2))
+    recall_RC = divide(hits_RC, confusion_RCC.sum(axis=2))
     return recall_RC.mean(axis=1)  # NaN where a class was not drawn
 
 
@@ -72,7 +69,7 @@ def f1_macro(weights_RN: Floats, truth_N: Ints, predicted_N: Ints) -> Floats:
     hits_RC = np.diagonal(confusion_RCC, axis1=1, axis2=2)
     either_RC = confusion_RCC.sum(axis=1) + confusion_RCC.sum(axis=2)
     f1_RC = np.divide(2 * hits_RC, either_RC, out=np.zeros_like(either_RC), where=either_RC > 0)
-    return _divide(f1_RC.sum(axis=1), (either_RC > 0).sum(axis=1).astype(np.float64))
+    return divide(f1_RC.sum(axis=1), (either_RC > 0).sum(axis=1).astype(np.float64))
 
 
 def kappa(weights_RN: Floats, truth_N: Ints, predicted_N: Ints) -> Floats:
@@ -80,39 +77,32 @@ def kappa(weights_RN: Floats, truth_N: Ints, predicted_N: Ints) -> Floats:
     total_R = confusion_RCC.sum(axis=(1, 2))
     agreed_R = np.trace(confusion_RCC, axis1=1, axis2=2)
     by_chance_R = (confusion_RCC.sum(axis=1) * confusion_RCC.sum(axis=2)).sum(axis=1)
-    return _divide(total_R * agreed_R - by_chance_R, total_R**2 - by_chance_R)
+    return divide(total_R * agreed_R - by_chance_R, total_R**2 - by_chance_R)
+
+
+def sensitivity(weights_RN: Floats, truth_N: Ints, predicted_N: Ints) -> Floats:
+    return _recall_of(1, weights_RN, truth_N, predicted_N)
+
+
+def specificity(weights_RN: Floats, truth_N: Ints, predicted_N: Ints) -> Floats:
+    return _recall_of(0, weights_RN, truth_N, predicted_N)
+
+
+def _recall_of(label: int, weights_RN: Floats, truth_N: Ints, predicted_N: Ints) -> Floats:
+    members = truth_N == label
+    return divide(weights_RN @ (members & (predicted_N == label)), weights_RN @ members.astype(np.float64))
 
 
 def brier(weights_RN: Floats, truth_N: Ints, probability_NC: Floats) -> Floats:
     error_NC = (probability_NC - np.eye(probability_NC.shape[1])[truth_N]) ** 2
     error_N = error_NC[:, 1] if probability_NC.shape[1] == 2 else error_NC.sum(axis=1)
-    return _divide(weights_RN @ error_N, weights_RN.sum(axis=1))
+    return divide(weights_RN @ error_N, weights_RN.sum(axis=1))
 
 
 def calibration_error(weights_RN: Floats, truth_N: Ints, probability_NC: Floats) -> Floats:
     confidence_N, correct_N, bins_N = calibration(truth_N, probability_NC, NUM_CALIBRATION_BINS)
     gap_NB = np.eye(NUM_CALIBRATION_BINS)[bins_N] * (correct_N - confidence_N)[:, None]
-    return _divide(np.abs(weights_RN @ gap_NB).sum(axis=1), weights_RN.sum(axis=1))
-
-
-class TieGroups(NamedTuple):
-    """Runs of equal values in sorted order."""
-
-    ends: Ints
-    """(T,): The sorted position of each run's last member."""
-    order: Ints
-    """(N,): what sorts the values."""
-
-
-def tie_groups(values_N: Floats) -> TieGroups:
-    order = np.argsort(values_N, kind="stable")
-    ordered = values_N[order]
-    return TieGroups(np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)), order)
-
-
-def _group_sums(values_RN: Floats, ends_T: Ints) -> Floats:
-    starts = np.append(0, ends_T[:-1] + 1)
-    return np.add.reduceat(values_RN, starts, axis=1)
+    return divide(np.abs(weights_RN @ gap_NB).sum(axis=1), weights_RN.sum(axis=1))
 
 
 def _confusion(weights_RN: Floats, truth_N: Ints, predicted_N: Ints) -> Floats:
@@ -136,8 +126,3 @@ def calibration(truth_N: Ints, probability_NC: Floats, num_bins: int) -> Calibra
     # bins are (lower, upper]; 0 falls into the first
     bins = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
     return Calibration(confidence, (top == truth_N).astype(np.float64), bins)
-
-
-def _divide(numerator: Floats, denominator: Floats) -> Floats:
-    """NaN where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.full_like(denominator, np.nan), where=denominator != 0)
