@@ -16,6 +16,8 @@ from cluster.storage import open_storage
 from flows.config import CheckConfig, DecodeKeys, part
 from flows.inputs import CohortInput, load_cohort
 from flows.result import FlowResult
+from mhim_core.cohort.options import TaskOptions
+from mhim_core.cohort.summary import summarise
 from mhim_core.errors import SlideError
 from mhim_core.outcome import Outcome, reconcile
 from mhim_core.slides.inspection import SlideInspection, inspect_slide
@@ -27,7 +29,7 @@ from mhim_core.types import SlideTask, Status, StatusRow
 def run(config: CheckConfig) -> FlowResult:
     """Raises CohortError (exit 2) where the table itself is wrong."""
     given = load_cohort(config.cohort, strict=config.strict)
-    notes = (f"note: {note}" for note in given.cohort.notes)
+    notes = (f"note: {note}" for note in (*given.cohort.notes, *summarise(given.cohort.rows, TaskOptions())))
     for line in (*notes, *(f"warning: {finding}" for finding in given.warnings)):
         print(line)
     pictures = open_storage(config.pictures) if config.pictures else None

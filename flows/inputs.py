@@ -2,7 +2,7 @@
 
 import os
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,8 @@ from typing import NamedTuple
 from cluster.storage import object_hint, object_identity, read_bytes
 from mhim_core.cohort.check import validate
 from mhim_core.cohort.findings import Finding
+from mhim_core.cohort.labels import join_labels, read_labels
+from mhim_core.cohort.split_files import SplitFile, read_split_file
 from mhim_core.cohort.table import Cohort, CohortRow, read_cohort
 from mhim_core.errors import CohortError, NotFoundError, SlideError
 from mhim_core.features import SourceHint, SourceIdentity
@@ -18,6 +20,11 @@ from mhim_core.types import SlideId, SlideTask
 
 _NUM_THREADS = 16
 """Hints are one HEAD request each for slides at s3://."""
+_TABLES = {
+    "cohort": "the cohort is one table, CSV or Parquet, that lists the slides",
+    "labels": "the labels are one table, CSV or Parquet, of slide or patient ids and labels",
+    "split_files": "a split file is one table, CSV or Parquet, a fold",
+}
 
 
 class CohortInput(NamedTuple):
@@ -32,19 +39,20 @@ class CohortInput(NamedTuple):
         return [SlideTask(row.slide_id, row.uri, row.mpp, row.sha256) for row in self.cohort.rows]
 
 
-def load_cohort(uri: str, *, strict: bool = False, with_files: bool = True) -> CohortInput:
+def load_cohort(uri: str, *, strict: bool = False, with_files: bool = True, labels_uri: str = "") -> CohortInput:
     """Read and validate the table at a path or an `s3://` URI.
 
     `with_files=False` looks for none of the slides: training reads features, and a cohort's slides may be offline.
+    `labels_uri`: a table of labels, with or without header, that takes the place of the cohort's own labels.
     Raises CohortError listing every finding row by row, StorageError where the table's storage does not answer.
     """
-    uri = _table_address(uri)
-    try:
-        data = read_bytes(uri)
-    except NotFoundError:
-        raise CohortError(f"cohort={uri}: there is no such file") from None
+    uri = _table_address(uri, "cohort")
     base = posixpath.dirname(uri) if "://" in uri else str(Path(uri).parent)
-    cohort = read_cohort(data, name=posixpath.basename(uri), base_uri=base)
+    cohort = read_cohort(_read_table(uri, "cohort"), name=posixpath.basename(uri), base_uri=base)
+    if labels_uri:
+        labels_uri = _table_address(labels_uri, "labels")
+        labels = read_labels(_read_table(labels_uri, "labels"), posixpath.basename(labels_uri))
+        cohort = join_labels(cohort, labels)
     if not with_files:
         return CohortInput(cohort, {}, validate(cohort))
     hints = _hints(cohort.rows)
@@ -57,17 +65,33 @@ def load_cohort(uri: str, *, strict: bool = False, with_files: bool = True) -> C
     return CohortInput(cohort, {row.slide_id: hints[row.uri] for row in cohort.rows if row.uri in hints}, warnings)
 
 
-def _table_address(uri: str) -> str:
+def load_split_files(uris: Sequence[str]) -> tuple[SplitFile, ...]:
+    """The predefined folds at these paths or `s3://` URIs, one file a fold, in the order given.
+
+    Raises CohortError for a file that is not there or is no table, SplitError for one that gives no split.
+    """
+    addresses = [_table_address(uri, "split_files") for uri in uris]
+    return tuple(read_split_file(_read_table(uri, "split_files"), posixpath.basename(uri)) for uri in addresses)
+
+
+def _read_table(uri: str, key: str) -> bytes:
+    try:
+        return read_bytes(uri)
+    except NotFoundError:
+        raise CohortError(f"{key}={uri}: there is no such file") from None
+
+
+def _table_address(uri: str, key: str) -> str:
     """An absolute path or an `s3://` URI of one object; a leading `~` is the home folder, as in a shell."""
     if uri.startswith("s3://"):
         if not posixpath.basename(uri) or uri.count("/") < 3:
-            raise CohortError(f"cohort={uri} names no object; the cohort is one table, such as s3://bucket/my.csv")
+            raise CohortError(f"{key}={uri} names no object; {_TABLES[key]}, such as s3://bucket/my.csv")
         return uri
     if "://" in uri:
-        raise CohortError(f"cohort={uri} is neither a path nor an s3:// URI")
+        raise CohortError(f"{key}={uri} is neither a path nor an s3:// URI")
     path = Path(os.path.expanduser(uri)).absolute()
     if path.is_dir():
-        raise CohortError(f"cohort={uri} is a folder; the cohort is one table, CSV or Parquet, that lists the slides")
+        raise CohortError(f"{key}={uri} is a folder; {_TABLES[key]}")
     return str(path)
 
 

@@ -31,20 +31,24 @@ def read_cells(data: bytes, name: str) -> TextTable:
 
     `name` serves messages; the content decides what it is. Raises CohortError with what was found.
     """
-    if data.startswith(_PARQUET_MAGIC):
-        table = _read_parquet(data, name)
-    elif name.lower().endswith(".parquet"):
-        raise CohortError(f"{name}: is named .parquet but does not start like a Parquet file")
-    elif data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        raise CohortError(f"{name}: looks like a spreadsheet (xlsx, ods, xls); save it as CSV (UTF-8)")
-    else:
-        table = _read_csv(data, name)
-    if not table.rows:
+    header, *rows = read_lines(data, name)
+    if not rows:
         raise CohortError(f"{name}: the table has no rows")
-    return table
+    return TextTable(header.cells, rows)
 
 
-def _read_csv(data: bytes, name: str) -> TextTable:
+def read_lines(data: bytes, name: str) -> list[TextRow]:
+    """As `read_cells`, for a table that may be without header: all its lines that hold anything, at least one."""
+    if data.startswith(_PARQUET_MAGIC):
+        return _read_parquet(data, name)
+    if name.lower().endswith(".parquet"):
+        raise CohortError(f"{name}: is named .parquet but does not start like a Parquet file")
+    if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise CohortError(f"{name}: looks like a spreadsheet (xlsx, ods, xls); save it as CSV (UTF-8)")
+    return _read_csv(data, name)
+
+
+def _read_csv(data: bytes, name: str) -> list[TextRow]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -52,16 +56,13 @@ def _read_csv(data: bytes, name: str) -> TextTable:
         raise CohortError(f"{name}: line {line} is not UTF-8 text; save the table as CSV (UTF-8)") from None
     header_line = text.lstrip("\r\n").partition("\n")[0]
     delimiter = max(",;\t", key=header_line.count)  # the first of equals: a comma where there is one column
-    rows = []
     try:
-        for row in _csv_rows(text, delimiter):
-            if any(row.cells):
-                rows.append(row)
+        rows = [row for row in _csv_rows(text, delimiter) if any(row.cells)]
     except csv.Error as error:
         raise CohortError(f"{name}: not a CSV table ({error}); check the quotes") from None
     if not rows:
         raise CohortError(f"{name}: the table is empty")
-    return TextTable(rows[0].cells, rows[1:])
+    return rows
 
 
 def _csv_rows(text: str, delimiter: str) -> Iterator[TextRow]:
@@ -72,7 +73,7 @@ def _csv_rows(text: str, delimiter: str) -> Iterator[TextRow]:
         start = reader.line_num + 1  # a quoted cell may span lines: the row is named by its first
 
 
-def _read_parquet(data: bytes, name: str) -> TextTable:
+def _read_parquet(data: bytes, name: str) -> list[TextRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -85,7 +86,7 @@ def _read_parquet(data: bytes, name: str) -> TextTable:
         for column in table.columns
     ]
     rows = [TextRow(index + 1, list(cells)) for index, cells in enumerate(zip(*columns, strict=True))]
-    return TextTable(list(table.column_names), [row for row in rows if any(row.cells)])
+    return [TextRow(0, list(table.column_names)), *(row for row in rows if any(row.cells))]
 
 
 def _cell_text(value: Any) -> str:

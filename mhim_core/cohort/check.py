@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mhim_core.cohort.findings import Finding, Severity, quote
 from mhim_core.cohort.table import Cohort, CohortRow
+from mhim_core.cohort.values import has_no_value
 from mhim_core.errors import CohortError
 
 SLIDE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_NO_LABEL = frozenset({"na", "n/a", "nan", "null", "none", "unknown", "?"})
 _MAX_LISTED = 50
 _MAX_NAMED = 10
 _MAX_EARLIER = 100
@@ -61,7 +61,9 @@ def find_problems(
         *_check_ids(cohort),
         *_check_places(cohort),
         *_check_patients(cohort),
+        *_check_parts(cohort),
         *_check_labels(cohort),
+        *_check_survival(cohort),
     ]
     if num_bytes is not None:
         sizes = {row.row: num_bytes(row) for row in rows if row.uri}
@@ -136,16 +138,25 @@ def _check_patients(cohort: Cohort) -> Iterator[Finding]:
             if first.patient_id != row.patient_id:
                 message = f"{quote(row.patient_id)} and {quote(first.patient_id)} (row {first.row}) differ only in case"
                 yield _finding(cohort, row, column, message + ": taken as two patients", Severity.WARNING)
-    first_in: dict[str, CohortRow] = {}
-    for row in cohort.rows:
-        if row.split is not None:
+
+
+def _check_parts(cohort: Cohort) -> Iterator[Finding]:
+    """A patient in two splits or two folds would be trained and tested on."""
+    for column in ("split", "fold"):
+        first_in: dict[str, CohortRow] = {}
+        for row in cohort.rows:
+            part = getattr(row, column)
+            if part is None:
+                continue
             first = first_in.setdefault(row.patient_id, row)
-            if first.split != row.split:
+            other = getattr(first, column)
+            if other != part:
+                here, there = (f"fold {part}", f"fold {other}") if column == "fold" else (part, other)
                 message = (
-                    f"patient {quote(row.patient_id)} is in {row.split} here and in {first.split} in row {first.row} "
-                    f"(slide {quote(first.slide_id)}): a patient belongs to one split"
+                    f"patient {quote(row.patient_id)} is in {here} here and in {there} in row {first.row} "
+                    f"(slide {quote(first.slide_id)}): a patient belongs to one {column}"
                 )
-                yield _finding(cohort, row, "split", message)
+                yield _finding(cohort, row, column, message)
 
 
 def _check_labels(cohort: Cohort) -> Iterator[Finding]:
@@ -156,9 +167,32 @@ def _check_labels(cohort: Cohort) -> Iterator[Finding]:
             yield _finding(cohort, row, "label", "no label: the slide takes no part in training", Severity.WARNING)
         elif row.label != row.label.strip():
             yield _finding(cohort, row, "label", f"{quote(row.label)} has spaces around it: remove them")
-        elif row.label.casefold() in _NO_LABEL:
+        elif has_no_value(row.label):
             message = f"{quote(row.label)} is taken as a class; leave the cell empty if the slide has no label"
             yield _finding(cohort, row, "label", message, Severity.WARNING)
+
+
+def _check_survival(cohort: Cohort) -> Iterator[Finding]:
+    if "time" not in cohort.header:
+        return
+    first_of: dict[str, CohortRow] = {}
+    for row in cohort.rows:
+        if row.time is None and row.event is None:
+            if "label" not in cohort.header:
+                message = "no time and no event: the slide takes no part in training"
+                yield _finding(cohort, row, "time", message, Severity.WARNING)
+            continue
+        if row.time is None or row.event is None:
+            present, absent = ("time", "event") if row.event is None else ("event", "time")
+            message = f"it has {present} but no {absent}: the slide cannot be used for survival"
+            yield _finding(cohort, row, absent, message, Severity.WARNING)
+        first = first_of.setdefault(row.patient_id, row)
+        if (first.time, first.event) != (row.time, row.event):
+            message = (
+                f"patient {quote(row.patient_id)} has another time or event here than in row {first.row} "
+                f"(slide {quote(first.slide_id)})"
+            )
+            yield _finding(cohort, row, "time", message, Severity.WARNING)
 
 
 def _groups(rows: Iterable[CohortRow], key: Callable[[CohortRow], object | None]) -> Iterator[list[CohortRow]]:

@@ -16,6 +16,7 @@ from mhim_core.cohort.values import NUMBER, CellError, read_event, read_fold, re
 from mhim_core.types import PatientId, SlideId
 
 NO_PATIENT = "the patient is empty: a labelled slide needs one"
+OWN_PATIENT = "the patient is empty: the slide counts as a patient of its own"
 Value = TypeVar("Value")
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -103,7 +104,7 @@ class RowReader:
             if has_target:
                 place.error(self.columns.patient_id, NO_PATIENT)
             else:
-                place.warn(self.columns.patient_id, "the patient is empty: the slide counts as a patient of its own")
+                place.warn(self.columns.patient_id, OWN_PATIENT)
         return patient
 
     def _uri(self, path: str, place: "_Place") -> str:

@@ -33,30 +33,22 @@ def make_splits(rows: Sequence[CohortRow], task: Task, options: SplitOptions, se
     if task.kind is TaskKind.classification:
         _check_classes(rows, task.classes)
     scheme = _scheme(rows, options.scheme)
-    advice = f"set folds lower, or add patients {_of_that_kind(task)}"
     if scheme is SplitScheme.column:
-        if any(row.split for row in rows):
-            assigned = [row for row in rows if row.split]
-            return (split_by_part(assigned, task, options, seed, 0, "change the split column, or set scheme=folds"),)
-        rows = [row for row in rows if row.fold is not None]
-        advice = "change the fold column, or set scheme=folds"
+        return _column_splits(rows, task, options, seed)
     patients = patients_of(rows, targets, task, options)
-    fold_of = _column_folds(rows)
-    if scheme is not SplitScheme.column:
-        _check_counts(patients, task, options, scheme)
+    _check_counts(patients, task, options, scheme)
     failure = ""
-    for attempt in range(_num_attempts(patients, task)):
+    # patients of one class each: every attempt has the same number of each class in each part
+    varies = task.kind is TaskKind.survival or any(len(patient.labels) > 1 for patient in patients)
+    for attempt in range(_MAX_ATTEMPTS if varies else 1):
         key = f"{seed}/{attempt}"
-        if scheme is SplitScheme.column:
-            tests = _tests_by_column(patients, fold_of)
-        else:
-            tests = _tests(patients, options, scheme, key)
+        tests = _tests(patients, options, scheme, key)
         try:
             with_test = scheme is not SplitScheme.leave_one_patient_out
             return tuple(_fold_splits(patients, tests, task, options, key, with_test=with_test))
         except UnusablePartError as error:
             failure = str(error)
-    raise SplitError(f"{failure}; {advice}")
+    raise SplitError(f"{failure}; set folds lower, or add patients {_of_that_kind(task)}")
 
 
 def split_by_part(
@@ -75,17 +67,15 @@ def split_by_part(
     train, validation, test = (
         [patient for patient in patients if part_of[patient.patient_id] == part] for part in ("train", "val", "test")
     )
-    failure = ""
-    for attempt in range(1 if validation else _num_attempts(patients, task)):
-        key = f"{seed}/{fold}/validation" + (f"/{attempt}" if attempt else "")
-        taken = validation or take(train, options.val_fraction, key, leave=1)
-        parts = Parts(train if validation else without(train, taken), taken, test)
-        try:
+    try:
+        if validation:
+            parts = Parts(train, validation, test)
             check_parts(parts, task, fold, with_test=True)
-            return as_split(parts, fold)
-        except UnusablePartError as error:
-            failure = str(error)
-    raise SplitError(f"{failure}; {advice}")
+        else:
+            parts = _with_validation(train, test, task, options, fold, f"{seed}/{fold}/validation")
+    except UnusablePartError as error:
+        raise SplitError(f"{error}; {advice}") from None
+    return as_split(parts, fold)
 
 
 def _scheme(rows: Sequence[CohortRow], scheme: SplitScheme) -> SplitScheme:
@@ -104,12 +94,6 @@ def _scheme(rows: Sequence[CohortRow], scheme: SplitScheme) -> SplitScheme:
             "scheme=column, and no labelled slide with tiles has a value in the split column or the fold column"
         )
     return SplitScheme.folds
-
-
-def _num_attempts(patients: Sequence[Patient], task: Task) -> int:
-    """One where every attempt would have the same number of each stratum in each part."""
-    varies = task.kind is TaskKind.survival or any(len(patient.labels) > 1 for patient in patients)
-    return _MAX_ATTEMPTS if varies else 1
 
 
 def _tests(
@@ -131,30 +115,57 @@ def _fold_splits(
     options: SplitOptions,
     key: str,
     *,
-    with_test: bool,
+    with_test: bool = True,
 ) -> Iterator[Split]:
     for fold, test in tests.items():
-        rest = without(patients, test)
-        validation = take(rest, options.val_fraction, f"{key}/{fold}/validation", leave=1)
+        rest, role = without(patients, test), f"{key}/{fold}/validation"
+        yield as_split(_with_validation(rest, test, task, options, fold, role, with_test=with_test), fold)
+
+
+def _with_validation(
+    rest: Sequence[Patient],
+    test: list[Patient],
+    task: Task,
+    options: SplitOptions,
+    fold: int,
+    key: str,
+    *,
+    with_test: bool = True,
+) -> Parts:
+    """Take validation from the rest. Of survival times, other patients are tried where the first cannot be compared."""
+    failure = UnusablePartError()
+    for attempt in range(_MAX_ATTEMPTS if task.kind is TaskKind.survival else 1):
+        validation = take(rest, options.val_fraction, f"{key}/{attempt}" if attempt else key, leave=1)
         parts = Parts(without(rest, validation), validation, test)
-        check_parts(parts, task, fold, with_test=with_test)
-        yield as_split(parts, fold)
+        try:
+            check_parts(parts, task, fold, with_test=with_test)
+            return parts
+        except UnusablePartError as error:
+            failure = error
+    raise failure
 
 
-def _column_folds(rows: Sequence[CohortRow]) -> dict[PatientId, int]:
-    """The fold that tests each patient, by the table; SplitError for a patient in two or a table of one fold."""
-    fold_of: dict[PatientId, int] = {}
+def _column_splits(rows: Sequence[CohortRow], task: Task, options: SplitOptions, seed: int) -> tuple[Split, ...]:
+    """By the split or the fold column, whichever is filled; slides without a value in it take no part."""
+    assigned = [row for row in rows if row.split]
+    if assigned:
+        return (split_by_part(assigned, task, options, seed, 0, "change the split column, or set scheme=folds"),)
+    assigned = [row for row in rows if row.fold is not None]
+    patients = patients_of(assigned, targets_of(assigned, task), task, options)
+    try:
+        return tuple(_fold_splits(patients, _given_tests(assigned, patients), task, options, f"{seed}/0"))
+    except UnusablePartError as error:
+        raise SplitError(f"{error}; change the fold column, or set scheme=folds") from None
+
+
+def _given_tests(rows: Sequence[CohortRow], patients: Sequence[Patient]) -> dict[int, list[Patient]]:
+    """Fold → the patients that the fold column has in it."""
+    fold_of: dict[PatientId, int | None] = {}
     for row in rows:
-        if row.fold is not None and fold_of.setdefault(row.patient_id, row.fold) != row.fold:
-            raise SplitError(
-                f"patient {quote(row.patient_id)} is in folds {fold_of[row.patient_id]} and {row.fold}: a patient "
-                "belongs to one fold"
-            )
-    return fold_of
-
-
-def _tests_by_column(patients: Sequence[Patient], fold_of: Mapping[PatientId, int]) -> dict[int, list[Patient]]:
-    folds = sorted(set(fold_of.values()))
+        if fold_of.setdefault(row.patient_id, row.fold) != row.fold:
+            found = f"{fold_of[row.patient_id]} and {row.fold}"
+            raise SplitError(f"patient {quote(row.patient_id)} is in folds {found}: a patient belongs to one fold")
+    folds = sorted({fold for fold in fold_of.values() if fold is not None})
     if len(folds) < 2:
         raise SplitError(f"every patient is in fold {folds[0]} of the fold column; two folds are needed")
     return {fold: [patient for patient in patients if fold_of[patient.patient_id] == fold] for fold in folds}

@@ -101,9 +101,8 @@ def targets_of(rows: Sequence[CohortRow], task: Task) -> dict[SlideId, Target]:
             targets[row.slide_id] = target
     if wrong:
         more = [f"… and {len(wrong) - _MAX_LISTED} more"] if len(wrong) > _MAX_LISTED else []
-        raise CohortError(
-            "\n  ".join([f"{task.kind}: {len(wrong)} slides have no usable target", *wrong[:_MAX_LISTED], *more])
-        )
+        head = f"task={task.kind}: {len(wrong)} of the slides have no usable target"
+        raise CohortError("\n  ".join([head, *wrong[:_MAX_LISTED], *more]))
     return targets
 
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mhim_core.cohort.columns import strip_extension
-from mhim_core.cohort.table import read_cohort, sort_labels
+from mhim_core.cohort.table import CohortRow, read_cohort, sort_labels
 from mhim_core.errors import CohortError
 
 
@@ -21,7 +21,7 @@ def test_a_plain_table_is_read_as_written():
         "slide_id,path,patient_id,label,mpp,split,site,note\n007,a/x.svs,0042,1,0.50,validation,hôpital,whatever\n"
     )
     (row,) = cohort.rows
-    assert row == ("007", "/data/a/x.svs", "0042", "1", 0.5, "val", "hôpital", None, 2)
+    assert row == CohortRow("007", "/data/a/x.svs", "0042", "1", 0.5, "val", "hôpital", row=2)
     assert cohort.findings == ()
     assert cohort.notes == ()
     assert len(cohort.sha256) == 64
@@ -121,7 +121,7 @@ def test_parquet_gives_the_same_rows_as_csv():
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
     cohort = read_cohort(buffer.getvalue(), name="cohort", base_uri="/data")
-    assert cohort.rows[0] == ("007", "/data/x.svs", "1", "1", 0.25, None, None, None, 1)
+    assert cohort.rows[0] == CohortRow("007", "/data/x.svs", "1", "1", 0.25, row=1)
     assert [finding.message for finding in cohort.findings] == ["the patient is empty: a labelled slide needs one"]
 
 
@@ -172,6 +172,44 @@ def test_resolutions_are_numbers_or_findings(mpp, value, severity, message):
 def test_cells_that_cannot_be_read_are_findings(row, message):
     cohort = read(f"slide_id,path,split,sha256\n{row}\n")
     assert [message in finding.message for finding in cohort.findings] == [True]
+
+
+@pytest.mark.parametrize(
+    ("fold", "value"),
+    [("0", 0), ("10", 10), ("3.0", 3), (" 2 ", 2), ("", None), ("-1", None), ("1.5", None), ("a", None)],
+)
+def test_folds_are_whole_numbers_or_findings(fold, value):
+    cohort = read(f"slide_id,path,fold\na,a.svs,{fold}\n")
+    assert cohort.rows[0].fold == value
+    assert cohort.header["fold"] == "fold"
+    assert [finding.column for finding in cohort.findings] == (["fold"] if value is None and fold else [])
+
+
+def test_times_and_events_are_read_as_numbers_and_truth_and_anything_else_is_a_finding():
+    cohort = read(
+        "slide_id,path,OS_Months,vital_status\n"
+        "a,a.svs,0,Dead\nb,b.svs,12.5,alive\nc,c.svs,-1,1\nd,d.svs,inf,0\ne,e.svs,3,2\nf,f.svs,,NA\n"
+    )
+    assert [(row.time, row.event) for row in cohort.rows] == [
+        (0.0, True),
+        (12.5, False),
+        (None, True),
+        (None, False),
+        (3.0, None),
+        (None, None),
+    ]
+    assert [(finding.row, finding.column) for finding in cohort.findings] == [
+        (4, "OS_Months"),
+        (5, "OS_Months"),
+        (6, "vital_status"),
+    ]
+    assert cohort.header | {"time": "OS_Months", "event": "vital_status"} == cohort.header
+    assert [note for note in cohort.notes if "label" in note] == []
+
+
+def test_a_slide_with_an_event_needs_a_patient_as_one_with_a_label_does():
+    cohort = read("slide_id,path,patient,time,event\na,a.svs,,1,1\nb,b.svs,,,\nc,c.svs,p,2,0\n")
+    assert [(finding.row, finding.severity) for finding in cohort.findings] == [(2, "error"), (3, "warning")]
 
 
 def test_a_path_out_of_the_bucket_is_a_finding():
