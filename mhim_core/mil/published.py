@@ -4,7 +4,9 @@ Only names and shapes differ; see the authors' papers for the modules. ABMIL (pl
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from mhim_core.errors import InputError
@@ -78,7 +80,7 @@ def from_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Raises InputError naming every tensor that is missing or that we do not know.
     """
-    names = _names_of({name for name in tensors if name != _QUERIES_ALIAS}, published=True)
+    names = _match(_without_alias(tensors), published=True).names
     return {
         ours: tensors[published][0] if ours in _WITH_BATCH_AXIS else tensors[published]
         for ours, published in names.items()
@@ -90,7 +92,7 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Raises InputError for a model that was never published, such as gated ABMIL or a baseline.
     """
-    names = _names_of(set(state), published=False)
+    names = _match(set(state), published=False).names
     tensors = {
         published: state[ours][None] if ours in _WITH_BATCH_AXIS else state[ours] for ours, published in names.items()
     }
@@ -99,8 +101,26 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _names_of(given: set[str], published: bool) -> dict[str, str]:
-    """Ours → published for exactly the given names, which are those of one published model, whole."""
+def published_aggregator(tensors: Mapping[str, Tensor]) -> str:
+    """The name of the aggregator whose published checkpoint this is. Raises InputError as `from_published`."""
+    return _match(_without_alias(tensors), published=True).aggregator
+
+
+class _Match(NamedTuple):
+    aggregator: str
+    names: dict[str, str]
+    """Ours → published."""
+
+
+def _without_alias(tensors: Mapping[str, Tensor]) -> set[str]:
+    alias, queries = tensors.get(_QUERIES_ALIAS), tensors.get(_RECYCLE["recycle.queries"])
+    if alias is not None and queries is not None and not torch.equal(alias, queries):
+        raise InputError(f"{_QUERIES_ALIAS} is not the same as {_RECYCLE['recycle.queries']}, of which it is an alias")
+    return {name for name in tensors if name != _QUERIES_ALIAS}
+
+
+def _match(given: set[str], published: bool) -> _Match:
+    """The published model whose names, whole, are exactly the given ones."""
     closest: tuple[int, str, list[str], list[str]] | None = None
     for aggregator, encoder in _ENCODERS.items():
         names = _MODEL | encoder
@@ -108,7 +128,7 @@ def _names_of(given: set[str], published: bool) -> dict[str, str]:
             names = names | _RECYCLE
         expected = set(names.values()) if published else set(names)
         if expected == given:
-            return names
+            return _Match(aggregator, names)
         unknown, missing = sorted(given - expected), sorted(expected - given)
         candidate = (len(unknown) + len(missing), aggregator, unknown, missing)
         closest = candidate if closest is None else min(closest, candidate)

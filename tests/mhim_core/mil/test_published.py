@@ -44,3 +44,10 @@ def test_half_a_recycle_network_is_refused() -> None:
 def test_models_that_were_never_published_have_no_names(model: dict[str, str | bool]) -> None:
     with pytest.raises(InputError, match="not the weights of a published model"):
         to_published(weights(**model))
+
+
+def test_two_sets_of_queries_under_the_two_names_are_refused() -> None:
+    published = to_published(weights(MhimOptions()))
+    published["merge.global_q"] = published["merge.global_q"] + 1
+    with pytest.raises(InputError, match=r"merge\.global_q is not the same as merge\.global_q_mm"):
+        from_published(published)

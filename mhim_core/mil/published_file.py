@@ -1,0 +1,145 @@
+"""Published MHIM-MIL checkpoints (`.pt`) as files, read without running anything that is in them, and written.
+
+What a tensor's name and shape say is taken from there: the aggregator, the features of a tile, D, C and k. Activations
+are in no tensor, so the reader says them.
+"""
+
+import io
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeGuard
+
+import torch
+from torch import Tensor
+
+from mhim_core.errors import InputError
+from mhim_core.mil.model import MilModel
+from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.published import from_published, published_aggregator, to_published
+
+_MODEL_KEYS = ("model", "student", "state_dict")
+"""Under which a training script may have put the weights."""
+_TEACHER_KEY = "teacher"
+_DISTRIBUTED = "module."
+"""What data parallelism puts before every name."""
+
+
+class PublishedModel(NamedTuple):
+    """A published checkpoint in our names; weights on the CPU, bit for bit."""
+
+    options: ModelOptions
+    d_in: int
+    """Features per tile."""
+    num_outputs: int
+    """C."""
+    recycle_queries: int | None
+    """k; None where the checkpoint has no recycle network."""
+    dtype: torch.dtype
+    student: dict[str, Tensor]
+    teacher: dict[str, Tensor] | None
+
+
+def load_published(data: bytes, options: ModelOptions | None = None) -> PublishedModel:
+    """Read a `.pt` file's bytes: a state dict, or a dict that holds one under `model` and perhaps one under `teacher`.
+
+    `options`: for what no tensor says (activations; by default those of v2), the aggregator and D are the file's.
+    Recycle weights that the teacher lacks are the student's. Raises InputError where the file holds more than tensors
+    and plain data, or tensors (listed) that no published model has.
+    """
+    given = _unpickle(data)
+    student = _state(given, _MODEL_KEYS)
+    if student is None:
+        raise InputError(
+            f"the checkpoint holds no state dict, neither itself nor under {', '.join(_MODEL_KEYS)}; "
+            f"found {', '.join(map(str, list(given)[:10])) or 'nothing'}"
+        )
+    found = _describe(student, options or ModelOptions())
+    teacher = None if _is_state(given) else _state(given, (_TEACHER_KEY,))
+    if teacher is not None:
+        teacher = found.student | from_published(teacher)
+        _check_shapes(teacher, found, "teacher")
+    return found._replace(teacher=teacher)
+
+
+def save_published(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor] | None = None) -> bytes:
+    """The bytes of a `.pt` file: `{"model": …}`, with `"teacher"` where there is one, in the published names.
+
+    Takes our state dicts. Raises InputError for a model that was never published.
+    """
+    states = {"model": student} | ({} if teacher is None else {_TEACHER_KEY: teacher})
+    buffer = io.BytesIO()
+    torch.save({key: _on_cpu(to_published(state)) for key, state in states.items()}, buffer)
+    return buffer.getvalue()
+
+
+def _unpickle(data: bytes) -> dict[str, Any]:
+    try:
+        given = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # a foreign file may break the reader in any way
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            "not a checkpoint of tensors and plain data, and nothing else is read, since a pickle can run code; save "
+            f"the state dict alone ({type(error).__name__}: {reason})"
+        ) from error
+    if not isinstance(given, Mapping):
+        raise InputError(f"the checkpoint holds a {type(given).__name__}, not a state dict")
+    return dict(given)
+
+
+def _is_state(given: Any) -> TypeGuard[Mapping[str, Tensor]]:
+    return isinstance(given, Mapping) and len(given) > 0 and all(isinstance(item, Tensor) for item in given.values())
+
+
+def _state(given: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Tensor] | None:
+    """The state dict itself or the first one under `keys`, without the prefix of data parallelism."""
+    for candidate in (given, *(given.get(key) for key in keys)):
+        if _is_state(candidate):
+            names = [name.removeprefix(_DISTRIBUTED) for name in candidate]
+            state = dict(zip(names, (tensor.detach() for tensor in candidate.values()), strict=True))
+            return {name: tensor.float() if tensor.dtype.itemsize < 4 else tensor for name, tensor in state.items()}
+    return None
+
+
+def _describe(published: Mapping[str, Tensor], options: ModelOptions) -> PublishedModel:
+    state = from_published(published)
+    dtypes = {tensor.dtype for tensor in state.values()}
+    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
+        raise InputError(f"the checkpoint's tensors are of {sorted(map(str, dtypes))}; expected one kind of float")
+    embed_dim, d_in = state["embed.weight"].shape
+    found = PublishedModel(
+        options=ModelOptions(
+            aggregator=published_aggregator(published),
+            embed_dim=embed_dim,
+            embed_activation=options.embed_activation,
+            attention_activation=options.attention_activation,
+        ),
+        d_in=d_in,
+        num_outputs=len(state["aggregator.head.bias"]),
+        recycle_queries=len(state["recycle.queries"]) if "recycle.queries" in state else None,
+        dtype=dtypes.pop(),
+        student=state,
+        teacher=None,
+    )
+    _check_shapes(state, found, "model")
+    return found
+
+
+def _check_shapes(state: Mapping[str, Tensor], found: PublishedModel, role: str) -> None:
+    """Names are known to fit by now; do the shapes, for the aggregator as we build it?"""
+    mhim = None if found.recycle_queries is None else MhimOptions(recycle_queries=found.recycle_queries)
+    with torch.device("meta"):
+        expected = MilModel(found.d_in, found.num_outputs, found.options, mhim).state_dict()
+    wrong = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    unmatched = sorted(set(expected) ^ set(state))
+    if wrong or unmatched:
+        raise InputError(
+            f"the {role} of the checkpoint is no {found.options.aggregator} of D={found.options.embed_dim}, "
+            f"C={found.num_outputs} as published: {'; '.join(wrong) or ', '.join(unmatched)}"
+        )
+
+
+def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
