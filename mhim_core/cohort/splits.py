@@ -134,8 +134,11 @@ def _with_validation(
 ) -> Parts:
     """Take validation from the rest. Of survival times, other patients are tried where the first cannot be compared."""
     failure = UnusablePartError()
-    for attempt in range(_MAX_ATTEMPTS if task.kind is TaskKind.survival else 1):
-        validation = take(rest, options.val_fraction, f"{key}/{attempt}" if attempt else key, leave=1)
+    num_attempts, fraction = 1, options.val_fraction
+    if task.kind is TaskKind.survival:
+        num_attempts, fraction = _MAX_ATTEMPTS, max(fraction, 2 / max(2, len(rest)))  # a pair needs two
+    for attempt in range(num_attempts):
+        validation = take(rest, fraction, f"{key}/{attempt}" if attempt else key, leave=1)
         parts = Parts(without(rest, validation), validation, test)
         try:
             check_parts(parts, task, fold, with_test=with_test)

@@ -142,3 +142,26 @@ def test_twenty_thousand_rows_of_one_file_do_not_explode():
     start = time.process_time()
     assert len(messages(cohort)) == 19_999
     assert time.process_time() - start < 10
+
+
+def test_a_patient_in_two_folds_is_refused_with_both_rows():
+    with pytest.raises(CohortError, match=r"row 3.*patient 'p' is in fold 1 here and in fold 0 in row 2 \(slide 'a'\)"):
+        validate(cohort_of("a,a.svs,p,0,0", "b,b.svs,p,0,1", header="slide_id,path,patient_id,label,fold"))
+    assert validate(cohort_of("a,a.svs,p,0,0", "b,b.svs,p,0,", header="slide_id,path,patient_id,label,fold")) == ()
+
+
+def test_half_of_a_time_and_event_and_two_times_of_a_patient_are_warnings():
+    header = "slide_id,path,patient_id,time,event"
+    cohort = cohort_of("a,a.svs,p,1,1", "b,b.svs,p,2,1", "c,c.svs,q,3,", "d,d.svs,r,,0", "e,e.svs,s,,", header=header)
+    found = messages(cohort, Severity.WARNING)
+    assert len(found) == 4
+    assert "row 3, slide 'b', column 'time': patient 'p' has another time or event here than in row 2" in found[0]
+    assert "row 4, slide 'c', column 'event': it has time but no event" in found[1]
+    assert "row 5, slide 'd', column 'time': it has event but no time" in found[2]
+    assert "row 6, slide 'e', column 'time': no time and no event: the slide takes no part in training" in found[3]
+    assert messages(cohort) == []
+
+
+def test_a_label_beside_an_empty_time_is_no_warning():
+    header = "slide_id,path,patient_id,label,time,event"
+    assert validate(cohort_of("a,a.svs,p,0,1,1", "b,b.svs,q,1,,", header=header)) == ()

@@ -1,0 +1,138 @@
+"""Label tables as found in the field, with and without header, joined by whole ids."""
+
+import pytest
+
+from mhim_core.cohort.check import find_problems, validate
+from mhim_core.cohort.labels import LabelCells, join_labels, read_labels
+from mhim_core.cohort.table import read_cohort
+from mhim_core.errors import CohortError
+
+
+def read(text: str):
+    return read_labels(text.encode(), "labels.csv")
+
+
+def cohort_of(*lines: str, header: str = "slide_id,path,patient_id"):
+    return read_cohort("\n".join([header, *lines]).encode(), name="c.csv", base_uri="/data")
+
+
+COHORT = cohort_of("a1,a1.svs,a", "a2,a2.svs,a", "b1,b1.svs,b")
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "first", "classes"),
+    [
+        ("label_c16.csv", 398, ("tumor_020", "1"), {"0": 239, "1": 159}),
+        ("label_tcga_nsclc.csv", 956, ("TCGA-62-A46R", "LUAD"), {"LUAD": 478, "LUSC": 478}),
+    ],
+)
+def test_the_shared_files_without_header_keep_their_first_row(shared_data, name, count, first, classes):
+    table = read_labels((shared_data / "labels" / name).read_bytes(), name)
+    labels = {key: cells.label for key, cells in table.cells.items()}
+    assert len(labels) == count
+    assert next(iter(labels.items())) == first
+    assert {label: list(labels.values()).count(label) for label in classes} == classes
+    assert table.notes == (f"{name} has no header: its first row is read as a slide's id and label, like the others",)
+    cohort = cohort_of(*(f"{key}_x,{key}.svs,{key}" for key in labels))
+    assert [row.label for row in join_labels(cohort, table).rows] == list(labels.values())
+
+
+def test_the_shared_table_of_months_is_not_misread(shared_data):
+    path = shared_data / "labels/label_luad_surv.csv"
+    table = read_labels(path.read_bytes(), path.name)
+    assert len(table.cells) == 455
+    assert table.cells["TCGA-05-4245"] == LabelCells(time=24.33333333, event=False)
+    assert sum(bool(cells.event) for cells in table.cells.values()) == 159
+    assert table.header == {"time": "Event", "event": "Status"}
+    assert "taken as the time" in table.notes[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "slide_id,label\na1,x\nb1,y\n",
+        "case_id,slide_id,label\nA,a1,x\nB,b1,y\n",
+        "WSI,ID,Label\n/far/a1.pt,a1,x\n/far/b1.pt,b1,y\n",
+        "name,class\na1,x\nb1,y\n",
+        "a1,x\nb1,y\n",
+        "a1;x\r\nb1;y\r\n",
+        "a1.svs,x\nb1.tiff,y\n",
+    ],
+)
+def test_a_header_is_told_from_a_row(text):
+    assert {key: cells.label for key, cells in read(text).cells.items()} == {"a1": "x", "b1": "y"}
+
+
+def test_a_single_row_without_header_is_a_row():
+    assert read("a1,x\n").cells == {"a1": LabelCells("x")}
+
+
+def test_labels_that_are_words_of_survival_make_no_header():
+    assert list(read("a1,dead\nb1,alive\n").cells) == ["a1", "b1"]
+
+
+def test_patients_and_slides_match_whole_and_the_slide_counts_where_both_do():
+    joined = join_labels(COHORT, read("a,x\na2,y\nb,z\na1x,no\n"))
+    assert [row.label for row in joined.rows] == ["x", "y", "z"]
+    assert any("labels.csv: 1 of 4 ids have no slide in c.csv: 'a1x'" in note for note in joined.notes)
+    assert not any("no label column" in note for note in joined.notes)
+    assert joined.header["label"] == "label"
+    assert validate(joined) == ()
+    assert joined.classes() == ("x", "y", "z")
+
+
+def test_a_slide_without_a_label_is_named_by_the_check():
+    joined = join_labels(COHORT, read("b1,z\n"))
+    assert [row.label for row in joined.rows] == [None, None, "z"]
+    assert [finding.row for finding in find_problems(joined)] == [2, 3]
+
+
+def test_the_table_takes_the_place_of_the_cohorts_own_labels_times_and_events():
+    own = cohort_of("a1,a1.svs,a,old,1,1", "b1,b1.svs,b,old,2,0", header="slide_id,path,patient_id,label,time,event")
+    joined = join_labels(own, read("a1,new\n"))
+    assert [(row.label, row.time, row.event) for row in joined.rows] == [("new", None, None), (None, None, None)]
+    assert "time" not in joined.header
+    assert any("its own 'label', 'time', 'event' are not used" in note for note in joined.notes)
+    survival = join_labels(own, read("patient,OS_time,censorship\na,5,1\nb,6,0\n"))
+    assert [(row.label, row.time, row.event) for row in survival.rows] == [(None, 5.0, False), (None, 6.0, True)]
+    assert "label" not in survival.header
+
+
+def test_a_labelled_slide_needs_a_patient_and_an_unlabelled_one_does_not():
+    cohort = cohort_of("a1,a1.svs,", "b1,b1.svs,b")
+    assert [finding.severity for finding in cohort.findings] == ["warning"]
+    with pytest.raises(CohortError, match="the patient is empty: a labelled slide needs one"):
+        validate(join_labels(cohort, read("a1,x\nb1,y\n")))
+    own = cohort_of("a1,a1.svs,,x", "b1,b1.svs,b,y", header="slide_id,path,patient_id,label")
+    assert [finding.severity for finding in own.findings] == ["error"]
+    assert [finding.severity for finding in join_labels(own, read("b1,y\n")).findings] == ["warning"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a1,x,y\nb1,y,z\n", "each row is an id and a label; row 1 has 3 cells"),
+        ("a1\nb1\n", "row 1 has 1 cells. Add a header line"),
+        ("slide_id,label\n", "no rows"),
+        ("slide_id,note\na1,x\n", "no column gives a label, or a time and an event"),
+        ("slide_id,time\na1,5\n", "no column gives a label, .* no column gives the event"),
+        ("slide_id,label,target\na1,x,y\n", "all mean the label"),
+        ("slide_id,slide,label\na1,a1,y\n", "could all be the id"),
+        ("slide_id,label\n,x\n", "row 2: the id is empty"),
+        ("a1,x\nb1,y\na1,z\n", "row 3: 'a1' has another label than in row 1"),
+        ("slide_id,time,event\na1,-1,1\nb1,2,1\n", "row 2: -1 is before the start"),
+        ("slide_id,time,event\na1,1,1\nb1,2,7\n", "row 3: '7' says neither"),
+    ],
+)
+def test_a_table_that_cannot_be_understood_is_refused_with_what_was_found(text, message):
+    with pytest.raises(CohortError, match=rf"^labels.csv: (.*\n)*.*{message}"):
+        read(text)
+
+
+def test_the_same_label_twice_is_one_label():
+    assert read("a1,x\na1,x\n").cells == {"a1": LabelCells("x")}
+
+
+def test_ids_that_match_nothing_at_all_are_refused_with_both_sides():
+    with pytest.raises(CohortError, match=r"none of its 2 ids gives a slide of c.csv a label .*first is 'A1', .* 'a1'"):
+        join_labels(COHORT, read("A1,x\na,\n"))

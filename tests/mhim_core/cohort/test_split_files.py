@@ -1,0 +1,166 @@
+"""Predefined folds, one file each, in the two layouts of the field; ids are compared whole."""
+
+import pytest
+
+from mhim_core.cohort.options import SplitOptions
+from mhim_core.cohort.split_files import SplitFile, read_split_file, splits_from_files
+from mhim_core.cohort.table import CohortRow
+from mhim_core.errors import CohortError, SplitError
+from mhim_core.task import Task, TaskKind
+
+CLASSES = Task(kind=TaskKind.classification, classes=("n", "p"))
+PARTS = {"n0": "train", "p0": "train", "n1": "val", "p1": "val", "n2": "test", "p2": "test"}
+
+
+def rows_of(*patients: str, slides: int = 2) -> list[CohortRow]:
+    """The label is the patient's first letter; slides are named `<patient>-<index>`."""
+    return [CohortRow(f"{one}-{index}", "/x", one, one[0]) for one in patients for index in range(slides)]
+
+
+ROWS = rows_of("n0", "p0", "n1", "p1", "n2", "p2")
+
+
+def read(text: str) -> SplitFile:
+    return read_split_file(text.encode(), "splits_0.csv")
+
+
+def splits_of(rows, *files: SplitFile, cohort_rows=None, seed=0, **options):
+    return splits_from_files(rows, files, CLASSES, SplitOptions(**options), seed, cohort_rows or rows)
+
+
+LONG = "\n".join(["patient_id,split,note", *(f"{one},{part},x" for one, part in PARTS.items())])
+WIDE = ",train,val,test\n0,n0,n1,n2\n1,p0,p1,p2\n"
+WIDE_LABELLED = ",train,train_label,val,val_label,test,test_label\n0.0,n0,0.0,n1,0.0,n2,0.0\n1.0,p0,1.0,p1,1.0,p2,1.0\n"
+
+
+@pytest.mark.parametrize("text", [LONG, WIDE, WIDE_LABELLED, WIDE.replace(",train", "Unnamed: 0,train", 1)])
+def test_both_layouts_say_the_same(text):
+    file = read(text)
+    assert file.parts == PARTS
+    (split,) = splits_of(ROWS, file).splits
+    assert split == (
+        0,
+        ("n0-0", "n0-1", "p0-0", "p0-1"),
+        ("n1-0", "n1-1", "p1-0", "p1-1"),
+        ("n2-0", "n2-1", "p2-0", "p2-1"),
+    )
+
+
+def test_columns_may_be_ragged_and_named_by_their_aliases():
+    file = read(",Training,Validation,Testing\n0,a,d,e\n1,b,,f\n2,c\n")
+    assert file.parts == {"a": "train", "b": "train", "c": "train", "d": "val", "e": "test", "f": "test"}
+
+
+@pytest.mark.parametrize("column", ["slide_id", "case_id", "ID", "wsi"])
+def test_the_id_of_a_long_file_has_the_names_of_the_field(column):
+    assert read(f"{column},split\na,train\nb,\n").parts == {"a": "train"}
+
+
+def test_slide_ids_and_patient_ids_both_match_whole_and_without_their_file_extension():
+    file = read("slide_id,split\nn0,train\np0-0.svs,train\np0-1,train\nn1,val\np1,val\nn2,test\np2,test\n")
+    found = splits_of(ROWS, file)
+    assert found.splits == splits_of(ROWS, read(WIDE)).splits
+    assert found.notes == ()
+
+
+def test_an_id_is_never_matched_by_a_part_of_it():
+    rows = [*ROWS, *rows_of("n", "n00")]
+    found = splits_of(rows, read(WIDE))
+    assert found.splits == splits_of(ROWS, read(WIDE)).splits
+    assert found.notes == ("splits_0.csv lists 4 slides not at all, they take no part: 'n00-0', 'n00-1', 'n-0', 'n-1'",)
+
+
+def test_folds_are_numbered_in_the_order_of_their_files():
+    first, second = read(WIDE), read(",train,val,test\n0,n2,n1,n0\n1,p2,p1,p0\n")
+    found = splits_of(ROWS, second, first)
+    assert [split.fold for split in found.splits] == [0, 1]
+    assert found.splits[0].test == ("n0-0", "n0-1", "p0-0", "p0-1")
+    assert found.notes == ()
+
+
+def test_files_that_test_the_same_slides_again_are_said_to():
+    assert "test 4 slides again" in splits_of(ROWS, read(WIDE), read(WIDE)).notes[0]
+
+
+def test_validation_is_taken_from_train_where_the_file_has_none_and_a_note_says_so():
+    rows = rows_of(*(f"{kind}{index}" for kind in "np" for index in range(6)))
+    file = read(
+        "patient_id,split\n" + "".join(f"{k}{i},{'test' if i == 5 else 'train'}\n" for k in "np" for i in range(6))
+    )
+    found = splits_of(rows, file)
+    assert found.notes == ("splits_0.csv has no val: validation is taken from its train, 0.2 of it",)
+    (split,) = found.splits
+    assert {slide[0] for slide in split.validation} == {"n", "p"}
+    assert len(split.validation) == 4
+    assert not set(split.validation) & set(split.train)
+    assert len(splits_of(rows, file, val_fraction=0.4).splits[0].validation) == 8
+    assert splits_of(rows, file) == found
+
+
+def test_unknown_ids_and_slides_without_tiles_are_told_apart():
+    file = read(WIDE + "2,gone,,\n")
+    found = splits_of([row for row in ROWS if row.slide_id != "n0-1"], file, cohort_rows=ROWS)
+    assert found.notes == (
+        "splits_0.csv: 1 of its ids are not in the cohort: 'gone'",
+        "splits_0.csv: 1 of its slides have no target or no tiles: 'n0-1'",
+    )
+    assert found.splits[0].train == ("n0-0", "p0-0", "p0-1")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("slide_id,fold\na,1\n", "found columns 'slide_id', 'fold'; expected an id column and `split`"),
+        ("slide_id,split\na,train\na,test\n", "'a' is in train and in test"),
+        (",train,test\n0,a,b\n1,b,\n", "'b' is in train and in test"),
+        ("slide_id,split\na,holdout\n", "row 2: 'holdout' is none of train, val, test"),
+        ("slide_id,split\n,train\n", "row 2 has a split but no id"),
+        ("slide_id,split\na\n", "row 2 has 1 cells where the header has 2"),
+        ("name,split\na,train\n", "0 id and 1 split columns"),
+        ("slide_id,wsi,train,training\na,b,c,d\n", "two are the same part"),
+        (",train,val,test\na,True,False,False\nb,False,True,False\n", "hold true and false, not ids"),
+    ],
+)
+def test_a_file_that_gives_no_split_is_refused_with_what_was_found(text, message):
+    with pytest.raises(SplitError, match=f"^splits_0.csv: .*{message}"):
+        read(text)
+
+
+def test_what_is_no_table_is_a_cohort_error():
+    with pytest.raises(CohortError, match="the table has no rows"):
+        read(",train,val,test\n")
+
+
+@pytest.mark.parametrize(
+    ("rows", "text", "message"),
+    [
+        (ROWS, "patient_id,split\nx,train\n", "lists no slide or patient of the cohort"),
+        (ROWS, WIDE.replace("n2", "n0-1"), "slide 'n0-1' is in train and, by 'n0-1', in test"),
+        (
+            [*ROWS, *rows_of("p9")],
+            "slide_id,split\nn0-0,train\np0,train\nn1,val\np1,val\nn0-1,test\nn2,test\np2,test\n",
+            "patient 'n0' is in train and test",
+        ),
+        (ROWS, WIDE.replace("p2", ""), "class 'p' has no patient in the test part of fold 0; change the file"),
+        ([*ROWS, CohortRow("n0", "/x", "other", "n")], WIDE, "'n0' is the id of a slide and of a patient of other"),
+    ],
+)
+def test_a_file_that_leaks_or_lacks_is_refused_with_its_name(rows, text, message):
+    with pytest.raises(SplitError, match=f"^splits_0.csv.*{message}"):
+        splits_of(rows, read(text))
+
+
+def test_no_file_is_no_split():
+    with pytest.raises(SplitError, match="no split file"):
+        splits_of(ROWS)
+
+
+def test_a_slide_that_is_its_own_patient_is_not_ambiguous():
+    rows = [CohortRow(one, "/x", one, one[0]) for one in PARTS]
+    assert splits_of(rows, read(WIDE)).splits[0].test == ("n2", "p2")
+
+
+def test_survival_folds_are_checked_as_all_are():
+    rows = [CohortRow(one, "/x", one, time=1.0, event=False) for one in PARTS]
+    with pytest.raises(SplitError, match=r"splits_0.csv: no patient of the train part of fold 0 has an event"):
+        splits_from_files(rows, [read(WIDE)], Task(kind=TaskKind.survival), SplitOptions(), 0, rows)
