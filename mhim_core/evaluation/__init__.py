@@ -1,1 +1,5 @@
-"""From held-out predictions to numbers: calibration, thresholds, summaries, paired comparisons. Import from the submodules."""
+"""From held-out predictions to numbers. Import from the submodules.
+
+held_out (the rows) → calibration, risk_groups (what validation chooses) → summary (one JSON document of a run) and
+comparison (paired differences between runs); judge and probabilities are what these two are made of.
+"""

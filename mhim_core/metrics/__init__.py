@@ -22,6 +22,7 @@ from mhim_core.metrics.bootstrap import (
     percentile_interval,
     replicate_values,
     replicate_weights,
+    undefined,
 )
 from mhim_core.metrics.classification import (
     BINARY_METRICS,
@@ -134,5 +135,6 @@ __all__ = [
     "sensitivity",
     "spearman",
     "specificity",
+    "undefined",
     "uno_c",
 ]

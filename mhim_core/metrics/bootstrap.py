@@ -36,6 +36,11 @@ def bind(kernel: Kernel, num_rows: int, reason: str, if_nan: str = "") -> BoundM
     return BoundMetric(Metric(None, if_nan) if math.isnan(value) else Metric(value), kernel)
 
 
+def undefined(reason: str) -> BoundMetric:
+    """A metric without a value on these rows, whatever they weigh."""
+    return BoundMetric(Metric(None, reason), lambda weights_RN: np.full(len(weights_RN), np.nan))
+
+
 def mean_of(bound: Sequence[BoundMetric]) -> BoundMetric:
     """The mean of several metrics of the same N rows; without a value where one of them has none."""
     if len(bound) == 1:

@@ -1,0 +1,161 @@
+"""Held-out predictions: every bag by the model that did not see its patient, once per seed.
+
+Shapes: N rows, C outputs (a logit per class, a hazard's logit per time bin, or one number).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mhim_core.errors import InputError
+from mhim_core.task import ClassTarget, SurvivalTarget, Target, ValueTarget
+
+Floats = NDArray[np.float64]
+
+
+class FitId(NamedTuple):
+    """Which fit of a run: its seed and its fold."""
+
+    seed: int
+    fold: int
+
+
+class HeldOut(NamedTuple):
+    """One bag by one model that did not see its patient."""
+
+    model: str
+    """mhim, mhim teacher or plain."""
+    seed: int
+    fold: int
+    bag_id: str
+    patient_id: str
+    site: str | None
+    target: Target
+    logits: tuple[float, ...]
+    """Classification: C logits; survival: C hazard logits; regression: one number, in the user's unit."""
+
+    @property
+    def fit(self) -> FitId:
+        return FitId(self.seed, self.fold)
+
+    @property
+    def probabilities(self) -> tuple[float, ...]:
+        """Classification: (C,)."""
+        return tuple(class_probabilities([self])[0].tolist())
+
+    @property
+    def risk(self) -> float:
+        """Survival: −Σ of the survival curve over the C bins, in −C … 0; higher for an earlier event."""
+        return float(risks([self])[0])
+
+    @property
+    def value(self) -> float:
+        """Regression: the prediction in the user's unit."""
+        return self.logits[0]
+
+
+Rows = Sequence[HeldOut]
+
+
+def logits_of(rows: Rows) -> Floats:
+    """(N, C)."""
+    return np.array([row.logits for row in rows], dtype=np.float64)
+
+
+def softmax(logits_NC: Floats, temperature: "float | Floats" = 1.0) -> Floats:
+    """(N, C) probabilities of logits divided by a temperature, one or (N,)."""
+    scaled_NC = logits_NC / np.reshape(temperature, (-1, 1))
+    power_NC = np.exp(scaled_NC - scaled_NC.max(axis=1, keepdims=True))
+    return np.asarray(power_NC / power_NC.sum(axis=1, keepdims=True))
+
+
+def class_probabilities(rows: Rows, temperature: "float | Floats" = 1.0) -> Floats:
+    """(N, C) of a classification; `temperature`: one or (N,)."""
+    return softmax(logits_of(rows), temperature)
+
+
+def risks(rows: Rows) -> Floats:
+    """(N,) of discrete-time survival: −Σ_t S(t), S(t) = ∏ (1 − h) up to bin t, h = σ(logit)."""
+    log_survival_NC = np.cumsum(-np.logaddexp(0.0, logits_of(rows)), axis=1)
+    return np.asarray(-np.exp(log_survival_NC).sum(axis=1))
+
+
+def class_targets(rows: Iterable[HeldOut]) -> list[int]:
+    return [row.target.class_index for row in rows if isinstance(row.target, ClassTarget)]
+
+
+def value_targets(rows: Iterable[HeldOut]) -> list[float]:
+    return [row.target.value for row in rows if isinstance(row.target, ValueTarget)]
+
+
+class FollowUp(NamedTuple):
+    """(N,) each."""
+
+    time: Floats
+    event: NDArray[np.bool_]
+
+
+def follow_up(targets: Iterable[Target]) -> FollowUp:
+    """Of survival targets."""
+    seen = [target for target in targets if isinstance(target, SurvivalTarget)]
+    return FollowUp(
+        np.array([target.time for target in seen], dtype=np.float64), np.array([target.event for target in seen], bool)
+    )
+
+
+def by_fit(rows: Iterable[HeldOut]) -> dict[FitId, list[HeldOut]]:
+    """In the order of seeds and folds, each sorted by bag."""
+    found: dict[FitId, list[HeldOut]] = defaultdict(list)
+    for row in sorted(rows, key=lambda one: (one.fit, one.bag_id)):
+        found[row.fit].append(row)
+    return dict(found)
+
+
+def by_seed(rows: Iterable[HeldOut]) -> dict[int, list[HeldOut]]:
+    """One model's rows by seed, each sorted by bag: the same bags with the same targets, once in each seed.
+
+    Raises InputError naming a bag that is twice in a seed, is missing in one, or differs between seeds.
+    """
+    found: dict[int, dict[str, HeldOut]] = defaultdict(dict)
+    for row in sorted(rows, key=lambda one: (one.seed, one.bag_id)):
+        if row.bag_id in found[row.seed]:
+            raise InputError(f"bag {row.bag_id} is held out twice by {row.model}, seed {row.seed}")
+        found[row.seed][row.bag_id] = row
+    first_seed = next(iter(found), 0)
+    for seed, members in found.items():
+        if differences := bag_differences(f"seed {first_seed}", found[first_seed], f"seed {seed}", members):
+            raise InputError(f"the seeds do not hold out the same bags: {differences}")
+    return {seed: list(members.values()) for seed, members in found.items()}
+
+
+def bag_differences(name_a: str, rows_a: dict[str, HeldOut], name_b: str, rows_b: dict[str, HeldOut]) -> str:
+    """What makes two sets of rows (by bag) incomparable, in words; empty: they are of the same bags and targets."""
+    parts = []
+    for name, here, there in ((name_a, rows_a, rows_b), (name_b, rows_b, rows_a)):
+        if alone := sorted(here.keys() - there.keys()):
+            parts.append(f"{len(alone)} only in {name} ({_few(alone)})")
+    shared = sorted(rows_a.keys() & rows_b.keys())
+    for what in ("target", "patient_id"):
+        if differing := [bag for bag in shared if getattr(rows_a[bag], what) != getattr(rows_b[bag], what)]:
+            bag = differing[0]
+            here, there = getattr(rows_a[bag], what), getattr(rows_b[bag], what)
+            parts.append(
+                f"{len(differing)} of another {what.removesuffix('_id')} ({_few(differing)}; "
+                f"{bag}: {_words(here)} in {name_a}, {_words(there)} in {name_b})"
+            )
+    return ", ".join(parts)
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+def _words(value: object) -> str:
+    if isinstance(value, ClassTarget):
+        return f"class {value.class_index}"
+    if isinstance(value, SurvivalTarget):
+        return f"{'event' if value.event else 'censored'} at {value.time:g}"
+    return f"{value.value:g}" if isinstance(value, ValueTarget) else str(value)

@@ -1,0 +1,121 @@
+"""The metrics of held-out rows, whatever the task.
+
+Several seeds give every bag several rows: a metric is the mean over seeds of each seed's metric, in every bootstrap
+replicate too, under one draw of patients. So it says how good one model is expected to be, not how good an ensemble is.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mhim_core.errors import InputError
+from mhim_core.evaluation.held_out import (
+    FollowUp,
+    HeldOut,
+    Rows,
+    class_probabilities,
+    class_targets,
+    follow_up,
+    logits_of,
+    risks,
+    value_targets,
+)
+from mhim_core.metrics import (
+    CLASSIFICATION_METRICS,
+    REGRESSION_METRICS,
+    SURVIVAL_METRICS,
+    BoundMetric,
+    Estimate,
+    MetricDefinition,
+    bind_classification,
+    bind_regression,
+    bind_survival,
+    censoring_weights,
+    estimate,
+    last_followed,
+    mean_of,
+)
+from mhim_core.task import Target, Task, TaskKind
+
+TrainTargets = Mapping[int, Sequence[Target]]
+"""The targets of the training bags by fold; the same for all seeds."""
+
+
+class Bootstrap(NamedTuple):
+    """How intervals are made."""
+
+    replicates: int = 2000
+    """0: no intervals."""
+    seed: int = 2021
+
+
+class Censoring(NamedTuple):
+    """What Uno's C needs to know of the training patients."""
+
+    by_fold: Mapping[int, FollowUp]
+    tau: float
+    """Only events before it count: the earliest, over the folds, of the last times a training patient was seen."""
+
+
+def metrics_of(kind: TaskKind) -> Mapping[str, MetricDefinition]:
+    """The metrics that held-out rows of this task get, in order."""
+    return {
+        TaskKind.classification: CLASSIFICATION_METRICS,
+        TaskKind.survival: SURVIVAL_METRICS,
+        TaskKind.regression: REGRESSION_METRICS,
+    }[kind]
+
+
+def censoring_of(train_targets: TrainTargets | None) -> Censoring | None:
+    """None where no training targets are given; Uno's C then has no value."""
+    if not train_targets:
+        return None
+    by_fold = {fold: follow_up(targets) for fold, targets in train_targets.items()}
+    if empty := [fold for fold, seen in by_fold.items() if not len(seen.time)]:
+        raise InputError(f"fold {empty[0]} has no training targets with a time and an event")
+    return Censoring(by_fold, min(last_followed(seen.time) for seen in by_fold.values()))
+
+
+def bind_rows(rows: Rows, task: Task, censoring: Censoring | None = None) -> dict[str, BoundMetric]:
+    """All metrics of one model and seed on these N rows; classes by the highest probability."""
+    if task.kind is TaskKind.classification:
+        return bind_classification(class_targets(rows), class_probabilities(rows))
+    if task.kind is TaskKind.regression:
+        return bind_regression(value_targets(rows), logits_of(rows)[:, 0])
+    time, event = follow_up(row.target for row in rows)
+    weights = None if censoring is None else _censoring_weights(rows, censoring)
+    return bind_survival(time, event, risks(rows), weights)
+
+
+def bind_seeds(
+    seeds: Mapping[int, Rows], bind: Callable[[Sequence[HeldOut]], dict[str, BoundMetric]]
+) -> dict[str, BoundMetric]:
+    """Each metric's mean over seeds. `seeds`: rows of the same bags in the same order, as `by_seed` gives them."""
+    each = [bind(rows) for rows in seeds.values()]
+    return {name: mean_of([one[name] for one in each]) for name in each[0]}
+
+
+def estimate_seeds(
+    seeds: Mapping[int, Rows], bind: Callable[[Sequence[HeldOut]], dict[str, BoundMetric]], bootstrap: Bootstrap
+) -> dict[str, Estimate]:
+    """Each metric's mean over seeds with its patient-clustered interval."""
+    return estimate(bind_seeds(seeds, bind), patients_of(seeds), **bootstrap._asdict())
+
+
+def patients_of(seeds: Mapping[int, Rows]) -> list[str]:
+    """(N,): the patient of each bag."""
+    return [row.patient_id for row in next(iter(seeds.values()))]
+
+
+def _censoring_weights(rows: Rows, censoring: Censoring) -> np.ndarray:
+    """(N,): each row's weight by the training patients of its own fold."""
+    weights = np.zeros(len(rows))
+    folds = np.array([row.fold for row in rows])
+    for fold in np.unique(folds):
+        if fold not in censoring.by_fold:
+            raise InputError(f"no training targets were given for fold {fold}")
+        members = folds == fold
+        time, event = follow_up(row.target for row in rows if row.fold == fold)
+        weights[members] = censoring_weights(*censoring.by_fold[int(fold)], time, event, tau=censoring.tau)
+    return weights

@@ -1,0 +1,102 @@
+"""Calibration and thresholds of a classification, as parts of the summary.
+
+calibration  {fits: [{seed, fold, value, nll_before, nll_after, reason}], before: {metric: estimate}, after: …}
+thresholded  {rule, fits: [{seed, fold, value, youden, reason}], pooled: {metric: estimate}, over_folds: {…}}
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mhim_core.evaluation.calibration import (
+    Temperature,
+    Threshold,
+    calibrated_probabilities,
+    temperatures,
+    thresholds,
+)
+from mhim_core.evaluation.held_out import FitId, HeldOut, Rows, by_fit, by_seed, class_probabilities, class_targets
+from mhim_core.evaluation.judge import Bootstrap, estimate_seeds
+from mhim_core.metrics import (
+    BINARY_METRICS,
+    CLASSIFICATION_METRICS,
+    BoundMetric,
+    bind_classification,
+    mean_and_std,
+    undefined,
+)
+from mhim_core.task import Task
+
+_CALIBRATION = ("brier", "expected_calibration_error")
+_NO_ROWS = "there is no validation prediction of this fit"
+
+
+def calibration(test_rows: Rows, validation_rows: Rows, bootstrap: Bootstrap) -> dict[str, Any]:
+    """One model's Brier score and calibration error before and after each fit's temperature."""
+    found = temperatures(validation_rows)
+    fits = {fit: found.get(fit, Temperature(None, reason=_NO_ROWS)) for fit in by_fit(test_rows)}
+    seeds = by_seed(test_rows)
+    return {
+        "fits": _of_fits(fits),
+        "before": estimate_seeds(seeds, _bind_calibration, bootstrap),
+        "after": estimate_seeds(seeds, partial(_bind_calibrated, found=fits), bootstrap),
+    }
+
+
+def thresholded(test_rows: Rows, validation_rows: Rows, task: Task, bootstrap: Bootstrap) -> dict[str, Any]:
+    """One model's metrics of decisions: two classes at each fit's own threshold, more by the highest probability."""
+    binary = len(task.classes) == 2
+    found = thresholds(validation_rows) if binary else {}
+    fits = {fit: found.get(fit, Threshold(None, reason=_NO_ROWS)) for fit in by_fit(test_rows)} if binary else {}
+    bind = partial(_bind_decisions, found=fits, names=_decision_metrics(binary))
+    folds = [bind(rows) for rows in by_fit(test_rows).values()]
+    return {
+        "rule": "Youden's J on validation" if binary else "highest probability",
+        "fits": _of_fits(fits),
+        "pooled": estimate_seeds(by_seed(test_rows), bind, bootstrap),
+        "over_folds": {
+            name: mean_and_std([fold[name].metric.value for fold in folds]) for name in _decision_metrics(binary)
+        },
+    }
+
+
+def _decision_metrics(binary: bool) -> tuple[str, ...]:
+    of_classes = tuple(name for name, definition in CLASSIFICATION_METRICS.items() if definition.takes_classes)
+    return of_classes + (tuple(BINARY_METRICS) if binary else ())
+
+
+def _bind_calibration(rows: Rows) -> dict[str, BoundMetric]:
+    return bind_classification(class_targets(rows), class_probabilities(rows), names=_CALIBRATION)
+
+
+def _bind_calibrated(rows: Rows, found: Mapping[FitId, Temperature]) -> dict[str, BoundMetric]:
+    if reason := _first_reason(rows, found):
+        return {name: undefined(reason) for name in _CALIBRATION}
+    return bind_classification(class_targets(rows), calibrated_probabilities(rows, found), names=_CALIBRATION)
+
+
+def _bind_decisions(
+    rows: Sequence[HeldOut], found: Mapping[FitId, Threshold], names: Sequence[str]
+) -> dict[str, BoundMetric]:
+    probability_NC = class_probabilities(rows)
+    if not found:
+        return bind_classification(class_targets(rows), probability_NC, names=names)
+    if reason := _first_reason(rows, found):
+        return {name: undefined(reason) for name in names}
+    threshold_N = np.array([found[row.fit].value for row in rows], dtype=np.float64)
+    predicted_N = (probability_NC[:, 1] >= threshold_N).astype(np.int64)
+    return bind_classification(class_targets(rows), y_pred=predicted_N, names=names)
+
+
+def _first_reason(rows: Rows, found: Mapping[FitId, Any]) -> str:
+    """Why some fit's choice is missing; empty: all are there."""
+    for fit in sorted({row.fit for row in rows}):
+        if found[fit].value is None:
+            return f"seed {fit.seed}, fold {fit.fold}: {found[fit].reason}"
+    return ""
+
+
+def _of_fits(fits: Mapping[FitId, NamedTuple]) -> list[dict[str, Any]]:
+    return [{"seed": fit.seed, "fold": fit.fold} | one._asdict() for fit, one in fits.items()]
