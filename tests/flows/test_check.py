@@ -205,3 +205,22 @@ def test_a_slide_that_takes_longer_than_its_time_limit_fails_as_in_embedding(
     ended = mhim("check", f"cohort={table}", "decode_timeout_s=0.001")
     assert ended.code == ExitCode.TOO_MANY_FAILED
     assert "a: timeout: the decoder showed no progress for 0.001 s and was killed" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("cells", "note"),
+    [
+        ([{"label": "x"}, {"label": "y"}], "note: 'x' 1 slides of 1 patients, 'y' 1 slides of 1 patients"),
+        (
+            [{"OS_months": "12.5", "vital_status": "Dead"}, {"OS_months": "3", "vital_status": "Alive"}],
+            "note: 2 slides of 2 patients: 1 patients with the event, 1 censored; times 3 to 12.5",
+        ),
+        ([{"label": "0.5"}, {"label": "7"}], "note: 2 slides of 2 patients: target 0.5 to 7, mean 3.75"),
+        ([{}, {}], "note: not to be trained on: no slide has a label, or a time and an event"),
+    ],
+)
+def test_what_can_be_learned_from_the_table_is_said(
+    mhim: Mhim, write_table: WriteTable, cells: list[dict[str, object]], note: str
+) -> None:
+    rows = [{"slide_id": name, "path": f"{name}.svs"} | more for name, more in zip("ab", cells, strict=True)]
+    assert note in mhim("check", f"cohort={write_table(rows)}").out

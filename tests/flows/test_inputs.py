@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.inputs import load_cohort
+from flows.inputs import load_cohort, load_split_files
 from mhim_core.errors import CohortError
 from mhim_core.types import SlideTask
 
@@ -97,3 +97,46 @@ def test_what_is_no_table_is_refused_with_what_it_is(address: str, complaint: st
     with pytest.raises(CohortError, match=complaint) as caught:
         load_cohort(address)
     assert str(caught.value).startswith("cohort=")
+
+
+def test_a_table_of_labels_takes_the_place_of_the_cohorts_own(write_table: WriteTable, tmp_path: Path) -> None:
+    table = write_table([{"slide_id": name, "path": f"{name}.svs", "label": "old"} for name in ("a", "b")])
+    (tmp_path / "labels.csv").write_text("a,0\nb,1\n")
+    given = load_cohort(str(table), with_files=False, labels_uri=str(tmp_path / "labels.csv"))
+    assert [row.label for row in given.cohort.rows] == ["0", "1"]
+    assert any("labels.csv has no header" in note for note in given.cohort.notes)
+    assert given.warnings == ()
+
+
+def test_labels_are_checked_with_the_table_they_are_joined_to(write_table: WriteTable, tmp_path: Path) -> None:
+    table = write_table([{"slide_id": name, "path": f"{name}.svs", "patient_id": ""} for name in ("a", "b")])
+    (tmp_path / "labels.csv").write_text("id,label\na,0\nb, 1\n")
+    with pytest.raises(CohortError, match="a labelled slide needs one") as caught:
+        load_cohort(str(table), with_files=False, labels_uri=str(tmp_path / "labels.csv"))
+    assert "' 1' has spaces around it" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "complaint"),
+    [
+        ("nowhere.csv", "there is no such file"),
+        (".", "is a folder; the labels are one table"),
+        ("http://host/my.csv", "neither a path nor an s3:// URI"),
+    ],
+)
+def test_labels_that_are_no_table_are_refused_by_their_key(
+    write_table: WriteTable, slide: Path, address: str, complaint: str
+) -> None:
+    table = write_table([{"slide_id": "a", "path": slide}])
+    with pytest.raises(CohortError, match=rf"^labels=.*{complaint}"):
+        load_cohort(str(table), labels_uri=address)
+
+
+def test_split_files_are_read_in_the_order_given(tmp_path: Path) -> None:
+    for fold in range(2):
+        (tmp_path / f"splits_{fold}.csv").write_text(f",train,val,test\n0,a{fold},b{fold},c{fold}\n")
+    files = load_split_files([str(tmp_path / f"splits_{fold}.csv") for fold in (1, 0)])
+    assert [file.name for file in files] == ["splits_1.csv", "splits_0.csv"]
+    assert files[0].parts == {"a1": "train", "b1": "val", "c1": "test"}
+    with pytest.raises(CohortError, match=r"^split_files=.*there is no such file"):
+        load_split_files([str(tmp_path / "splits_9.csv")])
