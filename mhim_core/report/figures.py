@@ -1,23 +1,16 @@
-"""Figures as PNG bytes: the same numbers give the same bytes. No pyplot, no global state of a user's matplotlibrc."""
+"""Figures of a run as PNG bytes: the same numbers give the same bytes."""
 
-import io
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mhim_core.metrics import Estimate, UndefinedMetricError, reliability_curve, roc_curve
+from mhim_core.report.canvas import COLOURS, blank_figure, cycle_colours, plain_text, png_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-_DPI = 144
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
-"""Okabe and Ito's palette: told apart without colour vision."""
 
 
 class Scores(NamedTuple):
@@ -51,9 +44,9 @@ class FitCurve(NamedTuple):
 
 def roc_figure(series: Sequence[RocSeries]) -> bytes:
     """ROC curves: each series' pooled curve, thin ones for its folds. Raises UndefinedMetricError as `roc_curve`."""
-    with _figure(5.2, 5.0) as (figure, (axes,)):
+    with blank_figure(5.2, 5.0) as (figure, (axes,)):
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle="--")
-        for colour, one in zip(_cycle(len(series)), series, strict=True):
+        for colour, one in zip(cycle_colours(len(series)), series, strict=True):
             for fold in one.folds:
                 try:
                     curve = roc_curve(*fold)
@@ -61,29 +54,29 @@ def roc_figure(series: Sequence[RocSeries]) -> bytes:
                     continue
                 axes.plot(curve.false_positive_rate, curve.true_positive_rate, color=colour, alpha=0.3, linewidth=0.9)
             curve = roc_curve(*one.pooled)
-            label = _plain_text(one.name) + _estimate_text(one.estimate)
+            label = plain_text(one.name) + _estimate_text(one.estimate)
             axes.plot(curve.false_positive_rate, curve.true_positive_rate, color=colour, linewidth=2, label=label)
         axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.set_aspect("equal")
         axes.legend(loc="lower right", frameon=False, fontsize=8)
-        return _png(figure)
+        return png_bytes(figure)
 
 
 def training_figure(curves: Sequence[FitCurve], metric_name: str = "Validation AUROC") -> bytes:
     """Loss and validation metric by epoch, a line per fold, a column per stage; a dot marks the kept epoch."""
     stages = list(dict.fromkeys(curve.stage for curve in curves)) or [""]
-    with _figure(4.2 * len(stages), 5.0, rows=2, columns=len(stages)) as (figure, axes):
+    with blank_figure(4.2 * len(stages), 5.0, rows=2, columns=len(stages)) as (figure, axes):
         for column, stage in enumerate(stages):
             loss, metric = axes[column], axes[len(stages) + column]
             members = [curve for curve in curves if curve.stage == stage]
-            for colour, curve in zip(_cycle(len(members)), members, strict=True):
+            for colour, curve in zip(cycle_colours(len(members)), members, strict=True):
                 _fit_line(loss, curve.train_loss, curve, colour)
                 _fit_line(metric, curve.validation_metric, curve, colour)
-            loss.set(title=_plain_text(stage), ylabel="Training loss" if column == 0 else "")
+            loss.set(title=plain_text(stage), ylabel="Training loss" if column == 0 else "")
             metric.set(xlabel="Epoch", ylabel=metric_name if column == 0 else "", ylim=(-0.03, 1.03))
             if 1 < len(members) <= 10:
                 loss.legend(frameon=False, fontsize=7, ncols=2)
-        return _png(figure)
+        return png_bytes(figure)
 
 
 def score_figure(y_true: Sequence[int], probabilities: ArrayLike, classes: Sequence[str]) -> bytes:
@@ -94,8 +87,8 @@ def score_figure(y_true: Sequence[int], probabilities: ArrayLike, classes: Seque
     truth, probability_NC = np.asarray(y_true), np.asarray(probabilities, dtype=np.float64)
     binary = len(classes) == 2
     value_N = probability_NC[:, 1] if binary else probability_NC[np.arange(len(truth)), truth]
-    with _figure(max(3.6, 1.3 * len(classes) + 1.4), 4.2) as (figure, (axes,)):
-        for index, colour in enumerate(_cycle(len(classes))):
+    with blank_figure(max(3.6, 1.3 * len(classes) + 1.4), 4.2) as (figure, (axes,)):
+        for index, colour in enumerate(cycle_colours(len(classes))):
             values = np.sort(value_N[truth == index])
             if len(values):
                 axes.boxplot(values, positions=[index], widths=0.55, showfliers=False, medianprops={"color": "#222222"})
@@ -103,28 +96,28 @@ def score_figure(y_true: Sequence[int], probabilities: ArrayLike, classes: Seque
             offset = (np.arange(len(values)) * 0.618034 % 1 - 0.5) * 0.36
             axes.scatter(index + offset, values, s=14, color=colour, alpha=0.75, linewidths=0, zorder=3)
         axes.set(
-            ylabel=f"P({_plain_text(classes[1])})" if binary else "Probability of the true class",
+            ylabel=f"P({plain_text(classes[1])})" if binary else "Probability of the true class",
             xlabel="True class",
             ylim=(-0.03, 1.03),
             xlim=(-0.6, len(classes) - 0.4),
         )
-        axes.set_xticks(range(len(classes)), [_plain_text(name) for name in classes])
-        return _png(figure)
+        axes.set_xticks(range(len(classes)), [plain_text(name) for name in classes])
+        return png_bytes(figure)
 
 
 def calibration_figure(y_true: Sequence[int], probabilities: ArrayLike, num_bins: int = 10) -> bytes:
     """Reliability diagram: accuracy against the top class's probability, dots by the number of slides."""
     curve = reliability_curve(y_true, probabilities, num_bins)
-    with _figure(4.4, 4.2) as (figure, (axes,)):
+    with blank_figure(4.4, 4.2) as (figure, (axes,)):
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle="--")
         filled = curve.num_slides > 0
         confidence, accuracy, count = curve.confidence[filled], curve.accuracy[filled], curve.num_slides[filled]
-        axes.plot(confidence, accuracy, color=_COLOURS[0], linewidth=1, alpha=0.6)
-        axes.scatter(confidence, accuracy, s=18 + 160 * count / count.max(), color=_COLOURS[0], zorder=3)
+        axes.plot(confidence, accuracy, color=COLOURS[0], linewidth=1, alpha=0.6)
+        axes.scatter(confidence, accuracy, s=18 + 160 * count / count.max(), color=COLOURS[0], zorder=3)
         for x, y, number in zip(confidence, accuracy, count, strict=True):
             axes.annotate(str(number), (x, y), textcoords="offset points", xytext=(0, 9), ha="center", fontsize=7)
         axes.set(xlabel="Probability of the predicted class", ylabel="Share correct", xlim=(0, 1.03), ylim=(-0.03, 1.1))
-        return _png(figure)
+        return png_bytes(figure)
 
 
 def _fit_line(axes: "Axes", values: Sequence[float | None], curve: FitCurve, colour: str) -> None:
@@ -139,44 +132,3 @@ def _estimate_text(estimate: Estimate | None) -> str:
         return ""
     interval = "" if estimate.low is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
     return f"\nAUROC {estimate.value:.3f}{interval}"
-
-
-def _cycle(num: int) -> list[str]:
-    return [_COLOURS[index % len(_COLOURS)] for index in range(num)]
-
-
-def _plain_text(text: str, max_chars: int = 28) -> str:
-    """Untrusted text on one line, shortened."""
-    text = " ".join(text.split()) or "–"
-    text = " " + text if text.startswith("_") else text  # a leading underscore hides a label from the legend
-    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
-
-
-class _Canvas(NamedTuple):
-    figure: "Figure"
-    axes: "list[Axes]"
-
-
-@contextmanager
-def _figure(width_in: float, height_in: float, *, rows: int = 1, columns: int = 1) -> Iterator[_Canvas]:
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # Any: matplotlib types the keys as a literal of all its settings
-    style: Any = {key: value for key, value in matplotlib.rcParamsDefault.items() if "backend" not in key}
-    style |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "axes.titlesize": 10}
-    style["text.parse_math"] = False  # a label may hold dollar signs
-    with matplotlib.rc_context(style), warnings.catch_warnings():
-        # a label in a script the font lacks is drawn as boxes; the tables have it right
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(width_in, height_in), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(rows, columns, squeeze=False)
-        yield _Canvas(figure, list(axes.ravel()))
-
-
-def _png(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    return buffer.getvalue()
