@@ -6,16 +6,20 @@ again, and only identity is ever fingerprinted.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar, cast
 
 from cluster.session import check_address, check_fits_here
-from mhim_core.cohort.options import SplitOptions
+from mhim_core.cohort.options import SplitOptions, TaskOptions
 from mhim_core.errors import ConfigError
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.options import Activation, MhimOptions, ModelOptions
+from mhim_core.mil.plugins import Plugin, read_plugin
+from mhim_core.mil.recipes import DEFAULT_RECIPE, recipe_defaults
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.train.options import FitExecution, FitOptions
+from mhim_core.train.plan import Stage
 
 Part = TypeVar("Part")
 
@@ -47,6 +51,19 @@ class FlowConfig:
         for owner in type(self).__mro__:
             if not issubclass(owner, FlowConfig) and "__post_init__" in vars(owner):
                 vars(owner)["__post_init__"](self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginFile:
+    aggregator_file: str = ""
+    """A Python file of your own that registers aggregators (docs/method.md); empty: none. Naming it here runs it."""
+
+    def __post_init__(self) -> None:
+        self.plugin()  # the name of its aggregator must be known before the model's keys are checked
+
+    def plugin(self) -> Plugin | None:
+        """The loaded file. Raises InputError where it cannot be read or run."""
+        return read_plugin(self.aggregator_file) if self.aggregator_file else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,22 +258,64 @@ class WorkersFit(TrainExecution, FitOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProtocolKeys:
+    recipe: str = DEFAULT_RECIPE
+    """Named options, below the keys you give yourself: mhim, mhim-v2 (IJCV 2025's text), mhim-v1 (ICCV 2023) or
+    published-code (docs/method.md has the table)."""
+    seeds: int = 1
+    """Trainings of every fold, with seed, seed + 1, …; the folds are those of the first."""
+    teacher: str = ""
+    """Take the stage-1 models of another run (its out=) with the same folds, seeds and data; empty: train them."""
+    labels: str = ""
+    """A table of labels, CSV with or without header: an id of a slide or patient, then its label; empty: the cohort's
+    own."""
+    split_files: tuple[str, ...] = ()
+    """Predefined folds, one CSV each, separated by commas: id and split columns, or columns train, val, test of ids."""
+
+    def __post_init__(self) -> None:
+        recipe_defaults(self.recipe, "")
+        _check_least(self, 1, "seeds")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(
     FlowConfig,
+    PluginFile,
+    ProtocolKeys,
     WorkersFit,
     MhimOptions,
     MethodKeys,
+    TaskOptions,
     SplitOptions,
     FeatureChoice,
     OutKeys,
     StoreKeys,
     CohortKeys,
 ):
-    """mhim train: bags → one model per fold."""
+    """mhim train: bags → one model per fold and seed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher and self.method is not Method.mhim:
+            raise ConfigError(f"teacher={self.teacher}: only method=mhim has a teacher")
+
+    @classmethod
+    def implied(cls, given: Mapping[str, object]) -> dict[str, Any]:
+        """What the recipe among the given keys sets, for those that are not given."""
+        recipe, aggregator = (str(given.get(name) or default) for name, default in _RECIPE_KEYS)
+        return {key: one for key, one in recipe_defaults(recipe, aggregator).items() if key not in given}
+
+    @classmethod
+    def by_recipe(cls, **keys: Any) -> "TrainConfig":
+        """The config that `mhim train key=value …` makes of these keys."""
+        return cls(**cls.implied(keys) | keys)
+
+
+_RECIPE_KEYS = (("recipe", DEFAULT_RECIPE), ("aggregator", ModelOptions.aggregator))
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(FlowConfig, RunKeys):
+class EvaluateConfig(FlowConfig, PluginFile, RunKeys):
     """mhim evaluate: each slide by the model that held it out."""
 
     bootstrap_replicates: int = 2000
@@ -281,6 +340,7 @@ class PageKeys:
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig(
     FlowConfig,
+    PluginFile,
     EmbedExecution,
     EncoderFiles,
     FailurePolicy,
@@ -297,7 +357,7 @@ class PredictConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig(FlowConfig, PageKeys, RunKeys):
+class ReportConfig(FlowConfig, PluginFile, PageKeys, RunKeys):
     """mhim report: one self-contained HTML page of a run."""
 
 
@@ -339,3 +399,50 @@ class DemoConfig(FlowConfig, RayKeys):
             model.require_mining()
         SplitOptions(folds=self.folds)
         FitOptions(epochs=self.epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig(FlowConfig):
+    """mhim convert: published checkpoints from and to model files."""
+
+    out: str
+    """The file to write, a path or s3:// URI: .safetensors (a model file, from checkpoint=….pt) or .pt (published)."""
+    checkpoint: str = ""
+    """The file to read: a published .pt, or a model file .safetensors; empty: a fit of run=."""
+    classes: tuple[str, ...] = ()
+    """From a .pt: the names of its classes in the order of the logits, separated by commas."""
+    embed_activation: Activation = Activation.gelu
+    """From a .pt: non-linearity after the embedding layer, which no tensor says: gelu (v2), relu (v1) or tanh."""
+    attention_activation: Activation = Activation.relu
+    """From a .pt: non-linearity inside ABMIL's attention, which no tensor says: relu, gelu or tanh."""
+    run: str = ""
+    """Write a fit of this training run (its out=); empty: checkpoint= is read."""
+    fold: int | None = None
+    """With run=: the fit's fold; none: there is but one."""
+    seed: int | None = None
+    """With run=: the fit's seed; none: there is but one."""
+    stage: Stage | None = None
+    """With run=: plain (stage 1) or mhim (the student, with its teacher); none: there is but one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_least(self, 0, "fold")
+
+    def check_direction(self) -> None:
+        """ConfigError unless there is one source, and a target of the other kind."""
+        if bool(self.checkpoint) == bool(self.run):
+            raise ConfigError("give checkpoint=, the file to read, or run=, the training run whose fit is written")
+        theirs, ours = (".pt", ".pth"), (".safetensors",)
+        source, wanted = (theirs, ours) if self.imports else (ours, theirs)
+        if not self.out.endswith(wanted) or (self.checkpoint and not self.checkpoint.endswith(source)):
+            raise ConfigError(
+                f"checkpoint={self.checkpoint or self.run} out={self.out}: a published .pt becomes a .safetensors, "
+                "a .safetensors or a run's fit becomes a .pt"
+            )
+        if self.imports and not self.classes:
+            raise ConfigError("classes= is needed, the names of the classes in the order of the checkpoint's logits")
+
+    @property
+    def imports(self) -> bool:
+        """Whether a published checkpoint becomes a model file, or the other way round."""
+        return self.checkpoint.endswith((".pt", ".pth"))

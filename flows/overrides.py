@@ -86,10 +86,16 @@ def parse(config: type[Config], words: Sequence[str], *, preset: str) -> Config:
     if missing:
         wanted = " ".join(f"{name}=…" for name in missing)
         raise ConfigError(f"{preset} needs {wanted}; its keys are listed by mhim {preset} --help")
-    return _compose(config, preset, grammar, text)
+    given: dict[str, Any] = {word.partition("=")[0]: word.partition("=")[2] for word in words} | text
+    implied = getattr(config, "implied", _nothing)(given)  # a recipe, below what a person typed
+    return _compose(config, preset, grammar, implied | text)
 
 
-def _compose(config: type[Config], preset: str, grammar: list[str], text: dict[str, Any]) -> Config:
+def _nothing(given: dict[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+def _compose(config: type[Config], preset: str, grammar: list[str], settled: dict[str, Any]) -> Config:
     from hydra import compose, initialize_config_module
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
@@ -107,7 +113,7 @@ def _compose(config: type[Config], preset: str, grammar: list[str], text: dict[s
         cause = str(error.__cause__ or error).split("\n")[0]
         raise ConfigError(f"cannot read {' '.join(grammar) or preset}: {cause}") from error
     values = {str(name): tuple(node) if OmegaConf.is_list(node) else node for name, node in composed.items()}
-    return config(**values | text)
+    return config(**values | settled)
 
 
 def _text_value(key: Key, value: str) -> Any:

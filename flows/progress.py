@@ -86,7 +86,7 @@ class FitProgress:
 
     def update(self, event: "FitEvent") -> None:
         record = event.record
-        numbers = "" if record is None else _numbers(record)
+        numbers = "" if record is None else _numbers(record, event.metric_name)
         if event.kind == "epoch":
             assert record is not None
             now_s = time.monotonic()
@@ -103,10 +103,15 @@ class FitProgress:
         print(f"{event.fit}: {text}", file=sys.stderr, flush=True)
 
 
-def _numbers(record: "EpochRecord") -> str:
-    auroc = "undefined" if record.validation_auroc is None else f"{record.validation_auroc:.3f}"
+METRIC_TITLES = {"auroc": "AUROC", "harrell_c": "C-index"}
+"""What chooses the epoch, where it is not the loss."""
+
+
+def _numbers(record: "EpochRecord", metric_name: str) -> str:
+    value = "undefined" if record.validation_metric is None else f"{record.validation_metric:.3f}"
+    metric = f", {METRIC_TITLES[metric_name]} {value}" if metric_name in METRIC_TITLES else ""
     consistency = f", consistency {record.consistency_loss:.3f}" if record.consistency_loss else ""
-    return f"loss {record.task_loss:.4f}{consistency}, validation loss {record.validation_loss:.4f}, AUROC {auroc}"
+    return f"loss {record.task_loss:.4f}{consistency}, validation loss {record.validation_loss:.4f}{metric}"
 
 
 def _duration(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 run.json                what identifies the run, the pinned manifest, classes, versions (put-if-absent)
 cohort-<sha256>.parquet the labelled slides with their part in every fold
-fits/fold-0/plain/…     results and models (the core's layout)
+fits/seed-2021/fold-0/plain/…  results and models (the core's layout)
 evaluation/…            held-out predictions, metrics, attention
 report.html, MODEL_CARD.md
 """
@@ -13,14 +13,16 @@ from collections.abc import Set
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow.parquet as pq
 from pyarrow import BufferReader
 
 from cluster.storage import open_storage
+from mhim_core.cohort.options import BagUnit
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import CohortRow
+from mhim_core.cohort.tasks import BagMembers, make_bags
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, sha256
 from mhim_core.slides.spec import TileSpec, tiling_identity
@@ -29,10 +31,14 @@ from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.layout import feature_set_key
 from mhim_core.store.manifest import Manifest, read_manifest
 from mhim_core.tables import write_parquet
+from mhim_core.task import Task, TaskKind
 from mhim_core.types import PatientId, SlideId
 
+if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
+    from mhim_core.store.bags import PatientBags
+
 RUN = "run.json"
-_SCHEMA = 1
+_SCHEMA = 2
 _PACKAGES = ("mhim", "torch", "ray", "numpy", "pyarrow", "openslide-python", "openslide-bin")
 
 
@@ -51,9 +57,25 @@ class Run:
         identity: dict[str, Any] = self.record["identity"]
         return identity
 
+    @cached_property
+    def task(self) -> Task:
+        stored = self.identity["task"]
+        return Task(kind=TaskKind(stored["kind"]), classes=tuple(stored["classes"]), time_bins=stored["time_bins"])
+
     @property
     def classes(self) -> tuple[str, ...]:
-        return tuple(self.record["classes"])
+        """Empty where the task has none."""
+        return self.task.classes
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the trainings of every fold, the first of which also drew the folds."""
+        return tuple(self.identity["seeds"])
+
+    @cached_property
+    def bags(self) -> tuple[BagMembers, ...]:
+        """What is trained on and predicted: slides, or all slides of a patient."""
+        return make_bags(self.slides, self.task, BagUnit(self.identity["target"]["bags"]))
 
     @property
     def store_uri(self) -> str:
@@ -71,6 +93,13 @@ class Run:
     def feature_set(self) -> FeatureSet:
         return FeatureSet.from_json(self.feature_store.get(feature_set_key(self.identity["feature_set"])))
 
+    def bag_source(self) -> "PatientBags":
+        """The run's bags over the pinned features."""
+        from mhim_core.store.bags import ParquetBags, PatientBags
+
+        slides = ParquetBags(self.feature_store, self.manifest().bags())
+        return PatientBags(slides, {bag.bag_id: bag.slide_ids for bag in self.bags})
+
     def manifest(self) -> Manifest:
         """The pinned manifest. Raises IntegrityError if the store's is another."""
         pin = self.record["manifest"]
@@ -78,9 +107,15 @@ class Run:
 
 
 def start_run(
-    storage: Storage, record: dict[str, Any], slides: tuple[CohortRow, ...], splits: tuple[Split, ...]
+    storage: Storage,
+    record: dict[str, Any],
+    slides: tuple[CohortRow, ...],
+    splits: tuple[Split, ...],
+    teachers: dict[str, str] | None = None,
 ) -> Run:
     """Open the run at its folder or found it. Who comes second with the same identity takes what the first pinned.
+
+    `teachers`: the sha256 of each stage-1 model that is taken from another run, by fit; None: the run trains its own.
 
     Raises ConflictError (exit 5) where the folder holds a run of another configuration, naming what differs.
     """
@@ -88,6 +123,8 @@ def start_run(
     # where a slide lies identifies nothing: a moved cohort resumes its run
     members = [{key: value for key, value in row.items() if key not in ("uri", "mpp")} for row in table]
     identity = record["identity"] | {"cohort": fingerprint(members)}
+    if teachers is not None:
+        identity["teachers"] = teachers
     record = record | {"schema": _SCHEMA, "identity": identity, "fingerprint": fingerprint(identity)}
     present = _maybe_read(storage)
     if present is None:
@@ -189,6 +226,8 @@ def _load(storage: Storage, record: dict[str, Any]) -> Run:
             row["label"],
             row["mpp"],
             site=row["site"],
+            time=row["time"],
+            event=row["event"],
         )
         for row in rows
     )
@@ -215,6 +254,8 @@ def _cohort_rows(slides: tuple[CohortRow, ...], splits: tuple[Split, ...]) -> li
             "uri": slide.uri,
             "patient_id": slide.patient_id,
             "label": slide.label,
+            "time": slide.time,
+            "event": slide.event,
             "mpp": slide.mpp,
             "site": slide.site,
             "folds": [fold for fold, _ in places.get(slide.slide_id, [])],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,3 +98,36 @@ class ParquetBags:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
+
+
+class PatientBags:
+    """A `BagSource` in which a bag is several slides' instances, one after another, such as all slides of a patient.
+
+    `members`: the slides of each bag in their order. Raises InputError if one has no slide, or one without tiles.
+    """
+
+    def __init__(self, slides: ParquetBags, members: Mapping[BagId, Sequence[SlideId]]) -> None:
+        self._slides = slides
+        self._members = {bag_id: tuple(BagId(slide) for slide in members[bag_id]) for bag_id in sorted(members)}
+        known = slides.lengths()
+        for bag_id, own in self._members.items():
+            absent = [slide for slide in own if slide not in known]
+            if absent or not own:
+                raise InputError(f"bag {bag_id}: no tiles of its slides {', '.join(absent[:10]) or '(it has none)'}")
+
+    @property
+    def dim(self) -> int:
+        return self._slides.dim
+
+    def lengths(self) -> dict[BagId, int]:
+        """N of every bag, sorted by id."""
+        known = self._slides.lengths()
+        return {bag_id: sum(known[slide] for slide in own) for bag_id, own in self._members.items()}
+
+    def read(self, bag_id: BagId) -> Float[Tensor, "N d_in"]:
+        """One bag as float32. Raises as `ParquetBags.read`."""
+        return torch.cat([self._slides.read(slide) for slide in self._members[bag_id]])
+
+    def read_tables(self, bag_id: BagId) -> list[FeatureTable]:
+        """Each slide of the bag with places and provenance, verified."""
+        return [self._slides.read_table(slide) for slide in self._members[bag_id]]

@@ -25,8 +25,10 @@ from mhim_core.mil.options import (
     TeacherMode,
     TokenOrder,
 )
+from mhim_core.task import FittedTask, TaskKind
 from mhim_core.train.options import Precision
-from mhim_core.train.plan import Stage
+from mhim_core.train.plan import Stage, TrainPlan
+from mhim_core.train.results import FitResult
 from mhim_core.train.state import read_metadata
 
 SCHEMA = 1
@@ -41,8 +43,8 @@ class ModelCard:
     seed: int
     d_in: int
     """Features per tile."""
-    classes: tuple[str, ...]
-    """Class names in the order of the logits."""
+    task: FittedTask
+    """What is predicted, with the fit's own time bins or scale."""
     precision: Precision
     model: ModelOptions
     mhim: MhimOptions | None
@@ -65,9 +67,8 @@ class LoadedModel(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """One bag's prediction, on the model's device."""
+    """One bag's prediction, on the model's device. What the C numbers mean is the card's `task`'s to say."""
 
-    probabilities_C: Float[Tensor, "C"]
     logits_C: Float[Tensor, "C"]
     attention_N: Float[Tensor, "N"]
     """Attention of this very forward pass, mean over heads (DSMIL: over classes). Sums to 1, or to less where recycled
@@ -81,6 +82,29 @@ def save_model(card: ModelCard, student: dict[str, Tensor], teacher: dict[str, T
     return safetensors.torch.save(tensors, {"card": canonical_json({"schema": SCHEMA, **_fields(card)}).decode()})
 
 
+INTENDED_USE = "Research use only. Not a medical device: not for diagnosis, nor for decisions about patients."
+
+
+def describe(card: ModelCard, plan: TrainPlan, result: FitResult) -> dict[str, object]:
+    """The card beside the model file, for people and other programs; `load_card` reads the file's own."""
+    spec = next(spec for spec in plan.fits if spec.name == result.name)
+    return _fields(card) | {
+        "schema": SCHEMA,
+        "model_sha256": result.model_sha256,
+        "fit": plan.fit,
+        "training_bags": {"number": len(spec.train), "identity": result.data_identity},
+        "metrics": {
+            "selected_by": result.metric_name,
+            "validation_metric": result.metric,
+            "validation_loss": result.validation_loss,
+            "best_epoch": result.best_epoch,
+            "num_epochs": len(result.history),
+        },
+        "intended_use": INTENDED_USE,
+        "about": plan.about,
+    }
+
+
 def load_card(data: bytes) -> ModelCard:
     """The card of a model file. Raises IntegrityError if it is not one, or of another schema."""
     try:
@@ -91,7 +115,7 @@ def load_card(data: bytes) -> ModelCard:
             **raw
             | {
                 "stage": Stage(raw["stage"]),
-                "classes": tuple(raw["classes"]),
+                "task": _task(raw["task"]),
                 "precision": Precision(raw["precision"]),
                 "model": ModelOptions(**_with_enums(raw["model"])),
                 "mhim": None if raw["mhim"] is None else MhimOptions(**_with_enums(raw["mhim"])),
@@ -112,7 +136,7 @@ def load_model(data: bytes, device: str | torch.device = "cpu") -> LoadedModel:
             if not state:
                 continue
             with torch.device("meta"):
-                model = MilModel(card.d_in, len(card.classes), card.model, card.mhim)
+                model = MilModel(card.d_in, card.task.num_outputs, card.model, card.mhim)
             model.load_state_dict(state, assign=True)
             models[role] = model.to(device).requires_grad_(False).eval()
     except (safetensors.SafetensorError, RuntimeError) as error:
@@ -128,7 +152,7 @@ def predict_bag(model: MilModel, x_NF: Float[Tensor, "N F"], append_recycled: bo
     weight = model.embed.weight
     output = model(x_NF.to(weight.device, weight.dtype), append_recycled)
     attention_N = output.attention_HN[:, : len(x_NF)].mean(dim=0)
-    return Prediction(output.logits_C.softmax(dim=0), output.logits_C, attention_N)
+    return Prediction(output.logits_C, attention_N)
 
 
 _ENUM_OF = {
@@ -142,6 +166,11 @@ _ENUM_OF = {
     "recycle_at_test": RecycleAtTest,
     "token_order": TokenOrder,
 }
+
+
+def _task(raw: dict[str, Any]) -> FittedTask:
+    lists = {name: tuple(raw[name]) for name in ("classes", "inner_edges")}
+    return FittedTask(**raw | lists | {"kind": TaskKind(raw["kind"])})
 
 
 def _fields(card: ModelCard) -> dict[str, object]:

@@ -10,6 +10,6 @@ class EpochRecord(NamedTuple):
     task_loss: float
     consistency_loss: float
     validation_loss: float
-    validation_auroc: float | None
-    """None where it is undefined."""
+    validation_metric: float | None
+    """AUROC, or survival's Harrell's C; None where it is undefined, and in a regression."""
     learning_rate: float

@@ -27,6 +27,8 @@ class FitEvent(NamedTuple):
     """The longest the fit may last."""
     record: EpochRecord | None = None
     """The epoch's numbers, or the chosen epoch's where the fit is finished or adopted."""
+    metric_name: str = ""
+    """What the record's validation metric is."""
     seconds: float = 0.0
     """Wall time of the epoch, or of the fit."""
 

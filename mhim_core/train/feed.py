@@ -6,24 +6,38 @@ import torch
 
 from mhim_core.bags import BagSource
 from mhim_core.errors import ConfigError, IntegrityError
+from mhim_core.mil.draws import Draws
+from mhim_core.task import ClassTarget, FittedTask
+from mhim_core.train.objective import class_weights, make_label
 from mhim_core.train.plan import LabelledBag
+from mhim_core.train.sampler import Sampled
+from mhim_core.train.state import FitSetup
 from mhim_core.train.step import Bag
 from mhim_core.types import BagId
 
 
 class BagFeed:
-    """Reads bags for one command. Caching is the source's matter."""
+    """Reads bags for one fit. Caching is the source's matter."""
 
-    def __init__(self, source: BagSource, num_classes: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.num_classes, self.dtype = num_classes, dtype
-        self._source, self._device = source, device
-        self._labels = [torch.tensor(index, device=device) for index in range(num_classes)]
+    def __init__(self, source: BagSource, setup: FitSetup, device: torch.device) -> None:
+        self._source, self._setup, self._device = source, setup, device
+        self._weights = None
+        if setup.fit.class_weights:
+            self._weights = class_weights([bag.target for bag in setup.train], setup.task.num_outputs)
         self._checked: set[BagId] = set()
 
-    def require(self, bags: Sequence[LabelledBag], d_in: int) -> None:
+    @property
+    def task(self) -> FittedTask:
+        return self._setup.task
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._setup.dtype
+
+    def require(self, bags: Sequence[LabelledBag]) -> None:
         """Raises ConfigError before any work if a bag is absent, empty, or has other features than planned."""
-        if self._source.dim != d_in:
-            raise ConfigError(f"the bags have {self._source.dim} features per tile, the plan says {d_in}")
+        if self._source.dim != self._setup.d_in:
+            raise ConfigError(f"the bags have {self._source.dim} features per tile, the plan says {self._setup.d_in}")
         lengths = self._source.lengths()
         missing = sorted(bag.bag_id for bag in bags if lengths.get(bag.bag_id, 0) < 1)
         if missing:
@@ -33,16 +47,34 @@ class BagFeed:
             )
 
     def read(self, labelled: LabelledBag) -> Bag:
-        """One bag. Raises IntegrityError, naming it, if its features are not finite or not of the promised shape."""
-        features = self._source.read(labelled.bag_id)
-        if labelled.bag_id not in self._checked:
+        """The full bag. Raises IntegrityError, naming it, if its features are not finite or of another shape."""
+        return self._bag(labelled, labelled.bag_id, self._features(labelled.bag_id))
+
+    def draw(self, turn: Sampled, epoch: int) -> Bag:
+        """The bag for one training step: where it is large, a subsample by (seed, epoch, bag), in the bag's order."""
+        features = self._features(turn.bag.bag_id)
+        most = self._setup.fit.max_instances
+        if 0 < most < len(features):
+            drawn = Draws(self._setup.seed, epoch, turn.draw_id).sample("subsample", len(features), most)
+            features = features.index_select(0, drawn.sort().values)
+        return self._bag(turn.bag, turn.draw_id, features)
+
+    def _bag(self, labelled: LabelledBag, draw_id: BagId, features: torch.Tensor) -> Bag:
+        weight = 1.0
+        if self._weights is not None and isinstance(labelled.target, ClassTarget):
+            weight = self._weights[labelled.target.class_index]
+        label = make_label(labelled.target, self._setup.task, self._setup.dtype, self._device, weight)
+        return Bag(draw_id, label, features.to(self._device, self._setup.dtype))
+
+    def _features(self, bag_id: BagId) -> torch.Tensor:
+        features = self._source.read(bag_id)
+        if bag_id not in self._checked:
             if features.ndim != 2 or len(features) < 1 or features.shape[1] != self._source.dim:
                 raise IntegrityError(
-                    f"bag {labelled.bag_id}: features of shape {tuple(features.shape)}, "
+                    f"bag {bag_id}: features of shape {tuple(features.shape)}, "
                     f"expected at least one row of {self._source.dim}"
                 )
             if not torch.isfinite(features).all():
-                raise IntegrityError(f"bag {labelled.bag_id}: features are NaN or infinite")
-            self._checked.add(labelled.bag_id)
-        x_NF = features.to(self._device, self.dtype)
-        return Bag(labelled.bag_id, self._labels[labelled.label_index], x_NF)
+                raise IntegrityError(f"bag {bag_id}: features are NaN or infinite")
+            self._checked.add(bag_id)
+        return features

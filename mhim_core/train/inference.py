@@ -1,6 +1,6 @@
 """From bags to predictions by finished models: what evaluation and prediction share.
 
-Shapes: N instances, C classes, M models.
+Shapes: N instances, C outputs of a model, M models.
 """
 
 import io
@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from mhim_core.mil.losses import survival_risk
 from mhim_core.mil.model import MilModel
 from mhim_core.store.schema import FeatureTable
-from mhim_core.train.checkpoint import predict_bag
+from mhim_core.task import FittedTask, TaskKind
+from mhim_core.train.checkpoint import Prediction, predict_bag
 
 _COLUMNS = pa.schema(
     [
@@ -30,26 +32,45 @@ class Voter(NamedTuple):
 
     model: MilModel
     append_recycled: bool
+    task: FittedTask
 
 
 class BagPrediction(NamedTuple):
     """One bag by M models."""
 
-    probabilities: np.ndarray
-    """float64 (C,): the mean over the models."""
+    logits_MC: np.ndarray
+    """float64 (M, C): a logit per class or time bin, or in a regression the number itself, in the cohort's unit."""
+    outputs: np.ndarray
+    """float64 (K,), the mean over the models: K = C class probabilities, or 1: the risk, or the number."""
     spread: np.ndarray
-    """float64 (C,): the standard deviation over the models, 0 for one."""
-    attention: np.ndarray
-    """float32 (N,): of these very forward passes, the mean over the models."""
+    """float64 (K,): the standard deviation over the models, 0 for one."""
+    attention: tuple[np.ndarray, ...]
+    """float32 (N,) per slide of the bag, of these very forward passes, the mean over the models; 1 in all."""
 
 
-def predict_table(table: FeatureTable, voters: Sequence[Voter]) -> BagPrediction:
-    """The features of one slide through the models, plain inference on all its instances."""
-    h_NF = torch.from_numpy(table.features).float()
+def predict_tables(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -> BagPrediction:
+    """One bag (a slide, or all slides of a patient in their order) through the models, all its instances."""
+    h_NF = torch.from_numpy(np.concatenate([table.features for table in tables])).float()
     found = [predict_bag(voter.model, h_NF, voter.append_recycled) for voter in voters]
-    probabilities_MC = torch.stack([one.probabilities_C.double().cpu() for one in found]).numpy()
+    logits_MC = np.stack([_in_users_unit(one, voter.task) for one, voter in zip(found, voters, strict=True)])
+    outputs_MK = np.stack([outputs_of(logits_C, voters[0].task.kind) for logits_C in logits_MC])
     attention_MN = torch.stack([one.attention_N.float().cpu() for one in found]).numpy()
-    return BagPrediction(probabilities_MC.mean(axis=0), probabilities_MC.std(axis=0), attention_MN.mean(axis=0))
+    ends = np.cumsum([len(table.features) for table in tables])[:-1]
+    attention = tuple(np.split(attention_MN.mean(axis=0), ends))
+    return BagPrediction(logits_MC, outputs_MK.mean(axis=0), outputs_MK.std(axis=0), attention)
+
+
+def outputs_of(logits_C: np.ndarray, kind: TaskKind) -> np.ndarray:
+    """What a person reads: class probabilities (C,), the risk (1,) or the number (1,), float64."""
+    logits = torch.from_numpy(np.asarray(logits_C, dtype=np.float64))
+    if kind is TaskKind.classification:
+        return logits.softmax(dim=-1).numpy()
+    return survival_risk(logits)[None].numpy() if kind is TaskKind.survival else logits.numpy()
+
+
+def _in_users_unit(found: Prediction, task: FittedTask) -> np.ndarray:
+    logits_C = found.logits_C.double().cpu().numpy()
+    return logits_C * task.target_deviation + task.target_mean  # 1 and 0 but in a regression
 
 
 def encode_attention(table: FeatureTable, attention: np.ndarray) -> bytes:

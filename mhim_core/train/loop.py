@@ -10,10 +10,10 @@ import uuid
 import torch
 
 from mhim_core.bags import BagSource
-from mhim_core.fingerprint import sha256
+from mhim_core.fingerprint import canonical_json, sha256
 from mhim_core.storage import Storage
 from mhim_core.train.attempts import Attempts
-from mhim_core.train.checkpoint import ModelCard, load_model, save_model
+from mhim_core.train.checkpoint import ModelCard, describe, load_model, save_model
 from mhim_core.train.checks import check_drift, check_losses, check_validation
 from mhim_core.train.context import TrainContext, from_rank_zero
 from mhim_core.train.epochs import EpochRecord
@@ -23,9 +23,9 @@ from mhim_core.train.options import Selection
 from mhim_core.train.plan import FitSpec, Stage, TrainPlan
 from mhim_core.train.preparation import make_setup, resume_or_start
 from mhim_core.train.results import (
-    METRIC,
     FitResult,
     adopt,
+    card_key,
     commit_result,
     data_identity,
     fit_identity,
@@ -35,7 +35,7 @@ from mhim_core.train.results import (
 from mhim_core.train.sampler import global_batches, share_of
 from mhim_core.train.state import Best, TrainState
 from mhim_core.train.step import train_step
-from mhim_core.train.validation import is_better, validate
+from mhim_core.train.validation import METRIC_OF, is_better, validate
 
 
 def run_fits(
@@ -65,7 +65,7 @@ def run_fit(
 
     def tell(kind: FitEventKind, message: str = "", record: EpochRecord | None = None, seconds: float = 0.0) -> None:
         if context.rank == 0:
-            on_event(FitEvent(kind, spec.name, message, plan.fit.epochs, record, seconds))
+            on_event(FitEvent(kind, spec.name, message, plan.fit.epochs, record, METRIC_OF[plan.task.kind], seconds))
 
     teacher_data = None
     if spec.stage is Stage.mhim:
@@ -77,8 +77,8 @@ def run_fit(
         return finished
 
     setup = make_setup(plan, spec)
-    feed = BagFeed(bags, setup.num_classes, setup.dtype, context.device)
-    feed.require((*spec.train, *spec.validation), plan.d_in)
+    feed = BagFeed(bags, setup, context.device)
+    feed.require((*spec.train, *spec.validation))
     attempts = Attempts(storage, spec.name, identity, uuid.uuid4().hex)
     teacher = None if teacher_data is None else load_model(teacher_data)
     state = resume_or_start(setup, teacher, attempts, context, lambda text: tell(FitEventKind.warning, text))
@@ -105,8 +105,9 @@ def run_epoch(state: TrainState, spec: FitSpec, feed: BagFeed, context: TrainCon
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
     bag_ids, task, consistency = [], [], []
-    for batch in global_batches(setup.train, setup.seed, state.epoch, setup.fit.global_batch):
-        share = [feed.read(bag) for bag in share_of(batch, context.rank, context.world_size)]
+    fit = setup.fit
+    for batch in global_batches(setup.train, setup.seed, state.epoch, fit.global_batch, fit.balanced_sampling):
+        share = [feed.draw(turn, state.epoch) for turn in share_of(batch, context.rank, context.world_size)]
         result = train_step(state, share, len(batch), context)
         bag_ids += [bag.bag_id for bag in share]
         task.append(result.task_B)
@@ -121,7 +122,7 @@ def run_epoch(state: TrainState, spec: FitSpec, feed: BagFeed, context: TrainCon
     validation = validate(state.student, spec.validation, feed, append_recycled, context)
     check_validation(validation, state, spec)
     means = (totals / len(setup.train)).tolist()
-    own = EpochRecord(state.epoch + 1, means[0], means[1], validation.loss, validation.auroc, learning_rate)
+    own = EpochRecord(state.epoch + 1, means[0], means[1], validation.loss, validation.metric, learning_rate)
     # the decision is rank 0's: were another rank's numbers off by a digit, it could stop alone and the rest would hang
     record = EpochRecord(*json.loads(from_rank_zero(context, lambda: json.dumps(own).encode())))
     state.epoch += 1
@@ -135,6 +136,8 @@ def run_epoch(state: TrainState, spec: FitSpec, feed: BagFeed, context: TrainCon
 def should_stop(state: TrainState) -> bool:
     """Early stopping: `patience` epochs without a better one, and at least `patience_from_epoch` done."""
     fit = state.setup.fit
+    assert fit.patience is not None
+    assert fit.patience_from_epoch is not None  # both were resolved in the setup
     if fit.patience == 0 or state.best is None or state.epoch < fit.patience_from_epoch:
         return False
     return state.epoch - state.best.record.epoch >= fit.patience
@@ -150,7 +153,7 @@ def _finish(
         fold=spec.fold,
         seed=spec.seed,
         d_in=plan.d_in,
-        classes=plan.classes,
+        task=state.setup.task,
         precision=plan.fit.precision,
         model=plan.model,
         mhim=plan.mhim if spec.stage is Stage.mhim else None,
@@ -168,12 +171,13 @@ def _finish(
         model_key=model_key(spec.name, digest),
         model_sha256=digest,
         best_epoch=best.record.epoch,
-        metric_name=METRIC,
-        metric=best.record.validation_auroc,
+        metric_name=METRIC_OF[plan.task.kind],
+        metric=best.record.validation_metric,
         validation_loss=best.record.validation_loss,
         stopped_early=state.epoch < plan.fit.epochs,
         history=tuple(state.history),
     )
+    storage.put(card_key(spec.name, digest), canonical_json(describe(card, plan, result)))
     standing = commit_result(storage, result, model)
     attempts.clear()
     return standing.to_bytes()

@@ -1,9 +1,12 @@
 """What a user may choose about a fit. Standard library only: `mhim --help` reads this."""
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
 from mhim_core.errors import ConfigError
+from mhim_core.task import TaskKind
 
 
 class Precision(StrEnum):
@@ -32,16 +35,20 @@ class FitOptions:
     """Where the cosine, stepped once per epoch, ends; equal to learning_rate disables it."""
     weight_decay: float = 1e-5
     """Coupled (L2) weight decay; 0 disables it."""
-    patience: int = 20
-    """Epochs without a better validation result before stopping; 0 disables early stopping."""
-    patience_from_epoch: int = 100
-    """No early stop before this many epochs are done."""
+    patience: int | None = None
+    """Epochs without a better validation result before stopping; 0 disables early stopping; none: 20 (survival 15)."""
+    patience_from_epoch: int | None = None
+    """No early stop before this many epochs are done; none: 100 (survival 30)."""
     global_batch: int = 1
     """Bags per optimizer step, over all workers; 1 is the published recipe."""
     class_weights: bool = False
     """Weight the task loss by inverse class frequency, scaled to mean 1 over the training bags."""
+    balanced_sampling: bool = False
+    """Draw bags so that every epoch holds as many of each class, rare ones repeatedly; false: every bag once."""
+    max_instances: int = 0
+    """Most instances of a bag in training, drawn anew every epoch; 0: all. Evaluation always takes the full bag."""
     selection: Selection = Selection.best
-    """best: the epoch with the best validation AUROC (ties by loss); last: the last epoch."""
+    """best: the epoch of the best validation AUROC (survival: Harrell's C; regression: loss); last: the last."""
     precision: Precision = Precision.float32
     """float32, or float64 for comparisons to the last digit."""
     seed: int = 2021
@@ -51,14 +58,30 @@ class FitOptions:
         for name in ("epochs", "global_batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("patience", "patience_from_epoch", "weight_decay", "min_learning_rate"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must not be negative")
-        if not self.learning_rate > 0 or self.learning_rate < self.min_learning_rate:
+        for name in ("patience", "patience_from_epoch", "max_instances", "weight_decay", "min_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ConfigError(f"{name}={value} must be a number and not negative")
+        if not 0 < self.learning_rate < math.inf or self.learning_rate < self.min_learning_rate:
             raise ConfigError(
                 f"learning_rate={self.learning_rate} must be above 0 and not below "
                 f"min_learning_rate={self.min_learning_rate}"
             )
+
+    def check_task(self, kind: TaskKind) -> None:
+        """Raises ConfigError for an option that this kind of task has no use for."""
+        for name in ("class_weights", "balanced_sampling"):
+            if getattr(self, name) and kind is not TaskKind.classification:
+                raise ConfigError(f"{name}=true needs classes, and the task is {kind}")
+
+    def resolved(self, kind: TaskKind) -> "FitOptions":
+        """With what depends on the task filled in: early stopping's two numbers."""
+        patience, from_epoch = (15, 30) if kind is TaskKind.survival else (20, 100)
+        return dataclasses.replace(
+            self,
+            patience=patience if self.patience is None else self.patience,
+            patience_from_epoch=from_epoch if self.patience_from_epoch is None else self.patience_from_epoch,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What is to be fitted: folds × stages, as plain data. Light: no torch."""
+"""What is to be fitted: seeds × folds × stages, as plain data. Light: no torch."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from mhim_core.errors import ConfigError, SplitError
 from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.task import ClassTarget, SurvivalTarget, Target, Task, TaskKind, ValueTarget
 from mhim_core.train.options import FitExecution, FitOptions
 from mhim_core.types import BagId
 
@@ -20,10 +21,10 @@ class Stage(StrEnum):
 
 
 class LabelledBag(NamedTuple):
-    """A bag and the index of its class."""
+    """A bag and what is to be predicted of it."""
 
     bag_id: BagId
-    label_index: int
+    target: Target
 
 
 class FoldBags(NamedTuple):
@@ -38,7 +39,7 @@ class FitSpec(NamedTuple):
     """One fit: a stage on a fold with a seed."""
 
     name: str
-    """Its folder below `fits/`, such as fold-0/plain."""
+    """Its folder below `fits/`, such as seed-2021/fold-0/plain."""
     fold: int
     stage: Stage
     seed: int
@@ -55,42 +56,57 @@ class TrainPlan:
     fits: tuple[FitSpec, ...]
     d_in: int
     """Features per tile."""
-    classes: tuple[str, ...]
-    """Class names in the order of the label indices."""
+    task: Task
+    """What is predicted; time bins and scales are each fit's own."""
     model: ModelOptions
     mhim: MhimOptions
     fit: FitOptions
     provenance: dict[str, str] = field(default_factory=dict)
     """What the features are (manifest, encoder fingerprint, …); kept in every model file and part of its identity."""
+    about: dict[str, str] = field(default_factory=dict)
+    """What else a model's card is to say (versions, …); identifies nothing."""
     execution: FitExecution = FitExecution()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         if any(spec.stage is Stage.mhim for spec in self.fits):
             self.model.require_mining()
+        self.fit.check_task(self.task.kind)
 
 
-def plan_fits(folds: Sequence[FoldBags], stage: Stage, num_classes: int, seed: int) -> tuple[FitSpec, ...]:
-    """The fits of a method in an order in which every teacher precedes its student: per fold plain, then mhim.
+def plan_fits(
+    folds: Sequence[FoldBags], stage: Stage, task: Task, seeds: Sequence[int], *, with_stage_one: bool = True
+) -> tuple[FitSpec, ...]:
+    """The fits of a method in an order in which every teacher precedes its student: per seed and fold plain, then mhim.
 
-    Raises SplitError if a fold's training or validation bags are empty, overlap, or lack a class in training.
+    Every seed trains on the same folds. `with_stage_one=False`: the stage-1 results are there already, another run's.
+    Raises SplitError if a fold's training or validation bags are empty, overlap, or lack a class (or, in survival, an
+    event) in training.
     """
-    if num_classes < 2:
-        raise ConfigError(f"{num_classes} class in the cohort; training needs at least 2")
     if len({fold.fold for fold in folds}) < len(folds):
         raise ConfigError(f"fold numbers repeat: {[fold.fold for fold in folds]}")
-    fits = []
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seeds must be given and differ: {list(seeds)}")
     for fold in folds:
-        _check_fold(fold, num_classes)
-        plain = f"fold-{fold.fold}/{Stage.plain}"
-        # sorted, so that the order of a table's rows changes no result
-        bags = tuple(sorted(fold.train)), tuple(sorted(fold.validation))
-        fits.append(FitSpec(plain, fold.fold, Stage.plain, seed, *bags, None))
-        if stage is Stage.mhim:
-            fits.append(FitSpec(f"fold-{fold.fold}/{Stage.mhim}", fold.fold, Stage.mhim, seed, *bags, plain))
+        _check_fold(fold, task)
+    fits = []
+    for seed in seeds:
+        for fold in folds:
+            plain = fit_name(seed, fold.fold, Stage.plain)
+            # sorted, so that the order of a table's rows changes no result
+            bags = tuple(sorted(fold.train)), tuple(sorted(fold.validation))
+            if with_stage_one or stage is Stage.plain:
+                fits.append(FitSpec(plain, fold.fold, Stage.plain, seed, *bags, None))
+            if stage is Stage.mhim:
+                fits.append(FitSpec(fit_name(seed, fold.fold, stage), fold.fold, stage, seed, *bags, plain))
     return tuple(fits)
 
 
-def _check_fold(fold: FoldBags, num_classes: int) -> None:
+def fit_name(seed: int, fold: int, stage: Stage | str) -> str:
+    """The fit's folder below `fits/`."""
+    return f"seed-{seed}/fold-{fold}/{stage}"
+
+
+def _check_fold(fold: FoldBags, task: Task) -> None:
     where = f"fold {fold.fold}"
     ids = Counter(bag.bag_id for bag in (*fold.train, *fold.validation))
     repeated = sorted(bag_id for bag_id, count in ids.items() if count > 1)
@@ -101,9 +117,34 @@ def _check_fold(fold: FoldBags, num_classes: int) -> None:
             f"{where}: {len(fold.train)} training and {len(fold.validation)} validation bags; both are required, "
             "since the model is selected on validation and never on test"
         )
-    labels = {bag.label_index for bag in (*fold.train, *fold.validation)}
-    if not labels <= set(range(num_classes)):
-        raise SplitError(f"{where}: label indices {sorted(labels)} are not all among 0 to {num_classes - 1}")
-    missing = sorted(set(range(num_classes)) - {bag.label_index for bag in fold.train})
+    expected = _TARGET_OF[task.kind]
+    strange = [bag.bag_id for bag in (*fold.train, *fold.validation) if not isinstance(bag.target, expected)]
+    if strange:
+        raise SplitError(f"{where}: bags without a target of the task {task.kind}: {', '.join(strange[:10])}")
+    if task.kind is TaskKind.classification:
+        _check_classes(fold, len(task.classes), where)
+    elif task.kind is TaskKind.survival and not any(_has_event(bag) for bag in fold.train):
+        raise SplitError(f"{where}: no training bag has an event; time bins are quantiles of the uncensored times")
+
+
+_TARGET_OF = {
+    TaskKind.classification: ClassTarget,
+    TaskKind.survival: SurvivalTarget,
+    TaskKind.regression: ValueTarget,
+}
+
+
+def _has_event(bag: LabelledBag) -> bool:
+    return isinstance(bag.target, SurvivalTarget) and bag.target.event
+
+
+def _check_classes(fold: FoldBags, num_classes: int, where: str) -> None:
+    def classes(bags: Sequence[LabelledBag]) -> set[int]:
+        return {bag.target.class_index for bag in bags if isinstance(bag.target, ClassTarget)}
+
+    found = classes((*fold.train, *fold.validation))
+    if not found <= set(range(num_classes)):
+        raise SplitError(f"{where}: class indices {sorted(found)} are not all among 0 to {num_classes - 1}")
+    missing = sorted(set(range(num_classes)) - classes(fold.train))
     if missing:
         raise SplitError(f"{where}: no training bag of the classes with index {missing}")

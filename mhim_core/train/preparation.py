@@ -7,6 +7,7 @@ import torch
 from mhim_core.errors import IntegrityError
 from mhim_core.mil.model import MilModel, build_model
 from mhim_core.mil.options import StudentInit
+from mhim_core.task import fit_task
 from mhim_core.train.attempts import Attempts
 from mhim_core.train.checkpoint import LoadedModel
 from mhim_core.train.context import TrainContext, from_rank_zero
@@ -20,10 +21,10 @@ def make_setup(plan: TrainPlan, spec: FitSpec) -> FitSetup:
         stage=spec.stage,
         seed=spec.seed,
         d_in=plan.d_in,
-        num_classes=len(plan.classes),
+        task=fit_task(plan.task, [bag.target for bag in spec.train]),
         model=plan.model,
         mhim=plan.mhim,
-        fit=plan.fit,
+        fit=plan.fit.resolved(plan.task.kind),
         train=spec.train,
     )
 
@@ -35,13 +36,13 @@ def start_state(setup: FitSetup, teacher: LoadedModel | None, device: torch.devi
     """
     mhim = setup.mhim if setup.stage is Stage.mhim else None
     student = build_model(
-        setup.d_in, setup.num_classes, setup.model, mhim, seed=f"{setup.seed}/{setup.stage}", dtype=setup.dtype
+        setup.d_in, setup.task.num_outputs, setup.model, mhim, seed=f"{setup.seed}/{setup.stage}", dtype=setup.dtype
     )
     if teacher is None:
         return TrainState.start(setup, student, None, device)
     learned = teacher.student.state_dict()
     with torch.device("meta"):
-        follower = MilModel(setup.d_in, setup.num_classes, setup.model, mhim)
+        follower = MilModel(setup.d_in, setup.task.num_outputs, setup.model, mhim)
     follower.load_state_dict(
         {name: tensor.clone() for name, tensor in (student.state_dict() | learned).items()}, assign=True
     )

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, sha256
 from mhim_core.storage import Storage
+from mhim_core.task import FittedTask, Task
 from mhim_core.train.epochs import EpochRecord
 from mhim_core.train.plan import FitSpec, Stage, TrainPlan
 
 SCHEMA = 1
-METRIC = "auroc"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,11 @@ def model_key(name: str, digest: str) -> str:
     return f"fits/{name}/models/{digest}.safetensors"
 
 
+def card_key(name: str, digest: str) -> str:
+    """The model's card for people and other programs, beside it."""
+    return f"fits/{name}/models/{digest}.json"
+
+
 def fit_identity(plan: TrainPlan, spec: FitSpec, teacher_sha256: str | None) -> str:
     """Covers what determines the weights; MHIM's options are no part of a stage-1 fit."""
     return fingerprint(
@@ -69,7 +74,7 @@ def fit_identity(plan: TrainPlan, spec: FitSpec, teacher_sha256: str | None) -> 
             "schema": SCHEMA,
             "spec": spec,
             "d_in": plan.d_in,
-            "classes": plan.classes,
+            "task": plan.task,
             "provenance": plan.provenance,
             "model": plan.model,
             "fit": plan.fit,
@@ -77,6 +82,10 @@ def fit_identity(plan: TrainPlan, spec: FitSpec, teacher_sha256: str | None) -> 
             "teacher": teacher_sha256,
         }
     )
+
+
+def _unfitted(task: FittedTask) -> Task:
+    return Task(kind=task.kind, classes=task.classes, time_bins=task.time_bins)
 
 
 def data_identity(spec: FitSpec) -> str:
@@ -134,6 +143,24 @@ def commit_result(storage: Storage, result: FitResult, model: bytes) -> FitResul
     return standing
 
 
+def import_stage_one(source: Storage, target: Storage, name: str) -> str:
+    """Copy a finished stage-1 fit of another run, verified, so that the run stands on its own; its model's sha256.
+
+    Whether it is of the same fold, seed and bags is checked by `read_teacher` before each student starts.
+    Raises InputError if the other run has no such fit, ConflictError if the target has another under that name.
+    """
+    result = read_result(source, name)
+    if result is None:
+        raise InputError(
+            f"{source.locate(result_key(name))} is missing: the run whose stage-1 models are to be reused has no such "
+            "fit (folds and seeds must be the same), or has not finished it"
+        )
+    card = card_key(name, result.model_sha256)
+    target.put(card, source.get(card))
+    commit_result(target, result, read_model(source, result))
+    return result.model_sha256
+
+
 def read_teacher(storage: Storage, plan: TrainPlan, spec: FitSpec) -> bytes:
     """The verified model file of the stage-1 fit of the same fold, seed and bags.
 
@@ -155,7 +182,7 @@ def read_teacher(storage: Storage, plan: TrainPlan, spec: FitSpec) -> bytes:
         "seed": (result.seed, spec.seed),
         "training and validation bags": (result.data_identity, data_identity(spec)),
         "features per tile": (card.d_in, plan.d_in),
-        "classes": (card.classes, plan.classes),
+        "task": (_unfitted(card.task), plan.task),
         "model options": (card.model, plan.model),
         "precision": (card.precision, plan.fit.precision),
         "features": (card.provenance, plan.provenance),

@@ -14,6 +14,7 @@ from torch import Tensor
 from mhim_core.errors import IntegrityError
 from mhim_core.mil.model import MilModel
 from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.task import FittedTask
 from mhim_core.train.epochs import EpochRecord
 from mhim_core.train.options import FitOptions
 from mhim_core.train.plan import LabelledBag, Stage
@@ -29,7 +30,7 @@ class FitSetup:
     stage: Stage
     seed: int
     d_in: int
-    num_classes: int
+    task: FittedTask
     model: ModelOptions
     mhim: MhimOptions
     fit: FitOptions
@@ -71,8 +72,6 @@ class TrainState:
     student: MilModel
     teacher: MilModel | None
     optimizer: torch.optim.Adam
-    weight_C: Tensor
-    """Class weights of the task loss; ones where disabled."""
     epoch: int = 0
     """Finished epochs: the position of the sampler and of the learning rate."""
     step: int = 0
@@ -88,8 +87,7 @@ class TrainState:
         optimizer = torch.optim.Adam(
             student.parameters(), lr=setup.fit.learning_rate, weight_decay=setup.fit.weight_decay, fused=True
         )
-        weight_C = torch.tensor(class_weights(setup), dtype=setup.dtype, device=device)
-        return cls(setup, student, teacher, optimizer, weight_C)
+        return cls(setup, student, teacher, optimizer)
 
     def models(self) -> dict[str, Tensor]:
         """Every weight that must be the same on all ranks, by name."""
@@ -118,7 +116,10 @@ class TrainState:
         Raises IntegrityError if they are of another schema or another model.
         """
         try:
-            tensors = {name: tensor.to(self.weight_C.device) for name, tensor in safetensors.torch.load(data).items()}
+            tensors = {
+                name: tensor.to(self.student.embed.weight.device)
+                for name, tensor in safetensors.torch.load(data).items()
+            }
             numbers = json.loads(read_metadata(data)["state"])
             if numbers["schema"] != SCHEMA:
                 raise IntegrityError(f"training state has schema {numbers['schema']}, expected {SCHEMA}")
@@ -138,15 +139,6 @@ class TrainState:
         if "best" in numbers:
             record = EpochRecord(*numbers["best"])
             self.best = Best(record, _below("best/student", tensors), _below("best/teacher", tensors))
-
-
-def class_weights(setup: FitSetup) -> list[float]:
-    """w_y ∝ 1/frequency, scaled once so that its mean over the training bags is 1; ones where disabled."""
-    if not setup.fit.class_weights:
-        return [1.0] * setup.num_classes
-    counts = [sum(bag.label_index == index for bag in setup.train) for index in range(setup.num_classes)]
-    present = sum(count > 0 for count in counts)
-    return [len(setup.train) / (present * count) if count else 0.0 for count in counts]
 
 
 def read_metadata(data: bytes) -> dict[str, str]:

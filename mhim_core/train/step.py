@@ -12,13 +12,14 @@ from torch import Tensor
 from mhim_core.mil.aggregator import BagOutput
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.ema import follow, momentum_at
-from mhim_core.mil.losses import classification_loss, consistency_loss
+from mhim_core.mil.losses import consistency_loss
 from mhim_core.mil.masking import Split, high_ratio_at, mask_instances, split_recycled
 from mhim_core.mil.model import MilModel
 from mhim_core.mil.options import MhimOptions, TeacherMode
 from mhim_core.mil.scoring import score_instances
 from mhim_core.train.context import TrainContext
 from mhim_core.train.gradients import reduce_gradients, reduce_token_mean
+from mhim_core.train.objective import Label, class_of, task_loss
 from mhim_core.train.state import TrainState
 from mhim_core.types import BagId
 
@@ -27,8 +28,8 @@ class Bag(NamedTuple):
     """One bag, on this worker's device and in the fit's precision."""
 
     bag_id: BagId
-    label_index: Tensor
-    """int64 scalar."""
+    """Names its random numbers, together with seed and epoch."""
+    label: Label
     x_NF: Tensor
     """Tile features, N × d_in."""
 
@@ -86,9 +87,9 @@ def train_step(
             split = split_recycled(kept, setup.mhim.random_mask_ratio, draws, setup.mhim.token_order)
             student_view = view_as_student(student, bag.x_NF, split, draws)
             consistency = consistency_loss(target.feature_D, student_view.output.feature_D, setup.mhim.temperature)
-        bag_loss = classification_loss(student_view.output.logits_C, bag.label_index)
-        task = student.aggregator.task_loss(bag_loss, student_view.output, bag.label_index)
-        loss = state.weight_C[bag.label_index] * task + setup.mhim.consistency_weight * consistency
+        bag_loss = task_loss(setup.task.kind, student_view.output.logits_C, bag.label)
+        task = student.aggregator.task_loss(bag_loss, student_view.output, class_of(setup.task.kind, bag.label))
+        loss = bag.label.weight * task + setup.mhim.consistency_weight * consistency
         (loss / batch_size).backward()
         results.append((task.detach(), consistency.detach(), student_view.output.logits_C.detach()))
         if student_view.tokens_kD is not None:
@@ -102,7 +103,7 @@ def train_step(
     if teacher is not None:
         follow(teacher, student, momentum_at(setup.mhim, state.step, setup.total_steps))
     state.step += 1
-    return _stack(results, state.weight_C)
+    return _stack(results, student.embed.weight.new_zeros(0, setup.task.num_outputs))
 
 
 @torch.no_grad()
@@ -128,8 +129,8 @@ def view_as_student(student: MilModel, x_NF: Tensor, split: Split | None, draws:
     return StudentView(student.aggregator(torch.cat([h_KD, tokens_kD]), dropout), tokens_kD)
 
 
-def _stack(results: Sequence[tuple[Tensor, Tensor, Tensor]], like: Tensor) -> StepResult:
+def _stack(results: Sequence[tuple[Tensor, Tensor, Tensor]], none_0C: Tensor) -> StepResult:
     if not results:
-        return StepResult(like.new_zeros(0), like.new_zeros(0), like.new_zeros(0, len(like)))
+        return StepResult(none_0C.new_zeros(0), none_0C.new_zeros(0), none_0C)
     task, consistency, logits = zip(*results, strict=True)
     return StepResult(torch.stack(task), torch.stack(consistency), torch.stack(logits))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.task import ClassTarget, Task, TaskKind
 from mhim_core.train.options import FitExecution, FitOptions
 from mhim_core.train.plan import FoldBags, LabelledBag, Stage, TrainPlan, plan_fits
 from mhim_core.types import BagId
@@ -45,15 +46,16 @@ def make_bags(num: int, num_classes: int = 2, shift: float = 4.0) -> MemoryBags:
 
 def make_plan(num: int = 24, stage: Stage = Stage.mhim, num_classes: int = 2, **fit: Any) -> TrainPlan:
     """One fold: two thirds of the bags train, the rest validates."""
-    bags = tuple(LabelledBag(BagId(f"bag-{index:02d}"), index % num_classes) for index in range(num))
+    bags = tuple(LabelledBag(BagId(f"bag-{index:02d}"), ClassTarget(index % num_classes)) for index in range(num))
     cut = num * 2 // 3
     checkpoint_every = fit.pop("checkpoint_every", 1)
     mhim = fit.pop("mhim", MhimOptions(high_mask_ratio=0.1, random_mask_ratio=0.3))
     options = FitOptions(**{"epochs": 4, "learning_rate": 1e-3} | fit)
+    task = Task(kind=TaskKind.classification, classes=tuple(f"class {index}" for index in range(num_classes)))
     return TrainPlan(
-        fits=plan_fits([FoldBags(0, bags[:cut], bags[cut:])], stage, num_classes, options.seed),
+        fits=plan_fits([FoldBags(0, bags[:cut], bags[cut:])], stage, task, [options.seed]),
         d_in=D_IN,
-        classes=tuple(f"class {index}" for index in range(num_classes)),
+        task=task,
         model=ModelOptions(embed_dim=16),
         mhim=mhim,
         fit=options,

@@ -17,8 +17,10 @@ from mhim_core.mil.options import (
     TeacherMode,
     TokenOrder,
 )
+from mhim_core.task import ClassTarget, FittedTask, fit_task
 from mhim_core.train.checkpoint import LoadedModel, ModelCard, load_model, save_model
 from mhim_core.train.context import SingleProcess
+from mhim_core.train.objective import make_label
 from mhim_core.train.options import Precision
 from mhim_core.train.plan import Stage, TrainPlan
 from mhim_core.train.preparation import make_setup, start_state
@@ -50,7 +52,7 @@ def card_of(plan: TrainPlan, mhim: MhimOptions | None = None) -> ModelCard:
         fold=0,
         seed=0,
         d_in=plan.d_in,
-        classes=plan.classes,
+        task=FittedTask(kind=plan.task.kind, classes=plan.task.classes),
         precision=plan.fit.precision,
         model=plan.model,
         mhim=mhim,
@@ -61,13 +63,13 @@ def start(plan: TrainPlan, stage: Stage) -> TrainState:
     setup = make_setup(plan, next(spec for spec in plan.fits if spec.stage is stage))
     if stage is Stage.plain:
         return start_state(setup, None, CPU)
-    taught = build_model(plan.d_in, len(plan.classes), plan.model, seed="stage 1", dtype=setup.dtype)
+    taught = build_model(plan.d_in, plan.task.num_outputs, plan.model, seed="stage 1", dtype=setup.dtype)
     return start_state(setup, LoadedModel(card_of(plan), taught, None), CPU)
 
 
 def bag(plan: TrainPlan, num: int = 20, seed: int = 0) -> Bag:
     x = torch.randn(num, plan.d_in, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return Bag(BagId(f"bag {seed}"), torch.tensor(seed % 2), x)
+    return Bag(BagId(f"bag {seed}"), make_label(ClassTarget(seed % 2), fit_task(plan.task, []), x.dtype), x)
 
 
 def run(state: TrainState, *bags: Bag) -> StepResult:
@@ -107,7 +109,7 @@ def test_every_score_and_teacher_mode_makes_the_student_learn_one_bag(
     plan = plan_for(aggregator, mhim=MhimOptions(score=score, teacher_mode=mode, random_mask_ratio=0.3))
     state = start(plan, Stage.mhim)
     given = bag(plan, 40)
-    mistaken = given._replace(label_index=state.student(given.x_NF).logits_C.argmin())
+    mistaken = given._replace(label=given.label._replace(category=state.student(given.x_NF).logits_C.argmin()))
     losses = [float(run(state, mistaken).task_B) for _ in range(30)]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
@@ -147,7 +149,7 @@ def test_model_files_bring_every_aggregator_back(plan_for: PlanFor, aggregator: 
     plan = plan_for(aggregator, Stage.plain)
     mhim = MhimOptions(token_order=TokenOrder.sorted)
     card = card_of(plan, mhim)
-    student = build_model(plan.d_in, len(plan.classes), plan.model, mhim, seed="s", dtype=torch.float64)
+    student = build_model(plan.d_in, plan.task.num_outputs, plan.model, mhim, seed="s", dtype=torch.float64)
     loaded = load_model(save_model(card, student.state_dict()))
     assert loaded.card == card
     x = bag(plan).x_NF

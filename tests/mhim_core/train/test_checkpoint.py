@@ -6,6 +6,7 @@ import torch
 from mhim_core.errors import IntegrityError
 from mhim_core.mil.model import build_model
 from mhim_core.mil.options import Activation, MhimOptions, ModelOptions, RecycleAtTest
+from mhim_core.task import FittedTask, TaskKind
 from mhim_core.train.checkpoint import ModelCard, load_model, predict_bag, save_model
 from mhim_core.train.options import Precision
 from mhim_core.train.plan import Stage
@@ -15,7 +16,7 @@ CARD = ModelCard(
     fold=1,
     seed=2021,
     d_in=10,
-    classes=("no", "yes"),
+    task=FittedTask(kind=TaskKind.classification, classes=("no", "yes")),
     precision=Precision.float32,
     model=ModelOptions(embed_dim=16, gated=True, embed_activation=Activation.relu),
     mhim=MhimOptions(random_mask_ratio=0.5, recycle_at_test=RecycleAtTest.on),
@@ -60,6 +61,6 @@ def test_probabilities_sum_to_one_and_attention_covers_the_instances() -> None:
     model = load_model(saved()).student
     for append in (False, True):
         prediction = predict_bag(model, torch.randn(9, 10, dtype=torch.float64), append)
-        assert float(prediction.probabilities_C.sum()) == pytest.approx(1)
+        assert float(prediction.logits_C.softmax(dim=0).sum()) == pytest.approx(1)
         assert prediction.attention_N.shape == (9,)
     assert float(prediction.attention_N.sum()) < 1

@@ -15,9 +15,11 @@ from mhim_core.mil.masking import Masks, Split, mask_instances, split_recycled
 from mhim_core.mil.model import MilModel
 from mhim_core.mil.options import Activation, MhimOptions, ModelOptions, Score
 from mhim_core.mil.published import from_published, to_published
+from mhim_core.task import ClassTarget, FittedTask, TaskKind
 from mhim_core.train import step as step_module
 from mhim_core.train.checkpoint import predict_bag
 from mhim_core.train.context import SingleProcess
+from mhim_core.train.objective import make_label
 from mhim_core.train.options import FitOptions, Precision
 from mhim_core.train.plan import LabelledBag, Stage
 from mhim_core.train.state import FitSetup, TrainState
@@ -98,11 +100,11 @@ class Golden:
             stage=Stage.mhim,
             seed=0,
             d_in=self.config["input_dim"],
-            num_classes=self.config["n_classes"],
+            task=self.task,
             model=self.model,
             mhim=self.mhim,
             fit=fit,
-            train=(LabelledBag(BAG, label),),
+            train=(LabelledBag(BAG, ClassTarget(label)),),
         )
         return TrainState.start(setup, self.load("student"), self.load("teacher"), torch.device("cpu"))
 
@@ -120,7 +122,12 @@ class Golden:
 
     @property
     def bag(self) -> Bag:
-        return Bag(BAG, self.tensor("label")[0], self.tensor("x"))
+        target = ClassTarget(int(self.arrays["label"][0]))
+        return Bag(BAG, make_label(target, self.task, torch.float64), self.tensor("x"))
+
+    @property
+    def task(self) -> FittedTask:
+        return FittedTask(kind=TaskKind.classification, classes=tuple(map(str, range(self.config["n_classes"]))))
 
 
 @pytest.fixture

@@ -17,13 +17,16 @@ from mhim_core.train.events import FitEvent, FitEventKind
 from mhim_core.train.loop import run_fit, run_fits
 from mhim_core.train.options import Selection
 from mhim_core.train.plan import Stage, TrainPlan
-from mhim_core.train.results import FitResult, read_model, read_result
+from mhim_core.train.results import FitResult, card_key, read_model, read_result
 
 PlanOf = Callable[..., TrainPlan]
 
 
 class StoppedError(Exception):
     pass
+
+
+PLAIN, MHIM = "seed-2021/fold-0/plain", "seed-2021/fold-0/mhim"
 
 
 class Watcher:
@@ -62,9 +65,10 @@ def test_two_runs_leave_the_same_bytes(plan_of: PlanOf, bags, tmp_path: Path) ->
 
 def test_a_finished_run_leaves_results_and_models_and_no_checkpoints(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     results = run(plan_of(), bags, tmp_path)
-    names = ["fold-0/plain", "fold-0/mhim"]
+    names = [PLAIN, MHIM]
     assert [result.name for result in results] == names
     expected = {f"fits/{name}/result.json" for name in names} | {result.model_key for result in results}
+    expected |= {card_key(result.name, result.model_sha256) for result in results}
     assert set(contents(tmp_path)) == expected
     for result in results:
         assert read_result(LocalStorage(tmp_path), result.name) == result
@@ -73,7 +77,7 @@ def test_a_finished_run_leaves_results_and_models_and_no_checkpoints(plan_of: Pl
         assert [record.epoch for record in result.history] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(("fit", "epoch"), [("fold-0/plain", 1), ("fold-0/plain", 4), ("fold-0/mhim", 3)])
+@pytest.mark.parametrize(("fit", "epoch"), [(PLAIN, 1), (PLAIN, 4), (MHIM, 3)])
 @pytest.mark.parametrize("checkpoint_every", [0, 1, 2])
 def test_an_interrupted_run_ends_like_an_uninterrupted_one_bit_for_bit(  # type: ignore[no-untyped-def]
     plan_of: PlanOf, bags, tmp_path: Path, fit: str, epoch: int, checkpoint_every: int
@@ -107,23 +111,23 @@ def damage(path: Path, how: str) -> None:
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(plan_of: PlanOf, bags, tmp_path: Path, how: str) -> None:  # type: ignore[no-untyped-def]
     run(plan_of(), bags, tmp_path / "whole")
     with pytest.raises(StoppedError):
-        run(plan_of(), bags, tmp_path / "cut", Watcher("fold-0/mhim", 3))
+        run(plan_of(), bags, tmp_path / "cut", Watcher(MHIM, 3))
     checkpoints = sorted((tmp_path / "cut").rglob("epoch-*.safetensors"))
     assert [path.stem for path in checkpoints] == ["epoch-0002", "epoch-0003"]
     damage(checkpoints[-1], how)
     watcher = Watcher()
     run(plan_of(), bags, tmp_path / "cut", watcher)
-    assert watcher.kinds("fold-0/mhim")[:2] == ["warning", "resumed"]
+    assert watcher.kinds(MHIM)[:2] == ["warning", "resumed"]
     assert "after epoch 2" in [event.message for event in watcher.events]
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
 def test_checkpoints_of_another_configuration_are_not_resumed(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(StoppedError):
-        run(plan_of(), bags, tmp_path, Watcher("fold-0/plain", 2))
+        run(plan_of(), bags, tmp_path, Watcher(PLAIN, 2))
     watcher = Watcher()
     run(plan_of(learning_rate=2e-3), bags, tmp_path, watcher)
-    assert watcher.kinds("fold-0/plain")[:3] == ["warning", "warning", "started"]
+    assert watcher.kinds(PLAIN)[:3] == ["warning", "warning", "started"]
 
 
 def test_a_later_identical_run_adopts_what_is_there(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -144,7 +148,7 @@ def test_a_result_that_appears_while_a_fit_runs_is_adopted(plan_of: PlanOf, bags
             run(plan, bags, tmp_path)
 
     results = run_fits(plan, bags, LocalStorage(tmp_path), SingleProcess(), overtaken)
-    assert read_result(LocalStorage(tmp_path), "fold-0/plain") == results[0]
+    assert read_result(LocalStorage(tmp_path), PLAIN) == results[0]
 
 
 def test_a_different_fit_under_the_same_name_is_a_conflict(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -159,17 +163,17 @@ def test_mhim_options_are_no_part_of_a_stage_one_fit(plan_of: PlanOf, bags, tmp_
     (plain,) = run(plan_of(stage=Stage.plain), bags, tmp_path)
     watcher = Watcher()
     assert run(plan_of(mhim=MhimOptions(temperature=0.2)), bags, tmp_path, watcher)[0] == plain
-    assert watcher.kinds("fold-0/plain") == ["adopted"]
+    assert watcher.kinds(PLAIN) == ["adopted"]
 
 
 def test_a_missing_teacher_is_an_error(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     plan = plan_of()
     student = dataclasses.replace(plan, fits=plan.fits[1:])
-    with pytest.raises(InputError, match=r"fold-0/mhim: its teacher .*fold-0/plain.* is missing"):
+    with pytest.raises(InputError, match=r"seed-2021/fold-0/mhim: its teacher .*seed-2021/fold-0/plain.* is missing"):
         run(student, bags, tmp_path)
 
 
-@pytest.mark.parametrize("what", ["seed", "fold", "model options", "validation bags", "classes", "features"])
+@pytest.mark.parametrize("what", ["seed", "fold", "model options", "validation bags", "task", "features"])
 def test_another_ones_teacher_is_an_error(plan_of: PlanOf, bags, tmp_path: Path, what: str) -> None:  # type: ignore[no-untyped-def]
     plan = plan_of()
     run(dataclasses.replace(plan, fits=plan.fits[:1]), bags, tmp_path)
@@ -182,8 +186,8 @@ def test_another_ones_teacher_is_an_error(plan_of: PlanOf, bags, tmp_path: Path,
         spec = spec._replace(validation=spec.validation[1:])
     elif what == "model options":
         plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, gated=True))
-    elif what == "classes":
-        plan = dataclasses.replace(plan, classes=("yes", "no"))
+    elif what == "task":
+        plan = dataclasses.replace(plan, task=dataclasses.replace(plan.task, classes=("yes", "no")))
     else:
         plan = dataclasses.replace(plan, provenance={"encoder": "another"})
     with pytest.raises(InputError, match=what):
@@ -225,7 +229,7 @@ def test_early_stopping_waits_for_its_epoch_and_keeps_the_best(plan_of: PlanOf, 
     num_epochs = len(result.history)
     assert num_epochs == max(8, result.best_epoch + 3) < 40
     best = result.history[result.best_epoch - 1]
-    assert best.validation_auroc == max(record.validation_auroc or 0 for record in result.history)
+    assert best.validation_metric == max(record.validation_metric or 0 for record in result.history)
 
 
 def test_the_last_epoch_is_taken_where_asked(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -237,7 +241,7 @@ def test_the_last_epoch_is_taken_where_asked(plan_of: PlanOf, bags, tmp_path: Pa
 
 def test_a_result_holds_nothing_of_time_or_place(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     run(plan_of(), bags, tmp_path)
-    text = (tmp_path / "fits/fold-0/mhim/result.json").read_text()
+    text = (tmp_path / "fits/seed-2021/fold-0/mhim/result.json").read_text()
     assert str(tmp_path) not in text
     assert not {"seconds", "attempt", "host"} & set(json.loads(text))
 

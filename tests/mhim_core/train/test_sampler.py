@@ -2,17 +2,19 @@
 
 import pytest
 
+from mhim_core.task import ClassTarget
 from mhim_core.train.plan import LabelledBag
 from mhim_core.train.sampler import global_batches, num_batches, share_of
 from mhim_core.types import BagId
 
-BAGS = [LabelledBag(BagId(f"b{index}"), index % 2) for index in range(11)]
+BAGS = [LabelledBag(BagId(f"b{index}"), ClassTarget(index % 2)) for index in range(11)]
 
 
 @pytest.mark.parametrize("global_batch", [1, 2, 4, 11, 50])
 def test_every_bag_comes_once_an_epoch(global_batch: int) -> None:
     batches = global_batches(BAGS, 1, 0, global_batch)
-    assert sorted(bag for batch in batches for bag in batch) == sorted(BAGS)
+    assert sorted(turn.bag for batch in batches for turn in batch) == sorted(BAGS)
+    assert all(turn.draw_id == turn.bag.bag_id for batch in batches for turn in batch)
     assert len(batches) == num_batches(len(BAGS), global_batch)
     assert all(len(batch) == global_batch for batch in batches[:-1])
 

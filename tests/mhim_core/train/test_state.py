@@ -7,6 +7,7 @@ import torch
 
 from mhim_core.errors import IntegrityError
 from mhim_core.mil.model import build_model
+from mhim_core.task import fit_task
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.feed import BagFeed
 from mhim_core.train.loop import run_epoch
@@ -21,7 +22,7 @@ def trained(plan: TrainPlan, bags, epochs: int = 2) -> TrainState:  # type: igno
     spec = plan.fits[0]
     state = start_state(make_setup(plan, spec), None, CPU)
     for _ in range(epochs):
-        run_epoch(state, spec, BagFeed(bags, 2, state.setup.dtype, CPU), SingleProcess())
+        run_epoch(state, spec, BagFeed(bags, state.setup, CPU), SingleProcess())
     return state
 
 
@@ -33,7 +34,7 @@ def test_a_state_survives_bytes_bit_for_bit_and_trains_on_alike(plan_of: Callabl
     copy.load_bytes(data)
     assert copy.to_bytes() == data
     for each in (state, copy):
-        run_epoch(each, plan.fits[0], BagFeed(bags, 2, state.setup.dtype, CPU), SingleProcess())
+        run_epoch(each, plan.fits[0], BagFeed(bags, state.setup, CPU), SingleProcess())
     assert copy.to_bytes() == state.to_bytes() != data
 
 
@@ -77,7 +78,8 @@ def test_a_student_starts_as_asked(plan_of: Callable[..., TrainPlan]) -> None:
         plan = plan_of(mhim=MhimOptions(student_init=init))
         learned = build_model(plan.d_in, 2, plan.model, seed="learned")
         card = ModelCard(
-            stage=Stage.plain, fold=0, seed=0, d_in=plan.d_in, classes=plan.classes, precision=plan.fit.precision,
+            stage=Stage.plain, fold=0, seed=0, d_in=plan.d_in, task=fit_task(plan.task, []),
+            precision=plan.fit.precision,
             model=plan.model, mhim=None,
         )  # fmt: skip
         state = start_state(make_setup(plan, plan.fits[1]), LoadedModel(card, learned, None), CPU)

@@ -8,8 +8,11 @@ import torch
 
 from mhim_core.mil.model import build_model
 from mhim_core.mil.options import MhimOptions, TeacherMode
+from mhim_core.task import ClassTarget, fit_task
 from mhim_core.train.checkpoint import LoadedModel, ModelCard
 from mhim_core.train.context import SingleProcess
+from mhim_core.train.feed import BagFeed
+from mhim_core.train.objective import make_label
 from mhim_core.train.options import Precision
 from mhim_core.train.plan import Stage, TrainPlan
 from mhim_core.train.preparation import make_setup, start_state
@@ -29,13 +32,13 @@ def start(plan: TrainPlan, stage: Stage = Stage.mhim) -> TrainState:
     setup = setup_of(plan, stage)
     if stage is Stage.plain:
         return start_state(setup, None, CPU)
-    student = build_model(plan.d_in, len(plan.classes), plan.model, seed="stage 1", dtype=setup.dtype)
+    student = build_model(plan.d_in, plan.task.num_outputs, plan.model, seed="stage 1", dtype=setup.dtype)
     card = ModelCard(
         stage=Stage.plain,
         fold=0,
         seed=0,
         d_in=plan.d_in,
-        classes=plan.classes,
+        task=fit_task(plan.task, []),
         precision=plan.fit.precision,
         model=plan.model,
         mhim=None,
@@ -46,7 +49,7 @@ def start(plan: TrainPlan, stage: Stage = Stage.mhim) -> TrainState:
 def bag(plan: TrainPlan, num: int = 20, seed: int = 0, label: int = 1) -> Bag:
     x = torch.randn(num, plan.d_in, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     dtype = torch.float64 if plan.fit.precision is Precision.float64 else torch.float32
-    return Bag(BagId(f"bag {seed}"), torch.tensor(label), x.to(dtype))
+    return Bag(BagId(f"bag {seed}"), make_label(ClassTarget(label), fit_task(plan.task, []), dtype), x.to(dtype))
 
 
 def run(state: TrainState, *bags: Bag) -> StepResult:
@@ -143,14 +146,19 @@ def test_a_batch_is_the_mean_over_its_bags(plan_of: PlanOf) -> None:
         torch.testing.assert_close(whole, mean, rtol=1e-9, atol=1e-14)
 
 
-def test_class_weights_have_mean_one_over_the_bags_and_scale_the_task_loss(plan_of: PlanOf) -> None:
+def test_class_weights_have_mean_one_over_the_bags_and_scale_the_task_loss(plan_of: PlanOf, bags_of) -> None:  # type: ignore[no-untyped-def]
     plan = plan_of(num=18, num_classes=3, stage=Stage.plain, class_weights=True)
     lopsided = dataclasses.replace(setup_of(plan, Stage.plain), train=plan.fits[0].train[:7])
-    state = start_state(lopsided, None, CPU)
-    weights = [float(state.weight_C[labelled.label_index]) for labelled in lopsided.train]
+    feed = BagFeed(bags_of(18, 3), lopsided, CPU)
+    weights = [float(feed.read(labelled).label.weight) for labelled in lopsided.train]
     assert sum(weights) / len(weights) == pytest.approx(1)
-    counts = [3, 2, 2]
-    assert state.weight_C.tolist() == pytest.approx([7 / 3 / count for count in counts])
+    assert weights[:3] == pytest.approx([7 / 3 / count for count in (3, 2, 2)])
+    light, heavy = (start_state(lopsided, None, CPU) for _ in range(2))
+    one = feed.read(lopsided.train[0])
+    run(light, one._replace(label=one.label._replace(weight=torch.tensor(0.0))))
+    run(heavy, one)
+    assert float(light.student.embed.weight.grad.abs().sum()) == 0
+    assert float(heavy.student.embed.weight.grad.abs().sum()) > 0
 
 
 def test_a_rank_without_bags_takes_the_step_all_the_same(plan_of: PlanOf) -> None:

@@ -5,10 +5,12 @@ import torch
 
 from mhim_core.mil.model import build_model
 from mhim_core.mil.options import ModelOptions
+from mhim_core.task import ClassTarget
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.epochs import EpochRecord
 from mhim_core.train.feed import BagFeed
 from mhim_core.train.plan import LabelledBag
+from mhim_core.train.preparation import make_setup
 from mhim_core.train.validation import is_better, validate
 from mhim_core.types import BagId
 
@@ -38,11 +40,11 @@ def test_the_first_epoch_is_always_better() -> None:
     assert is_better(record(None, 1.0), None)
 
 
-def test_auroc_is_none_where_a_class_is_missing(bags) -> None:  # type: ignore[no-untyped-def]
-    feed = BagFeed(bags, 2, torch.float32, torch.device("cpu"))
+def test_auroc_is_none_where_a_class_is_missing(bags, plan_of) -> None:  # type: ignore[no-untyped-def]
+    feed = BagFeed(bags, make_setup(plan_of(), plan_of().fits[0]), torch.device("cpu"))
     model = build_model(bags.dim, 2, ModelOptions(embed_dim=16), seed="s")
-    both = [LabelledBag(BagId(f"bag-{index:02d}"), index % 2) for index in range(6)]
-    assert validate(model, both, feed, False, SingleProcess()).auroc is not None
+    both = [LabelledBag(BagId(f"bag-{index:02d}"), ClassTarget(index % 2)) for index in range(6)]
+    assert validate(model, both, feed, False, SingleProcess()).metric is not None
     one = validate(model, both[::2], feed, False, SingleProcess())
-    assert one.auroc is None
+    assert one.metric is None
     assert one.loss > 0

@@ -52,7 +52,7 @@ def test_workers_fit_what_one_worker_fits(
     plan = plan_of(precision=Precision.float64, global_batch=2)
     run_fits(plan, bags, LocalStorage(tmp_path / "one"), SingleProcess())
     assert run_workers(tmp_path / "several", plan, bags, num_workers) == [0] * num_workers
-    for name in ("fold-0/plain", "fold-0/mhim"):
+    for name in ("seed-2021/fold-0/plain", "seed-2021/fold-0/mhim"):
         one, several = (LocalStorage(tmp_path / folder) for folder in ("one", "several/out"))
         expected, found = read_result(one, name), read_result(several, name)
         assert expected is not None
@@ -70,7 +70,7 @@ def test_workers_that_drift_apart_are_stopped(plan_of: Callable[..., TrainPlan],
     assert 0 not in codes
     for rank in range(2):
         message = (tmp_path / f"several/error-{rank}").read_text()
-        assert message.startswith("IntegrityError: fit fold-0/plain: after epoch 1")
+        assert message.startswith("IntegrityError: fit seed-2021/fold-0/plain: after epoch 1")
 
 
 def test_an_error_of_rank_zero_reaches_every_rank(plan_of: Callable[..., TrainPlan], bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
