@@ -1,0 +1,116 @@
+"""mhim convert checkpoint=theirs.pt out=model.safetensors classes=normal,tumour: published checkpoints in and out.
+
+Inputs: a published `.pt` (read without running what a pickle may hold), to become a model file with a card; or a model
+file of ours, or the fit of a run (run= fold= seed= stage=), to become a `.pt` with the published names. Weights are
+kept bit for bit. Output: the file at out, whose ending says the direction. Cost: seconds. Exit code: 0, 2 (no published
+model, names and shapes listed), 5 (out holds something else), 6.
+"""
+
+import posixpath
+
+from cluster.storage import open_storage, read_bytes
+from flows.config import ConvertConfig
+from flows.result import FlowResult
+from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
+from mhim_core.fingerprint import sha256
+from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.recipes import recipe_defaults
+from mhim_core.storage import Storage
+from mhim_core.task import FittedTask, TaskKind
+from mhim_core.train.results import FitResult, read_model, read_result
+
+
+def run(config: ConvertConfig) -> FlowResult:
+    """Raises InputError (2), ConflictError (5), StorageError (6)."""
+    config.check_direction()
+    source = _read(config)
+    data = import_checkpoint(source, config) if config.imports else export_model(source, config)
+    folder, name = posixpath.split(config.out)
+    target = open_storage(folder or ".")
+    if not target.put_if_absent(name, data) and target.get(name) != data:
+        raise ConflictError(f"{target.locate(name)} is there already, with another content; choose another out=")
+    print(f"{config.checkpoint or config.run} → {target.locate(name)}")
+    return FlowResult(outputs={"model": target.locate(name)})
+
+
+def import_checkpoint(data: bytes, config: ConvertConfig) -> bytes:
+    """A published `.pt` as the bytes of a model file.
+
+    What the checkpoint cannot say is the published code's (recipe `published-code`), and fold and seed are 0.
+    """
+    from mhim_core.mil.published_file import load_published
+    from mhim_core.train.checkpoint import ModelCard, save_model
+    from mhim_core.train.options import Precision
+    from mhim_core.train.plan import Stage
+
+    options = ModelOptions(embed_activation=config.embed_activation, attention_activation=config.attention_activation)
+    found = load_published(data, options)
+    if len(config.classes) != found.num_outputs:
+        raise InputError(
+            f"classes={','.join(config.classes)} are {len(config.classes)}, the checkpoint has {found.num_outputs} "
+            "outputs; name each, in the order of the logits"
+        )
+    mhim = None
+    if found.recycle_queries is not None:
+        recipe = recipe_defaults("published-code", found.options.aggregator)
+        mhim = MhimOptions(**recipe | {"recycle_queries": found.recycle_queries})  # type: ignore[arg-type]
+    card = ModelCard(
+        stage=Stage.plain if mhim is None else Stage.mhim,
+        fold=0,
+        seed=0,
+        d_in=found.d_in,
+        task=FittedTask(kind=TaskKind.classification, classes=config.classes),
+        precision=Precision(str(found.dtype).removeprefix("torch.")),
+        model=found.options,
+        mhim=mhim,
+        provenance={"published_checkpoint_sha256": sha256(data)},
+    )
+    print(
+        f"{found.options.aggregator}, D={found.options.embed_dim}, {found.d_in} features per tile, "
+        f"{'no recycle network' if mhim is None else f'{found.recycle_queries} global queries'}"
+        f"{'' if found.teacher is None else ', with its teacher'}"
+    )
+    return save_model(card, found.student, found.teacher)
+
+
+def export_model(data: bytes, config: ConvertConfig) -> bytes:
+    """A model file as the bytes of a published `.pt`. Raises InputError for what is none, or was never published."""
+    from mhim_core.mil.published_file import save_published
+    from mhim_core.train.checkpoint import load_model
+
+    try:
+        loaded = load_model(data)
+    except IntegrityError as error:
+        raise InputError(f"{config.checkpoint or config.run}: {error}") from error
+    teacher = None if loaded.teacher is None else loaded.teacher.state_dict()
+    return save_published(loaded.student.state_dict(), teacher)
+
+
+def _read(config: ConvertConfig) -> bytes:
+    if config.run:
+        storage = open_storage(config.run)
+        return read_model(storage, _fit(storage, config))
+    try:
+        return read_bytes(config.checkpoint)
+    except NotFoundError as error:
+        raise InputError(f"checkpoint={config.checkpoint} is not there") from error
+
+
+def _fit(storage: Storage, config: ConvertConfig) -> FitResult:
+    """The one finished fit of the run that the keys leave."""
+    keys = [entry.key for entry in storage.list("fits") if entry.key.endswith("/result.json")]
+    found = [read_result(storage, key.removeprefix("fits/").removesuffix("/result.json")) for key in keys]
+    chosen = [
+        result
+        for result in found
+        if result is not None
+        and config.fold in (None, result.fold)
+        and config.seed in (None, result.seed)
+        and config.stage in (None, result.stage)
+    ]
+    if len(chosen) != 1:
+        names = ", ".join(result.name for result in chosen[:10]) or "none"
+        raise InputError(
+            f"run={config.run}: {len(chosen)} finished fits are of these fold=, seed= and stage= ({names}); choose one"
+        )
+    return chosen[0]
