@@ -1,41 +1,41 @@
-"""mhim evaluate run=runs/first: every slide by the model that held it out.
+"""mhim evaluate run=runs/first: every bag by the models that held it out.
 
-Inputs: a finished training run, its pinned features. Outputs, in the run's `evaluation/`: predictions (Parquet, CSV),
-metrics with patient-clustered bootstrap intervals, the attention of each evaluated forward pass. Beside the reported
-model stand its teacher and the stage-1 baseline. Cost: one pass over the test bags a model; no Ray.
+Inputs: a finished training run, its pinned features. Outputs, in the run's `evaluation/`: held-out and validation
+predictions (Parquet; the held-out ones as CSV too), metrics with patient-clustered bootstrap intervals, calibration and
+thresholds from validation (docs/evaluation.md), the attention of each evaluated forward pass. Beside the reported model
+stand its teacher and the stage-1 baseline. Cost: one pass over test and validation bags a model; no Ray.
 """
 
 import json
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow.parquet as pq
+from pyarrow import BufferReader
 
 from flows.config import EvaluateConfig
-from flows.models import load_fold, model_digests, model_names, results_of
+from flows.models import FoldFits, load_fold, model_digests, model_names, results_of
 from flows.result import FlowResult
 from flows.run_folder import Run, read_run
-from mhim_core.errors import NotFoundError
+from mhim_core.cohort.options import BagUnit
+from mhim_core.cohort.tasks import bags_in
+from mhim_core.errors import InputError, NotFoundError
+from mhim_core.evaluation.held_out import HeldOut
+from mhim_core.evaluation.judge import metrics_of
+from mhim_core.evaluation.summary import summarise
 from mhim_core.fingerprint import canonical_json, fingerprint
-from mhim_core.metrics import CLASSIFICATION_METRICS, METRICS, evaluate_metric, evaluate_predictions, mean_and_std
 from mhim_core.tables import write_csv, write_parquet
+from mhim_core.task import ClassTarget, SurvivalTarget, Target, TaskKind, ValueTarget
 
 METRICS_KEY = "evaluation/metrics.json"
+PREDICTIONS_KEY, VALIDATION_KEY = "evaluation/predictions.parquet", "evaluation/validation.parquet"
 DEFAULT_REPLICATES = 2000
-
-
-class SlideResult(NamedTuple):
-    """One slide by one model."""
-
-    model: str
-    fold: int
-    slide_id: str
-    patient_id: str
-    site: str | None
-    label_index: int
-    probabilities: tuple[float, ...]
-
-    @property
-    def predicted_index(self) -> int:
-        return max(range(len(self.probabilities)), key=self.probabilities.__getitem__)
+SHOWN = {
+    TaskKind.classification: ("auroc", "average_precision", "accuracy", "balanced_accuracy", "f1_macro"),
+    TaskKind.survival: ("harrell_c", "uno_c"),
+    TaskKind.regression: ("mae", "rmse", "r2", "spearman"),
+}
+"""What the command prints; the page and the file have all."""
 
 
 def run(config: EvaluateConfig) -> FlowResult:
@@ -43,7 +43,7 @@ def run(config: EvaluateConfig) -> FlowResult:
     given = read_run(config.run)
     before = read_metrics(given)
     metrics = ensure_evaluated(given, config.bootstrap_replicates)
-    _print(metrics)
+    _print(given, metrics)
     print(f"evaluation: {given.storage.locate('evaluation')}")
     outputs = {"metrics": given.storage.locate(METRICS_KEY), "predictions": given.storage.locate("evaluation")}
     return FlowResult(outputs=outputs, recomputed=metrics != before)
@@ -56,10 +56,22 @@ def ensure_evaluated(given: Run, replicates: int | None = None) -> dict[str, Any
     present = read_metrics(given)
     if present is not None and present["of"] == digest and replicates in (None, present["replicates"]):
         return present
-    folds = zip(given.splits, fits, strict=True)
-    rows = [row for split, results in folds for row in _fold(given, split.fold, results)]
-    metrics = _summarise(given, rows, digest, DEFAULT_REPLICATES if replicates is None else replicates)
-    _write_predictions(given, rows)
+    test_rows: list[HeldOut] = []
+    validation_rows: list[HeldOut] = []
+    for one in fits:
+        _predict_fold(given, one, test_rows, validation_rows)
+    metrics = summarise(
+        test_rows,
+        validation_rows,
+        given.task,
+        train_targets=_train_targets(given),
+        replicates=DEFAULT_REPLICATES if replicates is None else replicates,
+    )
+    metrics |= {"of": digest, "reported": model_names(given)[0]}
+    table = [_line(given, row) for row in _ordered(given, test_rows)]
+    given.storage.put(PREDICTIONS_KEY, write_parquet(table))
+    given.storage.put("evaluation/predictions.csv", write_csv(table))
+    given.storage.put(VALIDATION_KEY, write_parquet([_line(given, row) for row in _ordered(given, validation_rows)]))
     given.storage.put(METRICS_KEY, canonical_json(metrics))  # last: it says that the rest is there
     return metrics
 
@@ -73,99 +85,116 @@ def read_metrics(given: Run) -> dict[str, Any] | None:
     return found
 
 
+def read_held_out(given: Run, key: str = PREDICTIONS_KEY) -> list[HeldOut]:
+    """The held-out rows of an evaluated run (VALIDATION_KEY: those of its validation). Raises InputError if it is not
+    evaluated."""
+    try:
+        table = pq.read_table(BufferReader(given.storage.get(key))).to_pylist()
+    except NotFoundError:
+        raise InputError(
+            f"{given.storage.uri} is not evaluated yet; run mhim evaluate run={given.storage.uri}"
+        ) from None
+    return [
+        HeldOut(
+            row["model"],
+            row["seed"],
+            row["fold"],
+            row.get("slide_id") or row["patient_id"],
+            row["patient_id"],
+            row["site"],
+            _read_target(given, row),
+            tuple(row[name] for name in _logit_names(given)),
+        )
+        for row in table
+    ]
+
+
 def attention_key(slide_id: str) -> str:
+    """Of the reported model of the first seed that held the slide out."""
     return f"evaluation/attention/{slide_id}.parquet"
 
 
-def _fold(given: Run, fold: int, results: Any) -> list[SlideResult]:
-    from mhim_core.store.bags import ParquetBags
-    from mhim_core.train.inference import encode_attention, predict_table
-    from mhim_core.types import BagId
+def _predict_fold(given: Run, fits: FoldFits, test_rows: list[HeldOut], validation_rows: list[HeldOut]) -> None:
+    from mhim_core.train.inference import encode_attention, predict_tables
 
-    test = set(next(split.test for split in given.splits if split.fold == fold))
-    bags = ParquetBags(given.feature_store, given.manifest().bags())
-    models = load_fold(given, fold, results)
-    index = {label: position for position, label in enumerate(given.classes)}
-    rows = []
-    for slide in (slide for slide in given.slides if slide.slide_id in test):
-        table = bags.read_table(BagId(slide.slide_id))
-        assert slide.label is not None
-        for position, name in enumerate(model_names(given)):
-            found = predict_table(table, [models.voters[name]])
-            if position == 0:
-                given.storage.put(attention_key(slide.slide_id), encode_attention(table, found.attention))
-            rows.append(
-                SlideResult(
-                    name,
-                    fold,
-                    slide.slide_id,
-                    slide.patient_id,
-                    slide.site,
-                    index[slide.label],
-                    tuple(found.probabilities.tolist()),
+    split = next(split for split in given.splits if split.fold == fits.fold)
+    source = given.bag_source()
+    voters = load_fold(given, fits).voters
+    for part, rows in ((split.test, test_rows), (split.validation, validation_rows)):
+        for bag in bags_in(given.bags, part):
+            tables = source.read_tables(bag.bag_id)
+            for name in model_names(given):
+                found = predict_tables(tables, [voters[name]])
+                logits = tuple(found.logits_MC[0].tolist())
+                rows.append(
+                    HeldOut(name, fits.seed, fits.fold, bag.bag_id, bag.patient_id, bag.site, bag.target, logits)
                 )
-            )
-    return rows
+                if part is split.test and name == model_names(given)[0] and fits.seed == given.seeds[0]:
+                    for table, attention in zip(tables, found.attention, strict=True):
+                        given.storage.put(attention_key(table.slide_id), encode_attention(table, attention))
 
 
-def _summarise(given: Run, rows: Sequence[SlideResult], digest: str, replicates: int) -> dict[str, Any]:
-    models = {}
-    for name in model_names(given):
-        own = [row for row in rows if row.model == name]
-        truth, scores = [row.label_index for row in own], [row.probabilities for row in own]
-        estimates = evaluate_predictions(truth, scores, [row.patient_id for row in own], replicates=replicates)
-        folds = [_fold_metrics([row for row in own if row.fold == split.fold]) for split in given.splits]
-        over_folds = {key: mean_and_std([one[key]["value"] for one in folds]) for key in CLASSIFICATION_METRICS}
-        models[name] = {"pooled": estimates, "over_folds": over_folds, "folds": folds}
-    summary = {
-        "of": digest,
-        "classes": given.classes,
-        "num_slides": len({row.slide_id for row in rows}),
-        "num_patients": len({row.patient_id for row in rows}),
-        "replicates": replicates,
-        "reported": model_names(given)[0],
-        "models": models,
-    }
-    plain: dict[str, Any] = json.loads(canonical_json(summary))  # as it will be read back
-    return plain
+def _train_targets(given: Run) -> dict[int, list[Target]]:
+    """Of every fold's training bags, from which Uno's C takes the censoring."""
+    return {split.fold: [bag.target for bag in bags_in(given.bags, split.train)] for split in given.splits}
 
 
-def _fold_metrics(rows: Sequence[SlideResult]) -> dict[str, dict[str, Any]]:
-    truth, scores = [row.label_index for row in rows], [row.probabilities for row in rows]
-    predicted = [row.predicted_index for row in rows]
-    return {
-        name: evaluate_metric(name, truth, predicted if definition.takes_classes else scores)._asdict()
-        for name, definition in CLASSIFICATION_METRICS.items()
-    }
+def _ordered(given: Run, rows: Sequence[HeldOut]) -> Iterator[HeldOut]:
+    names = model_names(given)
+    yield from sorted(rows, key=lambda one: (names.index(one.model), one.seed, one.bag_id, one.fold))
 
 
-def _write_predictions(given: Run, rows: Sequence[SlideResult]) -> None:
-    table = [
-        {
-            "slide_id": row.slide_id,
-            "patient_id": row.patient_id,
-            "site": row.site,
-            "fold": row.fold,
-            "model": row.model,
-            "label": given.classes[row.label_index],
-            "predicted": given.classes[row.predicted_index],
-            **{f"probability_{label}": value for label, value in zip(given.classes, row.probabilities, strict=True)},
+def _line(given: Run, row: HeldOut) -> dict[str, Any]:
+    """One row of the tables."""
+    is_slide = given.identity["target"]["bags"] == BagUnit.slide.value
+    line: dict[str, Any] = {"slide_id": row.bag_id} if is_slide else {}
+    line |= {"patient_id": row.patient_id, "site": row.site, "seed": row.seed, "fold": row.fold, "model": row.model}
+    if isinstance(row.target, ClassTarget):
+        probabilities = row.probabilities
+        line |= {
+            "label": given.classes[row.target.class_index],
+            "predicted": given.classes[max(range(len(probabilities)), key=probabilities.__getitem__)],
+            **{f"probability_{name}": one for name, one in zip(given.classes, probabilities, strict=True)},
         }
-        for row in sorted(rows, key=lambda one: (model_names(given).index(one.model), one.slide_id))
-    ]
-    given.storage.put("evaluation/predictions.parquet", write_parquet(table))
-    given.storage.put("evaluation/predictions.csv", write_csv(table))
+    elif isinstance(row.target, SurvivalTarget):
+        line |= {"time": row.target.time, "event": row.target.event, "risk": row.risk}
+    else:
+        line |= {"label": row.target.value, "prediction": row.value}
+    if given.task.kind is TaskKind.regression:
+        return line
+    return line | dict(zip(_logit_names(given), row.logits, strict=True))
 
 
-def _print(metrics: dict[str, Any]) -> None:
-    print(f"{metrics['num_slides']} held-out slides of {metrics['num_patients']} patients, pooled over folds:")
+def _logit_names(given: Run) -> list[str]:
+    if given.task.kind is TaskKind.regression:
+        return ["prediction"]
+    if given.task.kind is TaskKind.survival:
+        return [f"logit_bin_{index}" for index in range(given.task.time_bins)]
+    return [f"logit_{name}" for name in given.classes]
+
+
+def _read_target(given: Run, row: dict[str, Any]) -> Target:
+    if given.task.kind is TaskKind.survival:
+        return SurvivalTarget(row["time"], row["event"])
+    if given.task.kind is TaskKind.regression:
+        return ValueTarget(row["label"])
+    return ClassTarget(given.classes.index(row["label"]))
+
+
+def _print(given: Run, metrics: dict[str, Any]) -> None:
+    unit = str(given.identity["target"]["bags"])
+    bags = f"{metrics['num_bags']} held-out slides of" if unit == BagUnit.slide.value else "held-out bags of"
+    seeds = len(metrics["seeds"])
+    over = f", mean over {seeds} seeds" if seeds > 1 else ""
+    print(f"{bags} {metrics['num_patients']} patients, pooled over folds{over}:")
+    titles = metrics_of(given.task.kind)
     for name, model in metrics["models"].items():
         shown = []
-        for metric in ("auroc", "average_precision", "accuracy", "balanced_accuracy", "f1_macro"):
+        for metric in SHOWN[given.task.kind]:
             one = model["pooled"][metric]
             if one["value"] is None:
-                shown.append(f"{METRICS[metric].title} undefined ({one['reason']})")
+                shown.append(f"{titles[metric].title} undefined ({one['reason']})")
             else:
                 interval = "" if one["low"] is None else f" [{one['low']:.3f}, {one['high']:.3f}]"
-                shown.append(f"{METRICS[metric].title} {one['value']:.3f}{interval}")
+                shown.append(f"{titles[metric].title} {one['value']:.3f}{interval}")
         print(f"  {name}: " + ", ".join(shown))
