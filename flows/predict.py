@@ -2,33 +2,37 @@
 
 Inputs: a finished run, a cohort table (labels are not needed; where it has them, metrics are given). The slides are
 embedded with exactly the run's tiling and encoder card, into the run's store unless store= says otherwise. Outputs, in
-out: predictions (Parquet, CSV) with the mean probability over the fold models and its spread, the mean attention, a
-page with heat maps. Cost: embedding what is not in the store yet, then one pass a model.
+out: predictions (Parquet, CSV; a row a slide, or a patient where the run was trained on patients) with the mean over
+the models of all folds and seeds and its spread, the mean attention, a page with heat maps. Cost: embedding what is not
+in the store yet, then one pass a model.
 """
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster.storage import open_storage
 from flows.config import PredictConfig, part
 from flows.embed import embed_cohort
-from flows.inputs import CohortInput, load_cohort
+from flows.inputs import load_cohort
 from flows.models import FoldModels, load_fold, model_digests, model_names, results_of
+from flows.new_bags import NewBag, bag_words, external_metrics, new_bags, print_metrics
 from flows.result import FlowResult
 from flows.run_folder import Run, read_run, run_tiling
+from mhim_core.cohort.options import BagUnit
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConflictError, EncoderError, InputError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint
-from mhim_core.metrics import evaluate_predictions
 from mhim_core.slides.spec import SlidePolicy
 from mhim_core.storage import Storage
-from mhim_core.store.record import CommitRecord
 from mhim_core.tables import write_csv, write_parquet
-from mhim_core.types import SlideId, Status
+from mhim_core.task import TaskKind
+from mhim_core.types import Status
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
-    from mhim_core.store.bags import ParquetBags
+    from mhim_core.store.bags import PatientBags
+    from mhim_core.train.inference import BagPrediction
 
 SUMMARY, PAGE = "summary.json", "report.html"
 
@@ -52,7 +56,7 @@ def run(config: PredictConfig) -> FlowResult:
         {
             "models": model_digests(fits),
             "features": {key: one.sha256 for key, one in entries.items()},
-            "table": [(row.slide_id, row.patient_id, row.label) for row in cohort.cohort.rows],
+            "table": [(row.slide_id, row.patient_id, row.label, row.time, row.event) for row in cohort.cohort.rows],
             "page": (config.max_heatmaps, config.top_tiles),
         }
     )
@@ -60,21 +64,22 @@ def run(config: PredictConfig) -> FlowResult:
     recomputed = present is None or present["of"] != digest
     if recomputed:
         from flows.prediction_page import draw_panels, prediction_page
-        from mhim_core.store.bags import ParquetBags
+        from mhim_core.store.bags import ParquetBags, PatientBags
 
-        models = [load_fold(given, split.fold, results) for split, results in zip(given.splits, fits, strict=True)]
-        bags = ParquetBags(open_storage(store), entries)
-        rows = predict_slides(given, models, bags, cohort, out)
-        metrics = external_metrics(given, rows, entries)
-        panels = draw_panels(given, rows, bags, cohort, out, config.max_heatmaps, config.top_tiles)
+        bags = new_bags(given, cohort.cohort.rows, entries)
+        members = {bag.bag_id: bag.slide_ids for bag in bags}
+        source = PatientBags(ParquetBags(open_storage(store), entries), members)
+        rows = predict_bags(given, [load_fold(given, one) for one in fits], source, bags, out)
+        metrics = external_metrics(given, bags, rows, entries)
+        panels = draw_panels(given, rows, source, cohort, out, config.max_heatmaps, config.top_tiles)
         out.put("predictions.parquet", write_parquet(rows))
         out.put("predictions.csv", write_csv(rows))
         out.put(PAGE, prediction_page(given, rows, panels, cohort, embedded.outcome, metrics).encode())
-        present = {"of": digest, "run": given.record["fingerprint"], "num_slides": len(rows), "metrics": metrics}
+        present = {"of": digest, "run": given.record["fingerprint"], "num_bags": len(rows), "metrics": metrics}
         out.put(SUMMARY, canonical_json(present))  # last: it says that the rest is there
     assert present is not None
-    print(f"{present['num_slides']} slides predicted by {len(fits)} models: {places['predictions']}")
-    _print_metrics(present["metrics"])
+    print(f"{present['num_bags']} {bag_words(given)} predicted by {len(fits)} models: {places['predictions']}")
+    print_metrics(given, present["metrics"])
     print(f"page: {places['page']}")
     return FlowResult(
         exit_code=embedded.result.exit_code,
@@ -83,80 +88,57 @@ def run(config: PredictConfig) -> FlowResult:
     )
 
 
-def external_metrics(
-    given: Run, rows: list[dict[str, Any]], entries: dict[SlideId, CommitRecord]
-) -> dict[str, Any] | None:
-    """The metrics of the labelled slides that the run has never seen; None where there is none.
-
-    Slides of the run's patients, or with the content of the run's slides, were trained on by some of its fold models:
-    they are predicted, and left out here.
-    """
-    patients = {slide.patient_id for slide in given.slides}
-    manifest = given.manifest().entries
-    sources = {manifest[slide.slide_id].source for slide in given.slides}
-    labelled = [row for row in rows if row["label"] is not None]
-    known = [row for row in labelled if row["patient_id"] in patients or entries[row["slide_id"]].source in sources]
-    fresh = [row for row in labelled if row not in known]
-    foreign = sorted({row["label"] for row in fresh} - set(given.classes))
-    judged = [row for row in fresh if row["label"] in given.classes]
-    notes = []
-    if known:
-        notes.append(f"{len(known)} labelled slides are of patients the run was trained on; no metric counts them.")
-    if foreign:
-        notes.append(f"Labels that are no class of the run, and count in no metric: {', '.join(foreign[:10])}.")
-    if not judged:
-        for note in notes:
-            print(note)
-        return None
-    truth = [given.classes.index(row["label"]) for row in judged]
-    scores = [[row[f"probability_{name}"] for name in given.classes] for row in judged]
-    estimates = evaluate_predictions(truth, scores, [row["patient_id"] for row in judged])
-    found = {"num_slides": len(judged), "estimates": estimates, "notes": notes}
-    plain: dict[str, Any] = json.loads(canonical_json(found))
-    return plain
-
-
-def _print_metrics(metrics: dict[str, Any] | None) -> None:
-    if metrics is None:
-        return
-    auroc = metrics["estimates"]["auroc"]
-    value = f"undefined ({auroc['reason']})" if auroc["value"] is None else f"{auroc['value']:.3f}"
-    interval = "" if auroc["low"] is None else f" [{auroc['low']:.3f}, {auroc['high']:.3f}]"
-    for note in metrics["notes"]:
-        print(note)
-    print(f"{metrics['num_slides']} of them are labelled and new to the run: AUROC {value}{interval}")
-
-
-def predict_slides(
-    given: Run, models: list[FoldModels], bags: "ParquetBags", cohort: CohortInput, out: Storage
+def predict_bags(
+    given: Run, models: Sequence[FoldModels], source: "PatientBags", bags: Sequence[NewBag], out: Storage
 ) -> list[dict[str, Any]]:
-    """One row per slide with tiles; its attention beside it in `attention/`."""
-    from mhim_core.train.inference import encode_attention, predict_table
+    """One row per bag by all fold models; the attention of each of its slides beside it in `attention/`."""
+    from mhim_core.train.inference import encode_attention, predict_tables
 
     reported = model_names(given)[0]
     voters = [fold.voters[reported] for fold in models]
-    row_of = {row.slide_id: row for row in cohort.cohort.rows}
     rows = []
-    for bag_id in bags.lengths():
-        table = bags.read_table(bag_id)
-        found = predict_table(table, voters)
-        out.put(f"attention/{bag_id}.parquet", encode_attention(table, found.attention))
-        best = int(found.probabilities.argmax())
+    for bag in bags:
+        tables = source.read_tables(bag.bag_id)
+        found = predict_tables(tables, voters)
+        for table, attention in zip(tables, found.attention, strict=True):
+            out.put(f"attention/{table.slide_id}.parquet", encode_attention(table, attention))
+        by_slide = given.identity["target"]["bags"] == BagUnit.slide.value
         rows.append(
-            {
-                "slide_id": bag_id,
-                "patient_id": row_of[table.slide_id].patient_id,
-                "label": row_of[table.slide_id].label,
-                "predicted": given.classes[best],
-                **{f"probability_{c}": float(p) for c, p in zip(given.classes, found.probabilities, strict=True)},
-                **{f"spread_{c}": float(s) for c, s in zip(given.classes, found.spread, strict=True)},
-                "num_tiles": len(table.features),
+            ({"slide_id": bag.bag_id} if by_slide else {})
+            | {"patient_id": bag.patient_id, "site": bag.site}
+            | _known(given, bag)
+            | _predicted(given, found)
+            | {
+                "num_slides": len(tables),
+                "num_tiles": sum(len(table.features) for table in tables),
                 "num_models": len(voters),
                 "encoder": given.feature_set.encoder_id,
                 "run": given.record["fingerprint"],
             }
         )
     return rows
+
+
+def _known(given: Run, bag: NewBag) -> dict[str, Any]:
+    """What the table says of the bag; None where its slides disagree."""
+    if given.task.kind is TaskKind.survival:
+        times, events = {row.time for row in bag.rows}, {row.event for row in bag.rows}
+        agree = len(times) == len(events) == 1
+        return {"time": times.pop() if agree else None, "event": events.pop() if agree else None}
+    labels = {row.label for row in bag.rows}
+    return {"label": labels.pop() if len(labels) == 1 else None}
+
+
+def _predicted(given: Run, found: "BagPrediction") -> dict[str, Any]:
+    if given.task.kind is TaskKind.survival:
+        return {"risk": float(found.outputs[0]), "risk_spread": float(found.spread[0])}
+    if given.task.kind is TaskKind.regression:
+        return {"prediction": float(found.outputs[0]), "prediction_spread": float(found.spread[0])}
+    return {
+        "predicted": given.classes[int(found.outputs.argmax())],
+        **{f"probability_{c}": float(p) for c, p in zip(given.classes, found.outputs, strict=True)},
+        **{f"spread_{c}": float(s) for c, s in zip(given.classes, found.spread, strict=True)},
+    }
 
 
 def run_card(given: Run, weights: str | None) -> EncoderCard:
