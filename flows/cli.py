@@ -50,6 +50,18 @@ FLOWS = {
         "run=runs/first cohort=new.csv out=predictions/new",
     ),
     "report": FlowCommand("report", "ReportConfig", "one HTML page with heat maps", "run=runs/first"),
+    "compare": FlowCommand(
+        "compare",
+        "CompareConfig",
+        "paired differences between runs, or between one run's models",
+        "runs=[runs/first,runs/second] out=comparisons/first",
+    ),
+    "convert": FlowCommand(
+        "convert",
+        "ConvertConfig",
+        "published MHIM-MIL checkpoints in and out",
+        "checkpoint=theirs.pt out=model.safetensors classes=normal,tumour",
+    ),
     "demo": FlowCommand("demo", "DemoConfig", "everything above on a made cohort", "out=demo"),
 }
 

@@ -446,3 +446,45 @@ class ConvertConfig(FlowConfig):
     def imports(self) -> bool:
         """Whether a published checkpoint becomes a model file, or the other way round."""
         return self.checkpoint.endswith((".pt", ".pth"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(FlowConfig, PluginFile):
+    """mhim compare: paired differences between models that held out the same bags."""
+
+    runs: str
+    """Training runs (out= of mhim train), separated by commas, brackets optional: runs=[runs/a,runs/b]. Of one run
+    alone all its models are compared."""
+    out: str
+    """The folder or s3://bucket/prefix that receives the table, the figure and comparison.json, anew each time."""
+    models: str = ""
+    """Models to compare, separated by commas (mhim, mhim teacher, plain), of every run that has them; empty: each
+    run's reported model."""
+    bootstrap_replicates: int = 2000
+    """Replicates of the paired, patient-clustered bootstrap; 0: no intervals but DeLong's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_least(self, 0, "bootstrap_replicates")
+
+    @property
+    def run_uris(self) -> tuple[str, ...]:
+        """Raises ConfigError where none is named, or one twice."""
+        uris = _listed(self.runs)
+        if not uris:
+            raise ConfigError(f"runs={self.runs} names no run; write runs=runs/a,runs/b")
+        if len(set(uris)) < len(uris):
+            raise ConfigError(f"runs={self.runs} names a run twice; models= compares the models of one run")
+        return uris
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        return _listed(self.models)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """`[a, b]` or `a,b`."""
+    inner = text.strip()
+    if inner.startswith("[") and inner.endswith("]"):
+        inner = inner[1:-1]
+    return tuple(part.strip() for part in inner.split(",") if part.strip())

@@ -1,0 +1,181 @@
+"""mhim compare runs=[runs/a,runs/b] out=comparisons/ab: are they different, and by how much?
+
+Inputs: training runs that held out the same bags; those without an evaluation are evaluated first. Outputs, in out:
+`comparison.csv` and `.parquet` (a row per pair and metric), `comparison.png`, `comparison.json`. Of one run all its
+models are compared: the student, its teacher, the plain baseline. Cost: seconds; no Ray.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+from cluster.storage import open_storage
+from flows.config import CompareConfig
+from flows.evaluate import ensure_evaluated
+from flows.models import model_names
+from flows.result import FlowResult
+from flows.run_folder import Run, read_run
+from mhim_core.cohort.tasks import bags_in
+from mhim_core.errors import InputError, NotFoundError
+from mhim_core.evaluation.comparison import Difference, compare
+from mhim_core.evaluation.held_out import HeldOut
+from mhim_core.evaluation.judge import TrainTargets
+from mhim_core.evaluation.table import read_rows
+from mhim_core.fingerprint import canonical_json
+from mhim_core.metrics import METRICS
+from mhim_core.storage import Storage
+from mhim_core.tables import write_csv, write_parquet
+
+PREDICTIONS = "evaluation/predictions.parquet"
+TABLE_CSV, TABLE_PARQUET, FIGURE, SUMMARY = "comparison.csv", "comparison.parquet", "comparison.png", "comparison.json"
+
+
+class Contender(NamedTuple):
+    """One model of one run, by the name that tells it from the others."""
+
+    name: str
+    run: Run
+    model: str
+
+
+def run(config: CompareConfig) -> FlowResult:
+    """Raises InputError (2) where a run is not finished or the runs did not hold out the same bags."""
+    contenders = choose_contenders([read_run(uri) for uri in config.run_uris], config.model_names)
+    _check_same_task(contenders)
+    task = contenders[0].run.task
+    rows = {one.name: _rows(one) for one in contenders}
+    differences = compare(
+        rows,
+        task,
+        train_targets={one.name: train_targets(one.run) for one in contenders},
+        replicates=config.bootstrap_replicates,
+    )
+    storage = open_storage(config.out)
+    summary = canonical_json(_summary(contenders, rows, differences, config.bootstrap_replicates))
+    recomputed = _maybe_get(storage, SUMMARY) != summary
+    _write(storage, differences, summary)
+    _print(differences)
+    outputs = {"comparison": storage.locate(SUMMARY), "table": storage.locate(TABLE_CSV)}
+    print(f"comparison: {storage.uri}")
+    return FlowResult(outputs=outputs, recomputed=recomputed)
+
+
+def choose_contenders(runs: Sequence[Run], models: Sequence[str]) -> list[Contender]:
+    """Each run's reported model; of a single run all of them; where `models` are named, those that each run has.
+
+    Raises InputError where fewer than two are left or a named model is in no run.
+    """
+    labels = _labels([one.storage.uri for one in runs])
+    if models:
+        known = {name for one in runs for name in model_names(one)}
+        if unknown := [name for name in models if name not in known]:
+            raise InputError(f"models={','.join(unknown)} is in none of the runs; they have {', '.join(sorted(known))}")
+    chosen = []
+    for label, one in zip(labels, runs, strict=True):
+        own = model_names(one)
+        wanted = [name for name in own if name in models] if models else (own if len(runs) == 1 else own[:1])
+        chosen += [(label, one, name) for name in wanted]
+    if len(chosen) < 2:
+        raise InputError(
+            f"there is one model to compare, {chosen[0][2]} of {chosen[0][0]}; give another run, or models= it has"
+            if chosen
+            else "there is no model to compare"
+        )
+    distinct = {name for _, _, name in chosen}
+    return [Contender(_name(label, name, len(runs), len(distinct)), one, name) for label, one, name in chosen]
+
+
+def train_targets(given: Run) -> TrainTargets:
+    """The targets of each fold's training bags."""
+    return {split.fold: [bag.target for bag in bags_in(given.bags, split.train)] for split in given.splits}
+
+
+def read_held_out(given: Run) -> list[HeldOut]:
+    """The run's held-out predictions, every model, seed and fold; evaluated first where they are missing."""
+    ensure_evaluated(given)
+    return read_rows(given.storage.get(PREDICTIONS), given.task, given.storage.locate(PREDICTIONS))
+
+
+def _rows(one: Contender) -> list[HeldOut]:
+    return [row for row in read_held_out(one.run) if row.model == one.model]
+
+
+def _labels(uris: Sequence[str]) -> list[str]:
+    """The last part of each address, with as many parts before it as tell them apart."""
+    parts = [uri.rstrip("/").split("/") for uri in uris]
+    for depth in range(1, max(map(len, parts)) + 1):
+        labels = ["/".join(one[-depth:]) for one in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    raise InputError(f"a run is given twice: {', '.join(uris)}")
+
+
+def _name(label: str, model: str, num_runs: int, num_models: int) -> str:
+    if num_runs == 1:
+        return model
+    return label if num_models == 1 else f"{label}: {model}"
+
+
+def _check_same_task(contenders: Sequence[Contender]) -> None:
+    for a, b in combinations(contenders, 2):
+        first, second = a.run.task, b.run.task
+        if (first.kind, first.classes) != (second.kind, second.classes):
+            raise InputError(
+                f"{a.name} and {b.name} are of different tasks: {first.kind.value} ({', '.join(first.classes)}) and "
+                f"{second.kind.value} ({', '.join(second.classes)})"
+            )
+
+
+def _summary(
+    contenders: Sequence[Contender], rows: Mapping[str, Sequence[HeldOut]], differences: object, replicates: int
+) -> dict[str, Any]:
+    first = rows[contenders[0].name]
+    return {
+        "task": contenders[0].run.task.kind,
+        "classes": contenders[0].run.task.classes,
+        "num_bags": len({row.bag_id for row in first}),
+        "num_patients": len({row.patient_id for row in first}),
+        "replicates": replicates,
+        "models": [
+            {
+                "name": one.name,
+                "run": one.run.record["fingerprint"],
+                "model": one.model,
+                "seeds": sorted({row.seed for row in rows[one.name]}),
+            }
+            for one in contenders
+        ],
+        "differences": differences,
+    }
+
+
+def _write(storage: Storage, differences: Sequence[Difference], summary: bytes) -> None:
+    from mhim_core.report.evaluation_figures import comparison_figure
+
+    storage.put(TABLE_CSV, write_csv(differences))
+    storage.put(TABLE_PARQUET, write_parquet(differences))
+    storage.put(FIGURE, comparison_figure(differences))
+    storage.put(SUMMARY, summary)  # last: it says that the rest is there
+
+
+def _print(differences: Sequence[Difference]) -> None:
+    for a, b in dict.fromkeys((one.a, one.b) for one in differences):
+        print(f"{a} − {b}")
+        for one in (one for one in differences if (one.a, one.b) == (a, b)):
+            print(f"  {METRICS[one.metric].title:<18} {_line(one)}")
+
+
+def _line(one: Difference) -> str:
+    if one.difference is None:
+        return f"undefined ({one.reason})"
+    interval = "" if one.low is None or one.high is None else f" [{one.low:+.3f}, {one.high:+.3f}]"
+    p = "" if one.p is None else f", p {one.p:.2g}"
+    dropped = f", {one.num_undefined} replicates undefined" if one.num_undefined else ""
+    return f"{one.difference:+.3f}{interval}  ({one.value_a:.3f}, {one.value_b:.3f}; {one.method}{p}{dropped})"
+
+
+def _maybe_get(storage: Storage, key: str) -> bytes | None:
+    try:
+        return storage.get(key)
+    except NotFoundError:
+        return None
