@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from cluster.storage import open_storage
 from flows.config import CompareConfig
-from flows.evaluate import ensure_evaluated
+from flows.evaluate import ensure_evaluated, read_held_out
 from flows.models import model_names
 from flows.result import FlowResult
 from flows.run_folder import Run, read_run
@@ -20,13 +20,11 @@ from mhim_core.errors import InputError, NotFoundError
 from mhim_core.evaluation.comparison import Difference, compare
 from mhim_core.evaluation.held_out import HeldOut
 from mhim_core.evaluation.judge import TrainTargets
-from mhim_core.evaluation.table import read_rows
 from mhim_core.fingerprint import canonical_json
 from mhim_core.metrics import METRICS
 from mhim_core.storage import Storage
 from mhim_core.tables import write_csv, write_parquet
 
-PREDICTIONS = "evaluation/predictions.parquet"
 TABLE_CSV, TABLE_PARQUET, FIGURE, SUMMARY = "comparison.csv", "comparison.parquet", "comparison.png", "comparison.json"
 
 
@@ -90,13 +88,9 @@ def train_targets(given: Run) -> TrainTargets:
     return {split.fold: [bag.target for bag in bags_in(given.bags, split.train)] for split in given.splits}
 
 
-def read_held_out(given: Run) -> list[HeldOut]:
-    """The run's held-out predictions, every model, seed and fold; evaluated first where they are missing."""
-    ensure_evaluated(given)
-    return read_rows(given.storage.get(PREDICTIONS), given.task, given.storage.locate(PREDICTIONS))
-
-
 def _rows(one: Contender) -> list[HeldOut]:
+    """The model's held-out predictions; the run is evaluated first where it is not."""
+    ensure_evaluated(one.run)
     return [row for row in read_held_out(one.run) if row.model == one.model]
 
 
