@@ -26,6 +26,7 @@ from mhim_core.store.feature_sets import FeatureSet, register
 from mhim_core.store.layout import features_key
 from mhim_core.store.manifest import write_manifest
 from mhim_core.store.schema import encode_features
+from mhim_core.train.context import SingleProcess
 from mhim_core.types import SlideId, SlideTask, StatusRow
 
 DIM = 4
@@ -190,6 +191,21 @@ def embed_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.embedding._node_id", lambda: "here")
     monkeypatch.setattr("flows.embed.ray_session", session)
     monkeypatch.setattr("flows.embed.status_rows", rows)
+
+
+@pytest.fixture
+def train_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mhim train` with its real work, called in this process instead of on Ray's workers."""
+
+    @contextlib.contextmanager
+    def session(*_: object) -> Iterator[Resources]:
+        yield Resources(1, 1.0, 0.0)
+
+    def run_workers(work: Callable[..., object], payload: object, *_: object) -> object:
+        return work(payload, SingleProcess(), lambda event: None)
+
+    monkeypatch.setattr("flows.train.ray_session", session)
+    monkeypatch.setattr("cluster.training.run_workers", run_workers)
 
 
 class Painted(NamedTuple):

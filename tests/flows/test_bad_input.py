@@ -161,8 +161,8 @@ def test_a_slide_that_is_not_there_fails_alone_and_the_rest_is_embedded(
 @pytest.mark.parametrize(
     ("counts", "words", "complaint"),
     [
-        ({"neg": 8}, [], "every labelled slide with tiles (8) is of class 'neg'; two classes are needed"),
-        ({"neg": 1}, [], "every labelled slide with tiles (1) is of class 'neg'"),
+        ({"neg": 8}, [], "every labelled slide (8) is of class 'neg'; two classes are needed"),
+        ({"neg": 1}, [], "every labelled slide (1) is of class 'neg'"),
         ({"neg": 8, "pos": 4}, [], "class 'pos' has 4 patients, and folds=5 needs 5 of each"),
         ({"neg": 8, "pos": 4}, [], "set folds=4 or lower"),
         ({"neg": 8, "pos": 2}, ["folds=3"], "class 'pos' has 2 patients, and folds=3 needs 3"),
@@ -205,7 +205,7 @@ def test_nothing_to_train_on(train_refused: Callable[..., str], cohort_rows: Cal
     rows = cohort_rows(neg=6, pos=6)
     assert "no slide of my.csv is both labelled and embedded" in train_refused(rows, embedded=["other"])
     unlabelled = [row | {"label": ""} for row in rows]
-    assert "no slide of my.csv is both labelled and embedded" in train_refused(unlabelled)
+    assert "no slide has a label, or a time and an event" in train_refused(unlabelled)
 
 
 def test_a_store_that_holds_nothing(

@@ -114,7 +114,7 @@ def made(config: type, **values: Any) -> Any:
 def test_every_key_is_documented_and_of_a_kind_that_people_can_type(name: str, key: Key) -> None:
     assert key.doc.endswith(".")
     assert key.doc[0] != " "
-    assert key.kind in (int, float, str, bool) or issubclass(key.kind, Enum)
+    assert key.kind in (int, float, str, bool, tuple) or issubclass(key.kind, Enum)
     if key.optional:
         assert key.default is None
         assert "none" in key.doc or "null" in key.doc, "say what leaving it out means"

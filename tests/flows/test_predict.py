@@ -3,7 +3,10 @@
 from types import SimpleNamespace
 from typing import Any
 
-from flows.predict import external_metrics
+from flows.new_bags import NewBag
+from flows.new_bags import external_metrics as metrics_of_bags
+from mhim_core.task import Task, TaskKind
+from mhim_core.types import BagId, PatientId, SlideId
 
 
 def entry(source: str) -> Any:
@@ -18,16 +21,26 @@ def row(slide_id: str, patient_id: str, label: str | None, tumour: float) -> dic
 RUN: Any = SimpleNamespace(
     slides=(SimpleNamespace(slide_id="old", patient_id="p-old"),),
     classes=("normal", "tumour"),
+    task=Task(kind=TaskKind.classification, classes=("normal", "tumour")),
+    identity={"target": {"bags": "slide"}},
     manifest=lambda: SimpleNamespace(entries={"old": entry("old bytes")}),
 )
 NEW = [row("a", "p1", "normal", 0.1), row("b", "p2", "tumour", 0.9), row("c", "p3", None, 0.5)]
 SOURCES = {name: entry(f"{name} bytes") for name in "abcde"}
 
 
+def external_metrics(run: Any, rows: list[dict[str, Any]], entries: Any) -> dict[str, Any] | None:
+    bags = [
+        NewBag(BagId(one["slide_id"]), PatientId(one["patient_id"]), None, (SlideId(one["slide_id"]),), ())
+        for one in rows
+    ]
+    return metrics_of_bags(run, bags, rows, entries)
+
+
 def test_labelled_new_slides_are_judged() -> None:
     found = external_metrics(RUN, NEW, SOURCES)
     assert found is not None
-    assert found["num_slides"] == 2
+    assert found["num_bags"] == 2
     assert found["estimates"]["auroc"]["value"] == 1.0
     assert found["notes"] == []
 
@@ -36,7 +49,7 @@ def test_slides_of_the_runs_patients_or_contents_count_in_no_metric() -> None:
     rows = [*NEW, row("d", "p-old", "normal", 0.99), row("e", "p9", "normal", 0.99)]
     found = external_metrics(RUN, rows, SOURCES | {"e": entry("old bytes")})
     assert found is not None
-    assert found["num_slides"] == 2
+    assert found["num_bags"] == 2
     assert "2 labelled slides" in found["notes"][0]
 
 

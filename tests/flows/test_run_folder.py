@@ -11,7 +11,8 @@ from flows.config import TrainConfig
 from flows.inputs import load_cohort
 from flows.overrides import parse
 from flows.run_folder import Run, read_run
-from flows.train import _choose, open_run
+from flows.train import open_run
+from flows.training_data import choose_features, training_data
 from mhim_core.errors import ConflictError, InputError, IntegrityError
 from mhim_core.store.manifest import read_manifest
 
@@ -26,9 +27,10 @@ def found(tmp_path: Path, write_table: Callable[..., Path]) -> Found:
     def start(rows: Rows, store: str, *words: str, out: str = "run") -> Run:
         table = write_table(rows)
         config = parse(TrainConfig, [f"cohort={table}", store, f"out={tmp_path / out}", *words], preset="train")
-        feature_set = _choose(config)
+        feature_set = choose_features(config)
         manifest = read_manifest(open_storage(config.store), feature_set.fingerprint)
-        return open_run(config, load_cohort(config.cohort).cohort, feature_set, manifest)
+        cohort = load_cohort(config.cohort).cohort
+        return open_run(config, cohort, feature_set, manifest, training_data(config, cohort, manifest))
 
     return start
 
