@@ -74,8 +74,8 @@ class ModelOptions:
     """The architecture of student and teacher alike."""
 
     aggregator: str = "abmil"
-    """How a bag becomes a prediction: abmil, transmil, dsmil, clam-sb, mean or max (the last two for method=plain), or
-    the name that your own aggregator_file registers."""
+    """How a bag becomes a prediction: abmil, transmil, dsmil, clam-sb, clam-mb, mean or max (the last two for
+    method=plain), or the name that your own aggregator_file registers."""
     plugin_sha256: str | None = None
     """The sha256 that the aggregator_file must have; none: whichever is given. Filled in, it is part of the model."""
     embed_dim: int = 512
@@ -91,9 +91,11 @@ class ModelOptions:
     transmil_dropout: float = 0.1
     """Share of values dropped behind each attention layer of transmil in training, 0 to below 1; 0 disables it."""
     clam_instance_weight: float = 0.3
-    """Share of clam-sb's instance clustering loss in its task loss, 0 to below 1; 0 disables it."""
+    """Share of CLAM's instance clustering loss in its task loss, 0 to below 1; 0 disables it."""
     clam_num_sampled: int = 8
-    """Most and least attended instances of a bag, this many each, that clam-sb's clustering loss looks at."""
+    """Most and least attended instances of a bag, this many each, that CLAM's clustering loss looks at."""
+    clam_subtyping: bool = False
+    """Also teach the other classes' instance classifiers of CLAM that what a bag attends to is none of theirs."""
 
     def __post_init__(self) -> None:
         self._settle_plugin()

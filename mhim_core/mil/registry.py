@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from mhim_core.errors import InputError
 
-AGGREGATOR_NAMES = ("abmil", "transmil", "dsmil", "clam-sb", "mean", "max")
+AGGREGATOR_NAMES = ("abmil", "transmil", "dsmil", "clam-sb", "clam-mb", "mean", "max")
 """The built-in ones."""
-MINING_AGGREGATORS = ("abmil", "transmil", "dsmil", "clam-sb")
+MINING_AGGREGATORS = ("abmil", "transmil", "dsmil", "clam-sb", "clam-mb")
 """Those of them that weigh single instances, so that a teacher of their kind can rank instances for a student."""
 
 AggregatorClass = TypeVar("AggregatorClass", bound=type)

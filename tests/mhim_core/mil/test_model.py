@@ -45,6 +45,7 @@ def num_parameters(options: ModelOptions) -> int:
         (ModelOptions(aggregator="dsmil"), 873_734),
         # CLAM-SB's small form has the embedding and gated attention of 512 → 256, with biases
         (ModelOptions(aggregator="clam-sb"), 524_800 + 2 * (512 * 256 + 256) + 257 + 3 * 1026),
+        (ModelOptions(aggregator="clam-mb"), 524_800 + 2 * (512 * 256 + 256) + 2 * 257 + 3 * 1026),
         (ModelOptions(aggregator="mean"), 524_800 + 1026),
         (ModelOptions(aggregator="max"), 524_800 + 1026),
     ],
@@ -76,7 +77,7 @@ def test_the_smallest_bags_give_finite_outputs_of_the_promised_shapes(options: M
     for append in (False, True):
         output = model(bag(num), append)
         assert output.logits_C.shape == (3,)
-        assert output.feature_D.shape == ((3, 16) if options.aggregator == "dsmil" else (16,))
+        assert output.feature_D.shape == ((3, 16) if options.aggregator in ("dsmil", "clam-mb") else (16,))
         assert output.attention_HN.shape[1] == num + 5 * append
         for part in (output.logits_C, output.feature_D, output.attention_HN):
             assert part.dtype == torch.float64
@@ -156,7 +157,7 @@ def test_dropout_acts_only_with_draws() -> None:
         first, repeated, other = (model.aggregator(h, Draws(0, 0, BagId(name))) for name in "aab")
         assert torch.equal(plain.logits_C, again.logits_C)
         assert torch.equal(first.logits_C, repeated.logits_C)
-        has_dropout = options.aggregator in ("transmil", "clam-sb")
+        has_dropout = options.aggregator in ("transmil", "clam-sb", "clam-mb")
         assert torch.equal(first.logits_C, other.logits_C) is not has_dropout
         assert torch.equal(first.logits_C, plain.logits_C) is not has_dropout
 
