@@ -11,8 +11,10 @@ import time
 import torch
 
 from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.task import ClassTarget, Task, TaskKind, fit_task
 from mhim_core.train.checkpoint import LoadedModel, ModelCard
 from mhim_core.train.context import SingleProcess
+from mhim_core.train.objective import make_label
 from mhim_core.train.options import FitOptions
 from mhim_core.train.plan import LabelledBag, Stage
 from mhim_core.train.preparation import start_state
@@ -22,15 +24,16 @@ from mhim_core.types import BagId
 
 
 def make_state(stage: Stage, d_in: int, device: torch.device) -> TrainState:
-    train = tuple(LabelledBag(BagId(f"bag-{index}"), index % 2) for index in range(16))
+    train = tuple(LabelledBag(BagId(f"bag-{index}"), ClassTarget(index % 2)) for index in range(16))
+    task = fit_task(Task(kind=TaskKind.classification, classes=("0", "1")), [bag.target for bag in train])
     setup = FitSetup(
         stage=stage,
         seed=2021,
         d_in=d_in,
-        num_classes=2,
+        task=task,
         model=ModelOptions(),
         mhim=MhimOptions(),
-        fit=FitOptions(),
+        fit=FitOptions().resolved(task.kind),
         train=train,
     )
     if stage is Stage.plain:
@@ -41,7 +44,7 @@ def make_state(stage: Stage, d_in: int, device: torch.device) -> TrainState:
         fold=0,
         seed=2021,
         d_in=d_in,
-        classes=("0", "1"),
+        task=task,
         precision=setup.fit.precision,
         model=setup.model,
         mhim=None,
@@ -53,7 +56,8 @@ def seconds_per_step(stage: Stage, num_instances: int, d_in: int, device: torch.
     """The median over as many steps as fit into the budget, at least 5, after 3 to warm up."""
     state, context = make_state(stage, d_in, device), SingleProcess(device)
     x_NF = torch.randn(num_instances, d_in, generator=torch.Generator().manual_seed(0)).to(device)
-    bags = [Bag(bag.bag_id, torch.tensor(bag.label_index, device=device), x_NF) for bag in state.setup.train]
+    setup = state.setup
+    bags = [Bag(bag.bag_id, make_label(bag.target, setup.task, setup.dtype, device), x_NF) for bag in setup.train]
     times: list[float] = []
     while len(times) < 8 or sum(times) < budget_s:
         start_s = time.perf_counter()
