@@ -73,6 +73,13 @@ class CohortKeys:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelKeys:
+    labels: str = ""
+    """A table of labels, CSV with or without header: an id of a slide or patient, then its label; empty: the cohort's
+    own."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoreKeys:
     store: str
     """The feature store: a folder or s3://bucket/prefix."""
@@ -223,7 +230,7 @@ class TrainExecution(RayKeys, FitExecution):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckConfig(FlowConfig, DecodeKeys, FailurePolicy, SlidePolicy, TileSpec, CohortKeys):
+class CheckConfig(FlowConfig, LabelKeys, DecodeKeys, FailurePolicy, SlidePolicy, TileSpec, TaskOptions, CohortKeys):
     """mhim check: the cohort table and its slides, row by row."""
 
     pictures: str = ""
@@ -266,9 +273,6 @@ class ProtocolKeys:
     """Trainings of every fold, with seed, seed + 1, …; the folds are those of the first."""
     teacher: str = ""
     """Take the stage-1 models of another run (its out=) with the same folds, seeds and data; empty: train them."""
-    labels: str = ""
-    """A table of labels, CSV with or without header: an id of a slide or patient, then its label; empty: the cohort's
-    own."""
     split_files: tuple[str, ...] = ()
     """Predefined folds, one CSV each, separated by commas: id and split columns, or columns train, val, test of ids."""
 
@@ -282,6 +286,7 @@ class TrainConfig(
     FlowConfig,
     PluginFile,
     ProtocolKeys,
+    LabelKeys,
     WorkersFit,
     MhimOptions,
     MethodKeys,

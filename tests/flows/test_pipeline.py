@@ -121,7 +121,7 @@ def test_another_seed_gives_another_model(trained: Station, embedded: Station, t
 
 def test_the_reported_model_its_teacher_and_the_baseline_are_judged_on_held_out_slides(trained: Station) -> None:
     metrics = metrics_of(trained.folder)
-    assert (metrics["num_slides"], metrics["num_patients"], metrics["reported"]) == (12, 12, "mhim")
+    assert (metrics["num_bags"], metrics["num_patients"], metrics["reported"]) == (12, 12, "mhim")
     assert metrics["models"].keys() == {"mhim", "mhim teacher", "plain"}
     assert metrics["models"]["plain"]["pooled"]["auroc"]["value"] > 0.9  # the classes differ in colour
     rows = pq.read_table(trained.folder / "evaluation/predictions.parquet").to_pylist()
@@ -140,8 +140,8 @@ def test_an_interrupted_training_fits_only_what_is_missing_on_the_manifest_of_it
     words = [f"out={copy}" if word.startswith("out=") else word for word in trained.words]
     said = run_mhim(*words)
     assert said.code == 0
-    assert re.findall(r"^(\S+): adopted", said.err, re.MULTILINE) == ["fold-0/plain", "fold-0/mhim", "fold-1/plain"]
-    assert re.findall(r"^(\S+): finished", said.err, re.MULTILINE) == ["fold-1/mhim"]
+    assert re.findall(r"^(\S+): adopted", said.err, re.MULTILINE) == ["seed-2021/fold-0/plain", "seed-2021/fold-0/mhim", "seed-2021/fold-1/plain"]
+    assert re.findall(r"^(\S+): finished", said.err, re.MULTILINE) == ["seed-2021/fold-1/mhim"]
     # predicting embedded three more slides into the same store
     assert "stays with manifest version 1, pinned at its start; the store has version 2 by now" in said.out
     assert json.loads((copy / "run.json").read_text())["manifest"]["version"] == 1

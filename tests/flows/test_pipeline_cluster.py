@@ -129,7 +129,7 @@ def test_two_workers_on_two_nodes_train_what_one_worker_trains(
     run_on(cluster, *words, f"out={two}", "workers=2")
     assert run_mhim(*words, f"out={one}", "workers=1", "local_cpus=2").code == 0
     assert not (two / "ray").exists()
-    for fit in ("fold-0/plain", "fold-0/mhim", "fold-1/plain", "fold-1/mhim"):
+    for fit in ("seed-2021/fold-0/plain", "seed-2021/fold-0/mhim", "seed-2021/fold-1/plain", "seed-2021/fold-1/mhim"):
         expected, found = (model_of(run, fit) for run in (one, two))
         assert found.keys() == expected.keys()
         assert ("teacher" in "".join(expected)) == fit.endswith("mhim")

@@ -221,13 +221,13 @@ def test_a_training_killed_half_way_resumes_and_ends_in_the_same_models(
     run_mhim: Callable[..., Any],
 ) -> None:
     out = tmp_path / "run"
-    half_way = out / "fits/fold-0/mhim/attempts"
+    half_way = out / "fits/seed-2021/fold-0/mhim/attempts"
     killed_when(lambda: list(half_way.glob("*/epoch-0005.json")), *training, f"out={out}", and_all_below=True)
-    assert not (out / "fits/fold-0/mhim/result.json").exists()
+    assert not (out / "fits/seed-2021/fold-0/mhim/result.json").exists()
     said = run_mhim(*training, f"out={out}")
     assert said.code == 0, said
-    assert "fold-0/plain: adopted" in said.err
-    resumed = re.search(r"^fold-0/mhim: resumed: after epoch (\d+)$", said.err, re.MULTILINE)
+    assert "seed-2021/fold-0/plain: adopted" in said.err
+    resumed = re.search(r"^seed-2021/fold-0/mhim: resumed: after epoch (\d+)$", said.err, re.MULTILINE)
     assert resumed, said.err
     assert 5 <= int(resumed[1]) < 60
     assert results(out) == uninterrupted
@@ -241,9 +241,9 @@ def test_a_worker_killed_amid_training_is_replaced_and_the_models_are_the_same(
     run_mhim: Callable[..., Any],
 ) -> None:
     out = tmp_path / "run"
-    with killing("RayTrainWorker", lambda: list(out.glob("fits/fold-0/mhim/attempts/*/epoch-0005.json"))) as killed:
+    with killing("RayTrainWorker", lambda: list(out.glob("fits/seed-2021/fold-0/mhim/attempts/*/epoch-0005.json"))) as killed:
         said = run_mhim(*training, f"out={out}")
     assert killed
     assert said.code == 0, said
-    assert "fold-0/mhim: resumed" in said.err
+    assert "seed-2021/fold-0/mhim: resumed" in said.err
     assert results(out) == uninterrupted

@@ -78,6 +78,6 @@ def test_the_atlas_cohort_trains_on_the_features_of_each_encoder(
     assert main([*training, "embed_dim=32"]) == ExitCode.OK
     assert main(["evaluate", f"run={run}", "bootstrap_replicates=100"]) == ExitCode.OK
     metrics = json.loads((run / "evaluation/metrics.json").read_text())
-    assert metrics["num_slides"] == 21
+    assert metrics["num_bags"] == 21
     assert metrics["num_patients"] == 13
     assert all(model["pooled"]["auroc"]["value"] is not None for model in metrics["models"].values())
