@@ -4,6 +4,7 @@ A flow is a function config → FlowResult; this file only finds it, reads its w
 sentence and ends with its exit code. Nothing heavy is imported before a flow really runs, so that help is instant.
 """
 
+import dataclasses
 import difflib
 import importlib
 import io
@@ -24,12 +25,17 @@ from mhim_core.types import ExitCode
 
 
 class FlowCommand(NamedTuple):
-    """Where a flow lies and what it is for; `flows.<module>.run(config)` runs it."""
+    """Where a flow lies and what it is for; `flows.<module>.<function>(config)` runs it."""
 
     module: str
     config: str
     summary: str
     example: str
+    function: str = "run"
+    positional: tuple[str, ...] = ()
+    """Keys that may be given as bare words, in this order: `mhim model show lung` is `name=lung`."""
+    wraps_flow: bool = False
+    """The words that are no keys of its own are another flow's, checked as that flow would, and kept in `overrides`."""
 
 
 _HELP = ("-h", "--help")
@@ -98,33 +104,79 @@ def _run(words: Sequence[str]) -> int:
     elif not names:
         print(_general_help())
         return ExitCode.OK if wants_help else ExitCode.BAD_INPUT
-    elif names[0] not in FLOWS:
-        close = difflib.get_close_matches(names[0], FLOWS, n=1)
-        suggestion = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ConfigError(f"unknown command {names[0]!r}{suggestion}; commands: {', '.join(FLOWS)}")
-    elif wants_help:
-        print(_flow_help(names[0]))
     else:
-        return _run_flow(names[0], words[1:])
+        name = _command(names)
+        if wants_help:
+            print(_flow_help(name))
+        else:
+            return _run_flow(name, words[len(name.split()) :])
     return ExitCode.OK
 
 
-def _run_flow(name: str, words: Sequence[str]) -> int:
-    from flows.overrides import parse
+def _command(names: Sequence[str]) -> str:
+    """The command that the first word or two are. Raises ConfigError with what was probably meant."""
+    for candidate in (" ".join(names[:2]), names[0]):
+        if candidate in FLOWS:
+            return candidate
+    members = [name for name in FLOWS if name.split()[0] == names[0]]
+    if members:
+        raise ConfigError(f"mhim {names[0]} needs one of {', '.join(name.split()[1] for name in members)}")
+    close = difflib.get_close_matches(names[0], FLOWS, n=1)
+    suggestion = f" (did you mean {close[0]!r}?)" if close else ""
+    raise ConfigError(f"unknown command {names[0]!r}{suggestion}; commands: {', '.join(FLOWS)}")
 
-    config: Any = parse(_config_class(name), words, preset=name)
+
+def _run_flow(name: str, words: Sequence[str]) -> int:
+    config: Any = _read(name, words)
     flow = importlib.import_module(f"flows.{FLOWS[name].module}")
-    exit_code: int = flow.run(config).exit_code
+    exit_code: int = getattr(flow, FLOWS[name].function)(config).exit_code
     return exit_code
 
 
+def _read(name: str, words: Sequence[str]) -> Any:
+    """The command's config: bare words, `--flag`s, `key=value`s and, where it wraps a flow, that flow's words."""
+    from flows.overrides import keys_of, parse
+
+    command, kind = FLOWS[name], _config_class(name)
+    keys = keys_of(kind)
+    free = iter(key for key in command.positional if not any(word.startswith(f"{key}=") for word in words))
+    own: list[str] = []
+    others: list[str] = []
+    for word in words:
+        key, separator, _ = word.partition("=")
+        flag = key.removeprefix("--").replace("-", "_")
+        if word.startswith("--") and not separator and flag in keys and keys[flag].kind is bool:
+            own.append(f"{flag}=true")
+        elif not separator and not word.startswith("-") and (position := next(free, None)) is not None:
+            own.append(f"{position}={word}")
+        else:
+            (others if command.wraps_flow and key not in keys else own).append(word)
+    preset = name.replace(" ", "_").replace("-", "_")
+    if not command.wraps_flow:
+        return parse(kind, own, preset=preset, command=name)
+    return dataclasses.replace(parse(kind, own, preset=preset, command=name), overrides=tuple(others))
+
+
+def read_flow(name: str, words: Sequence[str]) -> Any:
+    """A flow's config from the words that a wrapping command was given for it. Raises ConfigError as the flow would."""
+    if name not in FLOWS or FLOWS[name].wraps_flow or " " in name:
+        raise ConfigError(f"{name!r} is no flow that can be run for you; flows: {', '.join(_plain_flows())}")
+    return _read(name, words)
+
+
+def _plain_flows() -> list[str]:
+    return [name for name, command in FLOWS.items() if " " not in name and not command.wraps_flow]
+
+
 def _config_class(name: str) -> type:
-    found: type = getattr(importlib.import_module("flows.config"), FLOWS[name].config)
+    """`flows.config` holds them, or the light module that the command names: `job_config.SubmitConfig`."""
+    module, _, kind = FLOWS[name].config.rpartition(".")
+    found: type = getattr(importlib.import_module(f"flows.{module or 'config'}"), kind)
     return found
 
 
 def _general_help() -> str:
-    flows = "\n".join(f"  mhim {name:<9} {flow.summary}" for name, flow in FLOWS.items())
+    flows = "\n".join(f"  mhim {name:<17} {flow.summary}" for name, flow in FLOWS.items())
     return f"""\
 mhim: whole-slide images → tile features → MHIM-MIL models → predictions, heat maps, a page. Research use only.
 

@@ -58,12 +58,13 @@ def keys_of(config: type) -> dict[str, Key]:
     return keys
 
 
-def parse(config: type[Config], words: Sequence[str], *, preset: str) -> Config:
+def parse(config: type[Config], words: Sequence[str], *, preset: str, command: str = "") -> Config:
     """The flow's config from `key=value` words over the YAML preset `flows/conf/<preset>.yaml`.
 
     Raises ConfigError with one sentence: unknown key, missing key, or a value that is not of the key's type.
     """
     keys = keys_of(config)
+    command = command or preset
     text: dict[str, Any] = {}
     grammar: list[str] = []
     seen: set[str] = set()
@@ -72,7 +73,7 @@ def parse(config: type[Config], words: Sequence[str], *, preset: str) -> Config:
         if name not in keys:
             meant = _suggest(name, keys)
             advice = f"did you mean {meant}=…? " if meant else ""
-            raise ConfigError(f"{preset} has no key {name!r}; {advice}its keys are listed by mhim {preset} --help")
+            raise ConfigError(f"{command} has no key {name!r}; {advice}its keys are listed by mhim {command} --help")
         if not separator:
             raise ConfigError(f"key {name!r} has no value; write {name}=…, without spaces around the =")
         if name in seen:
@@ -85,7 +86,7 @@ def parse(config: type[Config], words: Sequence[str], *, preset: str) -> Config:
     missing = [key.name for key in keys.values() if key.required and not text.get(key.name)]
     if missing:
         wanted = " ".join(f"{name}=…" for name in missing)
-        raise ConfigError(f"{preset} needs {wanted}; its keys are listed by mhim {preset} --help")
+        raise ConfigError(f"{command} needs {wanted}; its keys are listed by mhim {command} --help")
     given: dict[str, Any] = {word.partition("=")[0]: word.partition("=")[2] for word in words} | text
     implied = getattr(config, "implied", _nothing)(given)  # a recipe, below what a person typed
     return _compose(config, preset, grammar, implied | text)
