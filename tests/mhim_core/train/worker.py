@@ -3,8 +3,10 @@
 Reads plan.pickle and bags.safetensors of the folder; writes to its `out`.
 """
 
+import os
 import pickle
 import sys
+import traceback
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -65,4 +67,12 @@ def main(rank: int, world_size: int, folder: Path, fault: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
+    code = 1
+    try:
+        main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
+        code = 0
+    except Exception:
+        traceback.print_exc()
+    # without the interpreter's own end: on a busy machine gloo's threads may outlive their owner there, and abort
+    sys.stderr.flush()
+    os._exit(code)
