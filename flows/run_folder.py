@@ -120,9 +120,7 @@ def start_run(
     Raises ConflictError (exit 5) where the folder holds a run of another configuration, naming what differs.
     """
     table = _cohort_rows(slides, splits)
-    # where a slide lies identifies nothing: a moved cohort resumes its run
-    members = [{key: value for key, value in row.items() if key not in ("uri", "mpp")} for row in table]
-    identity = record["identity"] | {"cohort": fingerprint(members)}
+    identity = record["identity"] | {"cohort": cohort_identity(slides, splits)}
     if teachers is not None:
         identity["teachers"] = teachers
     record = record | {"schema": _SCHEMA, "identity": identity, "fingerprint": fingerprint(identity)}
@@ -141,6 +139,12 @@ def start_run(
             "choose another out=, or give the same keys to resume it"
         )
     return _load(storage, present)
+
+
+def cohort_identity(slides: tuple[CohortRow, ...], splits: tuple[Split, ...]) -> str:
+    """Which slides, targets and folds. Where a slide lies identifies nothing: a moved cohort resumes its run."""
+    table = _cohort_rows(slides, splits)
+    return fingerprint([{key: value for key, value in row.items() if key not in ("uri", "mpp")} for row in table])
 
 
 class Pin(NamedTuple):

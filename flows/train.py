@@ -17,7 +17,7 @@ from flows.config import Method, TrainConfig, part
 from flows.inputs import load_cohort
 from flows.progress import METRIC_TITLES, FitProgress
 from flows.result import FlowResult
-from flows.run_folder import Run, read_run, start_run, versions
+from flows.run_folder import Run, cohort_identity, read_run, start_run, versions
 from flows.training_data import TrainingData, choose_features, choose_manifest, training_data
 from mhim_core.cohort.options import SplitOptions, TaskOptions
 from mhim_core.cohort.splits import Split
@@ -47,13 +47,13 @@ def run(config: TrainConfig) -> FlowResult:
     data = training_data(config, cohort, manifest)
     for note in data.notes:
         print(note)
+    _try_plugin(config, data)
     given = open_run(config, cohort, feature_set, manifest, data)
     _say_if_newer(given)
     plan = train_plan(given, config)
     if all_finished(given, plan):
         print(f"{given.storage.uri}: all {len(plan.fits)} fits are finished; nothing to do")
         return FlowResult(outputs={"run": given.storage.uri}, recomputed=False)
-    _try_plugin(config, data)
     if config.teacher:
         take_teachers(given, config)
     for result in fit_all(given, plan, config):
@@ -88,7 +88,12 @@ def open_run(
         "excluded": data.excluded,
         "config": dataclasses.asdict(config),  # as it was resolved at the first start, for people
     }
-    return start_run(open_storage(config.out), _plain(record), data.slides, data.splits, _teacher_digests(config))
+    plain = _plain(record)
+    teachers = None
+    if config.teacher:
+        wanted = plain["identity"] | {"cohort": cohort_identity(data.slides, data.splits)}
+        teachers = _teacher_digests(config, wanted, manifest)
+    return start_run(open_storage(config.out), plain, data.slides, data.splits, teachers)
 
 
 def seeds_of(config: TrainConfig) -> list[int]:
@@ -131,37 +136,39 @@ def all_finished(given: Run, plan: TrainPlan) -> bool:
 
 
 def take_teachers(given: Run, config: TrainConfig) -> None:
-    """Copy the other run's stage-1 models into this run, so that it stands on its own.
-
-    Raises InputError where they are of other folds, seeds or data; each student's own check follows in its fit.
-    """
+    """Copy the other run's stage-1 models into this run, so that it stands on its own."""
     from mhim_core.train.results import import_stage_one
 
     other = read_run(config.teacher)
-    same = {"cohort": "slides, targets or folds", "task": "task", "feature_set": "features", "model": "model options"}
-    differing = [what for key, what in same.items() if other.identity[key] != given.identity[key]]
-    if other.record["manifest"]["sha256"] != given.record["manifest"]["sha256"]:
-        differing.append("feature manifest")
-    if missing := sorted(set(given.seeds) - set(other.seeds)):
-        differing.append(f"seeds ({', '.join(map(str, missing))} are not there)")
-    if differing:
-        raise ConfigError(f"teacher={config.teacher}: that run has other {', '.join(differing)}; a teacher must match")
     for seed in given.seeds:
         for split in given.splits:
             import_stage_one(other.storage, given.storage, fit_name(seed, split.fold, Stage.plain))
 
 
-def _teacher_digests(config: TrainConfig) -> dict[str, str] | None:
-    """sha256 of every stage-1 model that is to be taken, by fit: they identify this run."""
+def _teacher_digests(config: TrainConfig, wanted: dict[str, Any], manifest: Manifest) -> dict[str, str]:
+    """sha256 of every stage-1 model that is to be taken, by fit: they identify this run.
+
+    Raises ConfigError, before the run is founded, where the other run is of other folds, seeds or data or not finished;
+    each student's own check follows in its fit.
+    """
     from mhim_core.train.results import read_result
 
-    if not config.teacher:
-        return None
     other = read_run(config.teacher)
-    names = [fit_name(seed, split.fold, Stage.plain) for seed in other.seeds for split in other.splits]
-    wanted = {f"seed-{seed}" for seed in seeds_of(config)}
-    results = {name: read_result(other.storage, name) for name in names if name.partition("/")[0] in wanted}
-    return {name: result.model_sha256 for name, result in results.items() if result is not None}
+    same = {"cohort": "slides, targets or folds", "task": "task", "feature_set": "features", "model": "model options"}
+    differing = [what for key, what in same.items() if other.identity[key] != wanted[key]]
+    if other.record["manifest"]["sha256"] != manifest.ref.sha256:
+        differing.append("feature manifest")
+    if missing := sorted(set(wanted["seeds"]) - set(other.seeds)):
+        differing.append(f"seeds ({', '.join(map(str, missing))} are not there)")
+    if differing:
+        raise ConfigError(f"teacher={config.teacher}: that run has other {', '.join(differing)}; a teacher must match")
+    digests = {}
+    for name in (fit_name(seed, split.fold, Stage.plain) for seed in wanted["seeds"] for split in other.splits):
+        result = read_result(other.storage, name)
+        if result is None:
+            raise ConfigError(f"teacher={config.teacher}: its fit {name} is not finished; finish that run first")
+        digests[name] = result.model_sha256
+    return digests
 
 
 class FitPayload(NamedTuple):
