@@ -6,6 +6,9 @@ export OMP_WAIT_POLICY ?= PASSIVE
 PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
+# the core's tests, each file in one of as many processes as there are CPUs
+JOBS ?= auto
+
 .PHONY: install demo check test format clean
 
 install: $(VENV)/.installed
@@ -27,7 +30,7 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	MHIM_WITHOUT=ray,hydra,omegaconf,cluster,flows PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 \
-		$(BIN)/python -m pytest -q -p pytest_timeout tests/mhim_core
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p pytest_timeout -p xdist -n $(JOBS) --dist loadfile tests/mhim_core
 
 TESTS ?= tests
 test: install
