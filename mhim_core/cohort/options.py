@@ -48,6 +48,7 @@ class SplitScheme(Enum):
     folds = "folds"
     leave_one_patient_out = "leave_one_patient_out"
     column = "column"
+    final = "final"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +57,11 @@ class SplitOptions:
 
     scheme: SplitScheme = SplitScheme.auto
     """auto: the table's split or fold column if one is filled, else folds; folds: patient-level stratified folds;
-    leave_one_patient_out: one fold a patient; column: the table's own train, val and test, or its own test folds."""
+    leave_one_patient_out: one fold a patient; column: the table's own train, val and test, or its own test folds;
+    final: one split without a test part, of every patient: for a model that is judged on patients kept elsewhere."""
     folds: int = 5
-    """Number of folds, each patient in the test part of one; 1 makes a single train/validation/test split."""
+    """Number of folds, each patient in the test part of one; 1 makes a single train/validation/test split; unused where
+    the scheme is final."""
     val_fraction: float = 0.2
     """Share of the patients outside the test part that choose the model and train nothing, above 0 and below 1."""
     test_fraction: float = 0.2

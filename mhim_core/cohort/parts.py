@@ -40,7 +40,7 @@ def check_parts(parts: Parts, task: Task, fold: int, *, with_test: bool) -> None
         _check_classes(parts, task.classes, fold, with_test)
         return
     for name, patients in parts._asdict().items():
-        if not patients:
+        if not patients and (with_test or name != "test"):
             raise UnusablePartError(f"no patient is in the {name} part of fold {fold}")
     if task.kind is TaskKind.survival:
         if not any(target.event for target in _survival(parts.train)):

@@ -17,13 +17,16 @@ from mhim_core.types import PatientId
 _MAX_ATTEMPTS = 20
 """Where one attempt can fail and another succeed: patients of several classes, orders of times."""
 _NUM_PARTS = 3
+_WITHOUT_TEST = (SplitScheme.leave_one_patient_out, SplitScheme.final)
+"""Nothing is asked of their test parts."""
 
 
 def make_splits(rows: Sequence[CohortRow], task: Task, options: SplitOptions, seed: int) -> tuple[Split, ...]:
     """Split the slides that have a target for the task. The caller leaves out slides without tiles.
 
-    Every fold can serve, as `parts.check_parts` says (leave-one-patient-out asks nothing of its test parts), else
-    SplitError says what is missing where and what to set. Folds are numbered from 0, or as the fold column has them.
+    Every fold can serve, as `parts.check_parts` says (leave-one-patient-out asks nothing of its test parts, final has
+    none), else SplitError says what is missing where and what to set. Folds are numbered from 0, or as the fold column
+    has them.
     Raises CohortError for rows whose target cannot be read.
     """
     targets = targets_of(rows, task)
@@ -44,11 +47,12 @@ def make_splits(rows: Sequence[CohortRow], task: Task, options: SplitOptions, se
         key = f"{seed}/{attempt}"
         tests = _tests(patients, options, scheme, key)
         try:
-            with_test = scheme is not SplitScheme.leave_one_patient_out
+            with_test = scheme not in _WITHOUT_TEST
             return tuple(_fold_splits(patients, tests, task, options, key, with_test=with_test))
         except UnusablePartError as error:
             failure = str(error)
-    raise SplitError(f"{failure}; set folds lower, or add patients {_of_that_kind(task)}")
+    advice = "" if scheme is SplitScheme.final else "set folds lower, or "
+    raise SplitError(f"{failure}; {advice}add patients {_of_that_kind(task)}")
 
 
 def split_by_part(
@@ -99,7 +103,9 @@ def _scheme(rows: Sequence[CohortRow], scheme: SplitScheme) -> SplitScheme:
 def _tests(
     patients: Sequence[Patient], options: SplitOptions, scheme: SplitScheme, key: str
 ) -> dict[int, list[Patient]]:
-    if scheme is SplitScheme.leave_one_patient_out:
+    if scheme is SplitScheme.final:
+        tests: list[list[Patient]] = [[]]
+    elif scheme is SplitScheme.leave_one_patient_out:
         tests = [[patient] for patient in patients]
     elif options.folds == 1:
         tests = [take(patients, options.test_fraction, f"{key}/test", leave=2)]
@@ -185,6 +191,8 @@ def _check_classes(rows: Sequence[CohortRow], classes: Sequence[str]) -> None:
 
 def _check_counts(patients: Sequence[Patient], task: Task, options: SplitOptions, scheme: SplitScheme) -> None:
     """Refuse what no assignment can do, with the numbers."""
+    if scheme is SplitScheme.final:
+        return  # whether training and validation can serve is all there is to ask, and each split is asked it
     one_out = scheme is SplitScheme.leave_one_patient_out
     what = "leave-one-patient-out" if one_out else f"folds={options.folds}"
     # one patient of each class in each part; one fewer need not be tested on where test parts hold one patient

@@ -451,3 +451,27 @@ def test_survival_of_the_shared_table_keeps_the_share_of_events(shared_data):
     for split in make_splits(rows, SURVIVAL, SplitOptions(), 2021):
         for part in (split.train, split.validation, split.test):
             assert abs(sum(targets[slide].event for slide in part) / len(part) - 159 / 455) < 0.03
+
+
+@pytest.mark.parametrize(("num_negative", "num_positive"), [(2, 2), (3, 12), (9, 9)])
+def test_the_final_split_has_every_patient_and_no_test_part(num_negative, num_positive):
+    rows = cohort_of(num_negative, num_positive, slides=2)
+    (split,) = splits = make(rows, scheme=SplitScheme.final, folds=7)
+    check(rows, splits, with_test=False)
+    assert split.test == ()
+    assert splits == make(rows[::-1], scheme=SplitScheme.final, folds=3)
+    assert splits != make(rows, seed=1, scheme=SplitScheme.final) or num_negative == 2
+
+
+def test_the_final_split_serves_times_and_numbers_too():
+    survival = [CohortRow(f"s{i}", "/x", f"p{i}", time=1.0 + i, event=i % 2 == 0) for i in range(12)]
+    numbers = [CohortRow(f"s{i}", "/x", f"p{i}", label=f"{i}.5") for i in range(12)]
+    for rows, task in ((survival, SURVIVAL), (numbers, REGRESSION)):
+        (split,) = make_splits(rows, task, SplitOptions(scheme=SplitScheme.final), 0)
+        assert len(split.train) + len(split.validation) == 12
+        assert split.test == ()
+
+
+def test_a_class_of_one_patient_cannot_be_in_training_and_validation():
+    with pytest.raises(SplitError, match=r"class 'pos' has no patient in the validation part of fold 0; add patients"):
+        make(cohort_of(5, 1), scheme=SplitScheme.final)
