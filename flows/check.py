@@ -36,7 +36,7 @@ def run(config: CheckConfig) -> FlowResult:
     keys = part(config, DecodeKeys)
     outcome = inspect_all(given, part(config, TileSpec), part(config, SlidePolicy), keys, pictures)
     print(outcome.summary())
-    return FlowResult(exit_code=outcome.exit_code(config.max_failed_fraction))
+    return FlowResult(exit_code=config.exit_code_of(outcome))
 
 
 def inspect_all(

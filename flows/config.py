@@ -17,9 +17,11 @@ from mhim_core.errors import ConfigError
 from mhim_core.mil.options import Activation, MhimOptions, ModelOptions
 from mhim_core.mil.plugins import Plugin, read_plugin
 from mhim_core.mil.recipes import DEFAULT_RECIPE, recipe_defaults
+from mhim_core.outcome import Outcome
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.train.options import FitExecution, FitOptions
 from mhim_core.train.plan import Stage
+from mhim_core.types import ExitCode
 
 Part = TypeVar("Part")
 
@@ -107,12 +109,19 @@ class FailurePolicy:
     """The share of the cohort's slides that may fail before the exit code becomes 4 instead of 3."""
     retry_failed: bool = True
     """Try slides again that failed before with the same source and policies; false: count them as failed."""
+    partial_ok: bool = False
+    """End with 0 instead of 3 where some slides failed, no more than the fraction: schedulers take 3 for a failure."""
     strict: bool = False
     """A slide file that is not there ends the command before any work (exit 2); false: it fails as not_found."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_failed_fraction <= 1:
             raise ConfigError(f"max_failed_fraction={self.max_failed_fraction} must lie between 0 and 1")
+
+    def exit_code_of(self, outcome: Outcome) -> ExitCode:
+        """0, 3 (0 with partial_ok) or 4."""
+        code = outcome.exit_code(self.max_failed_fraction)
+        return ExitCode.OK if self.partial_ok and code is ExitCode.PARTIAL else code
 
 
 @dataclass(frozen=True, kw_only=True)

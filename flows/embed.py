@@ -105,7 +105,7 @@ def embed_cohort(
         print(f"  {row.slide_id}: {row.reason}: {row.message}")
     print(f"manifest version {manifest.version} in {storage.uri}; report: {report}")
     result = FlowResult(
-        exit_code=outcome.exit_code(config.max_failed_fraction),
+        exit_code=config.exit_code_of(outcome),
         outputs={"store": storage.uri, "manifest": storage.locate(manifest.key), "report": report},
         recomputed=bool(pending.todo),
     )

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-import flows.config
-from flows.cli import FLOWS
+from flows.cli import FLOWS, _config_class
 from flows.config import (
     CheckConfig,
     DemoConfig,
@@ -27,7 +26,7 @@ from mhim_core.mil.options import MhimOptions, ModelOptions
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.train.options import FitExecution, FitOptions
 
-CONFIGS = {name: getattr(flows.config, flow.config) for name, flow in FLOWS.items()}
+CONFIGS = {name: _config_class(name) for name in FLOWS}
 ALL_KEYS = [(name, key) for name, config in CONFIGS.items() for key in keys_of(config).values()]
 UNBOUNDED = {
     "seed",  # every whole number is one
@@ -123,7 +122,8 @@ def test_every_key_is_documented_and_of_a_kind_that_people_can_type(name: str, k
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_preset_of_a_command_gives_the_defaults_of_its_config(name: str) -> None:
     config = CONFIGS[name]
-    assert parse(config, [f"{key}=x" for key in needed(config)], preset=name) == made(config)
+    preset = name.replace(" ", "_")
+    assert parse(config, [f"{key}=x" for key in needed(config)], preset=preset) == made(config)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_configs_are_frozen() -> None:
         made(EvaluateConfig).run = "other"
 
 
-def test_every_command_has_a_module_with_a_run_function_that_takes_its_config() -> None:
+def test_every_command_has_a_module_with_a_function_that_takes_its_config() -> None:
     for name, flow in FLOWS.items():
-        run = importlib.import_module(f"flows.{flow.module}").run
+        run = getattr(importlib.import_module(f"flows.{flow.module}"), flow.function)
         assert run.__annotations__["config"] is CONFIGS[name]
