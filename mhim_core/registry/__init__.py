@@ -1,1 +1,1 @@
-"""Models that can be used and replaced: folders, promotions, the frozen holdout, the gate. Import from the submodules."""
+"""Models that can be used and replaced: folders, promotions, the frozen holdout, the gate. Import the submodules."""

@@ -1,0 +1,209 @@
+"""A model folder's card: what the model predicts, from which features, how it was made and how good it was found.
+
+It names no patient and no slide: whom a model was trained on is kept as digests, which answer "is this patient among
+them?" for who has the id, and no more. They are pseudonyms, not secrets: short ids can be guessed one after another.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+from mhim_core.errors import IntegrityError
+from mhim_core.features import SourceIdentity
+from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.task import Task, TaskKind
+
+SCHEMA = 1
+VERSION_DIGITS = 16
+_DIGEST_DIGITS = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One of the models that vote, and what validation chose for it."""
+
+    file: str
+    """Its safetensors file below the model folder."""
+    sha256: str
+    """Of that file."""
+    seed: int
+    fold: int
+    stage: str
+    append_recycled: bool
+    """Whether inference appends recycled tokens."""
+    temperature: float | None
+    """Divides the logits before they are called calibrated; None where validation could not choose it, or the task has
+    no classes."""
+    threshold: float | None
+    """Two classes: predict the second from this probability on; None as above."""
+    reason: str = ""
+    """Why validation could not choose; empty: it did, or had nothing to choose."""
+    best_epoch: int = 0
+    validation: dict[str, Any] = field(default_factory=dict)
+    """{metric name: value} by which the epoch was chosen, and the loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedOn:
+    """Which slides and patients chose the weights (training and validation), as digests."""
+
+    cohort: str
+    """Fingerprint of slides, patients, targets and folds; also the digests' salt."""
+    feature_set: str
+    manifest_version: int
+    manifest_sha256: str
+    num_slides: int
+    num_patients: int
+    patients: tuple[str, ...]
+    """Digests of patient ids, sorted."""
+    sources: tuple[str, ...]
+    """Digests of the slides' contents, sorted."""
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        cohort: str,
+        feature_set: str,
+        manifest_version: int,
+        manifest_sha256: str,
+        patients: Iterable[str],
+        sources: Iterable[SourceIdentity],
+    ) -> "TrainedOn":
+        """From ids and contents in clear, none of which are kept."""
+        patients, sources = sorted(set(patients)), sorted(set(sources))
+        return cls(
+            cohort=cohort,
+            feature_set=feature_set,
+            manifest_version=manifest_version,
+            manifest_sha256=manifest_sha256,
+            num_slides=len(sources),
+            num_patients=len(patients),
+            patients=tuple(sorted(_digest(cohort, patient) for patient in patients)),
+            sources=tuple(sorted(_digest(cohort, source_text(source)) for source in sources)),
+        )
+
+    def knows_patient(self, patient_id: str) -> bool:
+        return _digest(self.cohort, patient_id) in self._patients
+
+    def knows_source(self, source: SourceIdentity) -> bool:
+        return _digest(self.cohort, source_text(source)) in self._sources
+
+    @cached_property
+    def _patients(self) -> frozenset[str]:
+        return frozenset(self.patients)
+
+    @cached_property
+    def _sources(self) -> frozenset[str]:
+        return frozenset(self.sources)
+
+
+def source_text(source: SourceIdentity) -> str:
+    return f"{source.num_bytes}:{source.digest}"
+
+
+def _digest(salt: str, text: str) -> str:
+    return hashlib.sha256(f"{salt}/{text}".encode()).hexdigest()[:_DIGEST_DIGITS]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistryCard:
+    """What a model folder says about its model. Dicts are plain JSON."""
+
+    task: Task
+    unit: str
+    """slide or patient: what a bag is."""
+    members: tuple[Member, ...]
+    """The models whose mean is the prediction, in order; at least one."""
+    encoder: dict[str, Any]
+    """The tile encoder's whole card."""
+    encoder_identity: dict[str, Any]
+    """The part of it that changes the numbers."""
+    tiling: dict[str, Any]
+    """The tiling's identity: tile spec and tissue algorithm."""
+    recipe: dict[str, Any]
+    """method, model, mhim, fit, splits, target, seeds: the keys of mhim train that made it."""
+    trained_on: TrainedOn
+    estimate: dict[str, Any] = field(default_factory=dict)
+    """What cross-validation found, where there was one; describes, identifies nothing."""
+    holdout: dict[str, Any] = field(default_factory=dict)
+    """Figures on the frozen holdout, where it was read before registering; describes, identifies nothing."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the packages that made it."""
+    created_by: str = ""
+    """The flow, or the command."""
+    intended_use: str = "Research use only."
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise ValueError("a model has at least one member")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.task.classes
+
+    @property
+    def files(self) -> dict[str, str]:
+        """sha256 by file."""
+        return {member.file: member.sha256 for member in self.members}
+
+    @property
+    def threshold(self) -> float | None:
+        """Two classes: the mean of the members' thresholds, 0.5 for one without; None for other tasks.
+
+        The mean probability lies above it exactly if the members' probabilities lie above their own thresholds on
+        average.
+        """
+        if len(self.classes) != 2:
+            return None
+        found = [0.5 if one.threshold is None else one.threshold for one in self.members]
+        return sum(found) / len(found)
+
+    @property
+    def version(self) -> str:
+        """The model's name for its content: equal for equal weights, choices, features, recipe and training data."""
+        identity = {name: getattr(self, name) for name in _IDENTITY}
+        return fingerprint(identity | {"schema": SCHEMA})[:VERSION_DIGITS]
+
+    def to_bytes(self, name: str) -> bytes:
+        """The card's file, which also says name and version."""
+        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        return canonical_json(own | {"schema": SCHEMA, "name": name, "version": self.version, "files": self.files})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> "RegistryCard":
+        """Raises IntegrityError naming `where` if the bytes are not a card, or not of the version it names."""
+        try:
+            raw = json.loads(data)
+            if raw["schema"] != SCHEMA:
+                raise IntegrityError(f"{where} has schema {raw['schema']}; this mhim reads {SCHEMA}")
+            card = _read(raw)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise IntegrityError(f"{where} is not a model's card: {type(error).__name__}: {error}") from error
+        if card.version != raw["version"] or card.files != raw["files"]:
+            raise IntegrityError(f"{where} was changed: it says version {raw['version']}, its content {card.version}")
+        return card
+
+
+_IDENTITY = ("task", "unit", "members", "encoder_identity", "tiling", "recipe", "trained_on")
+
+
+def task_from(raw: dict[str, Any]) -> Task:
+    """A task as JSON has it."""
+    return Task(kind=TaskKind(raw["kind"]), classes=tuple(raw["classes"]), time_bins=raw["time_bins"])
+
+
+def _read(raw: dict[str, Any]) -> RegistryCard:
+    trained_on = raw["trained_on"]
+    own = {one.name: raw[one.name] for one in fields(RegistryCard)}
+    return RegistryCard(
+        **own
+        | {
+            "task": task_from(raw["task"]),
+            "members": tuple(Member(**one) for one in raw["members"]),
+            "trained_on": TrainedOn(**trained_on | {key: tuple(trained_on[key]) for key in ("patients", "sources")}),
+        }
+    )

@@ -1,0 +1,48 @@
+"""What differs between two models' cards, in the words of the keys that a person gave."""
+
+from typing import Any, NamedTuple
+
+from mhim_core.registry.card import RegistryCard
+
+_SEED_KEYS = ("seed", "seeds")
+
+
+class Change(NamedTuple):
+    """One difference."""
+
+    key: str
+    """A key of mhim train, or one of `options.CHANGES`."""
+    before: Any
+    """Plain JSON; None where the other card alone has it."""
+    after: Any
+
+    @property
+    def words(self) -> str:
+        if self.key in ("data", "thresholds"):
+            return self.key
+        return f"{self.key} ({self.before} → {self.after})"
+
+
+def changes(before: RegistryCard, after: RegistryCard) -> tuple[Change, ...]:
+    """Of data, training keys, number of models and thresholds, by key. Encoder, tiling and task are not looked at."""
+    there, here = _facts(before), _facts(after)
+    keys = sorted(key for key in {*there, *here} if there.get(key) != here.get(key))
+    return tuple(Change(key, there.get(key), here.get(key)) for key in keys)
+
+
+def _facts(card: RegistryCard) -> dict[str, Any]:
+    flat = _flat(card.recipe)
+    seeds = {key: flat.pop(key) for key in _SEED_KEYS if key in flat}
+    return flat | {
+        "seed": seeds.get("seeds", seeds.get("seed")),
+        "data": (card.trained_on.cohort, card.trained_on.feature_set, card.trained_on.manifest_sha256),
+        "fits": len(card.members),
+        "thresholds": [(member.temperature, member.threshold) for member in card.members],
+    }
+
+
+def _flat(value: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item) if isinstance(item, dict) else {key: item}
+    return flat

@@ -1,0 +1,50 @@
+"""One prediction from a model's members, in the form in which held-out rows are judged.
+
+A model folder predicts the mean over its members: of class probabilities, of survival curves, of numbers. Here the mean
+is turned into the logits that say the same, so that one row a bag goes through every metric of `evaluation`.
+
+Shapes: M members, C outputs.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mhim_core.evaluation.held_out import Floats, softmax
+from mhim_core.registry.card import Member, RegistryCard
+from mhim_core.task import TaskKind
+
+_TINY = 1e-300
+
+
+def pooled_logits(logits_MC: Floats, kind: TaskKind) -> tuple[float, ...]:
+    """C logits whose probabilities, risk or number are the mean over the members; NaN stays NaN.
+
+    Classification: logarithms of the mean probabilities. Survival: the hazards of the mean survival curve, so that the
+    risk, minus the curve's sum, is the members' mean risk. Regression: the mean.
+    """
+    logits_MC = np.asarray(logits_MC, dtype=np.float64)
+    if len(logits_MC) == 1:
+        return tuple(logits_MC[0].tolist())
+    if kind is TaskKind.regression:
+        return tuple(logits_MC.mean(axis=0).tolist())
+    if kind is TaskKind.classification:
+        return tuple(np.log(np.maximum(softmax(logits_MC).mean(axis=0), _TINY)).tolist())
+    survival_MC = np.exp(np.cumsum(-np.logaddexp(0.0, logits_MC), axis=1))
+    survival_C = np.maximum(survival_MC.mean(axis=0), _TINY)
+    stay_C = survival_C / np.concatenate([[1.0], survival_C[:-1]])
+    return tuple((np.log(np.maximum(1 - stay_C, _TINY)) - np.log(stay_C)).tolist())
+
+
+def calibrated_probabilities(logits_MC: Floats, members: Sequence[Member]) -> Floats:
+    """(C,): the mean of the members' probabilities, each at its own temperature (1 for one without)."""
+    temperature_M = np.array([1.0 if one.temperature is None else one.temperature for one in members])
+    return np.asarray(softmax(np.asarray(logits_MC, dtype=np.float64), temperature_M).mean(axis=0))
+
+
+def decide(probability_C: Sequence[float], card: RegistryCard) -> int:
+    """The class that is decided for: of two by the model's threshold, of more the most probable."""
+    threshold = card.threshold
+    if threshold is None:
+        return int(np.argmax(probability_C))
+    return int(probability_C[1] >= threshold)

@@ -1,0 +1,65 @@
+"""What a person may choose about the holdout and the gate. Standard library and ground only: `--help` reads this."""
+
+from dataclasses import dataclass
+
+from mhim_core.errors import ConfigError
+
+CHANGES = ("data", "seed", "epochs", "thresholds", "fits")
+"""What is not one key of the training: `data` (slides, labels, folds, manifest), `seed` (seed and seeds), `epochs`,
+`thresholds` (temperatures too), `fits` (how many models vote). Beside them any key of `mhim train` may be named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldoutOptions:
+    """How the holdout is frozen; read once, when a name gets its first model."""
+
+    holdout_fraction: float = 0.2
+    """Share of the patients, of every class alike, that are set aside for good when the first model is made, above 0
+    and below 1."""
+    holdout_seed: int = 2021
+    """Which patients those are; 0 or more."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.holdout_fraction < 1:
+            raise ConfigError(f"holdout_fraction={self.holdout_fraction} must be above 0 and below 1")
+        if self.holdout_seed < 0:
+            raise ConfigError(f"holdout_seed={self.holdout_seed} must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateOptions:
+    """What a challenger must show to take the champion's place; part of a judgement's identity."""
+
+    gate_metric: str = ""
+    """The metric that is compared on the holdout; empty: auroc, in survival harrell_c, in regression rmse."""
+    gate_delta: float = 0.02
+    """How much worse the challenger may be: the lower bound of the paired interval of the difference must not lie
+    below its negative, overall and in every site; in the metric's own unit, 0 or more."""
+    gate_brier_epsilon: float = 0.02
+    """How much higher than the champion's the challenger's Brier score may be, 0 or more; classification alone."""
+    gate_floor: float = 0.7
+    """What a first model must reach on the holdout, in the metric's own unit (rmse and mae: stay at or below), 0 or
+    more."""
+    gate_site_patients: int = 10
+    """A site with fewer holdout patients is listed and not judged by itself, at least 1."""
+    gate_replicates: int = 2000
+    """Replicates of the paired, patient-clustered bootstrap, at least 100."""
+    gate_level: float = 0.95
+    """Of its two-sided interval, above 0 and below 1."""
+    never_miss: tuple[str, ...] = ()
+    """Slides (or patients, where bags are patients) that a challenger must get right at its threshold, separated by
+    commas; empty: none."""
+    may_change: tuple[str, ...] = CHANGES
+    """What may differ between champion and challenger, separated by commas: data, seed, epochs, thresholds, fits, or
+    any key of mhim train; everything else must be the same."""
+
+    def __post_init__(self) -> None:
+        for name in ("gate_delta", "gate_brier_epsilon", "gate_floor"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name}={getattr(self, name)} must be a number, 0 or more")
+        if self.gate_replicates < 100:
+            raise ConfigError(f"gate_replicates={self.gate_replicates} must be at least 100")
+        if self.gate_site_patients < 1:
+            raise ConfigError(f"gate_site_patients={self.gate_site_patients} must be at least 1")
+        if not 0 < self.gate_level < 1:
+            raise ConfigError(f"gate_level={self.gate_level} must be above 0 and below 1")

@@ -1,0 +1,199 @@
+"""Who is champion: numbered records that are only ever added, of which the highest counts.
+
+A record's number is that of the champion it was judged against + 1, and put-if-absent lets one of two win: so nobody
+takes the place of a champion that they were not judged against. Every age is by the store's own clock.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from mhim_core.errors import ConflictError, InputError, IntegrityError
+from mhim_core.fingerprint import canonical_json
+from mhim_core.registry.models import read_model_folder
+from mhim_core.registry.names import number_in, numbered, promotions_prefix
+from mhim_core.storage import Entry, Storage
+
+SCHEMA = 1
+
+
+class Kind(StrEnum):
+    """Why a model became champion."""
+
+    gate = "gate"
+    """It passed the gate."""
+    manual = "manual"
+    """A person said so."""
+    rollback = "rollback"
+    """A person took back what came after it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promotion:
+    """One record. Nothing in it varies between two writers of the same promotion."""
+
+    name: str
+    number: int
+    """Counted from 1."""
+    version: str
+    base: int
+    """The number of the champion it was judged against; 0: there was none."""
+    kind: Kind
+    by_flow: str
+    """The flow or command that wrote it."""
+    by_fingerprint: str = ""
+    """Of that flow's inputs; empty: a person's command."""
+    reason: str = ""
+    """A sentence for people."""
+    decision: dict[str, Any] = field(default_factory=dict)
+    """The gate's checks, whole; empty where no gate was asked."""
+    figures: dict[str, Any] = field(default_factory=dict)
+    """Of champion and challenger on the holdout."""
+    promoted_s: float = 0.0
+    """When it was written, by the store's clock; not part of the record's bytes."""
+
+    def to_bytes(self) -> bytes:
+        own = asdict(self)
+        del own["promoted_s"]
+        return canonical_json(own | {"schema": SCHEMA})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str, promoted_s: float) -> "Promotion":
+        """Raises IntegrityError naming `where` if the bytes are no promotion of this schema."""
+        try:
+            raw = json.loads(data)
+            if raw.pop("schema") != SCHEMA:
+                raise IntegrityError(f"{where} has another schema than {SCHEMA}")
+            return cls(**raw | {"kind": Kind(raw["kind"]), "promoted_s": promoted_s})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise IntegrityError(f"{where} is not a promotion: {type(error).__name__}: {error}") from error
+
+
+class Promoted(NamedTuple):
+    """How a promotion went."""
+
+    record: Promotion
+    """What stands under the number."""
+    is_ours: bool
+    """False: another model was promoted against the same champion; judge again, against the champion of now."""
+
+
+def champion(storage: Storage, name: str) -> Promotion | None:
+    """The record with the highest number; None before the first."""
+    entries = _entries(storage, name)
+    return _read(storage, entries[-1]) if entries else None
+
+
+def history(storage: Storage, name: str) -> tuple[Promotion, ...]:
+    """Every record, the oldest first."""
+    return tuple(_read(storage, entry) for entry in _entries(storage, name))
+
+
+def promote(
+    storage: Storage,
+    name: str,
+    version: str,
+    *,
+    base: int,
+    by_flow: str,
+    kind: Kind = Kind.gate,
+    by_fingerprint: str = "",
+    reason: str = "",
+    decision: dict[str, Any] | None = None,
+    figures: dict[str, Any] | None = None,
+) -> Promoted:
+    """Make `version` the champion after number `base` (0: the first).
+
+    Where the number is taken, the same version and base is success (a promotion that was cut off and runs again); else
+    what stands is given back and nothing was changed. Raises InputError where the version is no model, or there is no
+    champion of number `base`.
+    """
+    read_model_folder(storage, name, version)
+    record = Promotion(
+        name=name,
+        number=base + 1,
+        version=version,
+        base=base,
+        kind=kind,
+        by_flow=by_flow,
+        by_fingerprint=by_fingerprint,
+        reason=reason,
+        decision=decision or {},
+        figures=figures or {},
+    )
+    known = {number_in(entry.key) for entry in _entries(storage, name)}
+    if base and base not in known:
+        raise InputError(f"{name} has no promotion of number {base}, against which {version} was to be judged")
+    storage.put_if_absent(numbered(promotions_prefix(name), record.number), record.to_bytes())
+    stands = _numbered(storage, name, record.number)
+    return Promoted(stands, (stands.version, stands.base) == (version, base))
+
+
+def rollback(storage: Storage, name: str, to: str, *, by_flow: str, reason: str = "") -> Promotion:
+    """Make a model champion again that was one before: a new record; none where it is the champion.
+
+    `to`: its version, or the first digits. Raises InputError where no champion of the past is meant, ConflictError
+    where somebody else promotes at the same moment.
+    """
+    records = history(storage, name)
+    if not records:
+        raise InputError(f"{name} has no champion: there is nothing to go back to")
+    versions = {record.version for record in records if record.version.startswith(to)}
+    if len(versions) != 1 or not to:
+        listed = ", ".join(dict.fromkeys(record.version for record in reversed(records)))
+        raise InputError(f"to={to} is not one champion of {name}'s past; they are, the newest first: {listed}")
+    (version,) = versions
+    now = records[-1]
+    if now.version == version:
+        return now
+    found = promote(
+        storage,
+        name,
+        version,
+        base=now.number,
+        by_flow=by_flow,
+        kind=Kind.rollback,
+        reason=reason or f"taken back from {now.version}, number {now.number}",
+    )
+    if not found.is_ours:
+        raise ConflictError(
+            f"{name}: {found.record.version} became champion (number {found.record.number}) at the same moment; look "
+            "at it, and roll back again if that is still what you want"
+        )
+    return found.record
+
+
+def withdrawn(records: Sequence[Promotion]) -> frozenset[str]:
+    """The versions that a person took back by a rollback, and that nobody made champion by hand since.
+
+    All that came after the champion to which was gone back. No gate promotes them again: the same data would train the
+    same model again.
+    """
+    found: set[str] = set()
+    for index, record in enumerate(records):
+        if record.kind is Kind.rollback:
+            later = [one.version for one in records[:index]]
+            last = max(place for place, version in enumerate(later) if version == record.version)
+            found.update(later[last + 1 :])
+        if record.kind is not Kind.gate:
+            found.discard(record.version)
+    return frozenset(found)
+
+
+def _entries(storage: Storage, name: str) -> list[Entry]:
+    found = [entry for entry in storage.list(promotions_prefix(name)) if number_in(entry.key) is not None]
+    return sorted(found, key=lambda entry: number_in(entry.key) or 0)
+
+
+def _numbered(storage: Storage, name: str, number: int) -> Promotion:
+    """Raises IntegrityError where it is not there: records are never deleted."""
+    for entry in _entries(storage, name):
+        if number_in(entry.key) == number:
+            return _read(storage, entry)
+    raise IntegrityError(f"{storage.locate(numbered(promotions_prefix(name), number))} was written and is gone")
+
+
+def _read(storage: Storage, entry: Entry) -> Promotion:
+    return Promotion.from_bytes(storage.get(entry.key), storage.locate(entry.key), entry.modified_s)
