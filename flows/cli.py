@@ -68,6 +68,44 @@ FLOWS = {
         "published MHIM-MIL checkpoints in and out",
         "checkpoint=theirs.pt out=model.safetensors classes=normal,tumour",
     ),
+    "flow status": FlowCommand(
+        "flow_status",
+        "retrain_config.FlowStatusConfig",
+        "how the steps of a pipeline or retraining stand",
+        "lung registry=./registry",
+        positional=("name",),
+    ),
+    "schedule add": FlowCommand(
+        "schedule",
+        "schedule_config.ScheduleAddConfig",
+        "a flow at its times: here, in crontab or on Kubernetes",
+        'retrain cron="0 2 * * 0" registry=./registry name=lung cohort=my.csv store=./features',
+        function="add",
+        positional=("flow",),
+        wraps_flow=True,
+    ),
+    "schedule ls": FlowCommand(
+        "schedule", "schedule_config.ScheduleLsConfig", "what runs when, and how it went", "registry=./registry", "ls"
+    ),
+    "schedule rm": FlowCommand(
+        "schedule",
+        "schedule_config.ScheduleRmConfig",
+        "no further run",
+        "retrain-1a2b3c4d registry=./registry",
+        function="rm",
+        positional=("schedule",),
+    ),
+    "schedule run-now": FlowCommand(
+        "schedule",
+        "schedule_config.ScheduleRunNowConfig",
+        "once, at once",
+        "retrain-1a2b3c4d registry=./registry",
+        function="run_now",
+        positional=("schedule",),
+    ),
+    "schedule serve": FlowCommand(
+        "scheduler_service", "schedule_config.ScheduleServeConfig", "run what is due", "registry=./registry"
+    ),
     "demo": FlowCommand("demo", "DemoConfig", "everything above on a made cohort", "out=demo"),
 }
 
