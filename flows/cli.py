@@ -106,6 +106,46 @@ FLOWS = {
     "schedule serve": FlowCommand(
         "scheduler_service", "schedule_config.ScheduleServeConfig", "run what is due", "registry=./registry"
     ),
+    "model ls": FlowCommand(
+        "model",
+        "registry_config.ModelListConfig",
+        "the models of a registry, and which is champion",
+        "registry=./registry",
+        function="ls",
+        positional=("name",),
+    ),
+    "model show": FlowCommand(
+        "model",
+        "registry_config.ModelShowConfig",
+        "a model's card, and who was champion when",
+        "lung registry=./registry",
+        function="show",
+        positional=("name",),
+    ),
+    "model register": FlowCommand(
+        "model",
+        "registry_config.ModelRegisterConfig",
+        "a finished run becomes a model",
+        "lung run=runs/first registry=./registry",
+        function="register",
+        positional=("name",),
+    ),
+    "model promote": FlowCommand(
+        "model",
+        "registry_config.ModelPromoteConfig",
+        "a person makes a model champion",
+        "lung version=1f0c9a3e registry=./registry",
+        function="promote_by_hand",
+        positional=("name",),
+    ),
+    "model rollback": FlowCommand(
+        "model",
+        "registry_config.ModelRollbackConfig",
+        "a champion of the past is champion again",
+        "lung to=1f0c9a3e registry=./registry",
+        function="rollback_to",
+        positional=("name",),
+    ),
     "demo": FlowCommand("demo", "DemoConfig", "everything above on a made cohort", "out=demo"),
 }
 

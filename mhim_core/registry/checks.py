@@ -1,4 +1,4 @@
-"""What the gate looks at beside the figures: the two cards, the holdout, and whether the predictions can be compared."""
+"""What the gate looks at beside the figures: the two cards, the holdout, and whether predictions can be compared."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple

@@ -1,0 +1,193 @@
+"""mhim model ls | show | register | promote | rollback: the models of a registry, and which of them is champion.
+
+Inputs: a registry; for `register` a finished run. Outputs: a model folder (`register`), a numbered promotion record
+(`promote`, `rollback`); nothing is ever changed or removed. A person's promotion passes no gate and says so. Cost: a
+listing and a few small files; `register` passes over the run's validation bags once. Exit code: 0, 2, 5 (somebody else
+promotes at the same moment), 6.
+"""
+
+import json
+import time
+from typing import Any
+
+from cluster.storage import open_storage
+from flows.models import results_of
+from flows.packaging import PackagedModel as PackagedModel
+from flows.packaging import package_run as package_run
+from flows.predictor import find_model
+from flows.registry_config import (
+    ModelListConfig,
+    ModelPromoteConfig,
+    ModelRegisterConfig,
+    ModelRollbackConfig,
+    ModelShowConfig,
+    checked_name,
+)
+from flows.result import FlowResult
+from flows.run_folder import read_run
+from mhim_core.errors import ConflictError, InputError
+from mhim_core.fingerprint import canonical_json
+from mhim_core.registry.models import (
+    RegisteredModel,
+    find_version,
+    list_models,
+    register_model,
+)
+from mhim_core.registry.names import CHAMPION, model_prefix
+from mhim_core.registry.promotions import Kind, Promotion, champion, history, promote, rollback, withdrawn
+from mhim_core.storage import Storage
+
+_MANUAL = "a person's decision; no gate was asked"
+
+
+def ls(config: ModelListConfig) -> FlowResult:
+    """One line a model: name, version, when it was registered, whether it is champion."""
+    registry = open_storage(config.registry)
+    models = list_models(registry, checked_name(config.name) if config.name else "")
+    if not models:
+        print(f"{registry.uri} holds no model" + (f" named {config.name}" if config.name else ""))
+    for name in dict.fromkeys(model.name for model in models):
+        records = history(registry, name)
+        numbers: dict[str, int] = {record.version: record.number for record in records}
+        taken_back = withdrawn(records)
+        for model in models:
+            if model.name != name:
+                continue
+            standing = f"champion (number {records[-1].number})" if _is_champion(records, model.version) else ""
+            if not standing and model.version in numbers:
+                standing = f"{'rolled back' if model.version in taken_back else 'champion'} until "
+                standing += f"{_utc(_end_s(records, model.version))}"
+            print(f"{name}  {model.version}  {_utc(model.registered_s)}  {standing}".rstrip())
+    return FlowResult(outputs={"registry": registry.uri}, recomputed=False)
+
+
+def show(config: ModelShowConfig) -> FlowResult:
+    """The card in short, and every promotion of the name, the oldest first."""
+    registry = open_storage(config.registry)
+    model = find_model(registry, config.name if "@" in config.name else f"{config.name}@{CHAMPION}")
+    _print_card(model)
+    records = history(registry, model.name)
+    print("promotions:" if records else f"{model.name} has no promotions")
+    for record in records:
+        _print_promotion(record)
+    folder = registry.locate(model_prefix(model.name, model.version))
+    print(f"folder: {folder}")
+    return FlowResult(outputs={"model": folder}, recomputed=False)
+
+
+def register(config: ModelRegisterConfig) -> FlowResult:
+    """Package the run's models; the same run again is the same model."""
+    name = checked_name(config.name)
+    given = read_run(config.run)
+    fits = [one for one in results_of(given) if config.fold in (None, one.fold) and config.seed in (None, one.seed)]
+    if not fits:
+        raise InputError(f"{given.storage.uri} has no fit of fold={config.fold} seed={config.seed}")
+    registry = open_storage(config.registry)
+    packaged = package_run(given, fits=fits)
+    known = {one.version for one in list_models(registry, name)}
+    model = register_model(registry, name, packaged.card, packaged.files)
+    is_new = model.version not in known
+    print(f"{name}@{model.version}: {len(fits)} models{'' if is_new else ', registered before'}")
+    print(f"  mhim model promote {name} version={model.version} registry={config.registry}")
+    folder = registry.locate(model_prefix(name, model.version))
+    return FlowResult(outputs={"model": folder}, recomputed=is_new)
+
+
+def promote_by_hand(config: ModelPromoteConfig) -> FlowResult:
+    """Raises InputError (2) where the version is no model, ConflictError (5) where somebody else was quicker."""
+    name, registry = checked_name(config.name), open_storage(config.registry)
+    model = find_version(registry, name, config.version)
+    now = champion(registry, name)
+    if now is not None and now.version == model.version:
+        print(f"{name}@{model.version} is champion already (number {now.number})")
+        return _promoted(registry, now, recomputed=False)
+    found = promote(
+        registry,
+        name,
+        model.version,
+        base=0 if now is None else now.number,
+        by_flow="model promote",
+        kind=Kind.manual,
+        reason=f"{_MANUAL}: {config.reason}" if config.reason else _MANUAL,
+    )
+    if not found.is_ours:
+        raise ConflictError(
+            f"{name}: {found.record.version} became champion (number {found.record.number}) at the same moment; look "
+            "at it, and promote again if that is still what you want"
+        )
+    print(f"{name}@{model.version} is champion (number {found.record.number}), {_MANUAL}")
+    return _promoted(registry, found.record)
+
+
+def rollback_to(config: ModelRollbackConfig) -> FlowResult:
+    """Raises InputError (2) where no champion of the past is meant, ConflictError (5)."""
+    name, registry = checked_name(config.name), open_storage(config.registry)
+    before = champion(registry, name)
+    record = rollback(registry, name, config.to, by_flow="model rollback", reason=config.reason)
+    again = before is not None and before.number == record.number
+    print(f"{name}@{record.version} is champion{' already' if again else ''} (number {record.number})")
+    return _promoted(registry, record, recomputed=not again)
+
+
+def _promoted(registry: Storage, record: Promotion, recomputed: bool = True) -> FlowResult:
+    folder = registry.locate(model_prefix(record.name, record.version))
+    return FlowResult(outputs={"model": folder}, recomputed=recomputed)
+
+
+def _print_card(model: RegisteredModel) -> None:
+    card = model.card
+    print(f"{model.name}@{model.version}: {card.intended_use}")
+    what = ", ".join(card.classes) if card.classes else str(card.task.kind)
+    print(f"  predicts    {what}, of every {card.unit}")
+    print(f"  encoder     {card.encoder['id']} (D={card.encoder['dim']}, licence {card.encoder.get('licence', '?')})")
+    print(f"  tiling      {_settings(card.tiling)}")
+    print(f"  recipe      {_settings(card.recipe)}")
+    facts = card.trained_on
+    print(
+        f"  trained on  {facts.num_slides} slides of {facts.num_patients} patients; cohort {facts.cohort[:16]}, "
+        f"manifest version {facts.manifest_version} ({facts.manifest_sha256[:16]})"
+    )
+    threshold = card.threshold
+    print(f"  members     {len(card.members)}" + ("" if threshold is None else f", threshold {threshold:.4g}"))
+    for member in card.members:
+        chosen = [
+            f"{what} {'none' if value is None else f'{value:.4g}'}"
+            for what, value in (("temperature", member.temperature), ("threshold", member.threshold))
+        ]
+        print(f"    seed {member.seed}, fold {member.fold}: {', '.join(chosen)}, epoch {member.best_epoch}")
+    for title, figures in (("estimate", card.estimate), ("holdout", card.holdout)):
+        if figures:
+            print(f"  {title}    {canonical_json(figures).decode()}")
+    versions = ", ".join(f"{package} {version}" for package, version in sorted(card.versions.items()))
+    print(f"  made by     {card.created_by}; {versions}")
+
+
+def _print_promotion(record: Promotion) -> None:
+    by = record.by_flow + (f" {record.by_fingerprint[:16]}" if record.by_fingerprint else "")
+    against = f"against number {record.base}" if record.base else "the first"
+    print(f"  {record.number}  {record.version}  {_utc(record.promoted_s)}  {record.kind}, {against}, by {by}")
+    if record.reason:
+        print(f"     {record.reason}")
+
+
+def _settings(value: dict[str, Any]) -> str:
+    """`key=value` of every leaf."""
+    leaves: list[str] = []
+    for key in sorted(value):
+        item = value[key]
+        leaves.append(_settings(item) if isinstance(item, dict) else f"{key}={json.dumps(item)}")
+    return " ".join(leaf for leaf in leaves if leaf)
+
+
+def _is_champion(records: tuple[Promotion, ...], version: str) -> bool:
+    return bool(records) and records[-1].version == version
+
+
+def _end_s(records: tuple[Promotion, ...], version: str) -> float:
+    """When another model last took its place."""
+    last = max(index for index, record in enumerate(records) if record.version == version)
+    return records[last + 1].promoted_s
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
