@@ -34,17 +34,16 @@ Row = list[Record]
 
 
 def fit_groups(groups: Sequence[Group], num_seeds: int, jobs: int, out: Path) -> None:
-    """All fits, baselines first (they are the teachers), then seed by seed, so that an interrupted sweep is a table."""
-    tasks = [
-        Task(out, group.regime_name, group.regime, group.aggregator, seed, (variant,))
-        for seed in range(num_seeds)
-        for group in groups
-        if seed < group.max_seeds
-        for variant in group.variants
-    ]
+    """All fits, group by group; in each the baselines first, since they are the teachers."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for stage in (True, False):
-            list(pool.map(fit_variants, [task for task in tasks if (task.variants == (BASELINE,)) is stage]))
+        for group in groups:
+            tasks = [
+                Task(out, group.regime_name, group.regime, group.aggregator, seed, (variant,))
+                for seed in range(min(num_seeds, group.max_seeds))
+                for variant in group.variants
+            ]
+            for stage_one in (True, False):
+                list(pool.map(fit_variants, [task for task in tasks if (task.variants == (BASELINE,)) is stage_one]))
 
 
 def read_rows(group: Group, num_seeds: int, out: Path) -> dict[str, Row]:

@@ -98,8 +98,6 @@ def sweep_groups() -> tuple[Group, ...]:
     few = (BASELINE, STUDENT)
     return (
         Group("abmil, options", "hard", HARD, "abmil", (*comparison("abmil").variants, *OPTIONS, *RECYCLED)),
-        Group("dsmil", "hard", HARD, "dsmil", (BASELINE, LONGER, STUDENT, V2), max_seeds=5),
-        Group("transmil", "hard", HARD, "transmil", (BASELINE, LONGER, STUDENT, V2), max_seeds=3),
         Group(
             "beta_h below the salient share",
             "hard",
@@ -108,5 +106,7 @@ def sweep_groups() -> tuple[Group, ...]:
             (BASELINE, _mhim("beta_h=.005", high_mask_ratio=0.005)),
         ),
         Group("no subtle instances in training", "no-subtle", Regime(positive=SALIENT), "abmil", few),
-        Group("subtle signal dominant (6 instead of 2.5)", "dominant", Regime(subtle_shift=6.0), "abmil", few),
+        Group("subtle signal dominant (8 instead of 2.5)", "dominant", Regime(subtle_shift=8.0), "abmil", few),
+        Group("dsmil", "hard", HARD, "dsmil", (BASELINE, LONGER, STUDENT, V2), max_seeds=5),
+        Group("transmil", "hard", HARD, "transmil", (BASELINE, LONGER, STUDENT, V2), max_seeds=3),
     )
