@@ -1,0 +1,151 @@
+"""mhim schedule add | ls | rm | run-now: a flow at its times.
+
+`mhim schedule add retrain cron="0 2 * * 0" registry=./registry …` reads the flow's words as the flow itself would, now
+and not at two in the morning. Outputs: with target=local a file below `schedules/` in the registry, which
+`mhim schedule serve` runs; else a text for the machinery that keeps the time (`flows.schedule_texts`). Cost: seconds;
+a run-now that of its flow, whose exit code it ends with. Exit code: 2, 5 (run-now beside a run that goes on), 6.
+"""
+
+import os
+from collections.abc import Iterator
+from datetime import datetime
+
+from cluster.storage import open_storage
+from flows.cli import FLOWS, _config_class, read_flow
+from flows.overrides import keys_of
+from flows.result import FlowResult
+from flows.schedule_config import (
+    ScheduleAddConfig,
+    ScheduleLsConfig,
+    ScheduleRmConfig,
+    ScheduleRunNowConfig,
+    Target,
+)
+from flows.schedule_records import MAX_ATTEMPTS, Book, Planned, Schedule, Slot
+from flows.schedule_texts import cron_job, crontab_line, ray_cron_job
+from flows.scheduler_service import StoreClock, interrupted_by_sigterm, launch_process, run_claimed, who
+from mhim_core.errors import ConfigError, ConflictError
+from mhim_core.types import ExitCode
+
+_PLACES = ("cohort", "labels", "store", "out", "run", "registry", "teacher", "split_files", "encoder_weights")
+"""Keys whose values are paths, for which the folder matters."""
+
+
+def add(config: ScheduleAddConfig) -> FlowResult:
+    """Raises ConfigError (2) for a flow's words or times that cannot be."""
+    schedule = read_schedule(config)
+    if config.target is Target.crontab:
+        print(crontab_line(schedule))
+        return FlowResult()
+    if config.target is not Target.local:
+        _refuse_relative(schedule)
+        is_ray = config.target is Target.kuberay
+        text = ray_cron_job(schedule, config.image) if is_ray else cron_job(schedule, config.image, config.submit_to)
+        print(text, end="")
+        return FlowResult()
+    storage = open_storage(config.registry)
+    is_new = Book(storage).add(schedule)
+    now = StoreClock(storage)()
+    print(f"{schedule.id}: {schedule.command}")
+    print(f"  {schedule.cron} {schedule.timezone}, next {_shown(schedule.times.next_after(now))}")
+    print("  added; it runs while" if is_new else "  is there already; it runs while", end=" ")
+    print(f"`mhim schedule serve registry={config.registry}` does")
+    return FlowResult(outputs={"schedule": storage.locate(f"schedules/{schedule.id}.json")}, recomputed=is_new)
+
+
+def ls(config: ScheduleLsConfig) -> FlowResult:
+    """One block of lines a schedule."""
+    storage = open_storage(config.registry)
+    book = Book(storage)
+    now = StoreClock(storage)()
+    for planned in book.planned():
+        print("\n".join(_lines(book, planned, now)))
+    for message in book.damaged.values():
+        print(f"warning: {message}")
+    return FlowResult(outputs={"schedules": storage.locate("schedules")}, recomputed=False)
+
+
+def rm(config: ScheduleRmConfig) -> FlowResult:
+    """Raises InputError (2) where there is no such schedule."""
+    storage = open_storage(config.registry)
+    Book(storage).remove(config.schedule)
+    print(f"{config.schedule}: removed; what it ran is kept in {storage.locate(f'schedules/{config.schedule}')}")
+    return FlowResult()
+
+
+def run_now(config: ScheduleRunNowConfig) -> FlowResult:
+    """Raises InputError (2) where there is no such schedule, ConflictError (5) where it runs already."""
+    storage = open_storage(config.registry)
+    book = Book(storage)
+    now = StoreClock(storage)()
+    planned = book.find(config.schedule)
+    if planned.is_running(now) and not config.force:
+        assert planned.last is not None
+        raise ConflictError(
+            f"{config.schedule}: run {planned.last.run} is going on; wait for it, or force=true runs beside it"
+        )
+    slot = Slot(now.replace(microsecond=0))
+    if not book.claim(planned.schedule, slot, who()):
+        raise ConflictError(f"{config.schedule}: another run-now started in the same second; it is running now")
+    with interrupted_by_sigterm():
+        ran = run_claimed(book, planned.schedule, slot, launch_process)
+    known = ran.exit_code in set(ExitCode)
+    return FlowResult(exit_code=ExitCode(ran.exit_code) if known else ExitCode.BUG, outputs={"log": ran.log})
+
+
+def read_schedule(config: ScheduleAddConfig) -> Schedule:
+    """The flow's words, checked. Raises ConfigError as the flow would, or for times that cannot be."""
+    words = sorted([*config.overrides, *_passed_on(config)])
+    read_flow(config.flow, words)
+    schedule = Schedule(
+        flow=config.flow,
+        words=tuple(words),
+        cron=" ".join(config.cron.split()),
+        timezone=config.timezone,
+        folder=os.getcwd(),
+    )
+    schedule.times.next_after(datetime.now().astimezone())
+    return schedule
+
+
+def _passed_on(config: ScheduleAddConfig) -> Iterator[str]:
+    """What this command was told and its flow must know too; and an exit code that no machinery takes for a failure."""
+    keys = keys_of(_config_class(config.flow)) if config.flow in FLOWS else {}
+    given = {word.partition("=")[0] for word in config.overrides}
+    if "registry" in keys:
+        yield f"registry={config.registry}"
+    if config.target is not Target.local and "partial_ok" in keys and "partial_ok" not in given:
+        yield "partial_ok=true"
+    if config.target is Target.kuberay and "ray_address" in keys and "ray_address" not in given:
+        yield "ray_address=auto"
+
+
+def _refuse_relative(schedule: Schedule) -> None:
+    """A pod has another working directory than the person who types."""
+    for word in schedule.words:
+        key, _, value = word.partition("=")
+        if key in _PLACES and value and "://" not in value and not os.path.isabs(value):
+            raise ConfigError(
+                f"{word} is relative, and a pod has a folder of its own; write an s3:// or a mounted path"
+            )
+
+
+def _lines(book: Book, planned: Planned, now: datetime) -> Iterator[str]:
+    schedule = planned.schedule
+    yield f"{schedule.id}  {schedule.cron} {schedule.timezone}, next {_shown(schedule.times.next_after(now))}"
+    yield f"  {schedule.command}  (in {schedule.folder})"
+    last = planned.last
+    if last is None:
+        yield "  never ran"
+    elif planned.is_over:
+        yield f"  last run {last.run}: exit code {book.exit_code(schedule, last)}"
+    elif planned.is_running(now):
+        yield f"  last run {last.run}: running"
+    else:
+        what = "was stopped" if planned.is_stopped else "ended without a word"
+        left = "goes on when served" if last.attempt < MAX_ATTEMPTS else f"given up after {MAX_ATTEMPTS} attempts"
+        yield f"  last run {last.run}: {what}; {left}"
+
+
+def _shown(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,219 @@
+"""`mhim schedule`: words are checked when they are added; what is printed for other machinery is what it takes."""
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.schedule_config import ScheduleAddConfig, Target
+from flows.schedule_records import Book, Schedule, Slot
+from mhim_core.errors import IntegrityError
+from mhim_core.storage import LocalStorage
+
+SUNDAYS = "cron=0 2 * * 0"
+EMBED = ("embed", "cohort=s3://bucket/a 100%.csv", "store=s3://bucket/features")
+Mhim = Callable[..., Any]
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path / "registry")
+
+
+@pytest.fixture
+def add(mhim: Mhim, registry: LocalStorage) -> Mhim:
+    return lambda *words: mhim("schedule", "add", *words, f"registry={registry.uri}")
+
+
+def test_a_schedule_is_a_file_that_keeps_its_flows_words(add: Mhim, registry: LocalStorage) -> None:
+    ended = add(*EMBED, SUNDAYS, "timezone=Europe/Berlin")
+    assert ended.code == 0, ended
+    (planned,) = Book(registry).planned()
+    schedule = planned.schedule
+    assert schedule.words == ("cohort=s3://bucket/a 100%.csv", "store=s3://bucket/features")
+    assert (schedule.flow, schedule.cron, schedule.timezone) == ("embed", "0 2 * * 0", "Europe/Berlin")
+    assert schedule.folder == str(Path.cwd())
+    assert f"{schedule.id}: mhim embed 'cohort=s3://bucket/a 100%.csv'" in ended.out
+    assert f"mhim schedule serve registry={registry.uri}" in ended.out
+
+
+def test_the_same_schedule_twice_is_one_in_whatever_order_its_words_come(add: Mhim, registry: LocalStorage) -> None:
+    first = add(*EMBED, SUNDAYS)
+    again = add(SUNDAYS, "embed", *reversed(EMBED[1:]))
+    assert (first.code, again.code) == (0, 0)
+    assert "is there already" in again.out
+    assert len(Book(registry).planned()) == 1
+    assert add(*EMBED, "cron=0 3 * * 0").code == 0
+    assert len(Book(registry).planned()) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("embed", "cohort=a.csv", SUNDAYS), "embed needs store="),
+        (("embed", "cohort=a.csv", "store=f", "epochs=3", SUNDAYS), "embed has no key 'epochs'"),
+        (("embed", "cohort=a.csv", "store=f", "tile_px=x", SUNDAYS), "tile_px='x'"),
+        (("embed", "cohort=a.csv", "store=f", "cron=0 2 * *"), "cron='0 2 * *' needs five fields"),
+        (("embed", "cohort=a.csv", "store=f", SUNDAYS, "timezone=Mars"), "timezone='Mars'"),
+        (("embed", "cohort=a.csv", "store=f"), "schedule add needs cron="),
+        (("trian", SUNDAYS), "'trian' is no flow"),
+        (("schedule", SUNDAYS), "'schedule' is no flow"),
+        ((*EMBED[:1], "cohort=a.csv", "store=f", SUNDAYS, "target=kubernetes"), "cohort=a.csv is relative"),
+    ],
+)
+def test_what_could_not_run_is_refused_now_and_leaves_nothing(
+    add: Mhim, registry: LocalStorage, words: tuple[str, ...], why: str
+) -> None:
+    ended = add(*words)
+    assert ended.code == 2
+    assert why in ended.err
+    assert not registry.root.exists()
+
+
+def test_a_flow_is_told_the_registry_where_it_has_one(add: Mhim, registry: LocalStorage) -> None:
+    assert add("predict", "model=lung@champion", "cohort=a.csv", "store=f", "out=o", SUNDAYS).code == 0
+    assert f"registry={registry.uri}" in Book(registry).planned()[0].schedule.words
+
+
+def test_ls_shows_when_and_how_it_went(add: Mhim, mhim: Mhim, registry: LocalStorage) -> None:
+    add(*EMBED, SUNDAYS)
+    add("evaluate", "run=r", SUNDAYS)
+    book = Book(registry)
+    first, second = (planned.schedule for planned in book.planned())
+    assert mhim("schedule", "ls", f"registry={registry.uri}").out.count("never ran") == 2
+    slot = Slot.of("20261129T020000Z")
+    for schedule in (first, second):
+        book.claim(schedule, slot, "somebody")
+    book.end(first, slot, 4, 1.0, b"")
+    out = mhim("schedule", "ls", f"registry={registry.uri}").out
+    assert f"{first.id}  0 2 * * 0 UTC, next " in out
+    assert "last run 20261129T020000Z: exit code 4" in out
+    assert "last run 20261129T020000Z: running" in out
+    book.stop(second, slot, b"")
+    assert "was stopped; goes on when served" in mhim("schedule", "ls", f"registry={registry.uri}").out
+
+
+def test_rm_keeps_what_ran(add: Mhim, mhim: Mhim, refused: Mhim, registry: LocalStorage) -> None:
+    add("evaluate", "run=r", SUNDAYS)
+    (planned,) = Book(registry).planned()
+    schedule = planned.schedule
+    Book(registry).claim(schedule, Slot.of("20261129T020000Z"), "somebody")
+    assert mhim("schedule", "rm", schedule.id, f"registry={registry.uri}").code == 0
+    assert Book(registry).planned() == []
+    assert [entry.key for entry in registry.list(f"schedules/{schedule.id}")]
+    assert f"no schedule '{schedule.id}'; it has none" in refused(
+        "schedule", "rm", schedule.id, f"registry={registry.uri}"
+    )
+
+
+def test_run_now_ends_with_the_flows_exit_code_and_counts_as_its_last_run(
+    add: Mhim, mhim: Mhim, registry: LocalStorage
+) -> None:
+    add("evaluate", "run=/nowhere", SUNDAYS)
+    (planned,) = Book(registry).planned()
+    ended = mhim("schedule", "run-now", planned.schedule.id, f"registry={registry.uri}")
+    assert ended.code == 2
+    assert "ended with exit code 2" in ended.out
+    (after,) = Book(registry).planned()
+    assert after.is_over
+    assert after.last is not None
+    assert Book(registry).exit_code(planned.schedule, after.last) == 2
+
+
+def test_run_now_is_refused_while_a_run_goes_on(add: Mhim, mhim: Mhim, refused: Mhim, registry: LocalStorage) -> None:
+    add("evaluate", "run=/nowhere", SUNDAYS)
+    (planned,) = Book(registry).planned()
+    Book(registry).claim(planned.schedule, Slot.of("20261129T020000Z"), "somebody")
+    words = ("schedule", "run-now", planned.schedule.id, f"registry={registry.uri}")
+    assert "is going on" in refused(*words, code=5)
+    assert mhim(*words, "--force").code == 2
+
+
+def test_a_schedule_reads_back_as_it_was_written_and_a_foreign_one_is_refused() -> None:
+    schedule = Schedule(flow="embed", words=("a=b",), cron="0 2 * * 0", timezone="UTC", folder="/tmp")
+    assert Schedule.from_bytes(schedule.to_bytes(), "here") == schedule
+    for change in ({"schema": 9}, {"extra": 1}, {"cron": "never"}):
+        raw = json.loads(schedule.to_bytes()) | change
+        with pytest.raises(IntegrityError, match=r"^here "):
+            Schedule.from_bytes(json.dumps(raw).encode(), "here")
+
+
+def test_a_crontab_line_runs_this_python_in_this_folder_with_its_percent_signs(
+    add: Mhim, registry: LocalStorage
+) -> None:
+    out = add(*EMBED, SUNDAYS, "target=crontab").out
+    *comments, line = out.splitlines()
+    assert all(comment.startswith("# ") for comment in comments)
+    assert not registry.root.exists(), "nothing is kept"
+    schedule, command = line[: len("0 2 * * 0")], line[len("0 2 * * 0 ") :]
+    assert schedule == "0 2 * * 0"
+    assert "%" not in command.replace(r"\%", "")
+    words = shlex.split(command.replace(r"\%", "%"))  # what cron hands to sh
+    assert words[:3] == ["cd", str(Path.cwd()), "&&"]
+    assert words[3:8] == [sys.executable, "-P", "-m", "flows.cli", "embed"]
+    assert {"cohort=s3://bucket/a 100%.csv", "partial_ok=true"} <= set(words)
+
+
+def test_the_command_of_a_crontab_line_can_be_run(add: Mhim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder := tmp_path / "it's 5 % off").mkdir()
+    monkeypatch.chdir(folder)
+    line = add("evaluate", "run=/no where", SUNDAYS, "target=crontab").out.splitlines()[-1]
+    command = line[len("0 2 * * 0 ") :].replace(r"\%", "%")
+    found = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.startswith("mhim: run=/no where holds no run")
+
+
+def test_an_exit_code_of_one_of_its_own_is_kept(add: Mhim) -> None:
+    assert "partial_ok=false" in add(*EMBED, "partial_ok=false", SUNDAYS, "target=crontab").out
+    assert "partial_ok" not in add("evaluate", "run=r", SUNDAYS, "target=crontab").out
+
+
+def test_a_cron_job_submits_the_flow_and_is_what_kubernetes_takes(add: Mhim) -> None:
+    validate = pytest.importorskip("kubernetes_validate", reason="needs the package kubernetes-validate")
+    out = add(*EMBED, SUNDAYS, "timezone=Europe/Berlin", "target=kubernetes", "image=registry.example/mhim:1").out
+    document = yaml.safe_load(out)
+    validate.validate(document, validate.latest_version(), strict=True)
+    spec = document["spec"]
+    assert (spec["schedule"], spec["timeZone"], spec["concurrencyPolicy"]) == ("0 2 * * 0", "Europe/Berlin", "Forbid")
+    (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example/mhim:1"
+    command = container["command"]
+    assert command[:5] == ["python", "-m", "flows.cli", "submit", "embed"]
+    assert {"cohort=s3://bucket/a 100%.csv", "partial_ok=true", "--wait"} <= set(command)
+    assert spec["jobTemplate"]["spec"]["backoffLimit"] <= 1
+    assert [one["name"] for one in container["env"] if "value" in one] == ["RAY_AUTH_MODE"], "the token is a secret"
+
+
+def test_a_ray_cron_job_says_its_feature_gate_and_has_the_required_fields(add: Mhim) -> None:
+    out = add(*EMBED, SUNDAYS, "target=kuberay").out
+    assert "RayCronJob=true" in out.splitlines()[0]
+    document = yaml.safe_load(out)
+    assert (document["apiVersion"], document["kind"]) == ("ray.io/v1", "RayCronJob")
+    spec = document["spec"]
+    assert spec["schedule"] == "0 2 * * 0"
+    job = spec["jobTemplate"]
+    words = shlex.split(job["entrypoint"])
+    assert words[:4] == ["python", "-m", "flows.cli", "embed"]
+    assert {"cohort=s3://bucket/a 100%.csv", "partial_ok=true", "ray_address=auto"} <= set(words)
+    assert job["backoffLimit"] <= 1
+    cluster = job["rayClusterSpec"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert group["template"]["spec"]["containers"][0]["image"]
+
+
+def test_a_flow_without_ray_is_given_no_address_of_it(add: Mhim) -> None:
+    document = yaml.safe_load(add("evaluate", "run=s3://bucket/run", SUNDAYS, "target=kuberay").out)
+    assert document["spec"]["jobTemplate"]["entrypoint"] == "python -m flows.cli evaluate run=s3://bucket/run"
+
+
+def test_every_target_is_one_of_four() -> None:
+    assert [target.value for target in Target] == ["local", "crontab", "kubernetes", "kuberay"]
+    assert ScheduleAddConfig(flow="x", cron="x", registry="x").target is Target.local
