@@ -18,7 +18,8 @@ _TINY = 1e-300
 
 
 def pooled_logits(logits_MC: Floats, kind: TaskKind) -> tuple[float, ...]:
-    """C logits whose probabilities, risk or number are the mean over the members; NaN stays NaN.
+    """C logits whose probabilities, risk or number are the mean over the members; all NaN where one member's is not
+    finite.
 
     Classification: logarithms of the mean probabilities. Survival: the hazards of the mean survival curve, so that the
     risk, minus the curve's sum, is the members' mean risk. Regression: the mean.
@@ -26,6 +27,8 @@ def pooled_logits(logits_MC: Floats, kind: TaskKind) -> tuple[float, ...]:
     logits_MC = np.asarray(logits_MC, dtype=np.float64)
     if len(logits_MC) == 1:
         return tuple(logits_MC[0].tolist())
+    if not np.isfinite(logits_MC).all():
+        return (float("nan"),) * logits_MC.shape[1]
     if kind is TaskKind.regression:
         return tuple(logits_MC.mean(axis=0).tolist())
     if kind is TaskKind.classification:

@@ -1,0 +1,108 @@
+"""A card says everything that a prediction needs, names nobody, and its version follows from its content."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mhim_core.errors import IntegrityError
+from mhim_core.features import SourceIdentity
+from mhim_core.registry.card import RegistryCard, TrainedOn
+
+Make = Callable[..., Any]
+
+
+def test_a_card_reads_back_as_it_was_written(made: Make) -> None:
+    card = made(b"one", b"two").card
+    assert RegistryCard.from_bytes(card.to_bytes("lung"), "here") == card
+    raw = json.loads(card.to_bytes("lung"))
+    assert (raw["name"], raw["version"], raw["files"]) == ("lung", card.version, card.files)
+
+
+@pytest.mark.parametrize("key", ["estimate", "holdout", "versions", "created_by", "intended_use"])
+def test_what_only_describes_is_no_part_of_the_version(made: Make, key: str) -> None:
+    card = made().card
+    other = replace(card, **{key: "another" if isinstance(getattr(card, key), str) else {"a": "b"}})
+    assert other.version == card.version
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("unit", "patient"),
+        ("encoder_identity", {"id": "toy", "dim": 4, "precision": "half"}),
+        ("tiling", {"target_mpp": 1.0}),
+        ("recipe", {"method": "plain"}),
+    ],
+)
+def test_what_makes_another_model_makes_another_version(made: Make, key: str, value: object) -> None:
+    card = made().card
+    assert replace(card, **{key: value}).version != card.version
+    assert made(b"other weights").card.version != card.version
+    assert made(threshold=0.6).card.version != card.version
+
+
+def test_no_patient_and_no_slide_is_named(made: Make) -> None:
+    text = made().card.to_bytes("lung").decode()
+    for canary in ("Mustermann", "Erika", "slide-of"):
+        assert canary not in text
+
+
+def test_whom_a_model_was_trained_on_can_be_asked_by_who_has_the_id(made: Make) -> None:
+    facts = made().card.trained_on
+    assert facts.knows_patient("Mustermann, Erika")
+    assert not facts.knows_patient("Mustermann, Max")
+    read = RegistryCard.from_bytes(made().card.to_bytes("lung"), "here").trained_on
+    assert read.knows_patient("Mustermann, Erika")
+    assert not read.knows_source(SourceIdentity(1, "x"))
+
+
+def test_digests_of_one_patient_differ_between_cohorts() -> None:
+    def of(cohort: str) -> TrainedOn:
+        return TrainedOn.of(
+            cohort=cohort, feature_set="f", manifest_version=1, manifest_sha256="m", patients=["p"], sources=[]
+        )
+
+    assert of("a").patients != of("b").patients
+    assert of("a").knows_patient("p")
+    assert of("b").knows_patient("p")
+
+
+def test_two_slides_of_one_patient_count_once() -> None:
+    sources = [SourceIdentity(1, "a"), SourceIdentity(1, "b")]
+    found = TrainedOn.of(
+        cohort="c", feature_set="f", manifest_version=1, manifest_sha256="m", patients=["p", "p"], sources=sources
+    )
+    assert (found.num_patients, found.num_slides) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw: raw | {"schema": 99},
+        lambda raw: raw | {"tiling": {"target_mpp": 0.25}},
+        lambda raw: raw | {"files": {}},
+        lambda raw: {key: value for key, value in raw.items() if key != "task"},
+        lambda raw: [raw],
+    ],
+)
+def test_a_changed_card_is_noticed(made: Make, damage: Callable[[Any], Any]) -> None:
+    raw = json.loads(made().card.to_bytes("lung"))
+    with pytest.raises(IntegrityError, match="here"):
+        RegistryCard.from_bytes(json.dumps(damage(raw)).encode(), "here")
+
+
+def test_the_models_threshold_is_the_mean_of_its_members(made: Make) -> None:
+    card = made(b"one", b"two").card
+    first, second = card.members
+    members = (replace(first, threshold=0.2), replace(second, threshold=None))
+    assert replace(card, members=members).threshold == pytest.approx(0.35)
+    three = replace(card.task, classes=("a", "b", "c"))
+    assert replace(card, task=three).threshold is None
+
+
+def test_a_model_without_members_cannot_be(made: Make) -> None:
+    with pytest.raises(ValueError, match="at least one member"):
+        replace(made().card, members=())

@@ -1,0 +1,156 @@
+"""The champion is the highest record; nobody takes the place of one that they were not judged against."""
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mhim_core.errors import ConflictError, InputError, IntegrityError
+from mhim_core.registry.clock import store_time_s
+from mhim_core.registry.promotions import Kind, Promoted, champion, history, promote, rollback, withdrawn
+from mhim_core.storage import LocalStorage, Storage
+
+Register = Callable[[bytes], str]
+
+
+def test_there_is_no_champion_before_the_first(storage: Storage) -> None:
+    assert champion(storage, "lung") is None
+    assert history(storage, "lung") == ()
+
+
+def test_the_highest_record_is_the_champion(storage: Storage, registered: Register) -> None:
+    first, second = registered(b"one"), registered(b"two")
+    promote(storage, "lung", first, base=0, by_flow="retrain", figures={"auroc": 0.9})
+    found = promote(storage, "lung", second, base=1, by_flow="retrain", by_fingerprint="ab", reason="better")
+    assert found.is_ours
+    now = champion(storage, "lung")
+    assert now == found.record
+    assert (now.number, now.version, now.base, now.kind, now.reason) == (2, second, 1, Kind.gate, "better")
+    assert [(record.number, record.version) for record in history(storage, "lung")] == [(1, first), (2, second)]
+    assert [entry.key for entry in storage.list("promotions")] == [
+        "promotions/lung/000001.json",
+        "promotions/lung/000002.json",
+    ]
+
+
+def test_a_promotion_cut_off_and_run_again_is_one(storage: Storage, registered: Register) -> None:
+    version = registered(b"one")
+    first = promote(storage, "lung", version, base=0, by_flow="retrain")
+    again = promote(storage, "lung", version, base=0, by_flow="retrain")
+    assert again == first
+    assert len(history(storage, "lung")) == 1
+    promote(storage, "lung", registered(b"two"), base=1, by_flow="retrain")
+    assert promote(storage, "lung", version, base=0, by_flow="retrain").is_ours, "it was done, and then passed"
+
+
+def test_who_was_judged_against_an_old_champion_is_given_what_stands(storage: Storage, registered: Register) -> None:
+    one, two, three = (registered(data) for data in (b"one", b"two", b"three"))
+    promote(storage, "lung", one, base=0, by_flow="retrain")
+    promote(storage, "lung", two, base=1, by_flow="retrain")
+    late = promote(storage, "lung", three, base=1, by_flow="retrain")
+    assert not late.is_ours
+    assert late.record.version == two
+    assert champion(storage, "lung") == late.record
+
+
+def test_of_many_at_once_one_wins_and_the_others_see_it(storage: Storage, registered: Register) -> None:
+    versions = [registered(bytes([index])) for index in range(6)]
+    found: list[Promoted] = []
+    start = threading.Barrier(len(versions))
+
+    def run(version: str) -> None:
+        start.wait()
+        found.append(promote(LocalStorage(storage.uri), "lung", version, base=0, by_flow="retrain"))
+
+    threads = [threading.Thread(target=run, args=(version,)) for version in versions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [one.is_ours for one in found].count(True) == 1
+    assert {one.record.version for one in found} == {champion(storage, "lung").version}  # type: ignore[union-attr]
+    assert len(history(storage, "lung")) == 1
+
+
+def test_what_is_no_model_cannot_be_promoted(storage: Storage, registered: Register) -> None:
+    with pytest.raises(InputError, match="no model lung of version ffff"):
+        promote(storage, "lung", "ffff", base=0, by_flow="model promote", kind=Kind.manual)
+    with pytest.raises(InputError, match="no promotion of number 7"):
+        promote(storage, "lung", registered(b"one"), base=7, by_flow="retrain")
+    assert history(storage, "lung") == ()
+
+
+def test_a_rollback_is_a_new_record_and_again_none(storage: Storage, registered: Register) -> None:
+    one, two = registered(b"one"), registered(b"two")
+    promote(storage, "lung", one, base=0, by_flow="retrain")
+    promote(storage, "lung", two, base=1, by_flow="retrain")
+    back = rollback(storage, "lung", one[:8], by_flow="model rollback")
+    assert (back.number, back.version, back.base, back.kind) == (3, one, 2, Kind.rollback)
+    assert two in back.reason
+    assert champion(storage, "lung") == back
+    assert rollback(storage, "lung", one, by_flow="model rollback") == back
+    assert [record.version for record in history(storage, "lung")] == [one, two, one]
+
+
+def test_only_a_champion_of_the_past_can_be_gone_back_to(storage: Storage, registered: Register) -> None:
+    one, never = registered(b"one"), registered(b"never")
+    with pytest.raises(InputError, match="nothing to go back to"):
+        rollback(storage, "lung", one, by_flow="model rollback")
+    promote(storage, "lung", one, base=0, by_flow="retrain")
+    for to in (never, "", "zzzz"):
+        with pytest.raises(InputError, match=f"one champion of lung's past; they are, the newest first: {one}"):
+            rollback(storage, "lung", to, by_flow="model rollback")
+
+
+def test_a_rollback_that_meets_a_promotion_is_a_conflict(storage: Storage, registered: Register) -> None:
+    one, two, three = (registered(data) for data in (b"one", b"two", b"three"))
+    promote(storage, "lung", one, base=0, by_flow="retrain")
+    promote(storage, "lung", two, base=1, by_flow="retrain")
+
+    class Racing(LocalStorage):
+        def put_if_absent(self, key: str, data: bytes) -> bool:
+            promote(storage, "lung", three, base=2, by_flow="retrain")
+            return super().put_if_absent(key, data)
+
+    with pytest.raises(ConflictError, match=three):
+        rollback(Racing(storage.uri), "lung", one, by_flow="model rollback")
+    assert champion(storage, "lung").version == three  # type: ignore[union-attr]
+
+
+def test_what_was_rolled_back_is_withdrawn_until_a_person_promotes_it(storage: Storage, registered: Register) -> None:
+    one, two, three = (registered(data) for data in (b"one", b"two", b"three"))
+    for base, version in enumerate((one, two, three)):
+        promote(storage, "lung", version, base=base, by_flow="retrain")
+    assert withdrawn(history(storage, "lung")) == frozenset()
+    rollback(storage, "lung", one, by_flow="model rollback")
+    assert withdrawn(history(storage, "lung")) == {two, three}
+    promote(storage, "lung", two, base=4, by_flow="model promote", kind=Kind.manual)
+    assert withdrawn(history(storage, "lung")) == {three}
+
+
+def test_ages_are_of_the_stores_clock_not_of_the_record(storage: Storage, registered: Register) -> None:
+    promote(storage, "lung", registered(b"one"), base=0, by_flow="retrain")
+    path = f"{storage.uri}/promotions/lung/000001.json"
+    os.utime(path, (1000, 1000))  # what a server with another clock would have said
+    assert champion(storage, "lung").promoted_s == 1000  # type: ignore[union-attr]
+    assert b"promoted_s" not in storage.get("promotions/lung/000001.json")
+    now_s = store_time_s(storage)
+    assert now_s > 1000
+    assert list(storage.list("clock")) == [], "nothing is left behind"
+
+
+def test_a_damaged_record_is_noticed(storage: Storage, registered: Register) -> None:
+    promote(storage, "lung", registered(b"one"), base=0, by_flow="retrain")
+    data: Any = storage.get("promotions/lung/000001.json")
+    for damaged in (b"{", data.replace(b'"schema":1', b'"schema":9'), data.replace(b'"kind":"gate"', b'"kind":"x"')):
+        storage.put("promotions/lung/000001.json", damaged)
+        with pytest.raises(IntegrityError, match=r"000001\.json"):
+            champion(storage, "lung")
+
+
+def test_other_files_beside_the_records_are_no_records(storage: Storage, registered: Register) -> None:
+    promote(storage, "lung", registered(b"one"), base=0, by_flow="retrain")
+    storage.put("promotions/lung/README.txt", b"hello")
+    assert len(history(storage, "lung")) == 1
