@@ -8,7 +8,7 @@ from mhim_core.report.slide_pictures import AttendedSlide, SlidePictures, draw_s
 from mhim_core.slides.spec import TileSpec
 from mhim_core.slides.staging import staged
 from mhim_core.store.schema import FeatureTable
-from mhim_core.train.inference import decode_attention
+from mhim_core.train.inference import AttentionTable, decode_attention
 
 
 def slide_panel(
@@ -20,24 +20,27 @@ def slide_panel(
     num_top_tiles: int,
     caption: str = "",
 ) -> SlidePanel:
-    """The slide at `uri` (a path or an `s3://` URI) with the attention that an evaluated forward pass left."""
-    pictures = _draw(uri, table, attention, spec, num_top_tiles)
+    """The slide at `uri` (a path or an `s3://` URI) with the attention that an evaluated forward pass left.
+
+    `prediction`: of the slide, or of its patient; the attention is then the slide's part of the patient's.
+    """
+    found = decode_attention(attention)
+    pictures = _draw(uri, table, found, spec, num_top_tiles)
     return SlidePanel(
-        slide_id=prediction.slide_id,
+        slide_id=table.slide_id,
         overview=pictures.overview,
         heatmap=pictures.heatmap,
         top_tiles=pictures.top_tiles,
-        label=prediction.label,
-        predicted=prediction.predicted,
-        probability=max(prediction.probabilities),
+        prediction=prediction,
+        attention_share=float(found.attention.sum(dtype="float64")) if prediction.num_slides > 1 else None,
         num_tiles=len(table.features),
         caption=caption,
     )
 
 
-def _draw(uri: str, table: FeatureTable, attention: bytes, spec: TileSpec, num_top_tiles: int) -> SlidePictures:
+def _draw(uri: str, table: FeatureTable, found: AttentionTable, spec: TileSpec, num_top_tiles: int) -> SlidePictures:
     """Where the slide's file is gone or broken by now, the heat map lies on white."""
-    found, facts = decode_attention(attention), table.metadata
+    facts = table.metadata
     slide = AttendedSlide(
         found.coords_l0_px,
         found.attention,

@@ -1,39 +1,60 @@
 """The page of a prediction: who was predicted what, and where the models looked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flows.inputs import CohortInput
-from flows.models import model_names
-from flows.run_folder import Run, run_tiling, versions
+from flows.predictor import Predictor
+from flows.run_folder import versions
+from mhim_core.cohort.values import number_of
 from mhim_core.metrics import Estimate
 from mhim_core.outcome import Outcome
-from mhim_core.report.data import CohortSummary, FailedSlide, ModelResult, Prediction, ReportData, SlidePanel
+from mhim_core.report.data import (
+    ClassOutput,
+    CohortSummary,
+    FailedSlide,
+    ModelResult,
+    NumberOutput,
+    Prediction,
+    ReportData,
+    RiskOutput,
+    SlidePanel,
+)
+from mhim_core.report.predictions import height
+from mhim_core.report.wording import what_is_predicted
 from mhim_core.storage import Storage
+from mhim_core.task import TaskKind
 from mhim_core.types import BagId, Status
 
 if TYPE_CHECKING:
-    from mhim_core.store.bags import ParquetBags
+    from mhim_core.store.bags import PatientBags
 
 Rows = Sequence[dict[str, Any]]
 
 
 def prediction_page(
-    given: Run,
+    given: Predictor,
     rows: Rows,
     panels: Sequence[SlidePanel],
     cohort: CohortInput,
     outcome: Outcome,
     metrics: dict[str, Any] | None,
 ) -> str:
-    """The page as HTML; `metrics` are those of the labelled slides that the run did not train on."""
+    """The page as HTML; `metrics` are those of the bags with a target that the models did not train on."""
     from mhim_core.report.page import render_report
 
     estimates = {} if metrics is None else {key: Estimate(**one) for key, one in metrics["estimates"].items()}
     members = cohort.cohort.rows
+    unit, num_models = given.unit.value, len(given.fits)
+    models = f"{num_models} models" if num_models > 1 else "one model"
+    of_what = f" ({given.num_folds} folds, {given.num_seeds} seeds)" if given.num_seeds > 1 else ""
+    by = f"{'the mean of ' if num_models > 1 else ''}{models}{of_what}"
+    whose = "" if "run" in given.origin else f" of {given.words}"
     data = ReportData(
         title=f"Predictions for {cohort.cohort.name}",
-        task=f"{', '.join(given.classes)}, by the mean of {len(given.splits)} fold models.",
+        task=f"{what_is_predicted(given.task, unit)}, by {by}{whose}.",
+        kind=given.task.kind,
+        unit=unit,
         cohort=CohortSummary(
             name=cohort.cohort.name,
             num_slides=len(members),
@@ -43,43 +64,84 @@ def prediction_page(
             num_failed=outcome.count(Status.FAILED),
             num_skipped=outcome.count(Status.SKIPPED),
             failures=tuple(FailedSlide(row.slide_id, str(row.reason), row.message) for row in outcome.failed),
+            empty=tuple(row.slide_id for row in outcome.rows if row.status is Status.EMPTY),
         ),
         classes=given.classes,
-        protocol="Labels, where the table has them, were used for these figures and for nothing else.",
-        models=(ModelResult(name=model_names(given)[0], estimates=estimates, is_reported=True),) if estimates else (),
+        protocol="" if metrics is None else _protocol(given, metrics),
+        models=(ModelResult(name=given.reported, estimates=estimates, is_reported=True),) if estimates else (),
         predictions=tuple(as_prediction(given, row) for row in rows),
+        averaged=models if num_models > 1 else "",
         panels=tuple(panels),
-        encoder=given.record["encoder"],
-        tiling=given.record["tiling"],
-        provenance={"run": given.record["fingerprint"], "versions": versions()},
+        encoder=given.encoder,
+        tiling=given.tiling,
+        provenance={**given.origin, "weights sha256": given.digests, "versions": versions()},
         notes=() if metrics is None else tuple(metrics["notes"]),
     )
     return render_report(data)
 
 
 def draw_panels(
-    given: Run, rows: Rows, bags: "ParquetBags", cohort: CohortInput, out: Storage, num: int, top_tiles: int
+    given: Predictor, rows: Rows, bags: "PatientBags", cohort: CohortInput, out: Storage, num: int, top_tiles: int
 ) -> list[SlidePanel]:
-    """Heat maps of the mean attention, the surest predictions first."""
+    """Heat maps of the mean attention, at most `num` slides; the surest predictions (or the highest) first."""
+    from itertools import islice
+
+    predictions = [as_prediction(given, row) for row in rows]
+    ordered = sorted(predictions, key=lambda one: (-_sureness(one), one.bag_id))
+    return list(islice(_panels(given, ordered, bags, cohort, out, top_tiles), num))
+
+
+def _panels(
+    given: Predictor,
+    ordered: Sequence[Prediction],
+    bags: "PatientBags",
+    cohort: CohortInput,
+    out: Storage,
+    top_tiles: int,
+) -> Iterator[SlidePanel]:
     from flows.panels import slide_panel
 
     uris = {str(row.slide_id): row.uri for row in cohort.cohort.rows}
-    predictions = [as_prediction(given, row) for row in rows]
-    return [
-        slide_panel(
-            prediction,
-            uris[prediction.slide_id],
-            bags.read_table(BagId(prediction.slide_id)),
-            out.get(f"attention/{prediction.slide_id}.parquet"),
-            run_tiling(given),
-            top_tiles,
-            f"patient {prediction.patient_id}",
-        )
-        for prediction in sorted(predictions, key=lambda one: (-max(one.probabilities), one.slide_id))[:num]
-    ]
+    for one in ordered:
+        for table in bags.read_tables(BagId(one.bag_id)):
+            attention = out.get(f"attention/{table.slide_id}.parquet")
+            caption = f"patient {one.patient_id}"
+            yield slide_panel(one, uris[table.slide_id], table, attention, given.tile_spec(), top_tiles, caption)
 
 
-def as_prediction(given: Run, row: dict[str, Any]) -> Prediction:
+def as_prediction(given: Predictor, row: dict[str, Any]) -> Prediction:
     """A row of predictions.csv as the page knows it."""
+    return Prediction(
+        bag_id=str(row.get("slide_id") or row["patient_id"]),
+        patient_id=row["patient_id"],
+        output=_output(given, row),
+        site=row.get("site"),
+        num_slides=row.get("num_slides", 1),
+    )
+
+
+def _output(given: Predictor, row: dict[str, Any]) -> ClassOutput | RiskOutput | NumberOutput:
+    several = row["num_models"] > 1
+    if given.task.kind is TaskKind.survival:
+        return RiskOutput(row["time"], row["event"], row["risk"], row["risk_spread"] if several else None)
+    if given.task.kind is TaskKind.regression:
+        truth = None if row["label"] is None else number_of(row["label"])
+        return NumberOutput(truth, row["prediction"], row["prediction_spread"] if several else None)
     probabilities = tuple(row[f"probability_{name}"] for name in given.classes)
-    return Prediction(row["slide_id"], row["patient_id"], row["label"], row["predicted"], probabilities)
+    spread = tuple(row[f"spread_{name}"] for name in given.classes) if several else ()
+    calibrated = tuple(row[f"calibrated_{name}"] for name in given.classes if f"calibrated_{name}" in row)
+    return ClassOutput(row["label"], row["predicted"], probabilities, spread, calibrated, row.get("decision"))
+
+
+def _sureness(prediction: Prediction) -> float:
+    output = prediction.output
+    return max(output.probabilities) if isinstance(output, ClassOutput) else height(prediction)
+
+
+def _protocol(given: Predictor, metrics: dict[str, Any]) -> str:
+    is_survival = given.task.kind is TaskKind.survival
+    known, used = ("times and events", "Times and events") if is_survival else ("labels", "Labels")
+    return (
+        f"On the {metrics['num_bags']} {given.unit.value}s with {known}, of patients that no model has "
+        f"seen, by the mean prediction. {used} were used for these figures and for nothing else."
+    )

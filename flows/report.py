@@ -6,29 +6,30 @@ Cost: under 5 s a slide with a heat map.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from flows.config import ReportConfig
-from flows.evaluate import attention_key, ensure_evaluated
-from flows.models import model_names, results_of
+from flows.evaluate import VALIDATION_KEY, attention_key, ensure_evaluated, read_held_out
+from flows.models import FoldFits, model_names, results_of
 from flows.result import FlowResult
 from flows.run_folder import Run, read_run, run_tiling
+from mhim_core.cohort.tasks import bags_in
 from mhim_core.errors import NotFoundError
+from mhim_core.evaluation.held_out import FitId, HeldOut
 from mhim_core.fingerprint import canonical_json, fingerprint
-from mhim_core.metrics import Estimate, MeanStd, Metric, UndefinedMetricError
-from mhim_core.report.data import (
-    CohortSummary,
-    FoldResult,
-    ModelResult,
-    Prediction,
-    ReportData,
-    ReportFigure,
-    SlidePanel,
-    UpsampledSlide,
-)
+from mhim_core.metrics import METRICS
+from mhim_core.report.data import ClassOutput, CohortSummary, Prediction, ReportData, SlidePanel, UpsampledSlide
+from mhim_core.report.evaluated import FitFacts, fold_results, model_results, site_results, undefined_notes
+from mhim_core.report.numbers import format_amount
+from mhim_core.report.predictions import mean_predictions, sort_by_error
+from mhim_core.report.wording import protocol_of, title_of, what_is_predicted
+from mhim_core.task import SurvivalTarget, TaskKind, ValueTarget
+from mhim_core.train.options import Selection
 from mhim_core.types import BagId
 
 PAGE, CARD, MARKER = "report.html", "MODEL_CARD.md", "report.json"
+_FEW_PATIENTS = 50
 
 
 def run(config: ReportConfig) -> FlowResult:
@@ -54,44 +55,49 @@ def run(config: ReportConfig) -> FlowResult:
 
 def report_data(given: Run, metrics: dict[str, Any], config: ReportConfig) -> ReportData:
     """Everything on the page."""
-    predictions = _predictions(given)
-    reported = metrics["reported"]
+    from mhim_core.report.run_figures import EvaluatedRun, run_figures
+
+    fits = results_of(given)
+    rows = read_held_out(given)
+    held_out = EvaluatedRun(rows, read_held_out(given, VALIDATION_KEY), given.task, _unit(given), metrics)
+    predictions = _predictions(given, held_out.of_model(held_out.reported))
+    encoder = given.feature_set.encoder_id
+    num_seeds = len(given.seeds)
     return ReportData(
-        title=f"{given.record['cohort_name']}: {', '.join(given.classes)}",
-        task=(
-            f"Telling {', '.join(given.classes)} apart from whole slides, by {_model_sentence(given)} on features of "
-            f"{given.feature_set.encoder_id}."
-        ),
-        cohort=_cohort(given),
+        title=title_of(given.record["cohort_name"], given.task),
+        task=f"{what_is_predicted(given.task, _unit(given))}, by {_model_sentence(given)} on features of {encoder}.",
+        kind=given.task.kind,
+        unit=_unit(given),
+        num_seeds=num_seeds,
+        cohort=_cohort(given, metrics),
         classes=given.classes,
         protocol=_protocol(given, metrics),
-        models=tuple(
-            ModelResult(
-                name=name,
-                estimates={key: Estimate(**one) for key, one in model["pooled"].items()},
-                over_folds={key: MeanStd(**one) for key, one in model["over_folds"].items()},
-                is_reported=name == reported,
-            )
-            for name, model in metrics["models"].items()
-        ),
-        folds=_folds(given, metrics["models"][reported]["folds"]),
-        figures=tuple(_figures(given, metrics)),
-        predictions=tuple(predictions),
-        panels=tuple(_panels(given, predictions, config)),
+        models=model_results(metrics),
+        folds=fold_results(metrics, _fit_facts(given, fits)),
+        sites=site_results(metrics),
+        site_note=_site_note(given),
+        figures=tuple(run_figures(held_out, list(_curves(given, fits)), _selected_by(fits))),
+        predictions=predictions,
+        averaged=f"{num_seeds} seeds" if num_seeds > 1 else "",
+        panels=tuple(islice(_panels(given, predictions, config), config.max_heatmaps)),
         encoder=given.record["encoder"],
         tiling=given.record["tiling"],
-        training={
-            key: given.identity[key] for key in ("method", "model", "mhim", "fit", "splits") if key in given.identity
-        },
+        training=_training(given),
         provenance={
             "run": given.record["fingerprint"],
             "manifest version": given.record["manifest"]["version"],
             "manifest sha256": given.record["manifest"]["sha256"],
             "feature set": given.identity["feature_set"],
+            "cohort table sha256": given.record["cohort_sha256"],
             "versions": given.record["versions"],
         },
         notes=_notes(given, metrics),
     )
+
+
+def _unit(given: Run) -> str:
+    """What a bag is: slide or patient."""
+    return str(given.identity["target"]["bags"])
 
 
 def _model_sentence(given: Run) -> str:
@@ -99,7 +105,16 @@ def _model_sentence(given: Run) -> str:
     return f"{aggregator} trained with masked hard instance mining" if given.method == "mhim" else f"plain {aggregator}"
 
 
-def _cohort(given: Run) -> CohortSummary:
+def _training(given: Run) -> dict[str, Any]:
+    """The method's keys, as they identify the run."""
+    keys = ("method", "seeds", "target", "model", "mhim", "fit", "splits")
+    facts = {key: given.identity[key] for key in keys if key in given.identity}
+    if given.task.kind is not TaskKind.survival:
+        facts["target"] = {key: one for key, one in facts["target"].items() if key != "time_bins"}
+    return facts
+
+
+def _cohort(given: Run, metrics: dict[str, Any]) -> CohortSummary:
     entries = given.manifest().entries
     excluded = given.record["excluded"]
     members = [entries[slide.slide_id] for slide in given.slides]
@@ -113,136 +128,127 @@ def _cohort(given: Run) -> CohortSummary:
         num_failed=excluded["not embedded"],
         num_per_class={name: sum(slide.label == name for slide in given.slides) for name in given.classes},
         num_unlabelled=excluded["unlabelled"],
+        targets=_targets(given) | _sites(given, metrics),
         upsampled=tuple(UpsampledSlide(one.slide_id, one.upsample) for one in members if one.upsample > 1.0),
     )
 
 
+def _targets(given: Run) -> dict[str, str]:
+    """What is to be known of targets that are no classes."""
+    targets = [bag.target for bag in given.bags]
+    seen = [one for one in targets if isinstance(one, SurvivalTarget)]
+    values = sorted(one.value for one in targets if isinstance(one, ValueTarget))
+    if seen:
+        times = sorted(one.time for one in seen)
+        return {
+            "Events": f"{sum(one.event for one in seen)} of {len(seen)} {_unit(given)}s, the others censored",
+            "Times": f"{format_amount(times[0])} to {format_amount(times[-1])}",
+        }
+    if values:
+        return {"Values": f"{format_amount(values[0])} to {format_amount(values[-1])}"}
+    return {}
+
+
+def _sites(given: Run, metrics: dict[str, Any]) -> dict[str, str]:
+    sites = {bag.site for bag in given.bags if bag.site}
+    without = metrics["num_bags_without_site"]
+    if not sites:
+        return {}
+    return {"Sites": f"{len(sites)}" + (f", {without} held-out {_unit(given)}s without one" if without else "")}
+
+
 def _protocol(given: Run, metrics: dict[str, Any]) -> str:
-    num = len(given.splits)
-    scheme = "one split" if num == 1 else f"{num} patient-level folds"
-    return (
-        f"{scheme}; every slide is judged by a model that saw no slide of its patient and whose epoch was chosen on "
-        f"validation patients alone. Intervals are 95 % percentiles of {metrics['replicates']} bootstrap replicates "
-        "over patients on the pooled held-out predictions."
+    by_best = given.identity["fit"]["selection"] == Selection.best
+    selected_by = _selected_by(results_of(given))
+    return protocol_of(
+        unit=_unit(given),
+        num_folds=len(given.splits),
+        seeds=given.seeds,
+        replicates=metrics["replicates"],
+        selected_by=(METRICS[selected_by].title if selected_by in METRICS else "loss") if by_best else "",
+        uno_tau=metrics["uno_tau"],
     )
 
 
-def _folds(given: Run, folds: Sequence[dict[str, Any]]) -> tuple[FoldResult, ...]:
+def _selected_by(fits: Sequence[FoldFits]) -> str:
+    """What is watched on validation: the key of a metric, or loss."""
+    return next(iter(fits[0].results.values())).metric_name
+
+
+def _fit_facts(given: Run, fits: Sequence[FoldFits]) -> dict[FitId, FitFacts]:
     stage = model_names(given)[0]
-    return tuple(
-        FoldResult(
-            split.fold,
-            len(split.train),
-            len(split.validation),
-            len(split.test),
-            {name: Metric(**metric) for name, metric in fold.items()},
-            results[stage].best_epoch - 1,
+    splits = {split.fold: split for split in given.splits}
+    return {
+        FitId(one.seed, one.fold): FitFacts(
+            len(bags_in(given.bags, splits[one.fold].train)),
+            len(bags_in(given.bags, splits[one.fold].validation)),
+            one.results[stage].best_epoch,
         )
-        for split, fold, results in zip(given.splits, folds, results_of(given), strict=True)
-    )
+        for one in fits
+    }
 
 
-def _predictions(given: Run, model: str | None = None) -> list[Prediction]:
-    """Held-out predictions of one model (None: the reported one), by slide."""
-    import pyarrow.parquet as pq
-    from pyarrow import BufferReader
+def _curves(given: Run, fits: Sequence[FoldFits]) -> Iterator[Any]:
+    from mhim_core.report.figures import FitCurve
 
-    rows = pq.read_table(BufferReader(given.storage.get("evaluation/predictions.parquet"))).to_pylist()
-    wanted = model or model_names(given)[0]
-    return [
-        Prediction(
-            row["slide_id"],
-            row["patient_id"],
-            row["label"],
-            row["predicted"],
-            tuple(row[f"probability_{name}"] for name in given.classes),
-            row["fold"],
-        )
-        for row in rows
-        if row["model"] == wanted
-    ]
-
-
-def _figures(given: Run, metrics: dict[str, Any]) -> Iterator[ReportFigure]:
-    from mhim_core.report import figures
-
-    index = {label: position for position, label in enumerate(given.classes)}
-    predictions = _predictions(given)
-    truth = [index[one.label] for one in predictions if one.label is not None]
-    scores = [one.probabilities for one in predictions]
-    try:
-        yield ReportFigure(
-            "ROC", figures.roc_figure(_roc_series(given, metrics)), "Held-out slides; thin: single folds."
-        )
-    except UndefinedMetricError as error:
-        print(f"no ROC figure: {error}")
-    yield ReportFigure("Scores", figures.score_figure(truth, scores, given.classes), "Each dot is a held-out slide.")
-    yield ReportFigure("Calibration", figures.calibration_figure(truth, scores), "Dots by number of slides.")
-    curves = [
-        figures.FitCurve(
-            stage,
-            fit.fold,
-            [epoch.task_loss for epoch in fit.history],
-            [epoch.validation_auroc for epoch in fit.history],
-            fit.best_epoch - 1,
-        )
-        for results in results_of(given)
-        for stage, fit in sorted(results.items(), reverse=True)
-    ]
-    yield ReportFigure("Training", figures.training_figure(curves), "Dots mark the epochs that were kept.")
-
-
-def _roc_series(given: Run, metrics: dict[str, Any]) -> list[Any]:
-    from mhim_core.report.figures import RocSeries, Scores
-
-    def series(title: str, predictions: list[Prediction], column: int, estimate: Estimate | None) -> RocSeries:
-        def scores(members: list[Prediction]) -> Scores:
-            positive = given.classes[column]
-            return Scores(
-                [int(one.label == positive) for one in members], [one.probabilities[column] for one in members]
+    for one in fits:
+        for stage, fit in sorted(one.results.items(), reverse=True):
+            has_metric = fit.metric_name in METRICS
+            yield FitCurve(
+                stage,
+                one.seed,
+                one.fold,
+                [epoch.task_loss for epoch in fit.history],
+                [epoch.validation_metric if has_metric else epoch.validation_loss for epoch in fit.history],
+                fit.best_epoch - 1,
             )
 
-        folds = [[one for one in predictions if one.fold == split.fold] for split in given.splits]
-        return RocSeries(title, scores(predictions), tuple(scores(fold) for fold in folds if fold), estimate)
 
-    if len(given.classes) > 2:
-        predictions = _predictions(given)
-        return [series(f"{name} against the rest", predictions, i, None) for i, name in enumerate(given.classes)]
-    found = []
-    for name in model_names(given):
-        estimate = Estimate(**metrics["models"][name]["pooled"]["auroc"])
-        found.append(series(name, _predictions(given, name), 1, estimate))
-    return found
+def _predictions(given: Run, rows: Sequence[HeldOut]) -> tuple[Prediction, ...]:
+    return mean_predictions(rows, given.task, {bag.bag_id: len(bag.slide_ids) for bag in given.bags})
 
 
 def _panels(given: Run, predictions: Sequence[Prediction], config: ReportConfig) -> Iterator[SlidePanel]:
     """Wrong ones first, then the surest: what a reader wants to look at."""
     from flows.panels import slide_panel
-    from mhim_core.store.bags import ParquetBags
 
-    bags = ParquetBags(given.feature_store, given.manifest().bags())
+    source = given.bag_source()
     uris = {str(slide.slide_id): slide.uri for slide in given.slides}
-    ordered = sorted(predictions, key=lambda one: (one.predicted == one.label, -max(one.probabilities), one.slide_id))
-    for prediction in ordered[: config.max_heatmaps]:
-        table = bags.read_table(BagId(prediction.slide_id))
-        attention = given.storage.get(attention_key(prediction.slide_id))
-        caption = f"fold {prediction.fold}, patient {prediction.patient_id}"
-        uri = uris[prediction.slide_id]
-        yield slide_panel(prediction, uri, table, attention, run_tiling(given), config.top_tiles, caption)
+    for one in _ordered(given, predictions):
+        caption = f"fold {one.fold}, patient {one.patient_id}"
+        if len(given.seeds) > 1:
+            caption += f"; the attention is that of seed {given.seeds[0]}"
+        for table in source.read_tables(BagId(one.bag_id)):
+            attention = given.storage.get(attention_key(table.slide_id))
+            uri = uris[table.slide_id]
+            yield slide_panel(one, uri, table, attention, run_tiling(given), config.top_tiles, caption)
+
+
+def _ordered(given: Run, predictions: Sequence[Prediction]) -> list[Prediction]:
+    if given.task.kind is not TaskKind.classification:
+        return [row.prediction for row in sort_by_error(predictions)]
+
+    def key(one: Prediction) -> tuple[bool, float, str]:
+        assert isinstance(one.output, ClassOutput)
+        return one.output.predicted == one.output.label, -max(one.output.probabilities), one.bag_id
+
+    return sorted(predictions, key=key)
+
+
+def _site_note(given: Run) -> str:
+    """Had the models that judged a site's bags seen the site?"""
+    sites = {slide.slide_id: slide.site for slide in given.slides}
+    for split in given.splits:
+        fitted = {sites[slide_id] for slide_id in (*split.train, *split.validation)}
+        if any(sites[slide_id] in fitted for slide_id in split.test if sites[slide_id]):
+            return "Models were trained on other patients of the same sites: this is no test on new sites."
+    return "No model was trained on a slide of the site that it is judged on."
 
 
 def _notes(given: Run, metrics: dict[str, Any]) -> tuple[str, ...]:
-    notes = []
-    if metrics["num_patients"] < 50:
-        notes.append(
-            f"{metrics['num_patients']} patients are few: the intervals are wide, and the comparison of models is open."
-        )
-    undefined = {
-        f"{name} is undefined: {one['reason']}"
-        for name, one in metrics["models"][metrics["reported"]]["pooled"].items()
-        if one["value"] is None
-    }
-    return (*notes, *sorted(undefined))
+    num_patients = metrics["num_patients"]
+    few = (f"{num_patients} patients are few: the intervals are wide, and the comparison of models is open.",)
+    return (*(few if num_patients < _FEW_PATIENTS else ()), *undefined_notes(metrics))
 
 
 def _is_there(given: Run, digest: str) -> bool:

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mhim_core.metrics import Estimate, MeanStd, Metric
+from mhim_core.task import TaskKind
 
 
 class FailedSlide(NamedTuple):
@@ -38,11 +40,33 @@ class CohortSummary:
     num_per_class: Mapping[str, int] = field(default_factory=dict)
     """Labelled slides by class, in class order."""
     num_unlabelled: int = 0
+    targets: Mapping[str, str] = field(default_factory=dict)
+    """What else is known of the targets, such as events and censorings, as lines to show."""
     failures: tuple[FailedSlide, ...] = ()
     empty: tuple[str, ...] = ()
     """Ids of slides without tissue."""
     upsampled: tuple[UpsampledSlide, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+class Calibration(NamedTuple):
+    """Metrics by name of one model's probabilities, before and after each fit's temperature."""
+
+    before: Mapping[str, Estimate]
+    after: Mapping[str, Estimate]
+
+
+class RiskGroups(NamedTuple):
+    """One seed's bags of high and low predicted risk."""
+
+    seed: int
+    num_high: int
+    num_low: int
+    statistic: float | None
+    """Log-rank's χ² of one degree of freedom."""
+    p: float | None
+    reason: str = ""
+    """Why there is no test."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +76,22 @@ class ModelResult:
     name: str
     estimates: Mapping[str, Estimate]
     over_folds: Mapping[str, MeanStd] = field(default_factory=dict)
+    """Over all fits, where there are several seeds."""
     is_reported: bool = False
     """The model the run stands for; the others are for comparison."""
+    calibration: Calibration | None = None
+    decisions: Mapping[str, Estimate] = field(default_factory=dict)
+    """Of two classes: the metrics at each fit's own threshold."""
+    risk_groups: tuple[RiskGroups, ...] = ()
+    """Survival: by seed."""
+    risk_reason: str = ""
+    """Why there are no risk groups."""
 
 
 class FoldResult(NamedTuple):
-    """The reported model on one fold."""
+    """The reported model on one fold, of one seed. Numbers are of bags."""
 
+    seed: int
     fold: int
     num_train: int
     num_validation: int
@@ -66,17 +99,64 @@ class FoldResult(NamedTuple):
     metrics: Mapping[str, Metric]
     best_epoch: int | None = None
     """0-based."""
+    chosen: Mapping[str, Metric] = MappingProxyType({})
+    """What validation chose, by the heading to show: Temperature, Threshold, Median risk."""
 
 
-class Prediction(NamedTuple):
-    """One slide. `probabilities` (C,) in class order."""
+class SiteResult(NamedTuple):
+    """The reported model on the bags of one site."""
 
-    slide_id: str
-    patient_id: str
+    name: str
+    num_bags: int
+    num_patients: int
+    estimates: Mapping[str, Estimate]
+    decisions: Mapping[str, Estimate]
+    """Of two classes: at the thresholds that all validation bags chose."""
+
+
+class ClassOutput(NamedTuple):
+    """Classification of one bag."""
+
     label: str | None
     predicted: str
     probabilities: tuple[float, ...]
+    """(C,) in class order."""
+    spread: tuple[float, ...] = ()
+    """(C,) standard deviations over the models that were averaged; empty for one."""
+    calibrated: tuple[float, ...] = ()
+    """(C,) probabilities after temperature; empty: not made."""
+    decision: str | None = None
+    """Of two classes: at the threshold that validation chose; None: not made."""
+
+
+class RiskOutput(NamedTuple):
+    """Survival of one bag."""
+
+    time: float | None
+    event: bool | None
+    """False: censored at `time`."""
+    risk: float
+    """Higher for an earlier event; it has no unit."""
+    spread: float | None = None
+
+
+class NumberOutput(NamedTuple):
+    """Regression of one bag, in the cohort's unit."""
+
+    truth: float | None
+    predicted: float
+    spread: float | None = None
+
+
+class Prediction(NamedTuple):
+    """One bag: a slide, or all slides of a patient."""
+
+    bag_id: str
+    patient_id: str
+    output: ClassOutput | RiskOutput | NumberOutput
     fold: int | None = None
+    site: str | None = None
+    num_slides: int = 1
 
 
 class ReportFigure(NamedTuple):
@@ -96,10 +176,10 @@ class SlidePanel:
     heatmap: bytes
     top_tiles: bytes | None = None
     """The most attended tiles, the first at the top left."""
-    label: str | None = None
-    predicted: str | None = None
-    probability: float | None = None
-    """Of the predicted class."""
+    prediction: Prediction | None = None
+    """Of the bag that the slide belongs to."""
+    attention_share: float | None = None
+    """Where the bag is of several slides: of its attention, what this slide got."""
     num_tiles: int = 0
     caption: str = ""
 
@@ -112,14 +192,24 @@ class ReportData:
     task: str
     """One sentence: what is told from what, by which model."""
     cohort: CohortSummary
+    kind: TaskKind = TaskKind.classification
     classes: tuple[str, ...] = ()
     """In class order; of two the second is the positive one."""
+    unit: str = "slide"
+    """What a bag is: slide or patient."""
+    num_seeds: int = 1
+    """Trainings of every fold."""
     protocol: str = ""
     """How the numbers were obtained, in a sentence or two: folds, what chose the model, what the intervals are."""
     models: tuple[ModelResult, ...] = ()
     folds: tuple[FoldResult, ...] = ()
+    sites: tuple[SiteResult, ...] = ()
+    site_note: str = ""
+    """Whether a site's bags were judged by models that had seen the site."""
     figures: tuple[ReportFigure, ...] = ()
     predictions: tuple[Prediction, ...] = ()
+    averaged: str = ""
+    """What a prediction is the mean of, such as `3 seeds`; empty: of one model."""
     panels: tuple[SlidePanel, ...] = ()
     encoder: Mapping[str, object] = field(default_factory=dict)
     """The encoder's card."""

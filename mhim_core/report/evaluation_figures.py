@@ -49,14 +49,17 @@ def survival_figure(groups: Sequence[FollowedGroup], test: LogRank | None = None
         return png_bytes(figure)
 
 
-def reliability_figure(y_true: ArrayLike, before: ArrayLike, after: ArrayLike, num_bins: int = 10) -> bytes:
+def reliability_figure(
+    y_true: ArrayLike, before: ArrayLike, after: ArrayLike | None = None, num_bins: int = 10
+) -> bytes:
     """Accuracy against the top class's probability before and after the temperature; dots by the number of bags.
 
-    `y_true` (N,) classes, `before` and `after` (N, C) probabilities.
+    `y_true` (N,) classes, `before` and `after` (N, C) probabilities; `after` None: no temperature, one line.
     """
+    lines = [("before temperature", before)] if after is None else [("before temperature", before), ("after", after)]
     with blank_figure(4.6, 4.4) as (figure, (axes,)):
         axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.8, linestyle="--")
-        for colour, name, given in zip(COLOURS, ("before temperature", "after"), (before, after), strict=False):
+        for colour, (name, given) in zip(COLOURS, lines, strict=False):
             _reliability_line(axes, reliability_curve(y_true, given, num_bins), name, colour)
         axes.set(xlabel="Probability of the predicted class", ylabel="Share correct", xlim=(0, 1.03), ylim=(-0.03, 1.1))
         legend = axes.legend(loc="upper left", frameon=False, fontsize=8)

@@ -26,6 +26,7 @@ class AttendedSlide(NamedTuple):
     """(N,)."""
     tile_size_l0_px: tuple[int, int]
     slide_size_l0_px: tuple[int, int]
+    """(0, 0) where the features do not say: the file's then, or without it as far as the tiles reach."""
     mpp: MppUsed
     upsample: float
 
@@ -45,8 +46,10 @@ def draw_slide(path: Path | None, slide: AttendedSlide, spec: TileSpec, num_top_
     """
     top = top_tiles(slide.attention, num_top_tiles)
     if path is None:
+        slide = _sized(slide, _reach(slide))
         return _drawn(_blank(slide), slide, top, None)
     with open_slide(path) as reader:
+        slide = _sized(slide, (reader.info().width_l0_px, reader.info().height_l0_px))
         side_um = max(slide.slide_size_l0_px[0] * slide.mpp.x, slide.slide_size_l0_px[1] * slide.mpp.y)
         thumbnail = reader.thumbnail(slide.mpp, max(side_um / _MAX_SIDE_PX, slide.mpp.x, slide.mpp.y))
         tiles = _read_tiles(reader, slide, spec, top) if len(top) else None
@@ -84,6 +87,15 @@ def _read_tiles(reader: SlideReader, slide: AttendedSlide, spec: TileSpec, top: 
         geometry=geometry,
     )
     return np.concatenate([batch.tiles for batch in reader.tiles(plan)])
+
+
+def _sized(slide: AttendedSlide, size_l0_px: tuple[int, int]) -> AttendedSlide:
+    return slide if all(slide.slide_size_l0_px) else slide._replace(slide_size_l0_px=size_l0_px)
+
+
+def _reach(slide: AttendedSlide) -> tuple[int, int]:
+    right, bottom = slide.coords_l0_px.max(axis=0) + np.asarray(slide.tile_size_l0_px)
+    return int(right), int(bottom)
 
 
 def _blank(slide: AttendedSlide) -> NDArray[np.uint8]:

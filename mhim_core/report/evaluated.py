@@ -1,0 +1,109 @@
+"""From the evaluation's document (`mhim_core.evaluation.summary`) to the parts of a report."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mhim_core.evaluation.held_out import FitId
+from mhim_core.metrics import METRICS, Estimate, MeanStd, Metric
+from mhim_core.report.data import Calibration, FoldResult, ModelResult, RiskGroups, SiteResult
+
+TEMPERATURE, THRESHOLD, MEDIAN = "Temperature", "Threshold", "Median risk"
+
+
+class FitFacts(NamedTuple):
+    """What the evaluation's document does not say of a fit. Numbers are of bags."""
+
+    num_train: int
+    num_validation: int
+    best_epoch: int
+    """Counted from 1."""
+
+
+def model_results(metrics: Mapping[str, Any]) -> tuple[ModelResult, ...]:
+    """All models, in the document's order: the reported one first."""
+    binary = len(metrics["classes"]) == 2
+    return tuple(
+        ModelResult(
+            name=name,
+            estimates=estimates_of(model["pooled"]),
+            over_folds={key: MeanStd(**one) for key, one in model["over_folds"].items()},
+            is_reported=name == metrics["reported"],
+            calibration=_calibration(model),
+            # of more classes the highest probability decides, as in `pooled`
+            decisions=estimates_of(model["thresholded"]["pooled"]) if binary else {},
+            risk_groups=tuple(RiskGroups(**one) for one in model.get("risk_groups", {}).get("log_rank", [])),
+            risk_reason=model.get("risk_groups", {}).get("reason", ""),
+        )
+        for name, model in metrics["models"].items()
+    )
+
+
+def fold_results(metrics: Mapping[str, Any], facts: Mapping[FitId, FitFacts]) -> tuple[FoldResult, ...]:
+    """The reported model by seed and fold."""
+    model = metrics["models"][metrics["reported"]]
+    chosen = _chosen(model)
+    found = []
+    for one in model["folds"]:
+        fit = FitId(one["seed"], one["fold"])
+        known = facts[fit]
+        found.append(
+            FoldResult(
+                seed=fit.seed,
+                fold=fit.fold,
+                num_train=known.num_train,
+                num_validation=known.num_validation,
+                num_test=one["num_bags"],
+                metrics={name: Metric(**metric) for name, metric in one["metrics"].items()},
+                best_epoch=known.best_epoch - 1,
+                chosen={name: of_fits[fit] for name, of_fits in chosen.items() if fit in of_fits},
+            )
+        )
+    return tuple(found)
+
+
+def site_results(metrics: Mapping[str, Any]) -> tuple[SiteResult, ...]:
+    """The reported model by site; empty where no bag has one."""
+    binary = len(metrics["classes"]) == 2
+    return tuple(
+        SiteResult(
+            name,
+            site["num_bags"],
+            site["num_patients"],
+            estimates_of(site["pooled"]),
+            estimates_of(site["thresholded"]) if binary else {},
+        )
+        for name, site in metrics["models"][metrics["reported"]].get("sites", {}).items()
+    )
+
+
+def undefined_notes(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    """A sentence for each pooled metric of the reported model that has no value."""
+    pooled = metrics["models"][metrics["reported"]]["pooled"]
+    return tuple(
+        f"{METRICS[name].title} is undefined: {one['reason']}." for name, one in pooled.items() if one["value"] is None
+    )
+
+
+def estimates_of(found: Mapping[str, Any]) -> dict[str, Estimate]:
+    """Metrics by name."""
+    return {name: Estimate(**one) for name, one in found.items()}
+
+
+def _calibration(model: Mapping[str, Any]) -> Calibration | None:
+    if "calibration" not in model:
+        return None
+    return Calibration(*(estimates_of(model["calibration"][when]) for when in ("before", "after")))
+
+
+def _chosen(model: Mapping[str, Any]) -> dict[str, dict[FitId, Metric]]:
+    """By heading and fit, what validation chose."""
+    lists = {
+        TEMPERATURE: (model.get("calibration", {}).get("fits", []), "value"),
+        THRESHOLD: (model.get("thresholded", {}).get("fits", []), "value"),
+        MEDIAN: (model.get("risk_groups", {}).get("fits", []), "median"),
+    }
+    return {
+        heading: {FitId(one["seed"], one["fold"]): Metric(one[key], one.get("reason", "")) for one in fits}
+        for heading, (fits, key) in lists.items()
+        if fits
+    }

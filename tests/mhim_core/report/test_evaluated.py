@@ -1,0 +1,66 @@
+"""The evaluation's document as parts of a report, for every task, seed and site."""
+
+import pytest
+
+from mhim_core.evaluation.held_out import FitId
+from mhim_core.metrics import METRICS
+from mhim_core.report.evaluated import FitFacts, fold_results, model_results, site_results, undefined_notes
+
+
+def facts_of(run):
+    return {
+        FitId(seed, fold): FitFacts(10 + fold, 5, 7) for seed in run.metrics["seeds"] for fold in run.metrics["folds"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen"),
+    [
+        ("binary", ["Temperature", "Threshold"]),
+        ("multiclass", ["Temperature"]),
+        ("survival", ["Median risk"]),
+        ("regression", []),
+    ],
+)
+def test_every_fit_has_its_own_line_with_what_validation_chose(evaluated, kind, chosen):
+    run = evaluated(kind, seeds=2)
+    folds = fold_results(run.metrics, facts_of(run))
+    assert [(one.seed, one.fold) for one in folds] == [(seed, fold) for seed in (2021, 2022) for fold in range(3)]
+    assert [one.num_train for one in folds] == [10, 11, 12] * 2
+    for one in folds:
+        assert (one.num_test, one.best_epoch) == (8, 6)
+        assert list(one.chosen) == chosen
+        assert all(metric.value is not None for metric in one.chosen.values())
+    assert len({one.chosen["Threshold"].value for one in folds}) > 1 if kind == "binary" else True
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "survival", "regression"])
+def test_every_model_brings_what_its_task_has(evaluated, kind):
+    run = evaluated(kind, seeds=2)
+    models = model_results(run.metrics)
+    assert [(one.name, one.is_reported) for one in models] == [("mhim", True), ("plain", False)]
+    for one in models:
+        pooled = run.metrics["models"][one.name]["pooled"]
+        assert {name: found.value for name, found in one.estimates.items()} == {
+            name: found["value"] for name, found in pooled.items()
+        }
+        assert (one.calibration is not None) == (kind in ("binary", "multiclass"))
+        assert ("sensitivity" in one.decisions) == (kind == "binary")
+        assert [group.seed for group in one.risk_groups] == ([2021, 2022] if kind == "survival" else [])
+
+
+def test_sites_are_those_of_the_document(evaluated):
+    run = evaluated("binary", sites=("north", "south"))
+    sites = site_results(run.metrics)
+    assert [(one.name, one.num_bags, one.num_patients) for one in sites] == [("north", 12, 12), ("south", 12, 12)]
+    assert all(one.estimates["auroc"].value is not None for one in sites)
+    assert all("specificity" in one.decisions for one in sites)
+    assert site_results(evaluated("binary").metrics) == ()
+    assert site_results(evaluated("multiclass", sites=("x",)).metrics)[0].decisions == {}
+
+
+def test_what_is_undefined_is_said_by_its_title(evaluated):
+    run = evaluated("binary")
+    assert undefined_notes(run.metrics) == ()
+    run.metrics["models"]["mhim"]["pooled"]["auroc"] |= {"value": None, "reason": "all are of class 1"}
+    assert undefined_notes(run.metrics) == (f"{METRICS['auroc'].title} is undefined: all are of class 1.",)

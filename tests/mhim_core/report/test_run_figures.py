@@ -1,0 +1,62 @@
+"""A run's figures: those of its task, none of what is undefined, the same bytes each time."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from mhim_core.report import run_figures as module
+from mhim_core.report.figures import FitCurve
+from mhim_core.report.run_figures import run_figures
+
+FITS = [FitCurve("plain", 2021, fold, [0.7, 0.5], [0.6, 0.8], 1) for fold in range(3)]
+TITLES = {
+    "binary": ["ROC", "Scores", "Calibration", "Training"],
+    "multiclass": ["ROC", "Scores", "Calibration", "Training"],
+    "survival": ["Risk groups", "Training"],
+    "regression": ["Predicted and true", "Training"],
+}
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("kind", TITLES)
+def test_every_task_has_its_figures(evaluated, kind, seeds):
+    found = list(run_figures(evaluated(kind, seeds=seeds, unit="patient"), FITS, "auroc"))
+    assert [one.title for one in found] == TITLES[kind]
+    for one in found:
+        assert min(Image.open(io.BytesIO(one.image)).size) > 200
+    assert any("patient" in one.caption for one in found)
+    assert ("seed" in " ".join(one.caption.lower() for one in found)) == (seeds > 1)
+    again = list(run_figures(evaluated(kind, seeds=seeds, unit="patient"), FITS, "auroc"))
+    assert again == found
+
+
+def test_held_out_bags_of_one_class_have_no_roc_curve_but_the_rest(evaluated):
+    run = evaluated("binary")
+    rows = [row for row in run.test_rows if row.target.class_index == 1]
+    found = run_figures(run._replace(test_rows=rows), FITS, "auroc")
+    assert [one.title for one in found] == ["Scores", "Calibration", "Training"]
+
+
+def test_a_fit_without_temperature_leaves_the_probabilities_as_they_are(evaluated, monkeypatch):
+    run = evaluated("binary")
+    drawn = []
+    monkeypatch.setattr(module, "reliability_figure", lambda truth, before, after: drawn.append(after) or b"")
+    list(run_figures(run, FITS, "auroc"))
+    run.metrics["models"]["mhim"]["calibration"]["fits"][1]["value"] = None
+    list(run_figures(run, FITS, "auroc"))
+    assert drawn[0].shape == (24, 2)
+    assert drawn[1] is None
+
+
+def test_risks_without_validation_have_no_groups_to_draw(evaluated):
+    found = run_figures(evaluated("survival")._replace(validation_rows=[]), FITS, "harrell_c")
+    assert [one.title for one in found] == ["Training"]
+
+
+def test_the_training_figure_is_named_by_what_chose_the_epoch(evaluated, monkeypatch):
+    titles = []
+    monkeypatch.setattr(module, "training_figure", lambda curves, title: titles.append(title) or b"")
+    for selected_by in ("auroc", "harrell_c", "loss"):
+        list(run_figures(evaluated("regression"), FITS, selected_by))
+    assert titles == ["Validation AUROC", "Validation Harrell's C", "Validation loss"]
