@@ -2,6 +2,7 @@
 
     classification   auroc average_precision accuracy balanced_accuracy f1_macro kappa brier expected_calibration_error
                      sensitivity specificity · delong · roc_curve reliability_curve
+                     · ranking_scores
     survival         harrell_c uno_c log_rank · censoring_weights last_followed
     regression       mae rmse r2 spearman
     all at once      evaluate_predictions evaluate_survival evaluate_regression: patient-clustered bootstrap intervals
@@ -27,6 +28,7 @@ from mhim_core.metrics.bootstrap import (
 from mhim_core.metrics.classification import (
     BINARY_METRICS,
     CLASSIFICATION_METRICS,
+    RANKING_METRICS,
     accuracy,
     as_columns,
     auroc,
@@ -45,6 +47,7 @@ from mhim_core.metrics.classification import (
 )
 from mhim_core.metrics.curves import ReliabilityCurve, RocCurve, reliability_curve, roc_curve
 from mhim_core.metrics.paired import DeLong, delong
+from mhim_core.metrics.ranking import ranking_scores
 from mhim_core.metrics.regression import (
     REGRESSION_METRICS,
     bind_regression,
@@ -84,6 +87,7 @@ __all__ = [
     "BINARY_METRICS",
     "CLASSIFICATION_METRICS",
     "METRICS",
+    "RANKING_METRICS",
     "REGRESSION_METRICS",
     "SURVIVAL_METRICS",
     "BoundMetric",
@@ -127,6 +131,7 @@ __all__ = [
     "mean_of",
     "percentile_interval",
     "r2",
+    "ranking_scores",
     "reliability_curve",
     "replicate_values",
     "replicate_weights",

@@ -104,6 +104,9 @@ BINARY_METRICS: Mapping[str, MetricDefinition] = MappingProxyType(
 )
 """Of two classes at a threshold."""
 
+RANKING_METRICS = ("auroc", "average_precision")
+"""Of the order of the scores alone."""
+
 _DEFINITIONS = {**CLASSIFICATION_METRICS, **BINARY_METRICS}
 
 
@@ -141,16 +144,21 @@ def bind_classification(
     y_score: ArrayLike | None = None,
     y_pred: ArrayLike | None = None,
     names: Iterable[str] = tuple(CLASSIFICATION_METRICS),
+    *,
+    ranking: ArrayLike | None = None,
 ) -> dict[str, BoundMetric]:
     """The metrics called `names` on these N slides.
 
     `y_score` (N, C), or (N,) of class 1; `y_pred` (N,) defaults to the class of the highest score. Without `y_score`
-    only metrics that take classes may be named.
+    only metrics that take classes may be named. `ranking`, shaped as `y_score`: what AUROC and average precision order
+    slides by (say `ranking_scores` of the logits); by default `y_score`.
     """
     if y_pred is None:
         assert y_score is not None, "scores or predicted classes are needed"
         y_pred = np.argmax(as_columns(y_score), axis=1)
-    inputs = {name: y_pred if _DEFINITIONS[name].takes_classes else y_score for name in names}
+    by_order = y_score if ranking is None else ranking
+    given_as = {name: by_order if name in RANKING_METRICS else y_score for name in names}
+    inputs = {name: y_pred if _DEFINITIONS[name].takes_classes else given for name, given in given_as.items()}
     assert all(given is not None for given in inputs.values()), "a metric of scores was named without scores"
     return {name: _bind(name, y_true, given) for name, given in inputs.items() if given is not None}
 
@@ -161,15 +169,16 @@ def evaluate_predictions(
     patients: Sequence[str],
     *,
     y_pred: ArrayLike | None = None,
+    ranking: ArrayLike | None = None,
     replicates: int = 2000,
     seed: int = 2021,
 ) -> dict[str, Estimate]:
     """All classification metrics with their intervals from one set of replicates.
 
-    `probabilities` (N, C), or (N,) of class 1; `y_pred` (N,) defaults to the most probable class. Never choose the
-    threshold behind `y_pred` on these slides.
+    `probabilities` (N, C), or (N,) of class 1; `y_pred` (N,) defaults to the most probable class; `ranking` as
+    `bind_classification`. Never choose the threshold behind `y_pred` on these slides.
     """
-    bound = bind_classification(y_true, probabilities, y_pred)
+    bound = bind_classification(y_true, probabilities, y_pred, ranking=ranking)
     return estimate(bound, patients, replicates=replicates, seed=seed)
 
 
@@ -256,6 +265,8 @@ def _class_indices(values: ArrayLike, name: str) -> Ints:
     array = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}; (N,) is needed")
+    if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+        raise ValueError(f"{name} must hold class indices 0, 1, …; NaN, infinity or something that is no number was found")
     indices = array.astype(np.int64)
     if (indices != array).any() or (indices < 0).any():
         raise ValueError(f"{name} must hold class indices 0, 1, …, not scores or negative numbers")

@@ -30,8 +30,14 @@ class ReliabilityCurve(NamedTuple):
 
 
 def roc_curve(y_true: ArrayLike, y_score: ArrayLike) -> RocCurve:
-    """The ROC curve of class 1 against class 0, a point per distinct score. Raises UndefinedMetricError as auroc."""
+    """The ROC curve of class 1 against class 0, a point per distinct score.
+
+    `y_true` (N,) 0 or 1; `y_score` (N,) of class 1, or (N, 2), of which the second column counts. Of more classes, give
+    one against the rest. Raises UndefinedMetricError as auroc, ValueError for more than two columns.
+    """
     truth, score_NC = check_class_inputs("auroc", y_true, y_score)
+    if score_NC.shape[1] > 2:
+        raise ValueError(f"a ROC curve is of two classes; y_score has {score_NC.shape[1]}: give one against the rest")
     if reason := missing_class(truth, score_NC.shape[1]):
         raise UndefinedMetricError(reason)
     positive = truth == 1

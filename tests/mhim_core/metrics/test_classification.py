@@ -127,6 +127,10 @@ def test_an_absent_class_and_an_empty_list_are_undefined():
         ([0, 2], [0.1, 0.2], "class 2"),
         ([0, 0.5], [0.1, 0.2], "class indices"),
         ([0, -1], [0.1, 0.2], "class indices"),
+        ([0, np.nan], [0.1, 0.2], "class indices .*NaN"),
+        ([0, np.inf], [0.1, 0.2], "class indices .*infinity"),
+        ([0, None], [0.1, 0.2], "class indices"),
+        (["0", "1"], [0.1, 0.2], "class indices"),
         ([0, 1], [[0.1], [0.2]], "shape"),
     ],
 )
@@ -148,6 +152,13 @@ def test_the_roc_curve_encloses_the_auroc_and_equals_scikit_learn(seed):
     np.testing.assert_allclose(curve.false_positive_rate, expected[0])
     np.testing.assert_allclose(curve.true_positive_rate, expected[1])
     np.testing.assert_array_equal(curve.thresholds, expected[2])
+
+
+def test_a_roc_curve_of_three_classes_is_refused_instead_of_one_class_being_picked():
+    truth, probability = predictions(3, num_classes=3)
+    with pytest.raises(ValueError, match="two classes; y_score has 3"):
+        roc_curve(truth, probability)
+    assert len(roc_curve(truth == 2, probability[:, 2]).thresholds) > 2
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
