@@ -52,7 +52,7 @@ FLOWS = {
     "predict": FlowCommand(
         "predict",
         "PredictConfig",
-        "new slides through a run's models",
+        "new slides through a run's models, or a registered model",
         "run=runs/first cohort=new.csv out=predictions/new",
     ),
     "report": FlowCommand("report", "ReportConfig", "one HTML page with heat maps", "run=runs/first"),

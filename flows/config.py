@@ -362,12 +362,26 @@ class PredictConfig(
     PageKeys,
     CohortKeys,
     OutKeys,
-    RunKeys,
 ):
-    """mhim predict: new slides through the run's fold models."""
+    """mhim predict: new slides through a run's fold models, or through a registered model."""
 
+    run: str = ""
+    """The training run whose fold models predict (the out= of mhim train); empty: model= says what does."""
+    model: str = ""
+    """The registered model that predicts: lung@champion or lung@<version>; empty: run= says what does."""
+    registry: str = ""
+    """With model=: its registry, a folder or s3://bucket/prefix; otherwise unused."""
     store: str = ""
-    """The feature store of the new slides; empty: the run's."""
+    """The feature store of the new slides; empty: the run's, or with model= the folder features/ in out=."""
+
+    def check_source(self) -> None:
+        """ConfigError unless there is one source of models."""
+        if bool(self.run) == bool(self.model):
+            raise ConfigError(
+                "give run=, a training run, or model=, such as lung@champion with its registry=: one of the two"
+            )
+        if self.model and not self.registry:
+            raise ConfigError(f"model={self.model} needs registry=, the registry that holds it")
 
 
 @dataclass(frozen=True, kw_only=True)

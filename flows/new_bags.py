@@ -1,12 +1,11 @@
-"""New bags, and how good their predictions are where the table has targets that the run has never seen."""
+"""New bags, and how good their predictions are where the table has targets that no model has seen."""
 
 import json
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from flows.run_folder import Run
-from mhim_core.cohort.options import BagUnit
+from flows.predictor import Predictor
 from mhim_core.cohort.table import CohortRow, natural_key
 from mhim_core.cohort.values import number_of
 from mhim_core.evaluation.judge import metrics_of
@@ -27,13 +26,12 @@ class NewBag(NamedTuple):
     rows: tuple[CohortRow, ...]
 
 
-def new_bags(given: Run, rows: Sequence[CohortRow], entries: Container[SlideId]) -> list[NewBag]:
-    """The table's bags in natural order, in the unit that the run was trained on."""
-    by_slide = given.identity["target"]["bags"] == BagUnit.slide.value
+def new_bags(given: Predictor, rows: Sequence[CohortRow], entries: Container[SlideId]) -> list[NewBag]:
+    """The table's bags in natural order, in the unit that the models were trained on."""
     members: dict[str, list[CohortRow]] = defaultdict(list)
     for row in sorted(rows, key=lambda one: natural_key(one.slide_id)):
         if row.slide_id in entries:
-            members[row.slide_id if by_slide else row.patient_id].append(row)
+            members[row.slide_id if given.by_slide else row.patient_id].append(row)
     found = []
     for bag_id in sorted(members, key=natural_key):
         own = members[bag_id]
@@ -45,31 +43,31 @@ def new_bags(given: Run, rows: Sequence[CohortRow], entries: Container[SlideId])
 
 
 def external_metrics(
-    given: Run, bags: Sequence[NewBag], rows: Sequence[dict[str, Any]], entries: Mapping[SlideId, CommitRecord]
+    given: Predictor, bags: Sequence[NewBag], rows: Sequence[dict[str, Any]], entries: Mapping[SlideId, CommitRecord]
 ) -> dict[str, Any] | None:
-    """The metrics of the bags with a target that the run has never seen; None where there is none.
+    """The metrics of the bags with a target that no model has ever seen; None where there is none.
 
-    Bags of the run's patients, or with the content of the run's slides, were trained on by some of its fold models:
-    they are predicted, and left out here.
+    Bags of patients, or with the content of slides, that some of the models were trained on are predicted, and left
+    out here.
     """
-    patients = {slide.patient_id for slide in given.slides}
-    manifest = given.manifest().entries
-    sources = {manifest[slide.slide_id].source for slide in given.slides}
+    trained_on = given.card.trained_on
     labelled = [(bag, row) for bag, row in zip(bags, rows, strict=True) if _has_target(row)]
     known = {
         bag.bag_id
         for bag, _ in labelled
-        if bag.patient_id in patients or any(entries[slide_id].source in sources for slide_id in bag.slide_ids)
+        if trained_on.knows_patient(bag.patient_id)
+        or any(trained_on.knows_source(entries[slide_id].source) for slide_id in bag.slide_ids)
     }
     fresh = [row for bag, row in labelled if bag.bag_id not in known]
     judged = [row for row in fresh if _is_readable(given, row)]
     notes = []
     if known:
         notes.append(
-            f"{len(known)} labelled {bag_words(given)} are of patients the run was trained on; no metric counts them."
+            f"{len(known)} labelled {bag_words(given)} are of patients that models were trained on; no metric counts "
+            "them."
         )
     if foreign := sorted({str(row["label"]) for row in fresh if not _is_readable(given, row)}):
-        what = "class of the run" if given.classes else "number"
+        what = "class of the models" if given.classes else "number"
         notes.append(f"Labels that are no {what}, and count in no metric: {', '.join(foreign[:10])}.")
     if not judged:
         for note in notes:
@@ -86,13 +84,13 @@ def _has_target(row: dict[str, Any]) -> bool:
     return row["label"] is not None
 
 
-def _is_readable(given: Run, row: dict[str, Any]) -> bool:
+def _is_readable(given: Predictor, row: dict[str, Any]) -> bool:
     if given.task.kind is TaskKind.classification:
         return row["label"] in given.classes
     return given.task.kind is TaskKind.survival or number_of(row["label"]) is not None
 
 
-def _estimates(given: Run, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _estimates(given: Predictor, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     patients = [row["patient_id"] for row in rows]
     if given.task.kind is TaskKind.survival:
         times, events = [row["time"] for row in rows], [row["event"] for row in rows]
@@ -105,7 +103,7 @@ def _estimates(given: Run, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return dict(evaluate_predictions(classes, scores, patients))
 
 
-def print_metrics(given: Run, metrics: dict[str, Any] | None) -> None:
+def print_metrics(given: Predictor, metrics: dict[str, Any] | None) -> None:
     """The main one, in a line."""
     if metrics is None:
         return
@@ -116,9 +114,9 @@ def print_metrics(given: Run, metrics: dict[str, Any] | None) -> None:
     for note in metrics["notes"]:
         print(note)
     title = metrics_of(given.task.kind)[name].title
-    print(f"{metrics['num_bags']} of them are labelled and new to the run: {title} {value}{interval}")
+    print(f"{metrics['num_bags']} of them are labelled and new to the models: {title} {value}{interval}")
 
 
-def bag_words(given: Run) -> str:
-    """What a bag of the run is, in the plural."""
-    return "slides" if given.identity["target"]["bags"] == BagUnit.slide.value else "patients"
+def bag_words(given: Predictor) -> str:
+    """What a bag is, in the plural."""
+    return "slides" if given.by_slide else "patients"

@@ -5,12 +5,14 @@ from typing import Any
 
 from flows.new_bags import NewBag
 from flows.new_bags import external_metrics as metrics_of_bags
+from mhim_core.features import SourceIdentity
+from mhim_core.registry.card import TrainedOn
 from mhim_core.task import Task, TaskKind
 from mhim_core.types import BagId, PatientId, SlideId
 
 
 def entry(source: str) -> Any:
-    return SimpleNamespace(source=source)
+    return SimpleNamespace(source=SourceIdentity(10, source))
 
 
 def row(slide_id: str, patient_id: str, label: str | None, tumour: float) -> dict[str, Any]:
@@ -19,11 +21,19 @@ def row(slide_id: str, patient_id: str, label: str | None, tumour: float) -> dic
 
 
 RUN: Any = SimpleNamespace(
-    slides=(SimpleNamespace(slide_id="old", patient_id="p-old"),),
+    card=SimpleNamespace(
+        trained_on=TrainedOn.of(
+            cohort="c",
+            feature_set="f",
+            manifest_version=1,
+            manifest_sha256="m",
+            patients=["p-old"],
+            sources=[SourceIdentity(10, "old bytes")],
+        )
+    ),
     classes=("normal", "tumour"),
     task=Task(kind=TaskKind.classification, classes=("normal", "tumour")),
-    identity={"target": {"bags": "slide"}},
-    manifest=lambda: SimpleNamespace(entries={"old": entry("old bytes")}),
+    by_slide=True,
 )
 NEW = [row("a", "p1", "normal", 0.1), row("b", "p2", "tumour", 0.9), row("c", "p3", None, 0.5)]
 SOURCES = {name: entry(f"{name} bytes") for name in "abcde"}
