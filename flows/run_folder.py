@@ -164,6 +164,15 @@ def pinned_manifest(storage: Storage) -> Pin | None:
     return Pin(record["identity"]["feature_set"], pin["version"], pin["sha256"])
 
 
+def pinned_teachers(storage: Storage, teacher: str) -> dict[str, str] | None:
+    """The stage-1 models that the run in this folder took from `teacher` when it was founded; None where it did not."""
+    record = _maybe_read(storage)
+    if record is None or record["config"].get("teacher") != teacher:
+        return None
+    teachers: dict[str, str] | None = record["identity"].get("teachers")
+    return teachers
+
+
 def read_run(uri: str) -> Run:
     """The run at a folder or `s3://` URI. Raises InputError if there is none, IntegrityError if it is damaged."""
     storage = open_storage(uri)
@@ -271,7 +280,8 @@ def _cohort_rows(slides: tuple[CohortRow, ...], splits: tuple[Split, ...]) -> li
 
 def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
     """`epochs: 200 there, 20 here, …`, in the words of the keys that a person gave."""
-    shared = present["identity"].keys() & wanted["identity"].keys()  # a plain run has no section of MHIM's keys
+    # a plain run has no section of MHIM's keys; which teachers are taken is said in words
+    shared = (present["identity"].keys() & wanted["identity"].keys()) - {"teachers"}
     there, here = _settings(present, shared), _settings(wanted, shared)
     keys = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
     parts = [f"{key}: {there.get(key, 'none')} there, {here.get(key, 'none')} here" for key in keys[:6]]
@@ -282,6 +292,8 @@ def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
         parts.append("the slides, their labels, patients or folds")
     if present["identity"]["feature_set"] != wanted["identity"]["feature_set"] and not parts:
         parts.append("the features: another version of the encoder or of the tissue finder")
+    if present["identity"].get("teachers") != wanted["identity"].get("teachers"):
+        parts.append("the stage-1 models that are taken from another run")
     return ", ".join(parts)
 
 

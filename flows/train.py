@@ -8,7 +8,7 @@ Ray. Exit code: 0, 2, 5 (the folder holds a run of another configuration), 6.
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from cluster.session import check_address, ray_session
@@ -17,20 +17,22 @@ from flows.config import Method, TrainConfig, part
 from flows.inputs import load_cohort
 from flows.progress import METRIC_TITLES, FitProgress
 from flows.result import FlowResult
-from flows.run_folder import Run, cohort_identity, read_run, start_run, versions
+from flows.run_folder import Run, cohort_identity, pinned_teachers, read_run, start_run, versions
+from flows.tracking import mirror_run
 from flows.training_data import TrainingData, choose_features, choose_manifest, training_data
 from mhim_core.cohort.options import SplitOptions, TaskOptions
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import Cohort
-from mhim_core.cohort.tasks import bags_in
+from mhim_core.cohort.tasks import BagMembers, bags_in, make_bags
 from mhim_core.errors import ConfigError
 from mhim_core.fingerprint import canonical_json
 from mhim_core.mil.options import MhimOptions, ModelOptions
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.manifest import Manifest, newest_version
 from mhim_core.store.record import CommitRecord
+from mhim_core.task import Task
 from mhim_core.train.options import FitExecution, FitOptions
-from mhim_core.train.plan import FoldBags, LabelledBag, Stage, TrainPlan, fit_name, plan_fits
+from mhim_core.train.plan import FitSpec, FoldBags, LabelledBag, Stage, TrainPlan, fit_name, plan_fits
 from mhim_core.types import BagId, SlideId
 
 
@@ -53,11 +55,13 @@ def run(config: TrainConfig) -> FlowResult:
     plan = train_plan(given, config)
     if all_finished(given, plan):
         print(f"{given.storage.uri}: all {len(plan.fits)} fits are finished; nothing to do")
+        mirror_run(given, config)
         return FlowResult(outputs={"run": given.storage.uri}, recomputed=False)
     if config.teacher:
         take_teachers(given, config)
     for result in fit_all(given, plan, config):
         print(f"{result.name}: validation {_judged(result)} at epoch {result.best_epoch}")
+    mirror_run(given, config)
     print(f"run: {given.storage.uri}")
     return FlowResult(outputs={"run": given.storage.uri})
 
@@ -76,6 +80,8 @@ def open_run(
         "task": data.task,
         "feature_set": feature_set.fingerprint,
     }
+    if not config.gpus_per_worker:
+        identity["threads_per_worker"] = config.threads_per_worker  # a sum's last bits depend on it
     if config.method is Method.mhim:
         identity["mhim"] = part(config, MhimOptions)
     record = {
@@ -92,8 +98,34 @@ def open_run(
     teachers = None
     if config.teacher:
         wanted = plain["identity"] | {"cohort": cohort_identity(data.slides, data.splits)}
-        teachers = _teacher_digests(config, wanted, manifest)
+        standing = pinned_teachers(open_storage(config.out), config.teacher)  # a run that has them stands on its own
+        teachers = _teacher_digests(config, wanted, manifest) if standing is None else standing
+    _check_plan(config, data)
     return start_run(open_storage(config.out), plain, data.slides, data.splits, teachers)
+
+
+def _check_plan(config: TrainConfig, data: TrainingData) -> None:
+    """What could refuse the plan does so before the run is founded, or the corrected keys would not fit it."""
+    bags = make_bags(data.slides, data.task, config.bags)
+    TrainPlan(
+        fits=_fits(config, data.task, bags, data.splits, seeds_of(config)),
+        d_in=1,
+        task=data.task,
+        model=part(config, ModelOptions),
+        mhim=part(config, MhimOptions),
+        fit=part(config, FitOptions),
+    )
+
+
+def _fits(
+    config: TrainConfig, task: Task, bags: Sequence[BagMembers], splits: Sequence[Split], seeds: Sequence[int]
+) -> tuple[FitSpec, ...]:
+    def labelled(slide_ids: tuple[SlideId, ...]) -> tuple[LabelledBag, ...]:
+        return tuple(LabelledBag(bag.bag_id, bag.target) for bag in bags_in(bags, slide_ids))
+
+    folds = [FoldBags(split.fold, labelled(split.train), labelled(split.validation)) for split in splits]
+    stage = Stage.mhim if config.method is Method.mhim else Stage.plain
+    return plan_fits(folds, stage, task, seeds, with_stage_one=not config.teacher)
 
 
 def seeds_of(config: TrainConfig) -> list[int]:
@@ -104,16 +136,8 @@ def seeds_of(config: TrainConfig) -> list[int]:
 def train_plan(given: Run, config: TrainConfig) -> TrainPlan:
     """Seeds × folds × stages. A teacher precedes its student; one worker group runs them all."""
 
-    def bags(slide_ids: tuple[SlideId, ...]) -> tuple[LabelledBag, ...]:
-        return tuple(LabelledBag(bag.bag_id, bag.target) for bag in bags_in(given.bags, slide_ids))
-
-    def fold_bags(split: Split) -> FoldBags:
-        return FoldBags(split.fold, bags(split.train), bags(split.validation))
-
-    stage = Stage.mhim if config.method is Method.mhim else Stage.plain
-    folds = [fold_bags(split) for split in given.splits]
     return TrainPlan(
-        fits=plan_fits(folds, stage, given.task, given.seeds, with_stage_one=not config.teacher),
+        fits=_fits(config, given.task, given.bags, given.splits, given.seeds),
         d_in=given.feature_set.dim,
         task=given.task,
         model=part(config, ModelOptions),
@@ -136,13 +160,15 @@ def all_finished(given: Run, plan: TrainPlan) -> bool:
 
 
 def take_teachers(given: Run, config: TrainConfig) -> None:
-    """Copy the other run's stage-1 models into this run, so that it stands on its own."""
-    from mhim_core.train.results import import_stage_one
+    """Copy the other run's stage-1 models into this run, so that it stands on its own; what it has is left alone."""
+    from mhim_core.train.results import import_stage_one, read_result
 
-    other = read_run(config.teacher)
-    for seed in given.seeds:
-        for split in given.splits:
-            import_stage_one(other.storage, given.storage, fit_name(seed, split.fold, Stage.plain))
+    names = [fit_name(seed, split.fold, Stage.plain) for seed in given.seeds for split in given.splits]
+    missing = [name for name in names if read_result(given.storage, name) is None]
+    if missing:
+        other = read_run(config.teacher)
+        for name in missing:
+            import_stage_one(other.storage, given.storage, name)
 
 
 def _teacher_digests(config: TrainConfig, wanted: dict[str, Any], manifest: Manifest) -> dict[str, str]:
@@ -160,6 +186,8 @@ def _teacher_digests(config: TrainConfig, wanted: dict[str, Any], manifest: Mani
         differing.append("feature manifest")
     if missing := sorted(set(wanted["seeds"]) - set(other.seeds)):
         differing.append(f"seeds ({', '.join(map(str, missing))} are not there)")
+    if other.identity["fit"]["precision"] != wanted["fit"]["precision"]:
+        differing.append("precision")
     if differing:
         raise ConfigError(f"teacher={config.teacher}: that run has other {', '.join(differing)}; a teacher must match")
     digests = {}

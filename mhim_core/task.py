@@ -110,7 +110,8 @@ def fit_task(task: Task, targets: Sequence[Target]) -> FittedTask:
     elif task.kind is TaskKind.regression:
         values = [target.value for target in targets if isinstance(target, ValueTarget)]
         mean = math.fsum(values) / len(values)
-        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values)) or 1.0
+        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+        deviation = 1.0 if min(values) == max(values) else deviation  # rounding leaves something of nothing
     return FittedTask(
         kind=task.kind,
         classes=task.classes,

@@ -195,6 +195,8 @@ class MhimOptions:
             raise ConfigError(
                 f"recycle_queries={self.recycle_queries} must be at least 1; random_mask_ratio=0 disables recycling"
             )
+        if self.recycle_at_test is RecycleAtTest.on and not self.recycles:
+            raise ConfigError("recycle_at_test=on needs recycled tokens, and random_mask_ratio=0 disables them")
         if not 0 < self.temperature < math.inf:
             raise ConfigError(f"temperature={self.temperature} must be a number above 0")
         if not 0 <= self.consistency_weight < math.inf:

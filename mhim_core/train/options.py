@@ -62,6 +62,8 @@ class FitOptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ConfigError(f"{name}={value} must be a number and not negative")
+        if self.class_weights and self.balanced_sampling:
+            raise ConfigError("class_weights and balanced_sampling both correct for rare classes; choose one of them")
         if not 0 < self.learning_rate < math.inf or self.learning_rate < self.min_learning_rate:
             raise ConfigError(
                 f"learning_rate={self.learning_rate} must be above 0 and not below "

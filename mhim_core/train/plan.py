@@ -1,5 +1,6 @@
 """What is to be fitted: seeds × folds × stages, as plain data. Light: no torch."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 from mhim_core.errors import ConfigError, SplitError
 from mhim_core.mil.options import MhimOptions, ModelOptions
-from mhim_core.task import ClassTarget, SurvivalTarget, Target, Task, TaskKind, ValueTarget
+from mhim_core.task import ClassTarget, SurvivalTarget, Target, Task, TaskKind, ValueTarget, fit_task
 from mhim_core.train.options import FitExecution, FitOptions
 from mhim_core.types import BagId
 
@@ -123,8 +124,13 @@ def _check_fold(fold: FoldBags, task: Task) -> None:
         raise SplitError(f"{where}: bags without a target of the task {task.kind}: {', '.join(strange[:10])}")
     if task.kind is TaskKind.classification:
         _check_classes(fold, len(task.classes), where)
-    elif task.kind is TaskKind.survival and not any(_has_event(bag) for bag in fold.train):
-        raise SplitError(f"{where}: no training bag has an event; time bins are quantiles of the uncensored times")
+    unusable = [bag.bag_id for bag in (*fold.train, *fold.validation) if not _is_finite(bag.target)]
+    if unusable:
+        raise SplitError(f"{where}: targets that are not finite numbers: {', '.join(unusable[:10])}")
+    try:
+        fit_task(task, [bag.target for bag in fold.train])  # of every fold, before the first is trained
+    except ConfigError as error:
+        raise SplitError(f"{where}: {error}") from None
 
 
 _TARGET_OF = {
@@ -134,8 +140,10 @@ _TARGET_OF = {
 }
 
 
-def _has_event(bag: LabelledBag) -> bool:
-    return isinstance(bag.target, SurvivalTarget) and bag.target.event
+def _is_finite(target: Target) -> bool:
+    if isinstance(target, ClassTarget):
+        return True
+    return math.isfinite(target.time if isinstance(target, SurvivalTarget) else target.value)
 
 
 def _check_classes(fold: FoldBags, num_classes: int, where: str) -> None:

@@ -4,6 +4,7 @@ process; the features are made up, so numbers show that a path works, not how we
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,7 @@ def test_another_run_s_stage_one_models_are_the_teachers(train: Callable[..., Pa
         (["seeds=2"], r"seeds (2022 are not there)"),
         (["folds=2"], "slides, targets or folds"),
         (["gated=true"], "model options"),
+        (["precision=float64"], "precision"),
         (["method=plain"], "only method=mhim has a teacher"),
     ],
 )
@@ -240,3 +242,38 @@ def test_a_users_own_aggregator_goes_the_whole_way_and_its_file_is_asked_for(
     assert len(model["plugin_sha256"]) == 64
     assert mhim("evaluate", f"run={folder}", words[0], "bootstrap_replicates=0").code == 0
     assert "unknown" in refused("train", "cohort=a", "store=b", "out=c", "aggregator=third-guess")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "said"),
+    [
+        (
+            lambda rows: [row | {"patient_id": "p"} for row in rows[:2]] + rows[2:],
+            ["bags=patient"],
+            "different targets",
+        ),
+        (survival_rows, ["class_weights=true", "scheme=folds", "time_bins=2"], "needs classes"),
+    ],
+)
+def test_what_is_refused_leaves_no_run_behind(
+    refused: Any,
+    write_table: Callable[..., Path],
+    made_store: Callable[..., str],
+    rows: Rows,
+    tmp_path: Path,
+    spoil: Callable[[Rows], Rows],
+    words: list[str],
+    said: str,
+) -> None:
+    mixed = [row for pair in zip(rows[:6], rows[6:], strict=True) for row in pair]
+    table, store = write_table(spoil(mixed)), made_store([row["slide_id"] for row in rows])
+    assert said in refused("train", f"cohort={table}", store, f"out={tmp_path / 'run'}", *QUICK, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_needs_its_teachers_run_no_more(train: Callable[..., Path], rows: Rows, tmp_path: Path) -> None:
+    first = train(rows, out="first")
+    second = train(rows, f"teacher={first}", out="second")
+    shutil.rmtree(first)
+    assert train(rows, f"teacher={first}", out="second") == second
+    assert "nothing to do" in train.said  # type: ignore[attr-defined]

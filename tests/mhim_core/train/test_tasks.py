@@ -104,7 +104,7 @@ def test_options_that_need_classes_are_refused_elsewhere(plan_of: PlanOf) -> Non
 
 def test_targets_of_another_task_and_a_fold_without_events_are_refused() -> None:
     bags = tuple(LabelledBag(BagId(name), SurvivalTarget(3.0, False)) for name in "abc")
-    with pytest.raises(SplitError, match="no training bag has an event"):
+    with pytest.raises(SplitError, match="fold 0: no training bag has an event"):
         plan_fits([FoldBags(0, bags[:2], bags[2:])], Stage.plain, SURVIVAL, [1])
     with pytest.raises(SplitError, match=r"without a target of the task regression: a, b, c"):
         plan_fits([FoldBags(0, bags[:2], bags[2:])], Stage.plain, REGRESSION, [1])
@@ -162,9 +162,7 @@ def test_a_students_teacher_may_come_from_another_run(plan_of: PlanOf, bags, tmp
         import_stage_one(other, second, plan.fits[0].name)
 
 
-def test_the_card_beside_a_model_names_data_metric_and_purpose(
-    plan_of: PlanOf, bags, tmp_path: Path
-) -> None:  # type: ignore[no-untyped-def]
+def test_the_card_beside_a_model_names_data_metric_and_purpose(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     plan = dataclasses.replace(plan_of(stage=Stage.plain), about={"versions": "mhim 1"}, provenance={"manifest": "m1"})
     storage = LocalStorage(tmp_path)
     (result,) = run_fits(plan, bags, storage, SingleProcess())
@@ -175,3 +173,24 @@ def test_the_card_beside_a_model_names_data_metric_and_purpose(
     assert card["provenance"] == {"manifest": "m1"}
     assert card["about"] == {"versions": "mhim 1"}
     assert "not for diagnosis" in card["intended_use"]
+
+
+def test_a_fold_whose_times_give_no_bins_is_refused_before_the_first_is_trained() -> None:
+    def bags(times: str) -> tuple[LabelledBag, ...]:
+        return tuple(LabelledBag(BagId(f"{times}{i}"), SurvivalTarget(float(t), True)) for i, t in enumerate(times))
+
+    folds = [FoldBags(0, bags("12345678"), bags("9")), FoldBags(1, bags("1112"), bags("3"))]
+    with pytest.raises(SplitError, match=r"fold 1: .* too few distinct values for time_bins=4"):
+        plan_fits(folds, Stage.plain, SURVIVAL, [1])
+
+
+def test_targets_that_are_no_numbers_are_refused_and_equal_ones_have_deviation_one() -> None:
+    bags = tuple(LabelledBag(BagId(name), ValueTarget(value)) for name, value in (("a", 1.0), ("b", float("nan"))))
+    with pytest.raises(SplitError, match="not finite numbers: b"):
+        plan_fits([FoldBags(0, bags[:1], bags[1:])], Stage.plain, REGRESSION, [1])
+    assert fit_task(REGRESSION, [ValueTarget(0.1)] * 3).target_deviation == 1.0
+
+
+def test_rare_classes_are_corrected_for_once() -> None:
+    with pytest.raises(ConfigError, match="choose one of them"):
+        FitOptions(class_weights=True, balanced_sampling=True)
