@@ -248,6 +248,8 @@ def painted_model(
         assert mhim("embed", *words, "encoder=hed-texture").code == 0
         assert mhim("train", *words, f"out={run}", *keys).code == 0
         assert mhim("model", "register", "lung", f"run={run}", f"registry={kept / 'registry'}").code == 0
+        predict = ("predict", f"run={run}", f"cohort={painted.new}", f"out={kept / 'by-run'}", "max_heatmaps=0")
+        assert mhim(*predict).code == 0
         shutil.rmtree(store)
         shutil.rmtree(run)
     shutil.copytree(kept / "registry", registry.root)
@@ -290,6 +292,20 @@ def test_a_champion_predicts_with_nothing_but_the_registry(
     assert again.code == 0
     for path, data in written.items():
         assert path.read_bytes() == data, f"{path} was computed anew"
+
+
+def test_a_run_and_the_model_made_of_it_predict_the_same(
+    mhim: Callable[..., Any], painted: Any, painted_model: str, registry: LocalStorage, kept: Path, tmp_path: Path
+) -> None:
+    words = (f"registry={registry.uri}", f"cohort={painted.new}", f"out={tmp_path / 'out'}", "max_heatmaps=0")
+    assert mhim("predict", f"model=lung@{painted_model}", *words).code == 0
+    other = {"run", "model", "version", "predicted_at"}
+    by_run, by_model = (
+        [{key: value for key, value in row.items() if key not in other} for row in read_rows(folder)]
+        for folder in (kept / "by-run", tmp_path / "out")
+    )
+    assert by_run == by_model
+    assert "run" in read_rows(kept / "by-run")[0]
 
 
 def test_predictions_of_two_models_are_not_mixed_and_a_damaged_one_predicts_nothing(

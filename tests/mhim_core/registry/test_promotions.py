@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from mhim_core.errors import ConflictError, InputError, IntegrityError
+from mhim_core.errors import ConflictError, InputError, IntegrityError, StorageError
 from mhim_core.registry.clock import store_time_s
+from mhim_core.registry.models import read_member_file, read_model_folder
 from mhim_core.registry.promotions import Kind, Promoted, champion, history, promote, rollback, withdrawn
 from mhim_core.storage import LocalStorage, Storage
 
@@ -154,3 +155,26 @@ def test_other_files_beside_the_records_are_no_records(storage: Storage, registe
     promote(storage, "lung", registered(b"one"), base=0, by_flow="retrain")
     storage.put("promotions/lung/README.txt", b"hello")
     assert len(history(storage, "lung")) == 1
+
+
+def test_a_crash_between_a_models_upload_and_its_promotion_leaves_the_champion_in_its_place(
+    storage: Storage, registered: Register
+) -> None:
+    one = registered(b"one")
+    promote(storage, "lung", one, base=0, by_flow="retrain")
+    two = registered(b"two")
+
+    class Crashing(LocalStorage):
+        def put_if_absent(self, key: str, data: bytes) -> bool:
+            raise StorageError("the machine is gone")
+
+    with pytest.raises(StorageError):
+        promote(Crashing(storage.uri), "lung", two, base=1, by_flow="retrain")
+    now = champion(storage, "lung")
+    assert now is not None
+    model = read_model_folder(storage, "lung", now.version)
+    assert model.version == one
+    assert read_member_file(storage, model, "members/seed-0.safetensors") == b"one"
+    for _ in range(2):
+        assert promote(storage, "lung", two, base=1, by_flow="retrain").is_ours
+    assert [record.version for record in history(storage, "lung")] == [one, two]
