@@ -1,20 +1,33 @@
 """Paired differences between models that were judged on the same held-out bags.
 
 Both are weighed by the same draws of patients, so what the bags have in common cancels. For the AUROC of two classes,
-one bag a patient and one seed, DeLong's test takes the bootstrap's place.
+one bag a patient and one seed, DeLong's test takes the bootstrap's place. Where several folds hold out a bag, folds are
+paired instead, and there is no interval: their test and training bags overlap.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 from typing import NamedTuple
 
 from mhim_core.errors import InputError
-from mhim_core.evaluation.held_out import HeldOut, Rows, bag_differences, by_seed, class_probabilities, class_targets
+from mhim_core.evaluation.held_out import (
+    HeldOut,
+    Rows,
+    bag_differences,
+    by_fold,
+    by_seed,
+    class_targets,
+    logits_of,
+    repeated_bags,
+)
 from mhim_core.evaluation.judge import (
+    Bind,
     Bootstrap,
     Censoring,
     TrainTargets,
+    bind_fold,
     bind_rows,
     bind_seeds,
     censoring_of,
@@ -23,15 +36,17 @@ from mhim_core.evaluation.judge import (
 )
 from mhim_core.metrics import (
     BoundMetric,
+    Metric,
     UndefinedMetricError,
     delong,
     percentile_interval,
+    ranking_scores,
     replicate_values,
 )
 from mhim_core.metrics.arrays import Floats
 from mhim_core.task import Task, TaskKind
 
-DELONG, BOOTSTRAP = "DeLong", "paired bootstrap"
+DELONG, BOOTSTRAP, FOLDS = "DeLong", "paired bootstrap", "paired folds"
 
 
 class Difference(NamedTuple):
@@ -41,7 +56,7 @@ class Difference(NamedTuple):
     a: str
     b: str
     value_a: float | None
-    """The mean over the seeds of a."""
+    """The mean over the seeds of a; of paired folds the mean over those in which both have a value."""
     value_b: float | None
     difference: float | None
     """value_a − value_b."""
@@ -51,7 +66,7 @@ class Difference(NamedTuple):
     p: float | None
     """Two-sided, of no difference; where DeLong's test applies."""
     method: str
-    """DeLong or paired bootstrap."""
+    """DeLong, paired bootstrap or paired folds."""
     num_undefined: int
     """Replicates in which the difference had no value; they were dropped."""
     reason: str
@@ -70,29 +85,70 @@ def compare(
 
     `models`: by the name to show, the held-out rows of one model each, of any seeds and folds. `train_targets`: by the
     same names, what `summarise` takes, for Uno's C. Raises InputError if there are fewer than two, or if bags, patients
-    or targets differ, naming which.
+    or targets differ, naming which; where several folds hold out a bag, also if the folds differ.
     """
     if len(models) < 2:
         raise InputError(f"a comparison needs two models; {len(models)} given")
-    seeds = {name: by_seed(_of_one_model(name, rows)) for name, rows in models.items()}
-    _check_same_bags(seeds)
+    for name, rows in models.items():
+        _check_one_model(name, rows)
     bootstrap = Bootstrap(replicates, seed)
     censoring = _common_censoring(models, train_targets) if task.kind is TaskKind.survival else {}
-    bound = {
-        name: bind_seeds(found, partial(bind_rows, task=task, censoring=censoring.get(name)))
-        for name, found in seeds.items()
-    }
+    binds = {name: partial(bind_rows, task=task, censoring=censoring.get(name)) for name in models}
+    if any(repeated_bags(rows) for rows in models.values()):
+        return tuple(_by_folds(models, task, binds))
+    return tuple(_by_bags({name: by_seed(rows) for name, rows in models.items()}, task, binds, bootstrap))
+
+
+def _by_bags(
+    models: Mapping[str, Mapping[int, Rows]], task: Task, binds: Mapping[str, Bind], bootstrap: Bootstrap
+) -> Iterator[Difference]:
+    """`models`: by name, the rows by seed."""
+    _check_same_bags(models)
+    bound = {name: bind_seeds(found, binds[name]) for name, found in models.items()}
     flat = {f"{metric} of {name}": one for name, found in bound.items() for metric, one in found.items()}
-    drawn = replicate_values(flat, patients_of(next(iter(seeds.values()))), **bootstrap._asdict())
-    differences = []
+    drawn = replicate_values(flat, patients_of(next(iter(models.values()))), **bootstrap._asdict())
     for a, b in combinations(models, 2):
         for metric in metrics_of(task.kind):
             values = [drawn.get(f"{metric} of {name}") for name in (a, b)]
             one = _bootstrapped(metric, a, b, bound[a][metric], bound[b][metric], values)
-            if metric == "auroc" and _delong_applies(task, seeds[a], seeds[b]):
-                one = _delong(one, seeds[a], seeds[b])
-            differences.append(one)
-    return tuple(differences)
+            if metric == "auroc" and _delong_applies(task, models[a], models[b]):
+                one = _delong(one, models[a], models[b])
+            yield one
+
+
+def _by_folds(models: Mapping[str, Rows], task: Task, binds: Mapping[str, Bind]) -> Iterator[Difference]:
+    """Differences of fold means. The folds must hold out the same bags in all models."""
+    folds = {name: by_fold(rows) for name, rows in models.items()}
+    numbers = {name: sorted(found) for name, found in folds.items()}
+    first, *others = folds
+    if other := next((name for name in others if numbers[name] != numbers[first]), None):
+        raise InputError(
+            f"{first} and {other} hold out bags in several folds, and not in the same folds ({numbers[first]} and "
+            f"{numbers[other]}): such runs are compared fold by fold"
+        )
+    for fold in numbers[first]:
+        _check_same_bags({name: found[fold] for name, found in folds.items()}, f" in fold {fold}")
+    values = {name: _fold_values(folds[name], models[name], binds[name]) for name in models}
+    for a, b in combinations(models, 2):
+        for metric in metrics_of(task.kind):
+            yield _paired_folds(metric, a, b, values[a][metric], values[b][metric])
+
+
+def _fold_values(folds: Mapping[int, Mapping[int, Rows]], rows: Rows, bind: Bind) -> dict[str, list[Metric]]:
+    """Each metric by fold, the mean over its seeds."""
+    found = [bind_seeds(seeds, lambda members: bind_fold(members, rows, bind)) for seeds in folds.values()]
+    return {name: [one[name].metric for one in found] for name in found[0]}
+
+
+def _paired_folds(metric: str, a: str, b: str, folds_a: Sequence[Metric], folds_b: Sequence[Metric]) -> Difference:
+    pairs = [
+        (x.value, y.value) for x, y in zip(folds_a, folds_b, strict=True) if x.value is not None and y.value is not None
+    ]
+    if not pairs:
+        reason = next((one.reason for one in (*folds_a, *folds_b) if one.reason), "")
+        return Difference(metric, a, b, None, None, None, None, None, None, FOLDS, 0, reason)
+    value_a, value_b = (math.fsum(values) / len(pairs) for values in zip(*pairs, strict=True))
+    return Difference(metric, a, b, value_a, value_b, value_a - value_b, None, None, None, FOLDS, 0, "")
 
 
 def _bootstrapped(
@@ -119,29 +175,28 @@ def _delong(one: Difference, a: Mapping[int, Rows], b: Mapping[int, Rows]) -> Di
     """The difference with DeLong's interval; as it is where the test has no variance to work with."""
     (rows_a,), (rows_b,) = a.values(), b.values()
     try:
-        found = delong(class_targets(rows_a), class_probabilities(rows_a), class_probabilities(rows_b))
+        found = delong(class_targets(rows_a), *(ranking_scores(logits_of(rows)) for rows in (rows_a, rows_b)))
     except UndefinedMetricError:
         return one
     return one._replace(low=found.low, high=found.high, p=found.p, method=DELONG, num_undefined=0)
 
 
-def _of_one_model(name: str, rows: Rows) -> Rows:
+def _check_one_model(name: str, rows: Rows) -> None:
     if not rows:
         raise InputError(f"{name} has no held-out predictions")
     names = sorted({row.model for row in rows})
     if len(names) > 1:
         raise InputError(f"{name} holds the predictions of several models ({', '.join(names)}); compare one of them")
-    return rows
 
 
-def _check_same_bags(seeds: Mapping[str, Mapping[int, Rows]]) -> None:
+def _check_same_bags(seeds: Mapping[str, Mapping[int, Rows]], where: str = "") -> None:
     def bags(name: str) -> dict[str, HeldOut]:
         return {row.bag_id: row for row in next(iter(seeds[name].values()))}
 
     first, *others = seeds
     for other in others:
         if found := bag_differences(first, bags(first), other, bags(other)):
-            raise InputError(f"{first} and {other} were not judged on the same bags: {found}")
+            raise InputError(f"{first} and {other} were not judged on the same bags{where}: {found}")
 
 
 def _common_censoring(

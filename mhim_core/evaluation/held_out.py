@@ -3,7 +3,7 @@
 Shapes: N rows, C outputs (a logit per class, a hazard's logit per time bin, or one number).
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -106,6 +106,12 @@ def follow_up(targets: Iterable[Target]) -> FollowUp:
     )
 
 
+def repeated_bags(rows: Iterable[HeldOut]) -> tuple[str, ...]:
+    """The bags, sorted, that several folds of one model and seed hold out, as repeated random splits do."""
+    counts = Counter((row.model, row.seed, row.bag_id) for row in rows)
+    return tuple(sorted({bag_id for (_, _, bag_id), count in counts.items() if count > 1}))
+
+
 def by_fit(rows: Iterable[HeldOut]) -> dict[FitId, list[HeldOut]]:
     """In the order of seeds and folds, each sorted by bag."""
     found: dict[FitId, list[HeldOut]] = defaultdict(list)
@@ -129,6 +135,14 @@ def by_seed(rows: Iterable[HeldOut]) -> dict[int, list[HeldOut]]:
         if differences := bag_differences(f"seed {first_seed}", found[first_seed], f"seed {seed}", members):
             raise InputError(f"the seeds do not hold out the same bags: {differences}")
     return {seed: list(members.values()) for seed, members in found.items()}
+
+
+def by_fold(rows: Iterable[HeldOut]) -> dict[int, dict[int, list[HeldOut]]]:
+    """One model's rows by fold, within which `by_seed`. Raises InputError as that does."""
+    members: dict[int, list[HeldOut]] = defaultdict(list)
+    for row in rows:
+        members[row.fold].append(row)
+    return {fold: by_seed(members[fold]) for fold in sorted(members)}
 
 
 def bag_differences(name_a: str, rows_a: dict[str, HeldOut], name_b: str, rows_b: dict[str, HeldOut]) -> str:

@@ -12,12 +12,14 @@ import numpy as np
 from mhim_core.errors import InputError
 from mhim_core.evaluation.held_out import (
     FollowUp,
-    HeldOut,
     Rows,
+    by_fold,
+    by_seed,
     class_probabilities,
     class_targets,
     follow_up,
     logits_of,
+    repeated_bags,
     risks,
     value_targets,
 )
@@ -35,8 +37,15 @@ from mhim_core.metrics import (
     estimate,
     last_followed,
     mean_of,
+    ranking_scores,
+    undefined,
 )
 from mhim_core.task import Target, Task, TaskKind
+
+ONE_PATIENT = "the fold holds out one patient: only pooled metrics are given"
+
+Bind = Callable[[Rows], dict[str, BoundMetric]]
+"""Rows of one model and seed → its metrics on them."""
 
 TrainTargets = Mapping[int, Sequence[Target]]
 """The targets of the training bags by fold; the same for all seeds."""
@@ -78,9 +87,10 @@ def censoring_of(train_targets: TrainTargets | None) -> Censoring | None:
 
 
 def bind_rows(rows: Rows, task: Task, censoring: Censoring | None = None) -> dict[str, BoundMetric]:
-    """All metrics of one model and seed on these N rows; classes by the highest probability."""
+    """All metrics of one model and seed on these N rows; classes by the highest probability, order by the log-odds."""
     if task.kind is TaskKind.classification:
-        return bind_classification(class_targets(rows), class_probabilities(rows))
+        ranking = ranking_scores(logits_of(rows))
+        return bind_classification(class_targets(rows), class_probabilities(rows), ranking=ranking)
     if task.kind is TaskKind.regression:
         return bind_regression(value_targets(rows), logits_of(rows)[:, 0])
     time, event = follow_up(row.target for row in rows)
@@ -88,19 +98,40 @@ def bind_rows(rows: Rows, task: Task, censoring: Censoring | None = None) -> dic
     return bind_survival(time, event, risks(rows), weights)
 
 
-def bind_seeds(
-    seeds: Mapping[int, Rows], bind: Callable[[Sequence[HeldOut]], dict[str, BoundMetric]]
-) -> dict[str, BoundMetric]:
+def bind_fold(rows: Rows, all_rows: Rows, bind: Bind) -> dict[str, BoundMetric]:
+    """The metrics of one fit, whose rows are among those of all fits; without values in leave-one-patient-out."""
+    found = bind(rows)
+    if len({row.patient_id for row in rows}) == 1 < len({row.patient_id for row in all_rows}):
+        return {name: undefined(ONE_PATIENT) for name in found}
+    return found
+
+
+def bind_seeds(seeds: Mapping[int, Rows], bind: Bind) -> dict[str, BoundMetric]:
     """Each metric's mean over seeds. `seeds`: rows of the same bags in the same order, as `by_seed` gives them."""
     each = [bind(rows) for rows in seeds.values()]
     return {name: mean_of([one[name] for one in each]) for name in each[0]}
 
 
-def estimate_seeds(
-    seeds: Mapping[int, Rows], bind: Callable[[Sequence[HeldOut]], dict[str, BoundMetric]], bootstrap: Bootstrap
-) -> dict[str, Estimate]:
-    """Each metric's mean over seeds with its patient-clustered interval."""
+def estimate_pooled(rows: Rows, bind: Bind, bootstrap: Bootstrap) -> dict[str, Estimate]:
+    """Each metric of one model's held-out rows, the mean over seeds with its patient-clustered interval.
+
+    Without values where folds hold out a bag several times: a list of bags has each once, and which of its predictions
+    would count is arbitrary. Raises InputError as `by_seed`.
+    """
+    if reason := why_not_pooled(rows):
+        first, *_ = by_fold(rows).values()
+        names = bind(next(iter(first.values())))
+        return {name: Estimate(None, None, None, reason=reason) for name in names}
+    seeds = by_seed(rows)
     return estimate(bind_seeds(seeds, bind), patients_of(seeds), **bootstrap._asdict())
+
+
+def why_not_pooled(rows: Rows) -> str:
+    """Why the rows of all folds are no list of bags; empty: they are one."""
+    repeated = repeated_bags(rows)
+    num_bags = len({row.bag_id for row in rows})
+    words = f"{len(repeated)} of {num_bags} bags are held out by several folds: only metrics over folds are given"
+    return words if repeated else ""
 
 
 def patients_of(seeds: Mapping[int, Rows]) -> list[str]:

@@ -17,8 +17,8 @@ from mhim_core.evaluation.calibration import (
     temperatures,
     thresholds,
 )
-from mhim_core.evaluation.held_out import FitId, HeldOut, Rows, by_fit, by_seed, class_probabilities, class_targets
-from mhim_core.evaluation.judge import Bootstrap, estimate_seeds
+from mhim_core.evaluation.held_out import FitId, Rows, by_fit, class_probabilities, class_targets
+from mhim_core.evaluation.judge import Bootstrap, bind_fold, estimate_pooled
 from mhim_core.metrics import (
     BINARY_METRICS,
     CLASSIFICATION_METRICS,
@@ -37,11 +37,10 @@ def calibration(test_rows: Rows, validation_rows: Rows, bootstrap: Bootstrap) ->
     """One model's Brier score and calibration error before and after each fit's temperature."""
     found = temperatures(validation_rows)
     fits = {fit: found.get(fit, Temperature(None, reason=_NO_ROWS)) for fit in by_fit(test_rows)}
-    seeds = by_seed(test_rows)
     return {
         "fits": _of_fits(fits),
-        "before": estimate_seeds(seeds, _bind_calibration, bootstrap),
-        "after": estimate_seeds(seeds, partial(_bind_calibrated, found=fits), bootstrap),
+        "before": estimate_pooled(test_rows, _bind_calibration, bootstrap),
+        "after": estimate_pooled(test_rows, partial(_bind_calibrated, found=fits), bootstrap),
     }
 
 
@@ -51,11 +50,11 @@ def thresholded(test_rows: Rows, validation_rows: Rows, task: Task, bootstrap: B
     found = thresholds(validation_rows) if binary else {}
     fits = {fit: found.get(fit, Threshold(None, reason=_NO_ROWS)) for fit in by_fit(test_rows)} if binary else {}
     bind = partial(_bind_decisions, found=fits, names=_decision_metrics(binary))
-    folds = [bind(rows) for rows in by_fit(test_rows).values()]
+    folds = [bind_fold(rows, test_rows, bind) for rows in by_fit(test_rows).values()]
     return {
         "rule": "Youden's J on validation" if binary else "highest probability",
         "fits": _of_fits(fits),
-        "pooled": estimate_seeds(by_seed(test_rows), bind, bootstrap),
+        "pooled": estimate_pooled(test_rows, bind, bootstrap),
         "over_folds": {
             name: mean_and_std([fold[name].metric.value for fold in folds]) for name in _decision_metrics(binary)
         },
@@ -77,9 +76,7 @@ def _bind_calibrated(rows: Rows, found: Mapping[FitId, Temperature]) -> dict[str
     return bind_classification(class_targets(rows), calibrated_probabilities(rows, found), names=_CALIBRATION)
 
 
-def _bind_decisions(
-    rows: Sequence[HeldOut], found: Mapping[FitId, Threshold], names: Sequence[str]
-) -> dict[str, BoundMetric]:
+def _bind_decisions(rows: Rows, found: Mapping[FitId, Threshold], names: Sequence[str]) -> dict[str, BoundMetric]:
     probability_NC = class_probabilities(rows)
     if not found:
         return bind_classification(class_targets(rows), probability_NC, names=names)

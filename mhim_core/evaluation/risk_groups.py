@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mhim_core.evaluation.held_out import FitId, Rows, by_fit, by_seed, follow_up, risks
+from mhim_core.evaluation.judge import why_not_pooled
 from mhim_core.metrics import LogRank, UndefinedMetricError, log_rank
 
 
@@ -22,7 +23,12 @@ def median_risks(validation_rows: Rows) -> dict[FitId, float]:
 
 
 def risk_groups(test_rows: Rows, validation_rows: Rows) -> dict[int, SeedGroups]:
-    """By seed, of one model. Raises UndefinedMetricError naming a fit without validation bags."""
+    """By seed, of one model.
+
+    Raises UndefinedMetricError naming a fit without validation bags, and where several folds hold out a bag.
+    """
+    if reason := why_not_pooled(test_rows):
+        raise UndefinedMetricError(reason)
     medians = median_risks(validation_rows)
     found = {}
     for seed, rows in by_seed(test_rows).items():

@@ -1,6 +1,7 @@
 """From held-out rows to one JSON document: what every number is, is said in docs/evaluation.md.
 
-{task, classes, num_bags, num_patients, num_bags_without_site, seeds, folds, replicates, bootstrap_seed, uno_tau,
+{schema, task, classes, num_bags, num_patients, num_bags_without_site, num_repeated_bags, seeds, folds, replicates,
+ bootstrap_seed, uno_tau,
  models: {name: {
    pooled       {metric: {value, low, high, num_undefined, reason}}
    over_folds   {metric: {mean, std, num}}
@@ -14,28 +15,29 @@
 """
 
 import json
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from mhim_core.errors import InputError
 from mhim_core.evaluation import probabilities
-from mhim_core.evaluation.held_out import Rows, by_fit, by_seed
+from mhim_core.evaluation.held_out import Rows, by_fit, repeated_bags
 from mhim_core.evaluation.judge import (
+    Bind,
     Bootstrap,
-    Censoring,
     TrainTargets,
+    bind_fold,
     bind_rows,
     censoring_of,
-    estimate_seeds,
+    estimate_pooled,
     metrics_of,
 )
 from mhim_core.evaluation.risk_groups import log_rank_of, median_risks, risk_groups
 from mhim_core.fingerprint import canonical_json
-from mhim_core.metrics import Metric, UndefinedMetricError, mean_and_std
+from mhim_core.metrics import UndefinedMetricError, mean_and_std
 from mhim_core.task import Task, TaskKind
 
-ONE_PATIENT = "the fold holds out one patient: only pooled metrics are given"
+SCHEMA = 2
+"""Of the document. 1, which did not say it, ranked bags by probabilities."""
 
 
 def summarise(
@@ -49,22 +51,26 @@ def summarise(
 ) -> dict[str, Any]:
     """All numbers of all models as plain JSON; what is undefined is null with a reason.
 
-    `test_rows`: for each model and seed every held-out bag once, by the fit of its fold. `validation_rows`: the same
-    models on the validation bags of each fit, from which temperatures, thresholds and risk medians are taken; a bag may
-    be in the validation of several folds. `train_targets`: by fold, for Uno's C. `replicates`, `seed`: of the
-    bootstrap. Raises InputError if the seeds of a model hold out different bags.
+    `test_rows`: for each model and seed every held-out bag by the fit of its fold; where several folds hold out a bag,
+    as repeated random splits do, what is pooled is null. `validation_rows`: the same models on the validation bags of
+    each fit, from which temperatures, thresholds and risk medians are taken; a bag may be in the validation of several
+    folds. `train_targets`: by fold, for Uno's C. `replicates`, `seed`: of the bootstrap. Raises InputError if the seeds
+    of a model hold out different bags.
     """
     if not test_rows:
         raise InputError("there are no held-out predictions to summarise")
     bootstrap = Bootstrap(replicates, seed)
     censoring = censoring_of(train_targets) if task.kind is TaskKind.survival else None
+    bind = partial(bind_rows, task=task, censoring=censoring)
     bags = {row.bag_id: row for row in test_rows}
     summary = {
+        "schema": SCHEMA,
         "task": task.kind,
         "classes": task.classes,
         "num_bags": len(bags),
         "num_patients": len({row.patient_id for row in bags.values()}),
         "num_bags_without_site": sum(not row.site for row in bags.values()),
+        "num_repeated_bags": len(repeated_bags(test_rows)),
         "seeds": sorted({row.seed for row in test_rows}),
         "folds": sorted({row.fold for row in test_rows}),
         "replicates": replicates,
@@ -75,7 +81,7 @@ def summarise(
                 [row for row in test_rows if row.model == name],
                 [row for row in validation_rows if row.model == name],
                 task,
-                censoring,
+                bind,
                 bootstrap,
             )
             for name in dict.fromkeys(row.model for row in test_rows)
@@ -85,22 +91,19 @@ def summarise(
     return plain
 
 
-def _model(
-    test_rows: Rows, validation_rows: Rows, task: Task, censoring: Censoring | None, bootstrap: Bootstrap
-) -> dict[str, Any]:
-    seeds = by_seed(test_rows)
+def _model(test_rows: Rows, validation_rows: Rows, task: Task, bind: Bind, bootstrap: Bootstrap) -> dict[str, Any]:
     folds: list[dict[str, Any]] = [
         {
             "seed": fit.seed,
             "fold": fit.fold,
             "num_bags": len(rows),
             "num_patients": len({row.patient_id for row in rows}),
-            "metrics": _fold_metrics(rows, test_rows, task, censoring),
+            "metrics": {name: bound.metric for name, bound in bind_fold(rows, test_rows, bind).items()},
         }
         for fit, rows in by_fit(test_rows).items()
     ]
     found: dict[str, Any] = {
-        "pooled": estimate_seeds(seeds, partial(bind_rows, task=task, censoring=censoring), bootstrap),
+        "pooled": estimate_pooled(test_rows, bind, bootstrap),
         "over_folds": {
             name: mean_and_std([fold["metrics"][name].value for fold in folds]) for name in metrics_of(task.kind)
         },
@@ -112,15 +115,8 @@ def _model(
     if task.kind is TaskKind.survival:
         found["risk_groups"] = _risk_groups(test_rows, validation_rows)
     if sites := sorted({row.site for row in test_rows if row.site}):
-        found["sites"] = {site: _site(site, seeds, validation_rows, task, censoring, bootstrap) for site in sites}
+        found["sites"] = {site: _site(site, test_rows, validation_rows, task, bind, bootstrap) for site in sites}
     return found
-
-
-def _fold_metrics(rows: Rows, test_rows: Rows, task: Task, censoring: Censoring | None) -> dict[str, Metric]:
-    patients = {row.patient_id for row in rows}
-    if len(patients) == 1 and len({row.patient_id for row in test_rows}) > 1:
-        return {name: Metric(None, ONE_PATIENT) for name in metrics_of(task.kind)}
-    return {name: bound.metric for name, bound in bind_rows(rows, task, censoring).items()}
 
 
 def _risk_groups(test_rows: Rows, validation_rows: Rows) -> dict[str, Any]:
@@ -145,22 +141,15 @@ def _risk_groups(test_rows: Rows, validation_rows: Rows) -> dict[str, Any]:
 
 
 def _site(
-    site: str,
-    seeds: Mapping[int, Rows],
-    validation_rows: Rows,
-    task: Task,
-    censoring: Censoring | None,
-    bootstrap: Bootstrap,
+    site: str, test_rows: Rows, validation_rows: Rows, task: Task, bind: Bind, bootstrap: Bootstrap
 ) -> dict[str, Any]:
     """The same models on the bags of one site alone; thresholds come from all validation bags."""
-    own = {seed: [row for row in rows if row.site == site] for seed, rows in seeds.items()}
-    members = next(iter(own.values()))
+    own = [row for row in test_rows if row.site == site]
     found: dict[str, Any] = {
-        "num_bags": len(members),
-        "num_patients": len({row.patient_id for row in members}),
-        "pooled": estimate_seeds(own, partial(bind_rows, task=task, censoring=censoring), bootstrap),
+        "num_bags": len({row.bag_id for row in own}),
+        "num_patients": len({row.patient_id for row in own}),
+        "pooled": estimate_pooled(own, bind, bootstrap),
     }
     if task.kind is TaskKind.classification:
-        rows = [row for part in own.values() for row in part]
-        found["thresholded"] = probabilities.thresholded(rows, validation_rows, task, bootstrap)["pooled"]
+        found["thresholded"] = probabilities.thresholded(own, validation_rows, task, bootstrap)["pooled"]
     return found

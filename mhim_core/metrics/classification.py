@@ -266,7 +266,7 @@ def _class_indices(values: ArrayLike, name: str) -> Ints:
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}; (N,) is needed")
     if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
-        raise ValueError(f"{name} must hold class indices 0, 1, …; NaN, infinity or something that is no number was found")
+        raise ValueError(f"{name} must hold class indices 0, 1, …, not NaN, infinity or what is no number")
     indices = array.astype(np.int64)
     if (indices != array).any() or (indices < 0).any():
         raise ValueError(f"{name} must hold class indices 0, 1, …, not scores or negative numbers")

@@ -13,8 +13,8 @@ from mhim_core.metrics.arrays import Floats
 def ranking_scores(logits: ArrayLike) -> Floats:
     """(N, C): each class's log-odds, log p/(1 − p), from logits (N, C), C ≥ 2.
 
-    That is logit_c − logsumexp of the others; of two classes the second column is logit_1 − logit_0. They order slides as
-    the probabilities do, where those do not saturate; they are no probabilities. A row that is not finite stays so.
+    That is logit_c − logsumexp of the others; of two classes the second column is logit_1 − logit_0. They order slides
+    as the probabilities do where those do not saturate, and are no probabilities. A row that is not finite stays so.
     """
     logits_NC = np.asarray(logits, dtype=np.float64)
     if logits_NC.ndim != 2 or logits_NC.shape[1] < 2:

@@ -5,9 +5,10 @@ import pytest
 
 from mhim_core import metrics
 from mhim_core.errors import InputError
-from mhim_core.evaluation.comparison import BOOTSTRAP, DELONG, compare
+from mhim_core.evaluation.comparison import BOOTSTRAP, DELONG, FOLDS, compare
 from mhim_core.evaluation.held_out import class_probabilities, class_targets
 from mhim_core.evaluation.judge import metrics_of
+from mhim_core.evaluation.summary import summarise
 from mhim_core.task import ClassTarget
 
 
@@ -40,6 +41,65 @@ def test_delong_is_that_of_the_metrics(make):
     expected = metrics.delong(truth, class_probabilities(one.test), class_probabilities(other.test))
     assert (found.low, found.high, found.p) == pytest.approx((expected.low, expected.high, expected.p), abs=1e-12)
     assert (found.value_a, found.value_b) == pytest.approx((expected.auc_a, expected.auc_b), abs=1e-12)
+
+
+def test_bags_are_ranked_by_logits_in_delong_and_in_the_bootstrap(make):
+    given = make("binary")
+    a = [row._replace(logits=(0.0, 40.0 + 7 * row.target.class_index + i / 60)) for i, row in enumerate(given.test)]
+    b = [row._replace(logits=(0.0, 40.0 + i / 60)) for i, row in enumerate(given.test)]
+    found = named(compare({"a": a, "b": b}, given.task, replicates=50))["a", "b", "auroc"]
+    assert found.method == DELONG
+    assert found.value_a == 1.0
+    assert found.value_b not in (0.5, 1.0)
+    assert found.low < found.difference < found.high
+    twice = {name: [*rows, *(row._replace(seed=1) for row in rows)] for name, rows in {"a": a, "b": b}.items()}
+    drawn = named(compare(twice, given.task, replicates=50))["a", "b", "auroc"]
+    assert (drawn.method, drawn.value_a, drawn.value_b) == (BOOTSTRAP, 1.0, found.value_b)
+
+
+def held_out_again(rows):
+    """Every third bag is in fold 3's test part as well."""
+    return [*rows, *(row._replace(fold=3) for row in rows if int(row.bag_id[1:]) % 3 == 0)]
+
+
+@pytest.mark.parametrize("kind", ["binary", "survival"])
+def test_where_folds_hold_out_a_bag_again_folds_are_paired_and_there_is_no_interval(make, kind):
+    good, poor = make(kind, noise=0.3, seeds=2), make(kind, noise=2.0)
+    rows = {"good": held_out_again(good.test), "poor": held_out_again(poor.test)}
+    train = good.train_targets | {3: good.train_targets[0]}
+    found = compare(rows, good.task, train_targets=dict.fromkeys(rows, train), replicates=50)
+    assert [one.metric for one in found] == list(metrics_of(good.task.kind))
+    for one in found:
+        assert (one.method, one.low, one.high, one.p, one.reason) == (FOLDS, None, None, None, "")
+        better = 1 if metrics.METRICS[one.metric].higher_is_better else -1
+        assert better * one.difference > 0
+        assert one.difference == one.value_a - one.value_b
+    for name, value in (("good", found[0].value_a), ("poor", found[0].value_b)):
+        document = summarise(rows[name], [], good.task, train_targets=train, replicates=0)["models"]["mhim"]
+        assert value == pytest.approx(document["over_folds"][found[0].metric]["mean"], abs=1e-12)
+
+
+def test_folds_in_which_one_model_has_no_value_count_for_neither(make):
+    given = make("binary")
+    one_class = [row for row in held_out_again(given.test) if row.fold or row.target.class_index]
+    found = named(compare({"a": one_class, "b": one_class}, given.task))["a", "b", "auroc"]
+    document = summarise(one_class, [], given.task, replicates=0)["models"]["mhim"]["over_folds"]["auroc"]
+    assert document["num"] == 3
+    assert (found.value_a, found.difference) == (pytest.approx(document["mean"]), 0.0)
+    never = [row for row in one_class if row.target.class_index]
+    null = named(compare({"a": never, "b": never}, given.task))["a", "b", "auroc"]
+    assert (null.value_a, null.difference, null.method) == (None, None, FOLDS)
+    assert "are of class 1" in null.reason
+
+
+def test_repeated_folds_that_are_not_the_same_are_refused(make):
+    given = make("binary")
+    again = held_out_again(given.test)
+    with pytest.raises(InputError, match=r"bags in several folds, and not in the same folds \(\[0, 1, 2, 3\] and "):
+        compare({"a": again, "b": given.test}, given.task)
+    other = [row._replace(fold=(row.fold + 1) % 4) for row in again]
+    with pytest.raises(InputError, match=r"a and b were not judged on the same bags in fold 1: 20 only in a"):
+        compare({"a": again, "b": other}, given.task)
 
 
 def test_several_seeds_or_slides_of_a_patient_take_the_bootstrap(make):

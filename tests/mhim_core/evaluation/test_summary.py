@@ -8,8 +8,8 @@ import pytest
 from mhim_core import metrics
 from mhim_core.errors import InputError
 from mhim_core.evaluation.held_out import by_fit, class_probabilities, class_targets, follow_up, risks
-from mhim_core.evaluation.judge import metrics_of
-from mhim_core.evaluation.summary import ONE_PATIENT, summarise
+from mhim_core.evaluation.judge import ONE_PATIENT, metrics_of
+from mhim_core.evaluation.summary import SCHEMA, summarise
 from mhim_core.fingerprint import canonical_json
 
 KINDS = ("binary", "multiclass", "survival", "regression")
@@ -84,6 +84,81 @@ def test_leaving_one_patient_out_leaves_only_pooled_metrics(make):
     assert found["pooled"]["auroc"]["value"] > 0.5
     assert all(one == {"value": None, "reason": ONE_PATIENT} for f in found["folds"] for one in f["metrics"].values())
     assert found["over_folds"]["accuracy"] == {"mean": None, "std": None, "num": 0}
+    validation = [row._replace(fold=fold) for fold in range(24) for row in given.test if row.fold != fold]
+    decided = summary_of(given._replace(validation=validation))["models"]["mhim"]["thresholded"]
+    assert decided["pooled"]["accuracy"]["value"] > 0.5
+    assert all(one == {"mean": None, "std": None, "num": 0} for one in decided["over_folds"].values())
+
+
+def again_held_out(given, share=3):
+    """As random splits drawn anew: a third fold's worth of bags is in another fold's test part as well."""
+    more = [
+        row._replace(fold=3, logits=tuple(1.1 * one for one in row.logits))
+        for index, row in enumerate(given.test)
+        if index % 60 % share == 0
+    ]
+    return given._replace(
+        test=[*given.test, *more],
+        validation=[*given.validation, *(row._replace(fold=3) for row in given.validation if row.fold == 0)],
+        train_targets=given.train_targets | {3: given.train_targets[0]},
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bags_that_several_folds_hold_out_are_judged_fold_by_fold_and_not_pooled(make, kind):
+    given = make(kind, seeds=2, sites=("north", "south"))
+    once, found = summary_of(given), summary_of(again_held_out(given))
+    assert (once["num_repeated_bags"], found["num_repeated_bags"]) == (0, 20)
+    assert (found["num_bags"], found["num_patients"], found["folds"]) == (60, 60, [0, 1, 2, 3])
+    one, before = found["models"]["mhim"], once["models"]["mhim"]
+    fits = [(fold["seed"], fold["fold"], fold["num_bags"]) for fold in one["folds"]]
+    assert fits == [(seed, fold, 20) for seed in (0, 1) for fold in range(4)]
+    kept = [fold for fold in one["folds"] if fold["fold"] < 3]
+    assert [fold["metrics"].keys() for fold in kept] == [fold["metrics"].keys() for fold in before["folds"]]
+    if kind != "survival":  # Uno's tau spans the folds
+        assert kept == before["folds"]
+    reason = "20 of 60 bags are held out by several folds: only metrics over folds are given"
+    null = {"value": None, "low": None, "high": None, "num_undefined": 0, "reason": reason}
+    assert all(value == null for value in one["pooled"].values())
+    for name, mean in one["over_folds"].items():
+        values = [fold["metrics"][name]["value"] for fold in one["folds"]]
+        assert mean == {"mean": pytest.approx(np.mean(values)), "std": pytest.approx(np.std(values, ddof=1)), "num": 8}
+    for part in [one["calibration"][when] for when in ("before", "after")] if "calibration" in one else []:
+        assert all(value == null for value in part.values())
+    if "thresholded" in one:
+        assert all(value == null for value in one["thresholded"]["pooled"].values())
+        assert one["thresholded"]["over_folds"]["accuracy"]["num"] == 8
+    if kind == "survival":
+        assert (one["risk_groups"]["log_rank"], one["risk_groups"]["reason"]) == ([], reason)
+    assert all(
+        "several folds" in site["pooled"][name]["reason"] for site in one["sites"].values() for name in site["pooled"]
+    )
+
+
+def test_seeds_that_hold_out_other_bags_in_the_same_fold_are_refused_though_nothing_is_pooled(make):
+    given = again_held_out(make("binary", seeds=2))
+    lost = next(row for row in given.test if row.seed == 1 and row.fold == 3)
+    with pytest.raises(InputError, match=f"1 only in seed 0 \\({lost.bag_id}\\)"):
+        summary_of(given._replace(test=[row for row in given.test if row is not lost]))
+
+
+def test_bags_are_ranked_by_their_logits_where_probabilities_are_all_one(make):
+    given = make("binary")
+    certain = [
+        row._replace(logits=(0.0, 40.0 + 7 * row.target.class_index + index / 60))
+        for index, row in enumerate(given.test)
+    ]
+    assert {row.probabilities[1] for row in certain} == {1.0}
+    found = summary_of(given._replace(test=certain))["models"]["mhim"]
+    for estimate in (found["pooled"]["auroc"], found["pooled"]["average_precision"]):
+        assert (estimate["value"], estimate["low"], estimate["high"]) == (1.0, 1.0, 1.0)
+    assert found["over_folds"]["auroc"] == {"mean": 1.0, "std": 0.0, "num": 3}
+    share = np.mean(class_targets(certain))
+    assert found["pooled"]["brier"]["value"] == pytest.approx(1 - share), "the Brier score is of the probabilities"
+
+
+def test_the_document_says_its_schema(make):
+    assert summary_of(make("regression"))["schema"] == SCHEMA >= 2
 
 
 def test_a_fold_of_one_class_is_null_with_the_reason_and_left_out_of_the_mean(make):
