@@ -135,7 +135,7 @@ def _floor(figures: Figures | None, metric: str, options: GateOptions) -> Check:
 
 def _non_inferior(figures: Figures | None, metric: str, options: GateOptions, where: str = "") -> Check:
     """The lower bound of the gain must not lie below −δ."""
-    name, limit = f"non_inferior{where and '/'}{where}", -options.gate_delta
+    name, limit = f"non_inferior{where and '/'}{where}", -(options.site_delta if where else options.gate_delta)
     if figures is None:
         return Check(name, False, None, limit, _NOT_COMPARED)
     title = metrics_of(figures.kind)[metric].title
@@ -155,7 +155,7 @@ def _sites(sites: dict[str, Figures], metric: str, options: GateOptions) -> Iter
     for site, figures in sites.items():
         if figures.num_patients < least:
             reason = f"{figures.num_patients} holdout patients, and {least} are needed to judge a site by itself"
-            yield Check(f"non_inferior/{site}", None, None, -options.gate_delta, reason)
+            yield Check(f"non_inferior/{site}", None, None, -options.site_delta, reason)
         else:
             yield _non_inferior(figures, metric, options, site)
 

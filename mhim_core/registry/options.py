@@ -34,7 +34,10 @@ class GateOptions:
     """The metric that is compared on the holdout; empty: auroc, in survival harrell_c, in regression rmse."""
     gate_delta: float = 0.02
     """How much worse the challenger may be: the lower bound of the paired interval of the difference must not lie
-    below its negative, overall and in every site; in the metric's own unit, 0 or more."""
+    below its negative, overall and in every site; in the metric's own unit, 0 or more. A small holdout needs a wide
+    one: of 200 patients, an AUROC's interval is about 0.1 to either side."""
+    gate_site_delta: float | None = None
+    """The same within a site, whose fewer patients make a wider interval, 0 or more; none: gate_delta."""
     gate_brier_epsilon: float = 0.02
     """How much higher than the champion's the challenger's Brier score may be, 0 or more; classification alone."""
     gate_floor: float = 0.7
@@ -54,12 +57,17 @@ class GateOptions:
     any key of mhim train; everything else must be the same."""
 
     def __post_init__(self) -> None:
-        for name in ("gate_delta", "gate_brier_epsilon", "gate_floor"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name}={getattr(self, name)} must be a number, 0 or more")
+        for name in ("gate_delta", "gate_site_delta", "gate_brier_epsilon", "gate_floor"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ConfigError(f"{name}={value} must be a number, 0 or more")
         if self.gate_replicates < 100:
             raise ConfigError(f"gate_replicates={self.gate_replicates} must be at least 100")
         if self.gate_site_patients < 1:
             raise ConfigError(f"gate_site_patients={self.gate_site_patients} must be at least 1")
         if not 0 < self.gate_level < 1:
             raise ConfigError(f"gate_level={self.gate_level} must be above 0 and below 1")
+
+    @property
+    def site_delta(self) -> float:
+        return self.gate_delta if self.gate_site_delta is None else self.gate_site_delta

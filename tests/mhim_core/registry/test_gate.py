@@ -291,6 +291,8 @@ def test_a_site_where_the_challenger_is_worse_refuses_though_it_is_better_overal
     assert decision.figures["gain"]["value"] > 0
     assert "non_inferior/east" in refused_by(decision)
     assert checks_of(decision)["non_inferior/west"].passed
+    wide = replace(OPTIONS, gate_site_delta=1.0)
+    assert judge(champion, challenge(classified(after, site)), holdout_of(), wide).promote
     assert decision.figures["sites"]["east"]["num_patients"] == 12
 
 
@@ -407,6 +409,7 @@ def test_a_metric_of_another_task_is_refused_by_name(champion: Contender, challe
     "values",
     [
         {"gate_delta": math.nan},
+        {"gate_site_delta": -0.1},
         {"gate_brier_epsilon": -1.0},
         {"gate_floor": -0.1},
         {"gate_replicates": 99},
