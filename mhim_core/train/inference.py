@@ -4,7 +4,8 @@ Shapes: N instances, C outputs of a model, M models.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,21 @@ _COLUMNS = pa.schema(
         pa.field("attention", pa.float32(), nullable=False),
     ]
 )
+
+
+NUM_THREADS = 2
+"""Of every forward pass here on a CPU: a sum's last bits depend on it, which must not vary with the machine."""
+
+
+@contextmanager
+def fixed_threads() -> Iterator[None]:
+    """torch computes on NUM_THREADS threads inside, afterwards on as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(NUM_THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Voter(NamedTuple):
@@ -49,9 +65,13 @@ class BagPrediction(NamedTuple):
 
 
 def predict_tables(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -> BagPrediction:
-    """One bag (a slide, or all slides of a patient in their order) through the models, all its instances."""
+    """One bag (a slide, or all slides of a patient in their order) through the models, all its instances.
+
+    On a CPU the same bits whatever number of threads torch was set to.
+    """
     h_NF = torch.from_numpy(np.concatenate([table.features for table in tables])).float()
-    found = [predict_bag(voter.model, h_NF, voter.append_recycled) for voter in voters]
+    with fixed_threads():
+        found = [predict_bag(voter.model, h_NF, voter.append_recycled) for voter in voters]
     logits_MC = np.stack([_in_users_unit(one, voter.task) for one, voter in zip(found, voters, strict=True)])
     outputs_MK = np.stack([outputs_of(logits_C, voters[0].task.kind) for logits_C in logits_MC])
     attention_MN = torch.stack([one.attention_N.float().cpu() for one in found]).numpy()
@@ -62,6 +82,7 @@ def predict_tables(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -> B
 
 def outputs_of(logits_C: np.ndarray, kind: TaskKind) -> np.ndarray:
     """What a person reads: class probabilities (C,), the risk (1,) or the number (1,), float64."""
+    # the mathematics of evaluation.held_out's softmax and risks, which training may not import (nor they torch)
     logits = torch.from_numpy(np.asarray(logits_C, dtype=np.float64))
     if kind is TaskKind.classification:
         return logits.softmax(dim=-1).numpy()

@@ -1,0 +1,96 @@
+"""Bags through finished models: the same bits on every machine."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from mhim_core.mil.model import MilModel
+from mhim_core.mil.options import ModelOptions
+from mhim_core.store.schema import FeatureTable
+from mhim_core.task import FittedTask, TaskKind
+from mhim_core.train.inference import NUM_THREADS, Voter, fixed_threads, outputs_of, predict_tables
+from mhim_core.types import SlideId
+
+D_IN, NUM_TILES = 384, 2000
+TASK = FittedTask(kind=TaskKind.classification, classes=("a", "b"))
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """What a test sets torch's threads to ends with it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def table(slide_id: str, num: int) -> FeatureTable:
+    generator = np.random.default_rng(num)
+    features = generator.normal(size=(num, D_IN)).astype(np.float16)
+    ones = np.ones(num, np.float32)
+    return FeatureTable(SlideId(slide_id), features, np.zeros((num, 2), np.int32), ones, ones, {})
+
+
+def voter(aggregator: str) -> Voter:
+    model = MilModel(D_IN, 2, ModelOptions(aggregator=aggregator), None).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.05, generator=generator)
+        elif name.endswith("bias"):
+            torch.nn.init.zeros_(parameter)
+    return Voter(model, False, TASK)
+
+
+@pytest.mark.parametrize("aggregator", ["transmil", "abmil"])
+def test_a_prediction_has_the_same_bytes_whatever_torchs_threads_were(aggregator: str, threads: None) -> None:
+    tables, model = [table("s1", NUM_TILES), table("s2", 300)], voter(aggregator)
+    found = {}
+    for number in (1, 2, 3):
+        torch.set_num_threads(number)
+        prediction = predict_tables(tables, [model])
+        found[number] = [prediction.logits_MC.tobytes(), *(one.tobytes() for one in prediction.attention)]
+        assert torch.get_num_threads() == number, "the caller's threads are as they were"
+    assert found[1] == found[2] == found[3]
+
+
+def test_threads_are_restored_after_an_error_too(threads: None) -> None:
+    torch.set_num_threads(3)
+    inside = []
+
+    def fail() -> None:
+        with fixed_threads():
+            inside.append(torch.get_num_threads())
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        fail()
+    assert inside == [NUM_THREADS]
+    assert torch.get_num_threads() == 3
+
+
+def test_a_bag_of_several_slides_is_one_bag_and_the_models_vote() -> None:
+    tables, models = [table("s1", 20), table("s2", 7)], [voter("abmil"), voter("transmil")]
+    found = predict_tables(tables, models)
+    alone = [predict_tables(tables, [one]) for one in models]
+    np.testing.assert_array_equal(found.logits_MC, np.concatenate([one.logits_MC for one in alone]))
+    np.testing.assert_allclose(found.outputs, np.mean([one.outputs for one in alone], axis=0), atol=1e-15)
+    np.testing.assert_allclose(found.spread, np.std([one.outputs for one in alone], axis=0), atol=1e-15)
+    assert [len(one) for one in found.attention] == [20, 7]
+    assert sum(float(one.sum()) for one in alone[0].attention) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", list(TaskKind))
+def test_outputs_are_what_evaluation_makes_of_the_same_logits(kind: TaskKind) -> None:
+    from mhim_core.evaluation.held_out import HeldOut
+    from mhim_core.task import ClassTarget
+
+    logits = np.array([0.3, -1.2, 2.5, 0.1])
+    row = HeldOut("m", 0, 0, "s", "p", None, ClassTarget(0), tuple(logits.tolist()))
+    expected = {
+        TaskKind.classification: row.probabilities,
+        TaskKind.survival: (row.risk,),
+        TaskKind.regression: row.logits,
+    }
+    np.testing.assert_allclose(outputs_of(logits, kind), expected[kind], rtol=1e-14)
