@@ -1,5 +1,6 @@
 """Connecting to Ray: one of our own, the cluster of this job, or a cluster by its address."""
 
+import ipaddress
 import logging
 import os
 import re
@@ -72,17 +73,25 @@ def _usable_gpus() -> int:
     return torch.cuda.device_count()  # no context is made on any of them
 
 
+def is_loopback(host: str) -> bool:
+    """Is this a name of this very machine, which nobody else reaches?"""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def check_address(address: str) -> str:
     """The address itself. Raises ConfigError with advice where it is not `local`, `auto` or `host:port`."""
     if address.startswith("ray://"):
         raise ConfigError(
             f"ray_address={address}: the Ray client is not supported; run this command on a node of the cluster with "
-            "ray_address=host:6379, or submit it as a Ray job with ray_address=auto"
+            "ray_address=host:6379, or submit it: mhim submit … ray_address=http://host:8265"
         )
     if address.startswith(("http://", "https://")):
         raise ConfigError(
-            f"ray_address={address} is a dashboard's address; submit the command there as a Ray job "
-            "(`ray job submit --address … -- mhim … ray_address=auto`)"
+            f"ray_address={address} is a dashboard's address, where commands are submitted: "
+            f"mhim submit … ray_address={address}"
         )
     if address in ("local", "auto"):
         return address
@@ -139,10 +148,10 @@ def plain_errors(what: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "ray":
             raise
-        raise MhimError(f"{what} ended with {type(error).__name__}: {_gist(error)}; run again to go on") from error
+        raise MhimError(f"{what} ended with {type(error).__name__}: {gist(error)}; run again to go on") from error
 
 
-def _gist(error: BaseException) -> str:
+def gist(error: BaseException) -> str:
     """The words of Ray's message that say what happened: the original error closes a remote traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
@@ -179,8 +188,8 @@ def _connect(address: str, local_cpus: int | None) -> None:
             ) from error
         except (ConnectionError, TimeoutError, RuntimeError) as error:
             if address == "local":
-                raise MhimError(f"Ray could not be started on this machine: {_gist(error)}") from error
-            raise ConfigError(f"no Ray cluster answers at ray_address={address}: {_gist(error)}") from error
+                raise MhimError(f"Ray could not be started on this machine: {gist(error)}") from error
+            raise ConfigError(f"no Ray cluster answers at ray_address={address}: {gist(error)}") from error
 
 
 def _check_answers(address: str) -> None:

@@ -16,6 +16,7 @@ import textwrap
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +40,8 @@ class FlowCommand(NamedTuple):
 
 
 _HELP = ("-h", "--help")
+IN_JOB = "MHIM_IN_JOB"
+"""Set in a job of a cluster: no flow starts there before every node is known to reach what it names."""
 
 FLOWS = {
     "check": FlowCommand("check", "CheckConfig", "validate a cohort table and its slides", "cohort=my.csv"),
@@ -146,6 +149,33 @@ FLOWS = {
         function="rollback_to",
         positional=("name",),
     ),
+    "submit": FlowCommand(
+        "submit",
+        "job_config.SubmitConfig",
+        "any flow as a job of a Ray cluster",
+        "embed cohort=my.csv store=s3://bucket/features ray_address=http://host:8265 --wait",
+        positional=("flow",),
+        wraps_flow=True,
+    ),
+    "jobs ls": FlowCommand(
+        "jobs", "job_config.JobsLsConfig", "the jobs of a cluster", "ray_address=http://host:8265", function="ls"
+    ),
+    "jobs logs": FlowCommand(
+        "jobs",
+        "job_config.JobsLogsConfig",
+        "what a job has written",
+        "embed-0123456789ab-1 --follow ray_address=http://host:8265",
+        function="logs",
+        positional=("job",),
+    ),
+    "jobs stop": FlowCommand(
+        "jobs",
+        "job_config.JobsStopConfig",
+        "end a job",
+        "embed-0123456789ab-1 ray_address=http://host:8265",
+        function="stop",
+        positional=("job",),
+    ),
     "demo": FlowCommand("demo", "DemoConfig", "everything above on a made cohort", "out=demo"),
 }
 
@@ -207,7 +237,11 @@ def _command(names: Sequence[str]) -> str:
 def _run_flow(name: str, words: Sequence[str]) -> int:
     config: Any = _read(name, words)
     flow = importlib.import_module(f"flows.{FLOWS[name].module}")
-    exit_code: int = getattr(flow, FLOWS[name].function)(config).exit_code
+    before: AbstractContextManager[None] = nullcontext()
+    if os.environ.get(IN_JOB) and name in _plain_flows():
+        before = importlib.import_module("flows.job_start").first_step(config)
+    with before:
+        exit_code: int = getattr(flow, FLOWS[name].function)(config).exit_code
     return exit_code
 
 

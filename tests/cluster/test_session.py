@@ -58,8 +58,8 @@ def test_local_auto_and_host_with_port_are_addresses(address: str) -> None:
     ("address", "advice"),
     [
         ("ray://head:10001", "ray_address=host:6379"),
-        ("http://head:8265", "ray job submit"),
-        ("https://head", "ray job submit"),
+        ("http://head:8265", "mhim submit"),
+        ("https://head", "mhim submit"),
         ("head", "host:port"),
         ("head:", "host:port"),
         ("head:0", "host:port"),

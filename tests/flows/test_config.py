@@ -122,7 +122,7 @@ def test_every_key_is_documented_and_of_a_kind_that_people_can_type(name: str, k
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_preset_of_a_command_gives_the_defaults_of_its_config(name: str) -> None:
     config = CONFIGS[name]
-    preset = name.replace(" ", "_")
+    preset = name.replace(" ", "_").replace("-", "_")
     assert parse(config, [f"{key}=x" for key in needed(config)], preset=preset) == made(config)
 
 
@@ -170,7 +170,7 @@ def test_more_workers_than_bags_in_a_step_are_refused_with_both_remedies() -> No
     ("address", "advice"),
     [
         ("ray://head:10001", r"ray_address=head:6379|ray_address=host:6379"),
-        ("http://head:8265", r"ray job submit"),
+        ("http://head:8265", r"mhim submit"),
         ("head", r"local, auto or host:port"),
     ],
 )

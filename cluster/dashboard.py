@@ -1,0 +1,141 @@
+"""A Ray dashboard by its address: who is let in there, and Ray's own client for it, in this project's words."""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
+
+from cluster.session import is_loopback
+from mhim_core.errors import ConfigError, MhimError
+
+PROBE_TIMEOUT_S = 5.0
+REQUEST_TIMEOUT_S = 60.0
+_GUARDED = (301, 302, 303, 307, 308, 401, 403)
+"""A refusal, or the way to a proxy's login page."""
+_USUAL = "the dashboard's port is often 8265"
+
+_TALKATIVE = (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+)
+
+R = TypeVar("R")
+
+
+class UnreachableError(MhimError):
+    """A cluster that answered before does not answer now."""
+
+
+class TakenError(MhimError):
+    """A job's id was used before."""
+
+
+class Dashboard:
+    """A dashboard at http(s)://host:port, and what Ray's client asks of it.
+
+    Raises ConfigError where no Ray dashboard answers there, where it refuses the token of this environment, and where
+    it takes jobs from anyone who reaches it; `allow_insecure` permits that, and a loopback address needs no permission.
+    """
+
+    def __init__(self, address: str, *, allow_insecure: bool = False) -> None:
+        self.address = address.rstrip("/")
+        host = urllib.parse.urlsplit(address).hostname or ""
+        if answers_without_token(self.address) and not allow_insecure and not is_loopback(host):
+            raise ConfigError(
+                f"the Ray cluster at ray_address={address} takes jobs from anyone who reaches it; start it with "
+                "RAY_AUTH_MODE=token, reach it by a tunnel to 127.0.0.1, or set allow_insecure=true"
+            )
+        self.client = self.request(lambda: _connect(self.address))
+
+    def request(self, request: Callable[[], R], job_id: str = "") -> R:
+        """A request's answer. Raises ConfigError, TakenError, UnreachableError."""
+        import requests.exceptions
+        from ray.exceptions import AuthenticationError
+
+        try:
+            return request()
+        except AuthenticationError as error:
+            raise ConfigError(
+                f"the Ray cluster at ray_address={self.address} wants a token; set RAY_AUTH_MODE=token and "
+                "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as on the cluster"
+            ) from error
+        except (requests.exceptions.RequestException, ConnectionError) as error:
+            raise UnreachableError(f"the Ray cluster at ray_address={self.address} does not answer: {error}") from error
+        except RuntimeError as error:  # Ray's own, with the server's words
+            self._refuse(error, job_id)
+
+    def _refuse(self, error: RuntimeError, job_id: str) -> NoReturn:
+        words = str(error)
+        found = re.search(r"status code (\d{3})", words)
+        status = int(found[1]) if found else 0
+        if "already exists" in words:
+            raise TakenError(words) from error
+        if job_id and status == 404:
+            raise ConfigError(
+                f"the Ray cluster at {self.address} knows no job {job_id}; list them: mhim jobs ls"
+            ) from None
+        reason = ([line.strip() for line in words.splitlines() if line.strip()] or [words])[-1]
+        if status >= 500:
+            raise UnreachableError(f"the Ray cluster at {self.address} cannot do it now: {reason}") from error
+        raise ConfigError(f"the Ray cluster at {self.address} refuses: {reason}") from error
+
+
+def answers_without_token(address: str) -> bool:
+    """Does the dashboard talk to someone without any token? Raises ConfigError where no Ray dashboard answers."""
+    try:
+        with urllib.request.build_opener(_NoRedirect).open(f"{address}/api/version", timeout=PROBE_TIMEOUT_S) as reply:
+            said = reply.read(65_536)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code in _GUARDED:
+            return False
+        raise ConfigError(f"what answers at ray_address={address} is no Ray dashboard; {_USUAL}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise ConfigError(f"no Ray dashboard answers at ray_address={address} ({reason}); {_USUAL}") from error
+    if not _is_version(said):
+        raise ConfigError(f"what answers at ray_address={address} is no Ray dashboard; {_USUAL}")
+    return True
+
+
+def _is_version(said: bytes) -> bool:
+    try:
+        found = json.loads(said)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and "ray_version" in found
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+def _connect(address: str) -> Any:
+    """Ray's client, to this address and no other, that never waits without limit."""
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            return super()._do_request(method, endpoint, **({"timeout": REQUEST_TIMEOUT_S} | options))
+
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with _without("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # Ray would go there instead
+        return Client(address)
+
+
+@contextlib.contextmanager
+def _without(*names: str) -> Iterator[None]:
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)

@@ -1,0 +1,218 @@
+"""A job's first step: does every node run this code, with what it needs, and reach every place that the flow names?
+
+What a node cannot reach is told before anything is spent, as one sentence and exit code 2; nodes that join later are
+not asked. `mhim submit` and the manifests in deploy/ set the variable that calls for it (`flows.cli.IN_JOB`).
+"""
+
+import os
+import socket
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from enum import Enum
+from functools import partial
+from typing import Any, NamedTuple
+
+from cluster.nodes import NodeId, ask_every_node
+from cluster.session import kept_alive, ray_session
+from cluster.shipping import Requirements, requirements, source_digest, unmet, versions
+from cluster.storage import open_storage, read_bytes
+from flows.config import CohortKeys, DecodeKeys
+from flows.inputs import load_cohort, slide_hint
+from flows.run_folder import RUN
+from mhim_core.errors import ConfigError, NotFoundError, SlideError, StorageError
+
+DISTRIBUTION = "mhim"
+PACKAGES = ("flows", "mhim_core", "cluster")
+_OUTPUTS = ("store", "out", "registry")
+_RUNS = ("run", "teacher")
+_PREFIXES = ("slides_prefix",)
+_ADVICE = "put them where every node sees them, or at s3://"
+_MAX_SLIDE_FOLDERS, _SLIDES_PER_FOLDER = 8, 3
+
+
+class Sight(Enum):
+    """What a node finds where a slide should be."""
+
+    SLIDE = 1
+    FOLDER = 2
+    """Its folder, or a bucket that answers: the slide itself is missing, which is that slide's failure."""
+    NOTHING = 3
+
+
+class Question(NamedTuple):
+    """What a node is asked."""
+
+    needed: Requirements
+    files: tuple[tuple[str, str], ...] = ()
+    """(key, address) of what must be readable."""
+    folders: tuple[tuple[str, str], ...] = ()
+    """(key, address) of folders or prefixes that must be there."""
+    outputs: tuple[tuple[str, str, str], ...] = ()
+    """(key, address, probe) of the places that must hold the driver's probe and take another."""
+    slides: tuple[str, ...] = ()
+
+
+class NodeState(NamedTuple):
+    """What a node answers."""
+
+    problem: str
+    """The first place it cannot reach and why, or requirement it does not meet; empty: none."""
+    versions: Mapping[str, str]
+    code: str
+    slides: tuple[Sight, ...]
+
+
+@contextmanager
+def first_step(config: Any) -> Iterator[None]:
+    """Check before the block runs the flow; it shares the connection to Ray. Raises ConfigError (exit 2).
+
+    A flow that runs without Ray meets its places itself; only the code's requirements are checked for it.
+    """
+    needed = requirements(DISTRIBUTION, __package__ or "flows")
+    if problem := unmet(needed):
+        raise ConfigError(f"this job's machine has {problem}; change the cluster's image")
+    on_nodes = hasattr(config, "ray_address")
+    with kept_alive() if on_nodes else nullcontext():
+        if on_nodes:
+            with ray_session(config.ray_address, config.local_cpus):
+                check_nodes(config, needed)
+        yield
+
+
+def check_nodes(config: Any, needed: Requirements) -> None:
+    """Ask every node of the connected cluster. Raises ConfigError naming the place and the node."""
+    outputs = tuple((key, uri, f"probe/{uuid.uuid4().hex}") for key, uri in _given(config, _OUTPUTS))
+    folders = tuple(_given(config, _PREFIXES))
+    question = Question(needed, tuple(_files(config)), folders, outputs, _slides(config))
+    try:
+        for key, uri, probe in outputs:
+            _put(key, uri, probe)
+        answers = ask_every_node(partial(look, question))
+    finally:
+        for _, uri, probe in outputs:
+            _remove(uri, probe)
+    judge(answers, look_here(question), question.slides)
+
+
+def look(question: Question) -> NodeState:
+    """What this node sees."""
+    seen: tuple[Sight, ...] = ()
+    problem = unmet(question.needed)
+    try:
+        for key, uri in question.files:
+            _read(key, uri)
+        for key, uri in question.folders:
+            _enter(key, uri)
+        for key, uri, probe in question.outputs:
+            _share(key, uri, probe)
+        seen = tuple(map(_sight, question.slides))
+    except ConfigError as error:
+        problem = problem or str(error)
+    return look_here(question)._replace(problem=problem, slides=seen)
+
+
+def look_here(question: Question) -> NodeState:
+    """Versions and code of this process."""
+    return NodeState("", versions(question.needed), source_digest(PACKAGES), ())
+
+
+def judge(answers: Mapping[NodeId, NodeState], driver: NodeState, slides: tuple[str, ...]) -> None:
+    """Raises ConfigError with the first thing that keeps a node from doing its part."""
+    for node, state in answers.items():
+        if state.problem:
+            raise ConfigError(f"node {node}: {state.problem}")
+        if state.code != driver.code:
+            raise ConfigError(f"node {node} imports other code of {DISTRIBUTION} than the job's driver; use one image")
+        for name, version in state.versions.items():
+            if version != driver.versions[name]:
+                others = driver.versions[name]
+                raise ConfigError(f"node {node} has {name} {version} and the job's driver {others}; use one image")
+    for index, uri in enumerate(slides):
+        there = [node for node, state in answers.items() if state.slides[index] is Sight.SLIDE]
+        for node, state in answers.items():
+            if there and state.slides[index] is not Sight.SLIDE:
+                raise ConfigError(f"node {node}: {_absent(uri)}, though node {there[0]} sees them; {_ADVICE}")
+    if slides and all(one is Sight.NOTHING for state in answers.values() for one in state.slides):
+        raise ConfigError(f"node {next(iter(answers))}: {_absent(slides[0])}, nor on any other node; {_ADVICE}")
+
+
+def _absent(uri: str) -> str:
+    return f"slides of {os.path.dirname(uri)} are not there"
+
+
+def _files(config: Any) -> Iterator[tuple[str, str]]:
+    yield from _given(config, ("cohort", "labels"))
+    for key, uri in _given(config, _RUNS):
+        yield key, f"{uri.rstrip('/')}/{RUN}"
+
+
+def _given(config: Any, keys: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [(key, value) for key in keys if (value := getattr(config, key, ""))]
+
+
+def _slides(config: Any) -> tuple[str, ...]:
+    """A few slides of each of the first few folders; none for a flow that reads features alone."""
+    if not (isinstance(config, CohortKeys) and isinstance(config, DecodeKeys)):
+        return ()
+    folders: dict[str, list[str]] = {}
+    for row in load_cohort(config.cohort, with_files=False).cohort.rows:
+        folder = os.path.dirname(row.uri)
+        if folder in folders or len(folders) < _MAX_SLIDE_FOLDERS:
+            folders.setdefault(folder, []).append(row.uri)
+    return tuple(uri for slides in folders.values() for uri in slides[:_SLIDES_PER_FOLDER])
+
+
+def _put(key: str, uri: str, probe: str) -> None:
+    try:
+        open_storage(uri).put(probe, b"probe")
+    except StorageError as error:
+        here = socket.gethostname()
+        raise ConfigError(f"the job's driver on {here} cannot use {key}={uri}: {error}") from error
+
+
+def _remove(uri: str, probe: str) -> None:
+    with suppress(StorageError):  # it could not be written either, and that is told
+        open_storage(uri).delete(probe)
+
+
+def _read(key: str, uri: str) -> None:
+    try:
+        read_bytes(uri)
+    except StorageError as error:
+        raise ConfigError(f"{key}: {error}; put it where every node sees it, or at s3://") from error
+
+
+def _enter(key: str, uri: str) -> None:
+    try:
+        there = next(open_storage(uri).list(""), None) is not None if "://" in uri else os.path.isdir(uri)
+    except StorageError as error:
+        raise ConfigError(f"{key}={uri} cannot be used: {error}") from error
+    if not there:
+        raise ConfigError(f"{key}={uri} is not there; {_ADVICE}")
+
+
+def _share(key: str, uri: str, probe: str) -> None:
+    """The place must be the driver's very own, and take what this node writes."""
+    storage = open_storage(uri)
+    mine = f"{probe}-{uuid.uuid4().hex}"
+    try:
+        storage.get(probe)
+        storage.put(mine, b"probe")
+        storage.delete(mine)
+    except NotFoundError:
+        raise ConfigError(
+            f"{key}={uri} is not the driver's: put it where every node sees the same folder, or at s3://"
+        ) from None
+    except StorageError as error:
+        raise ConfigError(f"{key}={uri} cannot be used: {error}") from error
+
+
+def _sight(uri: str) -> Sight:
+    try:
+        slide_hint(uri)
+    except (SlideError, NotFoundError):
+        return Sight.FOLDER if "://" in uri or os.path.isdir(os.path.dirname(uri)) else Sight.NOTHING
+    except StorageError as error:
+        raise ConfigError(f"slides of {os.path.dirname(uri)}: {error}") from error
+    return Sight.SLIDE

@@ -1,0 +1,45 @@
+"""A cohort table that is sent elsewhere: its slides are named by their full places, all else stays as it is."""
+
+import csv
+import io
+
+from mhim_core.cohort.cells import read_cells
+from mhim_core.cohort.table import Cohort, read_cohort
+
+
+def with_absolute_paths(data: bytes, name: str, folder: str) -> bytes:
+    """The table with every slide's path made absolute against `folder`, where the table lies; CSV or Parquet as given.
+
+    The very same bytes where every path is absolute already. Raises CohortError for a table that cannot be read.
+    """
+    cohort = read_cohort(data, name=name, base_uri=folder)
+    table = read_cells(data, name)
+    index = table.header.index(cohort.header["path"])
+    places = {row.row: row.uri for row in cohort.rows if row.uri}
+    with_path = [row for row in table.rows if len(row.cells) > index]
+    changed = {row.row for row in with_path if places.get(row.row, row.cells[index]) != row.cells[index]}
+    if not changed:
+        return data
+    if data.startswith(b"PAR1"):
+        return _parquet(data, cohort, places)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.header)
+    for row in table.rows:
+        cells = list(row.cells)
+        if row.row in changed:
+            cells[index] = places[row.row]
+        writer.writerow(cells)
+    return text.getvalue().encode()
+
+
+def _parquet(data: bytes, cohort: Cohort, places: dict[int, str]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(pa.BufferReader(data))
+    index = table.column_names.index(cohort.header["path"])
+    column = [places.get(number, value) for number, value in enumerate(table.column(index).to_pylist(), start=1)]
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.set_column(index, table.column_names[index], pa.array(column, pa.string())), sink)
+    return bytes(sink.getvalue())

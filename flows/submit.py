@@ -1,0 +1,51 @@
+"""mhim submit <flow> … ray_address=http://host:8265 [--wait]: a flow as a job of a Ray cluster.
+
+Inputs: the flow's own words, read here as the flow would read them. The installed code and the tables that the words
+name travel with the job; stores, runs and slides do not, and the job's first step finds out whether every node reaches
+them. While the same is pending or running, submit attaches to it; after it is over, whatever its end, the next attempt
+starts, and the flow itself finds what is done already.
+Exit code: 0 once the job is submitted; with --wait the flow's own, 130 if the job was stopped.
+"""
+
+import shlex
+from contextlib import ExitStack
+from typing import Any
+
+from cluster.jobs import JobServer, Submitted
+from cluster.shipping import job_folder
+from flows.cli import IN_JOB, read_flow
+from flows.job_config import SubmitConfig
+from flows.job_start import DISTRIBUTION, PACKAGES
+from flows.job_words import JobWords, job_words
+from flows.jobs import JobEnded, follow
+
+
+def run(config: SubmitConfig) -> JobEnded:
+    """Raises InputError (2) for what the flow, this machine or the cluster would refuse, ConflictError (5)."""
+    flow_config = read_flow(config.flow, config.overrides)
+    given = job_words(config.flow, flow_config, config.overrides, ship=not config.image)
+    for note in given.notes:
+        print(f"note: {note}")
+    server = JobServer(config.ray_address, allow_insecure=config.allow_insecure)
+    submitted = send(server, config.flow, given, config.image)
+    print(f"{submitted.job_id} {'goes on' if submitted.attached else 'is submitted'} at {server.address}", flush=True)
+    if config.wait:
+        return follow(server, submitted.job_id)
+    print(f"  mhim jobs logs {submitted.job_id} --follow ray_address={server.address}")
+    return JobEnded(0)
+
+
+def send(server: JobServer, flow: str, given: JobWords, image: str = "") -> Submitted:
+    """Submit or attach, with the installed code, or in an image that has it."""
+    with ExitStack() as stack:
+        runtime_env: dict[str, Any] = {}
+        if image:
+            runtime_env["image_uri"] = image
+        else:
+            runtime_env["working_dir"] = str(stack.enter_context(job_folder(DISTRIBUTION, PACKAGES, given.files)))
+        return server.submit(given.stem, entrypoint(flow, given.words), runtime_env)
+
+
+def entrypoint(flow: str, words: tuple[str, ...]) -> str:
+    """The line that a shell on the cluster runs."""
+    return f"exec env {IN_JOB}=1 python -m flows.cli {shlex.join([flow, *words])}"
