@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from mhim_core.cohort.findings import Finding, Severity, quote
+from mhim_core.cohort.findings import Finding, Severity, listed, quote
 from mhim_core.cohort.table import Cohort, CohortRow
 from mhim_core.cohort.values import has_no_value
 from mhim_core.errors import CohortError
@@ -36,15 +36,9 @@ def validate(
     errors = [finding for finding in findings if finding.severity is Severity.ERROR]
     if errors:
         count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-        raise CohortError("\n".join([f"{cohort.name}: {count} in the table", *_listed(errors)]))
+        lines = listed([str(error) for error in errors], _MAX_LISTED)
+        raise CohortError("\n  ".join([f"{cohort.name}: {count} in the table", *lines]))
     return findings
-
-
-def _listed(findings: Sequence[Finding]) -> Iterator[str]:
-    for finding in findings[:_MAX_LISTED]:
-        yield f"  {finding}"
-    if len(findings) > _MAX_LISTED:
-        yield f"  … and {len(findings) - _MAX_LISTED} more"
 
 
 def find_problems(
@@ -64,6 +58,7 @@ def find_problems(
         *_check_parts(cohort),
         *_check_labels(cohort),
         *_check_survival(cohort),
+        *_check_sites(cohort),
     ]
     if num_bytes is not None:
         sizes = {row.row: num_bytes(row) for row in rows if row.uri}
@@ -193,6 +188,19 @@ def _check_survival(cohort: Cohort) -> Iterator[Finding]:
                 f"(slide {quote(first.slide_id)})"
             )
             yield _finding(cohort, row, "time", message, Severity.WARNING)
+
+
+def _check_sites(cohort: Cohort) -> Iterator[Finding]:
+    """Two spellings of one site would be judged as two sites; each spelling is named once, not once a slide."""
+    spellings: dict[str, dict[str, CohortRow]] = defaultdict(dict)
+    for row in cohort.rows:
+        if row.site is not None:
+            spellings["".join(row.site.casefold().split())].setdefault(row.site, row)
+    for first, *others in (list(rows.values()) for rows in spellings.values()):
+        for row in others:
+            pair = f"{quote(str(row.site))} and {quote(str(first.site))} (row {first.row})"
+            message = f"{pair} differ only in case or spaces: taken as two sites"
+            yield _finding(cohort, row, "site", message, Severity.WARNING)
 
 
 def _groups(rows: Iterable[CohortRow], key: Callable[[CohortRow], object | None]) -> Iterator[list[CohortRow]]:

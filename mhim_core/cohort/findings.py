@@ -1,7 +1,12 @@
-"""One remark about one row of the cohort table."""
+"""One remark about one row of the cohort table, and the words of all remarks."""
 
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
+
+from mhim_core.cohort.order import natural_key
+
+MAX_LISTED = 10
 
 
 class Severity(StrEnum):
@@ -31,3 +36,14 @@ class Finding(NamedTuple):
 def quote(text: str, max_chars: int = 80) -> str:
     """The text in quotes, control and direction marks escaped, shortened: safe to print on a terminal."""
     return repr(text if len(text) <= max_chars else text[: max_chars - 1] + "…")
+
+
+def listed(items: Sequence[str], max_items: int = MAX_LISTED) -> list[str]:
+    """The first of them, and where there are more an item that counts the rest."""
+    rest = [f"… and {len(items) - max_items} more"] if len(items) > max_items else []
+    return [*items[:max_items], *rest]
+
+
+def quote_all(names: Iterable[str], max_items: int = MAX_LISTED) -> str:
+    """The names in natural order, quoted, with commas; the first of many."""
+    return ", ".join(listed([quote(name) for name in sorted(names, key=natural_key)], max_items))

@@ -1,7 +1,7 @@
 """A table of labels beside the cohort, as the field's label files are: joined to the slides by whole ids.
 
-With a header it names its columns as the cohort's own table does (id, label, time, event, with their aliases). Without,
-it has two columns, id and label, and its first row is a row.
+With a header it names its columns as the cohort's own table does (id, label, time, event, with their aliases), which
+says whose ids they are. Without, it has two columns, id and label, and its first row is a row.
 """
 
 from collections.abc import Iterator, Sequence, Set
@@ -11,17 +11,18 @@ from typing import NamedTuple
 
 from mhim_core.cohort.cells import TextRow, read_lines
 from mhim_core.cohort.columns import FILE_NAMES, ID_NAMES, LABEL_NAMES, PATIENT_NAMES, strip_extension
-from mhim_core.cohort.findings import Finding, Severity, quote
+from mhim_core.cohort.findings import Finding, Severity, listed, quote, quote_all
+from mhim_core.cohort.ids import BARE_ID_NAMES, IdColumns, IdIndex, IdKind, find_id_columns
 from mhim_core.cohort.rows import NO_PATIENT, OWN_PATIENT
 from mhim_core.cohort.survival import SurvivalColumns, find_survival
-from mhim_core.cohort.table import Cohort, natural_key, no_label_note
+from mhim_core.cohort.table import Cohort, no_label_note
 from mhim_core.cohort.values import CellError, read_event, read_time
 from mhim_core.errors import CohortError
+from mhim_core.types import SlideId
 
-_KEY_NAMES = (ID_NAMES, ("id",), PATIENT_NAMES, FILE_NAMES)
-"""Which column is the id, the first found; else the first column of the table."""
 TARGET_COLUMNS = ("label", "time", "event")
-_MAX_LISTED = 10
+_HEADER_NAMES = {*LABEL_NAMES, *ID_NAMES, *BARE_ID_NAMES, *PATIENT_NAMES, *FILE_NAMES}
+"""One of these makes a first row a header."""
 
 
 class LabelCells(NamedTuple):
@@ -37,6 +38,8 @@ class LabelTable:
     """The labels by id, in the table's order."""
 
     name: str
+    kind: IdKind
+    """Whose ids they are."""
     cells: dict[str, LabelCells]
     header: dict[str, str]
     """What the label, time and event columns are called; absent ones are not in it."""
@@ -48,6 +51,8 @@ class _Layout(NamedTuple):
     """Where the columns are."""
 
     key: int
+    """The id's; the table's first column where none is named so."""
+    kind: IdKind
     label: int | None
     survival: SurvivalColumns | None
 
@@ -61,16 +66,18 @@ def read_labels(data: bytes, name: str) -> LabelTable:
     """
     lines = read_lines(data, name)
     named = [cell.strip().casefold() for cell in lines[0].cells]
-    known = {*LABEL_NAMES, *(key for names in _KEY_NAMES for key in names)}
-    if known.isdisjoint(named):
+    if _HEADER_NAMES.isdisjoint(named):
         _check_two_columns(lines, name)
-        note = f"{name} has no header: its first row is read as a slide's id and label, like the others"
-        return _table(lines, _Layout(0, 1, None), name, {"label": "label"}, (note,))
+        note = f"{name} has no header: its first row is read as an id and a label, like the others"
+        return _table(lines, _Layout(0, IdKind.either, 1, None), name, {"label": "label"}, (note,))
     header, rows = lines[0].cells, lines[1:]
     if not rows:
         raise CohortError(f"{name}: the table has no rows")
     survival = find_survival(header, rows, name)
-    layout = _Layout(_key_column(header, named, name), _label_column(header, named, name), survival.columns)
+    ids = find_id_columns(named)
+    _check_one_id(ids, header, name)
+    key = ids.indices[0] if ids.indices else 0
+    layout = _Layout(key, ids.kind, _label_column(header, named, name), survival.columns)
     if layout.label is None and layout.survival is None:
         more = "".join(f"; {note}" for note in survival.notes)
         raise CohortError(f"{name}: no column gives a label, or a time and an event{more}")
@@ -84,27 +91,40 @@ def read_labels(data: bytes, name: str) -> LabelTable:
 def join_labels(cohort: Cohort, labels: LabelTable) -> Cohort:
     """The cohort with the labels, times and events of the table in place of its own.
 
-    An id matches a slide's or a patient's whole id; where both have one, the slide's counts. A slide that none matches
-    is unlabelled. Raises CohortError if no id matches.
+    Ids are compared whole, with slides' or patients' as the table's header says; where it does not, with both, and a
+    slide's own row counts before its patient's. A slide that none matches is unlabelled. Raises CohortError if no id
+    matches, or if one could be a slide's or another patient's and nothing says which.
     """
-    rows = []
-    for row in cohort.rows:
-        cells = labels.cells.get(row.slide_id) or labels.cells.get(row.patient_id)
-        rows.append(row._replace(**(cells or LabelCells())._asdict()))
+    index = IdIndex(cohort.rows)
+    if ambiguity := index.ambiguity(labels.cells, labels.kind):
+        raise CohortError(f"{labels.name}: {ambiguity}")
+    cells = _cells_of_slides(labels, index)
+    rows = tuple(row._replace(**cells.get(row.slide_id, LabelCells())._asdict()) for row in cohort.rows)
     with_target = {row.row for row in rows if (row.label, row.time, row.event) != LabelCells()}
     if not with_target:
+        hint = index.other_kind(index.unknown(labels.cells, labels.kind), labels.kind)
         raise CohortError(
-            f"{labels.name}: none of its {len(labels.cells)} ids gives a slide of {cohort.name} a label (its first is "
-            f"{quote(next(iter(labels.cells)))}, the cohort's {quote(cohort.rows[0].slide_id)}); ids are compared whole"
+            f"{labels.name}: none of its {len(labels.cells)} {labels.kind.ids} gives a slide of {cohort.name} a label"
+            f"{hint}; its first is {quote(next(iter(labels.cells)))}, the cohort's first slide "
+            f"{quote(cohort.rows[0].slide_id)} of patient {quote(cohort.rows[0].patient_id)}; ids are compared whole"
         )
     header = {key: name for key, name in cohort.header.items() if key not in TARGET_COLUMNS}
     return replace(
         cohort,
-        rows=tuple(rows),
+        rows=rows,
         header=header | labels.header,
         findings=tuple(_patient_finding(finding, with_target) for finding in cohort.findings),
-        notes=tuple(_notes(cohort, labels)),
+        notes=tuple(_notes(cohort, labels, index)),
     )
+
+
+def _cells_of_slides(labels: LabelTable, index: IdIndex) -> dict[SlideId, LabelCells]:
+    cells: dict[SlideId, LabelCells] = {}
+    for kind in (IdKind.patient, IdKind.slide):  # in this order, so that a slide's own row overwrites its patient's
+        if labels.kind in (kind, IdKind.either):
+            for one, found in labels.cells.items():
+                cells |= dict.fromkeys(index.slides(one, kind), found)
+    return cells
 
 
 def _check_two_columns(lines: Sequence[TextRow], name: str) -> None:
@@ -116,15 +136,10 @@ def _check_two_columns(lines: Sequence[TextRow], name: str) -> None:
             )
 
 
-def _key_column(header: Sequence[str], named: Sequence[str], name: str) -> int:
-    for names in _KEY_NAMES:
-        found = [index for index, cell in enumerate(named) if cell in names]
-        if len(found) > 1:
-            columns = ", ".join(quote(header[index]) for index in found)
-            raise CohortError(f"{name}: columns {columns} could all be the id: keep one and rename the others")
-        if found:
-            return found[0]
-    return 0
+def _check_one_id(ids: IdColumns, header: Sequence[str], name: str) -> None:
+    if len(ids.indices) > 1:
+        columns = ", ".join(quote(header[index]) for index in ids.indices)
+        raise CohortError(f"{name}: columns {columns} could all be the id: keep one and rename the others")
 
 
 def _label_column(header: Sequence[str], named: Sequence[str], name: str) -> int | None:
@@ -151,16 +166,16 @@ def _table(
             wrong.append(f"row {row.row}: {quote(key)} has another label than in row {first_row[key]}")
         first_row.setdefault(key, row.row)
     if wrong:
-        more = [f"… and {len(wrong) - _MAX_LISTED} more"] if len(wrong) > _MAX_LISTED else []
-        raise CohortError("\n  ".join([f"{name}: {len(wrong)} errors in the labels", *wrong[:_MAX_LISTED], *more]))
-    return LabelTable(name=name, cells=cells, header=header, notes=notes)
+        raise CohortError("\n  ".join([f"{name}: {len(wrong)} errors in the labels", *listed(wrong)]))
+    return LabelTable(name=name, kind=layout.kind, cells=cells, header=header, notes=notes)
 
 
 def _read_row(row: TextRow, layout: _Layout) -> tuple[str, LabelCells]:
     def cell(index: int | None) -> str:
         return row.cells[index] if index is not None and index < len(row.cells) else ""
 
-    key = strip_extension(cell(layout.key).strip())
+    key = cell(layout.key).strip()
+    key = key if layout.kind is IdKind.patient else strip_extension(key)
     if not key:
         raise CellError("the id is empty")
     label = cell(layout.label) or None
@@ -179,15 +194,14 @@ def _patient_finding(finding: Finding, with_target: Set[int]) -> Finding:
     return finding._replace(message=OWN_PATIENT, severity=Severity.WARNING)
 
 
-def _notes(cohort: Cohort, labels: LabelTable) -> Iterator[str]:
+def _notes(cohort: Cohort, labels: LabelTable, index: IdIndex) -> Iterator[str]:
     yield from (note for note in cohort.notes if note != no_label_note(cohort.name))
     yield from labels.notes
     own = [quote(cohort.header[key]) for key in TARGET_COLUMNS if key in cohort.header]
     if own:
         yield f"{cohort.name}: its own {', '.join(own)} are not used, since {labels.name} gives the labels"
-    known = {str(one) for row in cohort.rows for one in (row.slide_id, row.patient_id)}
-    unknown = [key for key in labels.cells if key not in known]
+    unknown = index.unknown(labels.cells, labels.kind)
     if unknown:
-        rest = f" and {len(unknown) - _MAX_LISTED} more" if len(unknown) > _MAX_LISTED else ""
-        first = ", ".join(quote(key) for key in sorted(unknown, key=natural_key)[:_MAX_LISTED])
-        yield f"{labels.name}: {len(unknown)} of {len(labels.cells)} ids have no slide in {cohort.name}: {first}{rest}"
+        hint = index.other_kind(unknown, labels.kind)
+        count = f"{len(unknown)} of {len(labels.cells)} {labels.kind.ids}"
+        yield f"{labels.name}: {count} have no slide in {cohort.name}{hint}: {quote_all(unknown)}"

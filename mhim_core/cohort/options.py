@@ -31,7 +31,7 @@ class TaskOptions:
     classification; survival where there is no label but time and event; or name it: classification, survival,
     regression."""
     time_bins: int = 4
-    """Survival: number of time bins, at least 2, cut at quantiles of the training patients' times of events; otherwise
+    """Survival: number of time bins, at least 2, cut at quantiles of the times of the training bags' events; otherwise
     unused."""
     bags: BagUnit = BagUnit.slide
     """slide: a bag a slide; patient: a bag a patient, of all slides of the patient one after another."""

@@ -12,7 +12,16 @@ from mhim_core.cohort.cells import TextRow
 from mhim_core.cohort.columns import Columns, strip_extension
 from mhim_core.cohort.findings import Finding, Severity, quote
 from mhim_core.cohort.survival import SurvivalColumns
-from mhim_core.cohort.values import NUMBER, CellError, read_event, read_fold, read_sha256, read_split, read_time
+from mhim_core.cohort.values import (
+    NUMBER,
+    CellError,
+    read_event,
+    read_fold,
+    read_sha256,
+    read_site,
+    read_split,
+    read_time,
+)
 from mhim_core.types import PatientId, SlideId
 
 NO_PATIENT = "the patient is empty: a labelled slide needs one"
@@ -81,7 +90,7 @@ class RowReader:
             label=label,
             mpp=self._mpp(self._cell(cells, columns.mpp), place),
             split=place.read(read_split, cells, columns.split),
-            site=self._cell(cells, columns.site) or None,
+            site=read_site(self._cell(cells, columns.site)),
             sha256=place.read(read_sha256, cells, columns.sha256),
             time=time,
             event=event,

@@ -2,31 +2,32 @@
 
 Long: a column of slide or patient ids and a column `split` (train, val, test). Wide, as of CLAM, TransMIL and MHIM-MIL:
 columns `train`, `val` and `test` that list ids, of unequal length; the index column and `train_label` and its like are
-not read. Ids match a slide's or a patient's whole id, never a part of it.
+not read. Ids are compared whole: in a long file with slides' or patients', as its column is named, else with both.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mhim_core.cohort.cells import TextTable, read_cells
-from mhim_core.cohort.columns import FILE_NAMES, ID_NAMES, PATIENT_NAMES, SPLIT_NAMES, strip_extension
-from mhim_core.cohort.findings import quote
+from mhim_core.cohort.columns import SPLIT_NAMES
+from mhim_core.cohort.findings import quote, quote_all
+from mhim_core.cohort.ids import IdIndex, IdKind, find_id_columns
 from mhim_core.cohort.options import SplitOptions
+from mhim_core.cohort.split_notes import part_notes
 from mhim_core.cohort.splits import Split, split_by_part
-from mhim_core.cohort.table import CohortRow, natural_key
+from mhim_core.cohort.table import CohortRow
 from mhim_core.cohort.values import CellError, read_split
 from mhim_core.errors import SplitError
 from mhim_core.task import Task
 from mhim_core.types import SlideId
-
-_MAX_LISTED = 10
 
 
 class SplitFile(NamedTuple):
     """One fold as its file has it."""
 
     name: str
+    kind: IdKind
+    """Whose ids it lists."""
     parts: dict[str, str]
     """The part, train, val or test, of each id that the file lists, in its order."""
 
@@ -47,9 +48,10 @@ def read_split_file(data: bytes, name: str) -> SplitFile:
     named = [cell.strip().casefold() for cell in table.header]
     parts_of_columns = {index: part for index, cell in enumerate(named) if (part := _part(cell)) is not None}
     if any(cell in SPLIT_NAMES for cell in named):
-        listed = _read_long(table, named, name)
+        ids = find_id_columns(named)
+        kind, listed = ids.kind, _read_long(table, named, ids.indices, name)
     elif "train" in parts_of_columns.values():
-        listed = _read_wide(table, parts_of_columns, name)
+        kind, listed = IdKind.either, _read_wide(table, parts_of_columns, name)
     else:
         columns = ", ".join(quote(cell, 40) for cell in table.header[:12])
         raise SplitError(
@@ -59,7 +61,7 @@ def read_split_file(data: bytes, name: str) -> SplitFile:
     for one, part in listed:
         if parts.setdefault(one, part) != part:
             raise SplitError(f"{name}: {quote(one)} is in {parts[one]} and in {part}: an id belongs to one part")
-    return SplitFile(name, parts)
+    return SplitFile(name, kind, parts)
 
 
 def _part(header: str) -> str | None:
@@ -69,26 +71,23 @@ def _part(header: str) -> str | None:
         return None
 
 
-def _read_long(table: TextTable, named: Sequence[str], name: str) -> Iterator[tuple[str, str]]:
+def _read_long(table: TextTable, named: Sequence[str], ids: Sequence[int], name: str) -> Iterator[tuple[str, str]]:
     """(id, part) of every row; rows without a part take none."""
-    for names in (ID_NAMES, PATIENT_NAMES, ("id",), FILE_NAMES):
-        ids = [index for index, cell in enumerate(named) if cell in names]
-        if ids:
-            break
-    split = [index for index, cell in enumerate(named) if cell in SPLIT_NAMES]
-    if len(ids) != 1 or len(split) != 1:
+    splits = [index for index, cell in enumerate(named) if cell in SPLIT_NAMES]
+    if len(ids) != 1 or len(splits) != 1:
         raise SplitError(
-            f"{name}: {len(ids)} id and {len(split)} split columns; a long split file has one of each "
+            f"{name}: {len(ids)} id and {len(splits)} split columns; a long split file has one of each "
             "(slide_id or patient_id, and split)"
         )
+    id_column, split = ids[0], splits[0]
     for row in table.rows:
-        if len(row.cells) <= max(ids[0], split[0]):
+        if len(row.cells) <= max(id_column, split):
             raise SplitError(f"{name}: row {row.row} has {len(row.cells)} cells where the header has {len(named)}")
         try:
-            part = read_split(row.cells[split[0]])
+            part = read_split(row.cells[split])
         except CellError as error:
             raise SplitError(f"{name}: row {row.row}: {error}") from None
-        one = row.cells[ids[0]].strip()
+        one = row.cells[id_column].strip()
         if part is not None and not one:
             raise SplitError(f"{name}: row {row.row} has a split but no id")
         if part is not None:
@@ -122,25 +121,24 @@ def splits_from_files(
     """The folds that the files give, of the slides that can be trained on.
 
     `rows`: the slides with a target and tiles; `cohort_rows`: all of the table, so that a slide without tiles is told
-    from an id that nobody knows. Both kinds of ids take no part, and a note counts them. Where a file has no val,
-    validation is taken from its train by `val_fraction`, and a note says so. Raises SplitError for an id that names a
-    slide and another patient, a slide or patient in two parts, a file that knows no slide of the cohort, and a part
-    that cannot serve.
+    from an id that nobody knows. Notes say what takes no part, where validation is taken from, what a file does not
+    test, and what several files test again. Raises SplitError for an id that could be a slide's or another patient's
+    and nothing says which, a slide or patient in two parts, a file that knows no slide of the cohort, and a training or
+    validation part that cannot serve.
     """
     if not files:
         raise SplitError("no split file is given")
-    resolver = _Resolver(cohort_rows)
-    usable = {row.slide_id: row for row in rows}
+    index = IdIndex(cohort_rows)
     splits: list[Split] = []
     notes: list[str] = []
     for fold, file in enumerate(files):
-        part_of = resolver.parts(file)
-        notes += resolver.notes(file, part_of, usable)
+        part_of = _parts(file, index)
         assigned = [row._replace(split=part_of[row.slide_id]) for row in rows if row.slide_id in part_of]
         if not assigned:
-            raise SplitError(f"{file.name} lists no slide or patient of the cohort that has a target and tiles")
-        if "val" not in file.parts.values():
-            notes.append(f"{file.name} has no val: validation is taken from its train, {options.val_fraction:g} of it")
+            hint = index.other_kind(index.unknown(file.parts, file.kind), file.kind)
+            raise SplitError(f"{file.name} lists no slide or patient of the cohort that has a target and tiles{hint}")
+        notes += _id_notes(file, part_of, index, rows)
+        notes += part_notes(assigned, task, options, file.name)
         splits.append(_split(assigned, task, options, seed, fold, file.name))
     return FileSplits(tuple(splits), (*notes, *_overlap(splits)))
 
@@ -159,55 +157,29 @@ def _overlap(splits: Sequence[Split]) -> Iterator[str]:
         yield f"the split files test {repeated} slides again that an earlier file tests: folds are not independent"
 
 
-class _Resolver:
-    """Ids → slides, by whole ids."""
-
-    def __init__(self, rows: Sequence[CohortRow]) -> None:
-        self.slides = {str(row.slide_id) for row in rows}
-        self.slides_of: dict[str, list[SlideId]] = defaultdict(list)
-        for row in rows:
-            self.slides_of[row.patient_id].append(row.slide_id)
-
-    def parts(self, file: SplitFile) -> dict[SlideId, str]:
-        """The part of each slide that the file's ids name; SplitError for a slide in two."""
-        part_of: dict[SlideId, str] = {}
-        for one, part in file.parts.items():
-            for slide_id in self.resolve(one, file.name):
-                if part_of.setdefault(slide_id, part) != part:
-                    raise SplitError(
-                        f"{file.name}: slide {quote(slide_id)} is in {part_of[slide_id]} and, by {quote(one)}, in "
-                        f"{part}: a slide belongs to one part"
-                    )
-        return part_of
-
-    def resolve(self, one: str, name: str) -> list[SlideId]:
-        """The slides of one id: the slide or the patient of that id; without its file extension, if need be."""
-        for text in dict.fromkeys((one, strip_extension(one))):
-            of_patient = self.slides_of.get(text, [])
-            if text in self.slides:
-                if of_patient and of_patient != [text]:
-                    raise SplitError(
-                        f"{name}: {quote(text)} is the id of a slide and of a patient of other slides; rename one"
-                    )
-                return [SlideId(text)]
-            if of_patient:
-                return of_patient
-        return []
-
-    def notes(
-        self, file: SplitFile, part_of: Mapping[SlideId, str], usable: Mapping[SlideId, CohortRow]
-    ) -> Iterator[str]:
-        unknown = [one for one in file.parts if not self.resolve(one, file.name)]
-        if unknown:
-            yield f"{file.name}: {len(unknown)} of its ids are not in the cohort: {_listed(unknown)}"
-        unusable = [slide_id for slide_id in part_of if slide_id not in usable]
-        if unusable:
-            yield f"{file.name}: {len(unusable)} of its slides have no target or no tiles: {_listed(unusable)}"
-        unlisted = [slide_id for slide_id in usable if slide_id not in part_of]
-        if unlisted:
-            yield f"{file.name} lists {len(unlisted)} slides not at all, they take no part: {_listed(unlisted)}"
+def _parts(file: SplitFile, index: IdIndex) -> dict[SlideId, str]:
+    """The part of each slide that the file's ids name; SplitError for a slide in two."""
+    if ambiguity := index.ambiguity(file.parts, file.kind):
+        raise SplitError(f"{file.name}: {ambiguity}")
+    part_of: dict[SlideId, str] = {}
+    for one, part in file.parts.items():
+        for slide_id in index.slides(one, file.kind):
+            if part_of.setdefault(slide_id, part) != part:
+                raise SplitError(
+                    f"{file.name}: slide {quote(slide_id)} is in {part_of[slide_id]} and, by {quote(one)}, in {part}: "
+                    "a slide belongs to one part"
+                )
+    return part_of
 
 
-def _listed(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-    return ", ".join(quote(name) for name in sorted(names, key=natural_key)[:_MAX_LISTED]) + rest
+def _id_notes(
+    file: SplitFile, part_of: Mapping[SlideId, str], index: IdIndex, rows: Sequence[CohortRow]
+) -> Iterator[str]:
+    usable = {row.slide_id for row in rows}
+    if unknown := index.unknown(file.parts, file.kind):
+        hint = index.other_kind(unknown, file.kind)
+        yield f"{file.name}: {len(unknown)} of its {file.kind.ids} are not in the cohort{hint}: {quote_all(unknown)}"
+    if unusable := [slide_id for slide_id in part_of if slide_id not in usable]:
+        yield f"{file.name}: {len(unusable)} of its slides have no target or no tiles: {quote_all(unusable)}"
+    if unlisted := [slide_id for slide_id in usable if slide_id not in part_of]:
+        yield f"{file.name} lists {len(unlisted)} slides not at all, they take no part: {quote_all(unlisted)}"

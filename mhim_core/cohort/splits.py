@@ -24,10 +24,10 @@ _WITHOUT_TEST = (SplitScheme.leave_one_patient_out, SplitScheme.final)
 def make_splits(rows: Sequence[CohortRow], task: Task, options: SplitOptions, seed: int) -> tuple[Split, ...]:
     """Split the slides that have a target for the task. The caller leaves out slides without tiles.
 
-    Every fold can serve, as `parts.check_parts` says (leave-one-patient-out asks nothing of its test parts, final has
-    none), else SplitError says what is missing where and what to set. Folds are numbered from 0, or as the fold column
-    has them.
-    Raises CohortError for rows whose target cannot be read.
+    Every fold can serve, as `parts.check_parts` says, else SplitError says what is missing where and what to set.
+    Nothing is asked of the test parts of leave-one-patient-out and of those that the table gives; final has none, nor
+    has a split column without test. Folds are numbered from 0, or as the fold column has them. What is to be said of
+    the table's own splits: `split_notes`. Raises CohortError for rows whose target cannot be read.
     """
     targets = targets_of(rows, task)
     rows = [row for row in rows if row.slide_id in targets]
@@ -35,7 +35,7 @@ def make_splits(rows: Sequence[CohortRow], task: Task, options: SplitOptions, se
         raise SplitError("no slide with a label and tiles: there is nothing to split")
     if task.kind is TaskKind.classification:
         _check_classes(rows, task.classes)
-    scheme = _scheme(rows, options.scheme)
+    scheme = resolve_scheme(rows, options.scheme)
     if scheme is SplitScheme.column:
         return _column_splits(rows, task, options, seed)
     patients = patients_of(rows, targets, task, options)
@@ -60,7 +60,8 @@ def split_by_part(
 ) -> Split:
     """The rows' own parts (every row has a `split` and a target); without a val, validation is taken from train.
 
-    Raises SplitError for a patient in two parts and for a part that cannot serve; `advice` ends its sentence.
+    Nothing is asked of the test part, which may be empty. Raises SplitError for a patient in two parts and for a
+    training or validation part that cannot serve; `advice` ends its sentence.
     """
     part_of: dict[PatientId, str | None] = {}
     for row in rows:
@@ -74,16 +75,19 @@ def split_by_part(
     try:
         if validation:
             parts = Parts(train, validation, test)
-            check_parts(parts, task, fold, with_test=True)
+            check_parts(parts, task, fold, with_test=False)
         else:
-            parts = _with_validation(train, test, task, options, fold, f"{seed}/{fold}/validation")
+            parts = _with_validation(train, test, task, options, fold, f"{seed}/{fold}/validation", with_test=False)
     except UnusablePartError as error:
         raise SplitError(f"{error}; {advice}") from None
     return as_split(parts, fold)
 
 
-def _scheme(rows: Sequence[CohortRow], scheme: SplitScheme) -> SplitScheme:
-    """What auto stands for."""
+def resolve_scheme(rows: Sequence[CohortRow], scheme: SplitScheme) -> SplitScheme:
+    """What auto stands for: column where the table's split or fold column is filled, else folds.
+
+    Raises SplitError where both are filled, or none and the scheme is column.
+    """
     if scheme not in (SplitScheme.auto, SplitScheme.column):
         return scheme
     has_split, has_fold = any(row.split for row in rows), any(row.fold is not None for row in rows)
@@ -162,7 +166,9 @@ def _column_splits(rows: Sequence[CohortRow], task: Task, options: SplitOptions,
     assigned = [row for row in rows if row.fold is not None]
     patients = patients_of(assigned, targets_of(assigned, task), task, options)
     try:
-        return tuple(_fold_splits(patients, _given_tests(assigned, patients), task, options, f"{seed}/0"))
+        return tuple(
+            _fold_splits(patients, _given_tests(assigned, patients), task, options, f"{seed}/0", with_test=False)
+        )
     except UnusablePartError as error:
         raise SplitError(f"{error}; change the fold column, or set scheme=folds") from None
 

@@ -2,6 +2,10 @@
 
 Classification: the label, of several the one that fewest patients have. Survival: event × time bin. Regression: the
 quartile of the target. Bins that hold too few patients are merged with a neighbour.
+
+The bins of time are not those that a model predicts (`task.fit_task`), though both are quantiles. These are of all
+patients, before there is a training part, and a split can do with fewer: repeated times merge them. Those are of one
+fit's training bags, and each is an output of the model: too few distinct times are refused.
 """
 
 import bisect

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from mhim_core.cohort.findings import quote
+from mhim_core.cohort.findings import listed, quote
 from mhim_core.cohort.options import TaskOptions
 from mhim_core.cohort.table import CohortRow
 from mhim_core.cohort.tasks import infer_task, targets_of
@@ -53,11 +53,9 @@ def _classes(known: Sequence[tuple[CohortRow, ClassTarget]], classes: Sequence[s
         patients[target.class_index].add(row.patient_id)
     parts = [
         f"{quote(label)} {slides[index]} slides of {len(patients[index])} patients"
-        for index, label in enumerate(classes[:_MAX_CLASSES])
+        for index, label in enumerate(classes)
     ]
-    if len(classes) > _MAX_CLASSES:
-        parts.append(f"… and {len(classes) - _MAX_CLASSES} more classes")
-    return ", ".join(parts)
+    return ", ".join(listed(parts, _MAX_CLASSES))
 
 
 def _lines(error: CohortError) -> list[str]:

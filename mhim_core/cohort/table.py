@@ -1,11 +1,11 @@
 """The cohort: the user's table of slides, read into rows whose every value is exactly what the table says."""
 
-import re
 from dataclasses import dataclass, field
 
 from mhim_core.cohort.cells import TextTable, read_cells
 from mhim_core.cohort.columns import Columns, find_columns, has_slide_extension
 from mhim_core.cohort.findings import Finding, quote
+from mhim_core.cohort.order import natural_key as natural_key
 from mhim_core.cohort.rows import CohortRow as CohortRow
 from mhim_core.cohort.rows import RowReader
 from mhim_core.cohort.survival import find_survival
@@ -47,12 +47,6 @@ def sort_labels(labels: set[str]) -> tuple[str, ...]:
     if all(number_of(label) is not None for label in labels):
         return tuple(sorted(labels, key=lambda label: (float(label), label)))
     return tuple(sorted(labels, key=natural_key))
-
-
-def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
-    """A sort key under which `slide2` comes before `slide10`; total, so that equal keys mean equal texts."""
-    parts = re.split(r"([0-9]+)", text)
-    return [(1, int(part), "") if index % 2 else (0, 0, part) for index, part in enumerate(parts)], text
 
 
 def read_cohort(data: bytes, *, name: str, base_uri: str) -> Cohort:

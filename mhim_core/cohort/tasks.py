@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from mhim_core.cohort.check import SLIDE_ID
-from mhim_core.cohort.findings import quote
+from mhim_core.cohort.findings import listed, quote, quote_all
 from mhim_core.cohort.options import BagUnit, TaskName, TaskOptions
 from mhim_core.cohort.table import CohortRow, natural_key, sort_labels
 from mhim_core.cohort.values import has_no_value, number_of
@@ -15,7 +15,6 @@ from mhim_core.types import BagId, PatientId, SlideId
 
 MAX_NUMERIC_CLASSES = 20
 """More different numbers than these are not classes but values."""
-_MAX_LISTED = 10
 
 
 class TaskFound(NamedTuple):
@@ -100,9 +99,8 @@ def targets_of(rows: Sequence[CohortRow], task: Task) -> dict[SlideId, Target]:
         if target is not None:
             targets[row.slide_id] = target
     if wrong:
-        more = [f"… and {len(wrong) - _MAX_LISTED} more"] if len(wrong) > _MAX_LISTED else []
         head = f"task={task.kind}: {len(wrong)} of the slides have no usable target"
-        raise CohortError("\n  ".join([head, *wrong[:_MAX_LISTED], *more]))
+        raise CohortError("\n  ".join([head, *listed(wrong)]))
     return targets
 
 
@@ -168,17 +166,12 @@ def _check_patient_bags(members: dict[str, list[CohortRow]], targets: dict[Slide
     different = [patient for patient, rows in members.items() if len({targets[row.slide_id] for row in rows}) > 1]
     if different:
         raise CohortError(
-            f"bags=patient: the slides of {len(different)} patients have different targets: {_listed(different)}; "
+            f"bags=patient: the slides of {len(different)} patients have different targets: {quote_all(different)}; "
             "a bag has one target: correct the table, or set bags=slide"
         )
     unfit = [patient for patient in members if not SLIDE_ID.fullmatch(patient)]
     if unfit:
         raise CohortError(
-            f"bags=patient: patient ids name the bags, and {_listed(unfit)} cannot: letters, digits and ._- only, "
+            f"bags=patient: patient ids name the bags, and {quote_all(unfit)} cannot: letters, digits and ._- only, "
             "1 to 128, the first a letter or digit"
         )
-
-
-def _listed(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-    return ", ".join(quote(name) for name in sorted(names, key=natural_key)[:_MAX_LISTED]) + rest

@@ -18,10 +18,14 @@ _SPLITS = {
 }
 _SPLIT_OF = {alias: split for split, aliases in _SPLITS.items() for alias in aliases}
 _EVENTS = {
-    True: ("1", "1.0", "true", "yes", "y", "t", "dead", "deceased", "event", "1:deceased", "1:dead"),
-    False: ("0", "0.0", "false", "no", "n", "f", "alive", "living", "censored", "0:living", "0:alive"),
+    True: ("dead", "deceased", "event", "1:deceased", "1:dead"),
+    False: ("alive", "living", "censored", "0:living", "0:alive"),
 }
+"""Words that say it themselves, in any column."""
+_ANSWERS = {True: ("1", "1.0", "true", "yes", "y", "t"), False: ("0", "0.0", "false", "no", "n", "f")}
+"""Answers to what the column's name asks: was there an event, or was the patient censored?"""
 _EVENT_OF = {word: event for event, words in _EVENTS.items() for word in words}
+_ANSWER_OF = {word: answer for answer, words in _ANSWERS.items() for word in words}
 
 
 class CellError(ValueError):
@@ -55,14 +59,28 @@ def read_time(text: str) -> float | None:
 
 
 def read_event(text: str, *, censorship: bool = False) -> bool | None:
-    """Was the event seen? None where the cell has no value. `censorship`: 1 and true mean censored instead."""
+    """Was the event seen? None where the cell has no value.
+
+    `censorship`: the column asks for the opposite, so that 1, true and yes mean censored; `dead`, `alive`, `censored`
+    and their like mean what they say in either column.
+    """
     if has_no_value(text):
         return None
-    value = _EVENT_OF.get(text.strip().casefold())
-    if value is None:
-        expected = "1 (censored) or 0 (event)" if censorship else "1 (event) or 0 (censored), dead or alive, yes or no"
-        raise CellError(f"{quote(text)} says neither that the event was seen nor that it was not; expected {expected}")
-    return value != censorship
+    word = text.strip().casefold()
+    if word in _EVENT_OF:
+        return _EVENT_OF[word]
+    if word in _ANSWER_OF:
+        return _ANSWER_OF[word] != censorship
+    expected = "1 (censored) or 0 (event)" if censorship else "1 (event) or 0 (censored)"
+    raise CellError(
+        f"{quote(text)} says neither that the event was seen nor that it was not; expected {expected}, yes or no, "
+        "dead or alive"
+    )
+
+
+def read_site(text: str) -> str | None:
+    """The site's name without the spaces around it; None where the cell has no value."""
+    return None if has_no_value(text) else text.strip()
 
 
 def read_split(text: str) -> str | None:

@@ -57,6 +57,18 @@ def test_ids_equal_but_for_case_are_refused():
     assert "differs only in case from 'Slide' (row 2)" in messages(cohort_of("Slide,a.svs,p,0", "sLIDE,b.svs,p,0"))[0]
 
 
+def test_sites_that_differ_in_case_or_spaces_are_named_once_a_spelling_and_spaces_around_them_make_no_site():
+    lines = ["a,a.svs,Site A", "b,b.svs, Site A ", "c,c.svs,SiteA", "d,d.svs,site  a", "e,e.svs,site  a", "f,f.svs,NA"]
+    cohort = cohort_of(*lines, header="slide_id,path,site")
+    assert [row.site for row in cohort.rows] == ["Site A", "Site A", "SiteA", "site  a", "site  a", None]
+    found = find_problems(cohort)
+    assert [(finding.row, finding.column, finding.severity) for finding in found] == [
+        (4, "site", "warning"),
+        (5, "site", "warning"),
+    ]
+    assert "'SiteA' and 'Site A' (row 2) differ only in case or spaces: taken as two sites" in found[0].message
+
+
 def test_one_stem_in_two_folders_is_refused_where_ids_come_from_file_names():
     (found,) = messages(cohort_of("x/a.svs,p1", "y/a.tiff,p2", header="path,patient_id"))
     assert "'/data/x/a.svs'" in found

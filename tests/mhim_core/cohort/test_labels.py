@@ -3,6 +3,7 @@
 import pytest
 
 from mhim_core.cohort.check import find_problems, validate
+from mhim_core.cohort.ids import IdKind
 from mhim_core.cohort.labels import LabelCells, join_labels, read_labels
 from mhim_core.cohort.table import read_cohort
 from mhim_core.errors import CohortError
@@ -32,7 +33,7 @@ def test_the_shared_files_without_header_keep_their_first_row(shared_data, name,
     assert len(labels) == count
     assert next(iter(labels.items())) == first
     assert {label: list(labels.values()).count(label) for label in classes} == classes
-    assert table.notes == (f"{name} has no header: its first row is read as a slide's id and label, like the others",)
+    assert table.notes == (f"{name} has no header: its first row is read as an id and a label, like the others",)
     cohort = cohort_of(*(f"{key}_x,{key}.svs,{key}" for key in labels))
     assert [row.label for row in join_labels(cohort, table).rows] == list(labels.values())
 
@@ -79,6 +80,52 @@ def test_patients_and_slides_match_whole_and_the_slide_counts_where_both_do():
     assert joined.header["label"] == "label"
     assert validate(joined) == ()
     assert joined.classes() == ("x", "y", "z")
+
+
+NUMBERED = cohort_of(*(f"{slide},{slide}.svs,{(slide + 1) // 2}" for slide in range(1, 9)))
+"""Slides 1 to 8 of patients 1 to 4."""
+
+
+@pytest.mark.parametrize("column", ["patient_id", "case_id", "PATIENT"])
+def test_ids_of_patients_are_not_taken_for_those_of_slides(column):
+    joined = join_labels(NUMBERED, read(f"{column},label\n1,neg\n2,pos\n3,neg\n4,pos\n"))
+    assert [row.label for row in joined.rows] == ["neg", "neg", "pos", "pos", "neg", "neg", "pos", "pos"]
+    assert not any("have no slide" in note for note in joined.notes)
+
+
+@pytest.mark.parametrize("text", ["slide_id,label\n", "wsi,label\n", "id,patient_id,label\n"])
+def test_ids_of_slides_are_not_taken_for_those_of_patients(text):
+    between = "," if "patient_id" in text else ""
+    joined = join_labels(NUMBERED, read(text + f"1,{between}neg\n3,{between}pos\n"))
+    assert [row.label for row in joined.rows] == ["neg", None, "pos", *[None] * 5]
+
+
+@pytest.mark.parametrize("text", ["1,neg\n2,pos\n9,pos\n", "id,label\n1,neg\n2,pos\n9,pos\n"])
+def test_an_id_of_two_meanings_is_refused_where_nothing_says_which(text):
+    message = r"^labels.csv: '1', '2': a slide has this id, and so has a patient .* slide_id or patient_id"
+    with pytest.raises(CohortError, match=message):
+        join_labels(NUMBERED, read(text))
+
+
+def test_the_kind_of_the_ids_follows_from_their_columns_name():
+    assert read("a1,x\nb1,y\n").kind is IdKind.either
+    assert read("name,class\na1,x\n").kind is IdKind.either
+    assert read("ID,label\na1,x\n").kind is IdKind.either
+    assert read("case_id,slide_id,label\nA,a1,x\n").kind is IdKind.slide
+    assert read("pat_id,label\na,x\n").kind is IdKind.patient
+
+
+def test_a_patients_id_is_compared_as_it_stands_and_a_slides_without_its_extension():
+    cohort = cohort_of("a.svs,a.svs,p.svs", "b,b.svs,p")
+    assert [row.label for row in join_labels(cohort, read("patient_id,label\np.svs,x\np,y\n")).rows] == ["x", "y"]
+    assert [row.label for row in join_labels(cohort, read("slide_id,label\na,x\nb.svs,y\n")).rows] == ["x", "y"]
+
+
+def test_ids_of_the_other_kind_than_the_column_says_are_pointed_out():
+    with pytest.raises(CohortError, match=r"none of its 2 slide ids .* \(2 are ids of patients, but .* says slide\)"):
+        join_labels(COHORT, read("slide_id,label\na,x\nb,y\n"))
+    joined = join_labels(COHORT, read("patient_id,label\na,x\nb1,y\n"))
+    assert any("1 of 2 patient ids have no slide in c.csv (1 are ids of slides, " in note for note in joined.notes)
 
 
 def test_a_slide_without_a_label_is_named_by_the_check():
@@ -134,5 +181,5 @@ def test_the_same_label_twice_is_one_label():
 
 
 def test_ids_that_match_nothing_at_all_are_refused_with_both_sides():
-    with pytest.raises(CohortError, match=r"none of its 2 ids gives a slide of c.csv a label .*first is 'A1', .* 'a1'"):
+    with pytest.raises(CohortError, match=r"none of its 2 ids gives a slide of c.csv a label; .* 'A1', .* 'a1' of"):
         join_labels(COHORT, read("A1,x\na,\n"))

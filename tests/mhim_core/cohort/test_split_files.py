@@ -2,6 +2,7 @@
 
 import pytest
 
+from mhim_core.cohort.ids import IdKind
 from mhim_core.cohort.options import SplitOptions
 from mhim_core.cohort.split_files import SplitFile, read_split_file, splits_from_files
 from mhim_core.cohort.table import CohortRow
@@ -56,11 +57,63 @@ def test_the_id_of_a_long_file_has_the_names_of_the_field(column):
     assert read(f"{column},split\na,train\nb,\n").parts == {"a": "train"}
 
 
-def test_slide_ids_and_patient_ids_both_match_whole_and_without_their_file_extension():
-    file = read("slide_id,split\nn0,train\np0-0.svs,train\np0-1,train\nn1,val\np1,val\nn2,test\np2,test\n")
+def test_slide_ids_and_patient_ids_both_match_whole_and_without_their_file_extension_where_no_column_says_which():
+    file = read("id,split\nn0,train\np0-0.svs,train\np0-1,train\nn1,val\np1,val\nn2,test\np2,test\n")
     found = splits_of(ROWS, file)
     assert found.splits == splits_of(ROWS, read(WIDE)).splits
     assert found.notes == ()
+
+
+NUMBERED = [CohortRow(str(slide), "/x", str((slide + 1) // 2), "np"[slide % 4 > 1]) for slide in range(1, 13)]
+"""Slides 1 to 12 of patients 1 to 6."""
+
+
+def test_a_file_of_patients_is_taken_where_slides_have_the_same_ids_and_one_of_slides_too():
+    patients = read("patient_id,split\n1,train\n2,train\n3,val\n4,val\n5,test\n6,test\n")
+    (split,) = splits_of(NUMBERED, patients).splits
+    assert split == (0, ("1", "2", "3", "4"), ("5", "6", "7", "8"), ("10", "11", "12", "9"))
+    parts = ["train"] * 4 + ["val"] * 4 + ["test"] * 4
+    slides = read("slide_id,split\n" + "".join(f"{index + 1},{part}\n" for index, part in enumerate(parts)))
+    assert splits_of(NUMBERED, slides).splits == (split,)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("case_id,split\na,train\n", IdKind.patient),
+        ("case_id,slide_id,split\na,b,train\n", IdKind.slide),
+        ("wsi,split\na,train\n", IdKind.slide),
+        ("ID,split\na,train\n", IdKind.either),
+        (WIDE, IdKind.either),
+    ],
+)
+def test_the_kind_of_the_ids_follows_from_their_columns_name(text, kind):
+    assert read(text).kind is kind
+
+
+def test_ids_of_the_other_kind_than_the_column_says_are_pointed_out():
+    text = "".join(f"{one},{part}\n" for one, part in PARTS.items())
+    with pytest.raises(SplitError, match=r"lists no slide .* \(6 are ids of patients, but .* says slide\)"):
+        splits_of(ROWS, read("slide_id,split\n" + text))
+    found = splits_of(ROWS, read("patient_id,split\nn2-1,test\n" + text))
+    assert found.notes == (
+        "splits_0.csv: 1 of its patient ids are not in the cohort (1 are ids of slides, but their column's name says "
+        "patient): 'n2-1'",
+    )
+
+
+def test_a_test_part_that_lacks_a_class_is_taken_and_a_note_says_what_that_costs():
+    rows = [row for row in ROWS if row.patient_id != "p2"]
+    found = splits_of(rows, read(WIDE.replace("p2", "")))
+    assert found.splits[0].test == ("n2-0", "n2-1")
+    assert found.notes == ("splits_0.csv tests no slide of class 'p': metrics that need one are null there",)
+
+
+def test_a_file_without_test_is_taken_and_a_note_says_what_that_costs():
+    rows = [row for row in ROWS if row.patient_id not in ("n2", "p2")]
+    found = splits_of(rows, read(",train,val\n0,n0,n1\n1,p0,p1\n"))
+    assert found.splits[0].test == ()
+    assert found.notes == ("splits_0.csv has no test: nothing is held out to evaluate the models on",)
 
 
 def test_an_id_is_never_matched_by_a_part_of_it():
@@ -138,11 +191,15 @@ def test_what_is_no_table_is_a_cohort_error():
         (ROWS, WIDE.replace("n2", "n0-1"), "slide 'n0-1' is in train and, by 'n0-1', in test"),
         (
             [*ROWS, *rows_of("p9")],
-            "slide_id,split\nn0-0,train\np0,train\nn1,val\np1,val\nn0-1,test\nn2,test\np2,test\n",
+            "id,split\nn0-0,train\np0,train\nn1,val\np1,val\nn0-1,test\nn2,test\np2,test\n",
             "patient 'n0' is in train and test",
         ),
-        (ROWS, WIDE.replace("p2", ""), "class 'p' has no patient in the test part of fold 0; change the file"),
-        ([*ROWS, CohortRow("n0", "/x", "other", "n")], WIDE, "'n0' is the id of a slide and of a patient of other"),
+        (ROWS, WIDE.replace("p1", ""), "class 'p' has no patient in the validation part of fold 0; change the file"),
+        (
+            [*ROWS, CohortRow("n0", "/x", "other", "n")],
+            WIDE,
+            "'n0': a slide has this id, and so has a patient",
+        ),
     ],
 )
 def test_a_file_that_leaks_or_lacks_is_refused_with_its_name(rows, text, message):

@@ -36,6 +36,11 @@ def test_censorship_is_the_inverse_of_an_event_and_a_note_says_so(name):
     assert any(f"'{name}' 1 is read as censored" in note for note in cohort.notes)
 
 
+def test_words_in_a_column_of_censorship_mean_what_they_say():
+    cohort = read("time,censored", "1,event", "2,censored", "3,Dead", "4,alive", "5,1")
+    assert [row.event for row in cohort.rows] == [True, False, True, False, False]
+
+
 def test_event_in_months_beside_status_is_the_time_and_a_note_says_so():
     cohort = read("Event,Status", "24.33,0", "1,1", "14.2,0")
     assert survival_of(cohort) == [(24.33, False), (1.0, True), (14.2, False)]

@@ -2,25 +2,44 @@
 
 import pytest
 
-from mhim_core.cohort.values import CellError, has_no_value, number_of, read_event, read_fold, read_split, read_time
+from mhim_core.cohort.values import (
+    CellError,
+    has_no_value,
+    number_of,
+    read_event,
+    read_fold,
+    read_site,
+    read_split,
+    read_time,
+)
 
 
-@pytest.mark.parametrize("text", ["1", "1.0", "true", "TRUE", "yes", "Y", "Dead", "deceased", "1:DECEASED", " event "])
-def test_an_event_that_was_seen_is_known_by_every_word_of_the_field(text):
-    assert read_event(text) is True
-    assert read_event(text, censorship=True) is False
+@pytest.mark.parametrize(
+    ("yes", "no"),
+    [("1", "0"), ("1.0", "0.0"), ("true", "False"), ("TRUE", "false"), ("yes", "no"), ("Y", "n"), ("t", "F")],
+)
+def test_answers_answer_what_the_column_asks(yes, no):
+    assert (read_event(yes), read_event(no)) == (True, False)
+    assert (read_event(yes, censorship=True), read_event(no, censorship=True)) == (False, True)
 
 
-@pytest.mark.parametrize("text", ["0", "0.0", "False", "no", "n", "Alive", "LIVING", "0:LIVING", "censored"])
-def test_an_event_that_was_not_seen_is_known_by_every_word_of_the_field(text):
-    assert read_event(text) is False
-    assert read_event(text, censorship=True) is True
+@pytest.mark.parametrize("censorship", [False, True])
+@pytest.mark.parametrize(
+    ("text", "event"),
+    [
+        *((text, True) for text in ("Dead", "deceased", "1:DECEASED", "1:dead", " event ")),
+        *((text, False) for text in ("Alive", "LIVING", "0:LIVING", "0:alive", "Censored")),
+    ],
+)
+def test_words_that_say_it_themselves_mean_the_same_in_either_column(text, event, censorship):
+    assert read_event(text, censorship=censorship) is event
 
 
 @pytest.mark.parametrize("text", ["", "  ", "NA", "n/a", "NaN", "None", "unknown", "Not Reported", "?"])
 def test_what_tables_write_for_nothing_is_nothing(text):
     assert has_no_value(text)
     assert read_event(text) is None
+    assert read_site(text) is None
     assert read_time(text) is None
 
 
@@ -74,3 +93,7 @@ def test_the_parts_of_a_split_have_their_usual_names():
     ]
     with pytest.raises(CellError, match="none of train, val, test"):
         read_split("holdout")
+
+
+def test_a_site_is_its_name_without_the_spaces_around_it():
+    assert read_site(" Site A ") == "Site A"
