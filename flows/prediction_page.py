@@ -141,7 +141,8 @@ def _sureness(prediction: Prediction) -> float:
 def _protocol(given: Predictor, metrics: dict[str, Any]) -> str:
     is_survival = given.task.kind is TaskKind.survival
     known, used = ("times and events", "Times and events") if is_survival else ("labels", "Labels")
+    whom = ", of patients that no model has seen" if given.by_slide else " that no model has seen"
     return (
-        f"On the {metrics['num_bags']} {given.unit.value}s with {known}, of patients that no model has "
-        f"seen, by the mean prediction. {used} were used for these figures and for nothing else."
+        f"On the {metrics['num_bags']} {given.unit.value}s with {known}{whom}, by the mean prediction. {used} were "
+        "used for these figures and for nothing else."
     )

@@ -57,7 +57,7 @@ def roc_figure(series: Sequence[RocSeries]) -> bytes:
                     continue
                 axes.plot(curve.false_positive_rate, curve.true_positive_rate, color=colour, alpha=0.3, linewidth=0.9)
             mean = mean_roc([roc_curve(*scores) for scores in one.pooled])
-            label = plain_text(one.name) + _estimate_text(one.estimate)
+            label = plain_text(one.name, 36) + _estimate_text(one.estimate)
             axes.plot(mean.false_positive_rate, mean.true_positive_rate, color=colour, linewidth=2, label=label)
         axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.set_aspect("equal")
@@ -148,7 +148,7 @@ def score_figure(y_true: Sequence[int], probabilities: ArrayLike, classes: Seque
 
 
 def scatter_figure(
-    truth: Sequence[float], predicted: Sequence[float], spread: Sequence[float] = (), text: str = ""
+    truth: Sequence[float], predicted: Sequence[float], spread: Sequence[float] = (), title: str = ""
 ) -> bytes:
     """A regression: each bag's predicted number against the true one, equal on the dashed line.
 
@@ -166,7 +166,7 @@ def scatter_figure(
         axes.scatter(truth, predicted, s=18, color=COLOURS[0], alpha=0.7, linewidths=0, zorder=3)
         axes.set(xlabel="True", ylabel="Predicted", xlim=limits, ylim=limits)
         axes.set_aspect("equal")
-        axes.text(0.02, 0.98, text, transform=axes.transAxes, ha="left", va="top", fontsize=8)
+        axes.set_title(title, loc="left", fontsize=9)
         return png_bytes(figure)
 
 

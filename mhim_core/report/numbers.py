@@ -35,8 +35,10 @@ def format_p(value: float | None) -> str:
 
 
 def format_metric(value: float | None, name: str) -> str:
-    """A metric's value, or an end of its interval, by the metric's key."""
-    return format_amount(value) if name in _IN_USERS_UNIT else format_number(value)
+    """A metric's value, or an end of its interval, by the metric's key; as many digits for one as for another."""
+    if value is None or name not in _IN_USERS_UNIT or abs(value) >= 1000:
+        return format_amount(value) if name in _IN_USERS_UNIT else format_number(value)
+    return _signed(f"{value:#.4g}")
 
 
 def format_estimate(estimate: Estimate | Metric, name: str = "") -> str:

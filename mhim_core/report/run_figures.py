@@ -19,7 +19,7 @@ from mhim_core.report.figures import (
     score_figure,
     training_figure,
 )
-from mhim_core.report.numbers import format_amount, format_number
+from mhim_core.report.numbers import format_metric
 from mhim_core.report.predictions import mean_predictions
 from mhim_core.task import Task, TaskKind
 
@@ -106,7 +106,7 @@ def _regression(run: EvaluatedRun) -> Iterator[ReportFigure]:
     predictions = mean_predictions(run.of_model(run.reported), run.task)
     outputs = [one.output for one in predictions if isinstance(one.output, NumberOutput)]
     pooled = {name: Estimate(**one) for name, one in run.metrics["models"][run.reported]["pooled"].items()}
-    lines = [f"MAE {format_amount(pooled['mae'].value)}", f"R² {format_number(pooled['r2'].value)}"]
+    text = ", ".join(f"{METRICS[name].title} {format_metric(pooled[name].value, name)}" for name in ("mae", "r2"))
     spread = [one.spread for one in outputs if one.spread is not None]
     bars = " Bars: standard deviation over seeds." if spread else ""
     yield ReportFigure(
@@ -115,7 +115,7 @@ def _regression(run: EvaluatedRun) -> Iterator[ReportFigure]:
             [one.truth for one in outputs if one.truth is not None],
             [one.predicted for one in outputs],
             spread,
-            "\n".join(lines),
+            text,
         ),
         f"Each dot is a held-out {run.unit}; on the dashed line both are equal.{bars}",
     )
@@ -125,7 +125,7 @@ def _roc_series(run: EvaluatedRun) -> list[RocSeries]:
     classes = run.task.classes
     if len(classes) > 2:
         rows = run.of_model(run.reported)
-        return [_series(f"{name} against the rest", rows, index, None) for index, name in enumerate(classes)]
+        return [_series(f"{name} against rest", rows, index, None) for index, name in enumerate(classes)]
     return [
         _series(name, run.of_model(name), 1, Estimate(**model["pooled"]["auroc"]))
         for name, model in run.metrics["models"].items()
