@@ -6,15 +6,17 @@ Nothing is trained on features of another file, resolution or patient than the t
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
-from cluster.storage import open_storage, read_bytes
+from cluster.storage import open_storage
 from flows.config import TrainConfig, part
+from flows.inputs import load_split_files
 from flows.run_folder import pinned_manifest
 from mhim_core.cohort.options import SplitOptions, TaskOptions
-from mhim_core.cohort.split_files import SplitFile, read_split_file, splits_from_files
+from mhim_core.cohort.split_files import splits_from_files
+from mhim_core.cohort.split_notes import split_notes
 from mhim_core.cohort.splits import Split, make_splits
 from mhim_core.cohort.table import Cohort, CohortRow
 from mhim_core.cohort.tasks import infer_task, targets_of
-from mhim_core.errors import CohortError, ConfigError, InputError, NotFoundError, SlideError
+from mhim_core.errors import CohortError, InputError, SlideError
 from mhim_core.features import SourceIdentity
 from mhim_core.slides.identity import source_identity
 from mhim_core.store.feature_sets import FeatureSet, choose_feature_set
@@ -52,18 +54,12 @@ def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> Tr
         left_out = ", ".join(f"{number} {what}" for what, number in excluded.items())
         notes.append(f"{len(slides)} slides to train on; left out: {left_out}")
     if config.split_files:
-        files = [_split_file(path) for path in config.split_files]
+        files = load_split_files(config.split_files)
         predefined = splits_from_files(slides, files, found.task, part(config, SplitOptions), config.seed, cohort.rows)
         return TrainingData(found.task, slides, predefined.splits, excluded, (*notes, *predefined.notes))
     splits = make_splits(slides, found.task, part(config, SplitOptions), config.seed)
+    notes += split_notes(slides, found.task, part(config, SplitOptions))
     return TrainingData(found.task, slides, splits, excluded, tuple(notes))
-
-
-def _split_file(path: str) -> SplitFile:
-    try:
-        return read_split_file(read_bytes(path), path)
-    except NotFoundError:
-        raise ConfigError(f"split_files: there is no file {path}") from None
 
 
 def choose_features(config: TrainConfig) -> FeatureSet:
