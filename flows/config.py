@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, TypeVar, cast
 
 from cluster.session import check_address, check_fits_here
+from flows.tracking_config import TrackingKeys
 from mhim_core.cohort.options import SplitOptions, TaskOptions
 from mhim_core.errors import ConfigError
 from mhim_core.mil.options import Activation, MhimOptions, ModelOptions
@@ -293,6 +294,7 @@ class ProtocolKeys:
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(
     FlowConfig,
+    TrackingKeys,
     PluginFile,
     ProtocolKeys,
     LabelKeys,
@@ -329,7 +331,7 @@ _RECIPE_KEYS = (("recipe", DEFAULT_RECIPE), ("aggregator", ModelOptions.aggregat
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(FlowConfig, PluginFile, RunKeys):
+class EvaluateConfig(FlowConfig, TrackingKeys, PluginFile, RunKeys):
     """mhim evaluate: each slide by the model that held it out."""
 
     bootstrap_replicates: int = 2000
@@ -385,7 +387,7 @@ class PredictConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig(FlowConfig, PluginFile, PageKeys, RunKeys):
+class ReportConfig(FlowConfig, TrackingKeys, PluginFile, PageKeys, RunKeys):
     """mhim report: one self-contained HTML page of a run."""
 
 

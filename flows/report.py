@@ -14,6 +14,7 @@ from flows.evaluate import VALIDATION_KEY, attention_key, ensure_evaluated, read
 from flows.models import FoldFits, model_names, results_of
 from flows.result import FlowResult
 from flows.run_folder import Run, read_run, run_tiling
+from flows.tracking import mirror_run
 from mhim_core.cohort.tasks import bags_in
 from mhim_core.errors import NotFoundError
 from mhim_core.evaluation.held_out import FitId, HeldOut
@@ -40,6 +41,7 @@ def run(config: ReportConfig) -> FlowResult:
     page = given.storage.locate(PAGE)
     outputs = {"page": page, "model card": given.storage.locate(CARD)}
     if _is_there(given, digest):
+        mirror_run(given, config)
         print(f"report: {page}")
         return FlowResult(outputs=outputs, recomputed=False)
     from mhim_core.report.card import model_card
@@ -49,6 +51,7 @@ def run(config: ReportConfig) -> FlowResult:
     given.storage.put(CARD, model_card(data, licence=str(given.record["encoder"].get("licence", ""))).encode())
     given.storage.put(PAGE, render_report(data).encode())
     given.storage.put(MARKER, canonical_json({"of": digest}))
+    mirror_run(given, config, data.figures)
     print(f"report: {page}")
     return FlowResult(outputs=outputs)
 

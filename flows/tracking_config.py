@@ -1,0 +1,22 @@
+"""The keys of the MLflow mirror. Light: `--help` reads this file."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Tracking(StrEnum):
+    """What a flow is mirrored into."""
+
+    mlflow = "mlflow"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingKeys:
+    """Execution: a mirror for people, which no flow reads; that it fails stops nothing."""
+
+    tracking: Tracking | None = None
+    """mlflow: mirror runs, figures and models into tracking_file, or where MLFLOW_TRACKING_URI says; none: only where
+    MLFLOW_TRACKING_URI is set."""
+    tracking_file: str = ""
+    """The SQLite file for tracking=mlflow; empty: MLFLOW_TRACKING_URI or, where that is not set, mlflow.db in the
+    folder of the run or registry."""
