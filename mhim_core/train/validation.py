@@ -51,12 +51,12 @@ METRIC_OF = {TaskKind.classification: "auroc", TaskKind.survival: "harrell_c", T
 
 
 def _metric(kind: TaskKind, logits_VC: Tensor, targets: Sequence[Target]) -> float | None:
-    # in float64, so that confident predictions do not saturate and tie
     logits_VC = logits_VC.double()
     try:
         if kind is TaskKind.classification:
             truth = [target.class_index for target in targets if isinstance(target, ClassTarget)]
-            return metrics.auroc(truth, logits_VC.softmax(dim=1).cpu().numpy())
+            # by log-odds: of confident predictions the probabilities saturate and tie
+            return metrics.auroc(truth, metrics.ranking_scores(logits_VC.cpu().numpy()))
         if kind is TaskKind.survival:
             known = [target for target in targets if isinstance(target, SurvivalTarget)]
             risk_V = survival_risk(logits_VC).cpu().numpy()
