@@ -11,15 +11,13 @@ from typing import Any, NamedTuple
 
 from cluster.storage import open_storage
 from flows.config import CompareConfig
-from flows.evaluate import ensure_evaluated, read_held_out
+from flows.evaluate import ensure_evaluated, read_held_out, train_targets
 from flows.models import model_names
 from flows.result import FlowResult
 from flows.run_folder import Run, read_run
-from mhim_core.cohort.tasks import bags_in
 from mhim_core.errors import InputError, NotFoundError
 from mhim_core.evaluation.comparison import Difference, compare
 from mhim_core.evaluation.held_out import HeldOut
-from mhim_core.evaluation.judge import TrainTargets
 from mhim_core.fingerprint import canonical_json
 from mhim_core.metrics import METRICS
 from mhim_core.storage import Storage
@@ -81,11 +79,6 @@ def choose_contenders(runs: Sequence[Run], models: Sequence[str]) -> list[Conten
         )
     distinct = {name for _, _, name in chosen}
     return [Contender(_name(label, name, len(runs), len(distinct)), one, name) for label, one, name in chosen]
-
-
-def train_targets(given: Run) -> TrainTargets:
-    """The targets of each fold's training bags."""
-    return {split.fold: [bag.target for bag in bags_in(given.bags, split.train)] for split in given.splits}
 
 
 def _rows(one: Contender) -> list[HeldOut]:

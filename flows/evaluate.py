@@ -7,8 +7,8 @@ stand its teacher and the stage-1 baseline. Cost: one pass over test and validat
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 from pyarrow import BufferReader
@@ -17,18 +17,23 @@ from flows.config import EvaluateConfig
 from flows.models import FoldFits, load_fold, model_digests, model_names, results_of
 from flows.result import FlowResult
 from flows.run_folder import Run, read_run
+from flows.tracking import mirror_run
 from mhim_core.cohort.options import BagUnit
 from mhim_core.cohort.tasks import bags_in
 from mhim_core.errors import InputError, NotFoundError
 from mhim_core.evaluation.held_out import HeldOut
-from mhim_core.evaluation.judge import metrics_of
-from mhim_core.evaluation.summary import summarise
+from mhim_core.evaluation.judge import TrainTargets, metrics_of
+from mhim_core.evaluation.summary import SCHEMA, summarise
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.tables import write_csv, write_parquet
 from mhim_core.task import ClassTarget, SurvivalTarget, Target, TaskKind, ValueTarget
+from mhim_core.types import SlideId
 
-METRICS_KEY = "evaluation/metrics.json"
-PREDICTIONS_KEY, VALIDATION_KEY = "evaluation/predictions.parquet", "evaluation/validation.parquet"
+FOLDER = "evaluation"
+METRICS_KEY = f"{FOLDER}/metrics.json"
+PREDICTIONS_KEY, VALIDATION_KEY = f"{FOLDER}/predictions.parquet", f"{FOLDER}/validation.parquet"
+PREDICTIONS_CSV = f"{FOLDER}/predictions.csv"
+TABLES = (PREDICTIONS_KEY, PREDICTIONS_CSV, VALIDATION_KEY)
 DEFAULT_REPLICATES = 2000
 SHOWN = {
     TaskKind.classification: ("auroc", "average_precision", "accuracy", "balanced_accuracy", "f1_macro"),
@@ -39,50 +44,34 @@ SHOWN = {
 
 
 def run(config: EvaluateConfig) -> FlowResult:
-    """Raises InputError (2) where the run is not finished, IntegrityError where a file is damaged."""
+    """Raises InputError (2) where the run is not finished or holds nobody out, IntegrityError for a damaged file."""
     given = read_run(config.run)
-    before = read_metrics(given)
-    metrics = ensure_evaluated(given, config.bootstrap_replicates)
+    metrics, recomputed = _evaluated(given, config.bootstrap_replicates)
     _print(given, metrics)
-    print(f"evaluation: {given.storage.locate('evaluation')}")
-    outputs = {"metrics": given.storage.locate(METRICS_KEY), "predictions": given.storage.locate("evaluation")}
-    return FlowResult(outputs=outputs, recomputed=metrics != before)
+    mirror_run(given, config)
+    print(f"evaluation: {given.storage.locate(FOLDER)}")
+    outputs = {"metrics": given.storage.locate(METRICS_KEY), "predictions": given.storage.locate(FOLDER)}
+    return FlowResult(outputs=outputs, recomputed=recomputed)
 
 
 def ensure_evaluated(given: Run, replicates: int | None = None) -> dict[str, Any]:
-    """The run's metrics, computed if they are missing or of other models (or, where given, other replicates)."""
-    fits = results_of(given)
-    digest = fingerprint(model_digests(fits))
-    present = read_metrics(given)
-    if present is not None and present["of"] == digest and replicates in (None, present["replicates"]):
-        return present
-    test_rows: list[HeldOut] = []
-    validation_rows: list[HeldOut] = []
-    for one in fits:
-        _predict_fold(given, one, test_rows, validation_rows)
-    metrics = summarise(
-        test_rows,
-        validation_rows,
-        given.task,
-        train_targets=_train_targets(given),
-        replicates=DEFAULT_REPLICATES if replicates is None else replicates,
-    )
-    metrics |= {"of": digest, "reported": model_names(given)[0]}
-    table = [_line(given, row) for row in _ordered(given, test_rows)]
-    given.storage.put(PREDICTIONS_KEY, write_parquet(table))
-    given.storage.put("evaluation/predictions.csv", write_csv(table))
-    given.storage.put(VALIDATION_KEY, write_parquet([_line(given, row) for row in _ordered(given, validation_rows)]))
-    given.storage.put(METRICS_KEY, canonical_json(metrics))  # last: it says that the rest is there
-    return metrics
+    """The run's metrics, computed where they or a table beside them are missing, or are of other models, of another
+    version or (where given) of other replicates. Raises InputError where the run holds nobody out."""
+    return _evaluated(given, replicates).metrics
 
 
 def read_metrics(given: Run) -> dict[str, Any] | None:
-    """The run's evaluation, or None if there is none."""
+    """The run's evaluation, or None if there is none that this version can read."""
     try:
         found: dict[str, Any] = json.loads(given.storage.get(METRICS_KEY))
     except NotFoundError:
         return None
-    return found
+    return found if found.get("schema") == SCHEMA else None
+
+
+def train_targets(given: Run) -> TrainTargets:
+    """The targets of each fold's training bags, from which Uno's C takes the censoring."""
+    return {split.fold: [bag.target for bag in bags_in(given.bags, split.train)] for split in given.splits}
 
 
 def read_held_out(given: Run, key: str = PREDICTIONS_KEY) -> list[HeldOut]:
@@ -110,15 +99,64 @@ def read_held_out(given: Run, key: str = PREDICTIONS_KEY) -> list[HeldOut]:
 
 
 def attention_key(slide_id: str) -> str:
-    """Of the reported model of the first seed that held the slide out."""
-    return f"evaluation/attention/{slide_id}.parquet"
+    """Of the reported model of the first seed and fold that held the slide out."""
+    return f"{FOLDER}/attention/{slide_id}.parquet"
+
+
+class _Evaluated(NamedTuple):
+    metrics: dict[str, Any]
+    recomputed: bool
+
+
+def _evaluated(given: Run, replicates: int | None) -> _Evaluated:
+    if not any(split.test for split in given.splits):
+        raise InputError(
+            f"{given.storage.uri} holds no slide out (scheme=final trains on every patient), so there is nothing to "
+            "evaluate; mhim predict judges its models on new slides"
+        )
+    fits = results_of(given)
+    digest = fingerprint(model_digests(fits))
+    present = read_metrics(given)
+    if present is not None and present["of"] == digest and replicates in (None, present["replicates"]):
+        there = {entry.key for entry in given.storage.list(FOLDER)}
+        if there.issuperset([*TABLES, *map(attention_key, _judging_folds(given))]):
+            return _Evaluated(present, False)
+    test_rows: list[HeldOut] = []
+    validation_rows: list[HeldOut] = []
+    for one in fits:
+        _predict_fold(given, one, test_rows, validation_rows)
+    metrics = summarise(
+        test_rows,
+        validation_rows,
+        given.task,
+        train_targets=train_targets(given),
+        replicates=DEFAULT_REPLICATES if replicates is None else replicates,
+    )
+    metrics |= {"of": digest, "reported": model_names(given)[0]}
+    table = [_line(given, row) for row in _ordered(given, test_rows)]
+    given.storage.put(PREDICTIONS_KEY, write_parquet(table))
+    given.storage.put(PREDICTIONS_CSV, write_csv(table))
+    given.storage.put(VALIDATION_KEY, write_parquet([_line(given, row) for row in _ordered(given, validation_rows)]))
+    given.storage.put(METRICS_KEY, canonical_json(metrics))  # last: it says that the rest is there
+    return _Evaluated(metrics, True)
+
+
+def _judging_folds(given: Run) -> dict[str, int]:
+    """Of each held-out slide the fold whose attention is kept: the first that holds it out."""
+    return {slide_id: split.fold for split in reversed(given.splits) for slide_id in _slides(given, split.test)}
+
+
+def _slides(given: Run, part: Collection[SlideId]) -> Iterator[SlideId]:
+    """Those of the part's bags."""
+    for bag in bags_in(given.bags, part):
+        yield from bag.slide_ids
 
 
 def _predict_fold(given: Run, fits: FoldFits, test_rows: list[HeldOut], validation_rows: list[HeldOut]) -> None:
     from mhim_core.train.inference import encode_attention, predict_tables
 
     split = next(split for split in given.splits if split.fold == fits.fold)
-    source = given.bag_source()
+    source, keeper = given.bag_source(), _judging_folds(given)
     voters = load_fold(given, fits).voters
     for part, rows in ((split.test, test_rows), (split.validation, validation_rows)):
         for bag in bags_in(given.bags, part):
@@ -131,12 +169,8 @@ def _predict_fold(given: Run, fits: FoldFits, test_rows: list[HeldOut], validati
                 )
                 if part is split.test and name == model_names(given)[0] and fits.seed == given.seeds[0]:
                     for table, attention in zip(tables, found.attention, strict=True):
-                        given.storage.put(attention_key(table.slide_id), encode_attention(table, attention))
-
-
-def _train_targets(given: Run) -> dict[int, list[Target]]:
-    """Of every fold's training bags, from which Uno's C takes the censoring."""
-    return {split.fold: [bag.target for bag in bags_in(given.bags, split.train)] for split in given.splits}
+                        if keeper[table.slide_id] == fits.fold:
+                            given.storage.put(attention_key(table.slide_id), encode_attention(table, attention))
 
 
 def _ordered(given: Run, rows: Sequence[HeldOut]) -> Iterator[HeldOut]:
@@ -182,19 +216,28 @@ def _read_target(given: Run, row: dict[str, Any]) -> Target:
 
 
 def _print(given: Run, metrics: dict[str, Any]) -> None:
-    unit = str(given.identity["target"]["bags"])
+    unit, again = str(given.identity["target"]["bags"]), metrics["num_repeated_bags"]
     bags = f"{metrics['num_bags']} held-out slides of" if unit == BagUnit.slide.value else "held-out bags of"
     seeds = len(metrics["seeds"])
     over = f", mean over {seeds} seeds" if seeds > 1 else ""
-    print(f"{bags} {metrics['num_patients']} patients, pooled over folds{over}:")
+    how = f"mean ± deviation over fits ({again} are held out by several folds)" if again else f"pooled over folds{over}"
+    print(f"{bags} {metrics['num_patients']} patients, {how}:")
     titles = metrics_of(given.task.kind)
     for name, model in metrics["models"].items():
-        shown = []
-        for metric in SHOWN[given.task.kind]:
-            one = model["pooled"][metric]
-            if one["value"] is None:
-                shown.append(f"{titles[metric].title} undefined ({one['reason']})")
-            else:
-                interval = "" if one["low"] is None else f" [{one['low']:.3f}, {one['high']:.3f}]"
-                shown.append(f"{titles[metric].title} {one['value']:.3f}{interval}")
+        part, say = ("over_folds", _over_folds) if again else ("pooled", _pooled)
+        shown = [f"{titles[metric].title} {say(model[part][metric])}" for metric in SHOWN[given.task.kind]]
         print(f"  {name}: " + ", ".join(shown))
+
+
+def _pooled(one: dict[str, Any]) -> str:
+    if one["value"] is None:
+        return f"undefined ({one['reason']})"
+    interval = "" if one["low"] is None else f" [{one['low']:.3f}, {one['high']:.3f}]"
+    return f"{one['value']:.3f}{interval}"
+
+
+def _over_folds(one: dict[str, Any]) -> str:
+    if one["mean"] is None:
+        return "undefined in every fold"
+    deviation = "" if one["std"] is None else f" ± {one['std']:.3f}"
+    return f"{one['mean']:.3f}{deviation}"
