@@ -25,6 +25,7 @@ from flows.registry_config import (
 )
 from flows.result import FlowResult
 from flows.run_folder import read_run
+from flows.tracking import mirror_promotion
 from mhim_core.errors import ConflictError, InputError
 from mhim_core.fingerprint import canonical_json
 from mhim_core.registry.models import (
@@ -89,6 +90,7 @@ def register(config: ModelRegisterConfig) -> FlowResult:
     is_new = model.version not in known
     print(f"{name}@{model.version}: {len(fits)} models{'' if is_new else ', registered before'}")
     print(f"  mhim model promote {name} version={model.version} registry={config.registry}")
+    mirror_promotion(registry, name, config)
     folder = registry.locate(model_prefix(name, model.version))
     return FlowResult(outputs={"model": folder}, recomputed=is_new)
 
@@ -100,6 +102,7 @@ def promote_by_hand(config: ModelPromoteConfig) -> FlowResult:
     now = champion(registry, name)
     if now is not None and now.version == model.version:
         print(f"{name}@{model.version} is champion already (number {now.number})")
+        mirror_promotion(registry, name, config)
         return _promoted(registry, now, recomputed=False)
     found = promote(
         registry,
@@ -116,6 +119,7 @@ def promote_by_hand(config: ModelPromoteConfig) -> FlowResult:
             "at it, and promote again if that is still what you want"
         )
     print(f"{name}@{model.version} is champion (number {found.record.number}), {_MANUAL}")
+    mirror_promotion(registry, name, config)
     return _promoted(registry, found.record)
 
 
@@ -126,6 +130,7 @@ def rollback_to(config: ModelRollbackConfig) -> FlowResult:
     record = rollback(registry, name, config.to, by_flow="model rollback", reason=config.reason)
     again = before is not None and before.number == record.number
     print(f"{name}@{record.version} is champion{' already' if again else ''} (number {record.number})")
+    mirror_promotion(registry, name, config)
     return _promoted(registry, record, recomputed=not again)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from flows.config import FlowConfig, PluginFile
+from flows.tracking_config import TrackingKeys
 from mhim_core.errors import ConfigError
 from mhim_core.registry.names import check_name
 
@@ -30,7 +31,7 @@ class ModelShowConfig(FlowConfig, RegistryKeys):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelRegisterConfig(FlowConfig, PluginFile, RegistryKeys):
+class ModelRegisterConfig(FlowConfig, TrackingKeys, PluginFile, RegistryKeys):
     """mhim model register: a finished run becomes a model of the registry."""
 
     name: str
@@ -49,7 +50,7 @@ class ModelRegisterConfig(FlowConfig, PluginFile, RegistryKeys):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelPromoteConfig(FlowConfig, RegistryKeys):
+class ModelPromoteConfig(FlowConfig, TrackingKeys, RegistryKeys):
     """mhim model promote: a person makes a model champion, past the gate."""
 
     name: str
@@ -61,7 +62,7 @@ class ModelPromoteConfig(FlowConfig, RegistryKeys):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelRollbackConfig(FlowConfig, RegistryKeys):
+class ModelRollbackConfig(FlowConfig, TrackingKeys, RegistryKeys):
     """mhim model rollback: a champion of the past becomes champion again."""
 
     name: str
