@@ -38,6 +38,8 @@ def add(config: ScheduleAddConfig) -> FlowResult:
         print(crontab_line(schedule))
         return FlowResult()
     if config.target is not Target.local:
+        if not config.image:
+            raise ConfigError(f"target={config.target} needs image=, such as registry.example/mhim:0.1.0")
         _refuse_relative(schedule)
         is_ray = config.target is Target.kuberay
         text = ray_cron_job(schedule, config.image) if is_ray else cron_job(schedule, config.image, config.submit_to)

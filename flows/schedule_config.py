@@ -36,8 +36,8 @@ class ScheduleAddConfig(FlowConfig, RegistryKeys):
     target: Target = Target.local
     """local: kept below the registry for `mhim schedule serve`; the others print a crontab line, a Kubernetes CronJob
     that submits to a Ray cluster, or a RayCronJob that makes one, and keep nothing."""
-    image: str = "mhim:latest"
-    """kubernetes and kuberay: the container image that has mhim installed."""
+    image: str = ""
+    """The container image of deploy/Dockerfile, as your cluster pulls it; needed for kubernetes and kuberay alone."""
     submit_to: str = "http://mhim-head-svc:8265"
     """kubernetes: the dashboard of the Ray cluster that the job is submitted to."""
     overrides: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ from mhim_core.storage import LocalStorage
 
 SUNDAYS = "cron=0 2 * * 0"
 EMBED = ("embed", "cohort=s3://bucket/a 100%.csv", "store=s3://bucket/features")
+DEPLOY = Path(__file__).parents[2] / "deploy/kubernetes"
 Mhim = Callable[..., Any]
 
 
@@ -29,6 +30,14 @@ def registry(tmp_path: Path) -> LocalStorage:
 @pytest.fixture
 def add(mhim: Mhim, registry: LocalStorage) -> Mhim:
     return lambda *words: mhim("schedule", "add", *words, f"registry={registry.uri}")
+
+
+@pytest.fixture
+def retrain(mhim: Mhim, registry: LocalStorage) -> tuple[str, ...]:
+    """The words of deploy/kubernetes."""
+    registry.uri = "s3://bucket/registry"
+    words = ("name=lung", "cohort=s3://bucket/cohort.csv", "store=s3://bucket/features")
+    return ("retrain", *words, SUNDAYS, "image=registry.example/mhim:0.1.0")
 
 
 def test_a_schedule_is_a_file_that_keeps_its_flows_words(add: Mhim, registry: LocalStorage) -> None:
@@ -64,7 +73,8 @@ def test_the_same_schedule_twice_is_one_in_whatever_order_its_words_come(add: Mh
         (("embed", "cohort=a.csv", "store=f"), "schedule add needs cron="),
         (("trian", SUNDAYS), "'trian' is no flow"),
         (("schedule", SUNDAYS), "'schedule' is no flow"),
-        ((*EMBED[:1], "cohort=a.csv", "store=f", SUNDAYS, "target=kubernetes"), "cohort=a.csv is relative"),
+        (("embed", "cohort=a.csv", "store=f", SUNDAYS, "target=kubernetes", "image=i"), "cohort=a.csv is relative"),
+        ((*EMBED, SUNDAYS, "target=kuberay"), "target=kuberay needs image="),
     ],
 )
 def test_what_could_not_run_is_refused_now_and_leaves_nothing(
@@ -175,43 +185,52 @@ def test_an_exit_code_of_one_of_its_own_is_kept(add: Mhim) -> None:
     assert "partial_ok" not in add("evaluate", "run=r", SUNDAYS, "target=crontab").out
 
 
-def test_a_cron_job_submits_the_flow_and_is_what_kubernetes_takes(add: Mhim) -> None:
+def test_a_cron_job_is_what_kubernetes_takes_and_what_deploy_shows(add: Mhim, retrain: tuple[str, ...]) -> None:
     validate = pytest.importorskip("kubernetes_validate", reason="needs the package kubernetes-validate")
-    out = add(*EMBED, SUNDAYS, "timezone=Europe/Berlin", "target=kubernetes", "image=registry.example/mhim:1").out
+    out = add(*retrain, "timezone=Etc/UTC", "target=kubernetes").out
     document = yaml.safe_load(out)
     validate.validate(document, validate.latest_version(), strict=True)
-    spec = document["spec"]
-    assert (spec["schedule"], spec["timeZone"], spec["concurrencyPolicy"]) == ("0 2 * * 0", "Europe/Berlin", "Forbid")
-    (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == "registry.example/mhim:1"
-    command = container["command"]
-    assert command[:5] == ["python", "-m", "flows.cli", "submit", "embed"]
-    assert {"cohort=s3://bucket/a 100%.csv", "partial_ok=true", "--wait"} <= set(command)
-    assert spec["jobTemplate"]["spec"]["backoffLimit"] <= 1
-    assert [one["name"] for one in container["env"] if "value" in one] == ["RAY_AUTH_MODE"], "the token is a secret"
+    shown = yaml.safe_load((DEPLOY / "cronjob.yaml").read_text())
+    (container,) = document["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    (shown_container,) = shown["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert container["args"][-2:] == ["ray_address=http://mhim-head-svc:8265", "--wait"]
+    assert "partial_ok=true" in container["args"]
+    for one in (container, shown_container):
+        one["args"] = set(one["args"])
+    shown["metadata"]["name"] = document["metadata"]["name"]
+    assert document == shown
 
 
-def test_a_ray_cron_job_says_its_feature_gate_and_has_the_required_fields(add: Mhim) -> None:
-    out = add(*EMBED, SUNDAYS, "target=kuberay").out
-    assert "RayCronJob=true" in out.splitlines()[0]
+def test_a_ray_cron_job_says_its_feature_gate_and_is_what_deploy_shows(add: Mhim, retrain: tuple[str, ...]) -> None:
+    out = add(*retrain, "target=kuberay").out
+    assert "alpha" in out.splitlines()[0]
+    assert "feature gate RayCronJob" in out.splitlines()[0]
     document = yaml.safe_load(out)
-    assert (document["apiVersion"], document["kind"]) == ("ray.io/v1", "RayCronJob")
-    spec = document["spec"]
-    assert spec["schedule"] == "0 2 * * 0"
-    job = spec["jobTemplate"]
-    words = shlex.split(job["entrypoint"])
-    assert words[:4] == ["python", "-m", "flows.cli", "embed"]
-    assert {"cohort=s3://bucket/a 100%.csv", "partial_ok=true", "ray_address=auto"} <= set(words)
-    assert job["backoffLimit"] <= 1
-    cluster = job["rayClusterSpec"]
-    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        assert group["template"]["spec"]["containers"][0]["image"]
+    shown = yaml.safe_load((DEPLOY / "raycronjob.yaml").read_text())
+    words = [shlex.split(one["spec"]["jobTemplate"].pop("entrypoint")) for one in (document, shown)]
+    assert words[0][:6] == words[1][:6] == ["env", "MHIM_IN_JOB=1", "python", "-m", "flows.cli", "retrain"]
+    assert set(words[0]) == set(words[1])
+    assert document["spec"].pop("timeZone") == "UTC"
+    shown["metadata"]["name"] = document["metadata"]["name"]
+    assert document == shown
+
+
+def test_words_reach_the_pod_as_they_were_typed(add: Mhim) -> None:
+    typed = "cohort=s3://bucket/it's a 100%.csv"
+    words = ("embed", typed, "store=s3://bucket/features", SUNDAYS, "image=registry.example/mhim:1")
+    document = yaml.safe_load(add(*words, "target=kubernetes", "submit_to=http://head:8265").out)
+    (container,) = document["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["mhim", "submit", "embed"]
+    assert {typed, "ray_address=http://head:8265"} <= set(container["args"])
+    assert [one["name"] for one in container["env"] if "value" in one] == ["RAY_AUTH_MODE"], "the token is a secret"
+    job = yaml.safe_load(add(*words, "target=kuberay").out)["spec"]["jobTemplate"]
+    assert {typed, "partial_ok=true", "ray_address=auto"} <= set(shlex.split(job["entrypoint"]))
 
 
 def test_a_flow_without_ray_is_given_no_address_of_it(add: Mhim) -> None:
-    document = yaml.safe_load(add("evaluate", "run=s3://bucket/run", SUNDAYS, "target=kuberay").out)
-    assert document["spec"]["jobTemplate"]["entrypoint"] == "python -m flows.cli evaluate run=s3://bucket/run"
+    document = yaml.safe_load(add("evaluate", "run=s3://bucket/run", SUNDAYS, "target=kuberay", "image=i").out)
+    words = shlex.split(document["spec"]["jobTemplate"]["entrypoint"])
+    assert words[2:] == ["python", "-m", "flows.cli", "evaluate", "run=s3://bucket/run"]
 
 
 def test_every_target_is_one_of_four() -> None:
