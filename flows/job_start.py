@@ -24,9 +24,9 @@ from mhim_core.errors import ConfigError, NotFoundError, SlideError, StorageErro
 
 DISTRIBUTION = "mhim"
 PACKAGES = ("flows", "mhim_core", "cluster")
-_OUTPUTS = ("store", "out", "registry")
+_OUTPUTS = ("out", "registry")
 _RUNS = ("run", "teacher")
-_PREFIXES = ("slides_prefix",)
+_IN_EVERY_STORE = "feature_sets"
 _ADVICE = "put them where every node sees them, or at s3://"
 _MAX_SLIDE_FOLDERS, _SLIDES_PER_FOLDER = 8, 3
 
@@ -46,8 +46,8 @@ class Question(NamedTuple):
     needed: Requirements
     files: tuple[tuple[str, str], ...] = ()
     """(key, address) of what must be readable."""
-    folders: tuple[tuple[str, str], ...] = ()
-    """(key, address) of folders or prefixes that must be there."""
+    folders: tuple[tuple[str, str, str], ...] = ()
+    """(key, address, prefix) of places that must hold something below the prefix; "": they must be there."""
     outputs: tuple[tuple[str, str, str], ...] = ()
     """(key, address, probe) of the places that must hold the driver's probe and take another."""
     slides: tuple[str, ...] = ()
@@ -82,9 +82,11 @@ def first_step(config: Any) -> Iterator[None]:
 
 def check_nodes(config: Any, needed: Requirements) -> None:
     """Ask every node of the connected cluster. Raises ConfigError naming the place and the node."""
-    outputs = tuple((key, uri, f"probe/{uuid.uuid4().hex}") for key, uri in _given(config, _OUTPUTS))
-    folders = tuple(_given(config, _PREFIXES))
-    question = Question(needed, tuple(_files(config)), folders, outputs, _slides(config))
+    written = (*_OUTPUTS, "store") if isinstance(config, DecodeKeys) else _OUTPUTS  # only what decodes adds features
+    outputs = tuple((key, uri, f"probe/{uuid.uuid4().hex}") for key, uri in _given(config, written))
+    folders = [(key, uri, "") for key, uri in _given(config, ("slides_prefix",))]
+    folders += [(key, uri, _IN_EVERY_STORE) for key, uri in _given(config, ("store",)) if key not in written]
+    question = Question(needed, tuple(_files(config)), tuple(folders), outputs, _slides(config))
     try:
         for key, uri, probe in outputs:
             _put(key, uri, probe)
@@ -102,8 +104,8 @@ def look(question: Question) -> NodeState:
     try:
         for key, uri in question.files:
             _read(key, uri)
-        for key, uri in question.folders:
-            _enter(key, uri)
+        for key, uri, prefix in question.folders:
+            _enter(key, uri, prefix)
         for key, uri, probe in question.outputs:
             _share(key, uri, probe)
         seen = tuple(map(_sight, question.slides))
@@ -183,9 +185,10 @@ def _read(key: str, uri: str) -> None:
         raise ConfigError(f"{key}: {error}; put it where every node sees it, or at s3://") from error
 
 
-def _enter(key: str, uri: str) -> None:
+def _enter(key: str, uri: str, prefix: str) -> None:
     try:
-        there = next(open_storage(uri).list(""), None) is not None if "://" in uri else os.path.isdir(uri)
+        by_name = not prefix and "://" not in uri  # listing a folder would walk all of it
+        there = os.path.isdir(uri) if by_name else next(open_storage(uri).list(prefix), None) is not None
     except StorageError as error:
         raise ConfigError(f"{key}={uri} cannot be used: {error}") from error
     if not there:

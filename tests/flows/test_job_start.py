@@ -124,19 +124,38 @@ def test_an_unreachable_place_is_named_with_the_node(
 
 
 def test_a_folder_of_new_slides_must_be_there(tmp_path: Path) -> None:
-    assert look(Question(NEEDED, folders=(("slides_prefix", str(tmp_path)),))).problem == ""
-    told = look(Question(NEEDED, folders=(("slides_prefix", f"{tmp_path}/none"),))).problem
+    assert look(Question(NEEDED, folders=(("slides_prefix", str(tmp_path), ""),))).problem == ""
+    told = look(Question(NEEDED, folders=(("slides_prefix", f"{tmp_path}/none", ""),))).problem
     assert told.startswith(f"slides_prefix={tmp_path}/none is not there")
 
 
 @pytest.mark.usefixtures("here")
 def test_training_reads_features_alone_so_its_slides_may_be_offline(
-    write_table: Callable[..., Path], tmp_path: Path
+    write_table: Callable[..., Path], made_store: Callable[..., str], tmp_path: Path
 ) -> None:
     offline = write_table([{"slide_id": "a", "path": "/no/such/a.svs", "patient_id": "p", "label": "x"}])
-    check_nodes(read_flow("train", (f"cohort={offline}", f"store={tmp_path}/s", f"out={tmp_path}/o")), NEEDED)
+    store = made_store(["a"])
+    check_nodes(read_flow("train", (f"cohort={offline}", store, f"out={tmp_path}/o")), NEEDED)
     with pytest.raises(ConfigError, match="slides of /no/such are not there"):
         check_nodes(read_flow("embed", (f"cohort={offline}", f"store={tmp_path}/s")), NEEDED)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_store_that_is_only_read_may_be_read_only_and_must_hold_features(
+    table: Path, made_store: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = made_store(["a"])
+    words = (f"cohort={table}", f"out={tmp_path}/o")
+    put = LocalStorage.put
+
+    def only_runs(storage: LocalStorage, key: str, data: bytes) -> None:
+        assert storage.uri == f"{tmp_path}/o"
+        put(storage, key, data)
+
+    monkeypatch.setattr(LocalStorage, "put", only_runs)
+    check_nodes(read_flow("train", (*words, store)), NEEDED)
+    with pytest.raises(ConfigError, match=rf"node .*: store={tmp_path}/none is not there"):
+        check_nodes(read_flow("train", (*words, f"store={tmp_path}/none")), NEEDED)
 
 
 def test_a_command_in_a_job_checks_first_and_any_other_does_not(
@@ -151,9 +170,7 @@ def test_a_command_in_a_job_checks_first_and_any_other_does_not(
 
     monkeypatch.setattr("flows.job_start.ray_session", session)
     monkeypatch.setattr("flows.job_start.check_nodes", lambda config, needed: steps.append("checked"))
-    monkeypatch.setattr(
-        "flows.embed.run", lambda config: steps.append("ran") or FlowResult()
-    )
+    monkeypatch.setattr("flows.embed.run", lambda config: steps.append("ran") or FlowResult())
     words = ("embed", f"cohort={table}", f"store={tmp_path}/s", "encoder=hed-texture")
     mhim(*words)
     assert steps == ["ran"]
