@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 from flows.predictor import Predictor
 from mhim_core.cohort.table import CohortRow, natural_key
 from mhim_core.cohort.values import number_of
+from mhim_core.evaluation.held_out import HeldOut
 from mhim_core.evaluation.judge import metrics_of
+from mhim_core.evaluation.new_bags import Chosen, summarise_new
 from mhim_core.fingerprint import canonical_json
-from mhim_core.metrics import evaluate_predictions, evaluate_regression, evaluate_survival
 from mhim_core.store.record import CommitRecord
-from mhim_core.task import TaskKind
+from mhim_core.task import ClassTarget, SurvivalTarget, Target, TaskKind, ValueTarget
 from mhim_core.types import BagId, PatientId, SlideId
 
 
@@ -42,65 +43,87 @@ def new_bags(given: Predictor, rows: Sequence[CohortRow], entries: Container[Sli
     return found
 
 
+class PredictedBag(NamedTuple):
+    """One bag's prediction, the mean over the models."""
+
+    bag: NewBag
+    line: dict[str, Any]
+    """Its row of the tables."""
+    logits: tuple[float, ...]
+    """Those that say the mean, as `registry.ensemble.pooled_logits` makes them."""
+
+
 def external_metrics(
-    given: Predictor, bags: Sequence[NewBag], rows: Sequence[dict[str, Any]], entries: Mapping[SlideId, CommitRecord]
+    given: Predictor, predicted: Sequence[PredictedBag], entries: Mapping[SlideId, CommitRecord]
 ) -> dict[str, Any] | None:
     """The metrics of the bags with a target that no model has ever seen; None where there is none.
 
     Bags of patients, or with the content of slides, that some of the models were trained on are predicted, and left
-    out here.
+    out here. The document is `evaluation.new_bags.summarise_new`'s, and `notes`.
     """
     trained_on = given.card.trained_on
-    labelled = [(bag, row) for bag, row in zip(bags, rows, strict=True) if _has_target(row)]
+    labelled = [one for one in predicted if _has_target(one.line)]
     known = {
         bag.bag_id
-        for bag, _ in labelled
+        for bag, _, _ in labelled
         if trained_on.knows_patient(bag.patient_id)
         or any(trained_on.knows_source(entries[slide_id].source) for slide_id in bag.slide_ids)
     }
-    fresh = [row for bag, row in labelled if bag.bag_id not in known]
-    judged = [row for row in fresh if _is_readable(given, row)]
+    fresh = [one for one in labelled if one.bag.bag_id not in known]
+    judged = [one for one in fresh if _maybe_target(given, one.line) is not None]
     notes = []
     if known:
         notes.append(
             f"{len(known)} labelled {bag_words(given)} are of patients that models were trained on; no metric counts "
             "them."
         )
-    if foreign := sorted({str(row["label"]) for row in fresh if not _is_readable(given, row)}):
+    if foreign := sorted({str(one.line["label"]) for one in fresh if _maybe_target(given, one.line) is None}):
         what = "class of the models" if given.classes else "number"
         notes.append(f"Labels that are no {what}, and count in no metric: {', '.join(foreign[:10])}.")
     if not judged:
         for note in notes:
             print(note)
         return None
-    found = {"num_bags": len(judged), "estimates": _estimates(given, judged), "notes": notes}
-    plain: dict[str, Any] = json.loads(canonical_json(found))
+    rows = [_row(given, one) for one in judged]
+    found = summarise_new(rows, given.task, chosen=_chosen(given, judged), train_targets=given.train_targets)
+    plain: dict[str, Any] = json.loads(canonical_json(found | {"notes": notes}))
     return plain
 
 
-def _has_target(row: dict[str, Any]) -> bool:
-    if "time" in row:
-        return row["time"] is not None and row["event"] is not None
-    return row["label"] is not None
+def _has_target(line: dict[str, Any]) -> bool:
+    if "time" in line:
+        return line["time"] is not None and line["event"] is not None
+    return line["label"] is not None
 
 
-def _is_readable(given: Predictor, row: dict[str, Any]) -> bool:
-    if given.task.kind is TaskKind.classification:
-        return row["label"] in given.classes
-    return given.task.kind is TaskKind.survival or number_of(row["label"]) is not None
-
-
-def _estimates(given: Predictor, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    patients = [row["patient_id"] for row in rows]
+def _maybe_target(given: Predictor, line: dict[str, Any]) -> Target | None:
+    """None for a label that is no class of the models, or no number."""
     if given.task.kind is TaskKind.survival:
-        times, events = [row["time"] for row in rows], [row["event"] for row in rows]
-        return dict(evaluate_survival(times, events, [row["risk"] for row in rows], patients))
-    if given.task.kind is TaskKind.regression:
-        truth = [float(row["label"]) for row in rows]
-        return dict(evaluate_regression(truth, [row["prediction"] for row in rows], patients))
-    classes = [given.classes.index(row["label"]) for row in rows]
-    scores = [[row[f"probability_{name}"] for name in given.classes] for row in rows]
-    return dict(evaluate_predictions(classes, scores, patients))
+        return SurvivalTarget(line["time"], line["event"])
+    if given.task.kind is TaskKind.classification:
+        return ClassTarget(given.classes.index(line["label"])) if line["label"] in given.classes else None
+    value = number_of(line["label"])
+    return None if value is None else ValueTarget(value)
+
+
+def _row(given: Predictor, one: PredictedBag) -> HeldOut:
+    target = _maybe_target(given, one.line)
+    assert target is not None
+    bag = one.bag
+    return HeldOut(given.reported, 0, 0, bag.bag_id, bag.patient_id, bag.site, target, one.logits)
+
+
+def _chosen(given: Predictor, predicted: Sequence[PredictedBag]) -> Chosen | None:
+    """What the tables have of temperature and threshold; a model without one counts as at 1, and as at 0.5."""
+    if given.task.kind is not TaskKind.classification:
+        return None
+    members, several = given.card.members, len(given.classes) > 2
+    has_temperature = any(one.temperature is not None for one in members)
+    has_threshold = several or any(one.threshold is not None for one in members)
+    lines = {str(one.bag.bag_id): one.line for one in predicted}
+    after = {bag: [line[f"calibrated_{name}"] for name in given.classes] for bag, line in lines.items()}
+    decided = {bag: given.classes.index(line["decision"]) for bag, line in lines.items()}
+    return Chosen(after if has_temperature else None, decided if has_threshold else None)
 
 
 def print_metrics(given: Predictor, metrics: dict[str, Any] | None) -> None:

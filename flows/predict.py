@@ -18,7 +18,7 @@ from cluster.storage import open_storage
 from flows.config import PredictConfig, part
 from flows.embed import embed_cohort
 from flows.inputs import load_cohort
-from flows.new_bags import NewBag, bag_words, external_metrics, new_bags, print_metrics
+from flows.new_bags import NewBag, PredictedBag, bag_words, external_metrics, new_bags, print_metrics
 from flows.predictor import Predictor, predictor_of_model, predictor_of_run
 from flows.result import FlowResult
 from flows.run_folder import read_run
@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # torch: a command that finds everything done must not load i
     from mhim_core.train.inference import BagPrediction
 
 SUMMARY, PAGE = "summary.json", "report.html"
+_SCHEMA = 2
+"""Of what is written; predictions of another one are made anew."""
 
 
 def run(config: PredictConfig) -> FlowResult:
@@ -57,8 +59,11 @@ def run(config: PredictConfig) -> FlowResult:
             "by": given.origin,
             "models": given.digests,
             "features": {key: one.sha256 for key, one in entries.items()},
-            "table": [(row.slide_id, row.patient_id, row.label, row.time, row.event) for row in cohort.cohort.rows],
+            "table": [
+                (row.slide_id, row.patient_id, row.label, row.time, row.event, row.site) for row in cohort.cohort.rows
+            ],
             "page": (config.max_heatmaps, config.top_tiles),
+            "schema": _SCHEMA,
         }
     )
     places = {"predictions": out.locate("predictions.csv"), "page": out.locate(PAGE)}
@@ -70,8 +75,9 @@ def run(config: PredictConfig) -> FlowResult:
         bags = new_bags(given, cohort.cohort.rows, entries)
         members = {bag.bag_id: bag.slide_ids for bag in bags}
         source = PatientBags(ParquetBags(open_storage(store), entries), members)
-        rows = predict_bags(given, source, bags, out)
-        metrics = external_metrics(given, bags, rows, entries)
+        predicted = predict_bags(given, source, bags, out)
+        rows = [one.line for one in predicted]
+        metrics = external_metrics(given, predicted, entries)
         panels = draw_panels(given, rows, source, cohort, out, config.max_heatmaps, config.top_tiles)
         out.put("predictions.parquet", write_parquet(rows))
         out.put("predictions.csv", write_csv(rows))
@@ -96,18 +102,19 @@ def predictor_of(config: PredictConfig) -> Predictor:
     return predictor_of_model(open_storage(config.registry), config.model)
 
 
-def predict_bags(given: Predictor, source: "PatientBags", bags: Sequence[NewBag], out: Storage) -> list[dict[str, Any]]:
-    """One row per bag by all models; the attention of each of its slides beside it in `attention/`."""
+def predict_bags(given: Predictor, source: "PatientBags", bags: Sequence[NewBag], out: Storage) -> list[PredictedBag]:
+    """Every bag by all models; the attention of each of its slides beside it in `attention/`."""
+    from mhim_core.registry.ensemble import pooled_logits
     from mhim_core.train.inference import encode_attention, predict_tables
 
     predicted_at = datetime.now(UTC).isoformat(timespec="seconds")
-    rows = []
+    predicted = []
     for bag in bags:
         tables = source.read_tables(bag.bag_id)
         found = predict_tables(tables, given.voters)
         for table, attention in zip(tables, found.attention, strict=True):
             out.put(f"attention/{table.slide_id}.parquet", encode_attention(table, attention))
-        rows.append(
+        line = (
             ({"slide_id": bag.bag_id} if given.by_slide else {})
             | {"patient_id": bag.patient_id, "site": bag.site}
             | _known(given, bag)
@@ -121,7 +128,8 @@ def predict_bags(given: Predictor, source: "PatientBags", bags: Sequence[NewBag]
                 "predicted_at": predicted_at,
             }
         )
-    return rows
+        predicted.append(PredictedBag(bag, line, pooled_logits(found.logits_MC, given.task.kind)))
+    return predicted
 
 
 def _known(given: Predictor, bag: NewBag) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from mhim_core.cohort.values import number_of
 from mhim_core.metrics import Estimate
 from mhim_core.outcome import Outcome
 from mhim_core.report.data import (
+    Calibration,
     ClassOutput,
     CohortSummary,
     FailedSlide,
@@ -18,8 +19,10 @@ from mhim_core.report.data import (
     Prediction,
     ReportData,
     RiskOutput,
+    SiteResult,
     SlidePanel,
 )
+from mhim_core.report.evaluated import estimates_of
 from mhim_core.report.predictions import height
 from mhim_core.report.wording import what_is_predicted
 from mhim_core.storage import Storage
@@ -43,7 +46,6 @@ def prediction_page(
     """The page as HTML; `metrics` are those of the bags with a target that the models did not train on."""
     from mhim_core.report.page import render_report
 
-    estimates = {} if metrics is None else {key: Estimate(**one) for key, one in metrics["estimates"].items()}
     members = cohort.cohort.rows
     unit, num_models = given.unit.value, len(given.fits)
     models = f"{num_models} models" if num_models > 1 else "one model"
@@ -68,7 +70,8 @@ def prediction_page(
         ),
         classes=given.classes,
         protocol="" if metrics is None else _protocol(given, metrics),
-        models=(ModelResult(name=given.reported, estimates=estimates, is_reported=True),) if estimates else (),
+        models=() if metrics is None else (_model_result(given, metrics),),
+        sites=() if metrics is None else _sites(given, metrics),
         predictions=tuple(as_prediction(given, row) for row in rows),
         averaged=models if num_models > 1 else "",
         panels=tuple(panels),
@@ -78,6 +81,29 @@ def prediction_page(
         notes=() if metrics is None else tuple(metrics["notes"]),
     )
     return render_report(data)
+
+
+def _model_result(given: Predictor, metrics: dict[str, Any]) -> ModelResult:
+    parts = metrics.get("calibration")
+    return ModelResult(
+        name=given.reported,
+        estimates=estimates_of(metrics["estimates"]),
+        is_reported=True,
+        calibration=Calibration(estimates_of(parts["before"]), estimates_of(parts["after"])) if parts else None,
+        decisions=_decisions(given, metrics),
+    )
+
+
+def _sites(given: Predictor, metrics: dict[str, Any]) -> tuple[SiteResult, ...]:
+    return tuple(
+        SiteResult(name, one["num_bags"], one["num_patients"], estimates_of(one["estimates"]), _decisions(given, one))
+        for name, one in metrics.get("sites", {}).items()
+    )
+
+
+def _decisions(given: Predictor, metrics: dict[str, Any]) -> dict[str, Estimate]:
+    """Of two classes; of more the highest probability decides, as in the estimates."""
+    return estimates_of(metrics["thresholded"]) if len(given.classes) == 2 else {}
 
 
 def draw_panels(

@@ -9,7 +9,7 @@ from flows.models import results_of
 from flows.packaging import PackagedModel, member_file, run_card
 from flows.run_folder import Run
 from mhim_core.cohort.options import BagUnit
-from mhim_core.cohort.tasks import BagMembers
+from mhim_core.cohort.tasks import BagMembers, bags_in
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import EncoderError, InputError
@@ -19,7 +19,7 @@ from mhim_core.registry.names import CHAMPION, parse_reference
 from mhim_core.registry.promotions import champion
 from mhim_core.slides.spec import TileSpec, tiling_identity
 from mhim_core.storage import Storage
-from mhim_core.task import Task
+from mhim_core.task import Target, Task
 from mhim_core.train.results import read_model
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
@@ -53,6 +53,8 @@ class Predictor:
     """The store of the run's own features; empty for a model, which knows none."""
     make_card: Callable[[], RegistryCard]
     read_file: Callable[[str], bytes]
+    train_targets: tuple[Target, ...] = ()
+    """Of the bags that the members were trained on, each once; empty for a model, whose card names no patient."""
 
     @cached_property
     def card(self) -> RegistryCard:
@@ -117,6 +119,7 @@ def predictor_of_run(given: Run) -> Predictor:
     """All fold models of a finished run. Raises InputError where it is not finished."""
     fits, stage = results_of(given), str(given.method)
     results = {member_file(one): one.results[stage] for one in fits}
+    trained = {slide_id for split in given.splits for slide_id in split.train}
     return Predictor(
         origin={"run": given.record["fingerprint"]},
         words="the run",
@@ -130,6 +133,7 @@ def predictor_of_run(given: Run) -> Predictor:
         store_uri=given.store_uri,
         make_card=lambda: run_card(given, fits),
         read_file=lambda file: read_model(given.storage, results[file]),
+        train_targets=tuple(bag.target for bag in bags_in(given.bags, trained)),
     )
 
 

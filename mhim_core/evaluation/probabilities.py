@@ -29,7 +29,7 @@ from mhim_core.metrics import (
 )
 from mhim_core.task import Task
 
-_CALIBRATION = ("brier", "expected_calibration_error")
+CALIBRATION_METRICS = ("brier", "expected_calibration_error")
 _NO_ROWS = "there is no validation prediction of this fit"
 
 
@@ -49,31 +49,32 @@ def thresholded(test_rows: Rows, validation_rows: Rows, task: Task, bootstrap: B
     binary = len(task.classes) == 2
     found = thresholds(validation_rows) if binary else {}
     fits = {fit: found.get(fit, Threshold(None, reason=_NO_ROWS)) for fit in by_fit(test_rows)} if binary else {}
-    bind = partial(_bind_decisions, found=fits, names=_decision_metrics(binary))
+    bind = partial(_bind_decisions, found=fits, names=decision_metrics(binary))
     folds = [bind_fold(rows, test_rows, bind) for rows in by_fit(test_rows).values()]
     return {
         "rule": "Youden's J on validation" if binary else "highest probability",
         "fits": _of_fits(fits),
         "pooled": estimate_pooled(test_rows, bind, bootstrap),
         "over_folds": {
-            name: mean_and_std([fold[name].metric.value for fold in folds]) for name in _decision_metrics(binary)
+            name: mean_and_std([fold[name].metric.value for fold in folds]) for name in decision_metrics(binary)
         },
     }
 
 
-def _decision_metrics(binary: bool) -> tuple[str, ...]:
+def decision_metrics(binary: bool) -> tuple[str, ...]:
+    """The metrics of predicted classes, in order; of two classes sensitivity and specificity too."""
     of_classes = tuple(name for name, definition in CLASSIFICATION_METRICS.items() if definition.takes_classes)
     return of_classes + (tuple(BINARY_METRICS) if binary else ())
 
 
 def _bind_calibration(rows: Rows) -> dict[str, BoundMetric]:
-    return bind_classification(class_targets(rows), class_probabilities(rows), names=_CALIBRATION)
+    return bind_classification(class_targets(rows), class_probabilities(rows), names=CALIBRATION_METRICS)
 
 
 def _bind_calibrated(rows: Rows, found: Mapping[FitId, Temperature]) -> dict[str, BoundMetric]:
     if reason := _first_reason(rows, found):
-        return {name: undefined(reason) for name in _CALIBRATION}
-    return bind_classification(class_targets(rows), calibrated_probabilities(rows, found), names=_CALIBRATION)
+        return {name: undefined(reason) for name in CALIBRATION_METRICS}
+    return bind_classification(class_targets(rows), calibrated_probabilities(rows, found), names=CALIBRATION_METRICS)
 
 
 def _bind_decisions(rows: Rows, found: Mapping[FitId, Threshold], names: Sequence[str]) -> dict[str, BoundMetric]:

@@ -1,50 +1,62 @@
-"""Metrics of a prediction are of slides that the run has never seen, or there are none."""
+"""Metrics of a prediction are of bags that the models have never seen, or there are none."""
 
+import math
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from flows.new_bags import NewBag
+import pytest
+
+from flows.new_bags import NewBag, PredictedBag
 from flows.new_bags import external_metrics as metrics_of_bags
+from mhim_core import metrics
 from mhim_core.features import SourceIdentity
 from mhim_core.registry.card import TrainedOn
-from mhim_core.task import Task, TaskKind
+from mhim_core.task import SurvivalTarget, Task, TaskKind, ValueTarget
 from mhim_core.types import BagId, PatientId, SlideId
+
+TRAINED_ON = TrainedOn.of(
+    cohort="c",
+    feature_set="f",
+    manifest_version=1,
+    manifest_sha256="m",
+    patients=["p-old"],
+    sources=[SourceIdentity(10, "old bytes")],
+)
+BINARY = Task(kind=TaskKind.classification, classes=("normal", "tumour"))
+MEMBER = SimpleNamespace(temperature=2.0, threshold=0.3)
+WITHOUT = SimpleNamespace(temperature=None, threshold=None)
+
+
+def predictor(task: Task = BINARY, members: Sequence[Any] = (MEMBER, WITHOUT), train: Sequence[Any] = ()) -> Any:
+    card = SimpleNamespace(trained_on=TRAINED_ON, members=members)
+    return SimpleNamespace(
+        card=card, classes=task.classes, task=task, by_slide=True, reported="mhim", train_targets=tuple(train)
+    )
 
 
 def entry(source: str) -> Any:
     return SimpleNamespace(source=SourceIdentity(10, source))
 
 
-def row(slide_id: str, patient_id: str, label: str | None, tumour: float) -> dict[str, Any]:
-    probabilities = {"probability_normal": 1 - tumour, "probability_tumour": tumour}
-    return {"slide_id": slide_id, "patient_id": patient_id, "label": label, **probabilities}
+def bag_of(name: str, patient_id: str, line: dict[str, Any], logits: tuple[float, ...], site: str | None) -> Any:
+    bag = NewBag(BagId(name), PatientId(patient_id), site, (SlideId(name),), ())
+    return PredictedBag(bag, {"slide_id": name, "patient_id": patient_id, "site": site} | line, logits)
 
 
-RUN: Any = SimpleNamespace(
-    card=SimpleNamespace(
-        trained_on=TrainedOn.of(
-            cohort="c",
-            feature_set="f",
-            manifest_version=1,
-            manifest_sha256="m",
-            patients=["p-old"],
-            sources=[SourceIdentity(10, "old bytes")],
-        )
-    ),
-    classes=("normal", "tumour"),
-    task=Task(kind=TaskKind.classification, classes=("normal", "tumour")),
-    by_slide=True,
-)
+def row(name: str, patient_id: str, label: str | None, tumour: float, site: str | None = None) -> Any:
+    line = {"label": label, "decision": "tumour" if tumour >= 0.3 else "normal"}
+    line |= {"calibrated_normal": 0.75 - tumour / 2, "calibrated_tumour": 0.25 + tumour / 2}
+    return bag_of(name, patient_id, line, (math.log(1 - tumour), math.log(tumour)), site)
+
+
+RUN = predictor()
 NEW = [row("a", "p1", "normal", 0.1), row("b", "p2", "tumour", 0.9), row("c", "p3", None, 0.5)]
-SOURCES = {name: entry(f"{name} bytes") for name in "abcde"}
+SOURCES = {SlideId(name): entry(f"{name} bytes") for name in "abcdefgh"}
 
 
-def external_metrics(run: Any, rows: list[dict[str, Any]], entries: Any) -> dict[str, Any] | None:
-    bags = [
-        NewBag(BagId(one["slide_id"]), PatientId(one["patient_id"]), None, (SlideId(one["slide_id"]),), ())
-        for one in rows
-    ]
-    return metrics_of_bags(run, bags, rows, entries)
+def external_metrics(run: Any, rows: Sequence[Any], entries: Any = None) -> dict[str, Any] | None:
+    return metrics_of_bags(run, rows, SOURCES if entries is None else entries)
 
 
 def test_labelled_new_slides_are_judged() -> None:
@@ -57,7 +69,7 @@ def test_labelled_new_slides_are_judged() -> None:
 
 def test_slides_of_the_runs_patients_or_contents_count_in_no_metric() -> None:
     rows = [*NEW, row("d", "p-old", "normal", 0.99), row("e", "p9", "normal", 0.99)]
-    found = external_metrics(RUN, rows, SOURCES | {"e": entry("old bytes")})
+    found = external_metrics(RUN, rows, SOURCES | {SlideId("e"): entry("old bytes")})
     assert found is not None
     assert found["num_bags"] == 2
     assert "2 labelled slides" in found["notes"][0]
@@ -72,3 +84,108 @@ def test_a_label_that_is_no_class_is_named() -> None:
 def test_a_cohort_of_known_or_unlabelled_slides_has_no_metrics() -> None:
     assert external_metrics(RUN, [row("c", "p3", None, 0.5)], SOURCES) is None
     assert external_metrics(RUN, [row("a", "p-old", "normal", 0.1)], SOURCES) is None
+
+
+MORE = [
+    row("a", "p1", "normal", 0.1, "north"),
+    row("b", "p2", "tumour", 0.9, "north"),
+    row("d", "p4", "normal", 0.4, "south"),
+    row("e", "p5", "tumour", 0.35, "south"),
+    row("f", "p6", "normal", 0.2, "west"),
+    row("g", "p6", "normal", 0.25),
+]
+TRUTH, TUMOUR = [0, 1, 0, 1, 0, 0], [0.1, 0.9, 0.4, 0.35, 0.2, 0.25]
+
+
+def test_new_bags_get_the_protocol_of_held_out_ones() -> None:
+    found = external_metrics(RUN, MORE)
+    assert found is not None
+    assert (found["num_bags"], found["num_patients"], found["num_bags_without_site"]) == (6, 5, 1)
+    estimates = found["estimates"]
+    assert estimates["auroc"]["value"] == metrics.auroc(TRUTH, TUMOUR)
+    assert estimates["accuracy"]["value"] == 5 / 6, "the more probable class"
+    assert estimates["auroc"]["low"] is not None
+    assert found["calibration"]["before"]["brier"] == estimates["brier"]
+    after = [0.25 + one / 2 for one in TUMOUR]
+    assert found["calibration"]["after"]["brier"]["value"] == pytest.approx(metrics.brier(TRUTH, after))
+    ece = metrics.expected_calibration_error(TRUTH, after)
+    assert found["calibration"]["after"]["expected_calibration_error"]["value"] == pytest.approx(ece)
+    decided = found["thresholded"]
+    assert (decided["sensitivity"]["value"], decided["specificity"]["value"]) == (1.0, 0.75)
+    assert decided["accuracy"]["value"] == 5 / 6
+    assert {site: one["num_bags"] for site, one in found["sites"].items()} == {"north": 2, "south": 2, "west": 1}
+    assert found["sites"]["north"]["estimates"]["auroc"]["value"] == 1.0
+    assert found["sites"]["south"]["estimates"]["auroc"]["value"] == 0.0
+    assert found["sites"]["south"]["thresholded"]["specificity"]["value"] == 0.0
+    assert "of class 0" in found["sites"]["west"]["estimates"]["auroc"]["reason"]
+
+
+def test_what_validation_did_not_choose_is_null_with_the_reason() -> None:
+    found = external_metrics(predictor(members=[WITHOUT]), MORE)
+    assert found is not None
+    after = found["calibration"]["after"]["brier"]
+    assert (after["value"], after["reason"]) == (None, "validation chose no temperature for any of the models")
+    decided = found["thresholded"]["sensitivity"]
+    assert (decided["value"], decided["reason"]) == (None, "validation chose no threshold for any of the models")
+    assert found["calibration"]["before"]["brier"]["value"] is not None
+
+
+def test_new_bags_are_ranked_by_logits_where_probabilities_are_all_one() -> None:
+    line = {"decision": "tumour", "calibrated_normal": 0.0, "calibrated_tumour": 1.0}
+    certain = [
+        bag_of(name, f"p{name}", line | {"label": ("normal", "tumour")[index // 2]}, (0.0, 40.0 + index), None)
+        for index, name in enumerate("abde")
+    ]
+    found = external_metrics(RUN, certain)
+    assert found is not None
+    assert found["estimates"]["auroc"]["value"] == 1.0
+
+
+def test_of_three_classes_the_most_probable_one_decides() -> None:
+    task = Task(kind=TaskKind.classification, classes=("x", "y", "z"))
+    bags = []
+    for index, name in enumerate("abdefg"):
+        line = {"label": "xyz"[index % 3], "decision": "xyz"[index % 2]}
+        line |= {f"calibrated_{one}": 1 / 3 for one in "xyz"}
+        bags.append(bag_of(name, f"p{name}", line, tuple(float(one == index % 2) for one in range(3)), None))
+    found = external_metrics(predictor(task, [WITHOUT]), bags)
+    assert found is not None
+    assert found["thresholded"]["accuracy"] == found["estimates"]["accuracy"]
+    assert "sensitivity" not in found["thresholded"]
+
+
+SURVIVAL = Task(kind=TaskKind.survival, time_bins=2)
+FOLLOWED = [(1.0, True, 3.0), (2.0, True, 1.0), (3.0, False, 2.0), (5.0, True, 0.0), (6.0, True, -1.0)]
+
+
+def survivors() -> list[Any]:
+    return [
+        bag_of(name, f"p{name}", {"time": time, "event": event, "risk": 0.0}, (high, high), "north")
+        for name, (time, event, high) in zip("abdef", FOLLOWED, strict=True)
+    ]
+
+
+def test_unos_c_of_new_patients_takes_the_censoring_of_the_runs_training_patients() -> None:
+    train = [SurvivalTarget(float(time), time % 2 == 0) for time in range(1, 6)]
+    found = external_metrics(predictor(SURVIVAL, train=train), survivors())
+    assert found is not None
+    time, event, risk = (list(one) for one in zip(*FOLLOWED, strict=True))
+    expected = metrics.uno_c([one.time for one in train], [one.event for one in train], time, event, risk, tau=5.0)
+    assert found["uno_tau"] == 5.0
+    assert found["estimates"]["uno_c"]["value"] == pytest.approx(expected, abs=1e-12)
+    assert found["estimates"]["harrell_c"]["value"] == pytest.approx(metrics.harrell_c(time, event, risk))
+    assert found["sites"]["north"]["estimates"]["uno_c"]["value"] == pytest.approx(expected, abs=1e-12)
+    assert "calibration" not in found
+    of_a_model = external_metrics(predictor(SURVIVAL), survivors())
+    assert of_a_model is not None
+    assert of_a_model["estimates"]["uno_c"]["reason"] == "no training patients were given"
+
+
+def test_numbers_are_judged_in_their_unit_and_words_are_no_numbers() -> None:
+    labels = {"a": "10", "b": "20.5", "d": "30", "e": "high"}
+    bags = [bag_of(name, f"p{name}", {"label": label}, (15.0,), None) for name, label in labels.items()]
+    found = external_metrics(predictor(Task(kind=TaskKind.regression), train=[ValueTarget(1.0)]), bags)
+    assert found is not None
+    assert found["num_bags"] == 3
+    assert found["estimates"]["mae"]["value"] == pytest.approx((5 + 5.5 + 15) / 3)
+    assert found["notes"] == ["Labels that are no number, and count in no metric: high."]
