@@ -71,6 +71,18 @@ FLOWS = {
         "published MHIM-MIL checkpoints in and out",
         "checkpoint=theirs.pt out=model.safetensors classes=normal,tumour",
     ),
+    "pipeline": FlowCommand(
+        "pipeline",
+        "retrain_config.PipelineConfig",
+        "embed, train, evaluate, report; the first champion of a name",
+        "cohort=my.csv store=./features out=runs registry=./registry name=lung",
+    ),
+    "retrain": FlowCommand(
+        "retrain",
+        "retrain_config.RetrainConfig",
+        "what is new → a challenger → promoted or kept",
+        "name=lung registry=./registry cohort=my.csv store=./features",
+    ),
     "flow status": FlowCommand(
         "flow_status",
         "retrain_config.FlowStatusConfig",

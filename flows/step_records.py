@@ -119,7 +119,8 @@ class FlowPlace:
     """pipeline or retrain."""
     name: str
     """The model's."""
-    fingerprint: str
+    fingerprint: str = "0" * 64
+    """Of what the flow is of."""
 
     def __post_init__(self) -> None:
         check_name(self.name)

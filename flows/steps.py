@@ -9,6 +9,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from flows.result import FlowResult
@@ -53,12 +54,14 @@ def run_steps(
     place: FlowPlace,
     steps: Sequence[Step],
     patience: Patience = Patience(),  # noqa: B008 - immutable
+    known: Before = MappingProxyType({}),
 ) -> FlowResult:
     """Every step in order; those that are done are adopted. Exit code 3 of a step goes on, and the flow ends with it.
 
-    A step that raises or ends with another code ends the flow; run again, it goes on with that step.
+    A step that raises or ends with another code ends the flow; run again, it goes on with that step. `known`: outputs
+    of earlier steps that are not to be looked at again.
     """
-    before: dict[str, StepOutput] = {}
+    before = dict(known)
     places: dict[str, str] = {"flow": place.uri}
     code, recomputed = ExitCode.OK, False
     for step in steps:
@@ -68,6 +71,8 @@ def run_steps(
             print(f"── {step.name}", flush=True)
             recomputed = True
             output = _try(place, step, call, patience)
+            if output.note:
+                print(f"   {output.note}", flush=True)
         else:
             output = done.output
             print(f"── {step.name}: done {done.ended_at}{': ' if output.note else ''}{output.note}", flush=True)

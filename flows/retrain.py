@@ -1,0 +1,245 @@
+"""mhim retrain name=lung registry=… cohort=my.csv store=…: what is new → a challenger → the gate → promoted or kept.
+
+Inputs: a name that has a champion and a frozen holdout (`mhim pipeline` makes both), and a cohort that has grown.
+Steps: discover, embed (with the champion's encoder and tiling), train, evaluate, report (the estimate over folds),
+final (the challenger, of every patient outside the holdout), register, judge (champion and challenger on the holdout),
+promote, assess (one page). Outputs: features in the store, runs in out=, the rest in the registry; the champion's own
+keys are the default of every key that is not given. Nothing new, or these data judged before: nothing is done.
+Fired twice, late, or killed anywhere and run again: one retraining, one promotion.
+Exit code: 0 (a champion that is kept is ok), 2, 3, 4 (too many slides failed: nothing is trained), 5, 6.
+"""
+
+import dataclasses
+from enum import Enum
+from typing import Any
+
+from cluster.session import check_address, kept_alive
+from cluster.storage import open_storage
+from flows.config import TrainConfig, part
+from flows.discover import (
+    is_labelled,
+    read_features,
+    with_prefix,
+)
+from flows.inputs import load_cohort
+from flows.judge_steps import (
+    SUPERSEDED,
+    assess_step,
+    judge_step,
+    judged_by,
+    marker_key,
+    promote_step,
+    read_assessment,
+    read_frozen,
+    trained_data,
+)
+from flows.model_steps import (
+    ModelWork,
+    embed_step,
+    evaluate_step,
+    final_step,
+    register_step,
+    report_step,
+    settled,
+    train_step,
+)
+from flows.occasion import Occasion, discover, made_from, num_waiting
+from flows.overrides import keys_of
+from flows.predictor import Predictor, predictor_of_model
+from flows.result import FlowResult
+from flows.retrain_config import RetrainConfig
+from flows.step_records import FlowPlace, StepOutput, list_flows
+from flows.steps import Patience, Step, StepCall, run_steps
+from mhim_core.errors import ConfigError, ConflictError, InputError
+from mhim_core.evaluation.judge import metrics_of
+from mhim_core.fingerprint import fingerprint
+from mhim_core.registry.options import GateOptions
+from mhim_core.registry.promotions import Promotion, champion
+from mhim_core.storage import Storage
+from mhim_core.store.feature_sets import FeatureSet
+
+FLOW = "retrain"
+_MAX_ROUNDS = 4
+"""A champion that is replaced while its challenger is trained is judged against again, this often."""
+
+
+def run(config: RetrainConfig) -> FlowResult:
+    """Raises InputError (2), ConflictError (5), StorageError (6)."""
+    check_address(config.ray_address)
+    config.check_room()
+    registry = open_storage(config.registry)
+    patience = Patience(config.retries, config.retry_wait_s)
+    found = _finish(config, registry, patience)
+    for _ in range(_MAX_ROUNDS):
+        if found is not None:
+            return found
+        found = _retrain(config, registry, patience)
+    raise ConflictError(f"{config.name}: the champion was replaced {_MAX_ROUNDS} times while challengers were judged")
+
+
+def _retrain(config: RetrainConfig, registry: Storage, patience: Patience) -> FlowResult | None:
+    """One retraining against the champion of now; None where it was replaced meanwhile."""
+    present = _champion(registry, config.name)
+    model = predictor_of_model(registry, f"{config.name}@{present.version}")
+    holdout = read_frozen(registry, config.name)
+    work = _work(config, registry, model)
+    features = read_features(open_storage(config.store), work.feature_set.fingerprint)
+    occasion = discover(work, registry, present, holdout, features, config)
+    print(f"{config.name}@{present.version}, number {present.number}: {occasion.words}", flush=True)
+    others = fingerprint(sorted((row.slide_id, row.uri) for row in work.given.cohort.rows if not is_labelled(row)))
+    inputs = occasion.inputs(_keys(config, work), others)
+    marker = marker_key(work.name, present.version, occasion.data, occasion.period)
+    judged = judged_by(registry, marker) if occasion.trains else None
+    if judged is not None and "judge" in dataclasses.replace(work.place, fingerprint=judged).done_steps():
+        words = f"{occasion.words}; judged against this champion before, by retraining {judged[:16]}: not again"
+        print(f"nothing to do: {words}", flush=True)
+        occasion = occasion._replace(words=words, trains=False, embeds=num_waiting(work, features) > 0)
+        inputs = occasion.inputs(_keys(config, work), others)
+    work = work.at(fingerprint(inputs))
+    steps = _steps(work, registry, occasion, present)
+    work.place.found([step.name for step in steps], inputs)
+    with kept_alive():
+        found = run_steps(work.place, steps, patience)
+    if not found.recomputed:
+        print("nothing to do: all of it was done before", flush=True)
+    return _unless_superseded(work.place, settled(found, config))
+
+
+def _steps(work: ModelWork, registry: Storage, occasion: Occasion, present: Promotion) -> list[Step]:
+    discovered = _discover_step(occasion)
+    if not occasion.embeds:
+        return [discovered]
+    embed = _unless_unchanged(embed_step(work, occasion.data), work, registry, occasion, present)
+    if not occasion.trains:
+        return [discovered, embed]
+    options = part(work.config, GateOptions)
+    marker = marker_key(work.name, occasion.against.version, occasion.data, occasion.period)
+    return [
+        discovered,
+        embed,
+        train_step(work, ("embed",)),
+        evaluate_step(work),
+        report_step(work),
+        final_step(work, ("embed",)),
+        register_step(work, registry),
+        judge_step(work, registry, occasion.against, options, words=occasion.words, marker=marker),
+        promote_step(work.place, registry, occasion.against.number),
+        assess_step(work.place, work.config),
+    ]
+
+
+def _discover_step(occasion: Occasion) -> Step:
+    def run(call: StepCall) -> StepOutput:
+        return StepOutput(identity={"data": occasion.data}, note=occasion.words, is_last=not occasion.embeds)
+
+    return Step("discover", {"data": occasion.data}, run)
+
+
+def _unless_unchanged(step: Step, work: ModelWork, registry: Storage, occasion: Occasion, present: Promotion) -> Step:
+    """The embed step, which is the last where nothing of what is new can be trained on."""
+
+    def run(call: StepCall) -> StepOutput:
+        output = step.work(call)
+        if not occasion.trains:
+            return dataclasses.replace(output, is_last=True)
+        before = made_from(registry, present).get("trained")
+        if occasion.period is not None or trained_data(work, registry).trained != before:
+            return output
+        note = f"{output.note}; what is new has no features, so there is nothing new to train on"
+        return dataclasses.replace(output, note=note, is_last=True)
+
+    return step._replace(work=run)
+
+
+def _finish(config: RetrainConfig, registry: Storage, patience: Patience) -> FlowResult | None:
+    """Complete the retraining that was cut off after its judgement, whatever champion and cohort are now.
+
+    Its promotion may be there already: what is new since is for the next run.
+    """
+    for place in list_flows(registry, FLOW, config.name):
+        done = place.done_steps()
+        if "judge" not in done:
+            continue
+        if "assess" in done or any(one.output.is_last for one in done.values()):
+            return None  # flows before the newest judged one are history
+        print(f"{config.name}: a retraining was cut off after its judgement, and is completed", flush=True)
+        known = {step: one.output for step, one in done.items() if step not in ("promote", "assess")}
+        base = read_assessment(place)["champion"]["number"]
+        steps = [promote_step(place, registry, base), assess_step(place, config)]
+        found = run_steps(place, steps, patience, known)
+        return _unless_superseded(place, settled(found, config))
+    return None
+
+
+def _unless_superseded(place: FlowPlace, found: FlowResult) -> FlowResult | None:
+    """None where this run was too late to promote, and has to be judged again; what was known before stays as it is."""
+    promoted = place.done_steps().get("promote")
+    is_late = promoted is not None and promoted.output.identity["outcome"] == SUPERSEDED
+    return None if is_late and found.recomputed else found
+
+
+def _champion(registry: Storage, name: str) -> Promotion:
+    present = champion(registry, name)
+    if present is None:
+        raise InputError(
+            f"{registry.uri}: {name} has no champion to challenge; mhim pipeline registry=… name={name} makes the first"
+        )
+    return present
+
+
+def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWork:
+    """Everything that is settled before any work, the champion's keys with what the config changes of them."""
+    given = load_cohort(config.cohort, strict=config.strict, labels_uri=config.labels)
+    for line in (*given.cohort.notes, *(f"warning: {finding}" for finding in given.warnings)):
+        print(line)
+    if config.slides_prefix:
+        given = with_prefix(given, config.slides_prefix)
+    keys = champion_keys(model)
+    _check_changes(keys, config)
+    known = [name for name in metrics_of(model.task.kind) if name != "uno_c"]
+    if config.gate_metric and config.gate_metric not in known:
+        raise ConfigError(f"gate_metric={config.gate_metric} is none of a {model.task.kind}: {', '.join(known)}")
+    out = config.out or f"{registry.uri}/runs/{config.name}"
+    return ModelWork(
+        config=config,
+        given=given,
+        encoder=model.encoder_here(config.encoder_weights or None),
+        spec=model.tile_spec(),
+        feature_set=FeatureSet(
+            tiling=model.tiling, encoder=model.encoder, encoder_identity=model.card.encoder_identity
+        ),
+        keys=keys | config.given(),
+        scheme=config.scheme,
+        folds=keys["folds"] if config.folds is None else config.folds,
+        work=open_storage(out),
+        place=FlowPlace(storage=registry, flow=FLOW, name=config.name),
+        registry=registry,
+    )
+
+
+def champion_keys(model: Predictor) -> dict[str, Any]:
+    """The keys of `mhim train` that made a registered model."""
+    kinds = keys_of(TrainConfig)
+    flat: dict[str, Any] = {}
+    for name, value in model.card.recipe.items():
+        flat |= value if isinstance(value, dict) else {name: value}
+    seeds = flat.pop("seeds")
+    found = {}
+    for name, value in flat.items():
+        kind = kinds[name].kind
+        found[name] = kind[value] if issubclass(kind, Enum) and value is not None else value
+    del found["scheme"]
+    return found | {"seed": seeds[0], "seeds": len(seeds)}
+
+
+def _check_changes(keys: dict[str, Any], config: RetrainConfig) -> None:
+    """Raises ConfigError, before any work, for a key that the gate would refuse for being changed."""
+    allowed = {*config.may_change, *(("seed", "seeds") if "seed" in config.may_change else ())}
+    changed = {name: value for name, value in config.given().items() if keys[name] != value}
+    if wrong := sorted(changed.keys() - allowed):
+        listed = ", ".join(f"{name} ({keys[name]} → {changed[name]})" for name in wrong)
+        raise ConfigError(f"the gate would refuse a challenger with another {listed}; name it in may_change= first")
+
+
+def _keys(config: RetrainConfig, work: ModelWork) -> str:
+    return fingerprint({"train": work.identity(), "gate": part(config, GateOptions)})

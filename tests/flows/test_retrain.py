@@ -1,0 +1,499 @@
+"""Pipeline and retraining from table to champion, in one process: real training, judging and promoting, of features
+that are made up where the embedding would decode slides."""
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+import flows.train
+from cluster.session import Resources
+from flows import retrain
+from flows.cli import read_flow
+from flows.step_records import FlowPlace
+from mhim_core.features import MppUsed, SlideFeatures
+from mhim_core.registry.holdout import count_readings, read_holdout
+from mhim_core.registry.promotions import Kind, history, promote
+from mhim_core.slides.identity import source_hint, source_identity
+from mhim_core.storage import LocalStorage
+from mhim_core.store.commit import commit
+from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.train.context import SingleProcess
+from mhim_core.types import FailureReason, Status, StatusRow
+
+QUICK = ("epochs=2", "embed_dim=8", "learning_rate=0.01", "folds=2", "encoder=hed-texture")
+EASY = ("gate_delta=1", "gate_brier_epsilon=1")
+"""A gate that any other model passes which predicts numbers."""
+STRICT = ("gate_delta=0", "gate_brier_epsilon=0")
+
+
+class World(NamedTuple):
+    """A cohort that can grow, and the commands on it."""
+
+    folder: Path
+    mhim: Callable[..., Any]
+    embedded: list[str]
+    """The slides that were embedded, in order."""
+
+    def grow(self, *numbers: int, changed: Mapping[int, Mapping[str, str]] = MappingProxyType({})) -> None:
+        """The table lists slides of these numbers; even ones are normal. `changed`: other cells of some."""
+        rows = []
+        for number in numbers:
+            path = self.folder / f"s{number:02d}.svs"
+            if not path.exists():
+                path.write_bytes(f"slide {number}".encode() * 50)
+            label = ("normal", "tumour")[number % 2]
+            row = {"slide_id": path.stem, "path": path.name, "patient_id": f"CANARY{number:02d}", "label": label}
+            rows.append({**row, **changed.get(number, {})})
+        with (self.folder / "my.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return (f"cohort={self.folder}/my.csv", f"store={self.folder}/store", *self.name)
+
+    @property
+    def name(self) -> tuple[str, ...]:
+        return (f"registry={self.folder}/registry", "name=lung")
+
+    def pipeline(self, *more: str) -> Any:
+        return self.mhim("pipeline", *self.words, f"out={self.folder}/runs", *QUICK, "max_heatmaps=0", *more)
+
+    def retrain(self, *more: str) -> Any:
+        return self.mhim("retrain", *self.words, *more)
+
+    def status(self) -> str:
+        return str(self.mhim("flow", "status", "lung", self.name[0]).out)
+
+    @property
+    def registry(self) -> LocalStorage:
+        return LocalStorage(self.folder / "registry")
+
+    def champions(self) -> list[str]:
+        return [record.version for record in history(self.registry, "lung")]
+
+    def holdout(self) -> list[int]:
+        """The numbers of the slides that were set aside."""
+        found = read_holdout(self.registry, "lung")
+        assert found is not None
+        return [int(one.slide_id.lstrip("s")) for one in found.slides]
+
+    def assessments(self) -> list[dict[str, Any]]:
+        """Of retrainings."""
+        found = self.folder.glob("registry/flows/retrain/lung/*/assessment.json")
+        return [json.loads(path.read_text()) for path in found]
+
+    def num_readings(self) -> int:
+        return count_readings(self.registry, "lung")
+
+
+@pytest.fixture(scope="module")
+def first(
+    tmp_path_factory: pytest.TempPathFactory, run_mhim: Callable[..., Any], module_patch: pytest.MonkeyPatch
+) -> World:
+    """The first champion, of two stages, made once; each test has a copy of the world."""
+    world = World(tmp_path_factory.mktemp("world"), run_mhim, make_up(module_patch))
+    world.grow(*range(24))
+    ended = world.pipeline("gate_floor=0")
+    assert ended.code == 0, ended
+    return world
+
+
+@pytest.fixture
+def world(first: World, tmp_path: Path, mhim: Callable[..., Any]) -> World:
+    shutil.copytree(first.folder, tmp_path / "world")
+    first.embedded.clear()
+    return World(tmp_path / "world", mhim, first.embedded)
+
+
+@pytest.fixture(scope="module")
+def module_patch() -> Iterator[pytest.MonkeyPatch]:
+    """Training in this process instead of on Ray's workers, for as long as the tests of this file run."""
+
+    @contextlib.contextmanager
+    def session(*_: object) -> Iterator[Resources]:
+        yield Resources(1, 1.0, 0.0)
+
+    def run_workers(work: Callable[..., object], payload: object, *_: object) -> object:
+        return work(payload, SingleProcess(), lambda event: None)
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.train.ray_session", session)
+        patch.setattr("cluster.training.run_workers", run_workers)
+        yield patch
+    torch.set_num_threads(num_threads)
+
+
+def make_up(patch: pytest.MonkeyPatch) -> list[str]:
+    """`mhim embed` with features made up in place of decoding: three tiles a slide, by which its label can be told."""
+    embedded: list[str] = []
+
+    def pending(tasks: Sequence[Any], job: Any, config: Any, ledger: Any, given: Any) -> list[StatusRow]:
+        rows = []
+        for task in tasks:
+            embedded.append(task.slide_id)
+            if Path(task.uri).read_bytes().startswith(b"broken"):
+                row = StatusRow(task.slide_id, Status.FAILED, FailureReason.READ, stage="tiles")
+                ledger.record_failure(task, row, job.policy, given.hints.get(task.slide_id))
+            else:
+                record = commit(ledger.storage, ledger.feature_set, features_of(task, ledger.feature_set)).record
+                row = StatusRow(task.slide_id, Status.OK, num_tiles=3, seconds=0.5, commit_key=record.commit_key)
+            rows.append(row)
+        return rows
+
+    patch.setattr("flows.embed.embed_pending", pending)
+    return embedded
+
+
+def features_of(task: Any, feature_set: FeatureSet) -> SlideFeatures:
+    number = int(task.slide_id.lstrip("s"))
+    rng = np.random.default_rng(number)
+    values = rng.standard_normal((3, feature_set.dim)) + (number % 2)
+    x = np.arange(3, dtype=np.int32) * 256
+    return SlideFeatures(
+        slide_id=task.slide_id,
+        features=values.astype(np.float16),
+        coords_l0_px=np.stack([x, np.zeros_like(x)], axis=1),
+        tissue_share=np.ones(3, np.float32),
+        background_share=np.zeros(3, np.float32),
+        source=source_identity(task.uri),
+        hint=source_hint(task.uri),
+        mpp=MppUsed(0.5, 0.5, "slide"),
+        effective_mpp=(0.5, 0.5),
+        tile_size_l0_px=(256, 256),
+        upsample=1.0,
+        tiling=feature_set.tiling,
+        encoder=feature_set.encoder,
+    )
+
+
+def test_the_first_champion_stands_on_a_holdout_and_the_same_pipeline_again_does_nothing(world: World) -> None:
+    assert len(world.champions()) == 1
+    assert world.num_readings() == 1
+    before = sorted(world.folder.rglob("*"))
+    again = world.pipeline("gate_floor=0")
+    assert again.code == 0
+    assert "── judge: done" in again.out
+    assert sorted(world.folder.rglob("*")) == before
+    assert world.embedded == []
+
+
+def test_nothing_new_is_nothing_to_do_wherever_the_files_lie_now(world: World) -> None:
+    ended = world.retrain(*EASY)
+    assert ended.code == 0
+    assert "number 1: nothing new" in ended.out
+    assert "discover" in world.status()
+    assert world.embedded == []
+    for path in world.folder.glob("*.svs"):
+        path.touch()
+    again = world.retrain()
+    assert again.code == 0
+    assert "nothing to do: all of it was done before" in again.out
+    assert world.num_readings() == 1
+
+
+def test_new_slides_make_a_challenger_that_is_promoted_once_and_rolled_back_for_good(world: World) -> None:
+    world.grow(*range(30))
+    ended = world.retrain(*EASY)
+    assert ended.code == 0, ended
+    assert "number 1: 6 new slides" in ended.out
+    assert sorted(world.embedded) == [f"s{number}" for number in range(24, 30)]
+    first, second = world.champions()
+    (found,) = world.assessments()
+    assert (found["champion"], found["challenger"]) == ({"number": 1, "version": first}, second)
+    assert found["training"]["slides"] == 26
+    assert set(found["changes"]) >= {"data"}
+    page = next(world.folder.glob("registry/flows/retrain/lung/*/report.html")).read_text()
+    for words in ("Promoted", "Not inferior", second[:8], first[:8], "6 new slides", "data:image/png"):
+        assert words in page
+    again = world.retrain(*EASY)
+    assert "number 2: nothing new" in again.out
+    assert world.mhim("model", "rollback", "lung", f"to={first}", world.name[0]).code == 0
+    rolled_back = world.retrain(*EASY)
+    assert rolled_back.code == 0, rolled_back
+    assert "nothing to do" in rolled_back.out
+    other_keys = world.retrain(*EASY, "epochs=1")
+    assert "judged against this champion before" in other_keys.out
+    assert world.champions() == [first, second, first]
+    assert world.num_readings() == 2
+    assert len(world.assessments()) == 1
+
+
+WORSE = (*STRICT, "learning_rate=1e-6", "max_heatmaps=0", "folds=1")
+CHANGES = "may_change=data,seed,epochs,thresholds,learning_rate"
+
+
+def test_a_worse_challenger_is_not_promoted_and_the_reason_is_said(world: World) -> None:
+    world.grow(*range(26))
+    refused = world.retrain(*WORSE)
+    assert refused.code == 2, "what the gate would refuse is refused before any work"
+    assert "learning_rate (0.01 → 1e-06); name it in may_change=" in refused.err
+    assert world.embedded == []
+    ended = world.retrain(*WORSE, CHANGES)
+    assert ended.code == 0, "a champion that is kept is ok"
+    assert len(world.champions()) == 1
+    (found,) = world.assessments()
+    assert not found["decision"]["promote"]
+    assert "brier" in found["reason"] or "non_inferior" in found["reason"]
+    assert f"{world.champions()[0]} stays champion: {found['reason']}" in ended.out
+    assert "Not promoted" in next(world.folder.glob("registry/flows/retrain/lung/*/report.html")).read_text()
+    embedded = list(world.embedded)
+    assert "nothing to do" in world.retrain(*WORSE, CHANGES).out
+    lenient = world.retrain(*EASY)
+    assert "judged against this champion before" in lenient.out, "other limits are no second chance for the same data"
+    assert world.embedded == embedded
+    assert world.num_readings() == 2
+
+
+class Killed(BaseException):
+    """Stands for kill -9 of the driver."""
+
+
+STEPS = ("discover", "embed", "train", "evaluate", "report", "final", "register", "judge", "promote", "assess")
+
+
+def test_killed_just_after_each_step_s_start_and_run_again_it_completes_with_one_promotion(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.grow(*range(26))
+    start = FlowPlace.start_attempt
+    (champion,) = world.champions()
+    for step in STEPS:
+
+        def die(place: FlowPlace, name: str, digest: str, step: str = step) -> int:
+            number = start(place, name, digest)
+            if name == step:
+                raise Killed
+            return number
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FlowPlace, "start_attempt", die)
+            with pytest.raises(Killed):
+                world.retrain(*EASY, "folds=1")
+        assert f"{step:<8}  started, no end" in world.status()
+        champions = world.champions()
+        assert champions[0] == champion
+        assert len(champions) == (2 if step == "assess" else 1)
+        assert world.mhim("model", "show", "lung", world.name[0]).code == 0, "the champion stays loadable"
+    ended = world.retrain(*EASY, "folds=1")
+    assert ended.code == 0
+    assert "cut off after its judgement, and is completed" in ended.out
+    assert len(world.champions()) == 2
+    assert world.num_readings() == 2
+    assert sorted(world.embedded) == ["s24", "s25"]
+    assert len(list(world.folder.glob("registry/flows/retrain/lung/*/report.html"))) == 1
+    assert "nothing new" in world.retrain(*EASY).out
+
+
+def test_a_kill_between_the_promotion_and_its_done_record_promotes_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.grow(*range(26))
+    write = FlowPlace.write_done
+
+    def die(place: FlowPlace, done: Any) -> Any:
+        if done.step == "promote":
+            raise Killed
+        return write(place, done)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FlowPlace, "write_done", die)
+        with pytest.raises(Killed):
+            world.retrain(*EASY, "folds=1")
+    assert len(world.champions()) == 2
+    world.grow(*range(28))  # the cohort goes on growing
+    assert world.retrain(*EASY, "folds=1").code == 0
+    assert len(world.champions()) == 2
+    assert "number 2: 2 new slides" in world.retrain(*EASY, "folds=1").out
+
+
+def test_two_retrainings_fired_at_once_are_one(world: World) -> None:
+    world.grow(*range(26))
+    config = read_flow("retrain", [*world.words, *EASY, "folds=1"])
+    with ThreadPoolExecutor(2) as pool:
+        ended = [one.result().exit_code for one in [pool.submit(retrain.run, config) for _ in range(2)]]
+    assert ended == [0, 0]
+    assert len(world.champions()) == 2
+    assert len(world.assessments()) == 1
+    assert world.num_readings() == 2
+
+
+def test_a_champion_that_is_replaced_meanwhile_is_judged_against_again_without_training_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.grow(*range(26))
+    assert world.retrain(*EASY, "folds=1").code == 0
+    first, second = world.champions()
+    world.mhim("model", "rollback", "lung", f"to={first}", world.name[0])
+    world.grow(*range(28))
+    start, trained = FlowPlace.start_attempt, []
+
+    def by_hand(place: FlowPlace, name: str, digest: str) -> int:
+        if name == "promote" and len(world.champions()) == 3:
+            promote(place.storage, "lung", second, base=3, by_flow="model promote", kind=Kind.manual)
+        return start(place, name, digest)
+
+    def fit_all(given: Any, plan: Any, config: Any) -> Any:
+        trained.append(given.storage.uri)
+        return real(given, plan, config)
+
+    real = flows.train.fit_all
+    monkeypatch.setattr("flows.train.fit_all", fit_all)
+    monkeypatch.setattr(FlowPlace, "start_attempt", by_hand)
+    ended = world.retrain(*EASY, "folds=1")
+    assert ended.code == 0, ended
+    assert f"{second} became champion meanwhile; nothing was promoted" in ended.out
+    assert world.champions()[:4] == [first, second, first, second]
+    assert len(world.champions()) == 5
+    assert len(trained) == 2, "an estimate and a model, once each"
+
+
+def test_a_new_slide_of_a_holdout_patient_and_a_copy_of_a_holdout_slide_are_not_learned_from(world: World) -> None:
+    number = world.holdout()[0]
+    copy = world.folder / "s26.svs"
+    copy.write_bytes((world.folder / f"s{number:02d}.svs").read_bytes())
+    relative = {"patient_id": f"CANARY{number:02d}", "label": ("normal", "tumour")[number % 2]}
+    world.grow(*range(25), changed={24: relative})
+    assert "nothing new" in world.retrain().out
+    rows = [*range(24), 26]
+    world.grow(*(one for one in rows if one != number), changed={})
+    assert "nothing new" in world.retrain().out
+    assert world.num_readings() == 1
+
+
+def test_a_holdout_label_that_changed_refuses_every_challenger(world: World) -> None:
+    number = world.holdout()[0]
+    other = ("tumour", "normal")[number % 2]
+    world.grow(*range(26), changed={number: {"label": other}})
+    ended = world.retrain(*EASY, "folds=1")
+    assert ended.code == 0
+    assert len(world.champions()) == 1
+    assert "holdout slides are not as they were frozen" in world.assessments()[0]["reason"]
+
+
+def test_a_changed_label_is_new_data_and_a_removed_slide_too(world: World) -> None:
+    one, other = [number for number in range(24) if number not in world.holdout()][:2]
+    rows = [number for number in range(24) if number != other]
+    changed = {one: {"label": ("tumour", "normal")[one % 2]}}
+    world.grow(*rows, changed=changed)
+    ended = world.retrain(*EASY, "folds=1")
+    assert "number 1: 1 changed slide, 1 gone" in ended.out
+    assert world.assessments()[0]["training"]["slides"] == 19
+
+
+def test_slides_that_fail_are_no_new_data_and_are_not_tried_again(world: World) -> None:
+    world.grow(*range(25))
+    (world.folder / "s24.svs").write_bytes(b"broken" * 100)
+    ended = world.retrain(*EASY)
+    assert ended.code == 3
+    assert "there is nothing new to train on" in ended.out
+    assert world.embedded == ["s24"]
+    again = world.retrain(*EASY, "partial_ok=true")
+    assert again.code == 0
+    assert "nothing to do" in again.out
+    assert world.embedded == ["s24"]
+    assert world.num_readings() == 1
+
+
+def test_too_many_failed_slides_end_it_before_training(world: World) -> None:
+    for number in range(24, 30):
+        (world.folder / f"s{number}.svs").write_bytes(f"broken {number}".encode() * 100)
+    world.grow(*range(30))
+    for _ in range(2):
+        assert world.retrain(*EASY).code == 4
+    assert "failed, exit code 4" in world.status()
+    assert not list(world.folder.glob("registry/runs/**/run.json"))
+    assert len(world.embedded) == 6
+
+
+def test_slides_of_a_prefix_that_have_no_label_yet_are_embedded_and_wait(world: World) -> None:
+    (world.folder / "s40.svs").write_bytes(b"slide 40" * 50)
+    (world.folder / "notes.txt").write_text("no slide")
+    ended = world.retrain(f"slides_prefix={world.folder}")
+    assert ended.code == 0, ended
+    assert "nothing new; 1 slides without a label are not embedded yet" in ended.out
+    assert world.embedded == ["s40"]
+    again = world.retrain(f"slides_prefix={world.folder}")
+    assert again.code == 0
+    assert world.embedded == ["s40"]
+    assert world.num_readings() == 1
+
+
+def age(world: World, days: float) -> None:
+    """The champion's promotion was written that long ago, by the store's clock."""
+    (record,) = world.folder.glob("registry/promotions/lung/*.json")
+    then_s = record.stat().st_mtime - days * 86400
+    os.utime(record, (then_s, then_s))
+
+
+def test_an_old_champion_is_challenged_once_a_period_by_the_store_s_clock_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for shift_s in (-2 * 86400, 2 * 86400):
+        now_s = time.time() + shift_s
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda now_s=now_s: now_s)
+            assert "nothing new\n" in world.retrain("max_age=1").out, "whatever this machine's clock says"
+    age(world, days=8)
+    assert "nothing new\n" in world.retrain("max_age=9").out
+    ended = world.retrain("max_age=7", *EASY, "folds=1")
+    assert ended.code == 0, ended
+    assert "the champion is older than 7 days" in ended.out
+    assert "predictions of the holdout are the champion's, every one" in ended.out, "the same data, keys and seed"
+    assert len(world.champions()) == 1
+    assert "nothing to do" in world.retrain("max_age=7", *EASY, "folds=1").out
+    age(world, days=7)
+    other = world.retrain("max_age=7", "seed=7", *EASY, "folds=1")
+    assert other.code == 0, "the next period"
+    assert len(world.champions()) == 2
+
+
+def test_no_patient_is_named_in_records_pages_and_output(world: World) -> None:
+    world.grow(*range(26))
+    ended = world.retrain(*EASY, "folds=1")
+    assert "CANARY" not in ended.out + ended.err + world.status()
+    for part in ("flows", "promotions", "models"):
+        texts = [path for path in (world.folder / "registry" / part).rglob("*") if path.is_file()]
+        assert texts
+        assert not [path for path in texts if b"CANARY" in path.read_bytes()]
+
+
+def test_what_has_no_champion_cannot_be_retrained(world: World) -> None:
+    words = [word for word in world.words if not word.startswith("name=")]
+    ended = world.mhim("retrain", *words, "name=liver")
+    assert ended.code == 2
+    assert "liver has no champion to challenge; mhim pipeline" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("gate_metric=best", "gate_metric=best is none of a classification"),
+        ("scheme=final", "choose another scheme"),
+        ("max_age=0", "days above 0"),
+        ("folds=0", "at least 1"),
+        ("aggregator=transmil", "may_change="),
+        ("retries=-1", "0 or more"),
+        ("name=a/b", "cannot name a model"),
+    ],
+)
+def test_keys_that_cannot_be_are_refused_before_any_work(world: World, word: str, said: str) -> None:
+    words = [one for one in world.words if not word.startswith("name=") or not one.startswith("name=")]
+    ended = world.mhim("retrain", *words, word)
+    assert ended.code == 2, ended
+    assert said in ended.err
