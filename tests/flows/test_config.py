@@ -23,8 +23,10 @@ from flows.overrides import Key, keys_of, parse
 from mhim_core.cohort.options import SplitOptions
 from mhim_core.errors import ConfigError
 from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.outcome import reconcile
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.train.options import FitExecution, FitOptions
+from mhim_core.types import FailureReason, SlideId, Status, StatusRow
 
 CONFIGS = {name: _config_class(name) for name in FLOWS}
 ALL_KEYS = [(name, key) for name, config in CONFIGS.items() for key in keys_of(config).values()]
@@ -188,6 +190,19 @@ def test_a_part_cut_out_of_a_config_holds_its_values_alone() -> None:
     config = made(CheckConfig, tile_px=128, max_upsample=2.0)
     assert part(config, TileSpec) == TileSpec(tile_px=128)
     assert part(config, SlidePolicy) == SlidePolicy(max_upsample=2)
+
+
+@pytest.mark.parametrize(("num_failed", "code", "with_partial_ok"), [(0, 0, 0), (1, 3, 0), (2, 4, 4)])
+def test_partial_ok_takes_some_failed_slides_for_a_success_and_too_many_for_none(
+    num_failed: int, code: int, with_partial_ok: int
+) -> None:
+    ids = [SlideId(f"s{number}") for number in range(10)]
+    reason = FailureReason.OPEN
+    rows = [StatusRow(one, Status.OK) for one in ids[num_failed:]]
+    outcome = reconcile(ids, rows + [StatusRow(one, Status.FAILED, reason) for one in ids[:num_failed]])
+    for config in (EmbedConfig, CheckConfig, PredictConfig):
+        assert made(config).exit_code_of(outcome) == code
+        assert made(config, partial_ok=True).exit_code_of(outcome) == with_partial_ok
 
 
 def test_configs_are_frozen() -> None:
