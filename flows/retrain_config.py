@@ -30,6 +30,7 @@ from mhim_core.errors import ConfigError
 from mhim_core.mil.options import MhimOptions
 from mhim_core.registry.options import GateOptions, HoldoutOptions
 from mhim_core.slides.spec import SlidePolicy, TileSpec
+from mhim_core.train.options import FitOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,15 @@ class RecipeChanges:
     """Seed of splits and training; none: the champion's. The same data, keys and seed give the same model."""
     seeds: int | None = None
     """Trainings, with seed, seed + 1, …, that vote together; none: as many as the champion's."""
+
+    def __post_init__(self) -> None:
+        given = self.given()
+        fit = {name: value for name, value in given.items() if name in FitOptions.__dataclass_fields__}
+        FitOptions(**{"min_learning_rate": 0.0} | fit)  # what the champion's is shows later
+        SplitOptions(**{name: value for name, value in given.items() if name == "val_fraction"})
+        for name in ("embed_dim", "seeds"):
+            if given.get(name, 1) < 1:
+                raise ConfigError(f"{name}={given[name]} must be at least 1")
 
     def given(self) -> dict[str, Any]:
         """Those that were."""
