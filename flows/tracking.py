@@ -79,11 +79,10 @@ def with_file(keys: TrackingKeys, storage: Storage) -> TrackingKeys:
 
 
 def destination(keys: TrackingKeys, storage: Storage) -> Destination | None:
-    """None: nothing is mirrored."""
+    """None: nothing is asked for, or a SQLite file in a bucket."""
     uri = os.environ.get(URI, "")
     if keys.tracking is Tracking.mlflow and (keys.tracking_file or not uri):
         if not keys.tracking_file and not isinstance(storage, LocalStorage):
-            _warn(f"{storage.uri} cannot hold a SQLite file; set {URI}, or tracking_file=")
             return None
         file = Path(keys.tracking_file or storage.locate("mlflow.db")).expanduser().absolute()
         return Destination(f"sqlite:///{file}", str(file.with_suffix(".files")))
@@ -98,6 +97,8 @@ def is_installed() -> bool:
 def _mirror(make: "Callable[[], Mirror]", keys: TrackingKeys, storage: Storage) -> None:
     found = destination(keys, storage)
     if found is None:
+        if keys.tracking is not None:
+            _warn(f"{storage.uri} cannot hold a SQLite file; set {URI}, or tracking_file=")
         return None
     if not is_installed():
         return _warn("mlflow is not installed: pip install 'mhim[mlflow]'")

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from cluster.storage import open_storage
 from flows import tracking, tracking_client
 from flows.run_folder import Run, read_run
 from flows.tracking import destination, mirror_promotion, with_file
@@ -194,15 +195,13 @@ def test_flows_that_a_flow_calls_write_its_file(tmp_path: Path, monkeypatch: pyt
     assert destination(with_file(MLFLOW, registry), run) == ("http://server:5000", "")
 
 
-def test_a_bucket_holds_no_sqlite_file_and_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    class Bucket(LocalStorage):
-        pass
-
-    from cluster.storage import open_storage
-
-    assert destination(MLFLOW, open_storage("s3://bucket/run")) is None
-    assert "s3://bucket/run cannot hold a SQLite file" in capsys.readouterr().err
-    assert destination(MLFLOW, Bucket(tmp_path)) is not None
+def test_a_bucket_holds_no_sqlite_file_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    bucket = open_storage("s3://bucket/registry")
+    assert destination(MLFLOW, bucket) is None
+    assert with_file(MLFLOW, bucket) == MLFLOW
+    assert capsys.readouterr().err == ""
+    mirror_promotion(bucket, "lung", MLFLOW)
+    assert "s3://bucket/registry cannot hold a SQLite file; set MLFLOW_TRACKING_URI" in capsys.readouterr().err
 
 
 # failure
