@@ -7,7 +7,7 @@ stand its teacher and the stage-1 baseline. Cost: one pass over test and validat
 """
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
@@ -27,7 +27,6 @@ from mhim_core.evaluation.summary import SCHEMA, summarise
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.tables import write_csv, write_parquet
 from mhim_core.task import ClassTarget, SurvivalTarget, Target, TaskKind, ValueTarget
-from mhim_core.types import SlideId
 
 FOLDER = "evaluation"
 METRICS_KEY = f"{FOLDER}/metrics.json"
@@ -103,6 +102,12 @@ def attention_key(slide_id: str) -> str:
     return f"{FOLDER}/attention/{slide_id}.parquet"
 
 
+def attention_folds(given: Run) -> dict[str, int]:
+    """The fold whose attention is kept, by held-out slide: the first that holds it out."""
+    held_out = {split.fold: bags_in(given.bags, split.test) for split in reversed(given.splits)}
+    return {slide_id: fold for fold, bags in held_out.items() for bag in bags for slide_id in bag.slide_ids}
+
+
 class _Evaluated(NamedTuple):
     metrics: dict[str, Any]
     recomputed: bool
@@ -119,7 +124,7 @@ def _evaluated(given: Run, replicates: int | None) -> _Evaluated:
     present = read_metrics(given)
     if present is not None and present["of"] == digest and replicates in (None, present["replicates"]):
         there = {entry.key for entry in given.storage.list(FOLDER)}
-        if there.issuperset([*TABLES, *map(attention_key, _judging_folds(given))]):
+        if there.issuperset([*TABLES, *map(attention_key, attention_folds(given))]):
             return _Evaluated(present, False)
     test_rows: list[HeldOut] = []
     validation_rows: list[HeldOut] = []
@@ -141,22 +146,11 @@ def _evaluated(given: Run, replicates: int | None) -> _Evaluated:
     return _Evaluated(metrics, True)
 
 
-def _judging_folds(given: Run) -> dict[str, int]:
-    """Of each held-out slide the fold whose attention is kept: the first that holds it out."""
-    return {slide_id: split.fold for split in reversed(given.splits) for slide_id in _slides(given, split.test)}
-
-
-def _slides(given: Run, part: Collection[SlideId]) -> Iterator[SlideId]:
-    """Those of the part's bags."""
-    for bag in bags_in(given.bags, part):
-        yield from bag.slide_ids
-
-
 def _predict_fold(given: Run, fits: FoldFits, test_rows: list[HeldOut], validation_rows: list[HeldOut]) -> None:
     from mhim_core.train.inference import encode_attention, predict_tables
 
     split = next(split for split in given.splits if split.fold == fits.fold)
-    source, keeper = given.bag_source(), _judging_folds(given)
+    source, keeper = given.bag_source(), attention_folds(given)
     voters = load_fold(given, fits).voters
     for part, rows in ((split.test, test_rows), (split.validation, validation_rows)):
         for bag in bags_in(given.bags, part):

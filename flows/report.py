@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from flows.config import ReportConfig
-from flows.evaluate import VALIDATION_KEY, attention_key, ensure_evaluated, read_held_out
+from flows.evaluate import VALIDATION_KEY, attention_folds, attention_key, ensure_evaluated, read_held_out
 from flows.models import FoldFits, model_names, results_of
 from flows.result import FlowResult
 from flows.run_folder import Run, read_run, run_tiling
@@ -217,11 +217,14 @@ def _panels(given: Run, predictions: Sequence[Prediction], config: ReportConfig)
 
     source = given.bag_source()
     uris = {str(slide.slide_id): slide.uri for slide in given.slides}
+    of_fold = attention_folds(given)
     for one in _ordered(given, predictions):
         caption = f"fold {one.fold}, patient {one.patient_id}"
         if len(given.seeds) > 1:
             caption += f"; the attention is that of seed {given.seeds[0]}"
         for table in source.read_tables(BagId(one.bag_id)):
+            if of_fold[table.slide_id] != one.fold:
+                continue  # another fold's prediction of the bag, whose attention is not kept
             attention = given.storage.get(attention_key(table.slide_id))
             uri = uris[table.slide_id]
             yield slide_panel(one, uri, table, attention, run_tiling(given), config.top_tiles, caption)

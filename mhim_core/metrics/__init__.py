@@ -77,6 +77,7 @@ from mhim_core.metrics.survival import (
     log_rank,
     uno_c,
 )
+from mhim_core.metrics.weighted_classification import NUM_CALIBRATION_BINS
 
 METRICS: Mapping[str, MetricDefinition] = MappingProxyType(
     {**CLASSIFICATION_METRICS, **BINARY_METRICS, **SURVIVAL_METRICS, **REGRESSION_METRICS}
@@ -87,6 +88,7 @@ __all__ = [
     "BINARY_METRICS",
     "CLASSIFICATION_METRICS",
     "METRICS",
+    "NUM_CALIBRATION_BINS",
     "RANKING_METRICS",
     "REGRESSION_METRICS",
     "SURVIVAL_METRICS",

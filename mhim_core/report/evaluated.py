@@ -77,8 +77,11 @@ def site_results(metrics: Mapping[str, Any]) -> tuple[SiteResult, ...]:
 
 
 def undefined_notes(metrics: Mapping[str, Any]) -> tuple[str, ...]:
-    """A sentence for each pooled metric of the reported model that has no value."""
+    """A sentence for each pooled metric of the reported model that has no value; one if none has, for one reason."""
     pooled = metrics["models"][metrics["reported"]]["pooled"]
+    reasons = {one["reason"] for one in pooled.values()}
+    if len(reasons) == 1 and all(one["value"] is None for one in pooled.values()):
+        return (f"Pooled metrics are undefined: {reasons.pop()}.",)
     return tuple(
         f"{METRICS[name].title} is undefined: {one['reason']}." for name, one in pooled.items() if one["value"] is None
     )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mhim_core.evaluation.comparison import Difference
-from mhim_core.metrics import METRICS, LogRank, ReliabilityCurve, reliability_curve
+from mhim_core.metrics import METRICS, NUM_CALIBRATION_BINS, LogRank, ReliabilityCurve, reliability_curve
 from mhim_core.report.canvas import COLOURS, blank_figure, cycle_colours, plain_text, png_bytes
 
 if TYPE_CHECKING:
@@ -50,11 +50,12 @@ def survival_figure(groups: Sequence[FollowedGroup], test: LogRank | None = None
 
 
 def reliability_figure(
-    y_true: ArrayLike, before: ArrayLike, after: ArrayLike | None = None, num_bins: int = 10
+    y_true: ArrayLike, before: ArrayLike, after: ArrayLike | None = None, num_bins: int = NUM_CALIBRATION_BINS
 ) -> bytes:
     """Accuracy against the top class's probability before and after the temperature; dots by the number of bags.
 
-    `y_true` (N,) classes, `before` and `after` (N, C) probabilities; `after` None: no temperature, one line.
+    `y_true` (N,) classes, `before` and `after` (N, C) probabilities; `after` None: no temperature, one line. The bins
+    are those of the calibration error.
     """
     lines = [("before temperature", before)] if after is None else [("before temperature", before), ("after", after)]
     with blank_figure(4.6, 4.4) as (figure, (axes,)):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mhim_core.evaluation.held_out import HeldOut, Rows, by_seed
+from mhim_core.evaluation.held_out import HeldOut, Rows, by_fold
 from mhim_core.report.data import ClassOutput, NumberOutput, Prediction, RiskOutput
 from mhim_core.task import ClassTarget, SurvivalTarget, Task, ValueTarget
 
@@ -21,12 +21,12 @@ class PredictionRow(NamedTuple):
 
 
 def mean_predictions(rows: Rows, task: Task, num_slides: Mapping[str, int] | None = None) -> tuple[Prediction, ...]:
-    """One model's held-out bags by id, each the mean over seeds with its standard deviation.
+    """One model's held-out bags by id, each the mean over seeds with its standard deviation; once a fold that holds it
+    out.
 
     `num_slides`: of bags of several slides, by bag. Raises InputError if the seeds hold out different bags.
     """
-    seeds = list(by_seed(rows).values())
-    return tuple(
+    predictions = (
         Prediction(
             bag_id=members[0].bag_id,
             patient_id=members[0].patient_id,
@@ -35,8 +35,10 @@ def mean_predictions(rows: Rows, task: Task, num_slides: Mapping[str, int] | Non
             site=members[0].site,
             num_slides=(num_slides or {}).get(members[0].bag_id, 1),
         )
-        for members in zip(*seeds, strict=True)
+        for seeds in by_fold(rows).values()
+        for members in zip(*seeds.values(), strict=True)
     )
+    return tuple(sorted(predictions, key=lambda one: (one.bag_id, one.fold)))
 
 
 def _output(members: Sequence[HeldOut], task: Task) -> ClassOutput | RiskOutput | NumberOutput:

@@ -5,9 +5,19 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from mhim_core.evaluation.calibration import Temperature, calibrated_probabilities
-from mhim_core.evaluation.held_out import FitId, Rows, by_seed, class_probabilities, class_targets, follow_up
+from mhim_core.evaluation.held_out import (
+    FitId,
+    Rows,
+    by_fit,
+    by_seed,
+    class_probabilities,
+    class_targets,
+    follow_up,
+    logits_of,
+    repeated_bags,
+)
 from mhim_core.evaluation.risk_groups import log_rank_of, risk_groups
-from mhim_core.metrics import METRICS, Estimate, UndefinedMetricError
+from mhim_core.metrics import METRICS, Estimate, UndefinedMetricError, ranking_scores
 from mhim_core.report.data import ClassOutput, NumberOutput, ReportFigure
 from mhim_core.report.evaluation_figures import FollowedGroup, reliability_figure, survival_figure
 from mhim_core.report.figures import (
@@ -59,6 +69,8 @@ def run_figures(run: EvaluatedRun, fits: Sequence[FitCurve], selected_by: str) -
 def _classification(run: EvaluatedRun) -> Iterator[ReportFigure]:
     num_seeds = len(run.metrics["seeds"])
     thin = "thin: single folds" if num_seeds == 1 else f"thin: the {num_seeds} seeds, thick: their mean"
+    if run.metrics["num_repeated_bags"]:
+        thin = "thin: single fits, thick: their mean"
     with suppress(UndefinedMetricError):  # the AUROC's own line on the page says why
         yield ReportFigure("ROC", roc_figure(_roc_series(run)), f"Held-out {run.unit}s; {thin}.")
     rows = run.of_model(run.reported)
@@ -134,10 +146,12 @@ def _roc_series(run: EvaluatedRun) -> list[RocSeries]:
 
 def _series(title: str, rows: Rows, column: int, estimate: Estimate | None) -> RocSeries:
     def scores(members: Rows) -> Scores:
-        return Scores(
-            [int(index == column) for index in class_targets(members)], class_probabilities(members)[:, column].tolist()
-        )
+        ranking = ranking_scores(logits_of(members))[:, column]
+        return Scores([int(index == column) for index in class_targets(members)], ranking.tolist())
 
+    if repeated_bags(rows):
+        fits = tuple(one for one in map(scores, by_fit(rows).values()) if len(set(one.y_true)) == 2)
+        return RocSeries(title, fits or (scores(rows),), fits, estimate)
     seeds = list(by_seed(rows).values())
     if len(seeds) > 1:
         pooled = tuple(scores(members) for members in seeds)

@@ -108,6 +108,12 @@ def test_repeated_random_splits_are_judged_fold_by_fold(
     (folder / "evaluation/attention/neg0.parquet").unlink()
     assert judge(folder)
     assert files_of(folder) == kept
+    ended = mhim("report", f"run={folder}", "max_heatmaps=20")
+    assert ended.code == 0, ended
+    page = (folder / "report.html").read_text()
+    assert "Pooled metrics are undefined: 2 of 8 bags are held out by several folds" in page
+    assert page.count("fold 0, patient p-neg0") == 1, "the heat map is of the fold whose attention is kept"
+    assert "fold 1, patient p-neg0" not in page
     ended = mhim("compare", f"runs={folder}", f"out={tmp_path / 'out'}", "bootstrap_replicates=20")
     assert ended.code == 0, ended
     assert "paired folds" in ended.out

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mhim_core import metrics
 from mhim_core.evaluation.comparison import Difference
 from mhim_core.metrics import LogRank
 from mhim_core.report import evaluation_figures
@@ -101,3 +102,17 @@ def test_untrusted_names_are_drawn_as_text(name):
 def test_no_differences_are_refused():
     with pytest.raises(ValueError, match="no difference"):
         comparison_figure([])
+
+
+def test_the_reliability_diagram_has_the_bins_of_the_calibration_error(monkeypatch):
+    from mhim_core.report import evaluation_figures as module
+
+    asked = []
+
+    def curve(truth, given, num_bins):
+        asked.append(num_bins)
+        return metrics.reliability_curve(truth, given, num_bins)
+
+    monkeypatch.setattr(module, "reliability_curve", curve)
+    module.reliability_figure([0, 1], [[0.9, 0.1], [0.3, 0.7]])
+    assert asked == [metrics.NUM_CALIBRATION_BINS]

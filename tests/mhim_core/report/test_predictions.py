@@ -83,3 +83,16 @@ def test_a_label_that_is_no_class_has_no_error():
     )
     rows = sort_by_error(predictions(*outputs), ("a", "b"))
     assert [(row.prediction.bag_id, row.error) for row in rows] == [("s2", 0.6), ("s0", None), ("s1", None)]
+
+
+def test_a_bag_that_several_folds_hold_out_is_listed_once_a_fold(evaluated):
+    run = evaluated("binary", seeds=2)
+    rows = run.of_model("mhim")
+    again = [row._replace(fold=3, logits=(9.0, 0.0)) for row in rows if row.bag_id in ("s01", "s05")]
+    found = mean_predictions([*again, *rows], run.task)
+    assert len(found) == 26
+    assert [(one.bag_id, one.fold) for one in found if one.bag_id in ("s01", "s05")] == [
+        ("s01", 1), ("s01", 3), ("s05", 2), ("s05", 3),
+    ]  # fmt: skip
+    assert [one for one in found if one.fold != 3] == list(mean_predictions(rows, run.task))
+    assert all(one.output.predicted == "normal" and one.output.spread == (0.0, 0.0) for one in found if one.fold == 3)

@@ -5,6 +5,8 @@ import io
 import pytest
 from PIL import Image
 
+from mhim_core.evaluation.summary import summarise
+from mhim_core.metrics import auroc
 from mhim_core.report import run_figures as module
 from mhim_core.report.figures import FitCurve
 from mhim_core.report.run_figures import run_figures
@@ -60,3 +62,41 @@ def test_the_training_figure_is_named_by_what_chose_the_epoch(evaluated, monkeyp
     for selected_by in ("auroc", "harrell_c", "loss"):
         list(run_figures(evaluated("regression"), FITS, selected_by))
     assert titles == ["Validation AUROC", "Validation Harrell's C", "Validation loss"]
+
+
+def held_out_again(run):
+    """The first of its folds once more, as another."""
+    again = {
+        name: [*rows, *(row._replace(fold=3) for row in rows if row.fold == 0)]
+        for name, rows in (("test_rows", run.test_rows), ("validation_rows", run.validation_rows))
+    }
+    metrics = summarise(again["test_rows"], again["validation_rows"], run.task, replicates=20)
+    return run._replace(**again, metrics=metrics | {"reported": "mhim"})
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression", "survival"])
+def test_bags_that_several_folds_hold_out_leave_what_needs_no_pooling(evaluated, kind):
+    found = list(run_figures(held_out_again(evaluated(kind, seeds=2)), FITS, "auroc"))
+    assert [one.title for one in found] == [title for title in TITLES[kind] if title != "Risk groups"]
+    if kind == "binary":
+        assert "thin: single fits, thick: their mean" in found[0].caption
+
+
+def test_the_roc_curves_of_repeated_folds_are_those_of_fits_with_both_classes(evaluated, monkeypatch):
+    run = held_out_again(evaluated("binary"))
+    rows = [row for row in run.test_rows if row.fold != 1 or row.target.class_index == 1]
+    drawn = []
+    monkeypatch.setattr(module, "roc_figure", lambda series: drawn.extend(series) or b"")
+    list(run_figures(run._replace(test_rows=rows), FITS, "auroc"))
+    assert [len(one.pooled) for one in drawn] == [3, 3]
+    assert all(one.estimate.value is None for one in drawn)
+
+
+def test_roc_curves_rank_by_logits_where_probabilities_are_all_one(evaluated, monkeypatch):
+    run = evaluated("binary")
+    rows = [row._replace(logits=(0.0, 40.0 + int(row.bag_id[1:]))) for row in run.test_rows]
+    drawn = []
+    monkeypatch.setattr(module, "roc_figure", lambda series: drawn.extend(series) or b"")
+    list(run_figures(run._replace(test_rows=rows), FITS, "auroc"))
+    for one in drawn:
+        assert auroc(*one.pooled[0]) == 1.0
