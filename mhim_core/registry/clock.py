@@ -11,12 +11,12 @@ def store_time_s(storage: Storage) -> float:
 
     Of a folder it is the file system's clock: the file server's on NFS. Seconds are whole on S3.
     """
-    folder = f"clock/{uuid.uuid4().hex}"
-    key = f"{folder}/now"
+    key = f"clock/{uuid.uuid4().hex}"  # one folder for all: a service asks for years, and folders stay
     storage.put(key, b"")
     try:
-        for entry in storage.list(folder):
-            return entry.modified_s
+        for entry in storage.list("clock"):
+            if entry.key == key:
+                return entry.modified_s
     finally:
         storage.delete(key)
     raise StorageError(f"{storage.locate(key)} was written and is not listed")
