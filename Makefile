@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
 # the core's tests, each file in one of as many processes as there are CPUs
 JOBS ?= auto
 
-.PHONY: install demo check test format clean
+.PHONY: install demo check test test-e2e format clean
 
 install: $(VENV)/.installed
 
@@ -32,9 +32,13 @@ check: install
 	MHIM_WITHOUT=ray,hydra,omegaconf,cluster,flows PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 \
 		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p pytest_timeout -p xdist -n $(JOBS) --dist loadfile tests/mhim_core
 
-TESTS ?= tests
+TESTS ?= tests/mhim_core tests/cluster tests/flows
 test: install
 	$(BIN)/python -m pytest $(TESTS)
+
+# a model's life on a cluster of two nodes, with drivers killed at every step: some minutes
+test-e2e: install
+	$(BIN)/python -m pytest -s tests/e2e
 
 format: install
 	$(BIN)/ruff check --fix .
