@@ -123,7 +123,9 @@ def _text_value(key: Key, value: str) -> Any:
     if _UNFIT.search(value):
         raise ConfigError(f"{key.name}={value!r}: control characters and broken UTF-8 cannot be part of it")
     if issubclass(key.kind, tuple):
-        return tuple(part for part in value.split(",") if part)
+        # `[a,b]` as in YAML and Hydra, or `a,b`; a bracket inside a path stays
+        inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+        return tuple(part for part in inner.split(",") if part)
     if not value and key.required:
         raise ConfigError(f"{key.name}= needs a value")
     return None if key.optional and value.lower() in _NONE else value
