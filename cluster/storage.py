@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.s3 import S3Client, S3Place, TakenError, parse_s3_uri
-from mhim_core.errors import ConfigError, NotFoundError, SlideError, StorageError
+from mhim_core.errors import ConfigError, ConflictError, NotFoundError, SlideError, StorageError
 from mhim_core.features import SourceHint, SourceIdentity
 from mhim_core.slides.identity import identity_of
 from mhim_core.storage import Entry, LocalStorage, Storage, check_key
@@ -160,6 +160,18 @@ def supports_put_if_absent(storage: Storage) -> bool:
         return first and not second and storage.get(key) == b"first"
     finally:
         storage.delete(key)
+
+
+def require_put_if_absent(storage: Storage) -> None:
+    """Before work that commits. Raises ConflictError (5) for an object store that overwrites in spite of a condition.
+
+    A local file system is not asked: there it is the kernel's promise.
+    """
+    if storage.uri.startswith("s3://") and not supports_put_if_absent(storage):
+        raise ConflictError(
+            f"{storage.uri}: this object store ignores `If-None-Match: *` on PUT, so two commands at once could "
+            "overwrite each other's commits unnoticed; use a store with conditional PUT (AWS S3, MinIO, Ceph)"
+        )
 
 
 def _list_page(arguments: dict[str, str], s3: Any) -> dict[str, Any]:

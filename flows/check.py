@@ -29,7 +29,9 @@ from mhim_core.types import SlideTask, Status, StatusRow
 def run(config: CheckConfig) -> FlowResult:
     """Raises CohortError (exit 2) where the table itself is wrong."""
     given = load_cohort(config.cohort, strict=config.strict, labels_uri=config.labels)
-    notes = (f"note: {note}" for note in (*given.cohort.notes, *summarise(given.cohort.rows, part(config, TaskOptions))))
+    notes = (
+        f"note: {note}" for note in (*given.cohort.notes, *summarise(given.cohort.rows, part(config, TaskOptions)))
+    )
     for line in (*notes, *(f"warning: {finding}" for finding in given.warnings)):
         print(line)
     pictures = open_storage(config.pictures) if config.pictures else None

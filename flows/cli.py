@@ -261,7 +261,7 @@ def _read(name: str, words: Sequence[str]) -> Any:
     """The command's config: bare words, `--flag`s, `key=value`s and, where it wraps a flow, that flow's words."""
     from flows.overrides import keys_of, parse
 
-    command, kind = FLOWS[name], _config_class(name)
+    command, kind = FLOWS[name], config_class(name)
     keys = keys_of(kind)
     free = iter(key for key in command.positional if not any(word.startswith(f"{key}=") for word in words))
     own: list[str] = []
@@ -292,7 +292,7 @@ def _plain_flows() -> list[str]:
     return [name for name, command in FLOWS.items() if " " not in name and not command.wraps_flow]
 
 
-def _config_class(name: str) -> type:
+def config_class(name: str) -> type:
     """`flows.config` holds them, or the light module that the command names: `job_config.SubmitConfig`."""
     module, _, kind = FLOWS[name].config.rpartition(".")
     found: type = getattr(importlib.import_module(f"flows.{module or 'config'}"), kind)
@@ -326,7 +326,7 @@ def _flow_help(name: str) -> str:
     from flows.overrides import keys_of
 
     command = FLOWS[name]
-    keys = keys_of(_config_class(name)).values()
+    keys = keys_of(config_class(name)).values()
     lines = [f"mhim {name}: {command.summary}", "", f"  mhim {name} {command.example}", ""]
     for title, chosen in (
         ("required", [key for key in keys if key.required]),

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from cluster.session import Resources, check_address, num_shares, plain_errors, ray_session
-from cluster.storage import open_storage
+from cluster.storage import open_storage, require_put_if_absent
 from flows.config import EmbedConfig, EmbedExecution, PredictConfig, part
 from flows.embed_report import write_report
 from flows.inputs import CohortInput, load_cohort, slide_identity
@@ -83,6 +83,7 @@ def embed_cohort(
     )
     rows = list(_already_known(pending))
     if pending.todo:
+        require_put_if_absent(storage)
         from cluster.embedding import EmbedJob
 
         job = EmbedJob(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from cluster.storage import open_storage
-from flows.cli import FLOWS, _config_class, read_flow
+from flows.cli import FLOWS, config_class, read_flow
 from flows.overrides import keys_of
 from flows.result import FlowResult
 from flows.schedule_config import (
@@ -112,7 +112,7 @@ def read_schedule(config: ScheduleAddConfig) -> Schedule:
 
 def _passed_on(config: ScheduleAddConfig) -> Iterator[str]:
     """What this command was told and its flow must know too; and an exit code that no machinery takes for a failure."""
-    keys = keys_of(_config_class(config.flow)) if config.flow in FLOWS else {}
+    keys = keys_of(config_class(config.flow)) if config.flow in FLOWS else {}
     given = {word.partition("=")[0] for word in config.overrides}
     if "registry" in keys:
         yield f"registry={config.registry}"

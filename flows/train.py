@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from cluster.session import check_address, ray_session
-from cluster.storage import open_storage
+from cluster.storage import open_storage, require_put_if_absent
 from flows.config import Method, TrainConfig, part
 from flows.inputs import load_cohort
 from flows.progress import METRIC_TITLES, FitProgress
@@ -50,6 +50,7 @@ def run(config: TrainConfig) -> FlowResult:
     for note in data.notes:
         print(note)
     _try_plugin(config, data)
+    require_put_if_absent(open_storage(config.out))
     given = open_run(config, cohort, feature_set, manifest, data)
     _say_if_newer(given)
     plan = train_plan(given, config)

@@ -23,9 +23,10 @@ from cluster.storage import (
     object_identity,
     open_storage,
     read_bytes,
+    require_put_if_absent,
     supports_put_if_absent,
 )
-from mhim_core.errors import ConfigError, MhimError, NotFoundError, SlideError, StorageError
+from mhim_core.errors import ConfigError, ConflictError, MhimError, NotFoundError, SlideError, StorageError
 from mhim_core.slides.identity import source_identity
 from mhim_core.storage import LocalStorage, Storage
 from mhim_core.types import FailureReason
@@ -147,6 +148,11 @@ def test_the_probe_finds_a_store_that_overwrites(tmp_path: Path) -> None:
 
     assert not supports_put_if_absent(Overwriting(tmp_path))
     assert not supports_put_if_absent(Ignoring(tmp_path))
+    remote = Ignoring(tmp_path)
+    remote.uri = "s3://bucket/prefix"
+    with pytest.raises(ConflictError, match="ignores `If-None-Match"):
+        require_put_if_absent(remote)
+    require_put_if_absent(LocalStorage(tmp_path))
 
 
 # addresses

@@ -1,0 +1,142 @@
+"""A cluster as an operator would have it: two nodes with a dashboard and an S3 endpoint, all on the loopback."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import boto3
+import pytest
+
+HOST = "127.0.0.1"
+BIN = Path(sys.executable).parent
+SECRET = "canary-of-a-secret-key"
+
+
+class Cluster(NamedTuple):
+    """Where jobs are submitted, and the bucket that everything lies in."""
+
+    dashboard: str
+    bucket: str
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def s3_environment() -> Iterator[dict[str, str]]:
+    """Of nodes and drivers alike, as an instance profile would be; the server is stopped by its process id."""
+    port = free_port()
+    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", HOST, "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: _listens(port), "moto_server listens")
+        yield {
+            "AWS_ENDPOINT_URL": f"http://{HOST}:{port}",
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def cluster(s3_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two raylets of one CPU each; this process takes the environment of a person who submits."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "AWS_"))}
+    environment = (
+        kept
+        | s3_environment
+        | {
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # a job's `python` is the one that a shell finds
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "OMP_NUM_THREADS": "1",
+        }
+    )
+    logs = tmp_path_factory.mktemp("raylets")
+    gcs, dashboard = free_port(), free_port()
+    head = ["--head", f"--port={gcs}", f"--dashboard-host={HOST}", f"--dashboard-port={dashboard}"]
+    folders = [tempfile.mkdtemp(prefix="mh-") for _ in range(2)]  # sockets lie below: their paths must be short
+    nodes = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (s3_environment | {"RAY_AUTH_MODE": "disabled"}).items():
+            patch.setenv(name, value)
+        bucket = "e2e"
+        boto3.client("s3").create_bucket(Bucket=bucket)
+        try:
+            for role, folder in zip((head, [f"--address={HOST}:{gcs}"]), folders, strict=True):
+                with Path(logs, Path(folder).name).open("w") as log:
+                    command = [str(BIN / "ray"), "start", *role, "--block", f"--temp-dir={folder}", "--num-cpus=1"]
+                    command += [f"--node-ip-address={HOST}", f"--dashboard-agent-listen-port={free_port()}"]
+                    nodes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder))
+                wait_until(lambda: _listens(gcs), "the head listens")
+            wait_until(lambda: _num_nodes(dashboard) == 2, "two nodes are alive", timeout_s=240)
+            yield Cluster(f"http://{HOST}:{dashboard}", bucket)
+        finally:
+            for node in reversed(nodes):
+                below = _descendants(node.pid)
+                node.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    node.wait(timeout=2)
+                for pid in (node.pid, *below):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                node.wait()
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until(condition, what: str, timeout_s: float = 120) -> None:  # type: ignore[no-untyped-def]
+    """Polls; what it waits for may not answer yet."""
+    end_s = time.monotonic() + timeout_s
+    while time.monotonic() < end_s:
+        with contextlib.suppress(OSError):
+            if condition():
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"in vain for {timeout_s:g} s: {what}")
+
+
+def _listens(port: int) -> bool:
+    with socket.create_connection((HOST, port), timeout=1):
+        return True
+
+
+def _num_nodes(dashboard: int) -> int:
+    import json
+
+    with urllib.request.urlopen(f"http://{HOST}:{dashboard}/api/jobs/", timeout=5):
+        pass  # it answers to less before its job agent is there
+    with urllib.request.urlopen(f"http://{HOST}:{dashboard}/nodes?view=summary", timeout=5) as reply:
+        summary = json.loads(reply.read())["data"]["summary"]
+    return sum(one["raylet"].get("state") == "ALIVE" for one in summary)
+
+
+def _descendants(root: int) -> list[int]:
+    parents = {}
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    found, level = [], {root}
+    while level:
+        level = {pid for pid, parent in parents.items() if parent in level}
+        found += sorted(level)
+    return found
