@@ -241,7 +241,8 @@ def test_a_worker_killed_amid_training_is_replaced_and_the_models_are_the_same(
     run_mhim: Callable[..., Any],
 ) -> None:
     out = tmp_path / "run"
-    with killing("RayTrainWorker", lambda: list(out.glob("fits/seed-2021/fold-0/mhim/attempts/*/epoch-0005.json"))) as killed:
+    fifth_epoch = "fits/seed-2021/fold-0/mhim/attempts/*/epoch-0005.json"
+    with killing("RayTrainWorker", lambda: list(out.glob(fifth_epoch))) as killed:
         said = run_mhim(*training, f"out={out}")
     assert killed
     assert said.code == 0, said
