@@ -68,11 +68,16 @@ def test_members_of_an_enum_are_named_as_they_are_typed() -> None:
 
 @pytest.mark.parametrize(
     ("ratio", "choice", "expected"),
-    [(0.1, "auto", False), (0.5, "auto", True), (0.1, "on", True), (0.9, "off", False), (0.0, "on", False)],
+    [(0.1, "auto", False), (0.5, "auto", True), (0.1, "on", True), (0.9, "off", False), (0.0, "auto", False)],
 )
 def test_recycling_at_test_is_on_where_it_should_be(ratio: float, choice: str, expected: bool) -> None:
     options = MhimOptions(random_mask_ratio=ratio, recycle_at_test=RecycleAtTest(choice))
     assert options.recycles_at_test is expected
+
+
+def test_recycled_tokens_cannot_be_asked_for_where_nothing_is_recycled() -> None:
+    with pytest.raises(ConfigError, match="random_mask_ratio=0 disables them"):
+        MhimOptions(random_mask_ratio=0.0, recycle_at_test=RecycleAtTest.on)
 
 
 def test_reading_the_options_imports_nothing_heavy() -> None:
