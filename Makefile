@@ -8,6 +8,8 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
 
 # the core's tests, each file in one of as many processes as there are CPUs
 JOBS ?= auto
+# all tests: each of these processes may start a Ray of two CPUs
+RAY_JOBS ?= 2
 
 .PHONY: install demo check test test-e2e format clean
 
@@ -34,7 +36,7 @@ check: install
 
 TESTS ?= tests/mhim_core tests/cluster tests/flows
 test: install
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n $(RAY_JOBS) --dist loadfile $(TESTS)
 
 # a model's life on a cluster of two nodes, with drivers killed at every step: some minutes
 test-e2e: install

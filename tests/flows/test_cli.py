@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flows.cli import FLOWS, _config_class
+from flows.cli import FLOWS, config_class
 from flows.overrides import keys_of
 from mhim_core.errors import (
     CohortError,
@@ -58,7 +58,7 @@ def test_help_of_a_command_says_what_each_key_means(mhim: Mhim, name: str) -> No
     ended = mhim(name, "--help")
     assert ended.code == ExitCode.OK
     text = " ".join(ended.out.split())
-    for key in keys_of(_config_class(name)).values():
+    for key in keys_of(config_class(name)).values():
         assert key.doc
         assert f" {key.name}{'' if key.required else '='}" in text
         assert key.doc in text

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flows.cli import FLOWS, _config_class
+from flows.cli import FLOWS, config_class
 from flows.config import (
     CheckConfig,
     DemoConfig,
@@ -28,7 +28,7 @@ from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.train.options import FitExecution, FitOptions
 from mhim_core.types import FailureReason, SlideId, Status, StatusRow
 
-CONFIGS = {name: _config_class(name) for name in FLOWS}
+CONFIGS = {name: config_class(name) for name in FLOWS}
 ALL_KEYS = [(name, key) for name, config in CONFIGS.items() for key in keys_of(config).values()]
 UNBOUNDED = {
     "seed",  # every whole number is one

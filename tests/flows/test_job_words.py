@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import FLOWS, _config_class, _plain_flows, read_flow
+from flows.cli import FLOWS, _plain_flows, config_class, read_flow
 from flows.config import EmbedConfig, TrainConfig
 from flows.job_words import FILES, PLACES, JobWords, execution_keys, job_words
 from flows.overrides import keys_of
@@ -45,7 +45,7 @@ def test_every_text_key_of_every_flow_is_known_as_a_file_a_place_or_neither() ->
     text = {
         (name, key.name)
         for name in _plain_flows()
-        for key in keys_of(_config_class(name)).values()
+        for key in keys_of(config_class(name)).values()
         if key.kind in (str, tuple)
     }
     assert {one for one in text if one[1] not in known} == set(), "list it in flows/job_words.py, or here"

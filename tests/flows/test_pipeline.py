@@ -167,7 +167,9 @@ def test_predictions_of_new_slides_average_the_fold_models(predicted: Station) -
         assert row["spread_normal"] >= 0
     with (predicted.folder / "predictions.csv").open() as file:
         for read, row in zip(csv.DictReader(file), rows, strict=True):
-            assert {key: type(value)(read[key]) for key, value in row.items()} == row
+            assert {
+                key: read[key] or None if value is None else type(value)(read[key]) for key, value in row.items()
+            } == row
 
 
 def test_pages_are_whole_in_themselves_and_say_what_they_are_for(

@@ -9,7 +9,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from cluster.session import kept_alive
-from cluster.storage import open_storage
+from cluster.storage import _shared_client, open_storage
 from mhim_core.storage import LocalStorage, Storage
 
 pytestmark = pytest.mark.filterwarnings("ignore:::ray")
@@ -40,8 +40,10 @@ def bucket() -> Iterator[str]:
         client = botocore.session.Session().create_client("s3")
         client.create_bucket(Bucket="lab")
         client.close()
+        _shared_client.cache_clear()  # another test's may be of another server
         with kept_alive():
             yield "lab"
+        _shared_client.cache_clear()
     server.stop()
 
 
