@@ -49,7 +49,7 @@ FLOWS = {
         "embed", "EmbedConfig", "slides → tile features in a store", "cohort=my.csv store=./features target_mpp=0.5"
     ),
     "train": FlowCommand(
-        "train", "TrainConfig", "features → one model per fold", "cohort=my.csv store=./features folds=5 out=runs/first"
+        "train", "TrainConfig", "features → one model per fold and seed", "cohort=my.csv store=./features folds=5 out=runs/first"
     ),
     "evaluate": FlowCommand("evaluate", "EvaluateConfig", "held-out predictions and metrics", "run=runs/first"),
     "predict": FlowCommand(
@@ -188,7 +188,7 @@ FLOWS = {
         function="stop",
         positional=("job",),
     ),
-    "demo": FlowCommand("demo", "DemoConfig", "everything above on a made cohort", "out=demo"),
+    "demo": FlowCommand("demo", "DemoConfig", "check to report on a made cohort", "out=demo"),
 }
 
 
