@@ -49,7 +49,10 @@ FLOWS = {
         "embed", "EmbedConfig", "slides → tile features in a store", "cohort=my.csv store=./features target_mpp=0.5"
     ),
     "train": FlowCommand(
-        "train", "TrainConfig", "features → one model per fold and seed", "cohort=my.csv store=./features folds=5 out=runs/first"
+        "train",
+        "TrainConfig",
+        "features → one model per fold and seed",
+        "cohort=my.csv store=./features folds=5 out=runs/first",
     ),
     "evaluate": FlowCommand("evaluate", "EvaluateConfig", "held-out predictions and metrics", "run=runs/first"),
     "predict": FlowCommand(
