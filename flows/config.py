@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 from cluster.session import check_address, check_fits_here
 from flows.tracking_config import TrackingKeys
-from mhim_core.cohort.options import SplitOptions, TaskOptions
+from mhim_core.cohort.options import SplitOptions, SplitScheme, TaskOptions
 from mhim_core.errors import ConfigError
 from mhim_core.mil.options import Activation, MhimOptions, ModelOptions
 from mhim_core.mil.plugins import Plugin, read_plugin
@@ -310,10 +310,28 @@ class TrainConfig(
 ):
     """mhim train: bags → one model per fold and seed."""
 
+    warm_start: str = ""
+    """With scheme=final: start from the weights of this model, a run's out= or with registry= lung@champion; empty:
+    start anew."""
+    registry: str = ""
+    """With warm_start=lung@champion: the model's registry, a folder or s3://bucket/prefix; otherwise unused."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_warm_start()
         if self.teacher and self.method is not Method.mhim:
             raise ConfigError(f"teacher={self.teacher}: only method=mhim has a teacher")
+
+    def _check_warm_start(self) -> None:
+        if self.registry and not self.warm_start:
+            raise ConfigError("registry= is that of warm_start=lung@champion; give both")
+        if self.warm_start and self.scheme is not SplitScheme.final:
+            raise ConfigError(
+                f"warm_start={self.warm_start} needs scheme=final: a model that has seen a fold's test patients cannot "
+                "be estimated on them"
+            )
+        if self.warm_start and self.teacher:
+            raise ConfigError("warm_start= starts stage 1, which teacher= takes from another run; give one of them")
 
     @classmethod
     def implied(cls, given: Mapping[str, object]) -> dict[str, Any]:

@@ -229,11 +229,15 @@ def _judge(
             "slides": challenger.card.trained_on.num_slides,
             "patients": challenger.card.trained_on.num_patients,
         },
-        "changes": [change.words for change in differing],
+        "changes": [change.words for change in differing] + _started(challenger),
         "estimate": challenger.card.estimate,
         "decision": decision.to_dict(),
         "reason": decision.reason,
     }
+
+
+def _started(model: Predictor) -> list[str]:
+    return [f"training started from {model.card.started_from}"] if model.card.started_from else []
 
 
 def _holdout_bags(work: ModelWork, holdout: Holdout, model: Predictor, features: Features) -> tuple[BagMembers, ...]:

@@ -152,6 +152,8 @@ def _print_card(model: RegisteredModel) -> None:
         f"  trained on  {facts.num_slides} slides of {facts.num_patients} patients; cohort {facts.cohort[:16]}, "
         f"manifest version {facts.manifest_version} ({facts.manifest_sha256[:16]})"
     )
+    if card.started_from:
+        print(f"  started from {card.started_from}")
     threshold = card.threshold
     print(f"  members     {len(card.members)}" + ("" if threshold is None else f", threshold {threshold:.4g}"))
     for member in card.members:

@@ -63,6 +63,8 @@ class ModelWork:
     place: FlowPlace
     """Where records lie; its name is the model's."""
     registry: Storage | None
+    starts_from: str = ""
+    """The version whose weights the model itself starts from; empty: it starts anew."""
 
     @property
     def name(self) -> str:
@@ -79,7 +81,10 @@ class ModelWork:
     def identity(self) -> dict[str, Any]:
         """Of the training's keys, as the run's own: plain JSON."""
         config = self.train_config("-", "-", self.scheme)
-        return keys_identity(config) | {"folds": self.folds}
+        return keys_identity(config) | {"folds": self.folds} | self.start_identity()
+
+    def start_identity(self) -> dict[str, str]:
+        return {"starts_from": self.starts_from} if self.starts_from else {}
 
     @cached_property
     def tracking(self) -> dict[str, Any]:
@@ -91,6 +96,9 @@ class ModelWork:
         own = dict(self.keys)
         if scheme is SplitScheme.final:
             own |= {"teacher": "", "split_files": ()}  # they are of the estimate's folds
+            if self.starts_from:
+                assert self.registry is not None
+                own |= {"warm_start": f"{self.name}@{self.starts_from}", "registry": self.registry.uri}
         else:
             own["folds"] = self.folds
         return TrainConfig(
@@ -199,7 +207,9 @@ def _training(work: ModelWork, name: str, scheme: SplitScheme, after: tuple[str,
 
     keys = keys_identity(work.train_config("-", "-", scheme))
     inputs: dict[str, Any] = {"keys": keys, "rows": rows_digest(work.labelled)}
-    if scheme is not SplitScheme.final:
+    if scheme is SplitScheme.final:
+        inputs |= work.start_identity()
+    else:
         inputs["folds"] = work.folds
     return Step(name, inputs, run, after)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.evaluate import read_metrics
 from flows.models import FoldFits, load_fold, model_names, results_of
-from flows.run_folder import Run, versions
+from flows.run_folder import Run, known_before, versions
 from mhim_core.cohort.tasks import bags_in
 from mhim_core.errors import InputError
 from mhim_core.evaluation.calibration import Temperature, Threshold, choose_threshold, fit_temperature
@@ -76,11 +76,12 @@ def run_card(
         versions=versions(),
         created_by=created_by,
         intended_use=INTENDED_USE,
+        started_from=given.record.get("started_from", ""),
     )
 
 
 def trained_on(given: Run, folds: set[int]) -> TrainedOn:
-    """Whom the models of these folds learned from, or were chosen by."""
+    """Whom the models of these folds learned from, or were chosen by, and whom the model did that they started from."""
     entries, rows = given.manifest().entries, {row.slide_id: row for row in given.slides}
     used = [slide_id for split in given.splits if split.fold in folds for slide_id in (*split.train, *split.validation)]
     return TrainedOn.of(
@@ -90,6 +91,7 @@ def trained_on(given: Run, folds: set[int]) -> TrainedOn:
         manifest_sha256=given.record["manifest"]["sha256"],
         patients=[rows[slide_id].patient_id for slide_id in used],
         sources=[entries[slide_id].source for slide_id in used],
+        before=known_before(given),
     )
 
 

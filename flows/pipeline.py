@@ -124,7 +124,7 @@ def _train_keys(config: PipelineConfig) -> dict[str, Any]:
     """The keys of `mhim train` that the pipeline has too, places, features and execution aside."""
     own, trains = ({field.name for field in dataclasses.fields(kind)} for kind in (PipelineConfig, TrainConfig))
     others = (CohortKeys, StoreKeys, OutKeys, LabelKeys, FeatureChoice, TrainExecution, PluginFile, TrackingKeys)
-    left_out = {field.name for kind in others for field in dataclasses.fields(kind)} | {"scheme"}
+    left_out = {field.name for kind in others for field in dataclasses.fields(kind)} | {"scheme", "registry"}
     return {name: getattr(config, name) for name in sorted((own & trains) - left_out)}
 
 

@@ -196,6 +196,8 @@ def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWo
         given = with_prefix(given, config.slides_prefix)
     keys = champion_keys(model)
     _check_changes(keys, config)
+    if config.warm_start:
+        _check_start(model, keys | config.given())
     known = [name for name in metrics_of(model.task.kind) if name != "uno_c"]
     if config.gate_metric and config.gate_metric not in known:
         raise ConfigError(f"gate_metric={config.gate_metric} is none of a {model.task.kind}: {', '.join(known)}")
@@ -214,6 +216,7 @@ def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWo
         work=open_storage(out),
         place=FlowPlace(storage=registry, flow=FLOW, name=config.name),
         registry=registry,
+        starts_from=model.card.version if config.warm_start else "",
     )
 
 
@@ -239,6 +242,22 @@ def _check_changes(keys: dict[str, Any], config: RetrainConfig) -> None:
     if wrong := sorted(changed.keys() - allowed):
         listed = ", ".join(f"{name} ({keys[name]} → {changed[name]})" for name in wrong)
         raise ConfigError(f"the gate would refuse a challenger with another {listed}; name it in may_change= first")
+
+
+def _check_start(model: Predictor, keys: dict[str, Any]) -> None:
+    """Raises ConfigError, before any work, where the challenger could not start from the champion's weights."""
+    members, wanted = model.card.members, {keys["seed"] + index for index in range(keys["seeds"])}
+    seeds = {member.seed for member in members}
+    if len(seeds) < len(members):
+        raise ConfigError(
+            f"warm_start=true: {model.words} votes with one model a fold; only a model of every patient can be "
+            "started from, so retrain without it once"
+        )
+    if missing := sorted(wanted - seeds):
+        raise ConfigError(f"warm_start=true: {model.words} has no model of the seeds {', '.join(map(str, missing))}")
+    made = model.card.recipe["model"]
+    if changed := sorted(key for key, value in made.items() if keys[key] != value):
+        raise ConfigError(f"warm_start=true: weights of {model.words} do not fit another {', '.join(changed)}")
 
 
 def _keys(config: RetrainConfig, work: ModelWork) -> str:

@@ -178,6 +178,9 @@ class RetrainConfig(
     """Folds of the challenger's cross-validated estimate; none: the champion's."""
     scheme: SplitScheme = SplitScheme.auto
     """How they are made; the model itself is trained on every patient that is not in the holdout."""
+    warm_start: bool = False
+    """Start the challenger from the champion's weights. Its estimate over the folds starts anew in either case, since
+    the champion has seen their test patients."""
     retry_failed: bool = False
     """Try slides again that failed before with the same source and policies; they count as new in neither case."""
     max_heatmaps: int = 0

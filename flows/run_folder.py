@@ -3,6 +3,7 @@
 run.json                what identifies the run, the pinned manifest, classes, versions (put-if-absent)
 cohort-<sha256>.parquet the labelled slides with their part in every fold
 fits/seed-2021/fold-0/plain/…  results and models (the core's layout)
+initial/…               with a warm start: the models it starts from, and whom they know
 evaluation/…            held-out predictions, metrics, attention
 report.html, MODEL_CARD.md
 """
@@ -25,6 +26,7 @@ from mhim_core.cohort.table import CohortRow
 from mhim_core.cohort.tasks import BagMembers, make_bags
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, sha256
+from mhim_core.registry.card import TrainedOn
 from mhim_core.slides.spec import TileSpec, tiling_identity
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet
@@ -182,6 +184,34 @@ def read_run(uri: str) -> Run:
     return _load(storage, record)
 
 
+def pinned_start(storage: Storage, warm_start: str) -> dict[str, Any] | None:
+    """What the run in this folder fixed of its `warm_start` when it was founded; None where it did not."""
+    record = _maybe_read(storage)
+    if record is None or record["config"].get("warm_start") != warm_start:
+        return None
+    start: dict[str, Any] | None = record["identity"].get("warm_start")
+    return start
+
+
+def known_before(given: Run) -> TrainedOn | None:
+    """Whom the model knew that the run started from; None without a warm start. Raises IntegrityError."""
+    start = given.identity.get("warm_start")
+    if start is None:
+        return None
+    key = known_key(start["trained_on"])
+    try:
+        found = TrainedOn.from_json(json.loads(given.storage.get(key)))
+    except (NotFoundError, ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(f"{given.storage.locate(key)} is gone or damaged; run mhim train again") from error
+    if fingerprint(found.to_json()) != start["trained_on"]:
+        raise IntegrityError(f"{given.storage.locate(key)} is not what {RUN} names")
+    return found
+
+
+def known_key(digest: str) -> str:
+    return f"initial/known-{digest[:16]}.json"
+
+
 def run_tiling(given: Run) -> TileSpec:
     """The run's tile spec. Raises InputError if this version cuts tiles otherwise."""
     stored = given.record["tiling"]
@@ -281,7 +311,7 @@ def _cohort_rows(slides: tuple[CohortRow, ...], splits: tuple[Split, ...]) -> li
 def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
     """`epochs: 200 there, 20 here, …`, in the words of the keys that a person gave."""
     # a plain run has no section of MHIM's keys; which teachers are taken is said in words
-    shared = (present["identity"].keys() & wanted["identity"].keys()) - {"teachers"}
+    shared = (present["identity"].keys() & wanted["identity"].keys()) - {"teachers", "warm_start"}
     there, here = _settings(present, shared), _settings(wanted, shared)
     keys = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
     parts = [f"{key}: {there.get(key, 'none')} there, {here.get(key, 'none')} here" for key in keys[:6]]
@@ -294,6 +324,8 @@ def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
         parts.append("the features: another version of the encoder or of the tissue finder")
     if present["identity"].get("teachers") != wanted["identity"].get("teachers"):
         parts.append("the stage-1 models that are taken from another run")
+    if present["identity"].get("warm_start") != wanted["identity"].get("warm_start"):
+        parts.append("the model that it starts from")
     return ", ".join(parts)
 
 

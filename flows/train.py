@@ -17,9 +17,10 @@ from flows.config import Method, TrainConfig, part
 from flows.inputs import load_cohort
 from flows.progress import METRIC_TITLES, FitProgress
 from flows.result import FlowResult
-from flows.run_folder import Run, cohort_identity, pinned_teachers, read_run, start_run, versions
+from flows.run_folder import Run, cohort_identity, pinned_start, pinned_teachers, read_run, start_run, versions
 from flows.tracking import mirror_run
 from flows.training_data import TrainingData, choose_features, choose_manifest, training_data
+from flows.warm_start import check_start, find_start, take_start
 from mhim_core.cohort.options import SplitOptions, TaskOptions
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import Cohort
@@ -60,6 +61,8 @@ def run(config: TrainConfig) -> FlowResult:
         return FlowResult(outputs={"run": given.storage.uri}, recomputed=False)
     if config.teacher:
         take_teachers(given, config)
+    if config.warm_start:
+        take_start(given, config)
     for result in fit_all(given, plan, config):
         print(f"{result.name}: validation {_judged(result)} at epoch {result.best_epoch}")
     mirror_run(given, config)
@@ -102,7 +105,19 @@ def open_run(
         standing = pinned_teachers(open_storage(config.out), config.teacher)  # a run that has them stands on its own
         teachers = _teacher_digests(config, wanted, manifest) if standing is None else standing
     _check_plan(config, data)
+    if config.warm_start:
+        plain = plain | _started(config, plain, data.task, feature_set)
     return start_run(open_storage(config.out), plain, data.slides, data.splits, teachers)
+
+
+def _started(config: TrainConfig, record: dict[str, Any], task: Task, feature_set: FeatureSet) -> dict[str, Any]:
+    """What a warm start adds to the record; a run that was founded with it stands on its own."""
+    standing = pinned_start(open_storage(config.out), config.warm_start)
+    if standing is not None:
+        return {"identity": record["identity"] | {"warm_start": standing}}
+    start = find_start(config, record["identity"]["seeds"])
+    check_start(start, config, task, feature_set)
+    return {"identity": record["identity"] | {"warm_start": start.identity()}, "started_from": start.origin}
 
 
 def _check_plan(config: TrainConfig, data: TrainingData) -> None:
@@ -136,7 +151,7 @@ def seeds_of(config: TrainConfig) -> list[int]:
 
 def train_plan(given: Run, config: TrainConfig) -> TrainPlan:
     """Seeds × folds × stages. A teacher precedes its student; one worker group runs them all."""
-
+    start = given.identity.get("warm_start")
     return TrainPlan(
         fits=_fits(config, given.task, given.bags, given.splits, given.seeds),
         d_in=given.feature_set.dim,
@@ -144,6 +159,7 @@ def train_plan(given: Run, config: TrainConfig) -> TrainPlan:
         model=part(config, ModelOptions),
         mhim=part(config, MhimOptions),
         fit=part(config, FitOptions),
+        warm_start={int(seed): digest for seed, digest in start["models"].items()} if start else {},
         provenance={
             "feature_set": given.feature_set.fingerprint,
             "encoder": given.feature_set.encoder_fingerprint,

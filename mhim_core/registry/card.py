@@ -48,19 +48,25 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedOn:
-    """Which slides and patients chose the weights (training and validation), as digests."""
+    """Which slides and patients chose the weights (training and validation), as digests.
+
+    With a warm start those of the model that it started from, and of that one's own start, are among them.
+    """
 
     cohort: str
-    """Fingerprint of slides, patients, targets and folds; also the digests' salt."""
+    """Fingerprint of slides, patients, targets and folds."""
     feature_set: str
     manifest_version: int
     manifest_sha256: str
     num_slides: int
+    """Of its own training."""
     num_patients: int
     patients: tuple[str, ...]
     """Digests of patient ids, sorted."""
     sources: tuple[str, ...]
     """Digests of the slides' contents, sorted."""
+    salt: str = ""
+    """Of the digests; empty: `cohort`. A warm start keeps the salt of the model before."""
 
     @classmethod
     def of(
@@ -72,9 +78,15 @@ class TrainedOn:
         manifest_sha256: str,
         patients: Iterable[str],
         sources: Iterable[SourceIdentity],
+        before: "TrainedOn | None" = None,
     ) -> "TrainedOn":
-        """From ids and contents in clear, none of which are kept."""
-        patients, sources = sorted(set(patients)), sorted(set(sources))
+        """From ids and contents in clear, none of which are kept. `before`: of the model that it started from."""
+        patients, sources = set(patients), set(sources)
+        salt = cohort if before is None else before.own_salt
+        told = {_digest(salt, patient) for patient in patients}
+        read = {_digest(salt, source_text(source)) for source in sources}
+        if before is not None:
+            told, read = told | before._patients, read | before._sources
         return cls(
             cohort=cohort,
             feature_set=feature_set,
@@ -82,15 +94,32 @@ class TrainedOn:
             manifest_sha256=manifest_sha256,
             num_slides=len(sources),
             num_patients=len(patients),
-            patients=tuple(sorted(_digest(cohort, patient) for patient in patients)),
-            sources=tuple(sorted(_digest(cohort, source_text(source)) for source in sources)),
+            patients=tuple(sorted(told)),
+            sources=tuple(sorted(read)),
+            salt="" if before is None else salt,
         )
 
+    @property
+    def own_salt(self) -> str:
+        return self.salt or self.cohort
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; without a warm start as it was before there were any, so that versions stay what they are."""
+        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        if not self.salt:
+            del own["salt"]
+        return own
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> "TrainedOn":
+        """Raises TypeError or KeyError for what is none."""
+        return cls(**raw | {key: tuple(raw[key]) for key in ("patients", "sources")})
+
     def knows_patient(self, patient_id: str) -> bool:
-        return _digest(self.cohort, patient_id) in self._patients
+        return _digest(self.own_salt, patient_id) in self._patients
 
     def knows_source(self, source: SourceIdentity) -> bool:
-        return _digest(self.cohort, source_text(source)) in self._sources
+        return _digest(self.own_salt, source_text(source)) in self._sources
 
     @cached_property
     def _patients(self) -> frozenset[str]:
@@ -136,6 +165,8 @@ class RegistryCard:
     created_by: str = ""
     """The flow, or the command."""
     intended_use: str = "Research use only."
+    started_from: str = ""
+    """The model whose weights its training started from, as name@version or a run's fingerprint; empty: from none."""
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -165,12 +196,12 @@ class RegistryCard:
     @property
     def version(self) -> str:
         """The model's name for its content: equal for equal weights, choices, features, recipe and training data."""
-        identity = {name: getattr(self, name) for name in _IDENTITY}
+        identity = {name: getattr(self, name) for name in _IDENTITY} | {"trained_on": self.trained_on.to_json()}
         return fingerprint(identity | {"schema": SCHEMA})[:VERSION_DIGITS]
 
     def to_bytes(self, name: str) -> bytes:
         """The card's file, which also says name and version."""
-        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        own = {one.name: getattr(self, one.name) for one in fields(self)} | {"trained_on": self.trained_on.to_json()}
         return canonical_json(own | {"schema": SCHEMA, "name": name, "version": self.version, "files": self.files})
 
     @classmethod
@@ -197,13 +228,12 @@ def task_from(raw: dict[str, Any]) -> Task:
 
 
 def _read(raw: dict[str, Any]) -> RegistryCard:
-    trained_on = raw["trained_on"]
-    own = {one.name: raw[one.name] for one in fields(RegistryCard)}
+    own = {one.name: raw[one.name] for one in fields(RegistryCard) if one.name in raw}
     return RegistryCard(
         **own
         | {
             "task": task_from(raw["task"]),
             "members": tuple(Member(**one) for one in raw["members"]),
-            "trained_on": TrainedOn(**trained_on | {key: tuple(trained_on[key]) for key in ("patients", "sources")}),
+            "trained_on": TrainedOn.from_json(raw["trained_on"]),
         }
     )

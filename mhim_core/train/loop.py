@@ -30,6 +30,7 @@ from mhim_core.train.results import (
     data_identity,
     fit_identity,
     model_key,
+    read_initial,
     read_teacher,
 )
 from mhim_core.train.sampler import global_batches, share_of
@@ -58,8 +59,9 @@ def run_fit(
 ) -> FitResult:
     """One fit, from its newest valid checkpoint if it was interrupted. Events are told on rank 0.
 
-    Raises InputError (bags absent, teacher missing or mismatched), ConflictError (another fit under this name),
-    IntegrityError (damaged files, NaN features, ranks drifted apart) and MhimError (the loss is no longer finite).
+    Raises InputError (bags absent, teacher missing or mismatched, initial model mismatched), ConflictError (another fit
+    under this name), IntegrityError (damaged files, NaN features, ranks drifted apart) and MhimError (the loss is no
+    longer finite).
     """
     started_s = time.monotonic()
 
@@ -81,7 +83,10 @@ def run_fit(
     feed.require((*spec.train, *spec.validation))
     attempts = Attempts(storage, spec.name, identity, uuid.uuid4().hex)
     teacher = None if teacher_data is None else load_model(teacher_data)
-    state = resume_or_start(setup, teacher, attempts, context, lambda text: tell(FitEventKind.warning, text))
+    initial = None
+    if plan.warm_start:
+        initial = load_model(from_rank_zero(context, lambda: read_initial(storage, plan, spec)))
+    state = resume_or_start(setup, teacher, initial, attempts, context, lambda text: tell(FitEventKind.warning, text))
     tell(FitEventKind.resumed if state.epoch else FitEventKind.started, f"after epoch {state.epoch}")
 
     every = plan.execution.checkpoint_every

@@ -62,6 +62,9 @@ class TrainPlan:
     model: ModelOptions
     mhim: MhimOptions
     fit: FitOptions
+    warm_start: dict[int, str] = field(default_factory=dict)
+    """By seed the sha256 of the model file, already in the run's storage, whose weights every stage of that seed starts
+    from; empty: from the seed's own draw."""
     provenance: dict[str, str] = field(default_factory=dict)
     """What the features are (manifest, encoder fingerprint, …); kept in every model file and part of its identity."""
     about: dict[str, str] = field(default_factory=dict)
@@ -72,6 +75,9 @@ class TrainPlan:
         if any(spec.stage is Stage.mhim for spec in self.fits):
             self.model.require_mining()
         self.fit.check_task(self.task.kind)
+        cold = sorted({spec.seed for spec in self.fits} - self.warm_start.keys())
+        if self.warm_start and cold:
+            raise ConfigError(f"no model to start from for the seeds {', '.join(map(str, cold))}")
 
 
 def plan_fits(

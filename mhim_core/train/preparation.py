@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from mhim_core.errors import IntegrityError
+from mhim_core.errors import InputError, IntegrityError
 from mhim_core.mil.model import MilModel, build_model
 from mhim_core.mil.options import StudentInit
 from mhim_core.task import fit_task
@@ -29,15 +29,21 @@ def make_setup(plan: TrainPlan, spec: FitSpec) -> FitSetup:
     )
 
 
-def start_state(setup: FitSetup, teacher: LoadedModel | None, device: torch.device) -> TrainState:
+def start_state(
+    setup: FitSetup, teacher: LoadedModel | None, device: torch.device, initial: LoadedModel | None = None
+) -> TrainState:
     """The state before the first step. In stage 2 the teacher is the stage-1 model, the student as `student_init` says.
 
-    The recycle network, which a stage-1 file lacks, is the student's in both.
+    The recycle network, which a stage-1 file lacks, is the student's in both. `initial` (a warm start) takes the place
+    of the random draw: in stage 1 of every weight, in stage 2 of those that `student_init` does not take from the
+    teacher, so of the recycle network too. Raises InputError where its weights are of other shapes.
     """
     mhim = setup.mhim if setup.stage is Stage.mhim else None
     student = build_model(
         setup.d_in, setup.task.num_outputs, setup.model, mhim, seed=f"{setup.seed}/{setup.stage}", dtype=setup.dtype
     )
+    if initial is not None:
+        _take_over(student, initial.student)
     if teacher is None:
         return TrainState.start(setup, student, None, device)
     learned = teacher.student.state_dict()
@@ -53,15 +59,27 @@ def start_state(setup: FitSetup, teacher: LoadedModel | None, device: torch.devi
     return TrainState.start(setup, student, follower, device)
 
 
+def _take_over(student: MilModel, initial: MilModel) -> None:
+    """Every weight of `initial` that the student has too; a plain model has no recycle network."""
+    own, given = student.state_dict(), initial.state_dict()
+    shared = {name: tensor for name, tensor in given.items() if name in own}
+    wrong = [name for name, tensor in shared.items() if tensor.shape != own[name].shape]
+    if wrong:
+        listed = ", ".join(f"{name} {tuple(given[name].shape)} instead of {tuple(own[name].shape)}" for name in wrong)
+        raise InputError(f"the model to start from has weights of other shapes: {listed}")
+    student.load_state_dict(own | shared)
+
+
 def resume_or_start(
     setup: FitSetup,
     teacher: LoadedModel | None,
+    initial: LoadedModel | None,
     attempts: Attempts,
     context: TrainContext,
     warn: Callable[[str], None],
 ) -> TrainState:
     """The newest valid checkpoint's state, else a fresh one: found on rank 0 and broadcast, so all ranks are equal."""
-    state = start_state(setup, teacher, context.device)
+    state = start_state(setup, teacher, context.device, initial)
     fresh = state.to_bytes()
 
     def find() -> bytes:

@@ -2,14 +2,20 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, sha256
+from mhim_core.mil.options import ModelOptions
 from mhim_core.storage import Storage
 from mhim_core.task import FittedTask, Task
 from mhim_core.train.epochs import EpochRecord
 from mhim_core.train.plan import FitSpec, Stage, TrainPlan
+
+if TYPE_CHECKING:  # torch: reading a result must not need it
+    from mhim_core.train.checkpoint import ModelCard
 
 SCHEMA = 1
 
@@ -67,10 +73,17 @@ def card_key(name: str, digest: str) -> str:
     return f"fits/{name}/models/{digest}.json"
 
 
+def initial_key(digest: str) -> str:
+    """A model that a fit starts from."""
+    return f"initial/{digest}.safetensors"
+
+
 def fit_identity(plan: TrainPlan, spec: FitSpec, teacher_sha256: str | None) -> str:
     """Covers what determines the weights; MHIM's options are no part of a stage-1 fit."""
+    warm_start = {"warm_start": plan.warm_start[spec.seed]} if plan.warm_start else {}
     return fingerprint(
-        {
+        warm_start
+        | {
             "schema": SCHEMA,
             "spec": spec,
             "d_in": plan.d_in,
@@ -191,3 +204,37 @@ def read_teacher(storage: Storage, plan: TrainPlan, spec: FitSpec) -> bytes:
     if wrong:
         raise InputError(f"fit {spec.name}: its teacher {spec.teacher} does not match; {'; '.join(wrong)}")
     return data
+
+
+def read_initial(storage: Storage, plan: TrainPlan, spec: FitSpec) -> bytes:
+    """The verified file of the model that this fit starts from.
+
+    Raises IntegrityError if it is missing or not the file that the plan names, InputError if it is of other features,
+    another task or other model options than the plan's.
+    """
+    from mhim_core.train.checkpoint import load_card  # torch: reading a result must not need it
+
+    digest = plan.warm_start[spec.seed]
+    where = storage.locate(initial_key(digest))
+    try:
+        data = storage.get(initial_key(digest))
+    except NotFoundError as error:
+        raise IntegrityError(f"fit {spec.name}: the model that it starts from, {where}, is missing") from error
+    if sha256(data) != digest:
+        raise IntegrityError(f"fit {spec.name}: {where} does not match the sha256 in its name")
+    wrong = initial_differences(load_card(data), plan.d_in, plan.task, plan.model, plan.provenance)
+    if wrong:
+        raise InputError(f"fit {spec.name}: the model that it starts from does not match; {'; '.join(wrong)}")
+    return data
+
+
+def initial_differences(
+    card: "ModelCard", d_in: int, task: Task, model: ModelOptions, provenance: Mapping[str, str]
+) -> list[str]:
+    """What keeps a fit from starting at a model's weights, a phrase each; its data and MHIM's options may differ."""
+    expected = {
+        "features per tile": (card.d_in, d_in),
+        "task": (_unfitted(card.task), task),
+        "model options": (card.model, model),
+    } | {key: (card.provenance.get(key), provenance.get(key)) for key in ("feature_set", "encoder")}
+    return [f"{name}: {found} instead of {wanted}" for name, (found, wanted) in expected.items() if found != wanted]

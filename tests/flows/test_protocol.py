@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from flows import packaging
 from flows.evaluate import VALIDATION_KEY, read_held_out
 from flows.run_folder import read_run
 
@@ -277,3 +278,46 @@ def test_a_finished_run_needs_its_teachers_run_no_more(train: Callable[..., Path
     shutil.rmtree(first)
     assert train(rows, f"teacher={first}", out="second") == second
     assert "nothing to do" in train.said  # type: ignore[attr-defined]
+
+
+FINAL = ("scheme=final", "val_fraction=0.4")
+
+
+def test_a_final_fit_starts_from_another_s_weights_and_stands_on_its_own(
+    train: Callable[..., Path], rows: Rows, refused: Any, tmp_path: Path
+) -> None:
+    first = train(rows[:10], *FINAL, out="first")
+    second = train(rows, *FINAL, f"warm_start={first}", out="second")
+    assert _model(second, 2021) != _model(train(rows, *FINAL, out="cold"), 2021)
+    known = packaging.trained_on(read_run(str(second)), {0})
+    assert {known.knows_patient(row["patient_id"]) for row in rows} == {True}
+    shutil.move(first, tmp_path / "gone")
+    assert train(rows, *FINAL, f"warm_start={first}", out="second") == second
+    words = [f"cohort={tmp_path / 'my.csv'}", f"store={tmp_path / 'store'}", *QUICK[:2], *FINAL]
+    assert "the model that it starts from" in refused("train", *words, f"out={second}", code=5)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["scheme=folds", "folds=3"], "needs scheme=final"),
+        (["teacher=run"], "give one of them"),
+        (["seeds=2"], "has no model of the seeds 2022"),
+        (["gated=true"], "model options"),
+    ],
+)
+def test_a_warm_start_that_cannot_be_is_refused(
+    train: Callable[..., Path], rows: Rows, refused: Any, tmp_path: Path, words: list[str], said: str
+) -> None:
+    first = train(rows, *FINAL, out="first")
+    given = [f"cohort={tmp_path / 'my.csv'}", f"store={tmp_path / 'store'}", f"out={tmp_path / 'second'}", *QUICK[:2]]
+    final = [] if "folds=3" in words else FINAL[:1]
+    assert said in refused("train", *given, f"warm_start={first}", *FINAL[1:], *final, *words)
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_run_of_folds_is_no_warm_start(train: Callable[..., Path], rows: Rows, refused: Any, tmp_path: Path) -> None:
+    first = train(rows, out="first")
+    given = [f"cohort={tmp_path / 'my.csv'}", f"store={tmp_path / 'store'}", f"out={tmp_path / 'second'}", *QUICK[:2]]
+    assert "3 models of 1 seeds" in refused("train", *given, f"warm_start={first}", *FINAL)
+    assert "registry= is that of warm_start" in refused("train", *given, "registry=r", *FINAL)

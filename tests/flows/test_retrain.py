@@ -24,6 +24,7 @@ from flows.cli import read_flow
 from flows.step_records import FlowPlace
 from mhim_core.features import MppUsed, SlideFeatures
 from mhim_core.registry.holdout import count_readings, read_holdout
+from mhim_core.registry.models import read_model_folder
 from mhim_core.registry.promotions import Kind, history, promote
 from mhim_core.slides.identity import source_hint, source_identity
 from mhim_core.storage import LocalStorage
@@ -232,6 +233,31 @@ def test_new_slides_make_a_challenger_that_is_promoted_once_and_rolled_back_for_
     assert world.champions() == [first, second, first]
     assert world.num_readings() == 2
     assert len(world.assessments()) == 1
+
+
+def test_a_challenger_may_start_from_the_champion_s_weights(world: World) -> None:
+    world.grow(*range(26))
+    ended = world.retrain(*EASY, "warm_start=true")
+    assert ended.code == 0, ended
+    first, second = world.champions()
+    (found,) = world.assessments()
+    assert f"training started from lung@{first}" in found["changes"]
+    (run,) = world.folder.glob("registry/runs/lung/final-*")
+    model = json.loads((world.folder / f"registry/models/lung/{first}/card.json").read_text())
+    pinned = json.loads((run / "run.json").read_text())["identity"]["warm_start"]["models"]
+    assert list(pinned.values()) == [member["sha256"] for member in model["members"]]
+    assert all((run / f"initial/{digest}.safetensors").exists() for digest in pinned.values())
+    (estimate,) = world.folder.glob("registry/runs/lung/train-*")
+    assert not (estimate / "initial").exists(), "the champion has seen the folds' test patients"
+    shown = world.mhim("model", "show", f"lung@{second}", world.name[0])
+    assert f"started from lung@{first}" in shown.out
+    assert "nothing new" in world.retrain(*EASY, "warm_start=true").out
+    dropped = [number for number in range(8) if number not in world.holdout()][:2]
+    world.grow(*(number for number in range(28) if number not in dropped))
+    assert world.retrain(*EASY, "warm_start=true").code == 0
+    third = read_model_folder(world.registry, "lung", world.champions()[2]).card.trained_on
+    assert third.num_patients < len(third.patients)
+    assert all(third.knows_patient(f"CANARY{number:02d}") for number in set(range(28)) - set(world.holdout()))
 
 
 WORSE = (*STRICT, "learning_rate=1e-6", "max_heatmaps=0", "folds=1")
@@ -489,11 +515,13 @@ def test_what_has_no_champion_cannot_be_retrained(world: World) -> None:
         ("folds=0", "at least 1"),
         ("aggregator=transmil", "may_change="),
         ("retries=-1", "0 or more"),
+        ("warm_start=true seed=7", "warm_start=true: lung@"),
+        ("warm_start=true seeds=2", "has no model of the seeds 2022"),
         ("name=a/b", "cannot name a model"),
     ],
 )
 def test_keys_that_cannot_be_are_refused_before_any_work(world: World, word: str, said: str) -> None:
     words = [one for one in world.words if not word.startswith("name=") or not one.startswith("name=")]
-    ended = world.mhim("retrain", *words, word)
+    ended = world.mhim("retrain", *words, *word.split())
     assert ended.code == 2, ended
     assert said in ended.err

@@ -70,6 +70,20 @@ def test_digests_of_one_patient_differ_between_cohorts() -> None:
     assert of("b").knows_patient("p")
 
 
+def test_whom_the_model_before_knew_a_warm_start_knows_too() -> None:
+    def of(cohort: str, patient: str, before: TrainedOn | None = None) -> TrainedOn:
+        given = {"feature_set": "f", "manifest_version": 1, "manifest_sha256": "m"}
+        source = SourceIdentity(1, patient)
+        return TrainedOn.of(cohort=cohort, patients=[patient], sources=[source], before=before, **given)  # type: ignore[arg-type]
+
+    third = of("c", "r", of("b", "q", of("a", "p")))
+    assert [third.knows_patient(patient) for patient in "pqrs"] == [True, True, True, False]
+    assert [third.knows_source(SourceIdentity(1, patient)) for patient in "pqrs"] == [True, True, True, False]
+    assert (third.num_patients, len(third.patients), third.cohort) == (1, 3, "c")
+    assert TrainedOn.from_json(json.loads(json.dumps(third.to_json()))) == third
+    assert "salt" not in of("a", "p").to_json(), "cards written before there were warm starts stay what they are"
+
+
 def test_two_slides_of_one_patient_count_once() -> None:
     sources = [SourceIdentity(1, "a"), SourceIdentity(1, "b")]
     found = TrainedOn.of(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from mhim_core.train.events import FitEvent, FitEventKind
 from mhim_core.train.loop import run_fit, run_fits
 from mhim_core.train.options import Selection
 from mhim_core.train.plan import Stage, TrainPlan
-from mhim_core.train.results import FitResult, card_key, read_model, read_result
+from mhim_core.train.preparation import make_setup, start_state
+from mhim_core.train.results import FitResult, card_key, initial_key, read_model, read_result
 
 PlanOf = Callable[..., TrainPlan]
 
@@ -266,3 +268,61 @@ def test_training_leaves_the_global_random_state_alone(plan_of: PlanOf, bags, tm
     before = torch.get_rng_state()
     run(plan_of(), bags, tmp_path)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def warm(plan_of: PlanOf, bags, tmp_path: Path, **more):  # type: ignore[no-untyped-def]
+    """A plan that starts from the student of a finished run, whose file lies in the place it is to run in."""
+    before = run(plan_of(), bags, tmp_path / "before")[-1]
+    data = read_model(LocalStorage(tmp_path / "before"), before)
+    LocalStorage(tmp_path / "warm").put(initial_key(before.model_sha256), data)
+    return dataclasses.replace(plan_of(**more), warm_start={2021: before.model_sha256}), load_model(data)
+
+
+def test_a_warm_start_begins_at_the_weights_given(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    plan, initial = warm(plan_of, bags, tmp_path)
+    given = initial.student.state_dict()
+    stage_one = start_state(make_setup(plan, plan.fits[0]), None, torch.device("cpu"), initial).student.state_dict()
+    assert stage_one.keys() < given.keys(), "a plain model has no recycle network"
+    assert all(torch.equal(tensor, given[name]) for name, tensor in stage_one.items())
+    taught = load_model(read_model(LocalStorage(tmp_path / "before"), run(plan_of(), bags, tmp_path / "before")[0]))
+    stage_two = start_state(make_setup(plan, plan.fits[1]), taught, torch.device("cpu"), initial)
+    learned = taught.student.state_dict()
+    assert stage_two.teacher is not None
+    for name, tensor in stage_two.student.state_dict().items():
+        assert torch.equal(tensor, given[name]), f"{name}: student_init=fresh takes nothing from stage 1"
+    for name, tensor in stage_two.teacher.state_dict().items():
+        assert torch.equal(tensor, learned.get(name, given[name])), f"{name}: stage 1, and the recycle network given"
+
+
+def test_a_warm_start_changes_the_fit_and_goes_on_alike_after_a_kill(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    plan, _ = warm(plan_of, bags, tmp_path)
+    cold = run(plan_of(), bags, tmp_path / "before")
+    with pytest.raises(StoppedError):
+        run(plan, bags, tmp_path / "warm", Watcher(MHIM, 2))
+    ended = run(plan, bags, tmp_path / "warm")
+    shutil.copytree(tmp_path / "warm/initial", tmp_path / "again/initial")
+    assert run(plan, bags, tmp_path / "again") == ended
+    assert ended[0].history[0].task_loss < cold[0].history[0].task_loss, "it went on where the other had ended"
+    assert {one.identity for one in ended}.isdisjoint(one.identity for one in cold)
+
+
+def test_a_warm_start_of_other_data_options_or_bytes_is_refused(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    plan, _ = warm(plan_of, bags, tmp_path)
+    gated = dataclasses.replace(plan, model=dataclasses.replace(plan.model, gated=True))
+    with pytest.raises(InputError, match="model options"):
+        run(gated, bags, tmp_path / "warm")
+    elsewhere = dataclasses.replace(plan, provenance={"encoder": "another"})
+    with pytest.raises(InputError, match="encoder: None instead of another"):
+        run(elsewhere, bags, tmp_path / "warm")
+    queries = dataclasses.replace(plan, mhim=dataclasses.replace(plan.mhim, recycle_queries=2))
+    with pytest.raises(InputError, match=r"other shapes: recycle\."):
+        run(queries, bags, tmp_path / "warm")
+    with pytest.raises(ConfigError, match="no model to start from for the seeds 2021"):
+        dataclasses.replace(plan, warm_start={1: "0" * 64})
+    (file,) = (tmp_path / "warm/initial").iterdir()
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(IntegrityError, match="does not match the sha256"):
+        run(plan, bags, tmp_path / "warm")
+    file.unlink()
+    with pytest.raises(IntegrityError, match="is missing"):
+        run(plan, bags, tmp_path / "warm")
