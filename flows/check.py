@@ -13,7 +13,8 @@ from functools import partial
 from cluster.decoding import AtHand, Decoder, JobStream, RetrySlide
 from cluster.staging import STAGING_TIMEOUT_S, at_hand
 from cluster.storage import open_storage
-from flows.config import CheckConfig, DecodeKeys, part
+from flows.config import CheckConfig
+from flows.config_parts import DecodeKeys, part
 from flows.inputs import CohortInput, load_cohort
 from flows.result import FlowResult
 from mhim_core.cohort.options import TaskOptions

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from cluster.session import kept_alive
 from flows import config as config_module
-from flows.cli import FLOWS
+from flows.commands import FLOWS
 from flows.config import DemoConfig
 from flows.overrides import parse
 from flows.result import FlowResult

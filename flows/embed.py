@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cluster.session import Resources, check_address, num_shares, plain_errors, ray_session
 from cluster.storage import open_storage, require_put_if_absent
-from flows.config import EmbedConfig, EmbedExecution, PredictConfig, part
+from flows.config import EmbedConfig, PredictConfig
+from flows.config_parts import EmbedExecution, part
 from flows.embed_report import write_report
 from flows.inputs import CohortInput, load_cohort, slide_identity
 from flows.progress import SlideProgress

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from flows.config import FlowConfig
+from flows.config_parts import FlowConfig
 from mhim_core.errors import ConfigError
 
 _ADDRESS = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(/[A-Za-z0-9._~/-]*)?")

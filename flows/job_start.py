@@ -1,7 +1,7 @@
 """A job's first step: does every node run this code, with what it needs, and reach every place that the flow names?
 
 What a node cannot reach is told before anything is spent, as one sentence and exit code 2; nodes that join later are
-not asked. `mhim submit` and the manifests in deploy/ set the variable that calls for it (`flows.cli.IN_JOB`).
+not asked. `mhim submit` and the manifests in deploy/ set the variable that calls for it (`flows.commands.IN_JOB`).
 """
 
 import os
@@ -17,7 +17,7 @@ from cluster.nodes import NodeId, ask_every_node
 from cluster.session import kept_alive, ray_session
 from cluster.shipping import Requirements, requirements, source_digest, unmet, versions
 from cluster.storage import open_storage, read_bytes
-from flows.config import CohortKeys, DecodeKeys
+from flows.config_parts import CohortKeys, DecodeKeys
 from flows.inputs import load_cohort, slide_hint
 from flows.run_folder import RUN
 from mhim_core.errors import ConfigError, NotFoundError, SlideError, StorageError

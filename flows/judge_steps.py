@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cluster.storage import open_storage
-from flows.config import part
+from flows.config_parts import part
 from flows.discover import Features, Snapshot, contents_of, keep_snapshot, read_features, snapshot
 from flows.inputs import CohortInput
 from flows.model_steps import ModelWork

@@ -8,17 +8,18 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from cluster.storage import open_storage
 from flows import embed, evaluate, report, train
-from flows.config import EmbedConfig, EvaluateConfig, Method, ReportConfig, TrainConfig, TrainExecution, part
+from flows.config import EmbedConfig, EvaluateConfig, ReportConfig, TrainConfig
+from flows.config_parts import Method, TrainExecution, part
 from flows.discover import is_labelled, read_features
 from flows.inputs import CohortInput
-from flows.packaging import package_run
+from flows.packaging import estimate_of, package_run
 from flows.result import FlowResult
 from flows.retrain_config import PipelineConfig, RetrainConfig
 from flows.run_folder import Run, read_run
@@ -255,7 +256,7 @@ def register_step(work: ModelWork, registry: Storage) -> Step:
 
     def run(call: StepCall) -> StepOutput:
         given = read_run(call.before["final"].places["final"])
-        estimate = _estimate(read_run(call.before["train"].places["train"]))
+        estimate = estimate_of(read_run(call.before["train"].places["train"]))
         packaged = package_run(given, created_by=f"mhim {work.place.flow}", estimate=estimate)
         model = register_model(registry, work.name, packaged.card, packaged.files)
         mirror_promotion(registry, work.name, work.config)
@@ -267,14 +268,6 @@ def register_step(work: ModelWork, registry: Storage) -> Step:
         )
 
     return Step("register", {"name": work.name}, run, ("final", "evaluate"))
-
-
-def _estimate(given: Run) -> Mapping[str, Any]:
-    """Cross-validation's figures of the reported model, for the card."""
-    metrics = evaluate.read_metrics(given)
-    assert metrics is not None
-    kept = {key: metrics[key] for key in ("num_bags", "num_patients", "seeds", "folds")}
-    return kept | {"pooled": metrics["models"][metrics["reported"]]["pooled"]}
 
 
 def _embed_config(work: ModelWork) -> EmbedConfig:

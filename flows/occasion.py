@@ -3,7 +3,7 @@
 import json
 from typing import Any, NamedTuple
 
-from flows.config import part
+from flows.config_parts import part
 from flows.discover import Features, differences, is_labelled, read_snapshot
 from flows.judge_steps import Against, trainable_snapshot
 from flows.model_steps import ModelWork

@@ -71,7 +71,7 @@ def run_card(
         tiling=given.record["tiling"],
         recipe={key: given.identity[key] for key in _RECIPE if key in given.identity},
         trained_on=trained_on(given, {one.fold for one in fits}),
-        estimate=dict(_estimate(given) if estimate is None else estimate),
+        estimate=dict(estimate_of(given) if estimate is None else estimate),
         holdout=dict(holdout or {}),
         versions=versions(),
         created_by=created_by,
@@ -147,8 +147,8 @@ def _validation(result: FitResult) -> dict[str, Any]:
     return {"metric": result.metric_name, "value": result.metric, "loss": result.validation_loss}
 
 
-def _estimate(given: Run) -> dict[str, Any]:
-    """The reported model's pooled figures on the folds' test bags, where the run is evaluated."""
+def estimate_of(given: Run) -> dict[str, Any]:
+    """The reported model's pooled figures on the folds' test bags, for a card; empty where the run is not evaluated."""
     metrics = read_metrics(given)
     if metrics is None:
         return {}

@@ -14,14 +14,14 @@ from typing import Any
 
 from cluster.session import check_address, kept_alive
 from cluster.storage import open_storage
-from flows.config import (
+from flows.config import TrainConfig
+from flows.config_parts import (
     CohortKeys,
     FeatureChoice,
     LabelKeys,
     OutKeys,
     PluginFile,
     StoreKeys,
-    TrainConfig,
     TrainExecution,
     part,
 )

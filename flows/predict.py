@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cluster.storage import open_storage
-from flows.config import PredictConfig, part
+from flows.config import PredictConfig
+from flows.config_parts import part
 from flows.embed import embed_cohort
 from flows.inputs import load_cohort
 from flows.new_bags import NewBag, PredictedBag, bag_words, external_metrics, new_bags, print_metrics

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flows.config import FlowConfig, PluginFile
+from flows.config_parts import FlowConfig, PluginFile
 from flows.tracking_config import TrackingKeys
 from mhim_core.errors import ConfigError
 from mhim_core.registry.names import check_name

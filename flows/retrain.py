@@ -15,7 +15,8 @@ from typing import Any
 
 from cluster.session import check_address, kept_alive
 from cluster.storage import open_storage
-from flows.config import TrainConfig, part
+from flows.config import TrainConfig
+from flows.config_parts import part
 from flows.discover import (
     is_labelled,
     read_features,

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flows.config import (
+from flows.config import TrainConfig
+from flows.config_parts import (
     CohortKeys,
     EmbedExecution,
     EncoderFiles,
@@ -19,7 +20,6 @@ from flows.config import (
     PluginFile,
     ProtocolKeys,
     StoreKeys,
-    TrainConfig,
     TrainExecution,
     WorkersFit,
 )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from cluster.storage import open_storage
-from flows.cli import FLOWS, config_class, read_flow
+from flows.commands import FLOWS, config_class, read_flow
 from flows.overrides import keys_of
 from flows.result import FlowResult
 from flows.schedule_config import (

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from flows.config import FlowConfig
+from flows.config_parts import FlowConfig
 from flows.registry_config import RegistryKeys
 from mhim_core.errors import ConfigError
 

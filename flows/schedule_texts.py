@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from flows.cli import IN_JOB
+from flows.commands import IN_JOB
 from flows.schedule_records import Schedule
 
 _DEADLINE_S = 48 * 3600

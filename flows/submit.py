@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.jobs import JobServer, Submitted
 from cluster.shipping import job_folder
-from flows.cli import IN_JOB, read_flow
+from flows.commands import IN_JOB, read_flow
 from flows.job_config import SubmitConfig
 from flows.job_start import DISTRIBUTION, PACKAGES
 from flows.job_words import JobWords, job_words

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from cluster.session import check_address, ray_session
 from cluster.storage import open_storage, require_put_if_absent
-from flows.config import Method, TrainConfig, part
+from flows.config import TrainConfig
+from flows.config_parts import Method, part
 from flows.inputs import load_cohort
 from flows.progress import METRIC_TITLES, FitProgress
 from flows.result import FlowResult

@@ -7,7 +7,8 @@ from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from cluster.storage import open_storage
-from flows.config import TrainConfig, part
+from flows.config import TrainConfig
+from flows.config_parts import part
 from flows.inputs import load_split_files
 from flows.run_folder import pinned_manifest
 from mhim_core.cohort.options import SplitOptions, TaskOptions

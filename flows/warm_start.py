@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from cluster.storage import open_storage
-from flows.config import TrainConfig, part
+from flows.config import TrainConfig
+from flows.config_parts import part
 from flows.models import results_of
 from flows.packaging import trained_on
 from flows.predictor import find_model

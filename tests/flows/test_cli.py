@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flows.cli import FLOWS, config_class
+from flows.commands import FLOWS, config_class
 from flows.overrides import keys_of
 from mhim_core.errors import (
     CohortError,

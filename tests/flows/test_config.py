@@ -8,17 +8,9 @@ from typing import Any
 
 import pytest
 
-from flows.cli import FLOWS, config_class
-from flows.config import (
-    CheckConfig,
-    DemoConfig,
-    EmbedConfig,
-    EvaluateConfig,
-    PredictConfig,
-    ReportConfig,
-    TrainConfig,
-    part,
-)
+from flows.commands import FLOWS, config_class
+from flows.config import CheckConfig, DemoConfig, EmbedConfig, EvaluateConfig, PredictConfig, ReportConfig, TrainConfig
+from flows.config_parts import part
 from flows.overrides import Key, keys_of, parse
 from mhim_core.cohort.options import SplitOptions
 from mhim_core.errors import ConfigError

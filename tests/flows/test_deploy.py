@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from flows.cli import read_flow
+from flows.commands import read_flow
 from mhim_core.types import ExitCode
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from cluster.nodes import NodeId
 from cluster.session import Resources
 from cluster.shipping import Requirements
 from cluster.storage import open_storage
-from flows.cli import IN_JOB, read_flow
+from flows.commands import IN_JOB, read_flow
 from flows.job_start import NodeState, Question, Sight, check_nodes, judge, look
 from flows.result import FlowResult
 from mhim_core.errors import ConfigError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import FLOWS, _plain_flows, config_class, read_flow
+from flows.commands import FLOWS, config_class, plain_flows, read_flow
 from flows.config import EmbedConfig, TrainConfig
 from flows.job_words import FILES, PLACES, JobWords, execution_keys, job_words
 from flows.overrides import keys_of
@@ -44,7 +44,7 @@ def test_every_text_key_of_every_flow_is_known_as_a_file_a_place_or_neither() ->
     known = NO_PLACES | set(FILES) | set(PLACES)
     text = {
         (name, key.name)
-        for name in _plain_flows()
+        for name in plain_flows()
         for key in keys_of(config_class(name)).values()
         if key.kind in (str, tuple)
     }
@@ -169,6 +169,6 @@ def test_a_remote_table_s_content_is_part_of_the_stem(monkeypatch: pytest.Monkey
 
 
 def test_commands_that_are_no_flows_are_refused() -> None:
-    for name in set(FLOWS) - set(_plain_flows()):
+    for name in set(FLOWS) - set(plain_flows()):
         with pytest.raises(ConfigError, match="no flow that can be run for you"):
             read_flow(name, ())

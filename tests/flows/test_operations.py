@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import FLOWS, _command, _read, read_flow
+from flows.commands import FLOWS, find_command, read_flow, read_words
 from mhim_core.types import ExitCode
 
 ROOT = Path(__file__).parents[2]
@@ -48,15 +48,15 @@ def test_a_shown_command_is_read_with_all_its_words(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text("")
-    name = _command(words)
-    config = _read(name, words[len(name.split()) :])
+    name = find_command(words)
+    config = read_words(name, words[len(name.split()) :])
     if FLOWS[name].wraps_flow:
         extra = [f"registry={config.registry}"] if name == "schedule add" and config.flow == "retrain" else []
         read_flow(config.flow, [*config.overrides, *extra])
 
 
 def test_the_runbook_shows_every_command_of_the_cluster_and_of_models() -> None:
-    shown = {_command(words) for document, words in COMMANDS if document == "docs/operations.md"}
+    shown = {find_command(words) for document, words in COMMANDS if document == "docs/operations.md"}
     groups = ("submit", "jobs ", "flow ", "schedule ", "model ", "pipeline", "retrain", "predict")
     wanted = {name for name in FLOWS if name.startswith(groups)}
     wrapped = {words[1] for _, words in COMMANDS if words[0] == "submit"}

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.config import CheckConfig, EmbedConfig, EvaluateConfig, Method, TrainConfig
+from flows.config import CheckConfig, EmbedConfig, EvaluateConfig, TrainConfig
+from flows.config_parts import Method
 from flows.overrides import keys_of, parse
 from mhim_core.errors import ConfigError
 

@@ -20,7 +20,7 @@ import torch
 import flows.train
 from cluster.session import Resources
 from flows import retrain
-from flows.cli import read_flow
+from flows.commands import read_flow
 from flows.step_records import FlowPlace
 from mhim_core.features import MppUsed, SlideFeatures
 from mhim_core.registry.holdout import count_readings, read_holdout
