@@ -36,7 +36,7 @@ check: install
 
 TESTS ?= tests/mhim_core tests/cluster tests/flows
 test: install
-	$(BIN)/python -m pytest -n $(RAY_JOBS) --dist loadfile $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(RAY_JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 # a model's life on a cluster of two nodes, with drivers killed at every step: some minutes
 test-e2e: install

@@ -31,6 +31,7 @@ from mhim_core.cohort.options import SplitOptions, SplitScheme, TaskOptions
 from mhim_core.errors import ConfigError
 from mhim_core.mil.options import Activation, MhimOptions, ModelOptions
 from mhim_core.mil.recipes import DEFAULT_RECIPE, recipe_defaults
+from mhim_core.registry.names import is_reference
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.train.options import FitOptions
 from mhim_core.train.plan import Stage
@@ -91,8 +92,8 @@ class TrainConfig(
             raise ConfigError(f"teacher={self.teacher}: only method=mhim has a teacher")
 
     def _check_warm_start(self) -> None:
-        if self.registry and not self.warm_start:
-            raise ConfigError("registry= is that of warm_start=lung@champion; give both")
+        if is_reference(self.warm_start) and not self.registry:
+            raise ConfigError(f"warm_start={self.warm_start} needs registry=, the registry that holds it")
         if self.warm_start and self.scheme is not SplitScheme.final:
             raise ConfigError(
                 f"warm_start={self.warm_start} needs scheme=final: a model that has seen a fold's test patients cannot "

@@ -20,12 +20,13 @@ from cluster.storage import open_storage, read_bytes
 from flows.config_parts import CohortKeys, DecodeKeys
 from flows.inputs import load_cohort, slide_hint
 from flows.run_folder import RUN
+from mhim_core.registry.names import is_reference
 from mhim_core.errors import ConfigError, NotFoundError, SlideError, StorageError
 
 DISTRIBUTION = "mhim"
 PACKAGES = ("flows", "mhim_core", "cluster")
 _OUTPUTS = ("out", "registry")
-_RUNS = ("run", "teacher")
+_RUNS = ("run", "teacher", "warm_start")
 _IN_EVERY_STORE = "feature_sets"
 _ADVICE = "put them where every node sees them, or at s3://"
 _MAX_SLIDE_FOLDERS, _SLIDES_PER_FOLDER = 8, 3
@@ -146,6 +147,8 @@ def _absent(uri: str) -> str:
 def _files(config: Any) -> Iterator[tuple[str, str]]:
     yield from _given(config, ("cohort", "labels"))
     for key, uri in _given(config, _RUNS):
+        if is_reference(uri):  # a model of registry=, which is looked at as a place
+            continue
         yield key, f"{uri.rstrip('/')}/{RUN}"
 
 

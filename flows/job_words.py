@@ -14,11 +14,12 @@ from flows.inputs import load_cohort
 from flows.job_tables import with_absolute_paths
 from mhim_core.errors import ConfigError, NotFoundError, StorageError
 from mhim_core.fingerprint import fingerprint, sha256
+from mhim_core.registry.names import is_reference
 
 FILES = ("cohort", "labels", "split_files", "aggregator_file")
 """Small files that the flow reads: a local one is sent along."""
 PLACES = (
-    *("store", "out", "registry", "run", "runs", "teacher", "slides_prefix"),
+    *("store", "out", "registry", "run", "runs", "teacher", "warm_start", "slides_prefix"),
     *("pictures", "checkpoint", "encoder_weights", "tracking_file"),
 )
 """What every node must reach by itself."""
@@ -44,7 +45,7 @@ def job_words(flow: str, config: Any, words: Sequence[str], *, ship: bool) -> Jo
     given = _Given(config, ship)
     keys = [field.name for field in dataclasses.fields(config)]
     changed = {key: given.file(key) for key in FILES if key in keys and getattr(config, key)}
-    places = {key: getattr(config, key) for key in PLACES if key in keys and getattr(config, key)}
+    places = {key: getattr(config, key) for key in PLACES if key in keys and is_place(key, getattr(config, key))}
     changed |= {key: _absolute(place) for key, place in places.items() if key != "runs"}
     if "runs" in places:
         changed["runs"] = ",".join(map(_absolute, config.run_uris))
@@ -60,6 +61,11 @@ def job_words(flow: str, config: Any, words: Sequence[str], *, ship: bool) -> Jo
         f"{flow}-{digest}",
         tuple(given.notes),
     )
+
+
+def is_place(key: str, value: str) -> bool:
+    """Is it an address? lung@champion is none, though another value of warm_start= is."""
+    return key in PLACES and bool(value) and not (key == "warm_start" and is_reference(value))
 
 
 def execution_keys(kind: type) -> frozenset[str]:

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from cluster.storage import open_storage
 from flows.commands import FLOWS, config_class, read_flow
+from flows.job_words import FILES, is_place
 from flows.overrides import keys_of
 from flows.result import FlowResult
 from flows.schedule_config import (
@@ -26,9 +27,6 @@ from flows.schedule_texts import cron_job, crontab_line, ray_cron_job
 from flows.scheduler_service import StoreClock, interrupted_by_sigterm, launch_process, run_claimed, who
 from mhim_core.errors import ConfigError, ConflictError
 from mhim_core.types import ExitCode
-
-_PLACES = ("cohort", "labels", "store", "out", "run", "registry", "teacher", "split_files", "encoder_weights")
-"""Keys whose values are paths, for which the folder matters."""
 
 
 def add(config: ScheduleAddConfig) -> FlowResult:
@@ -126,7 +124,8 @@ def _refuse_relative(schedule: Schedule) -> None:
     """A pod has another working directory than the person who types."""
     for word in schedule.words:
         key, _, value = word.partition("=")
-        if key in _PLACES and value and "://" not in value and not os.path.isabs(value):
+        is_address = bool(value) if key in FILES else is_place(key, value)
+        if is_address and "://" not in value and not os.path.isabs(value):
             raise ConfigError(
                 f"{word} is relative, and a pod has a folder of its own; write an s3:// or a mounted path"
             )

@@ -18,6 +18,7 @@ from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.mil.options import ModelOptions
 from mhim_core.registry.card import TrainedOn
 from mhim_core.registry.models import read_member_file
+from mhim_core.registry.names import is_reference
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.task import Task
 from mhim_core.train.results import initial_differences, initial_key, read_model
@@ -46,7 +47,7 @@ def find_start(config: TrainConfig, seeds: Sequence[int]) -> Start:
     Raises ConfigError where it has no model of a seed, or one a fold; InputError where there is none or it is not
     finished.
     """
-    found = _of_registry(config) if config.registry else _of_run(config.warm_start)
+    found = _of_registry(config) if is_reference(config.warm_start) else _of_run(config.warm_start)
     if missing := sorted(set(seeds) - found.digests.keys()):
         raise ConfigError(f"warm_start={config.warm_start} has no model of the seeds {', '.join(map(str, missing))}")
     return found._replace(digests={seed: found.digests[seed] for seed in seeds})

@@ -32,6 +32,19 @@ if WITHOUT:
 _SHAPE_CHECKS = install_import_hook(["mhim_core.mil", "mhim_core.embed"], "beartype.beartype")
 
 
+SLOW_FILES = (
+    *("test_shared_slides.py", "test_pipeline_faults.py", "test_pipeline_s3.py", "test_pipeline.py"),
+    *("test_jobs_cluster.py", "test_pipeline_cluster.py", "test_training.py", "test_pipeline_atlas.py"),
+)
+"""Files that take a minute and more, the slowest first: the processes that share the files then end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first; the order of the others, and within a file, stays."""
+    places = {name: place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: places.get(item.path.name, len(SLOW_FILES)))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real slides, bags and weights; skips where it is absent."""

@@ -36,6 +36,11 @@ def parse_reference(text: str) -> ModelReference:
     return ModelReference(check_name(name), version)
 
 
+def is_reference(text: str) -> bool:
+    """Where either may be given: a reference, or the address of a run? A folder named a@b is written ./a@b."""
+    return "@" in text and "/" not in text
+
+
 def model_prefix(name: str, version: str) -> str:
     return f"models/{check_name(name)}/{version}"
 

@@ -320,4 +320,4 @@ def test_a_run_of_folds_is_no_warm_start(train: Callable[..., Path], rows: Rows,
     first = train(rows, out="first")
     given = [f"cohort={tmp_path / 'my.csv'}", f"store={tmp_path / 'store'}", f"out={tmp_path / 'second'}", *QUICK[:2]]
     assert "3 models of 1 seeds" in refused("train", *given, f"warm_start={first}", *FINAL)
-    assert "registry= is that of warm_start" in refused("train", *given, "registry=r", *FINAL)
+    assert "needs registry=" in refused("train", *given, "warm_start=lung@champion", *FINAL)
