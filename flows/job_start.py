@@ -20,8 +20,8 @@ from cluster.storage import open_storage, read_bytes
 from flows.config_parts import CohortKeys, DecodeKeys
 from flows.inputs import load_cohort, slide_hint
 from flows.run_folder import RUN
-from mhim_core.registry.names import is_reference
 from mhim_core.errors import ConfigError, NotFoundError, SlideError, StorageError
+from mhim_core.registry.names import is_reference
 
 DISTRIBUTION = "mhim"
 PACKAGES = ("flows", "mhim_core", "cluster")
