@@ -147,7 +147,8 @@ def _evaluated(given: Run, replicates: int | None) -> _Evaluated:
 
 
 def _predict_fold(given: Run, fits: FoldFits, test_rows: list[HeldOut], validation_rows: list[HeldOut]) -> None:
-    from mhim_core.train.inference import encode_attention, predict_tables
+    from mhim_core.store.attention import encode_attention
+    from mhim_core.train.inference import predict_tables
 
     split = next(split for split in given.splits if split.fold == fits.fold)
     source, keeper = given.bag_source(), attention_folds(given)

@@ -7,8 +7,8 @@ from mhim_core.report.data import Prediction, SlidePanel
 from mhim_core.report.slide_pictures import AttendedSlide, SlidePictures, draw_slide
 from mhim_core.slides.spec import TileSpec
 from mhim_core.slides.staging import staged
+from mhim_core.store.attention import AttentionTable, decode_attention
 from mhim_core.store.schema import FeatureTable
-from mhim_core.train.inference import AttentionTable, decode_attention
 
 
 def slide_panel(

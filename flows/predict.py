@@ -106,7 +106,8 @@ def predictor_of(config: PredictConfig) -> Predictor:
 def predict_bags(given: Predictor, source: "PatientBags", bags: Sequence[NewBag], out: Storage) -> list[PredictedBag]:
     """Every bag by all models; the attention of each of its slides beside it in `attention/`."""
     from mhim_core.registry.ensemble import pooled_logits
-    from mhim_core.train.inference import encode_attention, predict_tables
+    from mhim_core.store.attention import encode_attention
+    from mhim_core.train.inference import predict_tables
 
     predicted_at = datetime.now(UTC).isoformat(timespec="seconds")
     predicted = []

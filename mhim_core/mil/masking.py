@@ -29,7 +29,7 @@ class Masks(NamedTuple):
     random: Int64[Tensor, "random"]
 
 
-class Split(NamedTuple):
+class RecycleSplit(NamedTuple):
     """The student's instances: `rows[:num_entering]` enter the aggregator, the rest is recycled."""
 
     rows: Int64[Tensor, "rows"]
@@ -101,7 +101,7 @@ def rank_instances(score_HN: Float[Tensor, "H N"], num_voted: int) -> Int64[Tens
 
 def split_recycled(
     kept: Int64[Tensor, "kept"], random_mask_ratio: float, draws: Draws, order: TokenOrder = TokenOrder.shuffled
-) -> Split:
+) -> RecycleSplit:
     """Set a random share of the kept instances aside: ⌊N'·(1 - ratio)⌋ enter; if that is none, all do.
 
     Ratio 0 leaves the instances in bag order; otherwise those that enter are shuffled, or sorted if `order` says so.
@@ -110,8 +110,8 @@ def split_recycled(
     # (1 - .8) is .19999999999999996 as a double, and ⌊90 · that⌋ is 17; the published ⌊90 · .2⌋ is 18
     num_entering = math.floor(num * round(1 - random_mask_ratio, 12))
     if num_entering in (0, num):
-        return Split(kept, num)
+        return RecycleSplit(kept, num)
     rows = kept[draws.permutation("recycle", num).to(kept.device)]
     if order is TokenOrder.sorted:
         rows = torch.cat([rows[:num_entering].sort().values, rows[num_entering:]])
-    return Split(rows, num_entering)
+    return RecycleSplit(rows, num_entering)

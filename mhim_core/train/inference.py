@@ -3,14 +3,11 @@
 Shapes: N instances, C outputs of a model, M models.
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from mhim_core.mil.losses import survival_risk
@@ -18,15 +15,6 @@ from mhim_core.mil.model import MilModel
 from mhim_core.store.schema import FeatureTable
 from mhim_core.task import FittedTask, TaskKind
 from mhim_core.train.checkpoint import Prediction, predict_bag
-
-_COLUMNS = pa.schema(
-    [
-        pa.field("x_l0_px", pa.int32(), nullable=False),
-        pa.field("y_l0_px", pa.int32(), nullable=False),
-        pa.field("attention", pa.float32(), nullable=False),
-    ]
-)
-
 
 NUM_THREADS = 2
 """Of every forward pass here on a CPU: a sum's last bits depend on it, which must not vary with the machine."""
@@ -92,27 +80,3 @@ def outputs_of(logits_C: np.ndarray, kind: TaskKind) -> np.ndarray:
 def _in_users_unit(found: Prediction, task: FittedTask) -> np.ndarray:
     logits_C = found.logits_C.double().cpu().numpy()
     return logits_C * task.target_deviation + task.target_mean  # 1 and 0 but in a regression
-
-
-def encode_attention(table: FeatureTable, attention: np.ndarray) -> bytes:
-    """A Parquet file of each tile's place and attention, (N,) float32; the same values give the same bytes."""
-    x, y = table.coords_l0_px.T
-    columns = pa.table([pa.array(x), pa.array(y), pa.array(attention, pa.float32())], schema=_COLUMNS)
-    buffer = io.BytesIO()
-    pq.write_table(columns, buffer, compression="zstd", write_page_checksum=True)
-    return buffer.getvalue()
-
-
-class AttentionTable(NamedTuple):
-    """What `encode_attention` kept."""
-
-    coords_l0_px: np.ndarray
-    """int32 (N, 2)."""
-    attention: np.ndarray
-    """float32 (N,)."""
-
-
-def decode_attention(data: bytes) -> AttentionTable:
-    columns = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-    coords = np.stack([columns["x_l0_px"].to_numpy(), columns["y_l0_px"].to_numpy()], axis=1)
-    return AttentionTable(coords, columns["attention"].to_numpy())

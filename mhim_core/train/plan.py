@@ -66,7 +66,8 @@ class TrainPlan:
     """By seed the sha256 of the model file, already in the run's storage, whose weights every stage of that seed starts
     from; empty: from the seed's own draw."""
     provenance: dict[str, str] = field(default_factory=dict)
-    """What the features are (manifest, encoder fingerprint, …); kept in every model file and part of its identity."""
+    """What the features are (manifest, encoder fingerprint, …); kept in every model file and part of its identity. A
+    finished fit is adopted by its identity, which knows the features by this alone: say here what tells yours apart."""
     about: dict[str, str] = field(default_factory=dict)
     """What else a model's card is to say (versions, …); identifies nothing."""
     execution: FitExecution = FitExecution()  # noqa: RUF009 - frozen

@@ -13,7 +13,7 @@ from mhim_core.mil.aggregator import BagOutput
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.ema import follow, momentum_at
 from mhim_core.mil.losses import consistency_loss
-from mhim_core.mil.masking import Split, high_ratio_at, mask_instances, split_recycled
+from mhim_core.mil.masking import RecycleSplit, high_ratio_at, mask_instances, split_recycled
 from mhim_core.mil.model import MilModel
 from mhim_core.mil.options import MhimOptions, TeacherMode
 from mhim_core.mil.scoring import score_instances
@@ -59,6 +59,12 @@ class StepResult(NamedTuple):
     """The student's training-mode logits."""
 
 
+class _BagResult(NamedTuple):
+    task: Tensor
+    consistency: Tensor
+    logits_C: Tensor
+
+
 def train_step(
     state: TrainState,
     share: Sequence[Bag],
@@ -72,7 +78,7 @@ def train_step(
     on all ranks, up to the order of summation. `make_draws` is (seed, epoch, bag) → the bag's randomness.
     """
     setup, student, teacher = state.setup, state.student, state.teacher
-    results: list[tuple[Tensor, Tensor, Tensor]] = []
+    results: list[_BagResult] = []
     tokens: list[Tensor] = []
     state.optimizer.zero_grad(set_to_none=True)
     for bag in share:
@@ -91,7 +97,7 @@ def train_step(
         task = student.aggregator.task_loss(bag_loss, student_view.output, class_of(setup.task.kind, bag.label))
         loss = bag.label.weight * task + setup.mhim.consistency_weight * consistency
         (loss / batch_size).backward()
-        results.append((task.detach(), consistency.detach(), student_view.output.logits_C.detach()))
+        results.append(_BagResult(task.detach(), consistency.detach(), student_view.output.logits_C.detach()))
         if student_view.tokens_kD is not None:
             tokens.append(student_view.tokens_kD.detach())
 
@@ -115,7 +121,7 @@ def view_as_teacher(teacher: MilModel, x_NF: Tensor, options: MhimOptions, draws
     return TeacherView(output.feature_D, score_instances(teacher, h_ND, output, options.score))
 
 
-def view_as_student(student: MilModel, x_NF: Tensor, split: Split | None, draws: Draws) -> StudentView:
+def view_as_student(student: MilModel, x_NF: Tensor, split: RecycleSplit | None, draws: Draws) -> StudentView:
     """The student sees [entering ; T], where `split` says what enters and what is recycled into T; None: all enters."""
     dropout = draws.stream("student")
     if split is None:
@@ -129,7 +135,7 @@ def view_as_student(student: MilModel, x_NF: Tensor, split: Split | None, draws:
     return StudentView(student.aggregator(torch.cat([h_KD, tokens_kD]), dropout), tokens_kD)
 
 
-def _stack(results: Sequence[tuple[Tensor, Tensor, Tensor]], none_0C: Tensor) -> StepResult:
+def _stack(results: Sequence[_BagResult], none_0C: Tensor) -> StepResult:
     if not results:
         return StepResult(none_0C.new_zeros(0), none_0C.new_zeros(0), none_0C)
     task, consistency, logits = zip(*results, strict=True)

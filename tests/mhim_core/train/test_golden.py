@@ -11,7 +11,7 @@ import torch
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.dsmil import Dsmil
 from mhim_core.mil.losses import survival_curve, survival_loss, survival_risk
-from mhim_core.mil.masking import Masks, Split, mask_instances, split_recycled
+from mhim_core.mil.masking import Masks, RecycleSplit, mask_instances, split_recycled
 from mhim_core.mil.model import MilModel
 from mhim_core.mil.options import Activation, MhimOptions, ModelOptions, Score
 from mhim_core.mil.published import from_published, to_published
@@ -199,7 +199,7 @@ def assert_won_the_vote(expected: torch.Tensor, found: torch.Tensor, score_HN: t
 
 def test_the_student_makes_the_golden_tokens_and_logits(golden: Golden) -> None:
     kept, recycled = golden.tensor("recycle_kept"), golden.tensor("recycle_pooled")
-    split = Split(torch.cat([kept, recycled]), len(kept))
+    split = RecycleSplit(torch.cat([kept, recycled]), len(kept))
     view = view_as_student(golden.load("student"), golden.bag.x_NF, split, golden.draws(0, 0, BAG))
     assert view.tokens_kD is not None
     assert_close(view.tokens_kD, golden.tensor("recycled_tokens"))

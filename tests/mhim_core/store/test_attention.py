@@ -1,0 +1,33 @@
+"""The file of a slide's attention."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mhim_core.store.attention import decode_attention, encode_attention
+from mhim_core.store.schema import FeatureTable
+from mhim_core.types import SlideId
+
+
+def table(num_tiles: int) -> FeatureTable:
+    coords = np.arange(2 * num_tiles, dtype=np.int32).reshape(num_tiles, 2) * 512
+    ones = np.ones(num_tiles, np.float32)
+    return FeatureTable(SlideId("s"), np.zeros((num_tiles, 4), np.float16), coords, ones, ones, {})
+
+
+@pytest.mark.parametrize("num_tiles", [1, 300])
+def test_places_and_attention_come_back_and_the_bytes_are_the_same(num_tiles: int) -> None:
+    given = table(num_tiles)
+    attention = np.random.default_rng(0).random(num_tiles, dtype=np.float32)
+    data = encode_attention(given, attention)
+    found = decode_attention(data)
+    np.testing.assert_array_equal(found.coords_l0_px, given.coords_l0_px)
+    np.testing.assert_array_equal(found.attention, attention)
+    assert encode_attention(given, attention) == data
+
+
+def test_a_flipped_bit_is_noticed() -> None:
+    data = bytearray(encode_attention(table(4000), np.random.default_rng(0).random(4000, dtype=np.float32)))
+    data[len(data) // 2] ^= 1
+    with pytest.raises((OSError, pa.ArrowException)):
+        decode_attention(bytes(data))
