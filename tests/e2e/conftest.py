@@ -1,6 +1,7 @@
 """A cluster as an operator would have it: two nodes with a dashboard and an S3 endpoint, all on the loopback."""
 
 import contextlib
+import http.client
 import os
 import shutil
 import signal
@@ -8,9 +9,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +32,83 @@ class Cluster(NamedTuple):
     bucket: str
 
 
+class SlowWay:
+    """The way to the S3 server. On request one write never comes back, so that its writer can be killed just there."""
+
+    def __init__(self, target: str) -> None:
+        self._part = ""
+        self._arrives = False
+        self._release = threading.Event()
+        self.is_held = threading.Event()
+        way = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_any(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                is_held = self.command == "PUT" and way._take(self.path)
+                if is_held and not way._arrives:
+                    self.hold()
+                    return
+                upstream = http.client.HTTPConnection(target)
+                upstream.request(self.command, self.path, body, dict(self.headers))
+                response = upstream.getresponse()
+                data = response.read()
+                upstream.close()
+                if is_held:
+                    self.hold()
+                    return
+                self.send_response_only(response.status)
+                length = response.getheader("Content-Length") or str(len(data))
+                for name, value in response.getheaders():
+                    if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                        self.send_header(name, value)
+                self.send_header("Content-Length", length)
+                self.end_headers()
+                self.wfile.write(b"" if self.command == "HEAD" else data)
+
+            do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = handle_any
+
+            def hold(self) -> None:
+                way.is_held.set()
+                way._release.wait()
+                with contextlib.suppress(OSError):
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                self.close_connection = True
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer((HOST, 0), Handler)
+        self._server.daemon_threads = True
+        self.endpoint = f"http://{HOST}:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    @contextlib.contextmanager
+    def holding(self, part: str, *, arrives: bool) -> Iterator[None]:
+        """Within the block the first write of a key with `part` is held; `arrives`: it is written, unlike its reply."""
+        self._release.clear()
+        self.is_held.clear()
+        self._arrives, self._part = arrives, part
+        try:
+            yield
+        finally:
+            self._part = ""
+            self._release.set()
+
+    def _take(self, path: str) -> bool:
+        """Once: is this the write?"""
+        if not self._part or self._part not in path:
+            return False
+        self._part = ""
+        return True
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind((HOST, 0))
@@ -36,22 +116,30 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def s3_environment() -> Iterator[dict[str, str]]:
-    """Of nodes and drivers alike, as an instance profile would be; the server is stopped by its process id."""
+def s3_environment(slow_way: SlowWay) -> dict[str, str]:
+    """Of nodes and drivers alike, as an instance profile would be."""
+    return {
+        "AWS_ENDPOINT_URL": slow_way.endpoint,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+
+
+@pytest.fixture(scope="session")
+def slow_way() -> Iterator[SlowWay]:
+    """A moto server of our own, stopped by its process id, and the way to it."""
     port = free_port()
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", HOST, "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_until(lambda: _listens(port), "moto_server listens")
-        yield {
-            "AWS_ENDPOINT_URL": f"http://{HOST}:{port}",
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        }
+        way = SlowWay(f"{HOST}:{port}")
+        yield way
+        way.stop()
     finally:
         server.terminate()
         server.wait(timeout=20)

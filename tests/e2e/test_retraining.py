@@ -144,22 +144,34 @@ def test_a_challenger_that_is_worse_leaves_the_champion(place: Place, kept: Ende
     assert judged["promote"] is False
 
 
-def test_killed_at_every_step_it_completes_with_one_promotion(place: Place, kept: Ended) -> None:
+def test_killed_at_every_step_it_completes_with_one_promotion(place: Place, kept: Ended, slow_way: Any) -> None:
+    """Just after each step's start record, and again half way; a step of a moment just before its done record."""
     seconds = {name: done.seconds for name, done in flow_of_second_champion(place).done_steps().items()}
     num = NUM_FIRST + 12
     before = {flow.fingerprint for flow in list_flows(place.registry, "retrain", NAME)}
     killed: list[str] = []
     for step in seconds:
-        for delay_s in (0.0, seconds[step] / 2):
+        with slow_way.holding(f"/attempts/{step}/", arrives=True):
             job = submitted(place, num)
-            if not wait_for_attempt(place, before, step, job):
-                continue  # it was over before the poll saw it
-            time.sleep(delay_s)
-            if kill_driver(place, job):
-                killed.append(f"{step} after {delay_s:.1f} s")
-            wait_for_end(place, job)
+            assert slow_way.is_held.wait(180), f"{step} does not start"
+            killed += [f"{step} at its start"] if kill_driver(place, job) else []
+        wait_for_end(place, job)
+        if seconds[step] > 2:
+            number = num_attempts(place, before, step)
+            job = submitted(place, num)
+            while num_attempts(place, before, step) == number:
+                assert not is_over(place, job), f"{step} does not start"
+                time.sleep(0.1)
+            time.sleep(seconds[step] / 2)
+            killed += [f"{step} after {seconds[step] / 2:.1f} s"] if kill_driver(place, job) else []
+        else:
+            with slow_way.holding(f"/done/{step}-", arrives=False):
+                job = submitted(place, num)
+                assert slow_way.is_held.wait(180), f"{step} does not end"
+                killed += [f"{step} before its done record"] if kill_driver(place, job) else []
+        wait_for_end(place, job)
     print(f"killed {len(killed)} times: {', '.join(killed)}")
-    assert len(killed) >= len(seconds)
+    assert len(killed) == 2 * len(seconds)
     ended = place.submit("retrain", num, *PROMOTES)
     assert ended.code == 0, ended.out
     (flow,) = (one for one in list_flows(place.registry, "retrain", NAME) if one.fingerprint not in before)
@@ -230,18 +242,10 @@ def is_over(place: Place, job: str) -> bool:
     return job_info(place, job)["status"] in ("SUCCEEDED", "FAILED", "STOPPED")
 
 
-def wait_for_attempt(place: Place, before: set[str], step: str, job: str) -> bool:
-    """Until the step has a start record without an end; False if the job is over first, or the step is done."""
-    while True:
-        flows = [one for one in list_flows(place.registry, "retrain", NAME) if one.fingerprint not in before]
-        for state in (state for flow in flows for state in flow.states() if state.step == step):
-            if state.state is State.started:
-                return True
-            if state.state is State.done:
-                return False
-        if is_over(place, job):
-            return False
-        time.sleep(0.1)
+def num_attempts(place: Place, before: set[str], step: str) -> int:
+    """Of the step, in the retrainings that were not there before."""
+    flows = (one for one in list_flows(place.registry, "retrain", NAME) if one.fingerprint not in before)
+    return sum(1 for flow in flows for _ in place.registry.list(f"{flow.folder}/attempts/{step}"))
 
 
 def kill_driver(place: Place, job: str) -> bool:
