@@ -15,13 +15,13 @@ from cluster.session import Resources, check_address, num_shares, plain_errors, 
 from cluster.storage import open_storage, require_put_if_absent
 from flows.config import EmbedConfig, PredictConfig
 from flows.config_parts import EmbedExecution, part
-from flows.embed_report import write_report
+from flows.embed_report import retry_advice, write_report
 from flows.inputs import CohortInput, load_cohort, slide_identity
 from flows.progress import SlideProgress
 from flows.result import FlowResult
-from mhim_core.embed.card import EncoderCard
+from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.embed.registry import encoder_card
-from mhim_core.errors import StorageError
+from mhim_core.errors import ConfigError, StorageError
 from mhim_core.outcome import Outcome, reconcile
 from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
 from mhim_core.storage import Storage
@@ -68,11 +68,13 @@ def embed_cohort(
     config: EmbedConfig | PredictConfig,
     store_uri: str,
 ) -> Embedded:
-    """What is not committed yet → features; then the manifest, the report and the exit code."""
+    """What is not committed yet → features; then the manifest, the report and the exit code.
+
+    Raises ConfigError, before anything is written, where slides are left for an encoder on a GPU and actors have none.
+    """
     config.check_room()
     storage = open_storage(store_uri)
     feature_set = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
-    register(storage, feature_set)
     ledger = Ledger(storage, feature_set)
     tasks = given.tasks()
     pending = ledger.pending(
@@ -81,7 +83,11 @@ def embed_cohort(
         policy=policy,
         identity=slide_identity,
         retry_failed=config.retry_failed,
+        decode_timeout_s=config.decode_timeout_s,
     )
+    if pending.todo:
+        _check_device(card, config)
+    register(storage, feature_set)
     rows = list(_already_known(pending))
     if pending.todo:
         require_put_if_absent(storage)
@@ -102,9 +108,7 @@ def embed_cohort(
     entries = ledger.cohort_entries(pending, outcome.rows)
     manifest = write_manifest(storage, feature_set, entries)
     report = write_report(storage, feature_set, outcome, manifest)
-    print(outcome.summary())
-    for row in outcome.failed[:20]:
-        print(f"  {row.slide_id}: {row.reason}: {row.message}")
+    _tell(outcome, pending)
     print(f"manifest version {manifest.version} in {storage.uri}; report: {report}")
     result = FlowResult(
         exit_code=config.exit_code_of(outcome),
@@ -125,7 +129,8 @@ def embed_pending(
         if row.status is Status.FAILED:
             if row.reason is FailureReason.STORAGE:
                 _check_reachable(ledger.storage)
-            ledger.record_failure(by_id[row.slide_id], row, job.policy, given.hints.get(row.slide_id))
+            hint = given.hints.get(row.slide_id)
+            ledger.record_failure(by_id[row.slide_id], row, job.policy, hint, job.decode_timeout_s)
 
     with ray_session(config.ray_address, config.local_cpus) as cluster, SlideProgress(len(tasks)) as progress:
         for row in status_rows(tasks, job, config, cluster):
@@ -194,6 +199,14 @@ def actor_pool(config: EmbedExecution, cluster: Resources, num_tasks: int) -> Ac
     return ActorPool(1, initial, max(initial, math.ceil(num_tasks / per_call)), per_call)
 
 
+def _tell(outcome: Outcome, pending: Pending) -> None:
+    print(outcome.summary())
+    for row in outcome.failed[:20]:
+        print(f"  {row.slide_id}: {row.reason}: {row.message}")
+    if advice := retry_advice(pending.given_up):
+        print(advice)
+
+
 def _already_known(pending: Pending) -> Iterable[StatusRow]:
     for slide_id, record in pending.done.items():
         yield StatusRow(slide_id, Status.SKIPPED, commit_key=record.commit_key)
@@ -204,6 +217,14 @@ def _largest_first(tasks: Sequence[SlideTask], given: CohortInput) -> list[Slide
     """Or the end of the run would wait for one giant."""
     sizes = {slide_id: hint.num_bytes for slide_id, hint in given.hints.items()}
     return sorted(tasks, key=lambda task: (-sizes.get(task.slide_id, 0), task.slide_id))
+
+
+def _check_device(card: EncoderCard, config: EmbedExecution) -> None:
+    if card.runtime == RUNTIME_CUDA and not config.gpus_per_actor:
+        raise ConfigError(
+            f"these features of {card.id} are made on a GPU ({card.runtime}; a CPU's differ in the last bits) and "
+            "gpus_per_actor=0 gives the encoder none; set gpus_per_actor=1, or a share such as gpus_per_actor=0.25"
+        )
 
 
 def _check_reachable(storage: Storage) -> None:

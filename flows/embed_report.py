@@ -2,14 +2,16 @@
 
 import secrets
 import time
+from collections.abc import Iterable
 
 from mhim_core.fingerprint import canonical_json
 from mhim_core.outcome import Outcome
 from mhim_core.storage import Storage
+from mhim_core.store.attempts import MAY_PASS
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.manifest import ManifestRef
 from mhim_core.tables import write_csv
-from mhim_core.types import Status
+from mhim_core.types import FailureReason, Status, StatusRow
 
 
 def write_report(storage: Storage, feature_set: FeatureSet, outcome: Outcome, manifest: ManifestRef) -> str:
@@ -30,3 +32,15 @@ def write_report(storage: Storage, feature_set: FeatureSet, outcome: Outcome, ma
     rows = [{name: str(getattr(row, name)) for name in columns} for row in outcome.failed]
     storage.put(f"{folder}/failed.csv", write_csv(rows, columns))
     return storage.locate(folder)
+
+
+def retry_advice(given_up: Iterable[StatusRow]) -> str:
+    """What to say of slides that failed before and were not tried again; empty where trying again would not help."""
+    reasons = [row.reason for row in given_up if row.reason in MAY_PASS]
+    if not reasons:
+        return ""
+    longer = " (a higher decode_timeout_s= tries those that timed out)" if FailureReason.TIMEOUT in reasons else ""
+    return (
+        f"{len(reasons)} of the failed were not tried again, since the same file failed before; once the cause is "
+        f"mended, retry_failed=true tries all of them{longer}"
+    )

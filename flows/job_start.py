@@ -27,7 +27,9 @@ DISTRIBUTION = "mhim"
 PACKAGES = ("flows", "mhim_core", "cluster")
 _OUTPUTS = ("out", "registry")
 _RUNS = ("run", "teacher", "warm_start")
+_LOCAL = ("encoder_weights",)
 _IN_EVERY_STORE = "feature_sets"
+_PROBES, _LEFT_BEHIND_S = "probe", 3600.0
 _ADVICE = "put them where every node sees them, or at s3://"
 _MAX_SLIDE_FOLDERS, _SLIDES_PER_FOLDER = 8, 3
 
@@ -47,6 +49,9 @@ class Question(NamedTuple):
     needed: Requirements
     files: tuple[tuple[str, str], ...] = ()
     """(key, address) of what must be readable."""
+    local: tuple[tuple[str, str], ...] = ()
+    """(key, path) of files and folders that must be readable on the node itself; they may be too large to be read
+    whole."""
     folders: tuple[tuple[str, str, str], ...] = ()
     """(key, address, prefix) of places that must hold something below the prefix; "": they must be there."""
     outputs: tuple[tuple[str, str, str], ...] = ()
@@ -84,13 +89,15 @@ def first_step(config: Any) -> Iterator[None]:
 def check_nodes(config: Any, needed: Requirements) -> None:
     """Ask every node of the connected cluster. Raises ConfigError naming the place and the node."""
     written = (*_OUTPUTS, "store") if isinstance(config, DecodeKeys) else _OUTPUTS  # only what decodes adds features
-    outputs = tuple((key, uri, f"probe/{uuid.uuid4().hex}") for key, uri in _given(config, written))
+    outputs = tuple((key, uri, f"{_PROBES}/{uuid.uuid4().hex}") for key, uri in _given(config, written))
     folders = [(key, uri, "") for key, uri in _given(config, ("slides_prefix",))]
     folders += [(key, uri, _IN_EVERY_STORE) for key, uri in _given(config, ("store",)) if key not in written]
-    question = Question(needed, tuple(_files(config)), tuple(folders), outputs, _slides(config))
+    local = tuple(_given(config, _LOCAL))
+    question = Question(needed, tuple(_files(config)), local, tuple(folders), outputs, _slides(config))
     try:
         for key, uri, probe in outputs:
             _put(key, uri, probe)
+            _sweep(uri, probe)
         answers = ask_every_node(partial(look, question))
     finally:
         for _, uri, probe in outputs:
@@ -105,6 +112,8 @@ def look(question: Question) -> NodeState:
     try:
         for key, uri in question.files:
             _read(key, uri)
+        for key, path in question.local:
+            _touch(key, path)
         for key, uri, prefix in question.folders:
             _enter(key, uri, prefix)
         for key, uri, probe in question.outputs:
@@ -179,6 +188,30 @@ def _put(key: str, uri: str, probe: str) -> None:
 def _remove(uri: str, probe: str) -> None:
     with suppress(StorageError):  # it could not be written either, and that is told
         open_storage(uri).delete(probe)
+
+
+def _sweep(uri: str, probe: str) -> None:
+    """Remove what first steps that were killed left behind; how long ago is counted on the store's clock."""
+    with suppress(StorageError):  # who may not list or delete here may still run the flow
+        storage = open_storage(uri)
+        written_s = {entry.key: entry.modified_s for entry in storage.list(_PROBES)}
+        now_s = written_s.get(probe, 0.0)
+        for key, modified_s in written_s.items():
+            if now_s - modified_s > _LEFT_BEHIND_S:
+                storage.delete(key)
+
+
+def _touch(key: str, path: str) -> None:
+    try:
+        if os.path.isdir(path):
+            os.listdir(path)
+        else:
+            with open(path, "rb") as file:
+                file.read(1)
+    except OSError as error:
+        raise ConfigError(
+            f"{key}={path} cannot be read here: {error.strerror}; put it at the same path of every node"
+        ) from error
 
 
 def _read(key: str, uri: str) -> None:

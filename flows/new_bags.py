@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flows.predictor import Predictor
@@ -12,6 +12,7 @@ from mhim_core.evaluation.held_out import HeldOut
 from mhim_core.evaluation.judge import metrics_of
 from mhim_core.evaluation.new_bags import Chosen, summarise_new
 from mhim_core.fingerprint import canonical_json
+from mhim_core.registry.holdout import split_off
 from mhim_core.store.record import CommitRecord
 from mhim_core.task import ClassTarget, SurvivalTarget, Target, TaskKind, ValueTarget
 from mhim_core.types import BagId, PatientId, SlideId
@@ -53,23 +54,27 @@ class PredictedBag(NamedTuple):
     """Those that say the mean, as `registry.ensemble.pooled_logits` makes them."""
 
 
+class External(NamedTuple):
+    """How good predictions of new bags are."""
+
+    metrics: dict[str, Any] | None
+    """`evaluation.new_bags.summarise_new`'s document; None where no bag could be judged."""
+    notes: list[str]
+    """What was left out, and why."""
+
+
 def external_metrics(
     given: Predictor, predicted: Sequence[PredictedBag], entries: Mapping[SlideId, CommitRecord]
-) -> dict[str, Any] | None:
-    """The metrics of the bags with a target that no model has ever seen; None where there is none.
+) -> External:
+    """The metrics of the bags with a target that no model has ever seen, and that are not set aside for the gate.
 
     Bags of patients, or with the content of slides, that some of the models were trained on are predicted, and left
-    out here. The document is `evaluation.new_bags.summarise_new`'s, and `notes`.
+    out here; so are those of the frozen holdout, each reading of which is to be on record.
     """
-    trained_on = given.card.trained_on
     labelled = [one for one in predicted if _has_target(one.line)]
-    known = {
-        bag.bag_id
-        for bag, _, _ in labelled
-        if trained_on.knows_patient(bag.patient_id)
-        or any(trained_on.knows_source(entries[slide_id].source) for slide_id in bag.slide_ids)
-    }
-    fresh = [one for one in labelled if one.bag.bag_id not in known]
+    known = _trained_on(given, (one.bag for one in labelled), entries)
+    frozen = _set_aside(given, (one.bag for one in labelled), entries) - known
+    fresh = [one for one in labelled if one.bag.bag_id not in known | frozen]
     judged = [one for one in fresh if _maybe_target(given, one.line) is not None]
     notes = []
     if known:
@@ -77,17 +82,41 @@ def external_metrics(
             f"{len(known)} labelled {bag_words(given)} are of patients that models were trained on; no metric counts "
             "them."
         )
+    if frozen:
+        assert given.holdout is not None
+        notes.append(
+            f"{len(frozen)} labelled {bag_words(given)} are of the frozen holdout of {given.holdout.name}, by which "
+            "the gate judges its models; no metric here counts them, since each look at it makes it say less."
+        )
     if foreign := sorted({str(one.line["label"]) for one in fresh if _maybe_target(given, one.line) is None}):
         what = "class of the models" if given.classes else "number"
         notes.append(f"Labels that are no {what}, and count in no metric: {', '.join(foreign[:10])}.")
     if not judged:
-        for note in notes:
-            print(note)
-        return None
+        return External(None, notes)
     rows = [_row(given, one) for one in judged]
     found = summarise_new(rows, given.task, chosen=_chosen(given, judged), train_targets=given.train_targets)
-    plain: dict[str, Any] = json.loads(canonical_json(found | {"notes": notes}))
-    return plain
+    return External(json.loads(canonical_json(found)), notes)
+
+
+def _trained_on(given: Predictor, bags: Iterable[NewBag], entries: Mapping[SlideId, CommitRecord]) -> set[BagId]:
+    trained_on = given.card.trained_on
+    return {
+        bag.bag_id
+        for bag in bags
+        if trained_on.knows_patient(bag.patient_id)
+        or any(trained_on.knows_source(entries[slide_id].source) for slide_id in bag.slide_ids)
+    }
+
+
+def _set_aside(given: Predictor, bags: Iterable[NewBag], entries: Mapping[SlideId, CommitRecord]) -> set[BagId]:
+    """The bags with a slide of the holdout's patients, or with the content of one of its slides."""
+    if given.holdout is None:
+        return set()
+    bags = list(bags)
+    rows = [row for bag in bags for row in bag.rows]
+    sources = {row.slide_id: entries[row.slide_id].source for row in rows}
+    free = {row.slide_id for row in split_off(given.holdout, rows, sources).trainable}
+    return {bag.bag_id for bag in bags if not free.issuperset(bag.slide_ids)}
 
 
 def _has_target(line: dict[str, Any]) -> bool:
@@ -126,16 +155,17 @@ def _chosen(given: Predictor, predicted: Sequence[PredictedBag]) -> Chosen | Non
     return Chosen(after if has_temperature else None, decided if has_threshold else None)
 
 
-def print_metrics(given: Predictor, metrics: dict[str, Any] | None) -> None:
-    """The main one, in a line."""
+def print_metrics(given: Predictor, external: External) -> None:
+    """What was left out, and the main metric in a line."""
+    metrics, notes = external
+    for note in notes:
+        print(note)
     if metrics is None:
         return
     name = {TaskKind.survival: "harrell_c", TaskKind.regression: "mae"}.get(given.task.kind, "auroc")
     one = metrics["estimates"][name]
     value = f"undefined ({one['reason']})" if one["value"] is None else f"{one['value']:.3f}"
     interval = "" if one["low"] is None else f" [{one['low']:.3f}, {one['high']:.3f}]"
-    for note in metrics["notes"]:
-        print(note)
     title = metrics_of(given.task.kind)[name].title
     print(f"{metrics['num_bags']} of them are labelled and new to the models: {title} {value}{interval}")
 

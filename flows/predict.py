@@ -19,7 +19,7 @@ from flows.config import PredictConfig
 from flows.config_parts import part
 from flows.embed import embed_cohort
 from flows.inputs import load_cohort
-from flows.new_bags import NewBag, PredictedBag, bag_words, external_metrics, new_bags, print_metrics
+from flows.new_bags import External, NewBag, PredictedBag, bag_words, external_metrics, new_bags, print_metrics
 from flows.predictor import Predictor, predictor_of_model, predictor_of_run
 from flows.result import FlowResult
 from flows.run_folder import read_run
@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # torch: a command that finds everything done must not load i
     from mhim_core.train.inference import BagPrediction
 
 SUMMARY, PAGE = "summary.json", "report.html"
-_SCHEMA = 2
+_SCHEMA = 3
 """Of what is written; predictions of another one are made anew."""
 
 
@@ -46,8 +46,8 @@ def run(config: PredictConfig) -> FlowResult:
     given = predictor_of(config)
     out = open_storage(config.out)
     present = _read_summary(out)
-    if present is not None and present.get("by") != given.origin:
-        raise ConflictError(f"{out.uri} holds predictions of another run or model; choose another out=")
+    if present is not None:
+        _check_same(present, given, out)
     cohort = load_cohort(config.cohort, strict=config.strict)
     card = given.encoder_here(config.encoder_weights or None)
     store = config.store or given.store_uri or out.locate("features")
@@ -59,6 +59,7 @@ def run(config: PredictConfig) -> FlowResult:
         {
             "by": given.origin,
             "models": given.digests,
+            "holdout": None if given.holdout is None else given.holdout.fingerprint,
             "features": {key: one.sha256 for key, one in entries.items()},
             "table": [
                 (row.slide_id, row.patient_id, row.label, row.time, row.event, row.site) for row in cohort.cohort.rows
@@ -78,16 +79,16 @@ def run(config: PredictConfig) -> FlowResult:
         source = PatientBags(ParquetBags(open_storage(store), entries), members)
         predicted = predict_bags(given, source, bags, out)
         rows = [one.line for one in predicted]
-        metrics = external_metrics(given, predicted, entries)
+        external = external_metrics(given, predicted, entries)
         panels = draw_panels(given, rows, source, cohort, out, config.max_heatmaps, config.top_tiles)
         out.put("predictions.parquet", write_parquet(rows))
         out.put("predictions.csv", write_csv(rows))
-        out.put(PAGE, prediction_page(given, rows, panels, cohort, embedded.outcome, metrics).encode())
-        present = {"of": digest, "by": given.origin, "num_bags": len(rows), "metrics": metrics}
+        out.put(PAGE, prediction_page(given, rows, panels, cohort, embedded.outcome, external).encode())
+        present = {"of": digest, "by": given.origin, "num_bags": len(rows), **external._asdict()}
         out.put(SUMMARY, canonical_json(present))  # last: it says that the rest is there
     assert present is not None
     print(f"{present['num_bags']} {bag_words(given)} predicted by {_models(given)}: {places['predictions']}")
-    print_metrics(given, present["metrics"])
+    print_metrics(given, External(present["metrics"], present["notes"]))
     print(f"page: {places['page']}")
     return FlowResult(
         exit_code=embedded.result.exit_code,
@@ -119,6 +120,7 @@ def predict_bags(given: Predictor, source: "PatientBags", bags: Sequence[NewBag]
         line = (
             ({"slide_id": bag.bag_id} if given.by_slide else {})
             | {"patient_id": bag.patient_id, "site": bag.site}
+            | ({} if given.by_slide else {"slide_ids": ";".join(bag.slide_ids)})
             | _known(given, bag)
             | _predicted(given, found)
             | {
@@ -160,6 +162,20 @@ def _predicted(given: Predictor, found: "BagPrediction") -> dict[str, Any]:
         **{f"spread_{c}": float(s) for c, s in zip(given.classes, found.spread, strict=True)},
         **{f"calibrated_{c}": p for c, p in zip(given.classes, calibrated, strict=True)},
     }
+
+
+def _check_same(present: dict[str, Any], given: Predictor, out: Storage) -> None:
+    """Raises ConflictError where the place holds predictions by another run or model."""
+    before = present.get("by") or {}
+    if before == given.origin:
+        return
+    advice = "choose another out="
+    if {"model", "version"} <= before.keys():
+        by = f"{before['model']}@{before['version']}"
+        advice += f", or model={by} to go on with that version" * (before["model"] == given.origin.get("model"))
+    else:
+        by = "another run"
+    raise ConflictError(f"{out.uri} holds predictions by {by}, and these are to be by {given.words}; {advice}")
 
 
 def _models(given: Predictor) -> str:

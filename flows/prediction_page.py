@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flows.inputs import CohortInput
+from flows.new_bags import External
 from flows.predictor import Predictor
 from flows.run_folder import versions
 from mhim_core.cohort.values import number_of
@@ -41,12 +42,12 @@ def prediction_page(
     panels: Sequence[SlidePanel],
     cohort: CohortInput,
     outcome: Outcome,
-    metrics: dict[str, Any] | None,
+    external: External,
 ) -> str:
-    """The page as HTML; `metrics` are those of the bags with a target that the models did not train on."""
+    """The page as HTML; `external` is of the bags with a target that the models did not train on."""
     from mhim_core.report.page import render_report
 
-    members = cohort.cohort.rows
+    members, metrics = cohort.cohort.rows, external.metrics
     unit, num_models = given.unit.value, len(given.fits)
     models = f"{num_models} models" if num_models > 1 else "one model"
     of_what = f" ({given.num_folds} folds, {given.num_seeds} seeds)" if given.num_seeds > 1 else ""
@@ -78,7 +79,7 @@ def prediction_page(
         encoder=given.encoder,
         tiling=given.tiling,
         provenance={**given.origin, "weights sha256": given.digests, "versions": versions()},
-        notes=() if metrics is None else tuple(metrics["notes"]),
+        notes=tuple(external.notes),
     )
     return render_report(data)
 

@@ -1,5 +1,6 @@
 """What predicts: a run's fold models, or a model of the registry; the two look alike from here on."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import EncoderError, InputError
 from mhim_core.registry.card import RegistryCard
+from mhim_core.registry.holdout import Holdout, read_holdout
 from mhim_core.registry.models import RegisteredModel, find_version, read_member_file, read_model_folder
 from mhim_core.registry.names import CHAMPION, parse_reference
 from mhim_core.registry.promotions import champion
@@ -53,6 +55,8 @@ class Predictor:
     """The store of the run's own features; empty for a model, which knows none."""
     make_card: Callable[[], RegistryCard]
     read_file: Callable[[str], bytes]
+    holdout: Holdout | None = None
+    """The frozen holdout of the model's name, which the gate alone reads; None: a run, or a name that has none."""
     train_targets: tuple[Target, ...] = ()
     """Of the bags that the members were trained on, each once; empty for a model, whose card names no patient."""
 
@@ -138,12 +142,13 @@ def predictor_of_run(given: Run) -> Predictor:
 
 
 def predictor_of_model(registry: Storage, reference: str) -> Predictor:
-    """`lung@champion` or `lung@<version>` of a registry; nothing but its folder is needed.
+    """`lung@champion` or `lung@<version>` of a registry, with the holdout of its name; nothing but it is needed.
 
     Raises ConfigError for what is no such reference, InputError where there is no such model, IntegrityError.
     """
     model = find_model(registry, reference)
-    return _of_card(model.card, model.name, lambda file: read_member_file(registry, model, file))
+    predictor = _of_card(model.card, model.name, lambda file: read_member_file(registry, model, file))
+    return dataclasses.replace(predictor, holdout=read_holdout(registry, model.name))
 
 
 def predictor_of_package(packaged: PackagedModel, name: str) -> Predictor:

@@ -5,7 +5,6 @@ put if absent, says what was done (`flows.step_records`). So a flow that was kil
 again, two runners at once waste time and harm nothing, and any machine that reaches the storage sees the state.
 """
 
-import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +13,17 @@ from typing import Any, NamedTuple
 
 from flows.result import FlowResult
 from flows.step_records import Done, FlowPlace, StepOutput, utc_now, versions
-from mhim_core.errors import MhimError, NotFoundError, StorageError
+from mhim_core.errors import ConfigError, ConflictError, IntegrityError, MhimError, NotFoundError, StorageError
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.types import ExitCode
 
 Before = Mapping[str, StepOutput]
 """The outputs of the steps that went before, by their names."""
 GOES_ON = (ExitCode.OK, ExitCode.PARTIAL)
+_TOLD = (ConfigError, ConflictError, StorageError)
+"""Errors whose sentence is kept: they speak of keys, addresses, classes and at most a slide's id; of no patient, and of
+no slide's label."""
+_MAX_REASON = 400
 
 
 class StepCall(NamedTuple):
@@ -124,9 +127,7 @@ def _attempt(place: FlowPlace, step: Step, call: StepCall) -> StepOutput:
     try:
         output = _as_read_back(step.work(call))
     except BaseException as error:
-        seconds = time.monotonic() - start_s
-        with contextlib.suppress(StorageError):  # it may be what is gone: the attempt then shows as without end
-            place.end_attempt(step.name, call.fingerprint, number, _exit_code(error), _reason(error), seconds)
+        _end(place, step, call, number, _exit_code(error), _reason(error), time.monotonic() - start_s)
         raise
     seconds = time.monotonic() - start_s
     if output.exit_code in GOES_ON:
@@ -135,8 +136,21 @@ def _attempt(place: FlowPlace, step: Step, call: StepCall) -> StepOutput:
         if standing.identity != output.identity:
             print(f"{step.name}: another runner was quicker, with another result; its result is taken", flush=True)
         output = standing
-    place.end_attempt(step.name, call.fingerprint, number, output.exit_code, output.note, seconds)
+    _end(place, step, call, number, output.exit_code, output.note, seconds)
     return output
+
+
+def _end(
+    place: FlowPlace, step: Step, call: StepCall, number: int, code: ExitCode, reason: str, seconds: float
+) -> None:
+    """Record an attempt's end, if that can be done: it must neither hide an error nor undo a done record.
+
+    Storage may be what is gone; the attempt then shows as without end.
+    """
+    try:
+        place.end_attempt(step.name, call.fingerprint, number, code, reason, seconds)
+    except (StorageError, IntegrityError) as error:
+        print(f"{step.name}: the end of attempt {number} is not on record: {error}", flush=True)
 
 
 def _as_read_back(output: StepOutput) -> StepOutput:
@@ -152,5 +166,8 @@ def _exit_code(error: BaseException) -> ExitCode:
 
 
 def _reason(error: BaseException) -> str:
-    """The kind of error alone: its sentence may quote the table's labels, patients or paths, and this is kept."""
-    return f"{type(error).__name__} (the command's own output has the sentence)"
+    """The kind of error, and its sentence where that cannot quote the table's labels or patients: this is kept."""
+    kind = type(error).__name__
+    if isinstance(error, _TOLD):
+        return f"{kind}: {' '.join(str(error).split())}"[:_MAX_REASON]
+    return f"{kind} (the command's own output has the sentence)"

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from mhim_core.types import ExitCode, FailureReason, SlideId, Status, StatusRow
 
+LOST = "ActorDied"
+"""`error_type` of a slide that was lost with the process that held it, and perhaps others: it may be none's fault."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -63,6 +66,6 @@ def _lost(slide_id: SlideId) -> StatusRow:
         Status.FAILED,
         FailureReason.DECODER_CRASH,
         stage="encode",
-        error_type="ActorDied",
+        error_type=LOST,
         message="the process that held this slide died and its work did not come back; run again",
     )

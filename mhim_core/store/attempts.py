@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from mhim_core.errors import ConflictError, IntegrityError
 from mhim_core.features import SourceHint
 from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.outcome import LOST
 from mhim_core.storage import Storage
 from mhim_core.store import layout
 from mhim_core.store.matching import Admission
@@ -14,6 +15,19 @@ from mhim_core.store.parallel import read_all
 from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
 
 MAX_ATTEMPTS = 9999
+NOT_THE_SLIDE = frozenset({FailureReason.NO_SPACE, FailureReason.STORAGE})
+"""Reasons that tell of a disk or a store, and nothing of the slide that met them."""
+MAY_PASS = frozenset(
+    {
+        FailureReason.OPEN,
+        FailureReason.READ,
+        FailureReason.DECODER_CRASH,
+        FailureReason.TIMEOUT,
+        FailureReason.BAD_FEATURES,
+    }
+)
+"""Mostly the file's fault, though a sick mount, too little memory or a broken device gives them too: whether to try
+again is for a person to say. The other reasons come back as they are while file, question and policy stay."""
 
 
 class Attempt(NamedTuple):
@@ -22,17 +36,28 @@ class Attempt(NamedTuple):
     row: StatusRow
     max_upsample: float
     default_mpp: float | None
+    decode_timeout_s: float | None = None
+    """The silence that its decoder was allowed; None: not recorded."""
 
-    def could_differ(self, policy: Admission) -> bool:
-        """Could the same slide, asked for in the same way, fare otherwise under this policy?
+    def could_differ(self, policy: Admission, *, decode_timeout_s: float | None, is_there: bool) -> bool:
+        """Could the same slide, asked for in the same way, fare otherwise now?
 
-        Only refusals depend on it: a decoder crashes under any.
+        Refusals could under another policy; a timeout under a longer limit, and where either limit is not known;
+        a slide that was not found, if it is seen now (a node lacked the mount); and always what tells nothing of the
+        slide: storage, a full disk, a process that died with several slides in its hands. A decoder that crashed on a
+        slide, twice in a row, crashes again.
         """
-        if self.row.reason is FailureReason.NO_MPP:
+        reason = self.row.reason
+        if reason is FailureReason.NO_MPP:
             return policy.default_mpp != self.default_mpp
-        if self.row.reason is FailureReason.UPSAMPLE:
+        if reason is FailureReason.UPSAMPLE:
             return (policy.max_upsample, policy.default_mpp) != (self.max_upsample, self.default_mpp)
-        return False
+        if reason is FailureReason.TIMEOUT:
+            then_s, now_s = self.decode_timeout_s, decode_timeout_s
+            return then_s is None or now_s is None or now_s > then_s
+        if reason is FailureReason.NOT_FOUND:
+            return is_there
+        return reason in NOT_THE_SLIDE or self.row.error_type == LOST
 
 
 def record_failure(
@@ -42,11 +67,13 @@ def record_failure(
     row: StatusRow,
     policy: Admission,
     hint: SourceHint | None,
+    decode_timeout_s: float | None = None,
 ) -> str:
     """Keep the failure under the next free number; its key. `hint`: how the source looked, None if it was not there."""
     if row.status is not Status.FAILED:
         raise ValueError(f"slide {row.slide_id} is {row.status.value}; only failures are recorded")
-    value = {"row": row, "max_upsample": policy.max_upsample, "default_mpp": policy.default_mpp}
+    met = {"max_upsample": policy.max_upsample, "default_mpp": policy.default_mpp, "decode_timeout_s": decode_timeout_s}
+    value = {"row": row, **met}
     data = canonical_json(value)
     digest = attempt_digest(task, hint)
     folder = layout.attempt_folder(feature_set, task.slide_id, digest)
@@ -86,6 +113,6 @@ def _parse(data: bytes, origin: str) -> Attempt:
         value: dict[str, Any] = json.loads(data)
         fields = value["row"]
         row = StatusRow(**{**fields, "status": Status(fields["status"]), "reason": FailureReason(fields["reason"])})
-        return Attempt(row, value["max_upsample"], value["default_mpp"])
+        return Attempt(row, value["max_upsample"], value["default_mpp"], value.get("decode_timeout_s"))
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{origin}: not a recorded failure: {error!r}") from error

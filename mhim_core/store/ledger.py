@@ -64,14 +64,16 @@ class Ledger:
         policy: Admission,
         identity: IdentityReader | None = None,
         retry_failed: bool = True,
+        decode_timeout_s: float | None = None,
     ) -> Pending:
         """What of the cohort is left to do.
 
         A task is done if a commit has its resolution, its sha256 where it names one (`matching`), and its source: an
         equal hint, or, the hint having changed, an equal identity where `identity` can say it. Else it is to do, though
         the worker that opens the slide may find its commit. `retry_failed=False` gives up slides that failed before,
-        unless their source, the task or the policy that refused them has changed since. Raises InputError if a slide id
-        occurs twice.
+        unless their source, the task or the policy that refused them has changed since, or their failure told nothing
+        of them (`attempts.Attempt.could_differ`, which `decode_timeout_s`, the present limit, is for). Raises
+        InputError if a slide id occurs twice.
         """
         if repeated := [slide_id for slide_id, times in Counter(task.slide_id for task in tasks).items() if times > 1]:
             raise InputError(f"slide ids occur more than once: {', '.join(sorted(repeated))}")
@@ -86,7 +88,7 @@ class Ledger:
         refused = {slide_id: row for slide_id, one in matches.items() if (row := refusal(one, policy)) is not None}
         todo = [task for task in tasks if task.slide_id not in matches]
         if not retry_failed:
-            refused |= self._failed_before(todo, hints, policy, seen)
+            refused |= self._failed_before(todo, hints, policy, seen, decode_timeout_s)
         return Pending(
             todo=[task for task in todo if task.slide_id not in refused],
             done={
@@ -119,9 +121,17 @@ class Ledger:
                 entries[slide_id] = None
         return entries
 
-    def record_failure(self, task: SlideTask, row: StatusRow, policy: Admission, hint: SourceHint | None = None) -> str:
+    def record_failure(
+        self,
+        task: SlideTask,
+        row: StatusRow,
+        policy: Admission,
+        hint: SourceHint | None = None,
+        decode_timeout_s: float | None = None,
+    ) -> str:
         """Keep a failure under `attempts/`, where it never blocks a later success; the key it got."""
-        return attempts.record_failure(self.storage, self.feature_set.fingerprint, task, row, policy, hint)
+        feature_set = self.feature_set.fingerprint
+        return attempts.record_failure(self.storage, feature_set, task, row, policy, hint, decode_timeout_s)
 
     def _match_manifest(
         self,
@@ -174,10 +184,15 @@ class Ledger:
         hints: HintReader,
         policy: Admission,
         seen: dict[SlideId, SourceHint | None],
+        decode_timeout_s: float | None,
     ) -> dict[SlideId, StatusRow]:
         self._look(tasks, hints, seen)
         failures = attempts.last_failures(self.storage, self.feature_set.fingerprint, tasks, seen)
-        return {slide_id: one.row for slide_id, one in failures.items() if not one.could_differ(policy)}
+        return {
+            slide_id: one.row
+            for slide_id, one in failures.items()
+            if not one.could_differ(policy, decode_timeout_s=decode_timeout_s, is_there=seen[slide_id] is not None)
+        }
 
     def _look(self, tasks: Iterable[SlideTask], hints: HintReader, seen: dict[SlideId, SourceHint | None]) -> None:
         unseen = [task for task in tasks if task.slide_id not in seen]

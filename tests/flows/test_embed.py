@@ -1,14 +1,24 @@
 """How many actors embed, and that more of them than this machine has room for are refused before any work."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.session import Resources
-from flows.config import EmbedConfig
-from flows.embed import ActorPool, actor_pool
+from flows.config import EmbedConfig, PredictConfig
+from flows.embed import ActorPool, actor_pool, embed_cohort
+from flows.inputs import load_cohort
+from mhim_core.embed.embedder import embed_slide
+from mhim_core.embed.registry import encoder_card, load_encoder
+from mhim_core.errors import ConfigError
+from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
+from mhim_core.storage import LocalStorage
+from mhim_core.store.commit import commit
+from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.types import FailureReason, Status, StatusRow
 
 
 def config(**changes: Any) -> EmbedConfig:
@@ -66,3 +76,74 @@ def test_more_than_this_machine_has_room_for_is_refused_before_any_work(
     assert told in message
     assert "\n" not in message
     assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("flow", ["embed", "predict"])
+def test_an_encoder_of_a_gpu_is_refused_before_any_work_where_actors_have_none(
+    write_table: Callable[..., Path], write_slide: Callable[..., Path], tmp_path: Path, embed_here: None, flow: str
+) -> None:
+    given = load_cohort(str(write_table([{"slide_id": "a", "path": write_slide("a.tiff").name, "label": "x"}])))
+    card = encoder_card("hed-texture", device="cuda")
+    keys = {"cohort": "c", "store": "s"} | ({"out": "o", "run": "r"} if flow == "predict" else {})
+    one = (PredictConfig if flow == "predict" else EmbedConfig)(**keys)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"hed-texture are made on a GPU .* set gpus_per_actor=1") as caught:
+        embed_cohort(given, card, TileSpec(), SlidePolicy(), one, str(tmp_path / "store"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "store").exists()
+
+
+def test_features_of_a_gpu_that_are_all_there_need_none(
+    write_table: Callable[..., Path], write_slide: Callable[..., Path], tmp_path: Path
+) -> None:
+    given = load_cohort(str(write_table([{"slide_id": "a", "path": write_slide("a.tiff").name, "label": "x"}])))
+    card, spec, store = encoder_card("hed-texture", device="cuda"), TileSpec(), LocalStorage(tmp_path / "store")
+    feature_set = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
+    (task,) = given.tasks()
+    (features,) = embed_slide(task, [load_encoder("hed-texture")], spec=spec, policy=SlidePolicy())
+    commit(store, feature_set, replace(features, encoder=card.to_dict()))
+    found = embed_cohort(given, card, spec, SlidePolicy(), EmbedConfig(cohort="c", store="s"), store.uri)
+    assert found.outcome.count(Status.SKIPPED) == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "more", "told"),
+    [
+        (FailureReason.NO_SPACE, (), None),
+        (FailureReason.STORAGE, (), None),
+        (FailureReason.TIMEOUT, ("decode_timeout_s=301",), None),
+        (FailureReason.TIMEOUT, (), "retry_failed=true tries all of them (a higher decode_timeout_s="),
+        (FailureReason.READ, (), "1 of the failed were not tried again, since the same file failed before"),
+        (FailureReason.TOO_LARGE, (), ""),
+    ],
+)
+def test_after_the_cause_is_mended_the_same_command_embeds_or_says_which_key_does(
+    mhim: Callable[..., Any],
+    embed_here: None,
+    write_table: Callable[..., Path],
+    write_slide: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: FailureReason,
+    more: tuple[str, ...],
+    told: str | None,
+) -> None:
+    """`told`: None: it is tried again; empty: nothing is said, for no key helps."""
+    table = write_table([{"slide_id": "a", "path": write_slide("a.tiff").name, "label": "x"}])
+    words = ("embed", f"cohort={table}", f"store={tmp_path / 'store'}", "encoder=hed-texture", "retry_failed=false")
+
+    def fail(tasks: Any, *_: Any) -> Any:
+        yield StatusRow(tasks[0].slide_id, Status.FAILED, reason, "tiles", "SlideError", "why")
+
+    with monkeypatch.context() as failing:
+        failing.setattr("flows.embed.status_rows", fail)
+        first = mhim(*words)
+    assert first.code == 4
+    assert "retry_failed" not in first.out, "they were tried just now"
+    again = mhim(*words, *more)
+    if told is None:
+        assert again.code == 0, again
+    else:
+        assert again.code == 4
+        assert told in again.out
+        assert ("retry_failed=true" in again.out) == bool(told)
+        assert mhim(*words[:-1]).code == 0, "retry_failed=true"

@@ -1,6 +1,8 @@
 """A job's first step, asked of nodes that are made up; a real cluster answers in test_jobs_cluster."""
 
 import os
+import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ from cluster.storage import open_storage
 from flows.commands import IN_JOB, read_flow
 from flows.job_start import NodeState, Question, Sight, check_nodes, judge, look
 from flows.result import FlowResult
-from mhim_core.errors import ConfigError
+from mhim_core.errors import ConfigError, StorageError
 from mhim_core.storage import LocalStorage
 
 ONE, TWO = NodeId("10.0.0.1", "aaaaaa"), NodeId("10.0.0.2", "bbbbbb")
@@ -101,6 +103,47 @@ def test_what_a_flow_names_is_reached_and_no_probe_is_left(table: Path, tmp_path
     config = read_flow("embed", (f"cohort={table}", f"store={tmp_path}/store", "encoder=hed-texture"))
     check_nodes(config, NEEDED)
     assert not list(LocalStorage(tmp_path / "store").list(""))
+
+
+@pytest.mark.usefixtures("here")
+def test_probes_of_first_steps_that_were_killed_are_removed_and_those_of_others_at_work_are_left(
+    table: Path, tmp_path: Path
+) -> None:
+    config = read_flow("embed", (f"cohort={table}", f"store={tmp_path}/store", "encoder=hed-texture"))
+    store = LocalStorage(tmp_path / "store")
+    for name, age_s in (("old", 3700), ("old-node", 3700), ("young", 3500)):
+        store.put(f"probe/{name}", b"probe")
+        then_s = time.time() - age_s
+        os.utime(tmp_path / "store/probe" / name, (then_s, then_s))
+    store.put("features/old", b"")
+    os.utime(tmp_path / "store/features/old", (1, 1))
+    check_nodes(config, NEEDED)
+    assert [entry.key for entry in store.list("")] == ["features/old", "probe/young"]
+
+
+@pytest.mark.usefixtures("here")
+def test_who_may_not_list_a_place_may_still_write_there(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object) -> None:
+        raise StorageError("denied")
+
+    monkeypatch.setattr(LocalStorage, "list", denied)
+    check_nodes(read_flow("embed", (f"cohort={table}", f"store={tmp_path}/store", "encoder=hed-texture")), NEEDED)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.usefixtures("here")
+def test_weights_must_be_readable_on_the_node_itself(table: Path, tmp_path: Path, kind: str) -> None:
+    weights = tmp_path / "weights"
+    words = (f"cohort={table}", f"store={tmp_path}/s", "encoder=timm/resnet18", f"encoder_weights={weights}")
+    with pytest.raises(ConfigError, match=rf"node {re.escape(str(ONE))}: encoder_weights={weights} cannot be read"):
+        check_nodes(read_flow("embed", words), NEEDED)
+    if kind == "file":
+        weights.write_bytes(b"weights")
+    else:
+        weights.mkdir()
+    check_nodes(read_flow("embed", words), NEEDED)
 
 
 @pytest.mark.usefixtures("here")

@@ -11,15 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster.storage import open_storage
 from flows.evaluate import VALIDATION_KEY, read_held_out
+from flows.inputs import load_cohort, slide_identity
 from flows.model import package_run
+from flows.new_bags import new_bags
+from flows.predict import predict_bags
 from flows.predictor import contender, held_out, predictor_of_model, predictor_of_package, predictor_of_run
 from flows.run_folder import read_run
 from mhim_core.evaluation.calibration import temperatures, thresholds
 from mhim_core.fingerprint import sha256
+from mhim_core.registry.holdout import Holdout, HoldoutSlide, read_holdout
 from mhim_core.registry.models import list_models, read_model_folder
+from mhim_core.registry.options import HoldoutOptions
 from mhim_core.registry.promotions import champion, history
 from mhim_core.storage import LocalStorage
+from mhim_core.store.bags import ParquetBags, PatientBags
+from mhim_core.tables import write_csv, write_parquet
+from mhim_core.types import PatientId
 
 TRAINING = ("folds=2", "epochs=2", "embed_dim=8", "patience=0")
 NAMES = ("Mustermann", "Erika")
@@ -225,6 +234,29 @@ def test_a_patients_run_is_a_model_of_patients(
     assert not predictor.by_slide
 
 
+def test_a_patient_s_prediction_names_the_slides_that_it_is_of(
+    trained: Callable[..., Path], register: Callable[..., str], registry: LocalStorage, tmp_path: Path
+) -> None:
+    folder = trained("method=plain", "bags=patient")
+    predictor = predictor_of_model(registry, f"lung@{register(folder)}")
+    given = read_run(str(folder))
+    rows = [row._replace(patient_id=PatientId(f"patient of {row.label}")) for row in given.slides]
+    bags = new_bags(predictor, rows, given.manifest().entries)
+    source = PatientBags(
+        ParquetBags(open_storage(given.store_uri), given.manifest().entries),
+        {bag.bag_id: bag.slide_ids for bag in bags},
+    )
+    lines = [one.line for one in predict_bags(predictor, source, bags, LocalStorage(tmp_path / "out"))]
+    assert [line["patient_id"] for line in lines] == ["patient of normal", "patient of tumour"]
+    for line in lines:
+        assert "slide_id" not in line
+        own = [row.slide_id for row in given.slides if line["patient_id"] == f"patient of {row.label}"]
+        assert sorted(line["slide_ids"].split(";")) == sorted(own)
+        assert line["num_slides"] == len(own) == 6
+    for write in (write_csv, write_parquet):
+        assert b"slide_ids" in write(lines)
+
+
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the first test that needs it leaves the registry with the painted slides' model for the others."""
@@ -287,6 +319,7 @@ def test_a_champion_predicts_with_nothing_but_the_registry(
         assert float(row["calibrated_tumour"]) + float(row["calibrated_normal"]) == pytest.approx(1)
         assert np.sign(float(row["calibrated_tumour"]) - 0.5) == np.sign(probability - 0.5)
     assert [row["predicted"] for row in read_rows(out)] == ["normal", "tumour", "normal"]
+    assert "slide_ids" not in read_rows(out)[0], "a row is of one slide"
     written = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and "reports" not in path.parts}
     again = mhim(*words)
     assert again.code == 0
@@ -308,6 +341,47 @@ def test_a_run_and_the_model_made_of_it_predict_the_same(
     assert "run" in read_rows(kept / "by-run")[0]
 
 
+def test_whoever_predicts_the_whole_cohort_is_told_nothing_of_how_the_holdout_fares(
+    mhim: Callable[..., Any], painted: Any, painted_model: str, registry: LocalStorage, tmp_path: Path
+) -> None:
+    words = ("predict", f"model=lung@{painted_model}", f"registry={registry.uri}", "max_heatmaps=0")
+    words = (*words, f"cohort={painted.new}", f"out={tmp_path / 'out'}", f"store={tmp_path / 'store'}")
+    before = mhim(*words)
+    assert "3 of them are labelled and new to the models: AUROC" in before.out
+    task = read_model_folder(registry, "lung", painted_model).card.task
+    given = load_cohort(str(painted.new))
+    sources = {task.slide_id: slide_identity(task) for task in given.tasks()}
+    freeze_all(registry, given.cohort.rows, task, sources)
+    for _ in range(2):  # the second time nothing is computed
+        ended = mhim(*words)
+        assert ended.code == 0, ended
+        assert "3 labelled slides are of the frozen holdout of lung" in ended.out
+        assert "AUROC" not in ended.out
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["metrics"] is None
+    assert len(read_rows(tmp_path / "out")) == 3, "they are predicted all the same"
+    page = (tmp_path / "out/report.html").read_text()
+    assert "3 labelled slides are of the frozen holdout of lung" in page
+
+
+def freeze_all(registry: LocalStorage, rows: Any, task: Any, sources: Any) -> None:
+    """As `registry.holdout.freeze` would, without leaving anybody to train on."""
+    slides = [
+        HoldoutSlide(
+            slide_id=row.slide_id,
+            patient_id=row.patient_id,
+            label=row.label,
+            time=None,
+            event=None,
+            source=sources[row.slide_id],
+        )
+        for row in rows
+    ]
+    made = Holdout(name="lung", task=task, options=HoldoutOptions(), slides=tuple(slides))
+    assert registry.put_if_absent("holdouts/lung/holdout.json", made.to_bytes())
+    assert read_holdout(registry, "lung") == made
+
+
 def test_predictions_of_two_models_are_not_mixed_and_a_damaged_one_predicts_nothing(
     mhim: Callable[..., Any],
     refused: Callable[..., str],
@@ -321,8 +395,14 @@ def test_predictions_of_two_models_are_not_mixed_and_a_damaged_one_predicts_noth
     assert mhim(*words, f"out={out}").code == 0
     summary = json.loads((out / "summary.json").read_text())
     assert summary["by"] == {"model": "lung", "version": painted_model}
-    (out / "summary.json").write_text(json.dumps(summary | {"by": {"model": "lung", "version": "other"}}))
-    assert "predictions of another run or model" in refused(*words, f"out={out}", code=5)
+    for by, told in (
+        ({"model": "lung", "version": "0ther"}, "out=, or model=lung@0ther to go on with that version"),
+        ({"model": "liver", "version": "0ther"}, "predictions by liver@0ther, and these are to be by lung@"),
+        ({"run": "f" * 64}, "predictions by another run, and these are to be by lung@"),
+    ):
+        (out / "summary.json").write_text(json.dumps(summary | {"by": by}))
+        assert told in (said := refused(*words, f"out={out}", code=5))
+        assert "choose another out=" in said
     member = next(entry.key for entry in registry.list("models") if entry.key.endswith(".safetensors"))
     registry.put(member, registry.get(member)[:-1] + b"\0")
     ended = mhim(*words, f"out={tmp_path / 'other'}")

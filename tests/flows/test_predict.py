@@ -10,8 +10,11 @@ import pytest
 from flows.new_bags import NewBag, PredictedBag
 from flows.new_bags import external_metrics as metrics_of_bags
 from mhim_core import metrics
+from mhim_core.cohort.rows import CohortRow
 from mhim_core.features import SourceIdentity
 from mhim_core.registry.card import TrainedOn
+from mhim_core.registry.holdout import Holdout, HoldoutSlide
+from mhim_core.registry.options import HoldoutOptions
 from mhim_core.task import SurvivalTarget, Task, TaskKind, ValueTarget
 from mhim_core.types import BagId, PatientId, SlideId
 
@@ -28,10 +31,21 @@ MEMBER = SimpleNamespace(temperature=2.0, threshold=0.3)
 WITHOUT = SimpleNamespace(temperature=None, threshold=None)
 
 
-def predictor(task: Task = BINARY, members: Sequence[Any] = (MEMBER, WITHOUT), train: Sequence[Any] = ()) -> Any:
+def predictor(
+    task: Task = BINARY,
+    members: Sequence[Any] = (MEMBER, WITHOUT),
+    train: Sequence[Any] = (),
+    holdout: Holdout | None = None,
+) -> Any:
     card = SimpleNamespace(trained_on=TRAINED_ON, members=members)
     return SimpleNamespace(
-        card=card, classes=task.classes, task=task, by_slide=True, reported="mhim", train_targets=tuple(train)
+        card=card,
+        classes=task.classes,
+        task=task,
+        by_slide=True,
+        reported="mhim",
+        holdout=holdout,
+        train_targets=tuple(train),
     )
 
 
@@ -40,7 +54,8 @@ def entry(source: str) -> Any:
 
 
 def bag_of(name: str, patient_id: str, line: dict[str, Any], logits: tuple[float, ...], site: str | None) -> Any:
-    bag = NewBag(BagId(name), PatientId(patient_id), site, (SlideId(name),), ())
+    row = CohortRow(SlideId(name), f"/slides/{name}.svs", PatientId(patient_id))
+    bag = NewBag(BagId(name), PatientId(patient_id), site, (row.slide_id,), (row,))
     return PredictedBag(bag, {"slide_id": name, "patient_id": patient_id, "site": site} | line, logits)
 
 
@@ -56,7 +71,8 @@ SOURCES = {SlideId(name): entry(f"{name} bytes") for name in "abcdefgh"}
 
 
 def external_metrics(run: Any, rows: Sequence[Any], entries: Any = None) -> dict[str, Any] | None:
-    return metrics_of_bags(run, rows, SOURCES if entries is None else entries)
+    found, notes = metrics_of_bags(run, rows, SOURCES if entries is None else entries)
+    return None if found is None else found | {"notes": notes}
 
 
 def test_labelled_new_slides_are_judged() -> None:
@@ -73,6 +89,46 @@ def test_slides_of_the_runs_patients_or_contents_count_in_no_metric() -> None:
     assert found is not None
     assert found["num_bags"] == 2
     assert "2 labelled slides" in found["notes"][0]
+
+
+HOLDOUT = Holdout(
+    name="lung",
+    task=BINARY,
+    options=HoldoutOptions(),
+    slides=(
+        HoldoutSlide(
+            slide_id=SlideId("h"),
+            patient_id=PatientId("p-frozen"),
+            label="tumour",
+            time=None,
+            event=None,
+            source=SourceIdentity(10, "h bytes"),
+        ),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "source"),
+    [
+        (row("h", "p-frozen", "tumour", 0.2), "h bytes"),
+        (row("d", "p-frozen", "tumour", 0.2), "d bytes"),  # a later slide of the patient
+        (row("d", "p9", "tumour", 0.2), "h bytes"),  # a copy under other names
+        (row("h", "p9", "tumour", 0.2), "rescanned"),  # its patient was renamed
+    ],
+)
+def test_the_frozen_holdout_is_predicted_and_counts_in_no_metric(frozen: Any, source: str) -> None:
+    entries = SOURCES | {frozen.bag.slide_ids[0]: entry(source)}
+    model = predictor(holdout=HOLDOUT)
+    found, notes = metrics_of_bags(model, [*NEW, frozen], entries)
+    assert found is not None
+    assert found["num_bags"] == 2
+    assert found["estimates"] == external_metrics(RUN, NEW)["estimates"]  # type: ignore[index]
+    (note,) = notes
+    assert note.startswith("1 labelled slides are of the frozen holdout of lung")
+    assert not {"p-frozen", "tumour"} & set(note.split())
+    assert metrics_of_bags(model, [frozen], entries) == (None, [note]), "what was left out is told in any case"
+    assert external_metrics(RUN, [*NEW, frozen], entries)["num_bags"] == 3, "a run has no such holdout"  # type: ignore[index]
 
 
 def test_a_label_that_is_no_class_is_named() -> None:

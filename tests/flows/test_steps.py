@@ -12,12 +12,14 @@ import pytest
 from flows.step_records import Cost, FlowPlace, State, StepOutput, list_flows
 from flows.steps import Patience, Step, StepCall, may_be_retried, run_steps, step_fingerprint
 from mhim_core.errors import (
+    CohortError,
     ConfigError,
     ConflictError,
     InputError,
     IntegrityError,
     MhimError,
     NotFoundError,
+    SplitError,
     StorageError,
 )
 from mhim_core.fingerprint import fingerprint
@@ -265,10 +267,33 @@ def test_a_step_that_finds_nothing_to_do_completes_the_flow(place: FlowPlace) ->
     assert states(place) == [State.done, State.not_needed, State.not_needed]
 
 
-def test_what_failed_is_told_by_its_kind_alone(place: FlowPlace, tmp_path: Path) -> None:
-    with pytest.raises(InputError):
-        run_steps(place, steps_of(Work(InputError("patient CANARY-NAME is in two splits"))))
+@pytest.mark.parametrize("kind", [InputError, CohortError, SplitError, IntegrityError, MhimError, ValueError])
+def test_what_may_quote_the_table_is_told_by_its_kind_alone(
+    place: FlowPlace, tmp_path: Path, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind):
+        run_steps(place, steps_of(Work(kind("patient CANARY-NAME is in two splits"))))
     assert not [path for path in tmp_path.rglob("*.json") if "CANARY" in path.read_text()]
+    assert place.states()[0].note == f"{kind.__name__} (the command's own output has the sentence)"
+
+
+@pytest.mark.parametrize("kind", [ConfigError, ConflictError, StorageError, NotFoundError])
+def test_what_speaks_of_keys_and_places_is_told_in_its_own_sentence(place: FlowPlace, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        run_steps(place, steps_of(Work(kind("store=/x is\nread-only"))), Patience(retries=0))
+    assert place.states()[0].note == f"{kind.__name__}: store=/x is read-only"
+
+
+@pytest.mark.parametrize("error", [StorageError("gone"), IntegrityError("damaged")], ids=lambda one: type(one).__name__)
+def test_a_step_that_is_done_is_not_undone_by_an_end_that_cannot_be_recorded(
+    place: FlowPlace, monkeypatch: pytest.MonkeyPatch, capsys: Any, error: MhimError
+) -> None:
+    monkeypatch.setattr(FlowPlace, "end_attempt", lambda *_: (_ for _ in ()).throw(error))
+    works = Work(), Work()
+    assert run_steps(place, steps_of(*works), AT_ONCE).exit_code is ExitCode.OK
+    assert [len(work.calls) for work in works] == [1, 1]
+    assert states(place) == [State.done, State.done, State.missing]
+    assert f"embed: the end of attempt 1 is not on record: {error}" in capsys.readouterr().out
 
 
 def test_a_store_that_is_gone_hides_no_error(place: FlowPlace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The ledger: only what is not committed is done again; failures explain but never block."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from mhim_core.errors import InputError
 from mhim_core.features import MppUsed, SlideFeatures, SourceHint, SourceIdentity
+from mhim_core.outcome import LOST
 from mhim_core.storage import LocalStorage
 from mhim_core.store import layout
 from mhim_core.store.commit import commit
@@ -224,6 +226,58 @@ def test_failed_slides_are_tried_again_unless_asked_not_to(bench: Bench) -> None
     assert ids(bench.pending([task("a"), task("b")]).todo) == ["a", "b"]
     pending = bench.pending([task("a"), task("b")], retry_failed=False)
     assert (ids(pending.todo), pending.given_up) == (["b"], [row])
+
+
+@pytest.mark.parametrize(
+    ("row", "again"),
+    [
+        (failed("a", FailureReason.NO_SPACE), True),
+        (failed("a", FailureReason.STORAGE), True),
+        (failed("a", FailureReason.DECODER_CRASH)._replace(error_type=LOST), True),
+        (failed("a", FailureReason.NOT_FOUND), True),  # it is seen now, so a worker's node lacked it
+        (failed("a", FailureReason.DECODER_CRASH), False),
+        (failed("a", FailureReason.READ), False),
+        (failed("a", FailureReason.TOO_LARGE), False),
+    ],
+    ids=lambda one: f"{one.reason}-{one.error_type}" if isinstance(one, StatusRow) else "",
+)
+def test_what_told_nothing_of_the_slide_is_tried_again_in_any_case(bench: Bench, row: StatusRow, again: bool) -> None:
+    ledger = Ledger(bench.storage, bench.feature_set)
+    ledger.record_failure(task("a"), row, Policy(), bench.hint(task("a")), 300.0)
+    pending = bench.pending([task("a")], retry_failed=False, decode_timeout_s=300.0)
+    assert (ids(pending.todo), pending.given_up) == ((["a"], []) if again else ([], [row]))
+
+
+def test_a_slide_that_is_still_not_there_is_not_looked_for_again(bench: Bench) -> None:
+    row = failed("a", FailureReason.NOT_FOUND)
+    bench.gone.add("a")
+    Ledger(bench.storage, bench.feature_set).record_failure(task("a"), row, Policy(), None)
+    assert bench.pending([task("a")], retry_failed=False).given_up == [row]
+    bench.gone.clear()
+    assert ids(bench.pending([task("a")], retry_failed=False).todo) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("limit_then_s", "limit_now_s", "again"),
+    [(300.0, 300.0, False), (300.0, 200.0, False), (300.0, 300.5, True), (None, 300.0, True), (300.0, None, True)],
+)
+def test_a_timeout_is_tried_again_under_a_longer_limit_or_an_unknown_one(
+    bench: Bench, limit_then_s: float | None, limit_now_s: float | None, again: bool
+) -> None:
+    row = failed("a", FailureReason.TIMEOUT)
+    ledger = Ledger(bench.storage, bench.feature_set)
+    ledger.record_failure(task("a"), row, Policy(), bench.hint(task("a")), limit_then_s)
+    pending = bench.pending([task("a")], retry_failed=False, decode_timeout_s=limit_now_s)
+    assert bool(pending.todo) == again
+
+
+def test_a_record_of_before_limits_were_kept_is_read(bench: Bench) -> None:
+    row = failed("a", FailureReason.TIMEOUT)
+    key = Ledger(bench.storage, bench.feature_set).record_failure(task("a"), row, Policy(), bench.hint(task("a")))
+    record = json.loads(bench.storage.get(key))
+    del record["decode_timeout_s"]
+    bench.storage.put(key, json.dumps(record).encode())
+    assert ids(bench.pending([task("a")], retry_failed=False, decode_timeout_s=1.0).todo) == ["a"]
 
 
 @pytest.mark.parametrize("change", ["source", "override", "sha256", "gone"])
