@@ -13,11 +13,13 @@ from typing import Any, NoReturn, TypeVar
 
 from cluster.session import is_loopback
 from mhim_core.errors import ConfigError, MhimError
+from mhim_core.types import ExitCode
 
 PROBE_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 60.0
-_GUARDED = (301, 302, 303, 307, 308, 401, 403)
-"""A refusal, or the way to a proxy's login page."""
+_GUARDED = (401, 403)
+_REDIRECTS = (301, 302, 303, 307, 308)
+_VERSION = "/api/version"
 _USUAL = "the dashboard's port is often 8265"
 
 _TALKATIVE = (
@@ -30,7 +32,12 @@ R = TypeVar("R")
 
 
 class UnreachableError(MhimError):
-    """A cluster that answered before does not answer now."""
+    """A cluster that answered before does not answer now; what was submitted goes on there.
+
+    Whoever retries does as for a store that is away: later, and no bug is reported.
+    """
+
+    exit_code = ExitCode.STORAGE
 
 
 class TakenError(MhimError):
@@ -40,12 +47,14 @@ class TakenError(MhimError):
 class Dashboard:
     """A dashboard at http(s)://host:port, and what Ray's client asks of it.
 
-    Raises ConfigError where no Ray dashboard answers there, where it refuses the token of this environment, and where
-    it takes jobs from anyone who reaches it; `allow_insecure` permits that, and a loopback address needs no permission.
+    Raises ConfigError where no Ray dashboard answers there, where it sends on to another address, where it refuses the
+    token of this environment, and where it takes jobs from anyone who reaches it; `allow_insecure` permits that last,
+    and a loopback address needs no permission.
     """
 
     def __init__(self, address: str, *, allow_insecure: bool = False) -> None:
         self.address = address.rstrip("/")
+        self._allow_insecure = allow_insecure
         host = urllib.parse.urlsplit(address).hostname or ""
         if answers_without_token(self.address) and not allow_insecure and not is_loopback(host):
             raise ConfigError(
@@ -67,9 +76,19 @@ class Dashboard:
                 "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as on the cluster"
             ) from error
         except (requests.exceptions.RequestException, ConnectionError) as error:
-            raise UnreachableError(f"the Ray cluster at ray_address={self.address} does not answer: {error}") from error
+            raise UnreachableError(
+                f"the Ray cluster at ray_address={self.address} does not answer ({_innermost(error)}); "
+                f"{self._way_back(job_id)}"
+            ) from error
         except RuntimeError as error:  # Ray's own, with the server's words
             self._refuse(error, job_id)
+
+    def _way_back(self, job_id: str) -> str:
+        """What becomes of the job, and which command attaches to it again."""
+        if not job_id:
+            return "what was submitted goes on without this command; the same again finds it"
+        words = f"ray_address={self.address}" + (" allow_insecure=true" if self._allow_insecure else "")
+        return f"job {job_id} goes on without this command; mhim jobs logs {job_id} --follow {words} attaches again"
 
     def _refuse(self, error: RuntimeError, job_id: str) -> NoReturn:
         words = str(error)
@@ -83,19 +102,27 @@ class Dashboard:
             ) from None
         reason = ([line.strip() for line in words.splitlines() if line.strip()] or [words])[-1]
         if status >= 500:
-            raise UnreachableError(f"the Ray cluster at {self.address} cannot do it now: {reason}") from error
+            raise UnreachableError(
+                f"the Ray cluster at {self.address} cannot do it now: {reason}; {self._way_back(job_id)}"
+            ) from error
         raise ConfigError(f"the Ray cluster at {self.address} refuses: {reason}") from error
 
 
 def answers_without_token(address: str) -> bool:
-    """Does the dashboard talk to someone without any token? Raises ConfigError where no Ray dashboard answers."""
+    """Does the dashboard talk to someone without any token?
+
+    Raises ConfigError where no Ray dashboard answers, or where another address is named instead of an answer.
+    """
+    url = f"{address}{_VERSION}"
     try:
-        with urllib.request.build_opener(_NoRedirect).open(f"{address}/api/version", timeout=PROBE_TIMEOUT_S) as reply:
+        with urllib.request.build_opener(_NoRedirect).open(url, timeout=PROBE_TIMEOUT_S) as reply:
             said = reply.read(65_536)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in _GUARDED:
             return False
+        if error.code in _REDIRECTS:
+            raise _sent_on(address, _VERSION, error.headers.get("Location", "")) from None
         raise ConfigError(f"what answers at ray_address={address} is no Ray dashboard; {_USUAL}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
@@ -113,18 +140,52 @@ def _is_version(said: bytes) -> bool:
     return isinstance(found, dict) and "ray_version" in found
 
 
+def _sent_on(address: str, endpoint: str, location: str) -> ConfigError:
+    """Names where a redirect leads. Going there would hand the job, and a token, to whoever answers, guarded or not."""
+    try:
+        to = urllib.parse.urlsplit(urllib.parse.urljoin(f"{address}{endpoint}", location))
+        host = to.netloc.rpartition("@")[2]
+    except ValueError:
+        to, host = urllib.parse.urlsplit(""), ""
+    # a query may hold a login's secrets; what is left is another's words, for a terminal
+    place = urllib.parse.quote(f"{to.scheme}://{host}{to.path}", safe=":/[]~%")
+    instead = place.removesuffix(endpoint)
+    if host and instead not in (place, address):
+        return ConfigError(f"ray_address={address} sends on to {place}; give ray_address={instead} if you trust it")
+    return ConfigError(
+        f"ray_address={address} sends on to {place if host else 'another address'}, a login page perhaps; give the "
+        f"address where the dashboard itself answers: {_USUAL}"
+    )
+
+
+def _innermost(error: BaseException) -> str:
+    """The words of the first cause: what the client wraps around it shows objects and addresses in memory."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(words).splitlines()[0]
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: object) -> None:
+    """A redirect is an error as others are; the address in it is not even parsed."""
+
+    def _leave(self, *_: object) -> None:
         return None
+
+    http_error_301 = http_error_302 = http_error_303 = http_error_307 = http_error_308 = _leave  # type: ignore[assignment]
 
 
 def _connect(address: str) -> Any:
-    """Ray's client, to this address and no other, that never waits without limit."""
+    """Ray's client, to this address and no other (it would follow a redirect), that never waits without limit."""
     from ray.job_submission import JobSubmissionClient
 
     class Client(JobSubmissionClient):
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-            return super()._do_request(method, endpoint, **({"timeout": REQUEST_TIMEOUT_S} | options))
+            settled = {"timeout": REQUEST_TIMEOUT_S} | options | {"allow_redirects": False}
+            reply = super()._do_request(method, endpoint, **settled)
+            if reply.is_redirect:
+                raise _sent_on(address, endpoint.partition("?")[0], reply.headers["Location"])
+            return reply
 
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)

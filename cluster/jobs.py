@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from cluster.dashboard import Dashboard, TakenError, UnreachableError
-from mhim_core.errors import ConflictError, MhimError
+from mhim_core.errors import ConflictError
 from mhim_core.types import ExitCode
 
 IDLE_S = 60.0
@@ -63,7 +63,7 @@ class Submitted(NamedTuple):
 
 
 class JobServer:
-    """The jobs of one cluster. Raises what `Dashboard` does, UnreachableError (1) where it stops answering."""
+    """The jobs of one cluster. Raises what `Dashboard` does, UnreachableError (6) where it stops answering."""
 
     def __init__(self, address: str, *, allow_insecure: bool = False) -> None:
         self._dashboard = Dashboard(address, allow_insecure=allow_insecure)
@@ -109,8 +109,8 @@ class JobServer:
     def follow(self, job_id: str, write: Callable[[str], object]) -> Job:
         """Hand on the job's log as it grows, from its start, until the job is over; the job as it ended.
 
-        A dropped connection is made again and goes on where it broke off. Raises MhimError where the cluster stays
-        silent for `PATIENCE_S`; the job may go on even so.
+        A dropped connection is made again and goes on where it broke off. Raises UnreachableError where the cluster
+        stays silent for `PATIENCE_S`; the job goes on even so.
         """
         log = _Log(job_id, write)
         silent_since_s: float | None = None
@@ -127,10 +127,7 @@ class JobServer:
             except UnreachableError as error:
                 silent_since_s = silent_since_s or time.monotonic()
                 if time.monotonic() - silent_since_s > PATIENCE_S:
-                    raise MhimError(
-                        f"the cluster at {self.address} is silent for {PATIENCE_S:.0f} s now; job {job_id} may go on: "
-                        "submit the same again to follow it"
-                    ) from error
+                    raise UnreachableError(f"silent for {PATIENCE_S:.0f} s now: {error}") from error
             time.sleep(_PAUSE_S)
 
     def _start(self, job_id: str, entrypoint: str, runtime_env: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """mhim jobs ls | logs <id> [--follow] | stop <id>: the jobs of a cluster.
 
 Inputs: the address of the cluster's dashboard. Outputs: lines on the terminal. Cost: a request or two.
-Exit code: 0; logs --follow ends with the job's own.
+Exit code: 0; logs --follow ends with the job's own; 6 where the cluster stops answering.
 """
 
 import sys

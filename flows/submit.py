@@ -4,7 +4,8 @@ Inputs: the flow's own words, read here as the flow would read them. The install
 name travel with the job; stores, runs and slides do not, and the job's first step finds out whether every node reaches
 them. While the same is pending or running, submit attaches to it; after it is over, whatever its end, the next attempt
 starts, and the flow itself finds what is done already.
-Exit code: 0 once the job is submitted; with --wait the flow's own, 130 if the job was stopped.
+Exit code: 0 once the job is submitted; with --wait the flow's own, 130 if the job was stopped. 6 where the cluster
+stops answering: the job goes on, and the same again attaches to it.
 """
 
 import shlex
@@ -21,7 +22,7 @@ from flows.jobs import JobEnded, follow
 
 
 def run(config: SubmitConfig) -> JobEnded:
-    """Raises InputError (2) for what the flow, this machine or the cluster would refuse, ConflictError (5)."""
+    """Raises InputError (2) for what flow, machine or cluster would refuse, ConflictError (5), UnreachableError (6)."""
     flow_config = read_flow(config.flow, config.overrides)
     given = job_words(config.flow, flow_config, config.overrides, ship=not config.image)
     for note in given.notes:

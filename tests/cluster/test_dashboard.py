@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import pytest
 
-from cluster.dashboard import Dashboard, answers_without_token
+from cluster.dashboard import Dashboard, UnreachableError, answers_without_token
 from cluster.session import is_loopback
 from mhim_core.errors import ConfigError
+from mhim_core.types import ExitCode
 
 HOST = "127.0.0.1"
 TOKEN = "canary-of-a-token"
@@ -24,6 +25,8 @@ class Reply(NamedTuple):
     body: bytes
     seen: list[tuple[str, str | None]]
     """Path and Authorization header of every request."""
+    location: str = "/login"
+    post_status: int = 404
 
 
 @pytest.fixture
@@ -39,9 +42,16 @@ def serve() -> Iterator[Callable[[Reply], str]]:
     def start(reply: Reply) -> str:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                self.answer(reply.status)
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.answer(reply.post_status)
+
+            def answer(self, status: int) -> None:
                 reply.seen.append((self.path, self.headers.get("Authorization")))
-                self.send_response(reply.status)
-                self.send_header("Location", "/login")
+                self.send_response(status)
+                self.send_header("Location", reply.location)
                 self.send_header("Content-Length", str(len(reply.body)))
                 self.end_headers()
                 self.wfile.write(reply.body)
@@ -92,9 +102,82 @@ def test_whether_a_dashboard_is_open_is_asked_without_a_token_whatever_this_envi
     assert reply.seen == [("/api/version", None)]
 
 
-@pytest.mark.parametrize("status", [401, 403, 302])
-def test_a_dashboard_that_wants_a_token_or_a_login_is_guarded(serve: Serve, reply: Reply, status: int) -> None:
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_dashboard_that_wants_a_token_is_guarded(serve: Serve, reply: Reply, status: int) -> None:
     assert not answers_without_token(serve(reply._replace(status=status)))
+
+
+@pytest.mark.parametrize("allow_insecure", [True, False])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_an_address_that_sends_on_is_refused_with_the_one_to_give_instead(
+    serve: Serve, reply: Reply, status: int, allow_insecure: bool
+) -> None:
+    behind = serve(reply)
+    address = serve(reply._replace(status=status, location=f"{behind}/api/version", seen=[]))
+    with pytest.raises(ConfigError) as told:
+        Dashboard(address, allow_insecure=allow_insecure)
+    expected = f"ray_address={address} sends on to {behind}/api/version; give ray_address={behind} if you trust it"
+    assert str(told.value) == expected
+    assert reply.seen == [], "nobody went there"
+
+
+@pytest.mark.parametrize(
+    ("location", "place"),
+    [
+        ("/login", "{address}/login"),
+        ("https://me:secret@sso.example.org/in?state=canary#x", "https://sso.example.org/in"),
+        ("https://sso.example.org/\x1b[2J", "https://sso.example.org/%1B[2J"),
+        ("http://[", "another address"),
+        ("", "{address}/api/version"),
+    ],
+)
+def test_a_login_page_is_no_address_to_give_and_its_secrets_stay_untold(
+    serve: Serve, reply: Reply, location: str, place: str
+) -> None:
+    address = serve(reply._replace(status=302, location=location))
+    with pytest.raises(ConfigError) as told:
+        answers_without_token(address)
+    assert f" sends on to {place.format(address=address)}, a login page perhaps; give the address" in str(told.value)
+    assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize("status", [302, 307, 308])
+def test_a_job_that_is_sent_on_goes_nowhere(serve: Serve, reply: Reply, status: int) -> None:
+    behind = serve(reply._replace(seen=(seen := [])))
+    dashboard = Dashboard(serve(reply._replace(post_status=status, location=f"{behind}/api/jobs/")))
+    with pytest.raises(ConfigError, match=rf"sends on to {behind}/api/jobs/; give ray_address={behind} "):
+        dashboard.request(lambda: dashboard.client.submit_job(entrypoint="true", submission_id="a-1"))
+    assert seen == []
+
+
+def test_a_dashboard_that_is_lost_is_one_sentence_with_the_way_back(
+    serve: Serve, reply: Reply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dashboard = Dashboard(serve(reply))
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        monkeypatch.setattr(dashboard.client, "_address", f"http://{HOST}:{free.getsockname()[1]}")
+    with pytest.raises(UnreachableError) as told:
+        dashboard.request(lambda: dashboard.client.get_job_info("a-1"), "a-1")
+    assert str(told.value) == (
+        f"the Ray cluster at ray_address={dashboard.address} does not answer (Connection refused); job a-1 goes on "
+        f"without this command; mhim jobs logs a-1 --follow ray_address={dashboard.address} attaches again"
+    )
+    assert told.value.exit_code is ExitCode.STORAGE, "retried as a store that is away"
+    with pytest.raises(UnreachableError, match=r"\(Connection refused\); what was submitted goes on .* the same again"):
+        dashboard.request(dashboard.client.list_jobs)
+
+
+def test_the_way_back_to_a_dashboard_that_is_open_to_all_allows_it_again(
+    serve: Serve, reply: Reply, elsewhere: None
+) -> None:
+    dashboard = Dashboard(serve(reply), allow_insecure=True)
+
+    def fail() -> None:
+        raise RuntimeError("Request failed with status code 503: starting up")
+
+    with pytest.raises(UnreachableError, match=r"starting up; .* ray_address=\S+ allow_insecure=true attaches"):
+        dashboard.request(fail, "a-1")
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import requests.exceptions
 
-from cluster.dashboard import Dashboard
+from cluster.dashboard import Dashboard, UnreachableError
 from cluster.jobs import Job, JobServer, Submitted
-from mhim_core.errors import ConfigError, ConflictError, MhimError
+from mhim_core.errors import ConfigError, ConflictError
 
 
 class FakeClient:
@@ -164,8 +164,12 @@ def test_a_cluster_that_stays_silent_is_given_up_and_the_sentence_says_what_to_d
 ) -> None:
     monkeypatch.setattr("cluster.jobs.PATIENCE_S", -1.0)
     client.logs, client.silent = [[]], 1
-    with pytest.raises(MhimError, match=r"a-1 may go on: submit the same again to follow it"):
+    with pytest.raises(UnreachableError) as told:
         server.follow("a-1", print)
+    assert str(told.value) == (
+        f"silent for -1 s now: the Ray cluster at ray_address={server.address} does not answer (gone); job a-1 goes on "
+        f"without this command; mhim jobs logs a-1 --follow ray_address={server.address} attaches again"
+    )
 
 
 def test_a_connection_that_brings_nothing_is_made_anew(

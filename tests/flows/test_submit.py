@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cluster.dashboard import UnreachableError
 from cluster.jobs import Job, Submitted
 from flows.submit import entrypoint
 from mhim_core.errors import ConfigError
@@ -167,6 +168,23 @@ def test_an_interrupt_while_following_says_that_the_job_goes_on(
     ended = mhim("submit", "embed", f"cohort={table}", "store=s3://bucket/f", "--wait")
     assert ended.code == 130
     assert "the job goes on without you; mhim jobs stop embed-" in ended.out
+
+
+@pytest.mark.parametrize("words", [("submit", "--wait"), ("jobs", "logs", "embed-1", "--follow")], ids=" ".join)
+def test_a_cluster_that_is_lost_while_following_is_one_sentence_and_no_bug(
+    refused: Callable[..., str],
+    server: FakeServer,
+    table: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+) -> None:
+    def lose(*_: object) -> None:
+        raise UnreachableError("the Ray cluster does not answer; mhim jobs logs attaches again")
+
+    monkeypatch.setattr(server, "follow", lose)
+    if words[0] == "submit":
+        words = (*words, "embed", f"cohort={table}", "store=s3://bucket/f")
+    assert refused(*words, code=6) == "the Ray cluster does not answer; mhim jobs logs attaches again"
 
 
 def test_jobs_are_listed_with_state_exit_code_and_time(mhim: Callable[..., Any], server: FakeServer) -> None:
