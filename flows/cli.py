@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands import FLOWS, IN_JOB, config_class, find_command, plain_flows, read_words
+from flows.state_folder import state_folder
 from mhim_core.errors import MhimError
 from mhim_core.types import ExitCode
 
@@ -141,8 +142,7 @@ def _log_traceback(error: BaseException) -> str:
     """Where the traceback is, as the end of a sentence."""
     text = "".join(traceback.format_exception(error))
     name = f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state", "mhim")
-    for folder in (state, Path(tempfile.gettempdir())):
+    for folder in (state_folder(), Path(tempfile.gettempdir())):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -198,22 +198,33 @@ def read_words(name: str, words: Sequence[str]) -> Any:
 
     command, kind = FLOWS[name], config_class(name)
     keys = keys_of(kind)
-    free = iter(key for key in command.positional if not any(word.startswith(f"{key}=") for word in words))
     own: list[str] = []
     others: list[str] = []
-    for word in words:
-        key, separator, _ = word.partition("=")
-        flag = key.removeprefix("--").replace("-", "_")
-        if word.startswith("--") and not separator and flag in keys and keys[flag].kind is bool:
-            own.append(f"{flag}=true")
-        elif not separator and not word.startswith("-") and (position := next(free, None)) is not None:
-            own.append(f"{position}={word}")
-        else:
-            (others if command.wraps_flow and key not in keys else own).append(word)
+    for word in spelt_out(name, words):
+        (others if command.wraps_flow and word.partition("=")[0] not in keys else own).append(word)
     preset = name.replace(" ", "_").replace("-", "_")
     if not command.wraps_flow:
         return parse(kind, own, preset=preset, command=name)
     return dataclasses.replace(parse(kind, own, preset=preset, command=name), overrides=tuple(others))
+
+
+def spelt_out(name: str, words: Sequence[str]) -> list[str]:
+    """A command's words with every bare word and `--flag` of its own as the `key=value` that it stands for."""
+    from flows.overrides import keys_of
+
+    command, keys = FLOWS[name], keys_of(config_class(name))
+    free = iter(key for key in command.positional if not any(word.startswith(f"{key}=") for word in words))
+    found: list[str] = []
+    for word in words:
+        key, separator, _ = word.partition("=")
+        flag = key.removeprefix("--").replace("-", "_")
+        if word.startswith("--") and not separator and flag in keys and keys[flag].kind is bool:
+            found.append(f"{flag}=true")
+        elif not separator and not word.startswith("-") and (position := next(free, None)) is not None:
+            found.append(f"{position}={word}")
+        else:
+            found.append(word)
+    return found
 
 
 def read_flow(name: str, words: Sequence[str]) -> Any:

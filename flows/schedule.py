@@ -3,15 +3,17 @@
 `mhim schedule add retrain cron="0 2 * * 0" registry=./registry …` reads the flow's words as the flow itself would, now
 and not at two in the morning. Outputs: with target=local a file below `schedules/` in the registry, which
 `mhim schedule serve` runs; else a text for the machinery that keeps the time (`flows.schedule_texts`). Cost: seconds;
-a run-now that of its flow, whose exit code it ends with. Exit code: 2, 5 (run-now beside a run that goes on), 6.
+a run-now that of its flow, whose exit code it ends with. A run-now that is interrupted is over: no service goes on with
+it. Exit code: 2, 5 (run-now beside a run that goes on), 6.
 """
 
 import os
-from collections.abc import Iterator
-from datetime import datetime
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
 from cluster.storage import open_storage
-from flows.commands import FLOWS, config_class, read_flow
+from flows.commands import FLOWS, config_class, read_flow, spelt_out
 from flows.job_words import FILES, is_place
 from flows.overrides import keys_of
 from flows.result import FlowResult
@@ -25,7 +27,8 @@ from flows.schedule_config import (
 from flows.schedule_records import MAX_ATTEMPTS, Book, Planned, Schedule, Slot
 from flows.schedule_texts import cron_job, crontab_line, ray_cron_job
 from flows.scheduler_service import StoreClock, interrupted_by_sigterm, launch_process, run_claimed, who
-from mhim_core.errors import ConfigError, ConflictError
+from mhim_core.errors import ConfigError, ConflictError, StorageError
+from mhim_core.storage import Storage
 from mhim_core.types import ExitCode
 
 
@@ -54,11 +57,12 @@ def add(config: ScheduleAddConfig) -> FlowResult:
 
 
 def ls(config: ScheduleLsConfig) -> FlowResult:
-    """One block of lines a schedule."""
+    """One block of lines a schedule. Needs no more than to read the registry."""
     storage = open_storage(config.registry)
     book = Book(storage)
-    now = StoreClock(storage)()
-    for planned in book.planned():
+    found = book.planned()
+    now = _now(storage, found)
+    for planned in found:
         print("\n".join(_lines(book, planned, now)))
     for message in book.damaged.values():
         print(f"warning: {message}")
@@ -88,15 +92,17 @@ def run_now(config: ScheduleRunNowConfig) -> FlowResult:
     if not book.claim(planned.schedule, slot, who()):
         raise ConflictError(f"{config.schedule}: another run-now started in the same second; it is running now")
     with interrupted_by_sigterm():
-        ran = run_claimed(book, planned.schedule, slot, launch_process)
+        ran = run_claimed(book, planned.schedule, slot, launch_process, goes_on=False)
     known = ran.exit_code in set(ExitCode)
     return FlowResult(exit_code=ExitCode(ran.exit_code) if known else ExitCode.BUG, outputs={"log": ran.log})
 
 
 def read_schedule(config: ScheduleAddConfig) -> Schedule:
     """The flow's words, checked. Raises ConfigError as the flow would, or for times that cannot be."""
-    words = sorted([*config.overrides, *_passed_on(config)])
+    given = spelt_out(config.flow, config.overrides) if config.flow in FLOWS else []
+    words = sorted([*given, *_passed_on(config, given)])
     read_flow(config.flow, words)
+    _refuse_address(config.target, given)
     schedule = Schedule(
         flow=config.flow,
         words=tuple(words),
@@ -108,16 +114,31 @@ def read_schedule(config: ScheduleAddConfig) -> Schedule:
     return schedule
 
 
-def _passed_on(config: ScheduleAddConfig) -> Iterator[str]:
+def _passed_on(config: ScheduleAddConfig, words: Sequence[str]) -> Iterator[str]:
     """What this command was told and its flow must know too; and an exit code that no machinery takes for a failure."""
     keys = keys_of(config_class(config.flow)) if config.flow in FLOWS else {}
-    given = {word.partition("=")[0] for word in config.overrides}
+    given = {word.partition("=")[0] for word in words}
     if "registry" in keys:
         yield f"registry={config.registry}"
     if config.target is not Target.local and "partial_ok" in keys and "partial_ok" not in given:
         yield "partial_ok=true"
     if config.target is Target.kuberay and "ray_address" in keys and "ray_address" not in given:
         yield "ray_address=auto"
+
+
+def _refuse_address(target: Target, words: Sequence[str]) -> None:
+    """Where the machinery says which Ray cluster it is, a second one would be refused at its first run, or be wrong."""
+    for word in words:
+        if not word.startswith("ray_address="):
+            continue
+        if target is Target.kubernetes:
+            raise ConfigError(
+                f"leave {word} out: with target=kubernetes the flow runs in the Ray cluster that submit_to= names"
+            )
+        if target is Target.kuberay and word != "ray_address=auto":
+            raise ConfigError(
+                f"leave {word} out: with target=kuberay the flow runs in the Ray cluster that is made for it"
+            )
 
 
 def _refuse_relative(schedule: Schedule) -> None:
@@ -146,6 +167,16 @@ def _lines(book: Book, planned: Planned, now: datetime) -> Iterator[str]:
         what = "was stopped" if planned.is_stopped else "ended without a word"
         left = "goes on when served" if last.attempt < MAX_ATTEMPTS else f"given up after {MAX_ATTEMPTS} attempts"
         yield f"  last run {last.run}: {what}; {left}"
+
+
+def _now(storage: Storage, found: Sequence[Planned]) -> datetime:
+    """By the store; where this reader may not write there, by this machine, and no earlier than the newest record."""
+    try:
+        return StoreClock(storage)()
+    except StorageError:
+        newest_s = max((max(one.added_s, one.sign_s) for one in found), default=0.0)
+        print("note: the registry cannot be written from here, so ages are counted on this machine's clock")
+        return datetime.fromtimestamp(max(newest_s, time.time()), UTC)
 
 
 def _shown(moment: datetime) -> str:

@@ -23,6 +23,7 @@ from cluster.storage import open_storage
 from flows.result import FlowResult
 from flows.schedule_config import ScheduleServeConfig
 from flows.schedule_records import Book, Schedule, Slot
+from flows.state_folder import state_folder
 from mhim_core.errors import MhimError, StorageError
 from mhim_core.registry.clock import store_time_s
 from mhim_core.storage import Storage
@@ -119,9 +120,12 @@ class Service:
         self._said = message
 
 
-def run_claimed(book: Book, schedule: Schedule, slot: Slot, launch: Launch) -> Ran:
-    """Run a claimed slot and keep how it ended. A KeyboardInterrupt stops the flow, is recorded, and raised again."""
-    log = _state_folder() / "schedules" / schedule.id / f"{slot.run}.log"
+def run_claimed(book: Book, schedule: Schedule, slot: Slot, launch: Launch, *, goes_on: bool = True) -> Ran:
+    """Run a claimed slot and keep how it ended. A KeyboardInterrupt stops the flow, is recorded, and raised again.
+
+    `goes_on`: an interrupted run is for the next service to go on with; False: it was cancelled, which is its end.
+    """
+    log = state_folder() / "schedules" / schedule.id / f"{slot.run}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"{schedule.id}: run {slot.run} started: {schedule.command}; log: {log}", flush=True)
 
@@ -133,8 +137,12 @@ def run_claimed(book: Book, schedule: Schedule, slot: Slot, launch: Launch) -> R
     try:
         code = launch(schedule, log, beat)
     except KeyboardInterrupt:
-        book.stop(schedule, slot, _tail(log))
-        print(f"{schedule.id}: run {slot.run} stopped after {time.monotonic() - start_s:.0f} s; log: {log}", flush=True)
+        seconds = time.monotonic() - start_s
+        if goes_on:
+            book.stop(schedule, slot, _tail(log))
+        else:
+            book.end(schedule, slot, ExitCode.INTERRUPTED, seconds, _tail(log))
+        print(f"{schedule.id}: run {slot.run} stopped after {seconds:.0f} s; log: {log}", flush=True)
         raise
     seconds = time.monotonic() - start_s
     kept = book.end(schedule, slot, code, seconds, _tail(log))
@@ -219,10 +227,6 @@ def _tail(log: Path) -> bytes:
         file.seek(max(0, size - _LOG_BYTES))
         data = file.read()
     return data if size <= _LOG_BYTES else data.partition(b"\n")[2]
-
-
-def _state_folder() -> Path:
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state", "mhim")
 
 
 def who() -> str:

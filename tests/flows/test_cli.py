@@ -11,6 +11,7 @@ import pytest
 
 from flows.commands import FLOWS, config_class
 from flows.overrides import keys_of
+from flows.state_folder import state_folder
 from mhim_core.errors import (
     CohortError,
     ConfigError,
@@ -145,6 +146,14 @@ def test_where_no_state_folder_can_be_made_the_log_lies_in_the_temporary_folder(
     assert f"the traceback is in {tmp_path / 'tmp'}" in mhim("check", "cohort=x").err
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
     assert mhim("check", "cohort=x").err.endswith("no log could be written: --debug prints the traceback\n")
+
+
+def test_without_a_state_folder_of_its_own_the_user_s_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert state_folder() == tmp_path / ".local/state/mhim"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "elsewhere"))
+    assert state_folder() == tmp_path / "elsewhere/mhim"
 
 
 def test_an_interrupt_ends_with_130_and_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, mhim: Mhim) -> None:

@@ -1,19 +1,24 @@
 """`mhim schedule`: words are checked when they are added; what is printed for other machinery is what it takes."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from flows.commands import read_flow, read_words
 from flows.schedule_config import ScheduleAddConfig, Target
-from flows.schedule_records import Book, Schedule, Slot
-from mhim_core.errors import IntegrityError
+from flows.schedule_records import SILENT_S, Book, Schedule, Slot
+from flows.scheduler_service import Service
+from mhim_core.errors import IntegrityError, StorageError
 from mhim_core.storage import LocalStorage
 
 SUNDAYS = "cron=0 2 * * 0"
@@ -109,6 +114,42 @@ def test_ls_shows_when_and_how_it_went(add: Mhim, mhim: Mhim, registry: LocalSto
     assert "was stopped; goes on when served" in mhim("schedule", "ls", f"registry={registry.uri}").out
 
 
+def test_ls_needs_no_more_than_to_read(
+    add: Mhim, mhim: Mhim, registry: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(*EMBED, SUNDAYS)
+    add("evaluate", "run=r", SUNDAYS)
+    book = Book(registry)
+    running, dead = (planned.schedule for planned in book.planned())
+    for schedule in (running, dead):
+        book.claim(schedule, Slot.of("20261129T020000Z"), "somebody")
+    long_ago_s = time.time() - 2 * SILENT_S
+    os.utime(registry.root / f"schedules/{dead.id}/runs/20261129T020000Z.json", (long_ago_s, long_ago_s))
+
+    def deny(*_: object) -> None:
+        raise StorageError("access denied")
+
+    for name in ("put", "put_if_absent", "delete"):
+        monkeypatch.setattr(LocalStorage, name, deny)
+    ended = mhim("schedule", "ls", f"registry={registry.uri}")
+    assert ended.code == 0, ended
+    assert "cannot be written from here" in ended.out
+    of_running, of_dead = ended.out.split(f"{dead.id}  ")
+    assert "last run 20261129T020000Z: running" in of_running
+    assert "last run 20261129T020000Z: ended without a word; goes on when served" in of_dead
+
+
+def test_ls_of_a_registry_that_does_not_answer_says_so(
+    refused: Mhim, registry: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise StorageError("no route to the store")
+
+    for name in ("put", "list"):
+        monkeypatch.setattr(LocalStorage, name, fail)
+    assert refused("schedule", "ls", f"registry={registry.uri}", code=6) == "no route to the store"
+
+
 def test_rm_keeps_what_ran(add: Mhim, mhim: Mhim, refused: Mhim, registry: LocalStorage) -> None:
     add("evaluate", "run=r", SUNDAYS)
     (planned,) = Book(registry).planned()
@@ -134,6 +175,27 @@ def test_run_now_ends_with_the_flows_exit_code_and_counts_as_its_last_run(
     assert after.is_over
     assert after.last is not None
     assert Book(registry).exit_code(planned.schedule, after.last) == 2
+
+
+def test_a_run_now_that_a_person_interrupts_is_over_and_no_service_goes_on_with_it(
+    add: Mhim, mhim: Mhim, registry: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(schedule: Schedule, log: Path, beat: Callable[[], None]) -> int:
+        log.write_text("as far as it came\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flows.schedule.launch_process", interrupted)
+    add("evaluate", "run=/nowhere", SUNDAYS)
+    (planned,) = Book(registry).planned()
+    ended = mhim("schedule", "run-now", planned.schedule.id, f"registry={registry.uri}")
+    assert ended.code == 130
+    assert "stopped after" in ended.out
+    (after,) = Book(registry).planned()
+    assert after.last is not None
+    assert Book(registry).exit_code(planned.schedule, after.last) == 130
+    assert registry.get(f"schedules/{planned.schedule.id}/logs/{after.last.run}.log") == b"as far as it came\n"
+    assert not Service(Book(registry), lambda: datetime.now(UTC), pytest.fail).look()
+    assert "exit code 130" in mhim("schedule", "ls", f"registry={registry.uri}").out
 
 
 def test_run_now_is_refused_while_a_run_goes_on(add: Mhim, mhim: Mhim, refused: Mhim, registry: LocalStorage) -> None:
@@ -225,6 +287,63 @@ def test_words_reach_the_pod_as_they_were_typed(add: Mhim) -> None:
     assert [one["name"] for one in container["env"] if "value" in one] == ["RAY_AUTH_MODE"], "the token is a secret"
     job = yaml.safe_load(add(*words, "target=kuberay").out)["spec"]["jobTemplate"]
     assert {typed, "partial_ok=true", "ray_address=auto"} <= set(shlex.split(job["entrypoint"]))
+
+
+@pytest.mark.parametrize("typed", ["--partial-ok", "partial_ok=true", "--partial_ok"])
+@pytest.mark.parametrize("target", ["local", "crontab", "kubernetes", "kuberay"])
+def test_a_flag_of_the_flow_is_the_word_that_it_stands_for(
+    add: Mhim, registry: LocalStorage, typed: str, target: str
+) -> None:
+    ended = add(*EMBED, typed, SUNDAYS, f"target={target}", "image=registry.example/mhim:1")
+    assert ended.code == 0, ended
+    said = ended.out if target != "local" else " ".join(Book(registry).planned()[0].schedule.words)
+    assert said.count("partial_ok=true") == 1
+    assert "--partial" not in said
+
+
+def test_a_flag_and_its_word_together_are_given_twice(refused: Mhim, registry: LocalStorage) -> None:
+    words = ("schedule", "add", *EMBED, SUNDAYS, "--partial-ok", "partial_ok=false", f"registry={registry.uri}")
+    assert "key 'partial_ok' is given twice" in refused(*words)
+
+
+def test_a_flag_and_its_word_are_one_schedule(add: Mhim, registry: LocalStorage) -> None:
+    assert add(*EMBED, SUNDAYS, "--partial-ok").code == add(*EMBED, SUNDAYS, "partial_ok=true").code == 0
+    assert len(Book(registry).planned()) == 1
+
+
+@pytest.mark.parametrize("more", [(), ("--partial-ok",), ("partial_ok=false", "tile_px=128")], ids=str)
+def test_what_a_pod_is_told_is_read_there_as_it_was_here(add: Mhim, more: tuple[str, ...]) -> None:
+    out = add(*EMBED, *more, SUNDAYS, "target=kubernetes", "image=i", "submit_to=http://head:8265").out
+    (container,) = yaml.safe_load(out)["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    submit = read_words("submit", [*container["command"][2:], *container["args"]])
+    assert (submit.flow, submit.ray_address, submit.wait) == ("embed", "http://head:8265", True)
+    assert read_flow("embed", submit.overrides).partial_ok == ("partial_ok=false" not in more)
+
+
+@pytest.mark.parametrize(
+    ("target", "address", "where"),
+    [
+        ("kubernetes", "auto", "that submit_to= names"),
+        ("kubernetes", "local", "that submit_to= names"),
+        ("kubernetes", "head:6379", "that submit_to= names"),
+        ("kuberay", "local", "that is made for it"),
+        ("kuberay", "head:6379", "that is made for it"),
+    ],
+)
+def test_an_address_of_ray_is_refused_where_the_target_has_one(
+    refused: Mhim, registry: LocalStorage, target: str, address: str, where: str
+) -> None:
+    words = (*EMBED, SUNDAYS, "image=i", f"target={target}", f"ray_address={address}", f"registry={registry.uri}")
+    told = refused("schedule", "add", *words)
+    assert told.startswith(f"leave ray_address={address} out: with target={target} ")
+    assert where in told
+
+
+def test_an_address_of_ray_is_the_flow_s_own_where_the_target_has_none(add: Mhim, registry: LocalStorage) -> None:
+    assert add(*EMBED, SUNDAYS, "ray_address=head:6379").code == 0
+    assert "ray_address=head:6379" in Book(registry).planned()[0].schedule.words
+    assert "ray_address=head:6379" in add(*EMBED, SUNDAYS, "ray_address=head:6379", "target=crontab").out
+    assert add(*EMBED, SUNDAYS, "ray_address=auto", "target=kuberay", "image=i").out.count("ray_address=auto") == 1
 
 
 def test_a_flow_without_ray_is_given_no_address_of_it(add: Mhim) -> None:
