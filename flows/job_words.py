@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from cluster.storage import read_bytes
 from flows.inputs import load_cohort
 from flows.job_tables import with_absolute_paths
+from flows.overrides import keys_of
 from mhim_core.errors import ConfigError, NotFoundError, StorageError
 from mhim_core.fingerprint import fingerprint, sha256
 from mhim_core.registry.names import is_reference
@@ -43,7 +44,7 @@ def job_words(flow: str, config: Any, words: Sequence[str], *, ship: bool) -> Jo
     Raises CohortError for a local table that cannot be used, ConfigError for a file that is not there.
     """
     given = _Given(config, ship)
-    keys = [field.name for field in dataclasses.fields(config)]
+    keys = list(keys_of(type(config)))
     changed = {key: given.file(key) for key in FILES if key in keys and getattr(config, key)}
     places = {key: getattr(config, key) for key in PLACES if key in keys and is_place(key, getattr(config, key))}
     changed |= {key: _absolute(place) for key, place in places.items() if key != "runs"}

@@ -1,31 +1,36 @@
 """The steps that decide: the challenger and the champion on the frozen holdout, the gate, promoted or kept, the page.
 
-The assessment, `assessment.json` in the flow's folder, holds both sets of figures, every check and the reason. Whatever
-comes after it follows it alone, so that a flow that was cut off here is completed though its cohort has grown since.
+The assessment, `assessment-<sha256>.json` in the flow's folder, holds both sets of figures, every check and the reason.
+Whatever comes after it follows it alone, so that a flow that was cut off here is completed though its cohort has grown
+since. Data are judged once against a champion: a marker, put if absent, names the assessment that counts.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cluster.storage import open_storage
+from flows.assessments import Claim, assessment_key, keep_assessment, put_claim, read_assessment, read_claim
 from flows.config_parts import part
 from flows.discover import Features, Snapshot, contents_of, keep_snapshot, read_features, snapshot
 from flows.inputs import CohortInput
 from flows.model_steps import ModelWork
-from flows.predictor import Predictor, contender, held_out, predictor_of_model
-from flows.step_records import FlowPlace, StepOutput, read_json
+from flows.packaging import PackagedModel, estimate_of, package_run
+from flows.predictor import Predictor, contender, held_out, predictor_of_model, predictor_of_package
+from flows.run_folder import read_run
+from flows.step_records import Cost, FlowPlace, StepOutput
 from flows.steps import Step, StepCall
 from flows.tracking import mirror_promotion
 from flows.tracking_config import TrackingKeys
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.cohort.tasks import BagMembers, make_bags
-from mhim_core.errors import ConflictError, InputError
-from mhim_core.fingerprint import canonical_json, sha256
+from mhim_core.errors import InputError
+from mhim_core.fingerprint import canonical_json
 from mhim_core.registry.changes import changes
-from mhim_core.registry.gate import judge
+from mhim_core.registry.gate import figures_alone, judge
 from mhim_core.registry.holdout import Holdout, check_unchanged, read_holdout, record_reading, split_off
-from mhim_core.registry.names import check_name
+from mhim_core.registry.models import read_member_file, read_model_folder, register_model
 from mhim_core.registry.options import GateOptions
 from mhim_core.registry.promotions import history, promote, withdrawn
 from mhim_core.report.assessment import Assessment, render_assessment
@@ -33,7 +38,7 @@ from mhim_core.report.step_figure import StepBar
 from mhim_core.slides.spec import SlidePolicy
 from mhim_core.storage import Storage
 
-ASSESSMENT, PAGE = "assessment.json", "report.html"
+PAGE = "report.html"
 PROMOTED, KEPT, SUPERSEDED = "promoted", "kept", "superseded"
 
 
@@ -80,6 +85,50 @@ def read_frozen(registry: Storage, name: str) -> Holdout:
     return found
 
 
+def register_step(work: ModelWork, registry: Storage, against: Against, options: GateOptions) -> Step:
+    """The final fit's model into the registry, with the estimate and its figures on the holdout on its card."""
+
+    def run(call: StepCall) -> StepOutput:
+        given = read_run(call.before["final"].places["final"])
+        estimate = estimate_of(read_run(call.before["train"].places["train"]))
+        packaged = package_run(given, created_by=f"mhim {work.place.flow}", estimate=estimate)
+        card = packaged.card
+        if card.version != against.version:
+            figures = _holdout_figures(work, registry, packaged, against, options)
+            card = dataclasses.replace(card, holdout=figures)
+        model = register_model(registry, work.name, card, packaged.files)
+        mirror_promotion(registry, work.name, work.config)
+        return StepOutput(
+            identity={"version": model.version},
+            places={"model": registry.locate(f"models/{model.name}/{model.version}")},
+            cost=Cost(num_bytes=sum(map(len, packaged.files.values()))),
+            note=f"{model.name}@{model.version}",
+        )
+
+    return Step("register", {"name": work.name}, run, ("final", "evaluate"))
+
+
+def _holdout_figures(
+    work: ModelWork, registry: Storage, packaged: PackagedModel, against: Against, options: GateOptions
+) -> dict[str, Any]:
+    """Of the model alone, before it is compared; the reading is the one that the judgement is recorded as."""
+    holdout = read_frozen(registry, work.name)
+    record_reading(registry, work.name, _reading(work, against, packaged.card.version))
+    model = predictor_of_package(packaged, work.name)
+    features = read_features(open_storage(work.config.store), work.feature_set.fingerprint)
+    bags = _holdout_bags(work, holdout, model, features)
+    return figures_alone(contender(model, bags, _source(work, features, bags)), options)
+
+
+def _reading(work: ModelWork, against: Against, version: str) -> dict[str, Any]:
+    return {
+        "flow": work.place.flow,
+        "fingerprint": work.place.fingerprint,
+        "champion": against.version,
+        "challenger": version,
+    }
+
+
 def judge_step(
     work: ModelWork, registry: Storage, against: Against, options: GateOptions, *, words: str = "", marker: str = ""
 ) -> Step:
@@ -92,18 +141,28 @@ def judge_step(
         version = str(call.before["register"].identity["version"])
         if version == against.version:  # the holdout need not be read for that
             return StepOutput(is_last=True, note=f"the same data, keys and seed gave the champion itself, {version}")
-        found = _judge(work, registry, read_frozen(registry, work.name), against, version, options)
-        if marker and (other := _claim(registry, marker, work.place)) is not None:
-            return StepOutput(is_last=True, note=f"another retraining, {other[:16]}, judged these data first")
-        data = trained_data(work, registry)
-        found |= {"data": data.asked, "trained": data.trained, "new": words}
-        record = canonical_json(found | {"schema": 1})
-        work.place.storage.put(f"{work.place.folder}/{ASSESSMENT}", record)
+        claim = read_claim(registry, marker) if marker else None
+        if claim is None:
+            found = _judge(work, registry, read_frozen(registry, work.name), against, version, options)
+            data = trained_data(work, registry)
+            record = canonical_json(found | {"data": data.asked, "trained": data.trained, "new": words, "schema": 1})
+            place = keep_assessment(work.place, record)
+            claim = put_claim(registry, marker, Claim(work.place.fingerprint, place)) if marker else None
+        if claim is not None:
+            other = dataclasses.replace(work.place, fingerprint=claim.flow)
+            if claim.flow != work.place.fingerprint and "judge" in other.done_steps():
+                return StepOutput(is_last=True, note=f"another retraining, {claim.flow[:16]}, judged these data first")
+            # ours of a moment ago, or that of a flow that was cut off right here: its judgement counts, and is kept
+            record = read_assessment(other, claim.assessment)
+            place = keep_assessment(work.place, record)
+            if claim.flow != work.place.fingerprint:
+                registry.put(marker, Claim(work.place.fingerprint, place).to_bytes())
+        found = json.loads(record)
         verdict = "passed" if found["decision"]["promote"] else "refused"
         return StepOutput(
-            identity={"promote": found["decision"]["promote"], "assessment": sha256(record)},
-            places={"assessment": work.place.storage.locate(f"{work.place.folder}/{ASSESSMENT}")},
-            note=f"{version} {verdict}: {found['reason']}",
+            identity={"promote": found["decision"]["promote"], "assessment": place},
+            places={"assessment": work.place.storage.locate(assessment_key(work.place, place))},
+            note=f"{found['challenger']} {verdict}: {found['reason']}",
         )
 
     inputs = {"against": against, "gate": options}
@@ -114,7 +173,7 @@ def promote_step(place: FlowPlace, registry: Storage, base: int) -> Step:
     """Put the promotion of a challenger that passed; where the champion was replaced meanwhile, say so and end."""
 
     def run(call: StepCall) -> StepOutput:
-        found = read_assessment(place)
+        found = _assessment(place, call)
         if not found["decision"]["promote"]:
             kept = f"{found['champion']['version']} stays champion" if base else "there is no champion"
             return StepOutput(identity={"outcome": KEPT}, note=f"{kept}: {found['reason']}")
@@ -127,7 +186,7 @@ def promote_step(place: FlowPlace, registry: Storage, base: int) -> Step:
             by_flow=place.flow,
             by_fingerprint=place.fingerprint,
             reason=found["reason"],
-            decision=decision | {key: found[key] for key in ("data", "trained")},
+            decision=decision | {key: found[key] for key in ("data", "trained", "settings")},
             figures=found["decision"]["figures"],
         )
         if not done.is_ours:
@@ -145,7 +204,7 @@ def assess_step(place: FlowPlace, keys: TrackingKeys) -> Step:
     """The page: verdict, figures, checks, and how long each step took; then the mirror, which shows it too."""
 
     def run(call: StepCall) -> StepOutput:
-        found, outcome = read_assessment(place), call.before["promote"]
+        found, outcome = _assessment(place, call), call.before["promote"]
         states = [one for one in place.states() if one.step != "assess"]
         key = f"{place.folder}/{PAGE}"
         page = render_assessment(
@@ -166,30 +225,8 @@ def assess_step(place: FlowPlace, keys: TrackingKeys) -> Step:
     return Step("assess", {}, run, ("promote",))
 
 
-def _claim(registry: Storage, marker: str, place: FlowPlace) -> str | None:
-    """Say once which flow judges these data; the fingerprint of another flow that said so first, or None."""
-    registry.put_if_absent(marker, canonical_json({"schema": 1, "flow": place.fingerprint}))
-    first = judged_by(registry, marker)
-    return None if first == place.fingerprint else first
-
-
-def judged_by(registry: Storage, marker: str) -> str | None:
-    """The fingerprint of the flow that judged these data, or None."""
-    record = read_json(registry, marker)
-    return None if record is None else str(record["flow"])
-
-
-def marker_key(name: str, version: str, data: str, period: Sequence[int] | None) -> str:
-    """Of data judged against a champion; by age again in each period of each of its promotions."""
-    age = "" if period is None else "-" + "-".join(map(str, period))
-    return f"flows/judged/{check_name(name)}/{version}-{data[:16]}{age}.json"
-
-
-def read_assessment(place: FlowPlace) -> dict[str, Any]:
-    """Raises ConflictError where it is gone: the judgement is then done, and what it said cannot be followed."""
-    found = read_json(place.storage, f"{place.folder}/{ASSESSMENT}")
-    if found is None:
-        raise ConflictError(f"{place.storage.locate(place.folder)}/{ASSESSMENT} is gone, and what it said with it")
+def _assessment(place: FlowPlace, call: StepCall) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(read_assessment(place, call.before["judge"].identity["assessment"]))
     return found
 
 
@@ -197,13 +234,7 @@ def _judge(
     work: ModelWork, registry: Storage, holdout: Holdout, against: Against, version: str, options: GateOptions
 ) -> dict[str, Any]:
     """Both contenders on the holdout's bags. That it is read is recorded before anything is predicted."""
-    reading = {
-        "flow": work.place.flow,
-        "fingerprint": work.place.fingerprint,
-        "champion": against.version,
-        "challenger": version,
-    }
-    number = record_reading(registry, work.name, reading)
+    number = record_reading(registry, work.name, _reading(work, against, version))
     challenger = predictor_of_model(registry, f"{work.name}@{version}")
     champion = predictor_of_model(registry, f"{work.name}@{against.version}") if against.version else None
     features = read_features(open_storage(work.config.store), work.feature_set.fingerprint)
@@ -217,7 +248,7 @@ def _judge(
         options,
         holdout_changes=check_unchanged(holdout, work.given.cohort.rows, contents_of(work.given, features)),
         never_miss_rows=held_out(challenger, never_miss, _source(work, features, never_miss)) if never_miss else (),
-        withdrawn=withdrawn(history(registry, work.name)),
+        withdrawn=_taken_back(registry, work.name, version),
     )
     differing = () if champion is None else changes(champion.card, challenger.card)
     return {
@@ -229,11 +260,31 @@ def _judge(
             "slides": challenger.card.trained_on.num_slides,
             "patients": challenger.card.trained_on.num_patients,
         },
+        "settings": work.settings(options),
         "changes": [change.words for change in differing] + _started(challenger),
         "estimate": challenger.card.estimate,
         "decision": decision.to_dict(),
         "reason": decision.reason,
     }
+
+
+def _taken_back(registry: Storage, name: str, version: str) -> frozenset[str]:
+    """The versions that were rolled back, and the challenger's own where it is one of them but for its origin.
+
+    The version of a model holds the manifest of its features, which any new slide changes.
+    """
+    found = withdrawn(history(registry, name))
+    same = _content(registry, name, version)
+    return found | {version} if any(_content(registry, name, one) == same for one in found) else found
+
+
+def _content(registry: Storage, name: str, version: str) -> list[tuple[str, float | None, float | None]]:
+    """Weights, temperature and threshold of every member: what predicts."""
+    from mhim_core.train.checkpoint import weights_digest
+
+    model = read_model_folder(registry, name, version)
+    files = {one.file: weights_digest(read_member_file(registry, model, one.file)) for one in model.card.members}
+    return [(files[one.file], one.temperature, one.threshold) for one in model.card.members]
 
 
 def _started(model: Predictor) -> list[str]:

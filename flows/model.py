@@ -12,8 +12,7 @@ from typing import Any
 
 from cluster.storage import open_storage
 from flows.models import results_of
-from flows.packaging import PackagedModel as PackagedModel
-from flows.packaging import package_run as package_run
+from flows.packaging import package_run
 from flows.predictor import find_model
 from flows.registry_config import (
     ModelListConfig,
@@ -28,6 +27,7 @@ from flows.run_folder import read_run
 from flows.tracking import mirror_promotion
 from mhim_core.errors import ConflictError, InputError
 from mhim_core.fingerprint import canonical_json
+from mhim_core.registry.holdout import read_holdout
 from mhim_core.registry.models import (
     RegisteredModel,
     find_version,
@@ -104,6 +104,12 @@ def promote_by_hand(config: ModelPromoteConfig) -> FlowResult:
         print(f"{name}@{model.version} is champion already (number {now.number})")
         mirror_promotion(registry, name, config)
         return _promoted(registry, now, recomputed=False)
+    holdout = read_holdout(registry, name)
+    if holdout is not None and any(holdout.known_to(model.card.trained_on)):
+        print(
+            f"warning: {name}@{model.version} was trained on patients of the holdout of {name}: its figures there will "
+            "flatter it, and every later challenger is held against them"
+        )
     found = promote(
         registry,
         name,
@@ -175,6 +181,10 @@ def _print_promotion(record: Promotion) -> None:
     print(f"  {record.number}  {record.version}  {_utc(record.promoted_s)}  {record.kind}, {against}, by {by}")
     if record.reason:
         print(f"     {record.reason}")
+    for role in ("champion", "challenger"):
+        values = {name: one["value"] for name, one in record.figures.get(role, {}).items()}
+        if words := ", ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None):
+            print(f"     {role} on the holdout: {words}")
 
 
 def _settings(value: dict[str, Any]) -> str:

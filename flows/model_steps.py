@@ -19,13 +19,12 @@ from flows.config import EmbedConfig, EvaluateConfig, ReportConfig, TrainConfig
 from flows.config_parts import Method, TrainExecution, part
 from flows.discover import is_labelled, read_features
 from flows.inputs import CohortInput
-from flows.packaging import estimate_of, package_run
 from flows.result import FlowResult
 from flows.retrain_config import PipelineConfig, RetrainConfig
 from flows.run_folder import Run, read_run
 from flows.step_records import Cost, FlowPlace, StepOutput
 from flows.steps import Step, StepCall
-from flows.tracking import mirror_promotion, with_file
+from flows.tracking import with_file
 from mhim_core.cohort.options import SplitOptions, SplitScheme, TaskOptions
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.embed.card import EncoderCard
@@ -33,7 +32,7 @@ from mhim_core.fingerprint import canonical_json, fingerprint, sha256
 from mhim_core.mil.options import MhimOptions, ModelOptions
 from mhim_core.outcome import Outcome
 from mhim_core.registry.holdout import read_holdout, split_off
-from mhim_core.registry.models import register_model
+from mhim_core.registry.options import GateOptions
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet
@@ -91,6 +90,12 @@ class ModelWork:
     def tracking(self) -> dict[str, Any]:
         """The keys of the mirror for the flows that are called, so that all of them write one."""
         return vars(with_file(self.config, self.place.storage))
+
+    def settings(self, gate: GateOptions) -> dict[str, Any]:
+        """What a later retraining goes by where it is not told otherwise: plain JSON."""
+        found = {"gate": gate, "policy": part(self.config, SlidePolicy)}
+        plain: dict[str, Any] = json.loads(canonical_json(found))
+        return plain
 
     def train_config(self, cohort: str, out: str, scheme: SplitScheme) -> TrainConfig:
         """Of the estimate, or with scheme=final of the model itself."""
@@ -163,7 +168,9 @@ def embed_step(work: ModelWork, data: str) -> Step:
         embedded = embed.embed_cohort(
             work.given, work.encoder, work.spec, part(config, SlidePolicy), config, config.store
         )
-        features = {slide_id: record.sha256 for slide_id, record in embedded.entries.items()}
+        # of what may be trained on alone: a slide without a label starts no training anew
+        usable = {row.slide_id for row in work.labelled}
+        features = {slide_id: record.sha256 for slide_id, record in embedded.entries.items() if slide_id in usable}
         return StepOutput(
             identity={"feature_set": work.feature_set.fingerprint, "features": fingerprint(features)},
             places={"store": embedded.result.outputs["store"]},
@@ -249,25 +256,6 @@ def report_step(work: ModelWork) -> Step:
         return StepOutput(places=found.outputs)
 
     return Step("report", {"max_heatmaps": config.max_heatmaps, "top_tiles": config.top_tiles}, run, ("evaluate",))
-
-
-def register_step(work: ModelWork, registry: Storage) -> Step:
-    """The final fit's model into the registry, with the estimate on its card."""
-
-    def run(call: StepCall) -> StepOutput:
-        given = read_run(call.before["final"].places["final"])
-        estimate = estimate_of(read_run(call.before["train"].places["train"]))
-        packaged = package_run(given, created_by=f"mhim {work.place.flow}", estimate=estimate)
-        model = register_model(registry, work.name, packaged.card, packaged.files)
-        mirror_promotion(registry, work.name, work.config)
-        return StepOutput(
-            identity={"version": model.version},
-            places={"model": registry.locate(f"models/{model.name}/{model.version}")},
-            cost=Cost(num_bytes=sum(map(len, packaged.files.values()))),
-            note=f"{model.name}@{model.version}",
-        )
-
-    return Step("register", {"name": work.name}, run, ("final", "evaluate"))
 
 
 def _embed_config(work: ModelWork) -> EmbedConfig:

@@ -1,8 +1,10 @@
 """Is there an occasion for a retraining: what the champion was made from, against the cohort as it is now."""
 
+import dataclasses
 import json
 from typing import Any, NamedTuple
 
+from flows.assessments import marker_key
 from flows.config_parts import part
 from flows.discover import Features, differences, is_labelled, read_snapshot
 from flows.judge_steps import Against, trainable_snapshot
@@ -32,6 +34,10 @@ class Occasion(NamedTuple):
     """There are slides to embed."""
     trains: bool
     """And a challenger to train."""
+
+    def marker(self, name: str) -> str:
+        """The key that says that these data were judged against this champion."""
+        return marker_key(name, self.against.version, self.data, self.period)
 
     def inputs(self, keys: str, others: str) -> dict[str, Any]:
         """What a retraining is of. `others`: the unlabelled slides, which make a flow of their own where alone."""
@@ -78,3 +84,28 @@ def made_from(registry: Storage, present: Promotion) -> dict[str, Any]:
         if record.kind is Kind.gate and record.version == present.version:
             return record.decision
     return {}
+
+
+def as_before(config: RetrainConfig, registry: Storage) -> RetrainConfig:
+    """Gate and admission of slides as they were when a model was last promoted by a flow, where a key is not given.
+
+    What was given and differs is printed, and so is what is taken over: neither changes in silence.
+    """
+    records = [one for one in history(registry, config.name) if "settings" in one.decision]
+    settings = records[-1].decision["settings"] if records else {"gate": {}, "policy": {}}
+    changed: dict[str, Any] = {}
+    for name, value in (settings["gate"] | settings["policy"]).items():
+        before = tuple(value) if isinstance(value, list) else value
+        now = getattr(config, name, before)
+        if now == before:
+            continue
+        if config.gives(name):
+            print(f"{name}={_shown(now)}, as given; it was {_shown(before)}", flush=True)
+        else:
+            print(f"{name}={_shown(before)}, as before; give {name}= to change it", flush=True)
+            changed[name] = before
+    return dataclasses.replace(config, **changed)
+
+
+def _shown(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)

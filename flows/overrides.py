@@ -53,6 +53,8 @@ def keys_of(config: type) -> dict[str, Key]:
     hints = typing.get_type_hints(config)
     keys = {}
     for field in dataclasses.fields(config):
+        if not field.metadata.get("is_key", True):
+            continue  # what the command line notes for the flow
         kind, optional = _split_optional(hints[field.name])
         keys[field.name] = Key(field.name, kind, optional, field.default, docs.get(field.name, ""))
     return keys

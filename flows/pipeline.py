@@ -27,13 +27,12 @@ from flows.config_parts import (
 )
 from flows.discover import Snapshot, contents_of, read_features, snapshot
 from flows.inputs import load_cohort
-from flows.judge_steps import Against, assess_step, judge_step, promote_step
+from flows.judge_steps import SUPERSEDED, Against, assess_step, judge_step, promote_step, register_step
 from flows.model_steps import (
     ModelWork,
     embed_step,
     evaluate_step,
     final_step,
-    register_step,
     report_step,
     settled,
     train_step,
@@ -74,6 +73,9 @@ def run(config: PipelineConfig) -> FlowResult:
     work.place.found([step.name for step in steps], {"data": data.fingerprint, "keys": work.identity()})
     with kept_alive():  # starting a Ray costs five seconds: the first step that needs it leaves it to the next
         found = run_steps(work.place, steps, Patience(config.retries, config.retry_wait_s))
+    promoted = work.place.done_steps().get("promote")
+    if promoted is not None and promoted.output.identity["outcome"] == SUPERSEDED:
+        raise ConflictError(f"{work.name}: {promoted.output.note}; mhim retrain judges these data against it")
     return settled(found, config)
 
 
@@ -148,19 +150,21 @@ def _holdout_step(work: ModelWork, registry: Storage) -> Step:
         task = infer_task(work.given.cohort.rows, task_options).task
         sources = {row.slide_id: features[row.slide_id].source for row in rows}
         frozen = freeze(registry, work.name, rows, task, sources, options)
-        return StepOutput(
-            identity={"holdout": frozen.fingerprint},
-            note=f"{len(frozen.slides)} slides of {len(frozen.patients)} patients are set aside",
-        )
+        note = f"{len(frozen.slides)} slides of {len(frozen.patients)} patients are set aside"
+        if frozen.options != options:
+            stands = ", ".join(f"{key}={value}" for key, value in vars(frozen.options).items())
+            note += f", as they were before ({stands}): a holdout is frozen once"
+        return StepOutput(identity={"holdout": frozen.fingerprint}, note=note)
 
     return Step("holdout", {"name": work.name, "task": dataclasses.asdict(task_options)}, run, ("embed",))
 
 
 def _model_steps(work: ModelWork, registry: Storage) -> list[Step]:
+    nobody, options = Against(0, ""), part(work.config, GateOptions)
     return [
         final_step(work, ("embed", "holdout")),
-        register_step(work, registry),
-        judge_step(work, registry, Against(0, ""), part(work.config, GateOptions), words="the first model"),
+        register_step(work, registry, nobody, options),
+        judge_step(work, registry, nobody, options, words="the first model"),
         promote_step(work.place, registry, 0),
         assess_step(work.place, work.config),
     ]

@@ -15,6 +15,7 @@ from typing import Any
 
 from cluster.session import check_address, kept_alive
 from cluster.storage import open_storage
+from flows.assessments import judged_base, read_claim
 from flows.config import TrainConfig
 from flows.config_parts import part
 from flows.discover import (
@@ -27,11 +28,9 @@ from flows.judge_steps import (
     SUPERSEDED,
     assess_step,
     judge_step,
-    judged_by,
-    marker_key,
     promote_step,
-    read_assessment,
     read_frozen,
+    register_step,
     trained_data,
 )
 from flows.model_steps import (
@@ -39,12 +38,11 @@ from flows.model_steps import (
     embed_step,
     evaluate_step,
     final_step,
-    register_step,
     report_step,
     settled,
     train_step,
 )
-from flows.occasion import Occasion, discover, made_from, num_waiting
+from flows.occasion import Occasion, as_before, discover, made_from, num_waiting
 from flows.overrides import keys_of
 from flows.predictor import Predictor, predictor_of_model
 from flows.result import FlowResult
@@ -81,21 +79,25 @@ def run(config: RetrainConfig) -> FlowResult:
 def _retrain(config: RetrainConfig, registry: Storage, patience: Patience) -> FlowResult | None:
     """One retraining against the champion of now; None where it was replaced meanwhile."""
     present = _champion(registry, config.name)
+    config = as_before(config, registry)
     model = predictor_of_model(registry, f"{config.name}@{present.version}")
     holdout = read_frozen(registry, config.name)
     work = _work(config, registry, model)
     features = read_features(open_storage(config.store), work.feature_set.fingerprint)
     occasion = discover(work, registry, present, holdout, features, config)
     print(f"{config.name}@{present.version}, number {present.number}: {occasion.words}", flush=True)
-    others = fingerprint(sorted((row.slide_id, row.uri) for row in work.given.cohort.rows if not is_labelled(row)))
-    inputs = occasion.inputs(_keys(config, work), others)
-    marker = marker_key(work.name, present.version, occasion.data, occasion.period)
-    judged = judged_by(registry, marker) if occasion.trains else None
-    if judged is not None and "judge" in dataclasses.replace(work.place, fingerprint=judged).done_steps():
-        words = f"{occasion.words}; judged against this champion before, by retraining {judged[:16]}: not again"
+    judged = _judged_flow(work, registry, occasion) if occasion.trains else None
+    if judged is not None:
+        if not is_complete(judged):
+            return _complete(judged, config, patience)
+        words = (
+            f"{occasion.words}; judged against this champion before, by retraining {judged.fingerprint[:16]}: not again"
+        )
         print(f"nothing to do: {words}", flush=True)
         occasion = occasion._replace(words=words, trains=False, embeds=num_waiting(work, features) > 0)
-        inputs = occasion.inputs(_keys(config, work), others)
+    work = _another_seed(work, config, occasion)
+    others = fingerprint(sorted((row.slide_id, row.uri) for row in work.given.cohort.rows if not is_labelled(row)))
+    inputs = occasion.inputs(_keys(config, work), others)
     work = work.at(fingerprint(inputs))
     steps = _steps(work, registry, occasion, present)
     work.place.found([step.name for step in steps], inputs)
@@ -106,6 +108,24 @@ def _retrain(config: RetrainConfig, registry: Storage, patience: Patience) -> Fl
     return _unless_superseded(work.place, settled(found, config))
 
 
+def _judged_flow(work: ModelWork, registry: Storage, occasion: Occasion) -> FlowPlace | None:
+    """The flow that judged these data against this champion; None where none did, or it was cut off in doing so."""
+    claim = read_claim(registry, occasion.marker(work.name))
+    if claim is None:
+        return None
+    place = dataclasses.replace(work.place, fingerprint=claim.flow)
+    return place if "judge" in place.done_steps() else None
+
+
+def _another_seed(work: ModelWork, config: RetrainConfig, occasion: Occasion) -> ModelWork:
+    """Where age alone is the reason, the same seed would train the champion again."""
+    if occasion.period is None or config.seed is not None or config.warm_start or "seed" not in config.may_change:
+        return work
+    seed = work.keys["seed"] + occasion.period[1] * work.keys["seeds"]
+    print(f"seed={seed}: the champion's own would train it again", flush=True)
+    return dataclasses.replace(work, keys=work.keys | {"seed": seed})
+
+
 def _steps(work: ModelWork, registry: Storage, occasion: Occasion, present: Promotion) -> list[Step]:
     discovered = _discover_step(occasion)
     if not occasion.embeds:
@@ -113,8 +133,7 @@ def _steps(work: ModelWork, registry: Storage, occasion: Occasion, present: Prom
     embed = _unless_unchanged(embed_step(work, occasion.data), work, registry, occasion, present)
     if not occasion.trains:
         return [discovered, embed]
-    options = part(work.config, GateOptions)
-    marker = marker_key(work.name, occasion.against.version, occasion.data, occasion.period)
+    against, options = occasion.against, part(work.config, GateOptions)
     return [
         discovered,
         embed,
@@ -122,9 +141,9 @@ def _steps(work: ModelWork, registry: Storage, occasion: Occasion, present: Prom
         evaluate_step(work),
         report_step(work),
         final_step(work, ("embed",)),
-        register_step(work, registry),
-        judge_step(work, registry, occasion.against, options, words=occasion.words, marker=marker),
-        promote_step(work.place, registry, occasion.against.number),
+        register_step(work, registry, against, options),
+        judge_step(work, registry, against, options, words=occasion.words, marker=occasion.marker(work.name)),
+        promote_step(work.place, registry, against.number),
         assess_step(work.place, work.config),
     ]
 
@@ -153,23 +172,29 @@ def _unless_unchanged(step: Step, work: ModelWork, registry: Storage, occasion: 
 
 
 def _finish(config: RetrainConfig, registry: Storage, patience: Patience) -> FlowResult | None:
-    """Complete the retraining that was cut off after its judgement, whatever champion and cohort are now.
+    """Complete the newest retraining that was judged, if it was cut off afterwards, whatever champion and cohort are.
 
-    Its promotion may be there already: what is new since is for the next run.
+    Its promotion may be there already: what is new since is for the next run. An older one is completed when its data
+    are asked for again.
     """
     for place in list_flows(registry, FLOW, config.name):
-        done = place.done_steps()
-        if "judge" not in done:
-            continue
-        if "assess" in done or any(one.output.is_last for one in done.values()):
-            return None  # flows before the newest judged one are history
-        print(f"{config.name}: a retraining was cut off after its judgement, and is completed", flush=True)
-        known = {step: one.output for step, one in done.items() if step not in ("promote", "assess")}
-        base = read_assessment(place)["champion"]["number"]
-        steps = [promote_step(place, registry, base), assess_step(place, config)]
-        found = run_steps(place, steps, patience, known)
-        return _unless_superseded(place, settled(found, config))
+        if "judge" in place.done_steps():
+            return None if is_complete(place) else _complete(place, config, patience)
     return None
+
+
+def is_complete(place: FlowPlace) -> bool:
+    """Of a flow that was judged."""
+    done = place.done_steps()
+    return "assess" in done or any(one.output.is_last for one in done.values())
+
+
+def _complete(place: FlowPlace, config: RetrainConfig, patience: Patience) -> FlowResult | None:
+    """What comes after a judgement, which alone is followed; None where its champion was replaced meanwhile."""
+    print(f"{config.name}: a retraining was cut off after its judgement, and is completed", flush=True)
+    known = {step: one.output for step, one in place.done_steps().items() if step not in ("promote", "assess")}
+    steps = [promote_step(place, place.storage, judged_base(place, known["judge"])), assess_step(place, config)]
+    return _unless_superseded(place, settled(run_steps(place, steps, patience, known), config))
 
 
 def _unless_superseded(place: FlowPlace, found: FlowResult) -> FlowResult | None:

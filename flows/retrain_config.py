@@ -1,7 +1,7 @@
 """The keys of `mhim pipeline`, `mhim retrain` and `mhim flow status`. Light: `--help` reads this file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flows.config import TrainConfig
@@ -185,6 +185,16 @@ class RetrainConfig(
     """Try slides again that failed before with the same source and policies; they count as new in neither case."""
     max_heatmaps: int = 0
     """Slides with a heat map on the page of the estimate; 0: none."""
+    asked: tuple[str, ...] = field(default=("*",), metadata={"is_key": False}, compare=False)
+    """The keys that a person gave; *: every one, as where this is made in Python."""
+
+    @classmethod
+    def implied(cls, given: Mapping[str, object]) -> dict[str, Any]:
+        """Which keys were given: what was not is as the champion's flow had it."""
+        return {"asked": tuple(sorted(given))}
+
+    def gives(self, name: str) -> bool:
+        return name in self.asked or "*" in self.asked
 
     def __post_init__(self) -> None:
         super().__post_init__()

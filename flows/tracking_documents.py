@@ -29,7 +29,8 @@ _UNFIT = re.compile(r"[^A-Za-z0-9_./ -]")
 _MAX_VALUE = 500
 """Characters of a parameter that every MLflow takes."""
 _PAGES = ("report.html", "MODEL_CARD.md")
-_ASSESSMENT = re.compile(r"flows/(?P<flow>pipeline|retrain)/(?P<name>[^/]+)/(?P<digits>[^/]+)/assessment\.json")
+_FLOW_FOLDER = r"(?P<folder>flows/(?P<flow>pipeline|retrain)/(?P<name>[^/]+)/(?P<digits>[^/]+))"
+_JUDGED = re.compile(_FLOW_FOLDER + r"/done/judge-.*\.json")
 _EPOCHS = ("task_loss", "consistency_loss", "validation_loss", "validation_metric", "learning_rate")
 
 
@@ -251,11 +252,14 @@ def _judgements(registry: Storage, name: str, place: str, records: tuple[Promoti
     """Every pipeline and retraining that judged a challenger."""
     promoted = {record.by_fingerprint for record in records}
     for entry in registry.list("flows"):
-        match = _ASSESSMENT.fullmatch(entry.key)
+        match = _JUDGED.fullmatch(entry.key)
         if match is None or match["name"] != name:
             continue
-        folder = entry.key.rpartition("/")[0]
-        found = json.loads(registry.get(entry.key))
+        folder = match["folder"]
+        digest = json.loads(registry.get(entry.key))["output"]["identity"].get("assessment")
+        if digest is None:  # nothing was judged
+            continue
+        found = json.loads(registry.get(f"{folder}/assessment-{digest[:16]}.json"))
         page = _maybe(registry, f"{folder}/report.html")
         is_promoted = any(one.startswith(match["digits"]) for one in promoted)
         outcome = "promoted" if is_promoted else "passed" if found["decision"]["promote"] else "kept"

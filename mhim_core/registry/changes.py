@@ -32,6 +32,7 @@ def changes(before: RegistryCard, after: RegistryCard) -> tuple[Change, ...]:
 
 def _facts(card: RegistryCard) -> dict[str, Any]:
     flat = _flat(card.recipe)
+    flat.pop("scheme", None)  # how folds are made; how many models vote is `fits`
     seeds = {key: flat.pop(key) for key in _SEED_KEYS if key in flat}
     return flat | {
         "seed": seeds.get("seeds", seeds.get("seed")),

@@ -63,9 +63,7 @@ def check_not_withdrawn(challenger: Contender, withdrawn: Collection[str]) -> Ch
 
 def check_holdout(challenger: Contender, holdout: Holdout, holdout_changes: Sequence[str]) -> Iterator[Check]:
     """The holdout is what it was, and nobody learned from it."""
-    trained_on = challenger.card.trained_on
-    patients = sum(trained_on.knows_patient(patient) for patient in holdout.patients)
-    slides = sum(trained_on.knows_source(source) for source in holdout.sources)
+    patients, slides = holdout.known_to(challenger.card.trained_on)
     reason = f"{patients} of {len(holdout.patients)} holdout patients and {slides} of {len(holdout.sources)} slides"
     yield Check("holdout_unseen", not patients + slides, patients + slides, 0, f"{reason} were trained on")
     if holdout_changes:
@@ -74,6 +72,17 @@ def check_holdout(challenger: Contender, holdout: Holdout, holdout_changes: Sequ
     else:
         reason = f"all {len(holdout.slides)} holdout slides are as they were frozen"
         yield Check("holdout_unchanged", True, 0, 0, reason)
+
+
+def check_champion(champion: Contender, holdout: Holdout) -> Iterator[Check]:
+    """Nothing where the champion is honest; one that was made past the gate may have learned from the holdout."""
+    patients, slides = holdout.known_to(champion.card.trained_on)
+    if patients + slides:
+        reason = (
+            f"the champion was trained on {patients} of {len(holdout.patients)} holdout patients and {slides} of "
+            f"{len(holdout.sources)} slides: its figures flatter it, and a challenger is held against them"
+        )
+        yield Check("champion_unseen", None, patients + slides, 0, reason)
 
 
 def check_predicted(champion: Contender | None, challenger: Contender, holdout: Holdout) -> Check:

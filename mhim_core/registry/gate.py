@@ -13,6 +13,7 @@ from mhim_core.evaluation.held_out import Rows
 from mhim_core.evaluation.judge import metrics_of
 from mhim_core.registry.checks import (
     Check,
+    check_champion,
     check_finite,
     check_holdout,
     check_identity,
@@ -20,7 +21,7 @@ from mhim_core.registry.checks import (
     check_not_withdrawn,
     check_predicted,
 )
-from mhim_core.registry.figures import Contender, Figures, site_of
+from mhim_core.registry.figures import Contender, Figures, is_finite, site_of
 from mhim_core.registry.holdout import Holdout
 from mhim_core.registry.options import GateOptions
 from mhim_core.task import TaskKind
@@ -78,6 +79,7 @@ def judge(
         *(() if champion is None else check_identity(champion, challenger, options)),
         check_not_withdrawn(challenger, withdrawn),
         *check_holdout(challenger, holdout, holdout_changes),
+        *(() if champion is None else check_champion(champion, holdout)),
         check_predicted(champion, challenger, holdout),
         check_finite(champion, challenger),
     ]
@@ -94,6 +96,14 @@ def judge(
     if sites:
         found["sites"] = {site: one.to_dict(metric) for site, one in sites.items()}
     return GateDecision(all(check.passed is not False for check in checks), tuple(checks), found)
+
+
+def figures_alone(challenger: Contender, options: GateOptions) -> dict[str, Any]:
+    """The challenger's own figures on the holdout, for its card: plain JSON; empty where a prediction is no number."""
+    metric = _metric(challenger, options)
+    if not challenger.rows or not is_finite(challenger.rows):
+        return {}
+    return Figures({"challenger": challenger}, options).to_dict(metric)
 
 
 def _metric(challenger: Contender, options: GateOptions) -> str:

@@ -22,6 +22,7 @@ from mhim_core.cohort.tasks import targets_of
 from mhim_core.errors import ConflictError, IntegrityError, NotFoundError, SplitError
 from mhim_core.features import SourceIdentity
 from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.registry.card import TrainedOn
 from mhim_core.registry.names import holdout_prefix, number_in, numbered
 from mhim_core.registry.options import HoldoutOptions
 from mhim_core.storage import Storage
@@ -48,6 +49,13 @@ class HoldoutSlide:
     """Its content."""
 
 
+class Known(NamedTuple):
+    """What a model has seen of a holdout."""
+
+    patients: int
+    slides: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Holdout:
     """A frozen holdout."""
@@ -69,6 +77,13 @@ class Holdout:
     @cached_property
     def sources(self) -> frozenset[SourceIdentity]:
         return frozenset(slide.source for slide in self.slides)
+
+    def known_to(self, trained_on: TrainedOn) -> Known:
+        """How many of its patients and slides a model has learned from."""
+        return Known(
+            sum(trained_on.knows_patient(patient) for patient in self.patients),
+            sum(trained_on.knows_source(source) for source in self.sources),
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -150,7 +165,7 @@ def check_unchanged(
 ) -> tuple[str, ...]:
     """What is no longer as it was frozen, one sentence a slide: label, patient, content, or gone. Empty: nothing.
 
-    No sentence names a patient, since they go into the gate's reasons.
+    No sentence names a patient or says a label, since they go into the gate's reasons.
     `sources`: the content of the slides now; one that is not there counts as gone.
     """
     now = {row.slide_id: row for row in rows}
@@ -164,7 +179,7 @@ def check_unchanged(
         else:
             before, after = slide, _frozen(row, holdout.task.kind, source)
             words = [
-                f"{field} {_shown(getattr(before, field))} became {_shown(getattr(after, field))}"
+                f"its {field} is another one"
                 for field in ("label", "time", "event")
                 if getattr(before, field) != getattr(after, field)
             ]
@@ -259,10 +274,6 @@ def _frozen(row: CohortRow, kind: TaskKind, source: SourceIdentity) -> HoldoutSl
         event=row.event if is_survival else None,
         source=source,
     )
-
-
-def _shown(value: object) -> str:
-    return "none" if value is None else repr(value)
 
 
 def _task_words(task: Task) -> str:

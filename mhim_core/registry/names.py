@@ -46,7 +46,7 @@ def model_prefix(name: str, version: str) -> str:
 
 
 def promotions_prefix(name: str) -> str:
-    return f"promotions/{check_name(name)}"
+    return f"models/{check_name(name)}/promotions"
 
 
 def holdout_prefix(name: str) -> str:

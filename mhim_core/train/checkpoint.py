@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mhim_core.errors import IntegrityError
-from mhim_core.fingerprint import canonical_json
+from mhim_core.fingerprint import canonical_json, sha256
 from mhim_core.mil.model import MilModel
 from mhim_core.mil.options import (
     Activation,
@@ -103,6 +103,20 @@ def describe(card: ModelCard, plan: TrainPlan, result: FitResult) -> dict[str, o
         "intended_use": INTENDED_USE,
         "about": plan.about,
     }
+
+
+def weights_digest(data: bytes) -> str:
+    """sha256 of a model file's tensors alone: equal for equal weights, whatever its card says of where they come from.
+
+    Raises IntegrityError if it is not a safetensors file.
+    """
+    try:
+        end = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:end])
+        header.pop("__metadata__", None)
+    except (ValueError, AttributeError) as error:
+        raise IntegrityError(f"not a safetensors file: {error}") from error
+    return sha256(canonical_json(header) + data[end:])
 
 
 def load_card(data: bytes) -> ModelCard:

@@ -14,8 +14,8 @@ import pytest
 from cluster.storage import open_storage
 from flows.evaluate import VALIDATION_KEY, read_held_out
 from flows.inputs import load_cohort, slide_identity
-from flows.model import package_run
 from flows.new_bags import new_bags
+from flows.packaging import package_run
 from flows.predict import predict_bags
 from flows.predictor import contender, held_out, predictor_of_model, predictor_of_package, predictor_of_run
 from flows.run_folder import read_run

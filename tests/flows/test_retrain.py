@@ -94,7 +94,7 @@ class World(NamedTuple):
 
     def assessments(self) -> list[dict[str, Any]]:
         """Of retrainings."""
-        found = self.folder.glob("registry/flows/retrain/lung/*/assessment.json")
+        found = self.folder.glob("registry/flows/retrain/lung/*/assessment-*.json")
         return [json.loads(path.read_text()) for path in found]
 
     def num_readings(self) -> int:
@@ -348,6 +348,123 @@ def test_a_kill_between_the_promotion_and_its_done_record_promotes_once(
     assert "number 2: 2 new slides" in world.retrain(*EASY, "folds=1").out
 
 
+def killed_at(monkeypatch: pytest.MonkeyPatch, method: str, step: str) -> Any:
+    """A context in which the driver dies when the step's start, or done, record is to be written."""
+    original = getattr(FlowPlace, method)
+
+    def die(place: FlowPlace, given: Any, *more: str) -> Any:
+        if (given if isinstance(given, str) else given.step) == step:
+            raise Killed
+        return original(place, given, *more)
+
+    context = monkeypatch.context()
+
+    @contextlib.contextmanager
+    def within() -> Iterator[None]:
+        with context as patch:
+            patch.setattr(FlowPlace, method, die)
+            with pytest.raises(Killed):
+                yield
+
+    return within()
+
+
+def test_a_challenger_that_passed_is_promoted_though_another_retraining_was_judged_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.grow(*range(26))
+    with killed_at(monkeypatch, "start_attempt", "final"):
+        world.retrain(*EASY, "folds=1")
+    world.grow(*range(28))
+    assert world.retrain(*WORSE, CHANGES).code == 0
+    assert len(world.champions()) == 1
+    world.grow(*range(26))
+    with killed_at(monkeypatch, "start_attempt", "promote"):
+        world.retrain(*EASY, "folds=1")
+    ended = world.retrain(*EASY, "folds=1")
+    assert ended.code == 0, ended
+    assert len(world.champions()) == 2, "what passed and was cut off is completed"
+
+
+def test_a_judgement_without_its_done_record_counts_whoever_comes_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.grow(*range(26))
+    with killed_at(monkeypatch, "write_done", "judge"):
+        world.retrain(*EASY, "folds=1")
+    readings = world.num_readings()
+    ended = world.retrain(*EASY, "folds=1", "epochs=3")
+    assert ended.code == 0, ended
+    assert len(world.champions()) == 2
+    assert world.num_readings() == readings + 1, "the holdout was read for the other model's card, and not to judge it"
+    first, second = world.assessments()
+    assert first == second, "the judgement that was made first"
+    assert world.champions()[1] == first["challenger"]
+    for more in ((), ("epochs=3",)):
+        assert "nothing new" in world.retrain(*EASY, "folds=1", *more).out
+    assert len(world.champions()) == 2
+
+
+def test_rolled_back_weights_are_not_promoted_again_under_another_version(world: World, tmp_path: Path) -> None:
+    world.grow(*range(26))
+    assert world.retrain(*EASY, "folds=1").code == 0
+    world.grow(*range(28))
+    assert world.retrain(*EASY, "folds=1").code == 0
+    first, second, third = world.champions()
+    assert world.mhim("model", "rollback", "lung", f"to={first}", world.name[0]).code == 0
+    world.grow(*range(29), changed={28: {"label": ""}})  # another manifest: the same weights have another version
+    ended = world.retrain(*EASY, "folds=1", f"out={tmp_path / 'elsewhere'}")
+    assert ended.code == 0, ended
+    (challenger,) = (one["challenger"] for one in world.assessments() if one["champion"]["number"] == 4)
+    assert "not_withdrawn: this very model was rolled back" in ended.out
+    assert world.champions() == [first, second, third, first]
+    assert challenger not in (second, third)
+
+
+def test_gate_and_admission_stay_as_they_were_where_they_are_not_given(world: World) -> None:
+    world.grow(*range(26))
+    assert world.retrain(*EASY, "folds=1", "never_miss=s24", "max_upsample=1.5").code == 0
+    world.grow(*range(28))
+    ended = world.retrain("folds=1")
+    assert "never_miss=s24, as before; give never_miss= to change it" in ended.out
+    settings = [one["settings"] for one in world.assessments()]
+    assert settings[0] == settings[1]
+    assert (settings[1]["gate"]["never_miss"], settings[1]["policy"]["max_upsample"]) == (["s24"], 1.5)
+    world.grow(*range(29))
+    given = world.retrain("folds=1", "gate_delta=0.5")
+    assert "gate_delta=0.5, as given; it was 1.0" in given.out
+
+
+def test_a_slide_without_a_label_trains_nothing_anew(world: World) -> None:
+    world.grow(*range(25), changed={24: {"label": ""}})
+    ended = world.pipeline("gate_floor=0")
+    assert ended.code == 0, ended
+    assert world.embedded == ["s24"]
+    for step in ("train", "final", "judge", "promote"):
+        assert f"── {step}: done" in ended.out
+
+
+def test_a_run_of_folds_that_a_person_promoted_is_challenged_and_its_knowledge_of_the_holdout_is_said(
+    world: World,
+) -> None:
+    run = world.folder / "by-hand"
+    common = [word for word in world.words if not word.startswith(("registry=", "name="))]
+    quick = [word for word in QUICK if not word.startswith("encoder=")]
+    assert world.mhim("train", *common, f"out={run}", *quick).code == 0
+    registered = world.mhim("model", "register", "lung", f"run={run}", world.name[0])
+    version = registered.out.split("@")[1].split(":")[0]
+    promoted = world.mhim("model", "promote", "lung", f"version={version}", world.name[0])
+    assert "was trained on patients of the holdout" in promoted.out
+    world.grow(*range(26))
+    ended = world.retrain(*EASY)
+    assert ended.code == 0, ended
+    (found,) = world.assessments()
+    checks = {check["name"]: check for check in found["decision"]["checks"]}
+    assert checks["declared_changes"]["passed"], checks["declared_changes"]
+    assert checks["champion_unseen"]["passed"] is None
+    assert "its figures flatter it" in checks["champion_unseen"]["reason"]
+
+
 def test_two_retrainings_fired_at_once_are_one(world: World) -> None:
     world.grow(*range(26))
     config = read_flow("retrain", [*world.words, *EASY, "folds=1"])
@@ -462,7 +579,7 @@ def test_slides_of_a_prefix_that_have_no_label_yet_are_embedded_and_wait(world: 
 
 def age(world: World, days: float) -> None:
     """The champion's promotion was written that long ago, by the store's clock."""
-    (record,) = world.folder.glob("registry/promotions/lung/*.json")
+    (record,) = world.folder.glob("registry/models/lung/promotions/*.json")
     then_s = record.stat().st_mtime - days * 86400
     os.utime(record, (then_s, then_s))
 
@@ -480,8 +597,11 @@ def test_an_old_champion_is_challenged_once_a_period_by_the_store_s_clock_alone(
     ended = world.retrain("max_age=7", *EASY, "folds=1")
     assert ended.code == 0, ended
     assert "the champion is older than 7 days" in ended.out
-    assert "predictions of the holdout are the champion's, every one" in ended.out, "the same data, keys and seed"
-    assert len(world.champions()) == 1
+    assert "seed=2022: the champion's own would train it again" in ended.out
+    assert len(world.champions()) == 2
+    assert "seed ([2021] → [2022])" in world.assessments()[0]["changes"]
+    (second,) = sorted(world.folder.glob("registry/models/lung/promotions/*.json"))[1:]
+    second.unlink()  # as if it had been kept
     assert "nothing to do" in world.retrain("max_age=7", *EASY, "folds=1").out
     age(world, days=7)
     other = world.retrain("max_age=7", "seed=7", *EASY, "folds=1")
@@ -493,7 +613,7 @@ def test_no_patient_is_named_in_records_pages_and_output(world: World) -> None:
     world.grow(*range(26))
     ended = world.retrain(*EASY, "folds=1")
     assert "CANARY" not in ended.out + ended.err + world.status()
-    for part in ("flows", "promotions", "models"):
+    for part in ("flows", "models"):
         texts = [path for path in (world.folder / "registry" / part).rglob("*") if path.is_file()]
         assert texts
         assert not [path for path in texts if b"CANARY" in path.read_bytes()]

@@ -415,9 +415,12 @@ def test_a_judgement_shows_both_sets_of_figures_and_each_checks_verdict(registry
         },
     }
     folder = "flows/retrain/lung/0123456789abcdef"
-    registry.put(f"{folder}/assessment.json", canonical_json(assessment))
+    done = canonical_json({"output": {"identity": {"assessment": "f" * 64}}})
+    registry.put(f"{folder}/done/judge-00.json", done)
+    registry.put(f"{folder}/assessment-{'f' * 16}.json", canonical_json(assessment))
+    registry.put(f"{folder}/assessment-{'0' * 16}.json", b"of an attempt that was cut off")
     registry.put(f"{folder}/report.html", b"<html>")
-    registry.put("flows/retrain/other/0123456789abcdef/assessment.json", canonical_json(assessment))
+    registry.put("flows/retrain/other/0123456789abcdef/done/judge-00.json", done)
     mirror = mirror_of_registry(registry, "lung")
     (run,) = mirror.runs
     assert mirror.models == ()

@@ -155,4 +155,4 @@ def test_references_say_a_name_and_a_version() -> None:
 @pytest.mark.parametrize("number", [1, 42, 999_999, 1_000_000])
 def test_a_records_key_has_its_number(number: int) -> None:
     assert number_in(numbered("promotions/lung", number)) == number
-    assert number_in("promotions/lung/notes.txt") is None
+    assert number_in("models/lung/promotions/notes.txt") is None

@@ -30,9 +30,9 @@ def test_the_highest_record_is_the_champion(storage: Storage, registered: Regist
     assert now == found.record
     assert (now.number, now.version, now.base, now.kind, now.reason) == (2, second, 1, Kind.gate, "better")
     assert [(record.number, record.version) for record in history(storage, "lung")] == [(1, first), (2, second)]
-    assert [entry.key for entry in storage.list("promotions")] == [
-        "promotions/lung/000001.json",
-        "promotions/lung/000002.json",
+    assert [entry.key for entry in storage.list("models/lung/promotions")] == [
+        "models/lung/promotions/000001.json",
+        "models/lung/promotions/000002.json",
     ]
 
 
@@ -133,10 +133,10 @@ def test_what_was_rolled_back_is_withdrawn_until_a_person_promotes_it(storage: S
 
 def test_ages_are_of_the_stores_clock_not_of_the_record(storage: Storage, registered: Register) -> None:
     promote(storage, "lung", registered(b"one"), base=0, by_flow="retrain")
-    path = f"{storage.uri}/promotions/lung/000001.json"
+    path = f"{storage.uri}/models/lung/promotions/000001.json"
     os.utime(path, (1000, 1000))  # what a server with another clock would have said
     assert champion(storage, "lung").promoted_s == 1000  # type: ignore[union-attr]
-    assert b"promoted_s" not in storage.get("promotions/lung/000001.json")
+    assert b"promoted_s" not in storage.get("models/lung/promotions/000001.json")
     now_s = store_time_s(storage)
     assert now_s > 1000
     assert list(storage.list("clock")) == [], "nothing is left behind"
@@ -144,16 +144,16 @@ def test_ages_are_of_the_stores_clock_not_of_the_record(storage: Storage, regist
 
 def test_a_damaged_record_is_noticed(storage: Storage, registered: Register) -> None:
     promote(storage, "lung", registered(b"one"), base=0, by_flow="retrain")
-    data: Any = storage.get("promotions/lung/000001.json")
+    data: Any = storage.get("models/lung/promotions/000001.json")
     for damaged in (b"{", data.replace(b'"schema":1', b'"schema":9'), data.replace(b'"kind":"gate"', b'"kind":"x"')):
-        storage.put("promotions/lung/000001.json", damaged)
+        storage.put("models/lung/promotions/000001.json", damaged)
         with pytest.raises(IntegrityError, match=r"000001\.json"):
             champion(storage, "lung")
 
 
 def test_other_files_beside_the_records_are_no_records(storage: Storage, registered: Register) -> None:
     promote(storage, "lung", registered(b"one"), base=0, by_flow="retrain")
-    storage.put("promotions/lung/README.txt", b"hello")
+    storage.put("models/lung/promotions/README.txt", b"hello")
     assert len(history(storage, "lung")) == 1
 
 
