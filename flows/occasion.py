@@ -10,7 +10,7 @@ from flows.discover import Features, differences, is_labelled, read_snapshot
 from flows.judge_steps import Against, trainable_snapshot
 from flows.model_steps import ModelWork
 from flows.retrain_config import RetrainConfig
-from mhim_core.fingerprint import canonical_json
+from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.registry.clock import store_time_s
 from mhim_core.registry.holdout import Holdout
 from mhim_core.registry.promotions import Kind, Promotion, history
@@ -66,6 +66,11 @@ def discover(
         before = read_snapshot(registry, work.name, origin["data"]) if origin else None
         words = differences(before, now).words or "data of another making"
         return Occasion(against, now.fingerprint, None, words + unlabelled, embeds=True, trains=True)
+    trained = now.of(features.with_tiles())
+    if trained != origin.get("trained"):
+        words = "slides have features now that had none when the champion was made" + unlabelled
+        data = fingerprint({"data": now.fingerprint, "trained": trained})
+        return Occasion(against, data, None, words, embeds=True, trains=True)
     if config.max_age is not None:
         age_s = store_time_s(registry) - present.promoted_s
         if (times := int(age_s // (config.max_age * _SECONDS_A_DAY))) > 0:

@@ -148,7 +148,8 @@ def make_up(patch: pytest.MonkeyPatch) -> list[str]:
         rows = []
         for task in tasks:
             embedded.append(task.slide_id)
-            if Path(task.uri).read_bytes().startswith(b"broken"):
+            path = Path(task.uri)
+            if path.read_bytes().startswith(b"broken") or path.with_suffix(".outage").exists():
                 row = StatusRow(task.slide_id, Status.FAILED, FailureReason.READ, stage="tiles")
                 ledger.record_failure(task, row, job.policy, given.hints.get(task.slide_id))
             else:
@@ -551,6 +552,22 @@ def test_slides_that_fail_are_no_new_data_and_are_not_tried_again(world: World) 
     assert "nothing to do" in again.out
     assert world.embedded == ["s24"]
     assert world.num_readings() == 1
+
+
+def test_a_slide_that_failed_and_was_embedded_since_is_new_data_once(world: World) -> None:
+    world.grow(*range(26))
+    outage = world.folder / "s25.outage"
+    outage.touch()
+    assert world.retrain(*EASY, "folds=1", "partial_ok=true").code == 0
+    assert len(world.champions()) == 2
+    assert "nothing new\n" in world.retrain(*EASY, "folds=1").out
+    outage.unlink()
+    assert world.mhim("embed", *world.words[:2], "encoder=hed-texture").code == 0
+    ended = world.retrain(*EASY, "folds=1")
+    assert "have features now that had none" in ended.out
+    assert len(world.champions()) == 3
+    assert "nothing new\n" in world.retrain(*EASY, "folds=1").out
+    assert world.embedded == ["s24", "s25", "s25"]
 
 
 def test_too_many_failed_slides_end_it_before_training(world: World) -> None:
