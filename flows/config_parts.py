@@ -104,7 +104,8 @@ class FailurePolicy:
     max_failed_fraction: float = 0.1
     """The share of the cohort's slides that may fail before the exit code becomes 4 instead of 3."""
     retry_failed: bool = True
-    """Try slides again that failed before with the same source and policies; false: count them as failed."""
+    """Try slides again that failed before with the same source and policies; false: only those whose failure said
+    nothing of the slide (a full disk, storage), the others count as failed."""
     partial_ok: bool = False
     """End with 0 instead of 3 where some slides failed, no more than the fraction: schedulers take 3 for a failure."""
     strict: bool = False

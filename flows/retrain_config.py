@@ -182,7 +182,8 @@ class RetrainConfig(
     """Start the challenger from the champion's weights. Its estimate over the folds starts anew in either case, since
     the champion has seen their test patients."""
     retry_failed: bool = False
-    """Try slides again that failed before with the same source and policies; they count as new in neither case."""
+    """Try slides again that failed before with the same source and policies, and not only those whose failure said
+    nothing of the slide (a full disk, storage); they count as new in neither case."""
     max_heatmaps: int = 0
     """Slides with a heat map on the page of the estimate; 0: none."""
     asked: tuple[str, ...] = field(default=("*",), metadata={"is_key": False}, compare=False)
