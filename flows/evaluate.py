@@ -10,9 +10,6 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
-from pyarrow import BufferReader
-
 from flows.config import EvaluateConfig
 from flows.models import FoldFits, load_fold, model_digests, model_names, results_of
 from flows.result import FlowResult
@@ -25,7 +22,7 @@ from mhim_core.evaluation.held_out import HeldOut
 from mhim_core.evaluation.judge import TrainTargets, metrics_of
 from mhim_core.evaluation.summary import SCHEMA, summarise
 from mhim_core.fingerprint import canonical_json, fingerprint
-from mhim_core.tables import write_csv, write_parquet
+from mhim_core.tables import read_parquet, write_csv, write_parquet
 from mhim_core.task import ClassTarget, SurvivalTarget, Target, TaskKind, ValueTarget
 
 FOLDER = "evaluation"
@@ -77,7 +74,7 @@ def read_held_out(given: Run, key: str = PREDICTIONS_KEY) -> list[HeldOut]:
     """The held-out rows of an evaluated run (VALIDATION_KEY: those of its validation). Raises InputError if it is not
     evaluated."""
     try:
-        table = pq.read_table(BufferReader(given.storage.get(key))).to_pylist()
+        table = read_parquet(given.storage.get(key)).to_pylist()
     except NotFoundError:
         raise InputError(
             f"{given.storage.uri} is not evaluated yet; run mhim evaluate run={given.storage.uri}"

@@ -5,6 +5,7 @@ import io
 
 from mhim_core.cohort.cells import read_cells
 from mhim_core.cohort.table import Cohort, read_cohort
+from mhim_core.tables import read_parquet
 
 
 def with_absolute_paths(data: bytes, name: str, folder: str) -> bytes:
@@ -37,7 +38,7 @@ def _parquet(data: bytes, cohort: Cohort, places: dict[int, str]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(pa.BufferReader(data))
+    table = read_parquet(data)
     index = table.column_names.index(cohort.header["path"])
     column = [places.get(number, value) for number, value in enumerate(table.column(index).to_pylist(), start=1)]
     sink = pa.BufferOutputStream()

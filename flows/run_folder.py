@@ -16,9 +16,6 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pyarrow.parquet as pq
-from pyarrow import BufferReader
-
 from cluster.storage import open_storage
 from mhim_core.cohort.options import BagUnit
 from mhim_core.cohort.splits import Split
@@ -32,7 +29,7 @@ from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.layout import feature_set_key
 from mhim_core.store.manifest import Manifest, read_manifest
-from mhim_core.tables import write_parquet
+from mhim_core.tables import read_parquet, write_parquet
 from mhim_core.task import Task, TaskKind
 from mhim_core.types import PatientId, SlideId
 
@@ -260,7 +257,7 @@ def _load(storage: Storage, record: dict[str, Any]) -> Run:
         raise IntegrityError(f"the run's table of slides is gone: {error}") from error
     if sha256(data) != record["cohort_sha256"]:
         raise IntegrityError(f"{storage.locate(key)} is not the table that {RUN} names")
-    rows = pq.read_table(BufferReader(data)).to_pylist()
+    rows = read_parquet(data).to_pylist()
     slides = tuple(
         CohortRow(
             SlideId(row["slide_id"]),

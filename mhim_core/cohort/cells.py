@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from mhim_core.errors import CohortError
+from mhim_core.tables import read_parquet
 
 _PARQUET_MAGIC = b"PAR1"
 
@@ -75,10 +76,9 @@ def _csv_rows(text: str, delimiter: str) -> Iterator[TextRow]:
 
 def _read_parquet(data: bytes, name: str) -> list[TextRow]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = read_parquet(data)
     except (pa.ArrowException, OSError) as error:
         raise CohortError(f"{name}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
     columns = [

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mhim_core.store.schema import FeatureTable
+from mhim_core.tables import read_parquet
 
 _COLUMNS = pa.schema(
     [
@@ -37,6 +38,6 @@ class AttentionTable(NamedTuple):
 
 
 def decode_attention(data: bytes) -> AttentionTable:
-    columns = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    columns = read_parquet(data)
     coords = np.stack([columns["x_l0_px"].to_numpy(), columns["y_l0_px"].to_numpy()], axis=1)
     return AttentionTable(coords, columns["attention"].to_numpy())

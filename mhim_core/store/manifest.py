@@ -18,6 +18,7 @@ from mhim_core.store import layout
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.record import CommitRecord
 from mhim_core.store.schema import METADATA_KEY, SCHEMA_VERSION
+from mhim_core.tables import read_parquet
 from mhim_core.types import SlideId, Status
 
 _SCHEMA = pa.schema(
@@ -141,7 +142,7 @@ def _encode(feature_set: str, entries: Mapping[SlideId, CommitRecord]) -> bytes:
 
 def _decode(data: bytes, feature_set: str, origin: str) -> dict[SlideId, CommitRecord]:
     try:
-        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
+        table = read_parquet(data)
         metadata = json.loads((table.schema.metadata or {})[METADATA_KEY])
         found = (metadata["schema_version"], metadata["feature_set"])
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:

@@ -170,7 +170,7 @@ def decode_features(
         raise IntegrityError(f"slide {slide_id}: its feature file does not match the committed sha256 {expect_sha256}")
     try:
         # the dataset reader decodes row groups on several threads; ParquetFile.read takes 1.5 times as long
-        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        table = pq.read_table(pa.BufferReader(_arrows_own(data)), page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise IntegrityError(f"slide {slide_id}: its feature file cannot be read: {error}") from error
     metadata = _read_metadata(slide_id, table.schema)
@@ -205,6 +205,13 @@ def _matrix(column: pa.ChunkedArray, num_rows: int, dim: int) -> np.ndarray:
         matrix[start : start + len(chunk)] = chunk.flatten().to_numpy().reshape(-1, dim)
         start += len(chunk)
     return matrix
+
+
+def _arrows_own(data: bytes) -> pa.Buffer:
+    """A copy that Arrow's threads may let go of without Python: see `tables.read_parquet`."""
+    own = pa.allocate_buffer(len(data))
+    np.frombuffer(own, np.uint8)[:] = np.frombuffer(data, np.uint8)
+    return own
 
 
 def _read_metadata(slide_id: SlideId, schema: pa.Schema) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from flows.new_bags import External
 from flows.prediction_page import as_prediction, draw_panels, prediction_page
 from flows.predictor import predictor_of_run
 from flows.run_folder import Run, read_run
@@ -169,7 +170,7 @@ def test_predictions_of_patients_have_a_page_with_a_panel_a_slide(
     panels = draw_panels(predictor, found, source, loaded, given.storage, 3, 2)
     assert [panel.slide_id for panel in panels] == ["s00", "s01", "s02"], "the highest risk first"
     outcome = Outcome(rows=tuple(StatusRow(SlideId(slide.slide_id), Status.OK) for slide in given.slides))
-    page = shown(prediction_page(predictor, found, panels, loaded, outcome, None))
+    page = shown(prediction_page(predictor, found, panels, loaded, outcome, External(None, [])))
     assert "by the mean of 4 models (2 folds, 2 seeds)" in page
     assert "p00 2 – – −1.000 ± 0.250 –" in page
     assert "s01 · patient p00 · risk −1.000" in page

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mhim_core.tables import escape_formula, write_csv, write_parquet
+from mhim_core.tables import escape_formula, read_parquet, write_csv, write_parquet
 from mhim_core.types import Status
 
 
@@ -64,3 +64,13 @@ def test_a_column_of_none_is_text_and_a_schema_is_obeyed():
     assert table.schema.field("a").type == pa.string()
     schema = pa.schema([("b", pa.int32()), ("a", pa.float64())])
     assert pq.read_table(pa.BufferReader(write_parquet([{"a": None, "b": 1}], schema=schema))).schema == schema
+
+
+def test_a_parquet_table_reads_back_and_a_flipped_bit_is_noticed() -> None:
+    rows = [{"name": f"slide {index}", "value": index * 0.1} for index in range(3000)]
+    data = write_parquet(rows)
+    assert read_parquet(data).to_pylist() == rows
+    damaged = bytearray(data)
+    damaged[len(data) // 2] ^= 1
+    with pytest.raises((OSError, pa.ArrowException)):
+        read_parquet(bytes(damaged))
