@@ -662,3 +662,26 @@ def test_keys_that_cannot_be_are_refused_before_any_work(world: World, word: str
     ended = world.mhim("retrain", *words, *word.split())
     assert ended.code == 2, ended
     assert said in ended.err
+
+
+def test_of_two_first_pipelines_of_one_name_the_later_ends_in_a_conflict(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [f"cohort={world.folder}/my.csv", f"store={world.folder}/store", world.name[0], "name=liver"]
+    (run,) = world.folder.glob("runs/final-*")
+    registered = world.mhim("model", "register", "liver", f"run={run}", world.name[0])
+    version = registered.out.split("@")[1].split(":")[0]
+    start = FlowPlace.start_attempt
+
+    def quicker(place: FlowPlace, name: str, digest: str) -> int:
+        if name == "promote":
+            promote(world.registry, "liver", version, base=0, by_flow="another pipeline")
+        return start(place, name, digest)
+
+    monkeypatch.setattr(FlowPlace, "start_attempt", quicker)
+    ended = world.mhim(
+        "pipeline", *words, f"out={world.folder}/runs", *QUICK, "max_heatmaps=0", "seed=7", "gate_floor=0"
+    )
+    assert ended.code == 5, ended
+    assert f"{version} became champion meanwhile; nothing was promoted; mhim retrain judges these data" in ended.err
+    assert [one.version for one in history(world.registry, "liver")] == [version]
