@@ -1,4 +1,4 @@
-"""Every real slide goes through the path, and the atlas cohort trains on the features of each encoder."""
+"""Every real slide goes through the path, and the atlas cohort trains on the features of each neural encoder."""
 
 import csv
 import json
@@ -12,8 +12,7 @@ from mhim_core.types import ExitCode, FailureReason
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]
 
-ENCODERS = {
-    "hed-texture": "",
+ENCODERS = {  # hed-texture embeds every slide above, and the tests of the pipeline train on it
     "efficientnet-lite0": "",
     "timm/mobilenetv2_100": "encoders/mobilenetv2_100_imagenet.safetensors",
 }
