@@ -39,6 +39,8 @@ def run(config: CheckConfig) -> FlowResult:
     keys = part(config, DecodeKeys)
     outcome = inspect_all(given, part(config, TileSpec), part(config, SlidePolicy), keys, pictures)
     print(outcome.summary())
+    for row in outcome.empty:
+        print(f"  {row.slide_id}: {row.message}")
     return FlowResult(exit_code=config.exit_code_of(outcome))
 
 
@@ -75,11 +77,12 @@ def _row(task: SlideTask, stream: JobStream, pictures: Storage | None) -> Status
 
 
 def _describe(found: SlideInspection) -> str:
-    tiles = f"{found.num_tiles} tiles" if found.num_tiles else "empty: no tissue"
+    tiles = f"{found.num_tiles} tiles" if found.num_tiles else "empty: no tissue found"
+    look = f"; warning: {warning}" if (warning := found.view.warning()) else ""
     upsampled = f", enlarged {found.upsample:.2f}×" if found.upsample > 1 else ""
     return (
         f"{tiles}, {found.width_l0_px}×{found.height_l0_px} px at {found.mpp_x:.4g} µm/px ({found.mpp_source})"
-        f"{upsampled}, {found.vendor}"
+        f"{upsampled}, {found.vendor}; {found.view.describe()}{look}"
     )
 
 

@@ -44,6 +44,7 @@ from flows.lifecycle.training_steps import (
     train_step,
 )
 from flows.runs.cohort import load_cohort
+from flows.runs.tiling import feature_set_of, settled_spec
 from mhim_core.cohort.options import TaskOptions
 from mhim_core.cohort.tasks import infer_task
 from mhim_core.embed.registry import encoder_card
@@ -52,9 +53,8 @@ from mhim_core.fingerprint import fingerprint
 from mhim_core.registry.holdout import freeze
 from mhim_core.registry.options import GateOptions, HoldoutOptions
 from mhim_core.registry.promotions import history
-from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
+from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.storage import Storage
-from mhim_core.store.feature_sets import FeatureSet
 
 FLOW, NO_NAME = "pipeline", "pipeline"
 
@@ -93,8 +93,8 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
         revision=config.encoder_revision or None,
         device="cuda" if config.gpus_per_actor else "cpu",
     )
-    spec = part(config, TileSpec)
-    feature_set = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
+    spec = settled_spec(part(config, TileSpec), card, open_storage(config.store))
+    feature_set = feature_set_of(spec, card)
     contents = contents_of(given, read_features(open_storage(config.store), feature_set.fingerprint))
     data = snapshot(given.cohort.rows, contents, part(config, SlidePolicy))
     registry = open_storage(config.registry) if config.registry else None

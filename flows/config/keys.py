@@ -16,6 +16,7 @@ from mhim_core.mil.options import ModelOptions
 from mhim_core.mil.plugins import Plugin, read_plugin
 from mhim_core.mil.recipes import DEFAULT_RECIPE, recipe_defaults
 from mhim_core.outcome import Outcome
+from mhim_core.slides.spec import TissueMethod
 from mhim_core.train.options import FitExecution, FitOptions
 from mhim_core.types import ExitCode
 
@@ -103,6 +104,9 @@ class EncoderFiles:
 class FailurePolicy:
     max_failed_fraction: float = 0.1
     """The share of the cohort's slides that may fail before the exit code becomes 4 instead of 3."""
+    max_empty_fraction: float = 0.5
+    """The share of the cohort's slides that may have no tissue; if more have none, all of these count as failed (exit
+    code 3 or 4). 0: any such slide counts. They are listed by name in any case."""
     retry_failed: bool = True
     """Try slides again that failed before with the same source and policies; false: only those whose failure said
     nothing of the slide (a full disk, storage), the others count as failed."""
@@ -112,12 +116,13 @@ class FailurePolicy:
     """A slide file that is not there ends the command before any work (exit 2); false: it fails as not_found."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_failed_fraction <= 1:
-            raise ConfigError(f"max_failed_fraction={self.max_failed_fraction} must lie between 0 and 1")
+        for name in ("max_failed_fraction", "max_empty_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must lie between 0 and 1")
 
     def exit_code_of(self, outcome: Outcome) -> ExitCode:
         """0, 3 (0 with partial_ok) or 4."""
-        code = outcome.exit_code(self.max_failed_fraction)
+        code = outcome.exit_code(self.max_failed_fraction, self.max_empty_fraction)
         return ExitCode.OK if self.partial_ok and code is ExitCode.PARTIAL else code
 
 
@@ -184,6 +189,8 @@ class FeatureChoice:
     """Use features of tiles with this overlap in pixels; none: open."""
     min_tissue: float | None = None
     """Use features tiled with this least share of tissue; none: open."""
+    tissue: TissueMethod | None = None
+    """Use features of tiles that this tissue finder chose, glass or otsu; none: open."""
     feature_set: str | None = None
     """Use the feature set whose fingerprint begins with these digits, as a refusal lists it; none: open."""
 

@@ -24,7 +24,7 @@ from mhim_core.cohort.tasks import BagMembers, make_bags
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, sha256
 from mhim_core.registry.card import TrainedOn
-from mhim_core.slides.spec import TileSpec, tiling_identity
+from mhim_core.slides.spec import TileSpec, spec_of
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.layout import feature_set_key
@@ -211,13 +211,7 @@ def known_key(digest: str) -> str:
 
 def run_tiling(given: Run) -> TileSpec:
     """The run's tile spec. Raises InputError if this version cuts tiles otherwise."""
-    stored = given.record["tiling"]
-    spec = TileSpec(**{name: stored[name] for name in TileSpec.__dataclass_fields__})
-    if tiling_identity(spec) != stored:
-        raise InputError(
-            "the run's slides were tiled by another version of the tissue finder; use that version of mhim"
-        )
-    return spec
+    return spec_of(given.record["tiling"])
 
 
 def versions() -> dict[str, str]:

@@ -20,6 +20,7 @@ from mhim_core.cohort.tasks import infer_task, targets_of
 from mhim_core.errors import CohortError, InputError, SlideError
 from mhim_core.features import SourceIdentity
 from mhim_core.slides.identity import source_identity
+from mhim_core.slides.spec import RULE_NAMES
 from mhim_core.store.feature_sets import FeatureSet, choose_feature_set
 from mhim_core.store.manifest import Manifest, read_manifest
 from mhim_core.store.matching import sha256_matches
@@ -66,6 +67,8 @@ def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> Tr
 def choose_features(config: TrainConfig) -> FeatureSet:
     keys = ("target_mpp", "tile_px", "overlap_px", "min_tissue")
     tiling = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
+    if config.tissue in RULE_NAMES:
+        tiling["tissue.name"] = RULE_NAMES[config.tissue]
     store = open_storage(config.store)
     wanted = config.feature_set
     if wanted is None and config.encoder is None and not tiling:

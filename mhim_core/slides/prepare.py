@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mhim_core.features import MppUsed
+from mhim_core.features import MppUsed, SlideView
 from mhim_core.slides.grid import TilePlan, plan_tiles, tile_geometry
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.mask import TissueMask
@@ -23,6 +23,8 @@ class PreparedSlide:
     info: SlideInfo
     mpp: MppUsed
     tissue: TissueMask
+    view: SlideView
+    """What was seen of the slide when its tissue was looked for."""
     plan: TilePlan
     """Empty if there is no tissue."""
 
@@ -50,9 +52,9 @@ def prepare_slide(
         info = reader.info()
         mpp = resolve_mpp(info, mpp_override, policy)
         tile_geometry(info, mpp, spec, policy)  # refuses before anything is decoded
-        tissue = find_tissue(reader, mpp)
+        tissue, view = find_tissue(reader, mpp, spec)
         plan = plan_tiles(info, mpp, spec, policy, tissue)
     except BaseException:
         reader.close()
         raise
-    return PreparedSlide(reader=reader, info=info, mpp=mpp, tissue=tissue, plan=plan)
+    return PreparedSlide(reader=reader, info=info, mpp=mpp, tissue=tissue, view=view, plan=plan)

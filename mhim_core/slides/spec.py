@@ -6,10 +6,12 @@ only admit or refuse a slide, so relaxing them later never invalidates what is a
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
-from mhim_core.errors import ConfigError
+from mhim_core.errors import ConfigError, InputError
 
 MIN_MPP, MAX_MPP = 0.05, 20.0
 """µm/px: what a light microscope's level 0 can plausibly be (100× oil is about 0.06, a macro scan 20)."""
@@ -38,6 +40,25 @@ LEVEL_TOLERANCE = 1.01
 """A level up to 1 % coarser than wanted is taken as it is: pyramids round their sizes (3.997 for 4, 4.001 for 4)."""
 
 
+class TissueMethod(StrEnum):
+    """How tissue is told from glass."""
+
+    auto = "auto"
+    glass = "glass"
+    otsu = "otsu"
+
+
+class BackendName(StrEnum):
+    """Who decodes a file's pixels."""
+
+    openslide = "openslide"
+    plain = "plain"
+
+
+BACKEND_VERSIONS = {BackendName.openslide: 1, BackendName.plain: 1}
+"""Raised when a backend's pixels change."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TileSpec:
     """The tiles to cut: part of a feature file's identity."""
@@ -50,8 +71,20 @@ class TileSpec:
     """Overlap of neighbouring tiles in pixels at `target_mpp`; 0 for none."""
     min_tissue: float = 0.25
     """Least share of a tile's area that must be tissue, 0 to 1; 0 keeps every tile, background included."""
+    tissue: TissueMethod = field(default=TissueMethod.auto, metadata={"neutral": TissueMethod.otsu})
+    """glass: what differs from the slide's own glass; otsu: saturation above 0.05, as mhim 0.1 did, which misses pale
+    tissue; auto: glass, except in a store that holds features of the same keys made by otsu alone: those go on."""
+    keep_fat: bool = field(default=True, metadata={"neutral": True})
+    """Fat counts as tissue; false leaves it out (tissue=glass alone)."""
+    keep_pen: bool = field(default=False, metadata={"neutral": False})
+    """true: blue, green and red marks count as tissue, for special stains of these colours (tissue=glass alone)."""
+    backend: BackendName = field(default=BackendName.openslide, metadata={"neutral": BackendName.openslide})
+    """Decoder of the slides: openslide, with plain for the files it does not read (PNG, JPEG, untiled TIFF, planes of
+    OME-TIFF); plain: for all of them, whole in memory."""
 
     def __post_init__(self) -> None:
+        if self.tissue is TissueMethod.otsu and (self.keep_pen or not self.keep_fat):
+            raise ConfigError("tissue=otsu knows neither fat nor pen; leave keep_fat and keep_pen, or set tissue=glass")
         if not (math.isfinite(self.target_mpp) and MIN_MPP <= self.target_mpp <= MAX_MPP):
             raise ConfigError(f"target_mpp is {self.target_mpp}; set it between {MIN_MPP} and {MAX_MPP} µm/px")
         if not MIN_TILE_PX <= self.tile_px <= MAX_TILE_PX:
@@ -102,14 +135,85 @@ class TissueRule:
     """Holes up to this area are lumens and cracks, part of the tissue."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class GlassRule:
+    """The tissue finder that stands relative to the slide's own glass; its constants are identity.
+
+    Saturation and optical density are those of pixels divided by the glass's colour, so that glass is 0 in both.
+    """
+
+    name: str = "glass"
+    version: int = 1
+    mask_mpp: float = 8.0
+    """µm/px of the mask: 16 mask pixels along a tile of 128 µm."""
+    glass_spread: float = 1.25
+    """Saturation below this many times the 99th percentile of the glass's own is glass."""
+    min_saturation: float = 0.03
+    """Saturation that is tissue by itself. Stray light around tissue reaches 0.02."""
+    faint_saturation: float = 0.012
+    """Saturation that is tissue where the pixel is also darker than glass: grey dust and shadows stay below it."""
+    max_glass_saturation: float = 0.06
+    """Ceiling of what the glass's own spread makes of the two."""
+    min_density: float = 0.018
+    """Optical density (mean of the channels) above which a pixel is darker than glass. Stray light stays below."""
+    min_value: float = 0.2
+    """HSV value below which a pixel is black: an unscanned area, a frame, a fluorescence background."""
+    min_background_value: float = 0.6
+    """HSV value that glass reaches: bright-field glass is bright."""
+    max_speck_um2: float = 6_000.0
+    """Tissue islands up to this area are dust."""
+    max_hole_um2: float = 20_000.0
+    """Holes up to this area are lumens and cracks, part of the tissue."""
+    pen_version: int = 1
+    fat_version: int = 1
+
+
 TISSUE_RULE = TissueRule()
+GLASS_RULE = GlassRule()
+
+RULE_NAMES = {TissueMethod.glass: GLASS_RULE.name, TissueMethod.otsu: TISSUE_RULE.name}
+"""What a tiling's identity calls them."""
+_SIZES = ("target_mpp", "tile_px", "overlap_px", "min_tissue")
 
 
 def tiling_identity(spec: TileSpec) -> dict[str, Any]:
-    """Everything that decides which tiles exist and what their pixels are, as plain JSON types, for fingerprints."""
-    return {
-        **dataclasses.asdict(spec),
-        "tissue": dataclasses.asdict(TISSUE_RULE),
+    """Everything that decides which tiles exist and what their pixels are, as plain JSON types, for fingerprints.
+
+    tissue=otsu and backend=openslide give the identity that version 0.1 recorded; tissue=auto stands for glass.
+    """
+    identity: dict[str, Any] = {
+        **{name: getattr(spec, name) for name in _SIZES},
+        "tissue": _tissue_identity(spec),
         "grid": {"version": 1, "level_tolerance": LEVEL_TOLERANCE},
         "pixels": {"version": 1, "resample": "lanczos", "background": "white"},
     }
+    if spec.backend is not BackendName.openslide:
+        identity["backend"] = {"name": spec.backend.value, "version": BACKEND_VERSIONS[spec.backend]}
+    return identity
+
+
+def spec_of(tiling: Mapping[str, Any]) -> TileSpec:
+    """The spec whose identity this is. Raises InputError if this version cuts such tiles otherwise."""
+    try:
+        rule = tiling["tissue"]
+        is_glass = rule["name"] == GLASS_RULE.name
+        spec = TileSpec(
+            **{name: tiling[name] for name in _SIZES},
+            tissue=TissueMethod.glass if is_glass else TissueMethod.otsu,
+            keep_fat=rule["keep_fat"] if is_glass else True,
+            keep_pen=rule["keep_pen"] if is_glass else False,
+            backend=BackendName(tiling.get("backend", {}).get("name", BackendName.openslide)),
+        )
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"these features were tiled in a way that this version of mhim does not know: {error}"
+        ) from error
+    if tiling_identity(spec) != tiling:
+        raise InputError("these features were tiled by another version of the tissue finder; use that version of mhim")
+    return spec
+
+
+def _tissue_identity(spec: TileSpec) -> dict[str, Any]:
+    if spec.tissue is TissueMethod.otsu:
+        return dataclasses.asdict(TISSUE_RULE)
+    return dataclasses.asdict(GLASS_RULE) | {"keep_fat": spec.keep_fat, "keep_pen": spec.keep_pen}

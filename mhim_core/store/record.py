@@ -5,12 +5,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mhim_core.errors import IntegrityError
-from mhim_core.features import MppUsed, SlideFeatures, SourceHint, SourceIdentity
+from mhim_core.features import MppUsed, SlideFeatures, SlideView, SourceHint, SourceIdentity
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.store import layout
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.schema import DTYPE, SCHEMA_VERSION
-from mhim_core.types import SlideId, Status
+from mhim_core.types import SlideId, Status, StatusRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,8 @@ class CommitRecord:
     versions: dict[str, str]
     committed_by: str
     """`mhim <version>`."""
+    view: SlideView | None = None
+    """What was seen of the slide beside its tiles; None: committed by version 0.1."""
 
     @property
     def digest(self) -> str:
@@ -67,7 +69,10 @@ class CommitRecord:
         return canonical_json({"schema_version": SCHEMA_VERSION, **self.to_dict()})
 
     def to_dict(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.view is None:
+            del values["view"]  # a record of version 0.1 stays byte for byte what it was
+        return values
 
     @classmethod
     def from_json(cls, data: bytes | str, origin: str) -> "CommitRecord":
@@ -86,10 +91,18 @@ class CommitRecord:
                     "hint": SourceHint(**values["hint"]),
                     "mpp": MppUsed(**values["mpp"]),
                     "effective_mpp": tuple(values["effective_mpp"]),
+                    "view": _view(values.get("view")),
                 }
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"{origin}: not a commit record: {error!r}") from error
+
+
+def _view(values: dict[str, Any] | None) -> SlideView | None:
+    if values is None:
+        return None
+    rgb = values.get("glass_rgb")
+    return SlideView(**{**values, "glass_rgb": None if rgb is None else tuple(rgb)})
 
 
 def commit_digest(source: SourceIdentity, mpp: MppUsed) -> str:
@@ -99,6 +112,13 @@ def commit_digest(source: SourceIdentity, mpp: MppUsed) -> str:
     it, and the commit that settles this needs a key of its own (the feature file stays one, its bytes are the same).
     """
     return fingerprint({"source": source, "mpp": mpp})
+
+
+def skipped_row(record: CommitRecord) -> StatusRow:
+    """The status row of a slide that an earlier run committed."""
+    is_empty = record.status is Status.EMPTY
+    seen = record.view.describe() if is_empty and record.view is not None else ""
+    return StatusRow(record.slide_id, Status.SKIPPED, message=seen, commit_key=record.commit_key, is_empty=is_empty)
 
 
 def make_record(
@@ -127,4 +147,5 @@ def make_record(
         encoder=feature_set.encoder_fingerprint,
         versions=dict(features.versions),
         committed_by=committed_by,
+        view=features.view,
     )
