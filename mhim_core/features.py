@@ -45,6 +45,8 @@ class SlideView(NamedTuple):
     """Share of the scan that is black: frames, unscanned areas."""
     glass_rgb: tuple[int, ...] | None = None
     """The glass's colour, 0 to 255; None where nothing looks like glass."""
+    resolution: str = ""
+    """What speaks against the resolution used, with its numbers; empty: nothing."""
 
     def describe(self) -> str:
         """In words, for people: `3.1 mm² tissue, 12 % pen`."""
@@ -58,10 +60,15 @@ class SlideView(NamedTuple):
         ]
         if self.glass_rgb is None:
             parts.append("no bright glass")
+        if self.resolution:
+            parts.append(self.resolution)
         return ", ".join(parts)
 
     def warning(self) -> str:
         """What a person should look at; empty: nothing."""
+        return "; ".join(text for text in (self.resolution, self._tissue_warning()) if text)
+
+    def _tissue_warning(self) -> str:
         dark_mm2 = self.tissue_mm2 + self.left_out_mm2
         if self.left_out_mm2 >= MIN_LEFT_OUT_MM2 and self.left_out_mm2 > MAX_LEFT_OUT_SHARE * dark_mm2:
             return (

@@ -10,7 +10,7 @@ from mhim_core.slides.grid import TilePlan, plan_tiles, tile_geometry
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.mask import TissueMask
 from mhim_core.slides.reader import SlideReader, open_slide
-from mhim_core.slides.resolution import resolve_mpp
+from mhim_core.slides.resolution import resolution_warning, resolve_mpp
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.slides.tissue import find_tissue
 
@@ -47,12 +47,13 @@ def prepare_slide(
 
     Raises SlideError: NOT_FOUND, OPEN, TOO_LARGE, NO_MPP, IMPLAUSIBLE_MPP, UPSAMPLE, READ; the file is closed then.
     """
-    reader = open_slide(path)
+    reader = open_slide(path, spec.backend)
     try:
         info = reader.info()
         mpp = resolve_mpp(info, mpp_override, policy)
         tile_geometry(info, mpp, spec, policy)  # refuses before anything is decoded
         tissue, view = find_tissue(reader, mpp, spec)
+        view = view._replace(resolution=resolution_warning(info, mpp, view.tissue_mm2))
         plan = plan_tiles(info, mpp, spec, policy, tissue)
     except BaseException:
         reader.close()

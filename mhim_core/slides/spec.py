@@ -33,6 +33,8 @@ MAX_TILES = 2_000_000
 """Tiles kept of one slide."""
 MAX_READ_PX = 67_108_864
 """Pixels decoded for one tile (8192 × 8192): more means that the file lacks a level near the wanted resolution."""
+MAX_PLAIN_PX = 150_000_000
+"""Pixels of a picture that has no tiles and is therefore read whole: 450 MB in memory."""
 MAX_THUMBNAIL_PX = 100_000_000
 """Pixels of the picture tissue is found on: at 8 µm/px three whole glasses."""
 
@@ -103,12 +105,17 @@ class SlidePolicy:
     """How far level 0 may be enlarged to reach `target_mpp` before the slide is refused; 1.0 allows no enlarging."""
     default_mpp: float | None = None
     """Resolution in µm/px for slides which state none and have none in the cohort table; null refuses them."""
+    max_mpp_factor: float | None = field(default=4.0, metadata={"neutral": None})
+    """How many times the cohort table's mpp may be above or below what the file states before the slide is refused. A
+    smaller contradiction is warned of; null confirms the table whatever the file states."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.max_upsample) and self.max_upsample >= 1):
             raise ConfigError(f"max_upsample is {self.max_upsample}; set a finite number of at least 1.0")
         if self.default_mpp is not None and not MIN_MPP <= self.default_mpp <= MAX_MPP:
             raise ConfigError(f"default_mpp is {self.default_mpp}; set {MIN_MPP} to {MAX_MPP} µm/px, or null for none")
+        if self.max_mpp_factor is not None and not self.max_mpp_factor >= 1:
+            raise ConfigError(f"max_mpp_factor is {self.max_mpp_factor}; set at least 1.0, or null for no limit")
 
 
 @dataclass(frozen=True, kw_only=True)

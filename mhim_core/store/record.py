@@ -1,7 +1,7 @@
 """The commit record: everything known of one committed slide, small enough to read by the thousand."""
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from mhim_core.errors import IntegrityError
@@ -46,7 +46,7 @@ class CommitRecord:
     versions: dict[str, str]
     committed_by: str
     """`mhim <version>`."""
-    view: SlideView | None = None
+    view: SlideView | None = field(default=None, compare=False)
     """What was seen of the slide beside its tiles; None: committed by version 0.1."""
 
     @property
@@ -69,7 +69,7 @@ class CommitRecord:
         return canonical_json({"schema_version": SCHEMA_VERSION, **self.to_dict()})
 
     def to_dict(self) -> dict[str, Any]:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {column.name: getattr(self, column.name) for column in fields(self)}
         if self.view is None:
             del values["view"]  # a record of version 0.1 stays byte for byte what it was
         return values
