@@ -31,11 +31,11 @@ def resolve_mpp(info: SlideInfo, override: float | None, policy: SlidePolicy) ->
     if override is not None:
         _check_range(override, override, "the cohort table gives", "correct the mpp column")
         factor = contradiction(info, MppUsed(override, override, "override"))
-        if policy.max_mpp_factor is not None and factor > policy.max_mpp_factor:
+        if policy.max_mpp_factor and factor > policy.max_mpp_factor:
             raise SlideError(
                 FailureReason.IMPLAUSIBLE_MPP,
                 f"the cohort table gives {override:g} µm/px and the file states {info.mpp_x:g}, {factor:.3g} times "
-                "apart; correct the mpp column, or set max_mpp_factor=null where the table is right",
+                "apart; correct the mpp column, or set max_mpp_factor=0 where the table is right",
             )
         return MppUsed(override, override, "override")
     if _is_stated(info.mpp_x) and _is_stated(info.mpp_y):

@@ -105,17 +105,17 @@ class SlidePolicy:
     """How far level 0 may be enlarged to reach `target_mpp` before the slide is refused; 1.0 allows no enlarging."""
     default_mpp: float | None = None
     """Resolution in µm/px for slides which state none and have none in the cohort table; null refuses them."""
-    max_mpp_factor: float | None = field(default=4.0, metadata={"neutral": None})
+    max_mpp_factor: float = field(default=4.0, metadata={"neutral": 0.0})
     """How many times the cohort table's mpp may be above or below what the file states before the slide is refused. A
-    smaller contradiction is warned of; null confirms the table whatever the file states."""
+    smaller contradiction is warned of; 0 confirms the table whatever the file states."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.max_upsample) and self.max_upsample >= 1):
             raise ConfigError(f"max_upsample is {self.max_upsample}; set a finite number of at least 1.0")
         if self.default_mpp is not None and not MIN_MPP <= self.default_mpp <= MAX_MPP:
             raise ConfigError(f"default_mpp is {self.default_mpp}; set {MIN_MPP} to {MAX_MPP} µm/px, or null for none")
-        if self.max_mpp_factor is not None and not self.max_mpp_factor >= 1:
-            raise ConfigError(f"max_mpp_factor is {self.max_mpp_factor}; set at least 1.0, or null for no limit")
+        if self.max_mpp_factor and not self.max_mpp_factor >= 1:
+            raise ConfigError(f"max_mpp_factor is {self.max_mpp_factor}; set at least 1.0, or 0 for no limit")
 
 
 @dataclass(frozen=True, kw_only=True)

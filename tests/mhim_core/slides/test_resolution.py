@@ -81,7 +81,7 @@ def test_a_tenfold_contradiction_is_refused_until_confirmed() -> None:
     with pytest.raises(SlideError, match="max_mpp_factor") as refused:
         resolve_mpp(slide_of(0.25), 2.5, STRICT)
     assert refused.value.reason is FailureReason.IMPLAUSIBLE_MPP
-    assert resolve_mpp(slide_of(0.25), 2.5, SlidePolicy(max_mpp_factor=None)).x == 2.5
+    assert resolve_mpp(slide_of(0.25), 2.5, SlidePolicy(max_mpp_factor=0)).x == 2.5
     assert resolve_mpp(slide_of(352.8), 0.5, STRICT).x == 0.5  # 72 dpi is nothing that a table could contradict
 
 
