@@ -20,7 +20,7 @@ from flows.config.lifecycle import PipelineConfig, RetrainConfig
 from flows.engine.records import Cost, FlowPlace, StepOutput
 from flows.engine.result import FlowResult
 from flows.engine.runner import Step, StepCall
-from flows.lifecycle.discover import is_labelled, read_features
+from flows.lifecycle.discover import read_features
 from flows.mlflow_mirror.send import with_file
 from flows.runs.cohort import CohortInput
 from flows.runs.embed_report import Embedded
@@ -88,7 +88,7 @@ class ModelWork:
 
     @property
     def labelled(self) -> tuple[CohortRow, ...]:
-        return tuple(row for row in self.given.cohort.rows if is_labelled(row))
+        return tuple(row for row in self.given.cohort.rows if row.is_labelled)
 
     def identity(self) -> dict[str, Any]:
         """Of the training's keys, as the run's own: plain JSON."""
