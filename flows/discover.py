@@ -19,7 +19,7 @@ from mhim_core.cohort.columns import has_slide_extension, strip_extension
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.errors import CohortError
 from mhim_core.features import SourceIdentity
-from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
 from mhim_core.registry.names import check_name
 from mhim_core.slides.spec import SlidePolicy
 from mhim_core.storage import Storage
@@ -120,7 +120,7 @@ def snapshot(rows: Sequence[CohortRow], contents: Mapping[SlideId, SourceIdentit
         for row in rows
         if is_labelled(row)
     }
-    return Snapshot(slides=dict(sorted(slides.items())), policy=dataclasses.asdict(policy))
+    return Snapshot(slides=dict(sorted(slides.items())), policy=to_plain(policy))
 
 
 def is_labelled(row: CohortRow) -> bool:

@@ -28,7 +28,7 @@ from flows.tracking import with_file
 from mhim_core.cohort.options import SplitOptions, SplitScheme, TaskOptions
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.embed.card import EncoderCard
-from mhim_core.fingerprint import canonical_json, fingerprint, sha256
+from mhim_core.fingerprint import canonical_json, fingerprint, sha256, stated, to_plain
 from mhim_core.mil.options import MhimOptions, ModelOptions
 from mhim_core.outcome import Outcome
 from mhim_core.registry.holdout import read_holdout, split_off
@@ -63,7 +63,7 @@ class ModelWork:
     place: FlowPlace
     """Where records lie; its name is the model's."""
     registry: Storage | None
-    starts_from: str = ""
+    starts_from: str = dataclasses.field(default="", metadata={"neutral": ""})
     """The version whose weights the model itself starts from; empty: it starts anew."""
 
     @property
@@ -84,7 +84,8 @@ class ModelWork:
         return keys_identity(config) | {"folds": self.folds} | self.start_identity()
 
     def start_identity(self) -> dict[str, str]:
-        return {"starts_from": self.starts_from} if self.starts_from else {}
+        """What a warm start adds to the final training's."""
+        return stated(ModelWork, {"starts_from": self.starts_from})
 
     @cached_property
     def tracking(self) -> dict[str, Any]:
@@ -183,7 +184,7 @@ def embed_step(work: ModelWork, data: str) -> Step:
         "feature_set": work.feature_set.fingerprint,
         "data": data,
         "rows": rows_digest(work.given.cohort.rows),
-        "policy": dataclasses.asdict(part(work.config, SlidePolicy)),
+        "policy": to_plain(part(work.config, SlidePolicy)),
     }
     return Step("embed", inputs, run)
 

@@ -9,7 +9,6 @@ flows/<flow>/<name>/<fingerprint, 16 digits>/
 Times are for people. Nothing is decided by them but ages, which are counted on the storage's own clock.
 """
 
-import dataclasses
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 
 from mhim_core.errors import IntegrityError, NotFoundError
 from mhim_core.fingerprint import canonical_json
+from mhim_core.records import read_record
 from mhim_core.registry.clock import store_time_s
 from mhim_core.registry.names import check_name
 from mhim_core.storage import Storage
@@ -159,7 +159,7 @@ class FlowPlace:
 
     def write_done(self, done: Done) -> Done:
         """Put the record if there is none; the one that stands, which may be another runner's."""
-        record = {"schema": _SCHEMA, **done._asdict(), "output": dataclasses.asdict(done.output)}
+        record = {"schema": _SCHEMA, **done._asdict(), "output": done.output}
         if self.storage.put_if_absent(self.done_key(done.step, done.fingerprint), canonical_json(record)):
             return done
         standing = self.read_done(done.step, done.fingerprint)
@@ -262,10 +262,7 @@ def versions() -> dict[str, str]:
 
 def _parse_done(raw: Mapping[str, Any], origin: str) -> Done:
     try:
-        output = dict(raw["output"])
-        output |= {"exit_code": ExitCode(output["exit_code"]), "cost": Cost(**output["cost"])}
-        fields = {name: raw[name] for name in Done._fields}
-        return Done(**fields | {"output": StepOutput(**output)})
+        return read_record(Done, {name: raw[name] for name in raw if name != "schema"}, origin)
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{origin} is no done record: {error!r}") from error
 
