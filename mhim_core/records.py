@@ -29,7 +29,8 @@ def read_record(kind: type[Record], raw: Any, where: str) -> Record:
     values = with_neutral(kind, raw, where)
     if missing := sorted(field_names(kind) - values.keys()):
         raise IntegrityError(f"{where}: {kind.__name__} lacks the fields {', '.join(missing)}")
-    types = _types(kind)
+    record_type: Any = kind
+    types = _types(record_type)
     try:
         return kind(**{name: _value(types[name], value, f"{where}, {name}") for name, value in values.items()})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -57,7 +58,7 @@ def field_names(kind: type) -> frozenset[str]:
 
 
 @functools.cache
-def _types(kind: type) -> dict[str, Any]:
+def _types(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 

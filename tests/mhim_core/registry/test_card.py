@@ -80,7 +80,7 @@ def test_whom_the_model_before_knew_a_warm_start_knows_too() -> None:
     assert [third.knows_patient(patient) for patient in "pqrs"] == [True, True, True, False]
     assert [third.knows_source(SourceIdentity(1, patient)) for patient in "pqrs"] == [True, True, True, False]
     assert (third.num_patients, len(third.patients), third.cohort) == (1, 3, "c")
-    assert TrainedOn.from_json(json.loads(json.dumps(third.to_json()))) == third
+    assert read_record(TrainedOn, json.loads(canonical_json(third)), "third") == third
     assert "salt" not in of("a", "p").to_json(), "cards written before there were warm starts stay what they are"
 
 
