@@ -21,9 +21,8 @@ def flat_options(record: Mapping[str, Any]) -> dict[str, Any]:
     For comparing records of two versions: neither lacks a key because it is older. Keys that this version does not know
     are kept, so that a difference in them has a name.
     """
-    return flat(
-        {name: {**_neutral(name), **item} if isinstance(item, Mapping) else item for name, item in record.items()}
-    )
+    filled = {key: {**_neutral(key), **item} if isinstance(item, Mapping) else item for key, item in record.items()}
+    return flat(filled)
 
 
 def known_options(record: Mapping[str, Any], where: str) -> dict[str, Any]:
