@@ -394,10 +394,10 @@ def test_a_stored_tiling_reads_back_and_one_that_is_cut_otherwise_is_refused() -
 
 
 def test_what_the_cohort_says_of_a_task_survives_fitting_a_fold() -> None:
-    task = later(TASK, 0.5)
-    fitted = fit_task(TASK, [ClassTarget(0)])
-    assert fitted.unfitted == TASK
-    assert to_plain(task)["added"] == 0.5
+    task = Task(kind=TaskKind.survival, time_bins=2)
+    fitted = fit_task(task, [SurvivalTarget(1.0, True), SurvivalTarget(2.0, True)])
+    assert fitted.inner_edges == (1.5,)
+    assert fitted.unfitted == task
 
 
 @pytest.mark.parametrize("kind", [*FIELDS_OF_0_1, *NAMED_TUPLES_OF_0_1], ids=lambda kind: kind.__name__)
