@@ -52,7 +52,7 @@ from flows.lifecycle.trigger import Occasion, as_before, discover, made_from, nu
 from flows.prediction.predictor import Predictor, predictor_of_model
 from flows.runs.cohort import load_cohort
 from mhim_core.errors import ConfigError, ConflictError, InputError, IntegrityError
-from mhim_core.evaluation.judge import metrics_of
+from mhim_core.evaluation.row_metrics import metrics_of
 from mhim_core.fingerprint import fingerprint, neutral_values
 from mhim_core.mil.options import ModelOptions
 from mhim_core.registry.options import GateOptions
