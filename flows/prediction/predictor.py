@@ -104,8 +104,8 @@ class Predictor:
         stored = EncoderCard.from_dict(self.encoder)
         device = "cuda" if stored.runtime == "torch-cuda" else "cpu"
         here = encoder_card(stored.id, weights=weights, revision=stored.revision or None, device=device)
-        if here.identity() != stored.identity():
-            wrong = [key for key, value in stored.identity().items() if here.identity().get(key) != value]
+        made, found = stored.identity(), here.identity()
+        if wrong := sorted(key for key in {*made, *found} if made.get(key) != found.get(key)):
             raise EncoderError(
                 f"{self.words} was trained on features of {stored.id} with another {', '.join(wrong)} than is found "
                 "here; give the same weights with encoder_weights="
