@@ -10,7 +10,6 @@ report.html, MODEL_CARD.md
 
 import json
 import platform
-from collections.abc import Set
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +22,8 @@ from mhim_core.cohort.table import CohortRow
 from mhim_core.cohort.tasks import BagMembers, make_bags
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, neutral_values, sha256
-from mhim_core.records import read_record
+from mhim_core.mil.options import MhimOptions
+from mhim_core.records import field_names, read_record
 from mhim_core.registry.card import TrainedOn
 from mhim_core.slides.spec import TileSpec, stored_spec
 from mhim_core.storage import Storage
@@ -302,9 +302,9 @@ def _cohort_rows(slides: tuple[CohortRow, ...], splits: tuple[Split, ...]) -> li
 
 def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
     """`epochs: 200 there, 20 here, …`, in the words of the keys that a person gave."""
-    # a plain run has no section of MHIM's keys; which teachers are taken is said in words
-    shared = (present["identity"].keys() & wanted["identity"].keys()) - {"teachers", "warm_start"}
-    there, here = _settings(present, shared), _settings(wanted, shared)
+    there, here = _settings(present), _settings(wanted)
+    if present["identity"]["method"] != wanted["identity"]["method"]:  # a plain run has none of MHIM's keys
+        there, here = ({key: value for key, value in one.items() if key not in _MHIM} for one in (there, here))
     keys = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
     parts = [f"{key}: {there.get(key, 'none')} there, {here.get(key, 'none')} here" for key in keys[:6]]
     if len(keys) > 6:
@@ -321,8 +321,12 @@ def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _settings(record: dict[str, Any], sections: Set[str]) -> dict[str, Any]:
-    """What identifies a run, as flat keys; digests are left to words."""
-    identity = {key: record["identity"][key] for key in sections - {"cohort", "feature_set"}}
+def _settings(record: dict[str, Any]) -> dict[str, Any]:
+    """What identifies a run, as flat keys; digests, and the models of other runs, are left to words."""
+    identity = {key: value for key, value in record["identity"].items() if key not in _IN_WORDS}
     tiling = {**neutral_values(TileSpec), **flat(record["tiling"])}
     return {"encoder": record["encoder"].get("id")} | tiling | flat_options(identity)
+
+
+_IN_WORDS = ("cohort", "feature_set", "teachers", "warm_start")
+_MHIM = field_names(MhimOptions)

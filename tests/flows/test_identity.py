@@ -16,9 +16,11 @@ from flows.engine.records import StepOutput
 from flows.engine.runner import Step, step_fingerprint
 from flows.lifecycle import trigger
 from flows.lifecycle.discover import snapshot
-from flows.lifecycle.training_steps import keys_identity, rows_digest
+from flows.lifecycle.training_steps import rows_digest
+from flows.runs import identity
 from flows.runs.cohort import load_cohort
 from flows.runs.folder import Run, cohort_identity
+from flows.runs.identity import RunIdentity, TrainingKeys, keys_identity
 from flows.runs.training_data import choose_features, training_data
 from flows.scheduling.records import Schedule
 from flows.submission.words import job_words
@@ -31,6 +33,7 @@ from mhim_core.registry.promotions import Kind, Promotion
 from mhim_core.slides.spec import SlidePolicy
 from mhim_core.storage import LocalStorage
 from mhim_core.store.manifest import read_manifest
+from mhim_core.task import Task, TaskKind
 from mhim_core.train import sections
 from mhim_core.train.options import FitOptions
 from mhim_core.types import PatientId, SlideId
@@ -135,18 +138,46 @@ def test_a_run_is_resumed_by_a_later_version_until_its_option_is_used(
     opened: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = opened(TrainConfig)
-    monkeypatch.setattr(train, "FitOptions", LaterFit)
+    monkeypatch.setattr(identity, "FitOptions", LaterFit)
     monkeypatch.setattr(sections, "SECTIONS", {"fit": LaterFit})
     assert opened(LaterTrain, added=0.0).record == first.record
     with pytest.raises(ConflictError, match=r"\(added: 0\.0 there, 0\.5 here\)"):
         opened(LaterTrain, added=0.5)
 
 
+def test_a_later_section_of_options_is_no_difference_until_one_of_them_is_used() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Views:
+        number: int = field(default=2, metadata={"neutral": 1})
+
+    @dataclass(frozen=True, kw_only=True)
+    class LaterRun(RunIdentity):
+        views: Views = field(default=Views(), metadata={"neutral": Views(number=1)})
+
+    task = Task(kind=TaskKind.classification, classes=("no", "yes"))
+    run = identity.run_identity(config(), [1], task, "f")
+    assert fingerprint(LaterRun(**vars(run), views=Views(number=1))) == fingerprint(run)
+    assert fingerprint(LaterRun(**vars(run))) != fingerprint(run)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (RunIdentity, "method model fit seeds splits target task feature_set"),
+        (TrainingKeys, "method model mhim fit seeds splits scheme split_files teacher target"),
+        (Schedule, "flow words cron timezone folder"),
+    ],
+)
+def test_every_field_since_0_1_says_what_is_neutral(kind: Any, fields: str) -> None:
+    stated = {name for name, entry in kind.__dataclass_fields__.items() if "neutral" not in entry.metadata}
+    assert stated == {*fields.split()}, "declare metadata={'neutral': …}; see CONTRIBUTING, Adding an option"
+
+
 def test_a_run_of_a_newer_version_is_refused_by_the_option_that_it_uses(
     opened: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(train, "FitOptions", LaterFit)
+        patched.setattr(identity, "FitOptions", LaterFit)
         opened(LaterTrain, added=0.5)
     with pytest.raises(ConflictError, match=r"\(added: 0\.5 there, none here\)"):
         opened(TrainConfig)
