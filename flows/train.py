@@ -221,7 +221,7 @@ def fit_all(given: Run, plan: TrainPlan, config: TrainConfig) -> Any:
 
     used = {bag.bag_id for fit in plan.fits for bag in (*fit.train, *fit.validation)}
     members = {bag.bag_id: bag.slide_ids for bag in given.bags if bag.bag_id in used}
-    manifest = given.manifest().entries
+    manifest = given.manifest.entries
     entries = {slide_id: manifest[slide_id] for slide_ids in members.values() for slide_id in slide_ids}
     plugin = config.plugin()
     payload = FitPayload(

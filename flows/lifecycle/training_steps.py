@@ -270,7 +270,7 @@ def _embed_cost(outcome: Outcome) -> Cost:
 
 
 def _training_cost(given: Run, device_seconds: float) -> Cost:
-    entries = given.manifest().entries
+    entries = given.manifest.entries
     used = [entries[slide.slide_id] for slide in given.slides]
     return Cost(
         num_slides=len(used),
