@@ -51,15 +51,16 @@ METRIC_OF = {TaskKind.classification: "auroc", TaskKind.survival: "harrell_c", T
 
 
 def _metric(kind: TaskKind, logits_VC: Tensor, targets: Sequence[Target]) -> float | None:
-    logits_VC = logits_VC.double()
+    # on the CPU whichever the device: a running sum has no deterministic kernel on CUDA
+    logits_VC = logits_VC.double().cpu()
     try:
         if kind is TaskKind.classification:
             truth = [target.class_index for target in targets if isinstance(target, ClassTarget)]
             # by log-odds: of confident predictions the probabilities saturate and tie
-            return metrics.auroc(truth, metrics.ranking_scores(logits_VC.cpu().numpy()))
+            return metrics.auroc(truth, metrics.ranking_scores(logits_VC.numpy()))
         if kind is TaskKind.survival:
             known = [target for target in targets if isinstance(target, SurvivalTarget)]
-            risk_V = survival_risk(logits_VC).cpu().numpy()
+            risk_V = survival_risk(logits_VC).numpy()
             return metrics.harrell_c([one.time for one in known], [one.event for one in known], risk_V)
     except metrics.UndefinedMetricError:
         pass
