@@ -10,16 +10,22 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mhim_core.mil.model import build_model
 from mhim_core.mil.options import AGGREGATOR_NAMES, MINING_AGGREGATORS, ModelOptions
 from mhim_core.storage import LocalStorage
-from mhim_core.task import SurvivalTarget, Task, TaskKind
+from mhim_core.task import ClassTarget, SurvivalTarget, Task, TaskKind
 from mhim_core.train import validation
 from mhim_core.train.arithmetic import fixed_arithmetic
+from mhim_core.train.checkpoint import predict_bag
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.events import FitEvent, FitEventKind, ignore_events
 from mhim_core.train.loop import run_fits
+from mhim_core.train.objective import make_label
 from mhim_core.train.options import Precision
 from mhim_core.train.plan import FoldBags, LabelledBag, Stage, TrainPlan, plan_fits
+from mhim_core.train.preparation import make_setup
+from mhim_core.train.state import TrainState
+from mhim_core.train.step import Bag, train_step
 from mhim_core.types import BagId
 
 PlanOf = Callable[..., TrainPlan]
@@ -167,3 +173,21 @@ def test_arithmetic_on_a_cpu_is_left_alone() -> None:
     before = settings()
     with fixed_arithmetic(torch.device("cpu")):
         assert settings() == before
+
+
+@pytest.mark.parametrize("aggregator", AGGREGATOR_NAMES)
+def test_a_step_mixes_no_tensors_of_the_cpu_with_those_of_its_device(plan_of: PlanOf, aggregator: str) -> None:
+    """On torch's meta device, which knows shapes and places but no numbers: a mixture raises as it would on CUDA."""
+    device = torch.device("meta")
+    plan = plan_with(plan_of, aggregator)
+    setup = make_setup(plan, plan.fits[-1])
+    mhim = setup.mhim if setup.stage is Stage.mhim else None
+    student, follower = (build_model(setup.d_in, 3, setup.model, mhim, seed="").to(device) for _ in range(2))
+    adam = torch.optim.Adam(student.parameters())  # the fused one knows no such device
+    state = TrainState(setup, student, follower.requires_grad_(False) if mhim else None, adam)
+    label = make_label(ClassTarget(1), setup.task, setup.dtype, device)
+    bags = [Bag(BagId(f"bag {num}"), label, torch.empty(num, setup.d_in, device=device)) for num in (1, 5, 60)]
+    result = train_step(state, bags, len(bags), SingleProcess(device))
+    prediction = predict_bag(state.student, torch.empty(9, setup.d_in), append_recycled=True)
+    places = [tensor.device for tensor in (*result, *prediction, *state.models().values())]
+    assert set(places) == {device}
