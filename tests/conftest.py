@@ -54,7 +54,7 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
-@pytest.fixture(params=["cpu", "cuda"])
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request: pytest.FixtureRequest) -> Any:
     """A test of tensors runs once on the CPU and once on the GPU; skips the latter where there is none."""
     import torch
