@@ -66,7 +66,7 @@ if [ "$DEVICE" = cuda ]; then
     bags=(--instances 600 12000 50000 --seconds 1.0)
     tiles=(--tiles 128 --seconds 1.5)
 else
-    chosen=(-k "cpu and (devices or golden)")
+    chosen=(-m "not cuda" -k "devices or golden or pinned")
     bags=(--instances 60 --seconds 0.1 --threads 1 --d-in 64)
     tiles=(--tiles 2 --seconds 0.1 --models vit_small_patch16_224 tf_efficientnet_lite0)
     export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
