@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mhim_core import metrics
-from mhim_core.mil.losses import survival_risk
+from mhim_core.metrics.outputs import survival_risk
 from mhim_core.mil.model import MilModel
 from mhim_core.task import ClassTarget, SurvivalTarget, Target, TaskKind
 from mhim_core.train.checkpoint import predict_bag
@@ -51,16 +51,15 @@ METRIC_OF = {TaskKind.classification: "auroc", TaskKind.survival: "harrell_c", T
 
 
 def _metric(kind: TaskKind, logits_VC: Tensor, targets: Sequence[Target]) -> float | None:
-    # on the CPU whichever the device: a running sum has no deterministic kernel on CUDA
-    logits_VC = logits_VC.double().cpu()
+    logits_VC = logits_VC.double()
     try:
         if kind is TaskKind.classification:
             truth = [target.class_index for target in targets if isinstance(target, ClassTarget)]
             # by log-odds: of confident predictions the probabilities saturate and tie
-            return metrics.auroc(truth, metrics.ranking_scores(logits_VC.numpy()))
+            return metrics.auroc(truth, metrics.ranking_scores(logits_VC.cpu().numpy()))
         if kind is TaskKind.survival:
             known = [target for target in targets if isinstance(target, SurvivalTarget)]
-            risk_V = survival_risk(logits_VC).numpy()
+            risk_V = survival_risk(logits_VC.cpu().numpy())
             return metrics.harrell_c([one.time for one in known], [one.event for one in known], risk_V)
     except metrics.UndefinedMetricError:
         pass
