@@ -39,7 +39,7 @@ part() {
     local name=$1 limit=$2 start=$SECONDS rc=0
     shift 2
     echo "== $name"
-    timeout "$limit" "$@" || rc=$?
+    timeout "$limit" "$@" 2>&1 | tee -a "$out/log" || rc=${PIPESTATUS[0]}
     echo "{\"part\": \"$name\", \"rc\": $rc, \"seconds\": $((SECONDS - start))}" >>"$out/parts.jsonl"
 }
 
@@ -49,7 +49,7 @@ if [ "${1:-}" = prepare ]; then
 fi
 
 out=$(mkdir -p "${OUT:-$carried/out}" && cd "${OUT:-$carried/out}" && pwd)
-rm -f "$out"/*.json "$out"/*.jsonl "$out"/*.xml
+rm -f "$out"/{log,parts.jsonl,tests.xml,train_step.json,encode_tiles.json,device.json}
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
 for wheel in "${DEVICE_WHEELS:-$carried/wheels}"/*.whl; do
