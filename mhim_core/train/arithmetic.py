@@ -8,6 +8,7 @@ On a CPU nothing is to be done.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -26,19 +27,18 @@ def fixed_arithmetic(device: torch.device) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
-    was_enabled, warned_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    filled, precision = torch.utils.deterministic.fill_uninitialized_memory, torch.get_float32_matmul_precision()
+    memory: Any = torch.utils.deterministic  # its one setting is a property that mypy cannot see
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled, precision = memory.fill_uninitialized_memory, torch.get_float32_matmul_precision()
     torch.use_deterministic_algorithms(True)
     # the mode also fills all new memory with NaN, which is for debugging and costs a pass over it
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    memory.fill_uninitialized_memory = False
     torch.set_float32_matmul_precision("highest")
     try:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             yield
     finally:
-        torch.use_deterministic_algorithms(was_enabled, warn_only=warned_only)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        memory.fill_uninitialized_memory = filled
         torch.set_float32_matmul_precision(precision)
