@@ -36,6 +36,7 @@ _SHAPE_CHECKS = install_import_hook(["mhim_core.mil", "mhim_core.embed"], "beart
 SLOW_FILES = (
     *("test_shared_slides.py", "test_pipeline_faults.py", "test_pipeline_s3.py", "test_pipeline.py"),
     *("test_jobs_cluster.py", "test_pipeline_cluster.py", "test_training.py", "test_pipeline_atlas.py"),
+    "test_wheel.py",
 )
 """Files that take a minute and more, the slowest first: the processes that share the files then end together."""
 
