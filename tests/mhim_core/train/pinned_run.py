@@ -3,7 +3,8 @@
     python tests/mhim_core/train/pinned_run.py [--device cuda] [--threads 1] [--write]
 
 Prints one JSON object: the largest deviation of each run; exit code 1 where one is above the tolerance. `--write`
-makes pinned.json anew, which is right only where the method is meant to give other numbers: say so in CHANGELOG.md.
+makes pinned.json anew: right for a new aggregator, or where the method is meant to give other numbers, which
+CHANGELOG.md then says.
 Needs torch and numpy alone, so that it runs on a bare machine with an accelerator.
 """
 
