@@ -19,6 +19,7 @@ from flows.embed_report import retry_advice, write_report
 from flows.inputs import CohortInput, load_cohort, slide_identity
 from flows.progress import SlideProgress
 from flows.result import FlowResult
+from mhim_core.cohort.options import TableOptions
 from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConfigError, StorageError
@@ -47,7 +48,7 @@ class Embedded(NamedTuple):
 def run(config: EmbedConfig) -> FlowResult:
     """Raises CohortError, EncoderError, ConfigError (2), ConflictError (5), StorageError (6)."""
     check_address(config.ray_address)
-    given = load_cohort(config.cohort, strict=config.strict)
+    given = load_cohort(config.cohort, strict=config.strict, options=part(config, TableOptions))
     for finding in given.warnings:
         print(f"warning: {finding}")
     device = "cuda" if config.gpus_per_actor else "cpu"

@@ -23,6 +23,8 @@ from flows.new_bags import External, NewBag, PredictedBag, bag_words, external_m
 from flows.predictor import Predictor, predictor_of_model, predictor_of_run
 from flows.result import FlowResult
 from flows.run_folder import read_run
+from mhim_core.cohort.options import TableOptions
+from mhim_core.cohort.spellings import spell_as
 from mhim_core.errors import ConflictError, InputError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.slides.spec import SlidePolicy
@@ -48,7 +50,9 @@ def run(config: PredictConfig) -> FlowResult:
     present = _read_summary(out)
     if present is not None:
         _check_same(present, given, out)
-    cohort = load_cohort(config.cohort, strict=config.strict)
+    options = part(config, TableOptions)
+    cohort = load_cohort(config.cohort, strict=config.strict, options=options)
+    cohort = cohort._replace(cohort=spell_as(cohort.cohort, given.classes, options.label_spellings))
     card = given.encoder_here(config.encoder_weights or None)
     store = config.store or given.store_uri or out.locate("features")
     embedded = embed_cohort(cohort, card, given.tile_spec(), part(config, SlidePolicy), config, store)

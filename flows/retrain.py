@@ -49,6 +49,9 @@ from flows.result import FlowResult
 from flows.retrain_config import RetrainConfig
 from flows.step_records import FlowPlace, StepOutput, list_flows
 from flows.steps import Patience, Step, StepCall, run_steps
+from mhim_core.cohort.options import TableOptions
+from mhim_core.cohort.spellings import spell_as
+from mhim_core.cohort.table import require_patients
 from mhim_core.errors import ConfigError, ConflictError, InputError
 from mhim_core.evaluation.judge import metrics_of
 from mhim_core.fingerprint import fingerprint
@@ -215,7 +218,10 @@ def _champion(registry: Storage, name: str) -> Promotion:
 
 def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWork:
     """Everything that is settled before any work, the champion's keys with what the config changes of them."""
-    given = load_cohort(config.cohort, strict=config.strict, labels_uri=config.labels)
+    options = part(config, TableOptions)
+    given = load_cohort(config.cohort, strict=config.strict, labels_uri=config.labels, options=options)
+    require_patients(given.cohort)
+    given = given._replace(cohort=spell_as(given.cohort, model.classes, options.label_spellings))
     for line in (*given.cohort.notes, *(f"warning: {finding}" for finding in given.warnings)):
         print(line)
     if config.slides_prefix:

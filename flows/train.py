@@ -22,7 +22,7 @@ from flows.run_folder import Run, cohort_identity, pinned_start, pinned_teachers
 from flows.tracking import mirror_run
 from flows.training_data import TrainingData, choose_features, choose_manifest, training_data
 from flows.warm_start import check_start, find_start, take_start
-from mhim_core.cohort.options import SplitOptions, TaskOptions
+from mhim_core.cohort.options import SplitOptions, TableOptions, TaskOptions
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import Cohort
 from mhim_core.cohort.tasks import BagMembers, bags_in, make_bags
@@ -42,7 +42,8 @@ def run(config: TrainConfig) -> FlowResult:
     """Raises InputError (2), ConflictError (5), StorageError (6)."""
     check_address(config.ray_address)
     config.check_room()
-    loaded = load_cohort(config.cohort, with_files=False, labels_uri=config.labels)
+    options = part(config, TableOptions)
+    loaded = load_cohort(config.cohort, with_files=False, labels_uri=config.labels, options=options)
     cohort = loaded.cohort
     for line in (*cohort.notes, *(f"warning: {finding}" for finding in loaded.warnings)):
         print(line)
