@@ -126,22 +126,23 @@ def _same_file(cohort: Cohort, row: CohortRow, earlier: Sequence[CohortRow], ver
 
 def _check_patients(cohort: Cohort) -> Iterator[Finding]:
     column = "patient_id"
-    if column in cohort.header:
-        told: set[str] = set()
-        for row in cohort.rows:
-            if row.patient_id != row.patient_id.strip():
-                told.add(row.patient_id)
-                yield _finding(cohort, row, column, f"{quote(row.patient_id)} has spaces around it: remove them")
-        spelt: dict[str, CohortRow] = {}
-        for row in cohort.rows:
-            first = spelt.setdefault(_patient_key(row.patient_id), row)
-            if first.patient_id != row.patient_id and row.patient_id not in told:
-                told.add(row.patient_id)  # once a spelling, not once a slide
-                pair = f"{quote(row.patient_id)} and {quote(first.patient_id)} (row {first.row})"
-                message = (
-                    f"{pair} differ only in case, blanks or leading zeros: as two patients, one could be in training "
-                )
-                yield _finding(cohort, row, column, message + "and test; write them alike, or further apart")
+    if column not in cohort.header:
+        return
+    spelt: dict[str, CohortRow] = {}
+    told: set[str] = set()
+    for row in cohort.rows:
+        if row.patient_id != row.patient_id.strip():
+            yield _finding(cohort, row, column, f"{quote(row.patient_id)} has spaces around it: remove them")
+            continue
+        first = spelt.setdefault(_patient_key(row.patient_id), row)
+        if first.patient_id != row.patient_id and row.patient_id not in told:
+            told.add(row.patient_id)  # once a spelling, not once a slide
+            message = (
+                f"{quote(row.patient_id)} and {quote(first.patient_id)} (row {first.row}) differ only in case, blanks "
+                "or leading zeros: if they are one patient, it could be in training and test. Write them alike, or "
+                "further apart"
+            )
+            yield _finding(cohort, row, column, message)
 
 
 def _patient_key(patient_id: str) -> str:

@@ -128,7 +128,8 @@ def find_columns(header: Sequence[str], table_name: str, options: TableOptions =
 
     `wsi`, `FILENAME` and `image_path` are the path if another column gives the id, and the id if another gives the
     path; alone they are the slide column, whose values then decide. Raises CohortError for two columns of one meaning,
-    for a column that an option names and that is not there, and for one that seems to name the patients and is not read.
+    for a column that an option names and that is not there, and for one that seems to name the patients and is not
+    read.
     """
     search = _Search(header, table_name, options)
     slide_id, path = search.slide_columns()

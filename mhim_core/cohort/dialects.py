@@ -1,4 +1,4 @@
-"""The ways in which people's tools write a CSV table, undone one after another: packing, encoding, comments, delimiter."""
+"""What people's tools make of a CSV table, undone one after another: packing, encoding, comments, delimiter."""
 
 import csv
 import gzip

@@ -4,8 +4,8 @@ The column's name says whose they are. Where it does not (no header, a bare `id`
 id may be either, and one that names a slide and also a patient of other slides is refused: of slides 1 to 8 of patients
 1 to 4 the wrong one would be taken without a word.
 
-A data frame that has gaps in a column of whole numbers writes 17 as `17.0`: where no id is spelt so, the whole number is
-meant. Nothing else is made equal: ids that are alike but for case or leading zeros are named as such.
+A data frame that has gaps in a column of whole numbers writes 17 as `17.0`: where no id is spelt so, the whole number
+is meant. Nothing else is made equal: ids that are alike but for case or leading zeros are named as such.
 """
 
 import re
@@ -98,6 +98,12 @@ class IdIndex:
             if kind is not IdKind.slide and text in self._whole_patients:
                 return self._slides_of[self._whole_patients[text]]
         return []
+
+    def as_whole(self, ids: Iterable[str], kind: IdKind) -> list[str]:
+        """Those that name a slide as whole numbers alone: `17.0` for 17."""
+        slides = self._slides if kind is not IdKind.patient else ()
+        known = {*slides, *(self._slides_of if kind is not IdKind.slide else ())}
+        return [one for one in ids if whole_id(one) != one and not known.intersection(_spellings(one, kind))]
 
     def alike(self, ids: Sequence[str], kind: IdKind) -> str:
         """Words on the first of these unknown ids that is the cohort's but for case, blanks or leading zeros."""

@@ -21,7 +21,7 @@ from mhim_core.cohort.columns import (
     strip_extension,
 )
 from mhim_core.cohort.findings import Finding, Severity, listed, quote, quote_all
-from mhim_core.cohort.ids import BARE_ID_NAMES, IdColumns, IdIndex, IdKind, id_candidates
+from mhim_core.cohort.ids import BARE_ID_NAMES, IdIndex, IdKind, id_candidates, whole_id
 from mhim_core.cohort.options import AS_FOUND, TableOptions
 from mhim_core.cohort.rows import NO_PATIENT, OWN_PATIENT, LabelReader
 from mhim_core.cohort.survival import SurvivalColumns, find_survival
@@ -163,8 +163,9 @@ def _best_known(labels: LabelTable, index: IdIndex) -> LabelTable:
     if known[best] <= _FAR_MORE * known[0]:
         return labels
     found = tables[best]
-    counts = f"{known[best]} of its {len(found.cells)}, and {known[0]} of the {len(labels.cells)} of"
-    note = f"{found.name}: the ids are taken from {quote(found.id_column)}: the cohort knows {counts} {quote(labels.id_column)}"
+    counts = f"the cohort knows {known[best]} of its {len(found.cells)}"
+    others = f"{known[0]} of the {len(labels.cells)} of {quote(labels.id_column)}"
+    note = f"{found.name}: the ids are taken from {quote(found.id_column)}: {counts}, and {others}"
     return replace(found, notes=(*found.notes, note))
 
 
@@ -289,6 +290,9 @@ def _patient_finding(finding: Finding, with_target: Set[int]) -> Finding:
 def _notes(cohort: Cohort, labels: LabelTable, index: IdIndex) -> Iterator[str]:
     yield from (note for note in cohort.notes if note not in cohort.target_notes)
     yield from labels.notes
+    if whole := index.as_whole(labels.cells, labels.kind):
+        first = f"{quote(whole[0])} as {quote(whole_id(whole[0]))}"
+        yield f"{labels.name}: {len(whole)} ids are read as whole numbers, {first}"
     own = [quote(cohort.header[key]) for key in TARGET_COLUMNS if key in cohort.header]
     if own:
         yield f"{cohort.name}: its own {', '.join(own)} are not used, since {labels.name} gives the labels"

@@ -59,6 +59,13 @@ class TableOptions:
     def __post_init__(self) -> None:
         if self.patients is PatientUnit.slides and self.patient_column:
             raise ConfigError(f"patients=slides reads no patients, and patient_column={self.patient_column} names them")
+        if "/" in self.extension:
+            raise ConfigError(f"extension={self.extension} is no file extension, such as .svs")
+
+    @property
+    def dotted_extension(self) -> str:
+        """`extension` with its dot; "" where there is none."""
+        return f".{self.extension.lstrip('.')}" if self.extension else ""
 
     def without_targets(self) -> "TableOptions":
         """For the cohort's own table, where another gives labels, times and events."""

@@ -84,8 +84,8 @@ class LabelReader:
         counts = ", ".join(f"{quote(word)} {number}" for word, number in sorted(self.missing.items()))
         total = sum(self.missing.values())
         return (
-            f"{table_name}: {total} label cells say that there is none and count as empty: {counts} (na_values= without "
-            "such a word makes it a class)",
+            f"{table_name}: label cells that say that there is none, and count as empty: {total}, of which {counts} "
+            "(na_values= without such a word makes it a class)",
         )
 
 
@@ -106,7 +106,7 @@ class RowReader:
         self.base_uri = base_uri if base_uri.startswith("s3://") else os.path.abspath(base_uri)
         self.findings: list[Finding] = []
         self.labels = LabelReader(options)
-        self.extension = options.extension
+        self.extension = options.dotted_extension
 
     def read(self, text: TextRow) -> CohortRow:
         columns = self.columns

@@ -2,7 +2,7 @@
 
 A character that an id cannot hold is written `_x<its code point, hexadecimal>_`: `S12 A1` → `S12_x20_A1`,
 `Größe` → `Gr_xf6__xdf_e`. An id begins with a letter or digit; a name that does not is put behind `x_x00_`, which no
-file name can hold. Names are taken in Unicode's composed form (NFC), in which one name has one spelling on every system.
+file name can hold. Names are taken in Unicode's composed form (NFC), in which one name has one spelling everywhere.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""One label in two spellings (`Tumour`, `tumour`; `1`, `1.0`) would be two classes: found, and merged where asked for."""
+"""One label in two spellings (`Tumour`, `tumour`; `1`, `1.0`) would be two classes: found, or merged if asked to."""
 
 import re
 import unicodedata

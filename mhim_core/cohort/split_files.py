@@ -15,7 +15,7 @@ from typing import NamedTuple
 from mhim_core.cohort.cells import TextTable, read_cells
 from mhim_core.cohort.columns import FILE_NAMES, ID_NAMES, PATIENT_NAMES, SPLIT_NAMES, column_key, is_named
 from mhim_core.cohort.findings import quote, quote_all
-from mhim_core.cohort.ids import BARE_ID_NAMES, IdColumns, IdIndex, IdKind, id_candidates
+from mhim_core.cohort.ids import BARE_ID_NAMES, IdColumns, IdIndex, IdKind, id_candidates, whole_id
 from mhim_core.cohort.options import SplitOptions
 from mhim_core.cohort.split_notes import part_notes
 from mhim_core.cohort.splits import Split, split_by_part
@@ -24,7 +24,6 @@ from mhim_core.cohort.values import CellError, read_split
 from mhim_core.errors import SplitError
 from mhim_core.task import Task
 from mhim_core.types import SlideId
-
 
 _COMPANIONS = frozenset({"label", "labels", "target", "targets", "class", "y", "time", "event", "site"})
 """What a column beside the ids of a part may be called after it: `train_label`."""
@@ -234,6 +233,9 @@ def _id_notes(
     file: SplitFile, part_of: Mapping[SlideId, str], index: IdIndex, rows: Sequence[CohortRow]
 ) -> Iterator[str]:
     usable = {row.slide_id for row in rows}
+    if whole := index.as_whole(file.parts, file.kind):
+        first = f"{quote(whole[0])} as {quote(whole_id(whole[0]))}"
+        yield f"{file.name}: {len(whole)} ids are read as whole numbers, {first}"
     if unknown := index.unknown(file.parts, file.kind):
         hint = index.other_kind(unknown, file.kind)
         yield f"{file.name}: {len(unknown)} of its {file.kind.ids} are not in the cohort{hint}: {quote_all(unknown)}"

@@ -41,7 +41,8 @@ class BagMembers(NamedTuple):
 def infer_task(rows: Sequence[CohortRow], options: TaskOptions) -> TaskFound:
     """What is predicted, from the whole table: a class whose slides all failed must not vanish unnoticed.
 
-    auto: a table with labels is of regression if they are numbers of which one is not whole, or more than 20 different ones, else of classification; one without labels but with times and events is of survival.
+    auto: a table with labels is of regression if they are numbers of which one is not whole, or more than 20 different
+    ones, else of classification; one without labels but with times and events is of survival.
     Raises CohortError if the table lacks what the task needs, and for classes that are one but for their spelling.
     """
     labels = {row.label for row in rows if row.label is not None}
