@@ -113,8 +113,8 @@ class _Given:
             options = part(self.config, TableOptions)
             load_cohort(address, with_files=False, options=self._own_table(options))  # its findings, now
             if self.ship:
-                name, folder = posixpath.basename(address), os.path.dirname(address)
-                data = with_absolute_paths(data, name, folder, self._own_table(options))
+                lies_in = os.path.dirname(address)
+                data = with_absolute_paths(data, posixpath.basename(address), lies_in, self._own_table(options))
         self.digests.setdefault(key, []).append(sha256(data))
         if not self.ship:
             return address
