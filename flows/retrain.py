@@ -15,16 +15,16 @@ from typing import Any
 
 from cluster.session import check_address, kept_alive
 from cluster.storage import open_storage
-from flows.assessments import judged_base, read_claim
-from flows.config import TrainConfig
-from flows.config_parts import part
-from flows.discover import (
-    is_labelled,
-    read_features,
-    with_prefix,
-)
-from flows.inputs import load_cohort
-from flows.judge_steps import (
+from flows import embed, evaluate, report, train
+from flows.config.commands import TrainConfig
+from flows.config.keys import part
+from flows.config.lifecycle import RetrainConfig
+from flows.config.words import keys_of
+from flows.engine.records import FlowPlace, StepOutput, list_flows
+from flows.engine.result import FlowResult
+from flows.engine.runner import Patience, Step, StepCall, run_steps
+from flows.lifecycle.discover import read_features, with_prefix
+from flows.lifecycle.gate_steps import (
     SUPERSEDED,
     assess_step,
     judge_step,
@@ -33,7 +33,8 @@ from flows.judge_steps import (
     register_step,
     trained_data,
 )
-from flows.model_steps import (
+from flows.lifecycle.training_steps import (
+    CalledFlows,
     ModelWork,
     embed_step,
     evaluate_step,
@@ -42,19 +43,17 @@ from flows.model_steps import (
     settled,
     train_step,
 )
-from flows.occasion import Occasion, as_before, discover, made_from, num_waiting
-from flows.overrides import keys_of
-from flows.predictor import Predictor, predictor_of_model
-from flows.result import FlowResult
-from flows.retrain_config import RetrainConfig
-from flows.step_records import FlowPlace, StepOutput, list_flows
-from flows.steps import Patience, Step, StepCall, run_steps
+from flows.lifecycle.trigger import as_before, discover, made_from, num_waiting
+from flows.prediction.predictor import Predictor, predictor_of_model
+from flows.runs.cohort import load_cohort
 from mhim_core.cohort.options import TableOptions
 from mhim_core.cohort.spellings import spell_as
 from mhim_core.cohort.table import require_patients
 from mhim_core.errors import ConfigError, ConflictError, InputError
-from mhim_core.evaluation.judge import metrics_of
+from mhim_core.evaluation.row_metrics import metrics_of
 from mhim_core.fingerprint import fingerprint
+from mhim_core.registry.claims import judged_base, read_claim
+from mhim_core.registry.occasion import Occasion
 from mhim_core.registry.options import GateOptions
 from mhim_core.registry.promotions import Promotion, champion
 from mhim_core.storage import Storage
@@ -99,7 +98,7 @@ def _retrain(config: RetrainConfig, registry: Storage, patience: Patience) -> Fl
         print(f"nothing to do: {words}", flush=True)
         occasion = occasion._replace(words=words, trains=False, embeds=num_waiting(work, features) > 0)
     work = _another_seed(work, config, occasion)
-    others = fingerprint(sorted((row.slide_id, row.uri) for row in work.given.cohort.rows if not is_labelled(row)))
+    others = fingerprint(sorted((row.slide_id, row.uri) for row in work.given.cohort.rows if not row.is_labelled))
     inputs = occasion.inputs(_keys(config, work), others)
     work = work.at(fingerprint(inputs))
     steps = _steps(work, registry, occasion, present)
@@ -196,7 +195,8 @@ def _complete(place: FlowPlace, config: RetrainConfig, patience: Patience) -> Fl
     """What comes after a judgement, which alone is followed; None where its champion was replaced meanwhile."""
     print(f"{config.name}: a retraining was cut off after its judgement, and is completed", flush=True)
     known = {step: one.output for step, one in place.done_steps().items() if step not in ("promote", "assess")}
-    steps = [promote_step(place, place.storage, judged_base(place, known["judge"])), assess_step(place, config)]
+    base = judged_base(place.storage, place.folder, known["judge"].identity["assessment"])
+    steps = [promote_step(place, place.storage, base), assess_step(place, config)]
     return _unless_superseded(place, settled(run_steps(place, steps, patience, known), config))
 
 
@@ -235,6 +235,7 @@ def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWo
         raise ConfigError(f"gate_metric={config.gate_metric} is none of a {model.task.kind}: {', '.join(known)}")
     out = config.out or f"{registry.uri}/runs/{config.name}"
     return ModelWork(
+        flows=CalledFlows(embed.embed_cohort, train.run, evaluate.run, report.run),
         config=config,
         given=given,
         encoder=model.encoder_here(config.encoder_weights or None),

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from flows.inputs import load_cohort
-from flows.job_tables import with_absolute_paths
+from flows.runs.cohort import load_cohort
+from flows.submission.tables import with_absolute_paths
 from mhim_core.cohort.options import TableOptions
 from mhim_core.errors import CohortError
 from mhim_core.types import ExitCode

@@ -1,0 +1,263 @@
+"""What a flow's steps leave behind: small JSON files on a storage, which are the workflow's whole state.
+
+flows/<flow>/<name>/<fingerprint, 16 digits>/
+    flow.json                     what the flow is of, and its steps in order (put-if-absent)
+    done/<step>-<16 digits>.json  what was done, by which version, how long it took, what it cost (put-if-absent);
+                                  the digits are the fingerprint of the step's inputs
+    attempts/<step>/<NNNN>.json   written when an attempt starts, and again when it ends, with exit code and reason
+
+Times are for people. Nothing is decided by them but ages, which are counted on the storage's own clock.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
+
+from mhim_core.errors import IntegrityError
+from mhim_core.fingerprint import canonical_json
+from mhim_core.records import SCHEMA, read_record
+from mhim_core.registry.clock import store_time_s
+from mhim_core.registry.names import check_name
+from mhim_core.storage import Storage
+from mhim_core.types import ExitCode
+
+FLOWS = "flows"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a step used, as far as it is known."""
+
+    num_slides: int | None = None
+    num_tiles: int | None = None
+    num_bytes: int | None = None
+    device_seconds: float | None = None
+    """Seconds of CPU or GPU workers, summed over them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOutput:
+    """What a step gives back to the flow."""
+
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """What was made, plain JSON: digests, versions, verdicts. The same inputs give the same; later steps follow it."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """What → where, for people."""
+    exit_code: ExitCode = ExitCode.OK
+    """0 or 3; any other ends the flow, and the step is not done."""
+    cost: Cost = Cost()
+    note: str = ""
+    """One sentence for people. No label, path or patient in it."""
+    is_last: bool = False
+    """There is nothing to do after it: the flow is complete, though steps are left."""
+
+
+class Done(NamedTuple):
+    """A done record."""
+
+    step: str
+    fingerprint: str
+    output: StepOutput
+    seconds: float
+    attempt: int
+    ended_at: str
+    """UTC, by the clock of the machine that did it."""
+    versions: dict[str, str]
+
+
+class Attempt(NamedTuple):
+    """One attempt at a step, as far as it came."""
+
+    number: int
+    fingerprint: str
+    started_at: str
+    exit_code: int | None
+    """None: it has not ended, or its process was killed."""
+    reason: str
+    seconds: float | None
+
+
+class State(StrEnum):
+    """Of one step."""
+
+    done = "done"
+    failed = "failed"
+    started = "started"
+    """Without an end: it is running, or its process was killed."""
+    missing = "missing"
+    not_needed = "not needed"
+    """An earlier step found that there was nothing to do."""
+
+
+class StepState(NamedTuple):
+    """One step as its records tell."""
+
+    step: str
+    state: State
+    seconds: float | None
+    """Of the last attempt."""
+    age_s: float | None
+    """Since its newest record, by the storage's clock."""
+    num_attempts: int
+    exit_code: int | None
+    note: str
+    """What was done, or why not."""
+    cost: Cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowPlace:
+    """One run of a flow: all its records lie in one folder, which carries the fingerprint of what it is of."""
+
+    storage: Storage
+    flow: str
+    """pipeline or retrain."""
+    name: str
+    """The model's."""
+    fingerprint: str = "0" * 64
+    """Of what the flow is of."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+    @property
+    def folder(self) -> str:
+        return f"{flow_prefix(self.flow, self.name)}/{self.fingerprint[:16]}"
+
+    @property
+    def uri(self) -> str:
+        return self.storage.locate(self.folder)
+
+    def found(self, steps: Sequence[str], inputs: Mapping[str, Any]) -> None:
+        """Say once what the flow is of. Whoever comes later finds it said."""
+        record = {
+            "schema": SCHEMA,
+            "flow": self.flow,
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "steps": list(steps),
+            "inputs": inputs,
+        }
+        self.storage.put_if_absent(f"{self.folder}/flow.json", canonical_json(record))
+
+    def read_flow(self) -> dict[str, Any] | None:
+        """What `found` said, or None."""
+        return read_record(self.storage, f"{self.folder}/flow.json")
+
+    def done_key(self, step: str, digest: str) -> str:
+        return f"{self.folder}/done/{step}-{digest[:16]}.json"
+
+    def read_done(self, step: str, digest: str) -> Done | None:
+        """The step's done record, or None. Raises IntegrityError if it is damaged."""
+        raw = read_record(self.storage, self.done_key(step, digest))
+        return None if raw is None else _parse_done(raw, self.storage.locate(self.done_key(step, digest)))
+
+    def write_done(self, done: Done) -> Done:
+        """Put the record if there is none; the one that stands, which may be another runner's."""
+        record = {"schema": SCHEMA, **done._asdict(), "output": dataclasses.asdict(done.output)}
+        if self.storage.put_if_absent(self.done_key(done.step, done.fingerprint), canonical_json(record)):
+            return done
+        standing = self.read_done(done.step, done.fingerprint)
+        assert standing is not None
+        return standing
+
+    def done_steps(self) -> dict[str, Done]:
+        """The newest done record of each step that has one, whatever its inputs."""
+        keys = sorted(self.storage.list(f"{self.folder}/done"), key=lambda entry: (entry.modified_s, entry.key))
+        found = [_parse_done(read_record(self.storage, entry.key) or {}, entry.key) for entry in keys]
+        return {done.step: done for done in found}
+
+    def start_attempt(self, step: str, digest: str) -> int:
+        """Take the step's next number and say that an attempt has started."""
+        prefix = f"{self.folder}/attempts/{step}"
+        number = sum(1 for _ in self.storage.list(prefix)) + 1
+        record = {"schema": SCHEMA, "fingerprint": digest, "started_at": utc_now(), "versions": versions()}
+        while not self.storage.put_if_absent(f"{prefix}/{number:04d}.json", canonical_json(record)):
+            number += 1
+        return number
+
+    def end_attempt(self, step: str, digest: str, number: int, code: ExitCode, reason: str, seconds: float) -> None:
+        """Say how the attempt ended."""
+        key = f"{self.folder}/attempts/{step}/{number:04d}.json"
+        record = read_record(self.storage, key) or {"schema": SCHEMA, "fingerprint": digest}
+        ended = {"exit_code": int(code), "reason": reason, "seconds": round(seconds, 3), "ended_at": utc_now()}
+        self.storage.put(key, canonical_json(record | ended))
+
+    def states(self, now_s: float | None = None) -> list[StepState]:
+        """Every step of the flow, in order, from the records alone. Empty where there is no such flow."""
+        record = self.read_flow()
+        if record is None:
+            return []
+        now_s = store_time_s(self.storage) if now_s is None else now_s
+        modified = {entry.key: entry.modified_s for entry in self.storage.list(self.folder)}
+        states: list[StepState] = []
+        is_over = False
+        for step in record["steps"]:
+            attempts = [key for key in sorted(modified) if key.startswith(f"{self.folder}/attempts/{step}/")]
+            if not attempts:
+                state = State.not_needed if is_over else State.missing
+                states.append(StepState(step, state, None, None, 0, None, "", Cost()))
+                continue
+            last = _parse_attempt(read_record(self.storage, attempts[-1]) or {}, attempts[-1])
+            done_key = self.done_key(step, last.fingerprint)
+            done = self.read_done(step, last.fingerprint) if done_key in modified else None
+            age_s = max(0.0, now_s - modified[attempts[-1] if done is None else done_key])
+            states.append(_state(step, last, done, len(attempts), age_s))
+            is_over = is_over or (done is not None and done.output.is_last)
+        return states
+
+
+def _state(step: str, last: Attempt, done: Done | None, num_attempts: int, age_s: float) -> StepState:
+    if done is not None:
+        output, code = done.output, int(done.output.exit_code)
+        return StepState(step, State.done, done.seconds, age_s, num_attempts, code, output.note, output.cost)
+    state = State.started if last.exit_code is None else State.failed
+    return StepState(step, state, last.seconds, age_s, num_attempts, last.exit_code, last.reason, Cost())
+
+
+def list_flows(storage: Storage, flow: str, name: str) -> Iterator[FlowPlace]:
+    """Every run of the flow of that name, the newest (by the storage's clock) first."""
+    entries = [entry for entry in storage.list(flow_prefix(flow, name)) if entry.key.endswith("/flow.json")]
+    for entry in sorted(entries, key=lambda entry: (-entry.modified_s, entry.key)):
+        record = read_record(storage, entry.key)
+        if record is not None:
+            yield FlowPlace(storage=storage, flow=flow, name=name, fingerprint=record["fingerprint"])
+
+
+def flow_prefix(flow: str, name: str) -> str:
+    return f"{FLOWS}/{flow}/{check_name(name)}"
+
+
+def utc_now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def versions() -> dict[str, str]:
+    """Which program did it."""
+    try:
+        return {"mhim": version("mhim")}
+    except PackageNotFoundError:
+        return {"mhim": "unknown"}
+
+
+def _parse_done(raw: Mapping[str, Any], origin: str) -> Done:
+    try:
+        output = dict(raw["output"])
+        output |= {"exit_code": ExitCode(output["exit_code"]), "cost": Cost(**output["cost"])}
+        fields = {name: raw[name] for name in Done._fields}
+        return Done(**fields | {"output": StepOutput(**output)})
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{origin} is no done record: {error!r}") from error
+
+
+def _parse_attempt(raw: Mapping[str, Any], origin: str) -> Attempt:
+    try:
+        number = int(origin.rpartition("/")[2].removesuffix(".json"))
+        end = (raw.get("exit_code"), raw.get("reason", ""), raw.get("seconds"))
+        return Attempt(number, raw["fingerprint"], raw.get("started_at", ""), *end)
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{origin} is no attempt: {error!r}") from error

@@ -1,0 +1,73 @@
+"""The cohort as it is now: which bytes its files hold, what the store has of them, which files a prefix adds."""
+
+import dataclasses
+from typing import NamedTuple
+
+from cluster.storage import open_storage
+from flows.runs.cohort import CohortInput, slide_hint, slide_identity
+from mhim_core.cohort.check import SLIDE_ID, validate
+from mhim_core.cohort.columns import has_slide_extension
+from mhim_core.cohort.rows import CohortRow
+from mhim_core.cohort.slide_names import slide_id_of
+from mhim_core.errors import CohortError
+from mhim_core.features import SourceIdentity
+from mhim_core.storage import Storage
+from mhim_core.store.manifest import newest_version, read_manifest
+from mhim_core.store.parallel import map_all
+from mhim_core.store.record import CommitRecord
+from mhim_core.types import PatientId, SlideId, SlideTask
+
+
+class Features(NamedTuple):
+    """What the store holds of a feature set: its newest manifest, or nothing yet."""
+
+    entries: dict[SlideId, CommitRecord]
+
+    def with_tiles(self) -> dict[SlideId, CommitRecord]:
+        return {slide_id: record for slide_id, record in self.entries.items() if record.num_tiles}
+
+
+def read_features(store: Storage, feature_set: str) -> Features:
+    version = newest_version(store, feature_set)
+    return Features({} if version is None else read_manifest(store, feature_set, version).entries)
+
+
+def contents_of(given: CohortInput, features: Features) -> dict[SlideId, SourceIdentity]:
+    """Which bytes each slide's file holds now, for those that can be read.
+
+    One whose hint the manifest knows is not read again; one that cannot be seen keeps the identity that it had.
+    """
+
+    def look(task: SlideTask) -> SourceIdentity | None:
+        hint, entry = given.hints.get(task.slide_id), features.entries.get(task.slide_id)
+        if entry is not None and hint in (None, entry.hint):
+            return entry.source
+        return None if hint is None else slide_identity(task)
+
+    tasks = given.tasks()
+    found = zip(tasks, map_all(look, tasks), strict=True)
+    return {task.slide_id: source for task, source in found if source is not None}
+
+
+def with_prefix(given: CohortInput, prefix: str) -> CohortInput:
+    """The cohort and, without labels, the slide files below a folder or `s3://` prefix that it does not list.
+
+    Their ids are their file names, made safe. Raises CohortError where two files, or a file and a row, would share one.
+    """
+    listed = {row.uri for row in given.cohort.rows}
+    storage = open_storage(prefix)
+    found = [storage.locate(entry.key) for entry in storage.list("") if has_slide_extension(entry.key)]
+    rows = [_row(uri) for uri in found if uri not in listed]
+    if wrong := [row.slide_id for row in rows if not SLIDE_ID.fullmatch(row.slide_id)]:
+        raise CohortError(
+            f"slides_prefix={prefix}: {len(wrong)} file names cannot be slide ids (of 128 characters at most), such as "
+            f"{wrong[0]!r}; rename them, or list them in the table under other ids"
+        )
+    cohort = dataclasses.replace(given.cohort, rows=(*given.cohort.rows, *rows))
+    validate(cohort)
+    return given._replace(cohort=cohort, hints=given.hints | {row.slide_id: slide_hint(row.uri) for row in rows})
+
+
+def _row(uri: str) -> CohortRow:
+    slide_id = slide_id_of(uri)
+    return CohortRow(SlideId(slide_id), uri, PatientId(slide_id))

@@ -1,0 +1,80 @@
+"""Is there an occasion for a retraining: what the champion was made from, against the cohort as it is now."""
+
+import dataclasses
+from typing import Any
+
+from flows.config.keys import part
+from flows.config.lifecycle import RetrainConfig
+from flows.lifecycle.discover import Features
+from flows.lifecycle.gate_steps import trainable_snapshot
+from flows.lifecycle.training_steps import ModelWork
+from mhim_core.registry.clock import store_time_s
+from mhim_core.registry.holdout import Holdout
+from mhim_core.registry.occasion import Against, Occasion, find_occasion
+from mhim_core.registry.promotions import Kind, Promotion, history
+from mhim_core.registry.snapshot import read_snapshot
+from mhim_core.slides.spec import SlidePolicy
+from mhim_core.storage import Storage
+
+_SECONDS_A_DAY = 86400.0
+
+
+def discover(
+    work: ModelWork,
+    registry: Storage,
+    present: Promotion,
+    holdout: Holdout,
+    features: Features,
+    config: RetrainConfig,
+) -> Occasion:
+    """The cohort as it is now against what the champion was made from."""
+    now = trainable_snapshot(work.given, features, holdout, part(config, SlidePolicy))
+    origin = made_from(registry, present)
+    return find_occasion(
+        now,
+        Against(present.number, present.version),
+        origin,
+        before=read_snapshot(registry, work.name, origin["data"]) if origin else None,
+        with_tiles=features.with_tiles(),
+        num_waiting=num_waiting(work, features),
+        # a store's clock costs a request: it is asked where age counts
+        age_days=None if config.max_age is None else (store_time_s(registry) - present.promoted_s) / _SECONDS_A_DAY,
+        max_age_days=config.max_age,
+    )
+
+
+def num_waiting(work: ModelWork, features: Features) -> int:
+    return sum(row.slide_id not in features.entries for row in work.given.cohort.rows if not row.is_labelled)
+
+
+def made_from(registry: Storage, present: Promotion) -> dict[str, Any]:
+    """{data, trained} of the champion's making; empty where a person registered it."""
+    for record in history(registry, present.name):
+        if record.kind is Kind.gate and record.version == present.version:
+            return record.decision
+    return {}
+
+
+def as_before(config: RetrainConfig, registry: Storage) -> RetrainConfig:
+    """Gate and admission of slides as they were when a model was last promoted by a flow, where a key is not given.
+
+    What was given and differs is printed, and so is what is taken over: neither changes in silence.
+    """
+    records = [one for one in history(registry, config.name) if "settings" in one.decision]
+    settings = records[-1].decision["settings"] if records else {"gate": {}, "policy": {}}
+    changed: dict[str, Any] = {}
+    for name, value in (settings["gate"] | settings["policy"]).items():
+        before = tuple(value) if isinstance(value, list) else value
+        now = getattr(config, name, before)
+        if now == before:
+            continue
+        if config.gives(name):
+            print(f"{name}={_shown(now)}, as given; it was {_shown(before)}", flush=True)
+        else:
+            print(f"{name}={_shown(before)}, as before; give {name}= to change it", flush=True)
+            changed[name] = before
+    return dataclasses.replace(config, **changed)
+
+
+def _shown(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
