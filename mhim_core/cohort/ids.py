@@ -105,19 +105,16 @@ class IdIndex:
         known = {*slides, *(self._slides_of if kind is not IdKind.slide else ())}
         return [one for one in ids if whole_id(one) != one and not known.intersection(_spellings(one, kind))]
 
-    def alike(self, ids: Sequence[str], kind: IdKind) -> str:
-        """Words on the first of these unknown ids that is the cohort's but for case, blanks or leading zeros."""
-        known = {
-            _likeness(text): text
-            for text in (
-                *(self._slides if kind is not IdKind.patient else ()),
-                *(self._slides_of if kind is not IdKind.slide else ()),
-            )
-        }
-        for one in ids:
-            if twin := known.get(_likeness(one)):
-                return f"; {quote(one)} is like {quote(twin)}, and ids are compared whole"
-        return ""
+    def near_misses(self, ids: Iterable[str], kind: IdKind) -> dict[str, str]:
+        """Of these unknown ids those that are one of the cohort's but for case, blanks or leading zeros, and which."""
+        slides = self._slides if kind is not IdKind.patient else ()
+        known = {_likeness(text): text for text in (*slides, *(self._slides_of if kind is not IdKind.slide else ()))}
+        return {one: known[key] for one in ids if (key := _likeness(whole_id(one))) in known}
+
+    def alike(self, ids: Iterable[str], kind: IdKind) -> str:
+        """Words on the first near miss among these unknown ids; "" if there is none."""
+        first = next(iter(self.near_misses(ids, kind).items()), None)
+        return "" if first is None else f"; {quote(first[0])} is like {quote(first[1])}, and ids are compared whole"
 
     def unknown(self, ids: Iterable[str], kind: IdKind) -> list[str]:
         """Those that name no slide."""

@@ -5,7 +5,7 @@ says whose ids they are; of several columns of ids, the one that the cohort know
 id and label, and its first row is a row.
 """
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -134,6 +134,7 @@ def join_labels(cohort: Cohort, labels: LabelTable) -> Cohort:
             f"{hint}; its first is {quote(next(iter(labels.cells)))}, the cohort's first slide "
             f"{quote(cohort.rows[0].slide_id)} of patient {quote(cohort.rows[0].patient_id)}; ids are compared whole"
         )
+    _check_near_misses(cohort, labels, index, cells)
     header = {key: name for key, name in cohort.header.items() if key not in TARGET_COLUMNS}
     return replace(
         cohort,
@@ -143,6 +144,21 @@ def join_labels(cohort: Cohort, labels: LabelTable) -> Cohort:
         notes=tuple(_notes(cohort, labels, index)),
         target_notes=(),
     )
+
+
+def _check_near_misses(cohort: Cohort, labels: LabelTable, index: IdIndex, cells: Mapping[SlideId, LabelCells]) -> None:
+    """Raises CohortError for ids that nearly name slides which get no label.
+
+    The table may cover more than the cohort, but no slide that it means is to be left out for a capital or a zero.
+    """
+    near = index.near_misses(index.unknown(labels.cells, labels.kind), labels.kind)
+    missed = {one: twin for one, twin in near.items() if any(s not in cells for s in index.slides(twin, labels.kind))}
+    if missed:
+        pairs = listed([f"{quote(one)} ({quote(twin)} there)" for one, twin in missed.items()])
+        raise CohortError(
+            f"{labels.name}: {len(missed)} ids differ from those of {cohort.name} only in case, blanks or leading "
+            f"zeros, which leaves these without a label: {', '.join(pairs)}; write them alike"
+        )
 
 
 def _is_header(cells: Sequence[str], options: TableOptions) -> bool:
@@ -300,5 +316,4 @@ def _notes(cohort: Cohort, labels: LabelTable, index: IdIndex) -> Iterator[str]:
     if unknown:
         hint = index.other_kind(unknown, labels.kind)
         count = f"{len(unknown)} of {len(labels.cells)} {labels.kind.ids}"
-        alike = index.alike(unknown, labels.kind)
-        yield f"{labels.name}: {count} have no slide in {cohort.name}{hint}: {quote_all(unknown)}{alike}"
+        yield f"{labels.name}: {count} have no slide in {cohort.name}{hint}: {quote_all(unknown)}"
