@@ -51,7 +51,7 @@ from mhim_core.cohort.table import require_patients
 from mhim_core.cohort.tasks import infer_task
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConflictError
-from mhim_core.fingerprint import fingerprint
+from mhim_core.fingerprint import fingerprint, to_plain
 from mhim_core.registry.holdout import freeze
 from mhim_core.registry.occasion import Against
 from mhim_core.registry.options import GateOptions, HoldoutOptions
@@ -181,7 +181,7 @@ def _holdout_step(work: ModelWork, registry: Storage) -> Step:
             note += f", as they were before ({stands}): a holdout is frozen once"
         return StepOutput(identity={"holdout": frozen.fingerprint}, note=note)
 
-    return Step("holdout", {"name": work.name, "task": dataclasses.asdict(task_options)}, run, ("embed",))
+    return Step("holdout", {"name": work.name, "task": to_plain(task_options)}, run, ("embed",))
 
 
 def _model_steps(work: ModelWork, registry: Storage) -> list[Step]:

@@ -49,15 +49,17 @@ from flows.runs.cohort import load_cohort
 from mhim_core.cohort.options import TableOptions
 from mhim_core.cohort.spellings import spell_as
 from mhim_core.cohort.table import require_patients
-from mhim_core.errors import ConfigError, ConflictError, InputError
+from mhim_core.errors import ConfigError, ConflictError, InputError, IntegrityError
 from mhim_core.evaluation.row_metrics import metrics_of
-from mhim_core.fingerprint import fingerprint
+from mhim_core.fingerprint import fingerprint, neutral_values
+from mhim_core.mil.options import ModelOptions
 from mhim_core.registry.claims import judged_base, read_claim
 from mhim_core.registry.occasion import Occasion
 from mhim_core.registry.options import GateOptions
 from mhim_core.registry.promotions import Promotion, champion
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.train.sections import known_options
 
 FLOW = "retrain"
 _MAX_ROUNDS = 4
@@ -256,10 +258,10 @@ def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWo
 def champion_keys(model: Predictor) -> dict[str, Any]:
     """The keys of `mhim train` that made a registered model."""
     kinds = keys_of(TrainConfig)
-    flat: dict[str, Any] = {}
-    for name, value in model.card.recipe.items():
-        flat |= value if isinstance(value, dict) else {name: value}
+    flat = known_options(model.card.recipe, model.words)
     seeds = flat.pop("seeds")
+    if unknown := sorted(flat.keys() - kinds.keys()):
+        raise IntegrityError(f"{model.words} was made with {', '.join(unknown)}, which this version of mhim lacks")
     found = {}
     for name, value in flat.items():
         kind = kinds[name].kind
@@ -288,7 +290,7 @@ def _check_start(model: Predictor, keys: dict[str, Any]) -> None:
         )
     if missing := sorted(wanted - seeds):
         raise ConfigError(f"warm_start=true: {model.words} has no model of the seeds {', '.join(map(str, missing))}")
-    made = model.card.recipe["model"]
+    made = {**neutral_values(ModelOptions), **model.card.recipe["model"]}
     if changed := sorted(key for key, value in made.items() if keys[key] != value):
         raise ConfigError(f"warm_start=true: weights of {model.words} do not fit another {', '.join(changed)}")
 

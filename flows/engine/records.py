@@ -9,7 +9,6 @@ flows/<flow>/<name>/<fingerprint, 16 digits>/
 Times are for people. Nothing is decided by them but ages, which are counted on the storage's own clock.
 """
 
-import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from typing import Any, NamedTuple
 
 from mhim_core.errors import IntegrityError
 from mhim_core.fingerprint import canonical_json
-from mhim_core.records import SCHEMA, read_record
+from mhim_core.json_files import SCHEMA, read_json
+from mhim_core.records import read_record
 from mhim_core.registry.clock import store_time_s
 from mhim_core.registry.names import check_name
 from mhim_core.storage import Storage
@@ -146,19 +146,19 @@ class FlowPlace:
 
     def read_flow(self) -> dict[str, Any] | None:
         """What `found` said, or None."""
-        return read_record(self.storage, f"{self.folder}/flow.json")
+        return read_json(self.storage, f"{self.folder}/flow.json")
 
     def done_key(self, step: str, digest: str) -> str:
         return f"{self.folder}/done/{step}-{digest[:16]}.json"
 
     def read_done(self, step: str, digest: str) -> Done | None:
         """The step's done record, or None. Raises IntegrityError if it is damaged."""
-        raw = read_record(self.storage, self.done_key(step, digest))
+        raw = read_json(self.storage, self.done_key(step, digest))
         return None if raw is None else _parse_done(raw, self.storage.locate(self.done_key(step, digest)))
 
     def write_done(self, done: Done) -> Done:
         """Put the record if there is none; the one that stands, which may be another runner's."""
-        record = {"schema": SCHEMA, **done._asdict(), "output": dataclasses.asdict(done.output)}
+        record = {"schema": SCHEMA, **done._asdict(), "output": done.output}
         if self.storage.put_if_absent(self.done_key(done.step, done.fingerprint), canonical_json(record)):
             return done
         standing = self.read_done(done.step, done.fingerprint)
@@ -168,7 +168,7 @@ class FlowPlace:
     def done_steps(self) -> dict[str, Done]:
         """The newest done record of each step that has one, whatever its inputs."""
         keys = sorted(self.storage.list(f"{self.folder}/done"), key=lambda entry: (entry.modified_s, entry.key))
-        found = [_parse_done(read_record(self.storage, entry.key) or {}, entry.key) for entry in keys]
+        found = [_parse_done(read_json(self.storage, entry.key) or {}, entry.key) for entry in keys]
         return {done.step: done for done in found}
 
     def start_attempt(self, step: str, digest: str) -> int:
@@ -183,7 +183,7 @@ class FlowPlace:
     def end_attempt(self, step: str, digest: str, number: int, code: ExitCode, reason: str, seconds: float) -> None:
         """Say how the attempt ended."""
         key = f"{self.folder}/attempts/{step}/{number:04d}.json"
-        record = read_record(self.storage, key) or {"schema": SCHEMA, "fingerprint": digest}
+        record = read_json(self.storage, key) or {"schema": SCHEMA, "fingerprint": digest}
         ended = {"exit_code": int(code), "reason": reason, "seconds": round(seconds, 3), "ended_at": utc_now()}
         self.storage.put(key, canonical_json(record | ended))
 
@@ -202,7 +202,7 @@ class FlowPlace:
                 state = State.not_needed if is_over else State.missing
                 states.append(StepState(step, state, None, None, 0, None, "", Cost()))
                 continue
-            last = _parse_attempt(read_record(self.storage, attempts[-1]) or {}, attempts[-1])
+            last = _parse_attempt(read_json(self.storage, attempts[-1]) or {}, attempts[-1])
             done_key = self.done_key(step, last.fingerprint)
             done = self.read_done(step, last.fingerprint) if done_key in modified else None
             age_s = max(0.0, now_s - modified[attempts[-1] if done is None else done_key])
@@ -223,7 +223,7 @@ def list_flows(storage: Storage, flow: str, name: str) -> Iterator[FlowPlace]:
     """Every run of the flow of that name, the newest (by the storage's clock) first."""
     entries = [entry for entry in storage.list(flow_prefix(flow, name)) if entry.key.endswith("/flow.json")]
     for entry in sorted(entries, key=lambda entry: (-entry.modified_s, entry.key)):
-        record = read_record(storage, entry.key)
+        record = read_json(storage, entry.key)
         if record is not None:
             yield FlowPlace(storage=storage, flow=flow, name=name, fingerprint=record["fingerprint"])
 
@@ -246,10 +246,7 @@ def versions() -> dict[str, str]:
 
 def _parse_done(raw: Mapping[str, Any], origin: str) -> Done:
     try:
-        output = dict(raw["output"])
-        output |= {"exit_code": ExitCode(output["exit_code"]), "cost": Cost(**output["cost"])}
-        fields = {name: raw[name] for name in Done._fields}
-        return Done(**fields | {"output": StepOutput(**output)})
+        return read_record(Done, {name: raw[name] for name in raw if name != "schema"}, origin)
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{origin} is no done record: {error!r}") from error
 

@@ -46,6 +46,7 @@ from mhim_core.report.assessment import Assessment, render_assessment
 from mhim_core.report.step_figure import StepBar
 from mhim_core.slides.spec import SlidePolicy
 from mhim_core.storage import Storage
+from mhim_core.train.card import weights_digest
 
 PAGE = "report.html"
 PROMOTED, KEPT, SUPERSEDED = "promoted", "kept", "superseded"
@@ -281,8 +282,6 @@ def _taken_back(registry: Storage, name: str, version: str) -> frozenset[str]:
 
 def _content(registry: Storage, name: str, version: str) -> list[tuple[str, float | None, float | None]]:
     """Weights, temperature and threshold of every member: what predicts."""
-    from mhim_core.train.checkpoint import weights_digest
-
     model = read_model_folder(registry, name, version)
     files = {one.file: weights_digest(read_member_file(registry, model, one.file)) for one in model.card.members}
     return [(files[one.file], one.temperature, one.threshold) for one in model.card.members]

@@ -8,9 +8,11 @@ from flows.config.lifecycle import RetrainConfig
 from flows.lifecycle.discover import Features
 from flows.lifecycle.gate_steps import trainable_snapshot
 from flows.lifecycle.training_steps import ModelWork
+from mhim_core.records import with_neutral
 from mhim_core.registry.clock import store_time_s
 from mhim_core.registry.holdout import Holdout
 from mhim_core.registry.occasion import Against, Occasion, find_occasion
+from mhim_core.registry.options import GateOptions
 from mhim_core.registry.promotions import Kind, Promotion, history
 from mhim_core.registry.snapshot import read_snapshot
 from mhim_core.slides.spec import SlidePolicy
@@ -61,9 +63,8 @@ def as_before(config: RetrainConfig, registry: Storage) -> RetrainConfig:
     What was given and differs is printed, and so is what is taken over: neither changes in silence.
     """
     records = [one for one in history(registry, config.name) if "settings" in one.decision]
-    settings = records[-1].decision["settings"] if records else {"gate": {}, "policy": {}}
     changed: dict[str, Any] = {}
-    for name, value in (settings["gate"] | settings["policy"]).items():
+    for name, value in (_settings(records[-1], registry) if records else {}).items():
         before = tuple(value) if isinstance(value, list) else value
         now = getattr(config, name, before)
         if now == before:
@@ -74,6 +75,12 @@ def as_before(config: RetrainConfig, registry: Storage) -> RetrainConfig:
             print(f"{name}={_shown(before)}, as before; give {name}= to change it", flush=True)
             changed[name] = before
     return dataclasses.replace(config, **changed)
+
+
+def _settings(record: Promotion, registry: Storage) -> dict[str, Any]:
+    """Gate and admission of slides by key, as plain JSON. Raises IntegrityError for one that this version lacks."""
+    settings, where = record.decision["settings"], f"{registry.uri}, promotion {record.number} of {record.name}"
+    return with_neutral(GateOptions, settings["gate"], where) | with_neutral(SlidePolicy, settings["policy"], where)
 
 
 def _shown(value: object) -> str:

@@ -40,13 +40,13 @@ class TableOptions:
     is given as well; empty: found by its name."""
     event_column: str = field(default="", metadata={"neutral": ""})
     """Survival: the column of the events, as time_column; empty: found by its name."""
-    patients: PatientUnit = field(default=PatientUnit.column, metadata={"neutral": PatientUnit.column})
+    patients: PatientUnit = PatientUnit.column
     """column: as the table says, and training refuses a table that does not; slides: every slide is a patient of its
     own, and no column of patients is read."""
-    na_values: tuple[str, ...] = field(default=NO_LABEL, metadata={"neutral": NO_LABEL})
+    na_values: tuple[str, ...] = field(default=NO_LABEL, metadata={"neutral": ()})
     """Words that say that a slide has no label, whatever their case; leave one out and it is a class; empty: only an
     empty cell says it."""
-    label_spellings: LabelSpellings = field(default=LabelSpellings.refuse, metadata={"neutral": LabelSpellings.refuse})
+    label_spellings: LabelSpellings = LabelSpellings.refuse
     """Labels that differ only in case, blanks, underscores or hyphens (Tumour, tumour), or as numbers not at all (1,
     1.0). refuse: the command ends, naming them; merge: the most frequent spelling counts."""
     slides_dir: str = field(default="", metadata={"neutral": ""})

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mhim_core.errors import ConflictError, NotFoundError
 from mhim_core.fingerprint import canonical_json, sha256
-from mhim_core.records import SCHEMA, read_record
+from mhim_core.json_files import SCHEMA, read_json
 from mhim_core.registry.names import check_name
 from mhim_core.storage import Storage
 
@@ -28,7 +28,7 @@ class Claim(NamedTuple):
 
 def read_claim(registry: Storage, marker: str) -> Claim | None:
     """None where the data were not judged."""
-    record = read_record(registry, marker)
+    record = read_json(registry, marker)
     return None if record is None else Claim(str(record["flow"]), str(record["assessment"]))
 
 

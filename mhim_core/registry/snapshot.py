@@ -5,15 +5,14 @@ trained on (patients of the holdout) are in none, and a slide that cannot be emb
 neither makes a retraining. Snapshots lie at `flows/data/<name>/<fingerprint, 16 digits>.json`.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.features import SourceIdentity
-from mhim_core.fingerprint import canonical_json, fingerprint
-from mhim_core.records import SCHEMA, read_record
+from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
+from mhim_core.json_files import SCHEMA, read_json
 from mhim_core.registry.names import check_name
 from mhim_core.slides.spec import SlidePolicy
 from mhim_core.storage import Storage
@@ -59,7 +58,7 @@ def snapshot(rows: Sequence[CohortRow], contents: Mapping[SlideId, SourceIdentit
         for row in rows
         if row.is_labelled
     }
-    return Snapshot(slides=dict(sorted(slides.items())), policy=dataclasses.asdict(policy))
+    return Snapshot(slides=dict(sorted(slides.items())), policy=to_plain(policy))
 
 
 def keep_snapshot(records: Storage, name: str, data: Snapshot) -> None:
@@ -68,7 +67,7 @@ def keep_snapshot(records: Storage, name: str, data: Snapshot) -> None:
 
 def read_snapshot(records: Storage, name: str, data: str) -> Snapshot | None:
     """The snapshot of this fingerprint, or None."""
-    raw = read_record(records, _key(name, data))
+    raw = read_json(records, _key(name, data))
     return None if raw is None else Snapshot(slides=raw["slides"], policy=raw["policy"])
 
 
