@@ -17,7 +17,7 @@ from flows.config.commands import CheckConfig
 from flows.config.keys import DecodeKeys, part
 from flows.engine.result import FlowResult
 from flows.runs.cohort import CohortInput, load_cohort
-from mhim_core.cohort.options import TaskOptions
+from mhim_core.cohort.options import TableOptions, TaskOptions
 from mhim_core.cohort.summary import summarise
 from mhim_core.errors import SlideError
 from mhim_core.outcome import Outcome, reconcile
@@ -29,7 +29,9 @@ from mhim_core.types import SlideTask, Status, StatusRow
 
 def run(config: CheckConfig) -> FlowResult:
     """Raises CohortError (exit 2) where the table itself is wrong."""
-    given = load_cohort(config.cohort, strict=config.strict, labels_uri=config.labels)
+    given = load_cohort(
+        config.cohort, strict=config.strict, labels_uri=config.labels, options=part(config, TableOptions)
+    )
     notes = (
         f"note: {note}" for note in (*given.cohort.notes, *summarise(given.cohort.rows, part(config, TaskOptions)))
     )

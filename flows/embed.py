@@ -19,6 +19,7 @@ from flows.engine.result import FlowResult
 from flows.runs.cohort import CohortInput, load_cohort, slide_identity
 from flows.runs.embed_report import Embedded, retry_advice, write_report
 from flows.runs.progress import SlideProgress
+from mhim_core.cohort.options import TableOptions
 from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConfigError, StorageError
@@ -37,7 +38,7 @@ if TYPE_CHECKING:  # torch: a command that finds everything done must not load i
 def run(config: EmbedConfig) -> FlowResult:
     """Raises CohortError, EncoderError, ConfigError (2), ConflictError (5), StorageError (6)."""
     check_address(config.ray_address)
-    given = load_cohort(config.cohort, strict=config.strict)
+    given = load_cohort(config.cohort, strict=config.strict, options=part(config, TableOptions))
     for finding in given.warnings:
         print(f"warning: {finding}")
     device = "cuda" if config.gpus_per_actor else "cpu"

@@ -43,8 +43,11 @@ from flows.lifecycle.training_steps import (
     settled,
     train_step,
 )
-from flows.runs.cohort import load_cohort
-from mhim_core.cohort.options import TaskOptions
+from flows.runs.cohort import load_cohort, load_split_files
+from mhim_core.cohort.options import SplitOptions, TableOptions, TaskOptions
+from mhim_core.cohort.split_files import check_known
+from mhim_core.cohort.split_notes import require_split_column
+from mhim_core.cohort.table import require_patients
 from mhim_core.cohort.tasks import infer_task
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConflictError
@@ -85,9 +88,16 @@ def run(config: PipelineConfig) -> FlowResult:
 
 def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
     """Everything that is settled before any work."""
-    given = load_cohort(config.cohort, strict=config.strict, labels_uri=config.labels)
+    given = load_cohort(
+        config.cohort, strict=config.strict, labels_uri=config.labels, options=part(config, TableOptions)
+    )
     for line in (*given.cohort.notes, *(f"warning: {finding}" for finding in given.warnings)):
         print(line)
+    require_patients(given.cohort)
+    if config.split_files:  # here, since patients of the holdout are not in the table that is trained on
+        check_known(load_split_files(config.split_files), given.cohort.rows, partial=config.partial_splits)
+    else:
+        require_split_column(given.cohort, part(config, SplitOptions))
     infer_task(given.cohort.rows, part(config, TaskOptions))
     card = encoder_card(
         config.encoder,
@@ -130,7 +140,17 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
 def _train_keys(config: PipelineConfig) -> dict[str, Any]:
     """The keys of `mhim train` that the pipeline has too, places, features and execution aside."""
     own, trains = ({field.name for field in dataclasses.fields(kind)} for kind in (PipelineConfig, TrainConfig))
-    others = (CohortKeys, StoreKeys, OutKeys, LabelKeys, FeatureChoice, TrainExecution, PluginFile, TrackingKeys)
+    others = (
+        CohortKeys,
+        StoreKeys,
+        OutKeys,
+        LabelKeys,
+        TableOptions,
+        FeatureChoice,
+        TrainExecution,
+        PluginFile,
+        TrackingKeys,
+    )
     left_out = {field.name for kind in others for field in dataclasses.fields(kind)} | {"scheme", "registry"}
     return {name: getattr(config, name) for name in sorted((own & trains) - left_out)}
 

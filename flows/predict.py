@@ -22,6 +22,8 @@ from flows.engine.result import FlowResult
 from flows.prediction.predictor import Predictor, predictor_of_model, predictor_of_run
 from flows.runs.cohort import load_cohort
 from flows.runs.folder import read_run
+from mhim_core.cohort.options import TableOptions
+from mhim_core.cohort.spellings import spell_as
 from mhim_core.errors import ConflictError, InputError, NotFoundError
 from mhim_core.evaluation.prediction_table import class_columns, new_bags_schema
 from mhim_core.evaluation.row_metrics import metrics_of
@@ -50,7 +52,9 @@ def run(config: PredictConfig) -> FlowResult:
     present = _read_summary(out)
     if present is not None:
         _check_same(present, given, out)
-    cohort = load_cohort(config.cohort, strict=config.strict)
+    options = part(config, TableOptions)
+    cohort = load_cohort(config.cohort, strict=config.strict, options=options)
+    cohort = cohort._replace(cohort=spell_as(cohort.cohort, given.classes, options.label_spellings))
     card = given.encoder_here(config.encoder_weights or None)
     store = config.store or given.store_uri or out.locate("features")
     embedded = embed_cohort(cohort, card, given.tile_spec(), part(config, SlidePolicy), config, store)

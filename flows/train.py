@@ -23,6 +23,7 @@ from flows.runs.folder import Run, cohort_identity, pinned_start, pinned_teacher
 from flows.runs.identity import run_identity
 from flows.runs.progress import METRIC_TITLES, FitProgress
 from flows.runs.training_data import TrainingData, choose_features, choose_manifest, training_data
+from mhim_core.cohort.options import TableOptions
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import Cohort
 from mhim_core.cohort.tasks import BagMembers, bags_in, make_bags
@@ -42,7 +43,8 @@ def run(config: TrainConfig) -> FlowResult:
     """Raises InputError (2), ConflictError (5), StorageError (6)."""
     check_address(config.ray_address)
     config.check_room()
-    loaded = load_cohort(config.cohort, with_files=False, labels_uri=config.labels)
+    options = part(config, TableOptions)
+    loaded = load_cohort(config.cohort, with_files=False, labels_uri=config.labels, options=options)
     cohort = loaded.cohort
     for line in (*cohort.notes, *(f"warning: {finding}" for finding in loaded.warnings)):
         print(line)

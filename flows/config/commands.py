@@ -27,7 +27,7 @@ from flows.config.keys import (
     check_least,
 )
 from flows.config.tracking import TrackingKeys
-from mhim_core.cohort.options import SplitOptions, SplitScheme, TaskOptions
+from mhim_core.cohort.options import SplitOptions, SplitScheme, TableOptions, TaskOptions
 from mhim_core.errors import ConfigError
 from mhim_core.mil.options import Activation, MhimOptions, ModelOptions
 from mhim_core.mil.recipes import DEFAULT_RECIPE, recipe_defaults
@@ -38,7 +38,9 @@ from mhim_core.train.plan import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckConfig(FlowConfig, LabelKeys, DecodeKeys, FailurePolicy, SlidePolicy, TileSpec, TaskOptions, CohortKeys):
+class CheckConfig(
+    FlowConfig, LabelKeys, DecodeKeys, FailurePolicy, SlidePolicy, TileSpec, TaskOptions, TableOptions, CohortKeys
+):
     """mhim check: the cohort table and its slides, row by row."""
 
     pictures: str = ""
@@ -55,6 +57,7 @@ class EmbedConfig(
     TileSpec,
     EncoderKeys,
     StoreKeys,
+    TableOptions,
     CohortKeys,
 ):
     """mhim embed: slides → one Parquet file of tile features per slide."""
@@ -75,6 +78,7 @@ class TrainConfig(
     FeatureChoice,
     OutKeys,
     StoreKeys,
+    TableOptions,
     CohortKeys,
 ):
     """mhim train: bags → one model per fold and seed."""
@@ -138,6 +142,7 @@ class PredictConfig(
     FailurePolicy,
     SlidePolicy,
     PageKeys,
+    TableOptions,
     CohortKeys,
     OutKeys,
 ):

@@ -6,7 +6,7 @@ Ray.
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar, cast
 
@@ -67,14 +67,15 @@ class PluginFile:
 @dataclass(frozen=True, kw_only=True)
 class CohortKeys:
     cohort: str
-    """The cohort table, CSV or Parquet: a path or an s3:// URI; paths in it are relative to the table."""
+    """The cohort table, CSV, xlsx or Parquet: a path or an s3:// URI; paths in it are relative to the table. Or a
+    folder of slides, s3://bucket/prefix/ with a slash at its end: every slide file below it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelKeys:
     labels: str = ""
-    """A table of labels, CSV with or without header: an id of a slide or patient, then its label; empty: the cohort's
-    own."""
+    """A table of labels, CSV or xlsx, with or without header: an id of a slide or patient, then its label; empty: the
+    cohort's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +259,8 @@ class ProtocolKeys:
     """Take the stage-1 models of another run (its out=) with the same folds, seeds and data; empty: train them."""
     split_files: tuple[str, ...] = ()
     """Predefined folds, one CSV each, separated by commas: id and split columns, or columns train, val, test of ids."""
+    partial_splits: bool = field(default=False, metadata={"neutral": True})
+    """Go without the ids of split files that the cohort does not have, and say which; false: they end the command."""
 
     def __post_init__(self) -> None:
         recipe_defaults(self.recipe, "")

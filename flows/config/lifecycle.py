@@ -25,7 +25,7 @@ from flows.config.keys import (
 )
 from flows.config.registry import RegistryKeys, checked_name
 from flows.config.tracking import TrackingKeys
-from mhim_core.cohort.options import SplitOptions, SplitScheme, TaskOptions
+from mhim_core.cohort.options import SplitOptions, SplitScheme, TableOptions, TaskOptions
 from mhim_core.errors import ConfigError
 from mhim_core.mil.options import MhimOptions
 from mhim_core.registry.options import GateOptions, HoldoutOptions
@@ -72,6 +72,7 @@ class PipelineConfig(
     EncoderKeys,
     OutKeys,
     StoreKeys,
+    TableOptions,
     CohortKeys,
 ):
     """mhim pipeline: a cohort table → features → models → page, and the first champion of a name."""
@@ -160,6 +161,7 @@ class RetrainConfig(
     FailurePolicy,
     SlidePolicy,
     StoreKeys,
+    TableOptions,
     CohortKeys,
     RegistryKeys,
 ):

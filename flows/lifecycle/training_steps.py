@@ -119,6 +119,8 @@ class ModelWork:
                 own |= {"warm_start": f"{self.name}@{self.starts_from}", "registry": self.registry.uri}
         else:
             own["folds"] = self.folds
+        if self.registry is not None:
+            own["partial_splits"] = True  # patients of the holdout are not in the table that is trained on
         return TrainConfig(
             **own
             | vars(part(self.config, TrainExecution))
@@ -130,6 +132,7 @@ class ModelWork:
                 "scheme": scheme,
                 "feature_set": self.feature_set.fingerprint,
                 "aggregator_file": self.config.aggregator_file,
+                "na_values": (),  # `train_table` has empty cells for no label, and whatever else is a label
             }
         )
 

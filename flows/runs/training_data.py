@@ -13,9 +13,9 @@ from flows.runs.cohort import load_split_files
 from flows.runs.folder import pinned_manifest
 from mhim_core.cohort.options import SplitOptions, TaskOptions
 from mhim_core.cohort.split_files import splits_from_files
-from mhim_core.cohort.split_notes import split_notes
+from mhim_core.cohort.split_notes import require_split_column, split_notes
 from mhim_core.cohort.splits import Split, make_splits
-from mhim_core.cohort.table import Cohort, CohortRow
+from mhim_core.cohort.table import Cohort, CohortRow, require_patients
 from mhim_core.cohort.tasks import infer_task, targets_of
 from mhim_core.errors import CohortError, InputError, SlideError
 from mhim_core.features import SourceIdentity
@@ -43,6 +43,7 @@ class TrainingData(NamedTuple):
 
 def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> TrainingData:
     """Raises InputError and its kin where the table, the store and the keys do not make a training."""
+    require_patients(cohort)
     found = infer_task(cohort.rows, part(config, TaskOptions))
     targets = targets_of(cohort.rows, found.task)
     excluded = _excluded(cohort, manifest, targets)
@@ -58,8 +59,10 @@ def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> Tr
         notes.append(f"{len(slides)} slides to train on; left out: {left_out}")
     if config.split_files:
         files = load_split_files(config.split_files)
-        predefined = splits_from_files(slides, files, found.task, part(config, SplitOptions), config.seed, cohort.rows)
+        options, partial = part(config, SplitOptions), config.partial_splits
+        predefined = splits_from_files(slides, files, found.task, options, config.seed, cohort.rows, partial=partial)
         return TrainingData(found.task, slides, predefined.splits, excluded, (*notes, *predefined.notes))
+    require_split_column(cohort, part(config, SplitOptions))
     splits = make_splits(slides, found.task, part(config, SplitOptions), config.seed)
     notes += split_notes(slides, found.task, part(config, SplitOptions))
     return TrainingData(found.task, slides, splits, excluded, tuple(notes))

@@ -17,9 +17,10 @@ from cluster.nodes import NodeId, ask_every_node
 from cluster.session import kept_alive, ray_session
 from cluster.shipping import Requirements, requirements, source_digest, unmet, versions
 from cluster.storage import open_storage, read_bytes
-from flows.config.keys import CohortKeys, DecodeKeys
+from flows.config.keys import CohortKeys, DecodeKeys, part
 from flows.runs.cohort import load_cohort, slide_hint
 from flows.runs.folder import RUN
+from mhim_core.cohort.options import TableOptions
 from mhim_core.errors import ConfigError, NotFoundError, SlideError, StorageError
 from mhim_core.registry.names import is_reference
 
@@ -170,7 +171,7 @@ def _slides(config: Any) -> tuple[str, ...]:
     if not (isinstance(config, CohortKeys) and isinstance(config, DecodeKeys)):
         return ()
     folders: dict[str, list[str]] = {}
-    for row in load_cohort(config.cohort, with_files=False).cohort.rows:
+    for row in load_cohort(config.cohort, with_files=False, options=part(config, TableOptions)).cohort.rows:
         folder = os.path.dirname(row.uri)
         if folder in folders or len(folders) < _MAX_SLIDE_FOLDERS:
             folders.setdefault(folder, []).append(row.uri)

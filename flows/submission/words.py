@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cluster.storage import read_bytes
+from flows.config.keys import part
 from flows.config.words import keys_of
-from flows.runs.cohort import load_cohort
+from flows.runs.cohort import is_slide_folder, load_cohort
 from flows.submission.tables import with_absolute_paths
+from mhim_core.cohort.options import TableOptions
 from mhim_core.errors import ConfigError, NotFoundError, StorageError
 from mhim_core.fingerprint import fingerprint, sha256, stated
 from mhim_core.registry.names import is_reference
@@ -20,7 +22,7 @@ from mhim_core.registry.names import is_reference
 FILES = ("cohort", "labels", "split_files", "aggregator_file")
 """Small files that the flow reads: a local one is sent along."""
 PLACES = (
-    *("store", "out", "registry", "run", "runs", "teacher", "warm_start", "slides_prefix"),
+    *("slides_dir", "store", "out", "registry", "run", "runs", "teacher", "warm_start", "slides_prefix"),
     *("pictures", "checkpoint", "encoder_weights", "tracking_file"),
 )
 """What every node must reach by itself."""
@@ -99,6 +101,8 @@ class _Given:
 
     def _one(self, key: str, uri: str, folder: str) -> str:
         address = _absolute(uri)
+        if key == "cohort" and is_slide_folder(uri):
+            return address  # every node must reach it, as it must reach the slides of a table
         if "://" in address:
             self._remember(key, address)
             return address
@@ -107,15 +111,21 @@ class _Given:
         except NotFoundError:
             raise ConfigError(f"{key}={uri}: there is no such file on this machine") from None
         if key == "cohort":
-            load_cohort(address, with_files=False)  # its findings, now and not on the cluster
+            options = part(self.config, TableOptions)
+            load_cohort(address, with_files=False, options=self._own_table(options))  # its findings, now
             if self.ship:
-                data = with_absolute_paths(data, posixpath.basename(address), os.path.dirname(address))
+                lies_in = os.path.dirname(address)
+                data = with_absolute_paths(data, posixpath.basename(address), lies_in, self._own_table(options))
         self.digests.setdefault(key, []).append(sha256(data))
         if not self.ship:
             return address
         place = f"{folder}/{posixpath.basename(address)}"
         self.files[place] = data
         return place
+
+    def _own_table(self, options: TableOptions) -> TableOptions:
+        """How the cohort's own table is read, where another may give the labels."""
+        return options.without_targets() if getattr(self.config, "labels", "") else options
 
     def _remember(self, key: str, uri: str) -> None:
         """The content is identity where this machine can read it; the nodes may be allowed what it is not."""
