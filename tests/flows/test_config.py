@@ -62,6 +62,7 @@ OUT_OF_RANGE = {
         "ema_momentum": ["automatic", "1.1", "-0.1", "nan", ""],
         "v1_random_mask_ratio": ["-0.1", "1.1"],
         "v1_low_mask_ratio": ["-0.1", "1.1"],
+        "full_view_weight": ["-0.1", "1"],
         "epochs": ["0", "-1"],
         "learning_rate": ["0", "-1e-4", "1e-8"],
         "min_learning_rate": ["-1e-9", "1"],
