@@ -15,14 +15,22 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cluster.storage import open_storage
-from flows.config import PredictConfig
-from flows.config_parts import part
+from flows.config.commands import PredictConfig
+from flows.config.keys import part
 from flows.embed import embed_cohort
-from flows.inputs import load_cohort
-from flows.new_bags import External, NewBag, PredictedBag, bag_words, external_metrics, new_bags, print_metrics
-from flows.predictor import Predictor, predictor_of_model, predictor_of_run
-from flows.result import FlowResult
-from flows.run_folder import read_run
+from flows.engine.result import FlowResult
+from flows.prediction.new_bags import (
+    External,
+    NewBag,
+    PredictedBag,
+    bag_words,
+    external_metrics,
+    new_bags,
+    print_metrics,
+)
+from flows.prediction.predictor import Predictor, predictor_of_model, predictor_of_run
+from flows.runs.cohort import load_cohort
+from flows.runs.folder import read_run
 from mhim_core.errors import ConflictError, InputError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.slides.spec import SlidePolicy
@@ -71,7 +79,7 @@ def run(config: PredictConfig) -> FlowResult:
     places = {"predictions": out.locate("predictions.csv"), "page": out.locate(PAGE)}
     recomputed = present is None or present["of"] != digest
     if recomputed:
-        from flows.prediction_page import draw_panels, prediction_page
+        from flows.prediction.page import draw_panels, prediction_page
         from mhim_core.store.bags import ParquetBags, PatientBags
 
         bags = new_bags(given, cohort.cohort.rows, entries)

@@ -13,9 +13,9 @@ import pytest
 
 from cluster.storage import open_storage
 from flows import compare as flow
-from flows import evaluate
-from flows.config import CompareConfig
-from flows.run_folder import start_run
+from flows.config.commands import CompareConfig
+from flows.runs import evaluation
+from flows.runs.folder import start_run
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import CohortRow
 from mhim_core.errors import ConfigError
@@ -71,8 +71,8 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
             for seed in seeds
             for bag, logits in zip(given.bags, _logits(given.task, num, noise * (index + 1), seed), strict=True)
         ]
-        table = write_parquet([evaluate._line(given, row) for row in rows])
-        storage.put(evaluate.PREDICTIONS_KEY, table)
+        table = write_parquet([evaluation._line(given, row) for row in rows])
+        storage.put(evaluation.PREDICTIONS_KEY, table)
         return str(tmp_path / name)
 
     return make

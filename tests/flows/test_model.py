@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from cluster.storage import open_storage
-from flows.evaluate import VALIDATION_KEY, read_held_out
-from flows.inputs import load_cohort, slide_identity
-from flows.new_bags import new_bags
-from flows.packaging import package_run
 from flows.predict import predict_bags
-from flows.predictor import contender, held_out, predictor_of_model, predictor_of_package, predictor_of_run
-from flows.run_folder import read_run
+from flows.prediction.new_bags import new_bags
+from flows.prediction.packaging import package_run
+from flows.prediction.predictor import contender, held_out, predictor_of_model, predictor_of_package, predictor_of_run
+from flows.runs.cohort import load_cohort, slide_identity
+from flows.runs.evaluation import VALIDATION_KEY, read_held_out
+from flows.runs.folder import read_run
 from mhim_core.evaluation.calibration import temperatures, thresholds
 from mhim_core.fingerprint import sha256
 from mhim_core.registry.holdout import Holdout, HoldoutSlide, read_holdout

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from flows.new_bags import NewBag, PredictedBag
-from flows.new_bags import external_metrics as metrics_of_bags
+from flows.prediction.new_bags import NewBag, PredictedBag
+from flows.prediction.new_bags import external_metrics as metrics_of_bags
 from mhim_core import metrics
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.features import SourceIdentity
