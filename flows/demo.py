@@ -21,12 +21,9 @@ from flows.config.words import parse
 from flows.engine.result import FlowResult
 from flows.prediction.foci import PAGE, SUMMARY, foci_lines, judge_foci
 from flows.runs.folder import read_run
+from mhim_core.demo.slide import TILE_PX
 from mhim_core.errors import ConfigError
 from mhim_core.types import ExitCode
-
-
-TILE_PX = 128
-"""Of the demo's small slides: 64 µm, about as wide as a loud focus."""
 
 
 class Station(NamedTuple):

@@ -175,7 +175,7 @@ class DemoConfig(FlowConfig, RayKeys):
     """The folder that receives slides, features, run, predictions and page."""
     num_slides: int = 84
     """Slides of the labelled cohort: three of seven to train on, one to choose the epoch by, three to test."""
-    num_new: int = 8
+    num_new: int = 6
     """Slides to predict afterwards, of patients that training never sees."""
     encoder: str = "efficientnet-lite0"
     """The tile encoder: efficientnet-lite0, hed-texture or timm/<model>."""
@@ -196,7 +196,7 @@ class DemoConfig(FlowConfig, RayKeys):
         super().__post_init__()
         if not self.out or "://" in self.out:
             raise ConfigError(f"out={self.out}: the demo needs a local folder")
-        check_least(self, 14, "num_slides")
+        check_least(self, 28, "num_slides")
         check_least(self, 2, "num_new")
         check_least(self, 0, "demo_seed")
         # what its stations would refuse, refused before slides are painted
