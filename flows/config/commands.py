@@ -184,7 +184,7 @@ class DemoConfig(FlowConfig, RayKeys):
     method: Method = Method.mhim
     """mhim: two stages, masked hard instance mining; plain: the aggregator alone (stage 1)."""
     full_view_weight: float = 0.5
-    """Share of the whole bag's task loss in the student's loss, 0 to below 1; 0: the student sees the masked bag alone."""
+    """Share of the whole bag's task loss in the student's loss, 0 to below 1; 0: it sees the masked bag alone."""
     epochs: int = 20
     """Training epochs of each stage."""
     seed: int = 2021

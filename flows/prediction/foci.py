@@ -1,7 +1,7 @@
 """The demo's last station: the run's models on its test slides, beside the foci of known place."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +26,7 @@ TITLES = {"plain": "plain", "mhim": "MHIM student"}
 _NUM_DRAWN = {Finding.quiet: 4, Finding.loud: 2}
 """The first of each kind in the order of the table: none is chosen by how well it went."""
 _SCHEMA = 1
+_WIDTHS = (10, 7, 6, 12, 6, 15, 6)
 
 
 class FociResult(NamedTuple):
@@ -68,20 +69,21 @@ def judge_foci(given: Run, truth: bytes, out: Storage) -> FociResult:
 
 
 def foci_lines(summary: Mapping[str, Any]) -> Iterator[str]:
-    """What the demo prints."""
+    """What the demo prints: the AUROCs, the Dice and the shares of the ten top tiles, a line a model."""
     num, possible = summary["num"], summary["possible"]
     yield (
-        f"test slides: {num['quiet']} with quiet foci alone, {num['loud']} with a loud one alone, {num['none']} without "
-        f"tumour; at most {_number(possible['quiet'])} of the ten top tiles of the quiet ones can lie in a focus"
+        f"test slides: {num['quiet']} with quiet foci alone, {num['loud']} with loud ones alone, {num['none']} without "
+        f"tumour; of the ten top tiles at most {_number(possible['quiet'])} and {_number(possible['loud'])} can lie in foci"
     )
-    yield f"{'':14} {'AUROC all':>10} {'quiet':>8} {'loud':>8}   {'Dice quiet':>10} {'loud':>8}   {'top ten quiet':>13} {'loud':>8}"
-    for name, one in summary["models"].items():
-        area, loud, top = one["auroc"], one["dice"], one["top_ten"]
-        yield (
-            f"{TITLES[name]:<14} {_number(area['all']):>10} {_number(area['quiet']):>8} {_number(area['loud']):>8}   "
-            f"{_number(loud['quiet']):>10} {_number(loud['loud']):>8}   "
-            f"{_number(top['quiet']):>13} {_number(top['loud']):>8}"
-        )
+    yield _columns("", ["AUROC all", "quiet", "loud", "Dice quiet", "loud", "top ten quiet", "loud"])
+    for name in (name for name in TITLES if name in summary["models"]):
+        one = summary["models"][name]
+        shown = [one["auroc"]["all"], *(one[figure][kind] for figure in ("auroc", "dice", "top_ten") for kind in SHOWN)]
+        yield _columns(TITLES[name], [_number(value) for value in shown])
+
+
+def _columns(title: str, values: Sequence[str]) -> str:
+    return f"{title:<13}" + "".join(f"{value:>{width}}" for value, width in zip(values, _WIDTHS, strict=True))
 
 
 def _look(given: Run, truth: Mapping[str, SlideTruth]) -> Iterator[_Looked]:

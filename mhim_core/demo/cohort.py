@@ -94,7 +94,15 @@ _HALF = (
     _Turn("test", Finding.none),
     _Turn("test", Finding.quiet),
 )
-_PATTERN = (*_HALF, _Turn("train", Finding.none), _Turn("train", Finding.loud), *_HALF[2:])
+_PATTERN = (
+    *_HALF,
+    _Turn("train", Finding.none),
+    _Turn("train", Finding.loud),
+    _Turn("val", Finding.none),
+    _Turn("val", Finding.loud),
+    *_HALF[4:],
+)
+"""Loud foci alone in validation as well, or the epoch would be chosen without asking whether they are still known."""
 _NEW = (_Turn("", Finding.none), _Turn("", Finding.quiet), _Turn("", Finding.none), _Turn("", Finding.both))
 
 

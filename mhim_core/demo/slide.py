@@ -37,7 +37,7 @@ _COARSE_PX = 8
 TILE_PX = 128
 """What the demo cuts: 64 µm. A loud focus fills one cell of this grid, so that a hidden tile leaves no rim of it."""
 _NUM_LOUD = 2
-_LOUD_RADIUS_PX, _QUIET_RADIUS_PX = (60, 70), (105, 125)
+_LOUD_RADIUS_PX, _QUIET_RADIUS_PX = (60, 70), (115, 135)
 _HAEMATOXYLIN_OD = np.array([0.90, 1.02, 0.42], np.float32)
 _EOSIN_OD = np.array([0.12, 0.82, 0.42], np.float32)
 _MELANIN_OD = np.array([0.62, 1.0, 1.35], np.float32)

@@ -32,7 +32,7 @@ FIBROBLAST = NucleusKind(4.4, 0.2, 2.6, 0.75, 0.08, 1)
 LYMPHOCYTE = NucleusKind(6.0, 0.08, 1.1, 1.05, 0.06, 2)
 EPITHELIAL = NucleusKind(6.4, 0.1, 1.5, 0.75, 0.08, 3)
 LOUD_TUMOUR = NucleusKind(10.5, 0.32, 1.3, 0.95, 0.25, 4)
-QUIET_TUMOUR = NucleusKind(7.6, 0.17, 1.25, 0.74, 0.11, 5)
+QUIET_TUMOUR = NucleusKind(8.0, 0.18, 1.25, 0.74, 0.12, 5)
 
 
 class Gland(NamedTuple):

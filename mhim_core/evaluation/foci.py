@@ -1,7 +1,7 @@
 """The demo's two lines of evidence, by model: are the slides told apart, and does the model look at the foci?
 
-{model: {auroc: {all, quiet, loud}, dice: {quiet, loud}, top_ten: {quiet, loud}}, …}, with `possible`: {quiet, loud}, the
-largest share that the ten top tiles could reach, and `num`: the slides of each kind.
+{num: {none, quiet, loud}, the slides of each kind; possible: {quiet, loud}, the largest share that the ten top tiles
+ could reach; models: {name: {auroc: {all, quiet, loud}, dice: {quiet, loud}, top_ten: {quiet, loud}}}}
 """
 
 import math
@@ -31,8 +31,8 @@ class FociRow(NamedTuple):
 
 
 def summarise_foci(rows: Sequence[FociRow]) -> dict[str, Any]:
-    """The document above, plain JSON; what no slide gives is null. AUROCs are of slides with quiet foci alone, with a
-    loud one alone, and of all with tumour, each against the slides without."""
+    """The document above, plain JSON; what no slide gives is null. AUROCs are of slides with quiet foci alone, with
+    loud ones alone, and of all with tumour, each against the slides without."""
     models = list(dict.fromkeys(row.model for row in rows))
     first = [row for row in rows if row.model == models[0]] if models else []
     return {

@@ -90,10 +90,10 @@ OUT_OF_RANGE = {
     ReportConfig: {"max_heatmaps": ["-1"], "top_tiles": ["-1"]},
     DemoConfig: {
         "out": ["", "s3://bucket/demo"],
-        "num_slides": ["11", "-1"],
+        "num_slides": ["27", "-1"],
         "num_new": ["1"],
-        "folds": ["0"],
         "epochs": ["0"],
+        "full_view_weight": ["1"],
         "aggregator": ["transmil9"],
         "ray_address": ["ray://head:10001"],
     },

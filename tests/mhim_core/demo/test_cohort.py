@@ -1,8 +1,8 @@
 import csv
 from pathlib import Path
 
-import numpy as np
 import pytest
+
 from mhim_core.demo.cohort import MIN_SLIDES, DemoCohort, Finding, write_demo_cohort
 from mhim_core.demo.slide import FocusKind
 from mhim_core.demo.truth import focus_shares, read_truth
@@ -32,17 +32,19 @@ def test_the_tables_hold_what_was_asked_for(cohort: DemoCohort) -> None:
     assert not any(Path(row["path"]).is_absolute() for row in rows + new)
 
 
-@pytest.mark.parametrize("num_slides", [MIN_SLIDES, 84, 100])
+@pytest.mark.parametrize("num_slides", [MIN_SLIDES, 84, 112])
 def test_quiet_foci_are_alone_in_the_test_and_never_where_models_learn(num_slides: int) -> None:
     from itertools import cycle, islice
 
     from mhim_core.demo.cohort import _PATTERN, _slides
 
     slides = list(_slides(islice(cycle(_PATTERN), num_slides)))
-    shown = {split: {slide.finding for slide in slides if slide.row.split == split} for split in ("train", "val", "test")}
+    shown = {
+        split: {slide.finding for slide in slides if slide.row.split == split} for split in ("train", "val", "test")
+    }
     assert shown == {
-        "train": {Finding.none, Finding.both},
-        "val": {Finding.none, Finding.both},
+        "train": {Finding.none, Finding.both, Finding.loud},
+        "val": {Finding.none, Finding.both, Finding.loud},
         "test": {Finding.none, Finding.quiet, Finding.loud},
     }
     assert all((slide.row.label == "normal") == (slide.finding is Finding.none) for slide in slides)
@@ -54,17 +56,17 @@ def test_quiet_foci_are_alone_in_the_test_and_never_where_models_learn(num_slide
     assert all(len(found) == 1 for found in patients.values())
 
 
-def test_every_slide_has_about_55_tiles_and_few_of_them_are_tumour(cohort: DemoCohort) -> None:
+def test_every_slide_has_about_50_tiles_and_few_of_them_are_tumour(cohort: DemoCohort) -> None:
     truth = read_truth(cohort.truth_json.read_bytes())
     for row in rows_of(cohort.cohort_csv) + rows_of(cohort.new_csv):
         path = cohort.cohort_csv.parent / row["path"]
         with prepare_slide(path, spec=TileSpec(tile_px=128), policy=SlidePolicy()) as slide:
             assert slide.mpp == (pytest.approx(0.5), pytest.approx(0.5), "slide")
-            assert 40 <= len(slide.plan) <= 80
+            assert 34 <= len(slide.plan) <= 66  # of these 3 % are 2: as many as there are loud foci
             coords = slide.plan.coords_l0_px
         known = truth[row["slide_id"]]
         assert (known.foci == ()) == (row["label"] == "normal") == (known.shows is Finding.none)
-        for kind, most in ((FocusKind.loud, 0.05), (FocusKind.quiet, 0.3)):
+        for kind, most in ((FocusKind.loud, 0.06), (FocusKind.quiet, 0.3)):
             foci = tuple(focus for focus in known.foci if focus.kind is kind)
             assert bool(foci) == (known.shows in (kind, Finding.both))
             assert not foci or 0.005 < focus_shares(foci, coords, (128, 128)).mean() < most
