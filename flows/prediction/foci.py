@@ -73,7 +73,7 @@ def foci_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     num, possible = summary["num"], summary["possible"]
     yield (
         f"test slides: {num['quiet']} with quiet foci alone, {num['loud']} with loud ones alone, {num['none']} without "
-        f"tumour; of the ten top tiles at most {_number(possible['quiet'])} and {_number(possible['loud'])} can lie in foci"
+        f"tumour; of the ten top tiles at most {_number(possible['quiet'])} and {_number(possible['loud'])} inside"
     )
     yield _columns("", ["AUROC all", "quiet", "loud", "Dice quiet", "loud", "top ten quiet", "loud"])
     for name in (name for name in TITLES if name in summary["models"]):
