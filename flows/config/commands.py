@@ -178,9 +178,9 @@ class DemoConfig(FlowConfig, RayKeys):
 
     out: str = "demo"
     """The folder that receives slides, features, run, predictions and page."""
-    num_slides: int = 24
-    """Slides of the labelled cohort."""
-    num_new: int = 8
+    num_slides: int = 84
+    """Slides of the labelled cohort: three of seven to train on, one to choose the epoch by, three to test."""
+    num_new: int = 6
     """Slides to predict afterwards, of patients that training never sees."""
     encoder: str = "efficientnet-lite0"
     """The tile encoder: efficientnet-lite0, hed-texture or timm/<model>."""
@@ -188,12 +188,12 @@ class DemoConfig(FlowConfig, RayKeys):
     """The bag aggregator."""
     method: Method = Method.mhim
     """mhim: two stages, masked hard instance mining; plain: the aggregator alone (stage 1)."""
-    folds: int = 3
-    """Cross-validation folds."""
+    full_view_weight: float = 0.5
+    """Share of the whole bag's task loss in the student's loss, 0 to below 1; 0: it sees the masked bag alone."""
     epochs: int = 20
     """Training epochs of each stage."""
     seed: int = 2021
-    """Seed of splits and training."""
+    """Seed of training."""
     demo_seed: int = 0
     """Seed of the painted slides."""
 
@@ -201,14 +201,14 @@ class DemoConfig(FlowConfig, RayKeys):
         super().__post_init__()
         if not self.out or "://" in self.out:
             raise ConfigError(f"out={self.out}: the demo needs a local folder")
-        check_least(self, 12, "num_slides")
+        check_least(self, 28, "num_slides")
         check_least(self, 2, "num_new")
         check_least(self, 0, "demo_seed")
         # what its stations would refuse, refused before slides are painted
         model = ModelOptions(aggregator=self.aggregator)
         if self.method is Method.mhim:
             model.require_mining()
-        SplitOptions(folds=self.folds)
+        MhimOptions(full_view_weight=self.full_view_weight)
         FitOptions(epochs=self.epochs)
 
 

@@ -40,6 +40,7 @@ _MHIM: dict[str, Value] = {
     "token_order": TokenOrder.shuffled,
     "v1_random_mask_ratio": 0.0,
     "v1_low_mask_ratio": 0.0,
+    "full_view_weight": 0.0,
 }
 _MHIM_V2 = _MHIM | {"random_mask_ratio": 0.8, "consistency_weight": 0.5, "ema_momentum": "0.9997"}
 _MHIM_V1 = _MHIM | {
