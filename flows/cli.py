@@ -104,10 +104,11 @@ Exit codes: 0 ok · 1 unexpected · 2 bad configuration or input · 3 some slide
 
 
 def _flow_help(name: str) -> str:
-    from flows.config.words import keys_of
+    from flows.config.flat import keys_of
+    from flows.config.words import CONFIG
 
     command = FLOWS[name]
-    keys = keys_of(config_class(name)).values()
+    keys = [*keys_of(config_class(name)).values(), *([] if command.wraps_flow else [CONFIG])]
     lines = [f"mhim {name}: {command.summary}", "", f"  mhim {name} {command.example}", ""]
     for title, chosen in (
         ("required", [key for key in keys if key.required]),

@@ -51,7 +51,10 @@ def _stations(config: DemoConfig) -> Iterator[Station]:
     """Every station but the first is a command that a person could type."""
     out = Path(config.out).expanduser()
     cohort, store, trained = f"cohort={out}/slides/cohort.csv", f"store={out}/features", f"{out}/run"
-    ray = [f"ray_address={config.ray_address}", *([f"local_cpus={config.local_cpus}"] if config.local_cpus else [])]
+    ray = [
+        f"ray_address={config.ray.ray_address}",
+        *([f"local_cpus={config.ray.local_cpus}"] if config.ray.local_cpus else []),
+    ]
     yield Station("slides", f"{out}/slides", lambda: _write_slides(config))
     yield _command("embed", f"{out}/features", [cohort, store, f"encoder={config.encoder}", *ray])
     learning = [f"{key}={getattr(config, key)}" for key in ("method", "aggregator", "folds", "epochs", "seed")]
@@ -67,7 +70,7 @@ def _command(name: str, place: str, words: list[str]) -> Station:
 
     def run_command() -> FlowResult:
         print(f"mhim {name} {' '.join(words)}", flush=True)
-        parsed: Any = parse(config_class(name), words, preset=name)
+        parsed: Any = parse(config_class(name), words, command=name)
         result: FlowResult = importlib.import_module(f"flows.{command.module}").run(parsed)
         return result
 

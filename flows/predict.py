@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.storage import open_storage
 from flows.config.commands import PredictConfig
-from flows.config.keys import part
 from flows.embed import embed_cohort
 from flows.engine.result import FlowResult
 from flows.prediction.new_bags import (
@@ -33,7 +32,6 @@ from flows.runs.cohort import load_cohort
 from flows.runs.folder import read_run
 from mhim_core.errors import ConflictError, InputError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint
-from mhim_core.slides.spec import SlidePolicy
 from mhim_core.storage import Storage
 from mhim_core.tables import write_csv, write_parquet
 from mhim_core.task import TaskKind
@@ -56,10 +54,10 @@ def run(config: PredictConfig) -> FlowResult:
     present = _read_summary(out)
     if present is not None:
         _check_same(present, given, out)
-    cohort = load_cohort(config.cohort, strict=config.strict)
-    card = given.encoder_here(config.encoder_weights or None)
+    cohort = load_cohort(config.data.cohort, strict=config.failures.strict)
+    card = given.encoder_here(config.encoder.encoder_weights or None)
     store = config.store or given.store_uri or out.locate("features")
-    embedded = embed_cohort(cohort, card, given.tile_spec(), part(config, SlidePolicy), config, store)
+    embedded = embed_cohort(cohort, card, given.tile_spec(), config, store)
     entries = {key: one for key, one in embedded.entries.items() if one.status is Status.OK}
     if not entries:
         raise InputError(f"none of the slides of {cohort.cohort.name} has tiles to predict from")
@@ -72,7 +70,7 @@ def run(config: PredictConfig) -> FlowResult:
             "table": [
                 (row.slide_id, row.patient_id, row.label, row.time, row.event, row.site) for row in cohort.cohort.rows
             ],
-            "page": (config.max_heatmaps, config.top_tiles),
+            "page": (config.page.max_heatmaps, config.page.top_tiles),
             "schema": _SCHEMA,
         }
     )
@@ -88,7 +86,7 @@ def run(config: PredictConfig) -> FlowResult:
         predicted = predict_bags(given, source, bags, out)
         rows = [one.line for one in predicted]
         external = external_metrics(given, predicted, entries)
-        panels = draw_panels(given, rows, source, cohort, out, config.max_heatmaps, config.top_tiles)
+        panels = draw_panels(given, rows, source, cohort, out, config.page.max_heatmaps, config.page.top_tiles)
         out.put("predictions.parquet", write_parquet(rows))
         out.put("predictions.csv", write_csv(rows))
         out.put(PAGE, prediction_page(given, rows, panels, cohort, embedded.outcome, external).encode())

@@ -1,10 +1,9 @@
 """Is there an occasion for a retraining: what the champion was made from, against the cohort as it is now."""
 
-import dataclasses
 import json
 from typing import Any, NamedTuple
 
-from flows.config.keys import part
+from flows.config.flat import flat, with_keys
 from flows.config.lifecycle import RetrainConfig
 from flows.lifecycle.assessments import marker_key
 from flows.lifecycle.discover import Features, differences, is_labelled, read_snapshot
@@ -14,7 +13,6 @@ from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.registry.clock import store_time_s
 from mhim_core.registry.holdout import Holdout
 from mhim_core.registry.promotions import Kind, Promotion, history
-from mhim_core.slides.spec import SlidePolicy
 from mhim_core.storage import Storage
 
 _SECONDS_A_DAY = 86400.0
@@ -57,7 +55,7 @@ def discover(
     config: RetrainConfig,
 ) -> Occasion:
     """The cohort as it is now against what the champion was made from."""
-    now = trainable_snapshot(work.given, features, holdout, part(config, SlidePolicy))
+    now = trainable_snapshot(work.given, features, holdout, config.policy)
     origin = made_from(registry, present)
     against = Against(present.number, present.version)
     waiting = num_waiting(work, features)
@@ -98,10 +96,10 @@ def as_before(config: RetrainConfig, registry: Storage) -> RetrainConfig:
     """
     records = [one for one in history(registry, config.name) if "settings" in one.decision]
     settings = records[-1].decision["settings"] if records else {"gate": {}, "policy": {}}
-    changed: dict[str, Any] = {}
+    values, changed = flat(config), dict[str, Any]()
     for name, value in (settings["gate"] | settings["policy"]).items():
         before = tuple(value) if isinstance(value, list) else value
-        now = getattr(config, name, before)
+        now = values.get(name, before)
         if now == before:
             continue
         if config.gives(name):
@@ -109,7 +107,7 @@ def as_before(config: RetrainConfig, registry: Storage) -> RetrainConfig:
         else:
             print(f"{name}={_shown(before)}, as before; give {name}= to change it", flush=True)
             changed[name] = before
-    return dataclasses.replace(config, **changed)
+    return with_keys(config, **changed)
 
 
 def _shown(value: object) -> str:
