@@ -51,7 +51,7 @@ from flows.lifecycle.trigger import Occasion, as_before, discover, made_from, nu
 from flows.prediction.predictor import Predictor, predictor_of_model
 from flows.runs.cohort import load_cohort
 from mhim_core.errors import ConfigError, ConflictError, InputError
-from mhim_core.evaluation.judge import metrics_of
+from mhim_core.evaluation.row_metrics import metrics_of
 from mhim_core.fingerprint import fingerprint
 from mhim_core.registry.promotions import Promotion, champion
 from mhim_core.storage import Storage

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from flows.prediction.new_bags import NewBag, PredictedBag
-from flows.prediction.new_bags import external_metrics as metrics_of_bags
 from mhim_core import metrics
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.features import SourceIdentity
 from mhim_core.registry.card import TrainedOn
+from mhim_core.registry.external import External, NewBag, PredictedBag, external_metrics
 from mhim_core.registry.holdout import Holdout, HoldoutSlide
 from mhim_core.registry.options import HoldoutOptions
 from mhim_core.task import SurvivalTarget, Task, TaskKind, ValueTarget
@@ -37,20 +36,13 @@ def predictor(
     train: Sequence[Any] = (),
     holdout: Holdout | None = None,
 ) -> Any:
-    card = SimpleNamespace(trained_on=TRAINED_ON, members=members)
-    return SimpleNamespace(
-        card=card,
-        classes=task.classes,
-        task=task,
-        by_slide=True,
-        reported="mhim",
-        holdout=holdout,
-        train_targets=tuple(train),
-    )
+    members = [SimpleNamespace(stage="mhim", **vars(member)) for member in members]
+    card = SimpleNamespace(trained_on=TRAINED_ON, members=members, task=task, unit="slide")
+    return SimpleNamespace(card=card, holdout=holdout, train_targets=tuple(train))
 
 
-def entry(source: str) -> Any:
-    return SimpleNamespace(source=SourceIdentity(10, source))
+def entry(source: str) -> SourceIdentity:
+    return SourceIdentity(10, source)
 
 
 def bag_of(name: str, patient_id: str, line: dict[str, Any], logits: tuple[float, ...], site: str | None) -> Any:
@@ -70,13 +62,17 @@ NEW = [row("a", "p1", "normal", 0.1), row("b", "p2", "tumour", 0.9), row("c", "p
 SOURCES = {SlideId(name): entry(f"{name} bytes") for name in "abcdefgh"}
 
 
-def external_metrics(run: Any, rows: Sequence[Any], entries: Any = None) -> dict[str, Any] | None:
-    found, notes = metrics_of_bags(run, rows, SOURCES if entries is None else entries)
+def judge(run: Any, rows: Sequence[Any], sources: Any) -> External:
+    return external_metrics(run.card, rows, sources, holdout=run.holdout, train_targets=run.train_targets)
+
+
+def metrics_of(run: Any, rows: Sequence[Any], sources: Any = None) -> dict[str, Any] | None:
+    found, notes = judge(run, rows, SOURCES if sources is None else sources)
     return None if found is None else found | {"notes": notes}
 
 
 def test_labelled_new_slides_are_judged() -> None:
-    found = external_metrics(RUN, NEW, SOURCES)
+    found = metrics_of(RUN, NEW, SOURCES)
     assert found is not None
     assert found["num_bags"] == 2
     assert found["estimates"]["auroc"]["value"] == 1.0
@@ -85,7 +81,7 @@ def test_labelled_new_slides_are_judged() -> None:
 
 def test_slides_of_the_runs_patients_or_contents_count_in_no_metric() -> None:
     rows = [*NEW, row("d", "p-old", "normal", 0.99), row("e", "p9", "normal", 0.99)]
-    found = external_metrics(RUN, rows, SOURCES | {SlideId("e"): entry("old bytes")})
+    found = metrics_of(RUN, rows, SOURCES | {SlideId("e"): entry("old bytes")})
     assert found is not None
     assert found["num_bags"] == 2
     assert "2 labelled slides" in found["notes"][0]
@@ -120,26 +116,26 @@ HOLDOUT = Holdout(
 def test_the_frozen_holdout_is_predicted_and_counts_in_no_metric(frozen: Any, source: str) -> None:
     entries = SOURCES | {frozen.bag.slide_ids[0]: entry(source)}
     model = predictor(holdout=HOLDOUT)
-    found, notes = metrics_of_bags(model, [*NEW, frozen], entries)
+    found, notes = judge(model, [*NEW, frozen], entries)
     assert found is not None
     assert found["num_bags"] == 2
-    assert found["estimates"] == external_metrics(RUN, NEW)["estimates"]  # type: ignore[index]
+    assert found["estimates"] == metrics_of(RUN, NEW)["estimates"]  # type: ignore[index]
     (note,) = notes
     assert note.startswith("1 labelled slides are of the frozen holdout of lung")
     assert not {"p-frozen", "tumour"} & set(note.split())
-    assert metrics_of_bags(model, [frozen], entries) == (None, [note]), "what was left out is told in any case"
-    assert external_metrics(RUN, [*NEW, frozen], entries)["num_bags"] == 3, "a run has no such holdout"  # type: ignore[index]
+    assert judge(model, [frozen], entries) == (None, [note]), "what was left out is told in any case"
+    assert metrics_of(RUN, [*NEW, frozen], entries)["num_bags"] == 3, "a run has no such holdout"  # type: ignore[index]
 
 
 def test_a_label_that_is_no_class_is_named() -> None:
-    found = external_metrics(RUN, [*NEW, row("d", "p4", "Tumour", 0.9)], SOURCES)
+    found = metrics_of(RUN, [*NEW, row("d", "p4", "Tumour", 0.9)], SOURCES)
     assert found is not None
     assert "Tumour" in found["notes"][0]
 
 
 def test_a_cohort_of_known_or_unlabelled_slides_has_no_metrics() -> None:
-    assert external_metrics(RUN, [row("c", "p3", None, 0.5)], SOURCES) is None
-    assert external_metrics(RUN, [row("a", "p-old", "normal", 0.1)], SOURCES) is None
+    assert metrics_of(RUN, [row("c", "p3", None, 0.5)], SOURCES) is None
+    assert metrics_of(RUN, [row("a", "p-old", "normal", 0.1)], SOURCES) is None
 
 
 MORE = [
@@ -154,7 +150,7 @@ TRUTH, TUMOUR = [0, 1, 0, 1, 0, 0], [0.1, 0.9, 0.4, 0.35, 0.2, 0.25]
 
 
 def test_new_bags_get_the_protocol_of_held_out_ones() -> None:
-    found = external_metrics(RUN, MORE)
+    found = metrics_of(RUN, MORE)
     assert found is not None
     assert (found["num_bags"], found["num_patients"], found["num_bags_without_site"]) == (6, 5, 1)
     estimates = found["estimates"]
@@ -177,7 +173,7 @@ def test_new_bags_get_the_protocol_of_held_out_ones() -> None:
 
 
 def test_what_validation_did_not_choose_is_null_with_the_reason() -> None:
-    found = external_metrics(predictor(members=[WITHOUT]), MORE)
+    found = metrics_of(predictor(members=[WITHOUT]), MORE)
     assert found is not None
     after = found["calibration"]["after"]["brier"]
     assert (after["value"], after["reason"]) == (None, "validation chose no temperature for any of the models")
@@ -192,7 +188,7 @@ def test_new_bags_are_ranked_by_logits_where_probabilities_are_all_one() -> None
         bag_of(name, f"p{name}", line | {"label": ("normal", "tumour")[index // 2]}, (0.0, 40.0 + index), None)
         for index, name in enumerate("abde")
     ]
-    found = external_metrics(RUN, certain)
+    found = metrics_of(RUN, certain)
     assert found is not None
     assert found["estimates"]["auroc"]["value"] == 1.0
 
@@ -204,7 +200,7 @@ def test_of_three_classes_the_most_probable_one_decides() -> None:
         line = {"label": "xyz"[index % 3], "decision": "xyz"[index % 2]}
         line |= {f"calibrated_{one}": 1 / 3 for one in "xyz"}
         bags.append(bag_of(name, f"p{name}", line, tuple(float(one == index % 2) for one in range(3)), None))
-    found = external_metrics(predictor(task, [WITHOUT]), bags)
+    found = metrics_of(predictor(task, [WITHOUT]), bags)
     assert found is not None
     assert found["thresholded"]["accuracy"] == found["estimates"]["accuracy"]
     assert "sensitivity" not in found["thresholded"]
@@ -223,7 +219,7 @@ def survivors() -> list[Any]:
 
 def test_unos_c_of_new_patients_takes_the_censoring_of_the_runs_training_patients() -> None:
     train = [SurvivalTarget(float(time), time % 2 == 0) for time in range(1, 6)]
-    found = external_metrics(predictor(SURVIVAL, train=train), survivors())
+    found = metrics_of(predictor(SURVIVAL, train=train), survivors())
     assert found is not None
     time, event, risk = (list(one) for one in zip(*FOLLOWED, strict=True))
     expected = metrics.uno_c([one.time for one in train], [one.event for one in train], time, event, risk, tau=5.0)
@@ -232,7 +228,7 @@ def test_unos_c_of_new_patients_takes_the_censoring_of_the_runs_training_patient
     assert found["estimates"]["harrell_c"]["value"] == pytest.approx(metrics.harrell_c(time, event, risk))
     assert found["sites"]["north"]["estimates"]["uno_c"]["value"] == pytest.approx(expected, abs=1e-12)
     assert "calibration" not in found
-    of_a_model = external_metrics(predictor(SURVIVAL), survivors())
+    of_a_model = metrics_of(predictor(SURVIVAL), survivors())
     assert of_a_model is not None
     assert of_a_model["estimates"]["uno_c"]["reason"] == "no training patients were given"
 
@@ -240,7 +236,7 @@ def test_unos_c_of_new_patients_takes_the_censoring_of_the_runs_training_patient
 def test_numbers_are_judged_in_their_unit_and_words_are_no_numbers() -> None:
     labels = {"a": "10", "b": "20.5", "d": "30", "e": "high"}
     bags = [bag_of(name, f"p{name}", {"label": label}, (15.0,), None) for name, label in labels.items()]
-    found = external_metrics(predictor(Task(kind=TaskKind.regression), train=[ValueTarget(1.0)]), bags)
+    found = metrics_of(predictor(Task(kind=TaskKind.regression), train=[ValueTarget(1.0)]), bags)
     assert found is not None
     assert found["num_bags"] == 3
     assert found["estimates"]["mae"]["value"] == pytest.approx((5 + 5.5 + 15) / 3)
