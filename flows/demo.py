@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.session import kept_alive
+from cluster.storage import open_storage
 from flows.commands import FLOWS, config_class
 from flows.config.commands import DemoConfig
+from flows.config.files import write_resolved
 from flows.config.words import parse
 from flows.engine.result import FlowResult
 from mhim_core.errors import ConfigError
@@ -44,6 +46,7 @@ def run(config: DemoConfig) -> FlowResult:
             if result.exit_code is not ExitCode.OK:
                 return FlowResult(exit_code=result.exit_code, outputs=outputs)
     print("\n".join(["──", *lines, "Research use only, not for diagnosis."]))
+    write_resolved(open_storage(config.out), config, "demo")
     return FlowResult(outputs=outputs)
 
 

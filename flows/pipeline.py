@@ -15,6 +15,7 @@ from typing import Any
 from cluster.session import check_address, kept_alive
 from cluster.storage import open_storage
 from flows import embed, evaluate, report, train
+from flows.config.files import write_resolved
 from flows.config.flat import flat
 from flows.config.lifecycle import PipelineConfig
 from flows.engine.records import FlowPlace, StepOutput
@@ -61,6 +62,7 @@ def run(config: PipelineConfig) -> FlowResult:
         *([] if work.registry is None else _model_steps(work, work.registry)),
     ]
     work.place.found([step.name for step in steps], {"data": data.fingerprint, "keys": work.identity()})
+    write_resolved(work.place.storage, config, FLOW, work.place.folder)
     with kept_alive():  # starting a Ray costs five seconds: the first step that needs it leaves it to the next
         found = run_steps(work.place, steps, Patience(config.steps.retries, config.steps.retry_wait_s))
     promoted = work.place.done_steps().get("promote")

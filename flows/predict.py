@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.storage import open_storage
 from flows.config.commands import PredictConfig
+from flows.config.files import write_resolved
 from flows.embed import embed_cohort
 from flows.engine.result import FlowResult
 from flows.prediction.predictor import Predictor, predictor_of_model, predictor_of_run
@@ -90,6 +91,7 @@ def run(config: PredictConfig) -> FlowResult:
         schema = new_bags_schema(given.task, given.unit, tuple(given.origin))
         out.put("predictions.parquet", write_parquet(rows, schema=schema))
         out.put("predictions.csv", write_csv(rows))
+        write_resolved(out, config, "predict")
         out.put(PAGE, prediction_page(given, rows, panels, cohort, embedded.outcome, external).encode())
         present = {"of": digest, "by": given.origin, "num_bags": len(rows), **external._asdict()}
         out.put(SUMMARY, canonical_json(present))  # last: it says that the rest is there

@@ -17,6 +17,7 @@ from cluster.session import check_address, kept_alive
 from cluster.storage import open_storage
 from flows import embed, evaluate, report, train
 from flows.config.commands import TrainConfig
+from flows.config.files import write_resolved
 from flows.config.flat import keys_of
 from flows.config.lifecycle import RetrainConfig
 from flows.engine.records import FlowPlace, StepOutput, list_flows
@@ -102,6 +103,7 @@ def _retrain(config: RetrainConfig, registry: Storage, patience: Patience) -> Fl
     work = work.at(fingerprint(inputs))
     steps = _steps(work, registry, occasion, present)
     work.place.found([step.name for step in steps], inputs)
+    write_resolved(work.place.storage, config, FLOW, work.place.folder)
     with kept_alive():
         found = run_steps(work.place, steps, patience)
     if not found.recomputed:

@@ -22,7 +22,7 @@ from flows.config.schedules import (
     ScheduleRunNowConfig,
     Target,
 )
-from flows.config.words import CONFIG
+from flows.config.words import CONFIG, given_values
 from flows.engine.result import FlowResult
 from flows.scheduling.manifests import cron_job, crontab_line, ray_cron_job
 from flows.scheduling.records import MAX_ATTEMPTS, Book, Planned, Schedule, Slot
@@ -144,14 +144,17 @@ def _refuse_address(target: Target, words: Sequence[str]) -> None:
 
 def _refuse_relative(schedule: Schedule) -> None:
     """A pod has another working directory than the person who types."""
-    keys = {**keys_of(config_class(schedule.flow)), CONFIG.name: CONFIG}
-    for word in schedule.words:
-        name, _, value = word.partition("=")
+    kind = config_class(schedule.flow)
+    keys = {**keys_of(kind), CONFIG.name: CONFIG}
+    values = given_values(kind, schedule.words, schedule.flow)
+    files = [(CONFIG.name, word.partition("=")[2]) for word in schedule.words if word.startswith(f"{CONFIG.name}=")]
+    for name, value in (*values.items(), *files):
         is_address = is_file(keys[name], value) or is_place(keys[name], value)
-        if is_address and "://" not in value and not os.path.isabs(value):
-            raise ConfigError(
-                f"{word} is relative, and a pod has a folder of its own; write an s3:// or a mounted path"
-            )
+        for uri in keys[name].values(value) if is_address else ():
+            if "://" not in uri and not os.path.isabs(uri):
+                raise ConfigError(
+                    f"{name}={uri} is relative, and a pod has a folder of its own; write an s3:// or a mounted path"
+                )
 
 
 def _lines(book: Book, planned: Planned, now: datetime) -> Iterator[str]:

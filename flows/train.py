@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from cluster.session import check_address, ray_session
 from cluster.storage import open_storage, require_put_if_absent
 from flows.config.commands import TrainConfig
+from flows.config.files import write_resolved
 from flows.config.flat import flat
 from flows.config.keys import Method
 from flows.engine.result import FlowResult
@@ -57,6 +58,7 @@ def run(config: TrainConfig) -> FlowResult:
         print(f"{given.storage.uri}: all {len(plan.fits)} fits are finished; nothing to do")
         mirror_run(given, config.tracking)
         return FlowResult(outputs={"run": given.storage.uri}, recomputed=False)
+    write_resolved(given.storage, config, "train")
     if config.protocol.teacher:
         take_teachers(given, config)
     if config.warm_start:

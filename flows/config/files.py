@@ -62,9 +62,9 @@ def resolved(config: Any, command: str) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def write_resolved(storage: Storage, config: Any, command: str) -> None:
+def write_resolved(storage: Storage, config: Any, command: str, folder: str = "") -> None:
     """Put it beside the command's outputs."""
-    storage.put(RESOLVED, resolved(config, command))
+    storage.put(f"{folder}/{RESOLVED}".lstrip("/"), resolved(config, command))
 
 
 def _text(uri: str, key: Key, node: yaml.Node) -> str | tuple[str, ...]:

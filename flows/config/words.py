@@ -47,19 +47,28 @@ def parse(config: type[Config], words: Sequence[str], *, command: str) -> Config
     Raises ConfigError with one sentence: unknown key, missing key, or a value that is not of the key's type.
     """
     keys = keys_of(config)
-    typed = _split(words, [*keys, CONFIG.name], command)
-    raw: dict[str, str | tuple[str, ...]] = {}
-    if uri := typed.pop(CONFIG.name, ""):
-        from flows.config.files import read_keys
-
-        raw |= read_keys(_text_value(CONFIG, uri), keys, command)
-    raw |= typed
-    values = {name: _value(keys[name], value) for name, value in raw.items()}
+    values = given_values(config, words, command)
     missing = [key.name for key in keys.values() if key.required and not values.get(key.name)]
     if missing:
         wanted = " ".join(f"{name}=…" for name in missing)
         raise ConfigError(f"{command} needs {wanted}; its keys are listed by mhim {command} --help")
     return _noting(with_recipe(config, values, command), tuple(sorted(values)))
+
+
+def given_values(config: type, words: Sequence[str], command: str) -> dict[str, Any]:
+    """The value of every key that the words or their file give, in the kind of the key. Raises ConfigError."""
+    keys = keys_of(config)
+    typed = _split(words, [*keys, CONFIG.name], command)
+    values: dict[str, Any] = {}
+    if uri := typed.pop(CONFIG.name, ""):
+        from flows.config.files import read_keys
+
+        file = read_keys(_text_value(CONFIG, uri), keys, command)
+        try:
+            values = {name: _value(keys[name], raw) for name, raw in file.items() if name not in typed}
+        except ConfigError as error:
+            raise ConfigError(f"config={uri}: {error}") from None
+    return values | {name: _value(keys[name], raw) for name, raw in typed.items()}
 
 
 def with_recipe(config: type[Config], values: Mapping[str, Any], command: str = "train") -> Config:
