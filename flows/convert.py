@@ -17,6 +17,7 @@ from mhim_core.fingerprint import sha256
 from mhim_core.mil.options import MhimOptions, ModelOptions
 from mhim_core.storage import Storage
 from mhim_core.task import FittedTask, TaskKind
+from mhim_core.train.card import ModelCard
 from mhim_core.train.results import FitResult, read_model, read_result
 
 
@@ -39,7 +40,7 @@ def import_checkpoint(data: bytes, config: ConvertConfig) -> bytes:
     What the checkpoint cannot say is the published code's (recipe `published-code`), and fold and seed are 0.
     """
     from mhim_core.mil.published_file import load_published
-    from mhim_core.train.checkpoint import ModelCard, save_model
+    from mhim_core.train.checkpoint import save_model
     from mhim_core.train.options import Precision
     from mhim_core.train.plan import Stage
 

@@ -9,7 +9,6 @@ train (twice with a registry), evaluate and report; run again, it goes on where 
 done. Exit code: 0 (also where the floor is not reached: nothing is promoted), 2, 3, 4, 5, 6.
 """
 
-import dataclasses
 from typing import Any
 
 from cluster.session import check_address, kept_alive
@@ -21,8 +20,8 @@ from flows.config.lifecycle import PipelineConfig
 from flows.engine.records import FlowPlace, StepOutput
 from flows.engine.result import FlowResult
 from flows.engine.runner import Patience, Step, StepCall, run_steps
-from flows.lifecycle.discover import Snapshot, contents_of, read_features, snapshot
-from flows.lifecycle.gate_steps import SUPERSEDED, Against, assess_step, judge_step, promote_step, register_step
+from flows.lifecycle.discover import contents_of, read_features
+from flows.lifecycle.gate_steps import SUPERSEDED, assess_step, judge_step, promote_step, register_step
 from flows.lifecycle.training_steps import (
     CalledFlows,
     ModelWork,
@@ -37,9 +36,11 @@ from flows.runs.cohort import load_cohort
 from mhim_core.cohort.tasks import infer_task
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConflictError
-from mhim_core.fingerprint import fingerprint
+from mhim_core.fingerprint import fingerprint, to_plain
 from mhim_core.registry.holdout import freeze
+from mhim_core.registry.occasion import Against
 from mhim_core.registry.promotions import history
+from mhim_core.registry.snapshot import Snapshot, snapshot
 from mhim_core.slides.spec import tiling_identity
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet
@@ -148,7 +149,7 @@ def _holdout_step(work: ModelWork, config: PipelineConfig, registry: Storage) ->
             note += f", as they were before ({stands}): a holdout is frozen once"
         return StepOutput(identity={"holdout": frozen.fingerprint}, note=note)
 
-    return Step("holdout", {"name": work.name, "task": dataclasses.asdict(task_options)}, run, ("embed",))
+    return Step("holdout", {"name": work.name, "task": to_plain(task_options)}, run, ("embed",))
 
 
 def _model_steps(work: ModelWork, registry: Storage) -> list[Step]:

@@ -21,6 +21,7 @@ from flows.mlflow_mirror.send import mirror_run
 from flows.prediction.warm_start import check_start, find_start, take_start
 from flows.runs.cohort import load_cohort
 from flows.runs.folder import Run, cohort_identity, pinned_start, pinned_teachers, read_run, start_run, versions
+from flows.runs.identity import run_identity
 from flows.runs.progress import METRIC_TITLES, FitProgress
 from flows.runs.training_data import TrainingData, choose_features, choose_manifest, training_data
 from mhim_core.cohort.splits import Split
@@ -74,22 +75,8 @@ def open_run(
     config: TrainConfig, cohort: Cohort, feature_set: FeatureSet, manifest: Manifest, data: TrainingData
 ) -> Run:
     """Found the run or resume it: slides with a target and tiles, their splits, the pinned manifest."""
-    identity: dict[str, Any] = {
-        "method": config.method,
-        "model": config.model,
-        "fit": config.fit,
-        "seeds": seeds_of(config),
-        "splits": config.splits,
-        "target": config.target,
-        "task": data.task,
-        "feature_set": feature_set.fingerprint,
-    }
-    if not config.execution.gpus_per_worker:
-        identity["threads_per_worker"] = config.execution.threads_per_worker  # a sum's last bits depend on it
-    if config.method is Method.mhim:
-        identity["mhim"] = config.mhim
     record = {
-        "identity": identity,
+        "identity": run_identity(config, seeds_of(config), data.task, feature_set.fingerprint),
         "store": open_storage(config.store).uri,
         "manifest": {"version": manifest.ref.version, "sha256": manifest.ref.sha256},
         "encoder": feature_set.encoder,

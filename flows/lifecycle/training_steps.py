@@ -16,22 +16,22 @@ from typing import Any, NamedTuple
 from cluster.storage import open_storage
 from flows.config.commands import EmbedConfig, EvaluateConfig, ReportConfig, TrainConfig
 from flows.config.flat import flat, from_keys, keys_of
-from flows.config.keys import Method
 from flows.config.lifecycle import PipelineConfig, RetrainConfig
 from flows.config.tracking import TrackingKeys
 from flows.engine.records import Cost, FlowPlace, StepOutput
 from flows.engine.result import FlowResult
 from flows.engine.runner import Step, StepCall
-from flows.lifecycle.discover import is_labelled, read_features
+from flows.lifecycle.discover import read_features
 from flows.mlflow_mirror.send import with_file
 from flows.runs.cohort import CohortInput
 from flows.runs.embed_report import Embedded
 from flows.runs.evaluation import read_metrics
 from flows.runs.folder import Run, read_run
+from flows.runs.identity import keys_identity
 from mhim_core.cohort.options import SplitScheme
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.embed.card import EncoderCard
-from mhim_core.fingerprint import canonical_json, fingerprint, sha256
+from mhim_core.fingerprint import canonical_json, fingerprint, sha256, stated, to_plain
 from mhim_core.outcome import Outcome
 from mhim_core.registry.holdout import read_holdout, split_off
 from mhim_core.registry.options import GateOptions
@@ -75,7 +75,7 @@ class ModelWork:
     place: FlowPlace
     """Where records lie; its name is the model's."""
     registry: Storage | None
-    starts_from: str = ""
+    starts_from: str = dataclasses.field(default="", metadata={"neutral": ""})
     """The version whose weights the model itself starts from; empty: it starts anew."""
 
     @property
@@ -88,7 +88,7 @@ class ModelWork:
 
     @property
     def labelled(self) -> tuple[CohortRow, ...]:
-        return tuple(row for row in self.given.cohort.rows if is_labelled(row))
+        return tuple(row for row in self.given.cohort.rows if row.is_labelled)
 
     def identity(self) -> dict[str, Any]:
         """Of the training's keys, as the run's own: plain JSON."""
@@ -96,7 +96,8 @@ class ModelWork:
         return keys_identity(config) | {"folds": self.folds} | self.start_identity()
 
     def start_identity(self) -> dict[str, str]:
-        return {"starts_from": self.starts_from} if self.starts_from else {}
+        """What a warm start adds to the final training's."""
+        return stated(ModelWork, {"starts_from": self.starts_from})
 
     @cached_property
     def tracking(self) -> TrackingKeys:
@@ -139,25 +140,6 @@ class ModelWork:
         return self.work.locate(key)
 
 
-def keys_identity(config: TrainConfig) -> dict[str, Any]:
-    """The keys that identify a training, but for its folds."""
-    splits = config.splits
-    found = {
-        "method": config.method,
-        "model": config.model,
-        "mhim": config.mhim if config.method is Method.mhim else None,
-        "fit": config.fit,
-        "seeds": config.protocol.seeds,
-        "splits": {"val_fraction": splits.val_fraction, "test_fraction": splits.test_fraction},
-        "scheme": splits.scheme,
-        "split_files": config.protocol.split_files,
-        "teacher": config.protocol.teacher,
-        "target": config.target,
-    }
-    plain: dict[str, Any] = json.loads(canonical_json(found))
-    return plain
-
-
 def rows_digest(rows: Sequence[CohortRow]) -> str:
     """Of what training takes from these rows; where their files lie is no part of it."""
     return fingerprint(sorted(row._replace(uri="", row=0) for row in rows))
@@ -184,7 +166,7 @@ def embed_step(work: ModelWork, data: str) -> Step:
         "feature_set": work.feature_set.fingerprint,
         "data": data,
         "rows": rows_digest(work.given.cohort.rows),
-        "policy": dataclasses.asdict(work.config.policy),
+        "policy": to_plain(work.config.policy),
     }
     return Step("embed", inputs, run)
 

@@ -11,6 +11,7 @@ from mhim_core.errors import InputError
 from mhim_core.evaluation.calibration import Temperature, Threshold, choose
 from mhim_core.registry.card import Member, RegistryCard, TrainedOn
 from mhim_core.task import ClassTarget
+from mhim_core.train.card import INTENDED_USE
 from mhim_core.train.results import FitResult, read_model
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
@@ -58,8 +59,6 @@ def run_card(
     holdout: Mapping[str, Any] | None = None,
 ) -> RegistryCard:
     """The card that these fits have as one model. Cost: one pass over their validation bags."""
-    from mhim_core.train.checkpoint import INTENDED_USE
-
     source = given.bag_source()
     return RegistryCard(
         task=given.task,

@@ -76,6 +76,7 @@ def test_the_same_configuration_finds_its_run_whatever_the_order_of_rows_the_pla
         ("seed=7", "seed: 2021 there, 7 here"),
         ("high_mask_ratio=0.5", "high_mask_ratio: 0.03 there, 0.5 here"),
         ("precision=float64", "precision: float32 there, float64 here"),
+        ("gpus_per_worker=1", "threads_per_worker: 2 there, none here"),
     ],
 )
 def test_another_configuration_is_refused_with_what_differs(
