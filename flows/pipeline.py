@@ -62,8 +62,9 @@ def run(config: PipelineConfig) -> FlowResult:
         report_step(work),
         *([] if work.registry is None else _model_steps(work, work.registry)),
     ]
+    if work.place.read_flow() is None:
+        write_resolved(work.place.storage, config, FLOW, work.place.folder)
     work.place.found([step.name for step in steps], {"data": data.fingerprint, "keys": work.identity()})
-    write_resolved(work.place.storage, config, FLOW, work.place.folder)
     with kept_alive():  # starting a Ray costs five seconds: the first step that needs it leaves it to the next
         found = run_steps(work.place, steps, Patience(config.steps.retries, config.steps.retry_wait_s))
     promoted = work.place.done_steps().get("promote")

@@ -101,8 +101,9 @@ def _retrain(config: RetrainConfig, registry: Storage, patience: Patience) -> Fl
     inputs = occasion.inputs(_keys(config, work), others)
     work = work.at(fingerprint(inputs))
     steps = _steps(work, registry, occasion, present)
+    if work.place.read_flow() is None:
+        write_resolved(work.place.storage, config, FLOW, work.place.folder)
     work.place.found([step.name for step in steps], inputs)
-    write_resolved(work.place.storage, config, FLOW, work.place.folder)
     with kept_alive():
         found = run_steps(work.place, steps, patience)
     if not found.recomputed:

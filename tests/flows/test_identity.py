@@ -17,7 +17,6 @@ from flows.config.words import parse
 from flows.engine.records import StepOutput
 from flows.engine.runner import Step, step_fingerprint
 from flows.lifecycle import trigger
-from flows.lifecycle.discover import snapshot
 from flows.lifecycle.training_steps import rows_digest
 from flows.runs import identity
 from flows.runs.cohort import load_cohort
@@ -32,6 +31,7 @@ from mhim_core.errors import ConflictError, IntegrityError
 from mhim_core.fingerprint import fingerprint, to_plain
 from mhim_core.registry.options import GateOptions
 from mhim_core.registry.promotions import Kind, Promotion
+from mhim_core.registry.snapshot import snapshot
 from mhim_core.slides.spec import SlidePolicy
 from mhim_core.storage import LocalStorage
 from mhim_core.store.manifest import read_manifest
