@@ -118,8 +118,7 @@ def _flow_help(name: str) -> str:
             lines.append(f"{title}:")
         for key in chosen:
             default = "" if key.required else f"={_show(key.default)}"
-            choices = " | ".join(key.kind.__members__) if hasattr(key.kind, "__members__") else ""
-            doc = f"{key.doc} [{choices}]" if choices else key.doc
+            doc = f"{key.doc} [{' | '.join(key.choices)}]" if key.choices else key.doc
             lines.append(f"  {key.name}{default}")
             lines += textwrap.wrap(doc, 112, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines)

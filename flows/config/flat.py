@@ -36,6 +36,8 @@ class Key(NamedTuple):
     """A text that names several, separated by commas."""
     path: tuple[str, ...]
     """The parts that hold it, from the config down."""
+    choices: tuple[str, ...] = ()
+    """What a text may be, where its owner has a list; `--help` shows them."""
     neutral: Any = MISSING
     """The value that means what versions without the key did; it is left out of fingerprints."""
 
@@ -135,8 +137,9 @@ def _keys(kind: type, path: tuple[str, ...], default: Any, role: Role | None) ->
         value_kind, optional = _split_optional(hints[field.name])
         listed = bool(field.metadata.get("listed"))
         doc = docs.get(field.name, "")
+        choices = _choices(value_kind) or tuple(field.metadata.get("choices", ()))
         neutral = field.metadata.get("neutral", MISSING)
-        yield Key(field.name, value_kind, optional, standing, doc, its_role, listed, path, neutral)
+        yield Key(field.name, value_kind, optional, standing, doc, its_role, listed, path, choices, neutral)
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:
@@ -161,6 +164,10 @@ def _split_optional(hint: Any) -> tuple[type, bool]:
         kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
         return kinds[0], True
     return typing.get_origin(hint) or hint, False
+
+
+def _choices(kind: type) -> tuple[str, ...]:
+    return tuple(kind.__members__) if issubclass(kind, Enum) else ()
 
 
 @functools.cache

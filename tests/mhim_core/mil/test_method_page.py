@@ -15,8 +15,8 @@ from mhim_core.task import Task, TaskKind
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/method.md").read_text(encoding="utf-8")
-FILES = sorted(set(re.findall(r"`((?:mil|train)/\w+\.py)(?::[^`]*)?`", PAGE)))
-NAMES = sorted(set(re.findall(r"`((?:mil|train)/\w+)\.py: (\w+)", PAGE)))
+FILES = sorted(set(re.findall(r"`((?:mil|train)/[\w/]+\.py)(?::[^`]*)?`", PAGE)))
+NAMES = sorted(set(re.findall(r"`((?:mil|train)/[\w/]+)\.py: (\w+)", PAGE)))
 
 
 def test_the_example_of_a_plug_in_is_fit_for_mining() -> None:
