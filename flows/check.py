@@ -28,7 +28,12 @@ from mhim_core.types import SlideTask, Status, StatusRow
 
 def run(config: CheckConfig) -> FlowResult:
     """Raises CohortError (exit 2) where the table itself is wrong."""
-    given = load_cohort(config.data.cohort, strict=config.failures.strict, labels_uri=config.data.labels)
+    given = load_cohort(
+        config.data.cohort,
+        strict=config.failures.strict,
+        labels_uri=config.data.labels,
+        options=config.table,
+    )
     notes = (f"note: {note}" for note in (*given.cohort.notes, *summarise(given.cohort.rows, config.target)))
     for line in (*notes, *(f"warning: {finding}" for finding in given.warnings)):
         print(line)

@@ -119,7 +119,7 @@ def _flow_help(name: str) -> str:
         for key in chosen:
             default = "" if key.required else f"={_show(key.default)}"
             doc = f"{key.doc} [{' | '.join(key.choices)}]" if key.choices else key.doc
-            lines.append(f"  {key.name}{default}")
+            lines += textwrap.wrap(f"{key.name}{default}", 112, initial_indent="  ", subsequent_indent="    ")
             lines += textwrap.wrap(doc, 112, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines)
 
@@ -129,6 +129,8 @@ def _show(value: object) -> str:
         return str(value).lower()
     if isinstance(value, Enum):
         return value.name
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return "none" if value is None else str(value)
 
 

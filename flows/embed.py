@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # torch: a command that finds everything done must not load i
 def run(config: EmbedConfig) -> FlowResult:
     """Raises CohortError, EncoderError, ConfigError (2), ConflictError (5), StorageError (6)."""
     check_address(config.ray.ray_address)
-    given = load_cohort(config.data.cohort, strict=config.failures.strict)
+    given = load_cohort(config.data.cohort, strict=config.failures.strict, options=config.table)
     for finding in given.warnings:
         print(f"warning: {finding}")
     card = encoder_card(

@@ -32,7 +32,10 @@ from flows.lifecycle.training_steps import (
     settled,
     train_step,
 )
-from flows.runs.cohort import load_cohort
+from flows.runs.cohort import load_cohort, load_split_files
+from mhim_core.cohort.split_files import check_known
+from mhim_core.cohort.split_notes import require_split_column
+from mhim_core.cohort.table import require_patients
 from mhim_core.cohort.tasks import infer_task
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConflictError
@@ -75,9 +78,19 @@ def run(config: PipelineConfig) -> FlowResult:
 
 def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
     """Everything that is settled before any work."""
-    given = load_cohort(config.data.cohort, strict=config.failures.strict, labels_uri=config.data.labels)
+    given = load_cohort(
+        config.data.cohort,
+        strict=config.failures.strict,
+        labels_uri=config.data.labels,
+        options=config.table,
+    )
     for line in (*given.cohort.notes, *(f"warning: {finding}" for finding in given.warnings)):
         print(line)
+    require_patients(given.cohort)
+    if files := config.protocol.split_files:  # now: patients of the holdout are not in the table that is trained on
+        check_known(load_split_files(files), given.cohort.rows, partial=config.protocol.partial_splits)
+    else:
+        require_split_column(given.cohort, config.splits)
     infer_task(given.cohort.rows, config.target)
     card = encoder_card(
         config.encoder.encoder,

@@ -22,6 +22,7 @@ from flows.engine.result import FlowResult
 from flows.prediction.predictor import Predictor, predictor_of_model, predictor_of_run
 from flows.runs.cohort import load_cohort
 from flows.runs.folder import read_run
+from mhim_core.cohort.spellings import spell_as
 from mhim_core.errors import ConflictError, InputError, NotFoundError
 from mhim_core.evaluation.prediction_table import class_columns, new_bags_schema
 from mhim_core.evaluation.row_metrics import metrics_of
@@ -49,7 +50,8 @@ def run(config: PredictConfig) -> FlowResult:
     present = _read_summary(out)
     if present is not None:
         _check_same(present, given, out)
-    cohort = load_cohort(config.data.cohort, strict=config.failures.strict)
+    cohort = load_cohort(config.data.cohort, strict=config.failures.strict, options=config.table)
+    cohort = cohort._replace(cohort=spell_as(cohort.cohort, given.classes, config.table.label_spellings))
     card = given.encoder_here(config.encoder.encoder_weights or None)
     store = config.store or given.store_uri or out.locate("features")
     embedded = embed_cohort(cohort, card, given.tile_spec(), config, store)

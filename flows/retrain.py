@@ -46,6 +46,8 @@ from flows.lifecycle.training_steps import (
 from flows.lifecycle.trigger import as_before, discover, made_from, num_waiting
 from flows.prediction.predictor import Predictor, predictor_of_model
 from flows.runs.cohort import load_cohort
+from mhim_core.cohort.spellings import spell_as
+from mhim_core.cohort.table import require_patients
 from mhim_core.errors import ConfigError, ConflictError, InputError, IntegrityError
 from mhim_core.evaluation.row_metrics import metrics_of
 from mhim_core.fingerprint import fingerprint, neutral_values
@@ -224,7 +226,14 @@ def _champion(registry: Storage, name: str) -> Promotion:
 
 def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWork:
     """Everything that is settled before any work, the champion's keys with what the config changes of them."""
-    given = load_cohort(config.data.cohort, strict=config.failures.strict, labels_uri=config.data.labels)
+    given = load_cohort(
+        config.data.cohort,
+        strict=config.failures.strict,
+        labels_uri=config.data.labels,
+        options=config.table,
+    )
+    require_patients(given.cohort)
+    given = given._replace(cohort=spell_as(given.cohort, model.classes, config.table.label_spellings))
     for line in (*given.cohort.notes, *(f"warning: {finding}" for finding in given.warnings)):
         print(line)
     if config.slides_prefix:

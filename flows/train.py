@@ -41,7 +41,7 @@ def run(config: TrainConfig) -> FlowResult:
     """Raises InputError (2), ConflictError (5), StorageError (6)."""
     check_address(config.ray.ray_address)
     config.execution.check_room(config.ray)
-    loaded = load_cohort(config.data.cohort, with_files=False, labels_uri=config.data.labels)
+    loaded = load_cohort(config.data.cohort, with_files=False, labels_uri=config.data.labels, options=config.table)
     cohort = loaded.cohort
     for line in (*cohort.notes, *(f"warning: {finding}" for finding in loaded.warnings)):
         print(line)
@@ -227,7 +227,7 @@ def fit_all(given: Run, plan: TrainPlan, config: TrainConfig) -> Any:
 
     used = {bag.bag_id for fit in plan.fits for bag in (*fit.train, *fit.validation)}
     members = {bag.bag_id: bag.slide_ids for bag in given.bags if bag.bag_id in used}
-    manifest = given.manifest().entries
+    manifest = given.manifest.entries
     entries = {slide_id: manifest[slide_id] for slide_ids in members.values() for slide_id in slide_ids}
     plugin = config.plugin.plugin()
     payload = FitPayload(

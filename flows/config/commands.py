@@ -29,7 +29,7 @@ from flows.config.keys import (
 )
 from flows.config.roles import Role, part, role
 from flows.config.tracking import TrackingKeys
-from mhim_core.cohort.options import SplitOptions, SplitScheme, TaskOptions
+from mhim_core.cohort.options import SplitOptions, SplitScheme, TableOptions, TaskOptions
 from mhim_core.errors import ConfigError
 from mhim_core.mil.options import Activation, MhimOptions, ModelOptions
 from mhim_core.registry.names import is_reference
@@ -43,6 +43,7 @@ class CheckConfig:
     """mhim check: the cohort table and its slides, row by row."""
 
     data: LabelledCohort = part(LabelledCohort, Role.identity)
+    table: TableOptions = part(TableOptions, Role.identity)
     target: TaskOptions = part(TaskOptions, Role.identity)
     tiles: TileSpec = part(TileSpec, Role.identity)
     policy: SlidePolicy = part(SlidePolicy, Role.identity)
@@ -57,6 +58,7 @@ class EmbedConfig:
     """mhim embed: slides → one Parquet file of tile features per slide."""
 
     data: CohortKeys = part(CohortKeys, Role.identity)
+    table: TableOptions = part(TableOptions, Role.identity)
     store: str = field(metadata=role(Role.output))
     """The feature store: a folder or s3://bucket/prefix."""
     encoder: EncoderKeys = part(EncoderKeys, Role.identity)
@@ -73,6 +75,7 @@ class TrainConfig:
     """mhim train: bags → one model per fold and seed."""
 
     data: LabelledCohort = part(LabelledCohort, Role.identity)
+    table: TableOptions = part(TableOptions, Role.identity)
     store: str = field(metadata=role(Role.features))
     """The feature store: a folder or s3://bucket/prefix."""
     out: str = field(metadata=role(Role.output))
@@ -140,6 +143,7 @@ class PredictConfig:
     """mhim predict: new slides through a run's fold models, or through a registered model."""
 
     data: CohortKeys = part(CohortKeys, Role.identity)
+    table: TableOptions = part(TableOptions, Role.identity)
     out: str = field(metadata=role(Role.output))
     """The predictions: a folder or s3://bucket/prefix. The same again does nothing; another model's are refused."""
     plugin: PluginFile = part(PluginFile, Role.identity)

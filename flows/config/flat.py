@@ -129,7 +129,7 @@ def _keys(kind: type, path: tuple[str, ...], default: Any, role: Role | None) ->
         if not _is_key(field):
             continue  # what the command line notes for the flow
         standing = _default(field) if default is None else getattr(default, field.name)
-        its_role = field.metadata.get("role", role)
+        its_role = Role(field.metadata["role"]) if "role" in field.metadata else role
         if dataclasses.is_dataclass(hints[field.name]):
             part = None if standing is MISSING else standing
             yield from _keys(hints[field.name], (*path, field.name), part, its_role)

@@ -50,14 +50,15 @@ class PluginFile:
 @dataclass(frozen=True, kw_only=True)
 class CohortKeys:
     cohort: str = field(metadata=role(Role.file))
-    """The cohort table, CSV or Parquet: a path or an s3:// URI; paths in it are relative to the table."""
+    """The cohort table, CSV, xlsx or Parquet: a path or an s3:// URI; paths in it are relative to the table. Or a
+    folder of slides, s3://bucket/prefix/ with a slash at its end: every slide file below it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledCohort(CohortKeys):
     labels: str = field(default="", metadata=role(Role.file))
-    """A table of labels, CSV with or without header: an id of a slide or patient, then its label; empty: the cohort's
-    own."""
+    """A table of labels, CSV or xlsx, with or without header: an id of a slide or patient, then its label; empty: the
+    cohort's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +228,8 @@ class ProtocolKeys:
     """Take the stage-1 models of another run (its out=) with the same folds, seeds and data; empty: train them."""
     split_files: tuple[str, ...] = field(default=(), metadata=role(Role.file))
     """Predefined folds, one CSV each, separated by commas: id and split columns, or columns train, val, test of ids."""
+    partial_splits: bool = field(default=False, metadata={"neutral": True})
+    """Go without the ids of split files that the cohort does not have, and say which; false: they end the command."""
 
     def __post_init__(self) -> None:
         check_recipe(self.recipe)

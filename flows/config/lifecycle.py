@@ -22,7 +22,7 @@ from flows.config.keys import (
 from flows.config.registry import checked_name
 from flows.config.roles import Role, part, role
 from flows.config.tracking import TrackingKeys
-from mhim_core.cohort.options import SplitOptions, SplitScheme, TaskOptions
+from mhim_core.cohort.options import SplitOptions, SplitScheme, TableOptions, TaskOptions
 from mhim_core.errors import ConfigError
 from mhim_core.mil.options import MhimOptions, ModelOptions
 from mhim_core.registry.options import GateOptions, HoldoutOptions
@@ -50,6 +50,7 @@ class PipelineConfig:
     """mhim pipeline: a cohort table → features → models → page, and the first champion of a name."""
 
     data: LabelledCohort = part(LabelledCohort, Role.identity)
+    table: TableOptions = part(TableOptions, Role.identity)
     store: str = field(metadata=role(Role.output))
     """The feature store: a folder or s3://bucket/prefix."""
     out: str = field(metadata=role(Role.output))
@@ -159,6 +160,7 @@ class RetrainConfig:
     """Start the challenger from the champion's weights. Its estimate over the folds starts anew in either case, since
     the champion has seen their test patients."""
     data: LabelledCohort = part(LabelledCohort, Role.identity)
+    table: TableOptions = part(TableOptions, Role.identity)
     store: str = field(metadata=role(Role.output))
     """The feature store: a folder or s3://bucket/prefix."""
     policy: SlidePolicy = part(SlidePolicy, Role.identity)

@@ -6,8 +6,9 @@ from typing import NamedTuple
 from cluster.storage import open_storage
 from flows.runs.cohort import CohortInput, slide_hint, slide_identity
 from mhim_core.cohort.check import SLIDE_ID, validate
-from mhim_core.cohort.columns import has_slide_extension, strip_extension
+from mhim_core.cohort.columns import has_slide_extension
 from mhim_core.cohort.rows import CohortRow
+from mhim_core.cohort.slide_names import slide_id_of
 from mhim_core.errors import CohortError
 from mhim_core.features import SourceIdentity
 from mhim_core.storage import Storage
@@ -51,7 +52,7 @@ def contents_of(given: CohortInput, features: Features) -> dict[SlideId, SourceI
 def with_prefix(given: CohortInput, prefix: str) -> CohortInput:
     """The cohort and, without labels, the slide files below a folder or `s3://` prefix that it does not list.
 
-    Their ids are their file names. Raises CohortError where two files, or a file and a row, would share an id.
+    Their ids are their file names, made safe. Raises CohortError where two files, or a file and a row, would share one.
     """
     listed = {row.uri for row in given.cohort.rows}
     storage = open_storage(prefix)
@@ -59,8 +60,8 @@ def with_prefix(given: CohortInput, prefix: str) -> CohortInput:
     rows = [_row(uri) for uri in found if uri not in listed]
     if wrong := [row.slide_id for row in rows if not SLIDE_ID.fullmatch(row.slide_id)]:
         raise CohortError(
-            f"slides_prefix={prefix}: {len(wrong)} file names cannot be slide ids (letters, digits and ._- only), such "
-            f"as {wrong[0]!r}; rename them, or list them in the table under other ids"
+            f"slides_prefix={prefix}: {len(wrong)} file names cannot be slide ids (of 128 characters at most), such as "
+            f"{wrong[0]!r}; rename them, or list them in the table under other ids"
         )
     cohort = dataclasses.replace(given.cohort, rows=(*given.cohort.rows, *rows))
     validate(cohort)
@@ -68,5 +69,5 @@ def with_prefix(given: CohortInput, prefix: str) -> CohortInput:
 
 
 def _row(uri: str) -> CohortRow:
-    slide_id = strip_extension(uri.rpartition("/")[2])
+    slide_id = slide_id_of(uri)
     return CohortRow(SlideId(slide_id), uri, PatientId(slide_id))

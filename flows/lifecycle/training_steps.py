@@ -120,9 +120,12 @@ class ModelWork:
                 own |= {"warm_start": f"{self.name}@{self.starts_from}", "registry": self.registry.uri}
         else:
             own["folds"] = self.folds
+        if self.registry is not None:
+            own["partial_splits"] = True  # patients of the holdout are not in the table that is trained on
         for shared in (self.config.plugin, self.config.ray, self.config.execution, self.tracking):
             own |= flat(shared)
         own |= {"cohort": cohort, "store": self.config.store, "out": out, "scheme": scheme}
+        own["na_values"] = ()  # `train_table` has empty cells for no label, and whatever else is a label
         return from_keys(TrainConfig, **own | {"feature_set": self.feature_set.fingerprint})
 
     def train_table(self) -> str:
@@ -257,7 +260,7 @@ def _embed_cost(outcome: Outcome) -> Cost:
 
 
 def _training_cost(given: Run, device_seconds: float) -> Cost:
-    entries = given.manifest().entries
+    entries = given.manifest.entries
     used = [entries[slide.slide_id] for slide in given.slides]
     return Cost(
         num_slides=len(used),

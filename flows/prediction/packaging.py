@@ -80,7 +80,7 @@ def run_card(
 
 def trained_on(given: Run, folds: set[int]) -> TrainedOn:
     """Whom the models of these folds learned from, or were chosen by, and whom the model did that they started from."""
-    entries, rows = given.manifest().entries, {row.slide_id: row for row in given.slides}
+    entries, rows = given.manifest.entries, {row.slide_id: row for row in given.slides}
     used = [slide_id for split in given.splits if split.fold in folds for slide_id in (*split.train, *split.validation)]
     return TrainedOn.of(
         cohort=given.identity["cohort"],

@@ -97,11 +97,12 @@ class Run:
         """The run's bags over the pinned features."""
         from mhim_core.store.bags import ParquetBags, PatientBags
 
-        slides = ParquetBags(self.feature_store, self.manifest().bags())
+        slides = ParquetBags(self.feature_store, self.manifest.bags())
         return PatientBags(slides, {bag.bag_id: bag.slide_ids for bag in self.bags})
 
+    @cached_property
     def manifest(self) -> Manifest:
-        """The pinned manifest. Raises IntegrityError if the store's is another."""
+        """The pinned manifest, decoded once. Raises IntegrityError if the store's is another."""
         pin = self.record["manifest"]
         return read_manifest(self.feature_store, self.identity["feature_set"], pin["version"], pin["sha256"])
 

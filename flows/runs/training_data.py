@@ -11,9 +11,9 @@ from flows.config.commands import TrainConfig
 from flows.runs.cohort import load_split_files
 from flows.runs.folder import pinned_manifest
 from mhim_core.cohort.split_files import splits_from_files
-from mhim_core.cohort.split_notes import split_notes
+from mhim_core.cohort.split_notes import require_split_column, split_notes
 from mhim_core.cohort.splits import Split, make_splits
-from mhim_core.cohort.table import Cohort, CohortRow
+from mhim_core.cohort.table import Cohort, CohortRow, require_patients
 from mhim_core.cohort.tasks import infer_task, targets_of
 from mhim_core.errors import CohortError, InputError, SlideError
 from mhim_core.features import SourceIdentity
@@ -41,6 +41,7 @@ class TrainingData(NamedTuple):
 
 def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> TrainingData:
     """Raises InputError and its kin where the table, the store and the keys do not make a training."""
+    require_patients(cohort)
     found = infer_task(cohort.rows, config.target)
     targets = targets_of(cohort.rows, found.task)
     excluded = _excluded(cohort, manifest, targets)
@@ -54,11 +55,13 @@ def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> Tr
     if any(excluded.values()):
         left_out = ", ".join(f"{number} {what}" for what, number in excluded.items())
         notes.append(f"{len(slides)} slides to train on; left out: {left_out}")
-    if config.protocol.split_files:
-        files = load_split_files(config.protocol.split_files)
-        predefined = splits_from_files(slides, files, found.task, config.splits, config.fit.seed, cohort.rows)
+    seed, protocol = config.fit.seed, config.protocol
+    if protocol.split_files:
+        files, partial = load_split_files(protocol.split_files), protocol.partial_splits
+        predefined = splits_from_files(slides, files, found.task, config.splits, seed, cohort.rows, partial=partial)
         return TrainingData(found.task, slides, predefined.splits, excluded, (*notes, *predefined.notes))
-    splits = make_splits(slides, found.task, config.splits, config.fit.seed)
+    require_split_column(cohort, config.splits)
+    splits = make_splits(slides, found.task, config.splits, seed)
     notes += split_notes(slides, found.task, config.splits)
     return TrainingData(found.task, slides, splits, excluded, tuple(notes))
 

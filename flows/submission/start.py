@@ -175,7 +175,7 @@ def _slides(config: Any) -> tuple[str, ...]:
     if not hasattr(config, "decode"):
         return ()
     folders: dict[str, list[str]] = {}
-    for row in load_cohort(config.data.cohort, with_files=False).cohort.rows:
+    for row in load_cohort(config.data.cohort, with_files=False, options=config.table).cohort.rows:
         folder = os.path.dirname(row.uri)
         if folder in folders or len(folders) < _MAX_SLIDE_FOLDERS:
             folders.setdefault(folder, []).append(row.uri)

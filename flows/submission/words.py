@@ -12,8 +12,9 @@ from cluster.storage import read_bytes
 from flows.config.flat import Key, flat, keys_of
 from flows.config.roles import Role
 from flows.config.words import CONFIG
-from flows.runs.cohort import load_cohort
+from flows.runs.cohort import is_slide_folder, load_cohort
 from flows.submission.tables import with_absolute_paths
+from mhim_core.cohort.options import TableOptions
 from mhim_core.errors import ConfigError, NotFoundError, StorageError
 from mhim_core.fingerprint import fingerprint, sha256
 from mhim_core.registry.names import is_reference
@@ -37,7 +38,7 @@ def job_words(flow: str, config: Any, words: Sequence[str], *, ship: bool) -> Jo
 
     Raises CohortError for a local table that cannot be used, ConfigError for a file that is not there.
     """
-    given = _Given(ship)
+    given = _Given(config, ship)
     keys, values = keys_of(type(config)), flat(config)
     changed = {name: given.file(key, values[name]) for name, key in keys.items() if is_file(key, values[name])}
     places = {name: key.values(values[name]) for name, key in keys.items() if is_place(key, values[name])}
@@ -86,7 +87,8 @@ def _value_of(words: Sequence[str], name: str) -> str:
 class _Given:
     """The files that the flow was given: collects what is sent along and what identifies the data."""
 
-    def __init__(self, ship: bool) -> None:
+    def __init__(self, config: Any, ship: bool) -> None:
+        self.config = config
         self.ship = ship
         self.files: dict[str, bytes] = {}
         self.digests: dict[str, list[str]] = {}
@@ -99,6 +101,8 @@ class _Given:
 
     def _one(self, key: str, uri: str, folder: str) -> str:
         address = _absolute(uri)
+        if key == "cohort" and is_slide_folder(uri):
+            return address  # every node must reach it, as it must reach the slides of a table
         if "://" in address:
             self._remember(key, address)
             return address
@@ -107,15 +111,21 @@ class _Given:
         except NotFoundError:
             raise ConfigError(f"{key}={uri}: there is no such file on this machine") from None
         if key == "cohort":
-            load_cohort(address, with_files=False)  # its findings, now and not on the cluster
+            options = self.config.table
+            load_cohort(address, with_files=False, options=self._own_table(options))  # its findings, now
             if self.ship:
-                data = with_absolute_paths(data, posixpath.basename(address), os.path.dirname(address))
+                lies_in = os.path.dirname(address)
+                data = with_absolute_paths(data, posixpath.basename(address), lies_in, self._own_table(options))
         self.digests.setdefault(key, []).append(sha256(data))
         if not self.ship:
             return address
         place = f"{folder}/{posixpath.basename(address)}"
         self.files[place] = data
         return place
+
+    def _own_table(self, options: TableOptions) -> TableOptions:
+        """How the cohort's own table is read, where another may give the labels."""
+        return options.without_targets() if flat(self.config).get("labels") else options
 
     def _remember(self, key: str, uri: str) -> None:
         """The content is identity where this machine can read it; the nodes may be allowed what it is not."""

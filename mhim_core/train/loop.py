@@ -12,6 +12,7 @@ import torch
 from mhim_core.bags import BagSource
 from mhim_core.fingerprint import canonical_json, sha256
 from mhim_core.storage import Storage
+from mhim_core.train.arithmetic import fixed_arithmetic
 from mhim_core.train.attempts import Attempts
 from mhim_core.train.card import ModelCard
 from mhim_core.train.checkpoint import load_model, save_model
@@ -94,7 +95,8 @@ def run_fit(
     every = plan.execution.checkpoint_every
     while state.epoch < plan.fit.epochs and not should_stop(state):
         epoch_s = time.monotonic()
-        run_epoch(state, spec, feed, context)
+        with fixed_arithmetic(context.device):
+            run_epoch(state, spec, feed, context)
         if every and state.epoch % every == 0 and state.epoch < plan.fit.epochs:
             from_rank_zero(context, lambda: attempts.save(state.epoch, state.to_bytes()).encode())
         tell(FitEventKind.epoch, record=state.history[-1], seconds=time.monotonic() - epoch_s)

@@ -117,7 +117,9 @@ def test_no_secret_of_the_environment_travels(
     assert set(runtime_env) == {"working_dir"}
     for text in (line, json.dumps(dict(runtime_env)), ended.out, ended.err, *server.folder):
         assert "canary" not in text
-    assert not [name for name, data in server.folder.items() if b"canary" in data and not name.startswith("flows/conf")]
+    assert not [
+        name for name, data in server.folder.items() if b"canary" in data and not name.startswith("flows/config/")
+    ]
 
 
 def test_an_image_brings_its_own_code(mhim: Callable[..., Any], server: FakeServer, table: Path) -> None:

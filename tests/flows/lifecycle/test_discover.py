@@ -36,6 +36,8 @@ def test_a_file_of_a_prefix_that_would_share_an_id_is_refused(table: CohortInput
     (tmp_path / "more/a.svs").write_bytes(b"another")
     with pytest.raises(CohortError, match="a"):
         with_prefix(table, str(tmp_path))
-    (tmp_path / "more/a.svs").rename(tmp_path / "more/ünfit.svs")
+    (tmp_path / "more/a.svs").rename(tmp_path / f"more/{'é' * 40}.svs")
     with pytest.raises(CohortError, match="slides_prefix"):
         with_prefix(table, str(tmp_path))
+    (tmp_path / f"more/{'é' * 40}.svs").rename(tmp_path / "more/b (1).svs")
+    assert with_prefix(table, str(tmp_path)).cohort.rows[-1].slide_id == "b_x20__x28_1_x29_"

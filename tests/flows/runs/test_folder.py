@@ -53,7 +53,7 @@ def test_a_run_reads_back_as_it_was_started(found: Found, rows: Rows, store: str
     assert read.method == "plain"
     assert f"store={read.store_uri}" == store
     assert len(read.splits) == 3
-    assert read.manifest().entries.keys() == {row["slide_id"] for row in rows}
+    assert read.manifest.entries.keys() == {row["slide_id"] for row in rows}
     assert set(read.record["versions"]) >= {"python", "mhim", "torch", "pyarrow"}
 
 
@@ -115,7 +115,7 @@ def test_a_later_manifest_leaves_the_run_s_pin(found: Found, rows: Rows, made_st
     made_store(["another"])
     again = found(rows, store)
     assert again.record["manifest"] == first.record["manifest"]
-    assert "another" not in again.manifest().entries
+    assert "another" not in again.manifest.entries
 
 
 def test_a_start_that_died_before_its_record_does_not_lend_its_table_to_another_run(

@@ -26,6 +26,7 @@ NO_PLACES = {
         "ray_address",
         "staging_dir",
     ),  # the last is each node's own folder
+    *("id_column", "patient_column", "label_column", "time_column", "event_column", "na_values", "extension"),
 }
 
 

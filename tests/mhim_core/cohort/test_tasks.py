@@ -38,7 +38,7 @@ def infer(rows, **options):
         (tuple(map(str, range(20))), TaskKind.classification, tuple(map(str, range(20)))),
         (tuple(map(str, range(21))), TaskKind.regression, ()),
         (("1", "2.5"), TaskKind.regression, ()),
-        (("1", "2.5", "NA"), TaskKind.regression, ()),
+        (("1", "2.5", "NA"), TaskKind.classification, ("1", "2.5", "NA")),
         (("1", "2.5", "high"), TaskKind.classification, ("1", "2.5", "high")),
         (("NA", "unknown"), TaskKind.classification, ("NA", "unknown")),
     ],
