@@ -104,10 +104,11 @@ Exit codes: 0 ok · 1 unexpected · 2 bad configuration or input · 3 some slide
 
 
 def _flow_help(name: str) -> str:
-    from flows.config.words import keys_of
+    from flows.config.flat import keys_of
+    from flows.config.words import CONFIG
 
     command = FLOWS[name]
-    keys = keys_of(config_class(name)).values()
+    keys = [*keys_of(config_class(name)).values(), *([] if command.wraps_flow else [CONFIG])]
     lines = [f"mhim {name}: {command.summary}", "", f"  mhim {name} {command.example}", ""]
     for title, chosen in (
         ("required", [key for key in keys if key.required]),
@@ -117,8 +118,7 @@ def _flow_help(name: str) -> str:
             lines.append(f"{title}:")
         for key in chosen:
             default = "" if key.required else f"={_show(key.default)}"
-            choices = " | ".join(key.kind.__members__) if hasattr(key.kind, "__members__") else ""
-            doc = f"{key.doc} [{choices}]" if choices else key.doc
+            doc = f"{key.doc} [{' | '.join(key.choices)}]" if key.choices else key.doc
             lines += textwrap.wrap(f"{key.name}{default}", 112, initial_indent="  ", subsequent_indent="    ")
             lines += textwrap.wrap(doc, 112, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines)

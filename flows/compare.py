@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from cluster.storage import open_storage
 from flows.config.commands import CompareConfig
+from flows.config.files import write_resolved
 from flows.engine.result import FlowResult
 from flows.runs.evaluation import ensure_evaluated, read_held_out, train_targets
 from flows.runs.fits import model_names
@@ -49,6 +50,7 @@ def run(config: CompareConfig) -> FlowResult:
     storage = open_storage(config.out)
     summary = canonical_json(_summary(contenders, rows, differences, config.bootstrap_replicates))
     recomputed = _maybe_get(storage, SUMMARY) != summary
+    write_resolved(storage, config, "compare")
     _write(storage, differences, summary)
     _print(differences)
     outputs = {"comparison": storage.locate(SUMMARY), "table": storage.locate(TABLE_CSV)}

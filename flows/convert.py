@@ -10,11 +10,11 @@ import posixpath
 
 from cluster.storage import open_storage, read_bytes
 from flows.config.commands import ConvertConfig
+from flows.config.words import recipe_values
 from flows.engine.result import FlowResult
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import sha256
 from mhim_core.mil.options import MhimOptions, ModelOptions
-from mhim_core.mil.recipes import recipe_defaults
 from mhim_core.storage import Storage
 from mhim_core.task import FittedTask, TaskKind
 from mhim_core.train.card import ModelCard
@@ -53,8 +53,8 @@ def import_checkpoint(data: bytes, config: ConvertConfig) -> bytes:
         )
     mhim = None
     if found.recycle_queries is not None:
-        recipe = recipe_defaults("published-code", found.options.aggregator)
-        mhim = MhimOptions(**recipe | {"recycle_queries": found.recycle_queries})  # type: ignore[arg-type]
+        recipe = recipe_values("published-code", found.options.aggregator)
+        mhim = MhimOptions(**recipe | {"recycle_queries": found.recycle_queries})
     card = ModelCard(
         stage=Stage.plain if mhim is None else Stage.mhim,
         fold=0,

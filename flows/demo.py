@@ -16,6 +16,7 @@ from cluster.session import kept_alive
 from cluster.storage import open_storage
 from flows.commands import FLOWS, config_class
 from flows.config.commands import DemoConfig
+from flows.config.files import write_resolved
 from flows.config.keys import Method
 from flows.config.words import parse
 from flows.engine.result import FlowResult
@@ -49,6 +50,7 @@ def run(config: DemoConfig) -> FlowResult:
             lines.append(f"{station.name:<9} {time.monotonic() - start_s:6.1f} s  {station.place}")
             if result.exit_code is not ExitCode.OK:
                 return FlowResult(exit_code=result.exit_code, outputs=outputs)
+    write_resolved(open_storage(config.out), config, "demo")
     print("\n".join(["──", *lines, *_evidence(config), "Research use only, not for diagnosis."]))
     return FlowResult(outputs=outputs)
 
@@ -57,7 +59,10 @@ def _stations(config: DemoConfig) -> Iterator[Station]:
     """Every station but the first and the last is a command that a person could type."""
     out = Path(config.out).expanduser()
     cohort, store, trained = f"cohort={out}/slides/cohort.csv", f"store={out}/features", f"{out}/run"
-    ray = [f"ray_address={config.ray_address}", *([f"local_cpus={config.local_cpus}"] if config.local_cpus else [])]
+    ray = [
+        f"ray_address={config.ray.ray_address}",
+        *([f"local_cpus={config.ray.local_cpus}"] if config.ray.local_cpus else []),
+    ]
     yield Station("slides", f"{out}/slides", lambda: _write_slides(config))
     tiles = [f"encoder={config.encoder}", f"tile_px={TILE_PX}"]
     yield _command("embed", f"{out}/features", [cohort, store, *tiles, *ray])
@@ -77,7 +82,7 @@ def _command(name: str, place: str, words: list[str]) -> Station:
 
     def run_command() -> FlowResult:
         print(f"mhim {name} {' '.join(words)}", flush=True)
-        parsed: Any = parse(config_class(name), words, preset=name)
+        parsed: Any = parse(config_class(name), words, command=name)
         result: FlowResult = importlib.import_module(f"flows.{command.module}").run(parsed)
         return result
 

@@ -30,7 +30,7 @@ def run(config: EvaluateConfig) -> FlowResult:
     given = read_run(config.run)
     metrics, recomputed = evaluated(given, config.bootstrap_replicates)
     _print(given, metrics)
-    mirror_run(given, config)
+    mirror_run(given, config.tracking)
     print(f"evaluation: {given.storage.locate(FOLDER)}")
     outputs = {"metrics": given.storage.locate(METRICS_KEY), "predictions": given.storage.locate(FOLDER)}
     return FlowResult(outputs=outputs, recomputed=recomputed)

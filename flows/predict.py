@@ -16,20 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.storage import open_storage
 from flows.config.commands import PredictConfig
-from flows.config.keys import part
+from flows.config.files import write_resolved
 from flows.embed import embed_cohort
 from flows.engine.result import FlowResult
 from flows.prediction.predictor import Predictor, predictor_of_model, predictor_of_run
 from flows.runs.cohort import load_cohort
 from flows.runs.folder import read_run
-from mhim_core.cohort.options import TableOptions
 from mhim_core.cohort.spellings import spell_as
 from mhim_core.errors import ConflictError, InputError, NotFoundError
 from mhim_core.evaluation.prediction_table import class_columns, new_bags_schema
 from mhim_core.evaluation.row_metrics import metrics_of
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.registry.external import External, NewBag, PredictedBag, bag_words, external_metrics, new_bags
-from mhim_core.slides.spec import SlidePolicy
 from mhim_core.storage import Storage
 from mhim_core.tables import write_csv, write_parquet
 from mhim_core.task import TaskKind
@@ -52,12 +50,11 @@ def run(config: PredictConfig) -> FlowResult:
     present = _read_summary(out)
     if present is not None:
         _check_same(present, given, out)
-    options = part(config, TableOptions)
-    cohort = load_cohort(config.cohort, strict=config.strict, options=options)
-    cohort = cohort._replace(cohort=spell_as(cohort.cohort, given.classes, options.label_spellings))
-    card = given.encoder_here(config.encoder_weights or None)
+    cohort = load_cohort(config.data.cohort, strict=config.failures.strict, options=config.table)
+    cohort = cohort._replace(cohort=spell_as(cohort.cohort, given.classes, config.table.label_spellings))
+    card = given.encoder_here(config.encoder.encoder_weights or None)
     store = config.store or given.store_uri or out.locate("features")
-    embedded = embed_cohort(cohort, card, given.tile_spec(), part(config, SlidePolicy), config, store)
+    embedded = embed_cohort(cohort, card, given.tile_spec(), config, store)
     entries = {key: one for key, one in embedded.entries.items() if one.status is Status.OK}
     if not entries:
         raise InputError(f"none of the slides of {cohort.cohort.name} has tiles to predict from")
@@ -70,7 +67,7 @@ def run(config: PredictConfig) -> FlowResult:
             "table": [
                 (row.slide_id, row.patient_id, row.label, row.time, row.event, row.site) for row in cohort.cohort.rows
             ],
-            "page": (config.max_heatmaps, config.top_tiles),
+            "page": (config.page.max_heatmaps, config.page.top_tiles),
             "schema": _SCHEMA,
         }
     )
@@ -92,10 +89,11 @@ def run(config: PredictConfig) -> FlowResult:
             holdout=given.holdout,
             train_targets=given.train_targets,
         )
-        panels = draw_panels(given, rows, source, cohort, out, config.max_heatmaps, config.top_tiles)
+        panels = draw_panels(given, rows, source, cohort, out, config.page.max_heatmaps, config.page.top_tiles)
         schema = new_bags_schema(given.task, given.unit, tuple(given.origin))
         out.put("predictions.parquet", write_parquet(rows, schema=schema))
         out.put("predictions.csv", write_csv(rows))
+        write_resolved(out, config, "predict")
         out.put(PAGE, prediction_page(given, rows, panels, cohort, embedded.outcome, external).encode())
         present = {"of": digest, "by": given.origin, "num_bags": len(rows), **external._asdict()}
         out.put(SUMMARY, canonical_json(present))  # last: it says that the rest is there

@@ -37,11 +37,11 @@ def run(config: ReportConfig) -> FlowResult:
     """Raises InputError (2) where the run is not finished."""
     given = read_run(config.run)
     metrics = ensure_evaluated(given)
-    digest = fingerprint({"metrics": metrics, "heatmaps": config.max_heatmaps, "tiles": config.top_tiles})
+    digest = fingerprint({"metrics": metrics, "heatmaps": config.page.max_heatmaps, "tiles": config.page.top_tiles})
     page = given.storage.locate(PAGE)
     outputs = {"page": page, "model card": given.storage.locate(CARD)}
     if _is_there(given, digest):
-        mirror_run(given, config)
+        mirror_run(given, config.tracking)
         print(f"report: {page}")
         return FlowResult(outputs=outputs, recomputed=False)
     from mhim_core.report.card import model_card
@@ -51,7 +51,7 @@ def run(config: ReportConfig) -> FlowResult:
     given.storage.put(CARD, model_card(data, licence=str(given.record["encoder"].get("licence", ""))).encode())
     given.storage.put(PAGE, render_report(data).encode())
     given.storage.put(MARKER, canonical_json({"of": digest}))
-    mirror_run(given, config, data.figures)
+    mirror_run(given, config.tracking, data.figures)
     print(f"report: {page}")
     return FlowResult(outputs=outputs)
 
@@ -82,7 +82,7 @@ def report_data(given: Run, metrics: dict[str, Any], config: ReportConfig) -> Re
         figures=tuple(run_figures(held_out, list(_curves(given, fits)), _selected_by(fits))),
         predictions=predictions,
         averaged=f"{num_seeds} seeds" if num_seeds > 1 else "",
-        panels=tuple(islice(_panels(given, predictions, config), config.max_heatmaps)),
+        panels=tuple(islice(_panels(given, predictions, config), config.page.max_heatmaps)),
         encoder=given.record["encoder"],
         tiling=given.record["tiling"],
         training=_training(given),
@@ -227,7 +227,7 @@ def _panels(given: Run, predictions: Sequence[Prediction], config: ReportConfig)
                 continue  # another fold's prediction of the bag, whose attention is not kept
             attention = given.storage.get(attention_key(table.slide_id))
             uri = uris[table.slide_id]
-            yield slide_panel(one, uri, table, attention, run_tiling(given), config.top_tiles, caption)
+            yield slide_panel(one, uri, table, attention, run_tiling(given), config.page.top_tiles, caption)
 
 
 def _ordered(given: Run, predictions: Sequence[Prediction]) -> list[Prediction]:

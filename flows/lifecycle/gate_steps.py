@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cluster.storage import open_storage
-from flows.config.keys import part
 from flows.config.tracking import TrackingKeys
 from flows.engine.records import Cost, FlowPlace, StepOutput
 from flows.engine.runner import Step, StepCall
@@ -64,7 +63,7 @@ class Data(NamedTuple):
 def trained_data(work: ModelWork, registry: Storage) -> Data:
     """As the cohort and the store are now; the snapshot is kept, so that a later retraining can say what is new."""
     features = read_features(open_storage(work.config.store), work.feature_set.fingerprint)
-    now = trainable_snapshot(work.given, features, read_frozen(registry, work.name), part(work.config, SlidePolicy))
+    now = trainable_snapshot(work.given, features, read_frozen(registry, work.name), work.config.policy)
     keep_snapshot(registry, work.name, now)
     return Data(now.fingerprint, now.of(features.with_tiles()))
 
@@ -98,7 +97,7 @@ def register_step(work: ModelWork, registry: Storage, against: Against, options:
             figures = _holdout_figures(work, registry, packaged, against, options)
             card = dataclasses.replace(card, holdout=figures)
         model = register_model(registry, work.name, card, packaged.files)
-        mirror_promotion(registry, work.name, work.config)
+        mirror_promotion(registry, work.name, work.config.tracking)
         return StepOutput(
             identity={"version": model.version},
             places={"model": registry.locate(f"models/{model.name}/{model.version}")},

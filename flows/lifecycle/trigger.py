@@ -1,9 +1,8 @@
 """Is there an occasion for a retraining: what the champion was made from, against the cohort as it is now."""
 
-import dataclasses
 from typing import Any
 
-from flows.config.keys import part
+from flows.config.flat import flat, with_keys
 from flows.config.lifecycle import RetrainConfig
 from flows.lifecycle.discover import Features
 from flows.lifecycle.gate_steps import trainable_snapshot
@@ -30,7 +29,7 @@ def discover(
     config: RetrainConfig,
 ) -> Occasion:
     """The cohort as it is now against what the champion was made from."""
-    now = trainable_snapshot(work.given, features, holdout, part(config, SlidePolicy))
+    now = trainable_snapshot(work.given, features, holdout, config.policy)
     origin = made_from(registry, present)
     return find_occasion(
         now,
@@ -63,10 +62,10 @@ def as_before(config: RetrainConfig, registry: Storage) -> RetrainConfig:
     What was given and differs is printed, and so is what is taken over: neither changes in silence.
     """
     records = [one for one in history(registry, config.name) if "settings" in one.decision]
-    changed: dict[str, Any] = {}
+    values, changed = flat(config), dict[str, Any]()
     for name, value in (_settings(records[-1], registry) if records else {}).items():
         before = tuple(value) if isinstance(value, list) else value
-        now = getattr(config, name, before)
+        now = values.get(name, before)
         if now == before:
             continue
         if config.gives(name):
@@ -74,7 +73,7 @@ def as_before(config: RetrainConfig, registry: Storage) -> RetrainConfig:
         else:
             print(f"{name}={_shown(before)}, as before; give {name}= to change it", flush=True)
             changed[name] = before
-    return dataclasses.replace(config, **changed)
+    return with_keys(config, **changed)
 
 
 def _settings(record: Promotion, registry: Storage) -> dict[str, Any]:

@@ -8,14 +8,12 @@ from typing import Any, NamedTuple
 
 from cluster.storage import open_storage
 from flows.config.commands import TrainConfig
-from flows.config.keys import part
 from flows.prediction.packaging import trained_on
 from flows.prediction.predictor import find_model
 from flows.runs.fits import results_of
 from flows.runs.folder import Run, known_key, read_run
 from mhim_core.errors import ConfigError
 from mhim_core.fingerprint import canonical_json, fingerprint
-from mhim_core.mil.options import ModelOptions
 from mhim_core.registry.card import TrainedOn
 from mhim_core.registry.models import read_member_file
 from mhim_core.registry.names import is_reference
@@ -57,9 +55,8 @@ def find_start(config: TrainConfig, seeds: Sequence[int]) -> Start:
 def check_start(start: Start, config: TrainConfig, task: Task, features: FeatureSet) -> None:
     """Raises ConfigError, before the run is founded, where the model is of other features, another task or options."""
     provenance = {"feature_set": features.fingerprint, "encoder": features.encoder_fingerprint}
-    model = part(config, ModelOptions)
     for seed in start.digests:
-        wrong = initial_differences(load_card(start.read(seed)), features.dim, task, model, provenance)
+        wrong = initial_differences(load_card(start.read(seed)), features.dim, task, config.model, provenance)
         if wrong:
             raise ConfigError(f"warm_start={config.warm_start} does not match what is trained; {'; '.join(wrong)}")
 

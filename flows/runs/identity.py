@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flows.config.commands import TrainConfig
-from flows.config.keys import Method, part
+from flows.config.keys import Method
 from mhim_core.cohort.options import SplitOptions, SplitScheme, TaskOptions
 from mhim_core.fingerprint import to_plain
 from mhim_core.mil.options import MhimOptions, ModelOptions
@@ -57,32 +57,32 @@ class TrainingKeys:
 def run_identity(config: TrainConfig, seeds: Sequence[int], task: Task, feature_set: str) -> RunIdentity:
     return RunIdentity(
         method=config.method,
-        model=part(config, ModelOptions),
-        fit=part(config, FitOptions),
+        model=config.model,
+        fit=config.fit,
         seeds=seeds,
-        splits=part(config, SplitOptions),
-        target=part(config, TaskOptions),
+        splits=config.splits,
+        target=config.target,
         task=task,
         feature_set=feature_set,
-        mhim=part(config, MhimOptions) if config.method is Method.mhim else None,
-        threads_per_worker=None if config.gpus_per_worker else config.threads_per_worker,
+        mhim=config.mhim if config.method is Method.mhim else None,
+        threads_per_worker=None if config.execution.gpus_per_worker else config.execution.threads_per_worker,
     )
 
 
 def keys_identity(config: TrainConfig) -> dict[str, Any]:
     """The config's `TrainingKeys` as plain JSON."""
-    splits = part(config, SplitOptions)
+    splits = config.splits
     keys = TrainingKeys(
         method=config.method,
-        model=part(config, ModelOptions),
-        mhim=part(config, MhimOptions) if config.method is Method.mhim else None,
-        fit=part(config, FitOptions),
-        seeds=config.seeds,
+        model=config.model,
+        mhim=config.mhim if config.method is Method.mhim else None,
+        fit=config.fit,
+        seeds=config.protocol.seeds,
         splits={"val_fraction": splits.val_fraction, "test_fraction": splits.test_fraction},
         scheme=splits.scheme,
-        split_files=config.split_files,
-        teacher=config.teacher,
-        target=part(config, TaskOptions),
+        split_files=config.protocol.split_files,
+        teacher=config.protocol.teacher,
+        target=config.target,
     )
     plain: dict[str, Any] = to_plain(keys)
     return plain

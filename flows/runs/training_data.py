@@ -8,10 +8,8 @@ from typing import NamedTuple
 
 from cluster.storage import open_storage
 from flows.config.commands import TrainConfig
-from flows.config.keys import part
 from flows.runs.cohort import load_split_files
 from flows.runs.folder import pinned_manifest
-from mhim_core.cohort.options import SplitOptions, TaskOptions
 from mhim_core.cohort.split_files import splits_from_files
 from mhim_core.cohort.split_notes import require_split_column, split_notes
 from mhim_core.cohort.splits import Split, make_splits
@@ -44,7 +42,7 @@ class TrainingData(NamedTuple):
 def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> TrainingData:
     """Raises InputError and its kin where the table, the store and the keys do not make a training."""
     require_patients(cohort)
-    found = infer_task(cohort.rows, part(config, TaskOptions))
+    found = infer_task(cohort.rows, config.target)
     targets = targets_of(cohort.rows, found.task)
     excluded = _excluded(cohort, manifest, targets)
     slides = tuple(row for row in cohort.rows if row.slide_id in targets and row.slide_id in manifest.bags())
@@ -57,27 +55,26 @@ def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> Tr
     if any(excluded.values()):
         left_out = ", ".join(f"{number} {what}" for what, number in excluded.items())
         notes.append(f"{len(slides)} slides to train on; left out: {left_out}")
-    if config.split_files:
-        files = load_split_files(config.split_files)
-        options, partial = part(config, SplitOptions), config.partial_splits
-        predefined = splits_from_files(slides, files, found.task, options, config.seed, cohort.rows, partial=partial)
+    seed, protocol = config.fit.seed, config.protocol
+    if protocol.split_files:
+        files, partial = load_split_files(protocol.split_files), protocol.partial_splits
+        predefined = splits_from_files(slides, files, found.task, config.splits, seed, cohort.rows, partial=partial)
         return TrainingData(found.task, slides, predefined.splits, excluded, (*notes, *predefined.notes))
-    require_split_column(cohort, part(config, SplitOptions))
-    splits = make_splits(slides, found.task, part(config, SplitOptions), config.seed)
-    notes += split_notes(slides, found.task, part(config, SplitOptions))
+    require_split_column(cohort, config.splits)
+    splits = make_splits(slides, found.task, config.splits, seed)
+    notes += split_notes(slides, found.task, config.splits)
     return TrainingData(found.task, slides, splits, excluded, tuple(notes))
 
 
 def choose_features(config: TrainConfig) -> FeatureSet:
-    keys = ("target_mpp", "tile_px", "overlap_px", "min_tissue")
-    tiling = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
+    choice = config.features
     store = open_storage(config.store)
-    wanted = config.feature_set
-    if wanted is None and config.encoder is None and not tiling:
+    wanted, tiling = choice.feature_set, choice.tiling
+    if wanted is None and choice.encoder is None and not tiling:
         pin = pinned_manifest(open_storage(config.out))
         wanted = None if pin is None else pin.feature_set  # the open choice was made when the run was started
     return choose_feature_set(
-        store, encoder_id=config.encoder, tiling=tiling, fingerprint=wanted, neutral=neutral_values(TileSpec)
+        store, encoder_id=choice.encoder, tiling=tiling, fingerprint=wanted, neutral=neutral_values(TileSpec)
     )
 
 

@@ -49,7 +49,7 @@ class TableOptions:
     label_spellings: LabelSpellings = LabelSpellings.refuse
     """Labels that differ only in case, blanks, underscores or hyphens (Tumour, tumour), or as numbers not at all (1,
     1.0). refuse: the command ends, naming them; merge: the most frequent spelling counts."""
-    slides_dir: str = field(default="", metadata={"neutral": ""})
+    slides_dir: str = field(default="", metadata={"neutral": "", "role": "place"})
     """Where the slides lie, a folder or s3://bucket/prefix, for tables of ids or relative paths; empty: beside the
     table."""
     extension: str = field(default="", metadata={"neutral": ""})

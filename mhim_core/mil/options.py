@@ -73,9 +73,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class ModelOptions:
     """The architecture of student and teacher alike."""
 
-    aggregator: str = "abmil"
-    """How a bag becomes a prediction: abmil, transmil, dsmil, clam-sb, clam-mb, mean or max (the last two for
-    method=plain), or the name that your own aggregator_file registers."""
+    aggregator: str = field(default="abmil", metadata={"choices": AGGREGATOR_NAMES})
+    """How a bag becomes a prediction: one of these (mean and max for method=plain alone), or the name that your own
+    aggregator_file registers."""
     plugin_sha256: str | None = None
     """The sha256 that the aggregator_file must have; none: whichever is given. Filled in, it is part of the model."""
     embed_dim: int = 512

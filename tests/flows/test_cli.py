@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flows.commands import FLOWS, config_class
-from flows.config.words import keys_of
+from flows.config.flat import keys_of
 from flows.engine.state_folder import state_folder
 from mhim_core.errors import (
     CohortError,

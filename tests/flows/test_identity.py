@@ -11,6 +11,8 @@ import pytest
 from cluster.storage import open_storage
 from flows import retrain, train
 from flows.config.commands import ReportConfig, TrainConfig
+from flows.config.flat import flat, from_keys
+from flows.config.roles import Role, part
 from flows.config.words import parse
 from flows.engine.records import StepOutput
 from flows.engine.runner import Step, step_fingerprint
@@ -54,8 +56,10 @@ class LaterFit(FitOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaterTrain(LaterFit, TrainConfig):
+class LaterTrain(TrainConfig):
     """Its command."""
+
+    fit: LaterFit = part(LaterFit, Role.identity)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +129,10 @@ def opened(
 
     def start(kind: type[TrainConfig], **more: Any) -> Run:
         words = [f"cohort={table}", store, f"out={tmp_path / 'run'}"]
-        made = kind(**vars(parse(TrainConfig, words, preset="train")), **more)
+        made = from_keys(kind, **flat(parse(TrainConfig, words, command="train")), **more)
         feature_set = choose_features(made)
         manifest = read_manifest(open_storage(made.store), feature_set.fingerprint)
-        cohort = load_cohort(made.cohort).cohort
+        cohort = load_cohort(made.data.cohort).cohort
         return train.open_run(made, cohort, feature_set, manifest, training_data(made, cohort, manifest))
 
     return start
@@ -138,7 +142,6 @@ def test_a_run_is_resumed_by_a_later_version_until_its_option_is_used(
     opened: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = opened(TrainConfig)
-    monkeypatch.setattr(identity, "FitOptions", LaterFit)
     monkeypatch.setattr(sections, "SECTIONS", {"fit": LaterFit})
     assert opened(LaterTrain, added=0.0).record == first.record
     with pytest.raises(ConflictError, match=r"\(added: 0\.0 there, 0\.5 here\)"):
@@ -173,12 +176,8 @@ def test_every_field_since_0_1_says_what_is_neutral(kind: Any, fields: str) -> N
     assert stated == {*fields.split()}, "declare metadata={'neutral': …}; see CONTRIBUTING, Adding an option"
 
 
-def test_a_run_of_a_newer_version_is_refused_by_the_option_that_it_uses(
-    opened: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(identity, "FitOptions", LaterFit)
-        opened(LaterTrain, added=0.5)
+def test_a_run_of_a_newer_version_is_refused_by_the_option_that_it_uses(opened: Callable[..., Run]) -> None:
+    opened(LaterTrain, added=0.5)
     with pytest.raises(ConflictError, match=r"\(added: 0\.5 there, none here\)"):
         opened(TrainConfig)
 

@@ -72,7 +72,7 @@ def test_every_file_of_the_packages_is_in_the_wheel(wheel: Path) -> None:
         packed = {name for name in archive.namelist() if name.split("/")[0] in PACKAGES}
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()]
     expected = {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
-    assert "flows/conf/train.yaml" in expected
+    assert "flows/config/recipe/mhim.yaml" in expected
     assert packed == expected
 
 

@@ -26,10 +26,10 @@ def found(tmp_path: Path, write_table: Callable[..., Path]) -> Found:
 
     def start(rows: Rows, store: str, *words: str, out: str = "run") -> Run:
         table = write_table(rows)
-        config = parse(TrainConfig, [f"cohort={table}", store, f"out={tmp_path / out}", *words], preset="train")
+        config = parse(TrainConfig, [f"cohort={table}", store, f"out={tmp_path / out}", *words], command="train")
         feature_set = choose_features(config)
         manifest = read_manifest(open_storage(config.store), feature_set.fingerprint)
-        cohort = load_cohort(config.cohort).cohort
+        cohort = load_cohort(config.data.cohort).cohort
         return open_run(config, cohort, feature_set, manifest, training_data(config, cohort, manifest))
 
     return start

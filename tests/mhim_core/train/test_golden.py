@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from mhim_core.metrics.outputs import survival_curve, survival_risk
+from mhim_core.mil.aggregators.dsmil import Dsmil
 from mhim_core.mil.draws import Draws
-from mhim_core.mil.dsmil import Dsmil
 from mhim_core.mil.losses import survival_loss
 from mhim_core.mil.masking import Masks, RecycleSplit, mask_instances, split_recycled
 from mhim_core.mil.model import MilModel

@@ -15,7 +15,7 @@ from mhim_core.mil.options import ModelOptions
 LARGEST_KERNEL = 7
 
 
-@register_aggregator("transmil")
+@register_aggregator("transmil", mining=True)
 class Transmil(Aggregator):
     """x ← x + Nys(LN x); PPEG on the instances; x ← x + Nys(LN x); F = LN(x)[CLS]. Instances have an order.
 

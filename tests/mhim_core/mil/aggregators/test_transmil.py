@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from mhim_core.mil.aggregators.transmil import PositionEncoding, Transmil
 from mhim_core.mil.model import build_model
 from mhim_core.mil.options import ModelOptions
-from mhim_core.mil.transmil import PositionEncoding, Transmil
 
 OPTIONS = ModelOptions(aggregator="transmil", embed_dim=16)
 

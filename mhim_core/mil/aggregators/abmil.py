@@ -11,7 +11,7 @@ from mhim_core.mil.options import ModelOptions
 ATTENTION_DIM = 128
 
 
-@register_aggregator("abmil")
+@register_aggregator("abmil", mining=True)
 class Abmil(Aggregator):
     """e = w2·act(W1 z), gated e = w2(tanh(W1 z) ⊙ σ(Wg z)); a = softmax over instances; F = Σ a_n z_n.
 

@@ -14,7 +14,7 @@ from mhim_core.mil.options import ModelOptions
 QUERY_DIM = 128
 
 
-@register_aggregator("dsmil")
+@register_aggregator("dsmil", mining=True)
 class Dsmil(Aggregator):
     """I = W_i z + b; m_c = argmax_n I[n,c]; A = softmax_n(q(z)·q(z_mc)/√128); B = AᵀV, F = B (C×D).
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from mhim_core.mil.dsmil import Dsmil
+from mhim_core.mil.aggregators.dsmil import Dsmil
 from mhim_core.mil.model import build_model
 from mhim_core.mil.options import ModelOptions, Score
 from mhim_core.mil.scoring import score_instances

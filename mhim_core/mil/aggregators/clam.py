@@ -15,7 +15,7 @@ from mhim_core.mil.options import ModelOptions
 ATTENTION_DIM = 256
 
 
-@register_aggregator("clam-sb")
+@register_aggregator("clam-sb", mining=True)
 class ClamSb(Aggregator):
     """e = w(tanh(W1 z + b1) ⊙ σ(Wg z + bg)) + b; a = softmax over instances; F = Σ a_n z_n.
 
@@ -89,7 +89,7 @@ class ClamSb(Aggregator):
         return torch.stack(clusters)
 
 
-@register_aggregator("clam-mb")
+@register_aggregator("clam-mb", mining=True)
 class ClamMb(ClamSb):
     """An attention branch a_c and an embedding F_c for each class, of which its own row of the head makes the logit."""
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from mhim_core.mil.aggregator import BagOutput
-from mhim_core.mil.clam import ClamMb, ClamSb
+from mhim_core.mil.aggregators.clam import ClamMb, ClamSb
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.options import ModelOptions
 from mhim_core.types import BagId
