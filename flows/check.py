@@ -13,10 +13,10 @@ from functools import partial
 from cluster.decoding import AtHand, Decoder, JobStream, RetrySlide
 from cluster.staging import STAGING_TIMEOUT_S, at_hand
 from cluster.storage import open_storage
-from flows.config import CheckConfig
-from flows.config_parts import DecodeKeys, part
-from flows.inputs import CohortInput, load_cohort
-from flows.result import FlowResult
+from flows.config.commands import CheckConfig
+from flows.config.keys import DecodeKeys, part
+from flows.engine.result import FlowResult
+from flows.runs.cohort import CohortInput, load_cohort
 from mhim_core.cohort.options import TaskOptions
 from mhim_core.cohort.summary import summarise
 from mhim_core.errors import SlideError

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands import FLOWS, IN_JOB, config_class, find_command, plain_flows, read_words
-from flows.machine_errors import machine_error
-from flows.state_folder import state_folder
+from flows.engine.machine_errors import machine_error
+from flows.engine.state_folder import state_folder
 from mhim_core.errors import MhimError
 from mhim_core.types import ExitCode
 
@@ -91,7 +91,7 @@ def _run_flow(name: str, words: Sequence[str]) -> int:
     flow = importlib.import_module(f"flows.{FLOWS[name].module}")
     before: AbstractContextManager[None] = nullcontext()
     if os.environ.get(IN_JOB) and name in plain_flows():
-        before = importlib.import_module("flows.job_start").first_step(config)
+        before = importlib.import_module("flows.submission.start").first_step(config)
     with before:
         exit_code: int = getattr(flow, FLOWS[name].function)(config).exit_code
     return exit_code
@@ -122,7 +122,7 @@ Exit codes: 0 ok · 1 unexpected · 2 bad configuration or input · 3 some slide
 
 
 def _flow_help(name: str) -> str:
-    from flows.overrides import keys_of
+    from flows.config.words import keys_of
 
     command = FLOWS[name]
     keys = keys_of(config_class(name)).values()

@@ -60,26 +60,26 @@ FLOWS = {
     ),
     "pipeline": FlowCommand(
         "pipeline",
-        "retrain_config.PipelineConfig",
+        "lifecycle.PipelineConfig",
         "embed, train, evaluate, report; the first champion of a name",
         "cohort=my.csv store=./features out=runs registry=./registry name=lung",
     ),
     "retrain": FlowCommand(
         "retrain",
-        "retrain_config.RetrainConfig",
+        "lifecycle.RetrainConfig",
         "what is new → a challenger → promoted or kept",
         "name=lung registry=./registry cohort=my.csv store=./features",
     ),
     "flow status": FlowCommand(
-        "flow_status",
-        "retrain_config.FlowStatusConfig",
+        "status",
+        "lifecycle.FlowStatusConfig",
         "how the steps of a pipeline or retraining stand",
         "lung registry=./registry",
         positional=("name",),
     ),
     "schedule add": FlowCommand(
         "schedule",
-        "schedule_config.ScheduleAddConfig",
+        "schedules.ScheduleAddConfig",
         "a flow at its times: here, in crontab or on Kubernetes",
         'retrain cron="0 2 * * 0" registry=./registry name=lung cohort=my.csv store=./features',
         function="add",
@@ -87,11 +87,11 @@ FLOWS = {
         wraps_flow=True,
     ),
     "schedule ls": FlowCommand(
-        "schedule", "schedule_config.ScheduleLsConfig", "what runs when, and how it went", "registry=./registry", "ls"
+        "schedule", "schedules.ScheduleLsConfig", "what runs when, and how it went", "registry=./registry", "ls"
     ),
     "schedule rm": FlowCommand(
         "schedule",
-        "schedule_config.ScheduleRmConfig",
+        "schedules.ScheduleRmConfig",
         "no further run",
         "retrain-1a2b3c4d registry=./registry",
         function="rm",
@@ -99,18 +99,18 @@ FLOWS = {
     ),
     "schedule run-now": FlowCommand(
         "schedule",
-        "schedule_config.ScheduleRunNowConfig",
+        "schedules.ScheduleRunNowConfig",
         "once, at once",
         "retrain-1a2b3c4d registry=./registry",
         function="run_now",
         positional=("schedule",),
     ),
     "schedule serve": FlowCommand(
-        "scheduler_service", "schedule_config.ScheduleServeConfig", "run what is due", "registry=./registry"
+        "scheduling.service", "schedules.ScheduleServeConfig", "run what is due", "registry=./registry"
     ),
     "model ls": FlowCommand(
         "model",
-        "registry_config.ModelListConfig",
+        "registry.ModelListConfig",
         "the models of a registry, and which is champion",
         "registry=./registry",
         function="ls",
@@ -118,7 +118,7 @@ FLOWS = {
     ),
     "model show": FlowCommand(
         "model",
-        "registry_config.ModelShowConfig",
+        "registry.ModelShowConfig",
         "a model's card, and who was champion when",
         "lung registry=./registry",
         function="show",
@@ -126,7 +126,7 @@ FLOWS = {
     ),
     "model register": FlowCommand(
         "model",
-        "registry_config.ModelRegisterConfig",
+        "registry.ModelRegisterConfig",
         "a finished run becomes a model",
         "lung run=runs/first registry=./registry",
         function="register",
@@ -134,7 +134,7 @@ FLOWS = {
     ),
     "model promote": FlowCommand(
         "model",
-        "registry_config.ModelPromoteConfig",
+        "registry.ModelPromoteConfig",
         "a person makes a model champion",
         "lung version=1f0c9a3e registry=./registry",
         function="promote_by_hand",
@@ -142,7 +142,7 @@ FLOWS = {
     ),
     "model rollback": FlowCommand(
         "model",
-        "registry_config.ModelRollbackConfig",
+        "registry.ModelRollbackConfig",
         "a champion of the past is champion again",
         "lung to=1f0c9a3e registry=./registry",
         function="rollback_to",
@@ -150,18 +150,18 @@ FLOWS = {
     ),
     "submit": FlowCommand(
         "submit",
-        "job_config.SubmitConfig",
+        "jobs.SubmitConfig",
         "any flow as a job of a Ray cluster",
         "embed cohort=my.csv store=s3://bucket/features ray_address=http://host:8265 --wait",
         positional=("flow",),
         wraps_flow=True,
     ),
     "jobs ls": FlowCommand(
-        "jobs", "job_config.JobsLsConfig", "the jobs of a cluster", "ray_address=http://host:8265", function="ls"
+        "jobs", "jobs.JobsLsConfig", "the jobs of a cluster", "ray_address=http://host:8265", function="ls"
     ),
     "jobs logs": FlowCommand(
         "jobs",
-        "job_config.JobsLogsConfig",
+        "jobs.JobsLogsConfig",
         "what a job has written",
         "embed-0123456789ab-1 --follow ray_address=http://host:8265",
         function="logs",
@@ -169,7 +169,7 @@ FLOWS = {
     ),
     "jobs stop": FlowCommand(
         "jobs",
-        "job_config.JobsStopConfig",
+        "jobs.JobsStopConfig",
         "end a job",
         "embed-0123456789ab-1 ray_address=http://host:8265",
         function="stop",
@@ -194,7 +194,7 @@ def find_command(names: Sequence[str]) -> str:
 
 def read_words(name: str, words: Sequence[str]) -> Any:
     """The command's config: bare words, `--flag`s, `key=value`s and, where it wraps a flow, that flow's words."""
-    from flows.overrides import keys_of, parse
+    from flows.config.words import keys_of, parse
 
     command, kind = FLOWS[name], config_class(name)
     keys = keys_of(kind)
@@ -210,7 +210,7 @@ def read_words(name: str, words: Sequence[str]) -> Any:
 
 def spelt_out(name: str, words: Sequence[str]) -> list[str]:
     """A command's words with every bare word and `--flag` of its own as the `key=value` that it stands for."""
-    from flows.overrides import keys_of
+    from flows.config.words import keys_of
 
     command, keys = FLOWS[name], keys_of(config_class(name))
     free = iter(key for key in command.positional if not any(word.startswith(f"{key}=") for word in words))
@@ -239,7 +239,7 @@ def plain_flows() -> list[str]:
 
 
 def config_class(name: str) -> type:
-    """`flows.config` holds them, or the light module that the command names: `job_config.SubmitConfig`."""
+    """`flows.config.commands` holds them, or the light module beside it that the command names: `jobs.SubmitConfig`."""
     module, _, kind = FLOWS[name].config.rpartition(".")
-    found: type = getattr(importlib.import_module(f"flows.{module or 'config'}"), kind)
+    found: type = getattr(importlib.import_module(f"flows.config.{module or 'commands'}"), kind)
     return found

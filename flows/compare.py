@@ -10,11 +10,11 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from cluster.storage import open_storage
-from flows.config import CompareConfig
-from flows.evaluate import ensure_evaluated, read_held_out, train_targets
-from flows.models import model_names
-from flows.result import FlowResult
-from flows.run_folder import Run, read_run
+from flows.config.commands import CompareConfig
+from flows.engine.result import FlowResult
+from flows.runs.evaluation import ensure_evaluated, read_held_out, train_targets
+from flows.runs.fits import model_names
+from flows.runs.folder import Run, read_run
 from mhim_core.errors import InputError, NotFoundError
 from mhim_core.evaluation.comparison import Difference, compare
 from mhim_core.evaluation.held_out import HeldOut

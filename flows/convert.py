@@ -9,8 +9,8 @@ model, names and shapes listed), 5 (out holds something else), 6.
 import posixpath
 
 from cluster.storage import open_storage, read_bytes
-from flows.config import ConvertConfig
-from flows.result import FlowResult
+from flows.config.commands import ConvertConfig
+from flows.engine.result import FlowResult
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import sha256
 from mhim_core.mil.options import MhimOptions, ModelOptions

@@ -9,14 +9,13 @@ import importlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cluster.session import kept_alive
-from flows import config as config_module
-from flows.commands import FLOWS
-from flows.config import DemoConfig
-from flows.overrides import parse
-from flows.result import FlowResult
+from flows.commands import FLOWS, config_class
+from flows.config.commands import DemoConfig
+from flows.config.words import parse
+from flows.engine.result import FlowResult
 from mhim_core.errors import ConfigError
 from mhim_core.types import ExitCode
 
@@ -68,7 +67,7 @@ def _command(name: str, place: str, words: list[str]) -> Station:
 
     def run_command() -> FlowResult:
         print(f"mhim {name} {' '.join(words)}", flush=True)
-        parsed = parse(getattr(config_module, command.config), words, preset=name)
+        parsed: Any = parse(config_class(name), words, preset=name)
         result: FlowResult = importlib.import_module(f"flows.{command.module}").run(parsed)
         return result
 

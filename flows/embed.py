@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cluster.session import Resources, check_address, num_shares, plain_errors, ray_session
 from cluster.storage import open_storage, require_put_if_absent
-from flows.config import EmbedConfig, PredictConfig
-from flows.config_parts import EmbedExecution, part
-from flows.embed_report import retry_advice, write_report
-from flows.inputs import CohortInput, load_cohort, slide_identity
-from flows.progress import SlideProgress
-from flows.result import FlowResult
+from flows.config.commands import EmbedConfig, PredictConfig
+from flows.config.keys import EmbedExecution, part
+from flows.engine.result import FlowResult
+from flows.runs.cohort import CohortInput, load_cohort, slide_identity
+from flows.runs.embed_report import Embedded, retry_advice, write_report
+from flows.runs.progress import SlideProgress
 from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConfigError, StorageError
@@ -28,20 +28,10 @@ from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet, register
 from mhim_core.store.ledger import Ledger, Pending
 from mhim_core.store.manifest import write_manifest
-from mhim_core.store.record import CommitRecord
-from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
+from mhim_core.types import FailureReason, SlideTask, Status, StatusRow
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
     from cluster.embedding import EmbedJob
-
-
-class Embedded(NamedTuple):
-    """What became of a cohort."""
-
-    result: FlowResult
-    outcome: Outcome
-    entries: dict[SlideId, CommitRecord]
-    """The commit of each slide that has one of its present file and resolution; of the others nothing is here."""
 
 
 def run(config: EmbedConfig) -> FlowResult:

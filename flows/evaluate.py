@@ -6,31 +6,17 @@ thresholds from validation (docs/evaluation.md), the attention of each evaluated
 stand its teacher and the stage-1 baseline. Cost: one pass over test and validation bags a model; no Ray.
 """
 
-import json
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from flows.config import EvaluateConfig
-from flows.models import FoldFits, load_fold, model_digests, model_names, results_of
-from flows.result import FlowResult
-from flows.run_folder import Run, read_run
-from flows.tracking import mirror_run
+from flows.config.commands import EvaluateConfig
+from flows.engine.result import FlowResult
+from flows.mlflow_mirror.send import mirror_run
+from flows.runs.evaluation import FOLDER, METRICS_KEY, evaluated
+from flows.runs.folder import Run, read_run
 from mhim_core.cohort.options import BagUnit
-from mhim_core.cohort.tasks import bags_in
-from mhim_core.errors import InputError, NotFoundError
-from mhim_core.evaluation.held_out import HeldOut
-from mhim_core.evaluation.judge import TrainTargets, metrics_of
-from mhim_core.evaluation.summary import SCHEMA, summarise
-from mhim_core.fingerprint import canonical_json, fingerprint
-from mhim_core.tables import read_parquet, write_csv, write_parquet
-from mhim_core.task import ClassTarget, SurvivalTarget, Target, TaskKind, ValueTarget
+from mhim_core.evaluation.row_metrics import metrics_of
+from mhim_core.task import TaskKind
 
-FOLDER = "evaluation"
-METRICS_KEY = f"{FOLDER}/metrics.json"
-PREDICTIONS_KEY, VALIDATION_KEY = f"{FOLDER}/predictions.parquet", f"{FOLDER}/validation.parquet"
-PREDICTIONS_CSV = f"{FOLDER}/predictions.csv"
-TABLES = (PREDICTIONS_KEY, PREDICTIONS_CSV, VALIDATION_KEY)
-DEFAULT_REPLICATES = 2000
 SHOWN = {
     TaskKind.classification: ("auroc", "average_precision", "accuracy", "balanced_accuracy", "f1_macro"),
     TaskKind.survival: ("harrell_c", "uno_c"),
@@ -42,169 +28,12 @@ SHOWN = {
 def run(config: EvaluateConfig) -> FlowResult:
     """Raises InputError (2) where the run is not finished or holds nobody out, IntegrityError for a damaged file."""
     given = read_run(config.run)
-    metrics, recomputed = _evaluated(given, config.bootstrap_replicates)
+    metrics, recomputed = evaluated(given, config.bootstrap_replicates)
     _print(given, metrics)
     mirror_run(given, config)
     print(f"evaluation: {given.storage.locate(FOLDER)}")
     outputs = {"metrics": given.storage.locate(METRICS_KEY), "predictions": given.storage.locate(FOLDER)}
     return FlowResult(outputs=outputs, recomputed=recomputed)
-
-
-def ensure_evaluated(given: Run, replicates: int | None = None) -> dict[str, Any]:
-    """The run's metrics, computed where they or a table beside them are missing, or are of other models, of another
-    version or (where given) of other replicates. Raises InputError where the run holds nobody out."""
-    return _evaluated(given, replicates).metrics
-
-
-def read_metrics(given: Run) -> dict[str, Any] | None:
-    """The run's evaluation, or None if there is none that this version can read."""
-    try:
-        found: dict[str, Any] = json.loads(given.storage.get(METRICS_KEY))
-    except NotFoundError:
-        return None
-    return found if found.get("schema") == SCHEMA else None
-
-
-def train_targets(given: Run) -> TrainTargets:
-    """The targets of each fold's training bags, from which Uno's C takes the censoring."""
-    return {split.fold: [bag.target for bag in bags_in(given.bags, split.train)] for split in given.splits}
-
-
-def read_held_out(given: Run, key: str = PREDICTIONS_KEY) -> list[HeldOut]:
-    """The held-out rows of an evaluated run (VALIDATION_KEY: those of its validation). Raises InputError if it is not
-    evaluated."""
-    try:
-        table = read_parquet(given.storage.get(key)).to_pylist()
-    except NotFoundError:
-        raise InputError(
-            f"{given.storage.uri} is not evaluated yet; run mhim evaluate run={given.storage.uri}"
-        ) from None
-    return [
-        HeldOut(
-            row["model"],
-            row["seed"],
-            row["fold"],
-            row.get("slide_id") or row["patient_id"],
-            row["patient_id"],
-            row["site"],
-            _read_target(given, row),
-            tuple(row[name] for name in _logit_names(given)),
-        )
-        for row in table
-    ]
-
-
-def attention_key(slide_id: str) -> str:
-    """Of the reported model of the first seed and fold that held the slide out."""
-    return f"{FOLDER}/attention/{slide_id}.parquet"
-
-
-def attention_folds(given: Run) -> dict[str, int]:
-    """The fold whose attention is kept, by held-out slide: the first that holds it out."""
-    held_out = {split.fold: bags_in(given.bags, split.test) for split in reversed(given.splits)}
-    return {slide_id: fold for fold, bags in held_out.items() for bag in bags for slide_id in bag.slide_ids}
-
-
-class _Evaluated(NamedTuple):
-    metrics: dict[str, Any]
-    recomputed: bool
-
-
-def _evaluated(given: Run, replicates: int | None) -> _Evaluated:
-    if not any(split.test for split in given.splits):
-        raise InputError(
-            f"{given.storage.uri} holds no slide out (scheme=final trains on every patient), so there is nothing to "
-            "evaluate; mhim predict judges its models on new slides"
-        )
-    fits = results_of(given)
-    digest = fingerprint(model_digests(fits))
-    present = read_metrics(given)
-    if present is not None and present["of"] == digest and replicates in (None, present["replicates"]):
-        there = {entry.key for entry in given.storage.list(FOLDER)}
-        if there.issuperset([*TABLES, *map(attention_key, attention_folds(given))]):
-            return _Evaluated(present, False)
-    test_rows: list[HeldOut] = []
-    validation_rows: list[HeldOut] = []
-    for one in fits:
-        _predict_fold(given, one, test_rows, validation_rows)
-    metrics = summarise(
-        test_rows,
-        validation_rows,
-        given.task,
-        train_targets=train_targets(given),
-        replicates=DEFAULT_REPLICATES if replicates is None else replicates,
-    )
-    metrics |= {"of": digest, "reported": model_names(given)[0]}
-    table = [_line(given, row) for row in _ordered(given, test_rows)]
-    given.storage.put(PREDICTIONS_KEY, write_parquet(table))
-    given.storage.put(PREDICTIONS_CSV, write_csv(table))
-    given.storage.put(VALIDATION_KEY, write_parquet([_line(given, row) for row in _ordered(given, validation_rows)]))
-    given.storage.put(METRICS_KEY, canonical_json(metrics))  # last: it says that the rest is there
-    return _Evaluated(metrics, True)
-
-
-def _predict_fold(given: Run, fits: FoldFits, test_rows: list[HeldOut], validation_rows: list[HeldOut]) -> None:
-    from mhim_core.store.attention import encode_attention
-    from mhim_core.train.inference import predict_tables
-
-    split = next(split for split in given.splits if split.fold == fits.fold)
-    source, keeper = given.bag_source(), attention_folds(given)
-    voters = load_fold(given, fits).voters
-    for part, rows in ((split.test, test_rows), (split.validation, validation_rows)):
-        for bag in bags_in(given.bags, part):
-            tables = source.read_tables(bag.bag_id)
-            for name in model_names(given):
-                found = predict_tables(tables, [voters[name]])
-                logits = tuple(found.logits_MC[0].tolist())
-                rows.append(
-                    HeldOut(name, fits.seed, fits.fold, bag.bag_id, bag.patient_id, bag.site, bag.target, logits)
-                )
-                if part is split.test and name == model_names(given)[0] and fits.seed == given.seeds[0]:
-                    for table, attention in zip(tables, found.attention, strict=True):
-                        if keeper[table.slide_id] == fits.fold:
-                            given.storage.put(attention_key(table.slide_id), encode_attention(table, attention))
-
-
-def _ordered(given: Run, rows: Sequence[HeldOut]) -> Iterator[HeldOut]:
-    names = model_names(given)
-    yield from sorted(rows, key=lambda one: (names.index(one.model), one.seed, one.bag_id, one.fold))
-
-
-def _line(given: Run, row: HeldOut) -> dict[str, Any]:
-    """One row of the tables."""
-    is_slide = given.identity["target"]["bags"] == BagUnit.slide.value
-    line: dict[str, Any] = {"slide_id": row.bag_id} if is_slide else {}
-    line |= {"patient_id": row.patient_id, "site": row.site, "seed": row.seed, "fold": row.fold, "model": row.model}
-    if isinstance(row.target, ClassTarget):
-        probabilities = row.probabilities
-        line |= {
-            "label": given.classes[row.target.class_index],
-            "predicted": given.classes[max(range(len(probabilities)), key=probabilities.__getitem__)],
-            **{f"probability_{name}": one for name, one in zip(given.classes, probabilities, strict=True)},
-        }
-    elif isinstance(row.target, SurvivalTarget):
-        line |= {"time": row.target.time, "event": row.target.event, "risk": row.risk}
-    else:
-        line |= {"label": row.target.value, "prediction": row.value}
-    if given.task.kind is TaskKind.regression:
-        return line
-    return line | dict(zip(_logit_names(given), row.logits, strict=True))
-
-
-def _logit_names(given: Run) -> list[str]:
-    if given.task.kind is TaskKind.regression:
-        return ["prediction"]
-    if given.task.kind is TaskKind.survival:
-        return [f"logit_bin_{index}" for index in range(given.task.time_bins)]
-    return [f"logit_{name}" for name in given.classes]
-
-
-def _read_target(given: Run, row: dict[str, Any]) -> Target:
-    if given.task.kind is TaskKind.survival:
-        return SurvivalTarget(row["time"], row["event"])
-    if given.task.kind is TaskKind.regression:
-        return ValueTarget(row["label"])
-    return ClassTarget(given.classes.index(row["label"]))
 
 
 def _print(given: Run, metrics: dict[str, Any]) -> None:

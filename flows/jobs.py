@@ -9,8 +9,8 @@ import time
 from typing import NamedTuple
 
 from cluster.jobs import Job, JobServer
-from flows.job_config import ClusterKeys, JobsLogsConfig, JobsLsConfig, JobsStopConfig
-from flows.result import FlowResult
+from flows.config.jobs import ClusterKeys, JobsLogsConfig, JobsLsConfig, JobsStopConfig
+from flows.engine.result import FlowResult
 
 
 class JobEnded(NamedTuple):

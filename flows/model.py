@@ -11,10 +11,7 @@ import time
 from typing import Any
 
 from cluster.storage import open_storage
-from flows.models import results_of
-from flows.packaging import package_run
-from flows.predictor import find_model
-from flows.registry_config import (
+from flows.config.registry import (
     ModelListConfig,
     ModelPromoteConfig,
     ModelRegisterConfig,
@@ -22,9 +19,12 @@ from flows.registry_config import (
     ModelShowConfig,
     checked_name,
 )
-from flows.result import FlowResult
-from flows.run_folder import read_run
-from flows.tracking import mirror_promotion
+from flows.engine.result import FlowResult
+from flows.mlflow_mirror.send import mirror_promotion
+from flows.prediction.packaging import package_run
+from flows.prediction.predictor import find_model
+from flows.runs.fits import results_of
+from flows.runs.folder import read_run
 from mhim_core.errors import ConflictError, InputError
 from mhim_core.fingerprint import canonical_json
 from mhim_core.registry.holdout import read_holdout

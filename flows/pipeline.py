@@ -14,8 +14,9 @@ from typing import Any
 
 from cluster.session import check_address, kept_alive
 from cluster.storage import open_storage
-from flows.config import TrainConfig
-from flows.config_parts import (
+from flows import embed, evaluate, report, train
+from flows.config.commands import TrainConfig
+from flows.config.keys import (
     CohortKeys,
     FeatureChoice,
     LabelKeys,
@@ -25,10 +26,15 @@ from flows.config_parts import (
     TrainExecution,
     part,
 )
-from flows.discover import Snapshot, contents_of, read_features, snapshot
-from flows.inputs import load_cohort
-from flows.judge_steps import SUPERSEDED, Against, assess_step, judge_step, promote_step, register_step
-from flows.model_steps import (
+from flows.config.lifecycle import PipelineConfig
+from flows.config.tracking import TrackingKeys
+from flows.engine.records import FlowPlace, StepOutput
+from flows.engine.result import FlowResult
+from flows.engine.runner import Patience, Step, StepCall, run_steps
+from flows.lifecycle.discover import Snapshot, contents_of, read_features, snapshot
+from flows.lifecycle.gate_steps import SUPERSEDED, Against, assess_step, judge_step, promote_step, register_step
+from flows.lifecycle.training_steps import (
+    CalledFlows,
     ModelWork,
     embed_step,
     evaluate_step,
@@ -37,11 +43,7 @@ from flows.model_steps import (
     settled,
     train_step,
 )
-from flows.result import FlowResult
-from flows.retrain_config import PipelineConfig
-from flows.step_records import FlowPlace, StepOutput
-from flows.steps import Patience, Step, StepCall, run_steps
-from flows.tracking_config import TrackingKeys
+from flows.runs.cohort import load_cohort
 from mhim_core.cohort.options import TaskOptions
 from mhim_core.cohort.tasks import infer_task
 from mhim_core.embed.registry import encoder_card
@@ -97,6 +99,7 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
     data = snapshot(given.cohort.rows, contents, part(config, SlidePolicy))
     registry = open_storage(config.registry) if config.registry else None
     work = ModelWork(
+        flows=CalledFlows(embed.embed_cohort, train.run, evaluate.run, report.run),
         config=config,
         given=given,
         encoder=card,

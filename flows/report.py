@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from flows.config import ReportConfig
-from flows.evaluate import VALIDATION_KEY, attention_folds, attention_key, ensure_evaluated, read_held_out
-from flows.models import FoldFits, model_names, results_of
-from flows.result import FlowResult
-from flows.run_folder import Run, read_run, run_tiling
-from flows.tracking import mirror_run
+from flows.config.commands import ReportConfig
+from flows.engine.result import FlowResult
+from flows.mlflow_mirror.send import mirror_run
+from flows.runs.evaluation import VALIDATION_KEY, attention_folds, attention_key, ensure_evaluated, read_held_out
+from flows.runs.fits import FoldFits, model_names, results_of
+from flows.runs.folder import Run, read_run, run_tiling
 from mhim_core.cohort.tasks import bags_in
 from mhim_core.errors import NotFoundError
 from mhim_core.evaluation.held_out import FitId, HeldOut
@@ -213,7 +213,7 @@ def _predictions(given: Run, rows: Sequence[HeldOut]) -> tuple[Prediction, ...]:
 
 def _panels(given: Run, predictions: Sequence[Prediction], config: ReportConfig) -> Iterator[SlidePanel]:
     """Wrong ones first, then the surest: what a reader wants to look at."""
-    from flows.panels import slide_panel
+    from flows.prediction.panels import slide_panel
 
     source = given.bag_source()
     uris = {str(slide.slide_id): slide.uri for slide in given.slides}

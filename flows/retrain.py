@@ -15,16 +15,21 @@ from typing import Any
 
 from cluster.session import check_address, kept_alive
 from cluster.storage import open_storage
-from flows.assessments import judged_base, read_claim
-from flows.config import TrainConfig
-from flows.config_parts import part
-from flows.discover import (
+from flows import embed, evaluate, report, train
+from flows.config.commands import TrainConfig
+from flows.config.keys import part
+from flows.config.lifecycle import RetrainConfig
+from flows.config.words import keys_of
+from flows.engine.records import FlowPlace, StepOutput, list_flows
+from flows.engine.result import FlowResult
+from flows.engine.runner import Patience, Step, StepCall, run_steps
+from flows.lifecycle.assessments import judged_base, read_claim
+from flows.lifecycle.discover import (
     is_labelled,
     read_features,
     with_prefix,
 )
-from flows.inputs import load_cohort
-from flows.judge_steps import (
+from flows.lifecycle.gate_steps import (
     SUPERSEDED,
     assess_step,
     judge_step,
@@ -33,7 +38,8 @@ from flows.judge_steps import (
     register_step,
     trained_data,
 )
-from flows.model_steps import (
+from flows.lifecycle.training_steps import (
+    CalledFlows,
     ModelWork,
     embed_step,
     evaluate_step,
@@ -42,15 +48,11 @@ from flows.model_steps import (
     settled,
     train_step,
 )
-from flows.occasion import Occasion, as_before, discover, made_from, num_waiting
-from flows.overrides import keys_of
-from flows.predictor import Predictor, predictor_of_model
-from flows.result import FlowResult
-from flows.retrain_config import RetrainConfig
-from flows.step_records import FlowPlace, StepOutput, list_flows
-from flows.steps import Patience, Step, StepCall, run_steps
+from flows.lifecycle.trigger import Occasion, as_before, discover, made_from, num_waiting
+from flows.prediction.predictor import Predictor, predictor_of_model
+from flows.runs.cohort import load_cohort
 from mhim_core.errors import ConfigError, ConflictError, InputError
-from mhim_core.evaluation.judge import metrics_of
+from mhim_core.evaluation.row_metrics import metrics_of
 from mhim_core.fingerprint import fingerprint
 from mhim_core.registry.options import GateOptions
 from mhim_core.registry.promotions import Promotion, champion
@@ -229,6 +231,7 @@ def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWo
         raise ConfigError(f"gate_metric={config.gate_metric} is none of a {model.task.kind}: {', '.join(known)}")
     out = config.out or f"{registry.uri}/runs/{config.name}"
     return ModelWork(
+        flows=CalledFlows(embed.embed_cohort, train.run, evaluate.run, report.run),
         config=config,
         given=given,
         encoder=model.encoder_here(config.encoder_weights or None),

@@ -2,7 +2,7 @@
 
 `mhim schedule add retrain cron="0 2 * * 0" registry=./registry …` reads the flow's words as the flow itself would, now
 and not at two in the morning. Outputs: with target=local a file below `schedules/` in the registry, which
-`mhim schedule serve` runs; else a text for the machinery that keeps the time (`flows.schedule_texts`). Cost: seconds;
+`mhim schedule serve` runs; else a text for other machinery (`scheduling/manifests.py`). Cost: seconds;
 a run-now that of its flow, whose exit code it ends with. A run-now that is interrupted is over: no service goes on with
 it. Exit code: 2, 5 (run-now beside a run that goes on), 6.
 """
@@ -14,19 +14,19 @@ from datetime import UTC, datetime
 
 from cluster.storage import open_storage
 from flows.commands import FLOWS, config_class, read_flow, spelt_out
-from flows.job_words import FILES, is_place
-from flows.overrides import keys_of
-from flows.result import FlowResult
-from flows.schedule_config import (
+from flows.config.schedules import (
     ScheduleAddConfig,
     ScheduleLsConfig,
     ScheduleRmConfig,
     ScheduleRunNowConfig,
     Target,
 )
-from flows.schedule_records import MAX_ATTEMPTS, Book, Planned, Schedule, Slot
-from flows.schedule_texts import cron_job, crontab_line, ray_cron_job
-from flows.scheduler_service import StoreClock, interrupted_by_sigterm, launch_process, run_claimed, who
+from flows.config.words import keys_of
+from flows.engine.result import FlowResult
+from flows.scheduling.manifests import cron_job, crontab_line, ray_cron_job
+from flows.scheduling.records import MAX_ATTEMPTS, Book, Planned, Schedule, Slot
+from flows.scheduling.service import StoreClock, interrupted_by_sigterm, launch_process, run_claimed, who
+from flows.submission.words import FILES, is_place
 from mhim_core.errors import ConfigError, ConflictError, StorageError
 from mhim_core.storage import Storage
 from mhim_core.types import ExitCode

@@ -15,10 +15,10 @@ from typing import Any
 from cluster.jobs import JobServer, Submitted
 from cluster.shipping import job_folder
 from flows.commands import IN_JOB, read_flow
-from flows.job_config import SubmitConfig
-from flows.job_start import DISTRIBUTION, PACKAGES
-from flows.job_words import JobWords, job_words
+from flows.config.jobs import SubmitConfig
 from flows.jobs import JobEnded, follow
+from flows.submission.start import DISTRIBUTION, PACKAGES
+from flows.submission.words import JobWords, job_words
 
 
 def run(config: SubmitConfig) -> JobEnded:

@@ -1,7 +1,7 @@
 """mhim train cohort=my.csv store=./features out=runs/first: bags → one model per fold and seed, in one or two stages.
 
 Inputs: the cohort table's targets, the store's features (the manifest's version is pinned at the first start). Outputs:
-the run's folder (`flows.run_folder`). Cost: 12 s for the workers, then seeds × folds × stages × epochs passes over the
+the run's folder (`flows.runs.folder`). Cost: 12 s for the workers, then seeds × folds × stages × epochs passes over the
 bags; finished fits are adopted, interrupted ones go on from their last checkpoint, and a finished run does not start
 Ray. Exit code: 0, 2, 5 (the folder holds a run of another configuration), 6.
 """
@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 
 from cluster.session import check_address, ray_session
 from cluster.storage import open_storage, require_put_if_absent
-from flows.config import TrainConfig
-from flows.config_parts import Method, part
-from flows.inputs import load_cohort
-from flows.progress import METRIC_TITLES, FitProgress
-from flows.result import FlowResult
-from flows.run_folder import Run, cohort_identity, pinned_start, pinned_teachers, read_run, start_run, versions
-from flows.tracking import mirror_run
-from flows.training_data import TrainingData, choose_features, choose_manifest, training_data
-from flows.warm_start import check_start, find_start, take_start
+from flows.config.commands import TrainConfig
+from flows.config.keys import Method, part
+from flows.engine.result import FlowResult
+from flows.mlflow_mirror.send import mirror_run
+from flows.prediction.warm_start import check_start, find_start, take_start
+from flows.runs.cohort import load_cohort
+from flows.runs.folder import Run, cohort_identity, pinned_start, pinned_teachers, read_run, start_run, versions
+from flows.runs.progress import METRIC_TITLES, FitProgress
+from flows.runs.training_data import TrainingData, choose_features, choose_manifest, training_data
 from mhim_core.cohort.options import SplitOptions, TaskOptions
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import Cohort

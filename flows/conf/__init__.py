@@ -1,1 +1,1 @@
-"""YAML presets, one per command, over the typed schemas of flows/config.py."""
+"""YAML presets, one per command, over the typed schemas of flows/config/commands.py."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mhim_core.evaluation.held_out import HeldOut, Rows, class_probabilities, class_targets
-from mhim_core.evaluation.judge import bind_rows, metrics_of
+from mhim_core.evaluation.row_metrics import bind_rows, metrics_of
 from mhim_core.metrics import (
     BINARY_METRICS,
     BoundMetric,

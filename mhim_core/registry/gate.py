@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from mhim_core.errors import InputError
 from mhim_core.evaluation.held_out import Rows
-from mhim_core.evaluation.judge import metrics_of
+from mhim_core.evaluation.row_metrics import metrics_of
 from mhim_core.registry.checks import (
     Check,
     check_champion,

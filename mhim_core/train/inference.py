@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mhim_core.mil.losses import survival_risk
+from mhim_core.metrics.outputs import softmax, survival_risk
 from mhim_core.mil.model import MilModel
 from mhim_core.store.schema import FeatureTable
 from mhim_core.task import FittedTask, TaskKind
@@ -70,11 +70,10 @@ def predict_tables(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -> B
 
 def outputs_of(logits_C: np.ndarray, kind: TaskKind) -> np.ndarray:
     """What a person reads: class probabilities (C,), the risk (1,) or the number (1,), float64."""
-    # the mathematics of evaluation.held_out's softmax and risks, which training may not import (nor they torch)
-    logits = torch.from_numpy(np.asarray(logits_C, dtype=np.float64))
+    logits = np.asarray(logits_C, dtype=np.float64)
     if kind is TaskKind.classification:
-        return logits.softmax(dim=-1).numpy()
-    return survival_risk(logits)[None].numpy() if kind is TaskKind.survival else logits.numpy()
+        return softmax(logits[None])[0]
+    return survival_risk(logits)[None] if kind is TaskKind.survival else logits
 
 
 def _in_users_unit(found: Prediction, task: FittedTask) -> np.ndarray:

@@ -22,7 +22,7 @@ import pytest
 
 from cluster.storage import open_storage
 from flows.cli import main
-from flows.step_records import FlowPlace, State, list_flows
+from flows.engine.records import FlowPlace, State, list_flows
 from mhim_core.demo.pyramid import write_pyramid
 from mhim_core.registry.promotions import champion, history
 from mhim_core.storage import Storage

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from flows.commands import FLOWS, config_class
-from flows.overrides import keys_of
-from flows.state_folder import state_folder
+from flows.config.words import keys_of
+from flows.engine.state_folder import state_folder
 from mhim_core.errors import (
     CohortError,
     ConfigError,

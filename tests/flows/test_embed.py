@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from cluster.session import Resources
-from flows.config import EmbedConfig, PredictConfig
+from flows.config.commands import EmbedConfig, PredictConfig
 from flows.embed import ActorPool, actor_pool, embed_cohort
-from flows.inputs import load_cohort
+from flows.runs.cohort import load_cohort
 from mhim_core.embed.embedder import embed_slide
 from mhim_core.embed.registry import encoder_card, load_encoder
 from mhim_core.errors import ConfigError

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from flows import evaluate
-from flows.config import EvaluateConfig
-from flows.run_folder import read_run
+from flows.config.commands import EvaluateConfig
+from flows.runs.evaluation import read_metrics
+from flows.runs.folder import read_run
 from mhim_core.evaluation.summary import SCHEMA
 
 Rows = list[dict[str, str]]
@@ -72,7 +73,7 @@ def test_what_is_missing_or_of_another_version_is_computed_again(trained: Callab
     for schema in ({}, {"schema": SCHEMA + 1}):
         old = {key: one for key, one in metrics_of(folder).items() if key != "schema"} | schema
         (folder / "evaluation/metrics.json").write_text(json.dumps(old))
-        assert evaluate.read_metrics(read_run(str(folder))) is None
+        assert read_metrics(read_run(str(folder))) is None
         assert judge(folder)
         assert files_of(folder) == first
 

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from cluster.storage import open_storage
-from flows.evaluate import VALIDATION_KEY, read_held_out
-from flows.inputs import load_cohort, slide_identity
-from flows.new_bags import new_bags
-from flows.packaging import package_run
 from flows.predict import predict_bags
-from flows.predictor import contender, held_out, predictor_of_model, predictor_of_package, predictor_of_run
-from flows.run_folder import read_run
+from flows.prediction.packaging import package_run
+from flows.prediction.predictor import contender, held_out, predictor_of_model, predictor_of_package, predictor_of_run
+from flows.runs.cohort import load_cohort, slide_identity
+from flows.runs.evaluation import VALIDATION_KEY, read_held_out
+from flows.runs.folder import read_run
 from mhim_core.evaluation.calibration import temperatures, thresholds
 from mhim_core.fingerprint import sha256
+from mhim_core.registry.external import new_bags
 from mhim_core.registry.holdout import Holdout, HoldoutSlide, read_holdout
 from mhim_core.registry.models import list_models, read_model_folder
 from mhim_core.registry.options import HoldoutOptions
@@ -241,7 +241,7 @@ def test_a_patient_s_prediction_names_the_slides_that_it_is_of(
     predictor = predictor_of_model(registry, f"lung@{register(folder)}")
     given = read_run(str(folder))
     rows = [row._replace(patient_id=PatientId(f"patient of {row.label}")) for row in given.slides]
-    bags = new_bags(predictor, rows, given.manifest().entries)
+    bags = new_bags(predictor.unit, rows, given.manifest().entries)
     source = PatientBags(
         ParquetBags(open_storage(given.store_uri), given.manifest().entries),
         {bag.bag_id: bag.slide_ids for bag in bags},

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.storage import _shared_client, open_storage
-from flows.inputs import slide_identity
+from flows.runs.cohort import slide_identity
 from mhim_core.slides.identity import file_sha256, source_identity
 from mhim_core.types import ExitCode, SlideId, SlideTask
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from flows.config import TrainConfig
-from flows.model_steps import keys_identity
-from flows.overrides import parse
-from flows.predictor import predictor_of_model
+from flows.config.commands import TrainConfig
+from flows.config.words import parse
+from flows.lifecycle.training_steps import keys_identity
+from flows.prediction.predictor import predictor_of_model
 from flows.retrain import champion_keys
 from mhim_core.registry.promotions import champion
 from mhim_core.storage import LocalStorage

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from flows import packaging
-from flows.evaluate import VALIDATION_KEY, read_held_out
-from flows.run_folder import read_run
+from flows.prediction import packaging
+from flows.runs.evaluation import VALIDATION_KEY, read_held_out
+from flows.runs.folder import read_run
 
 Rows = list[dict[str, str]]
 QUICK = ("epochs=2", "embed_dim=8", "folds=3")

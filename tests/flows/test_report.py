@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from flows.new_bags import External
-from flows.prediction_page import as_prediction, draw_panels, prediction_page
-from flows.predictor import predictor_of_run
-from flows.run_folder import Run, read_run
+from flows.prediction.page import as_prediction, draw_panels, prediction_page
+from flows.prediction.predictor import predictor_of_run
+from flows.runs.folder import Run, read_run
 from mhim_core.cohort.table import Cohort
 from mhim_core.outcome import Outcome
+from mhim_core.registry.external import External
 from mhim_core.store.bags import ParquetBags, PatientBags
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.loop import run_fits

@@ -21,7 +21,7 @@ import flows.train
 from cluster.session import Resources
 from flows import retrain
 from flows.commands import read_flow
-from flows.step_records import FlowPlace
+from flows.engine.records import FlowPlace
 from mhim_core.features import MppUsed, SlideFeatures
 from mhim_core.registry.holdout import count_readings, read_holdout
 from mhim_core.registry.models import read_model_folder

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from flows.commands import read_flow, read_words
-from flows.schedule_config import ScheduleAddConfig, Target
-from flows.schedule_records import SILENT_S, Book, Schedule, Slot
-from flows.scheduler_service import Service
+from flows.config.schedules import ScheduleAddConfig, Target
+from flows.scheduling.records import SILENT_S, Book, Schedule, Slot
+from flows.scheduling.service import Service
 from mhim_core.errors import IntegrityError, StorageError
 from mhim_core.storage import LocalStorage
 

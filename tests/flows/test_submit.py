@@ -212,7 +212,7 @@ def test_a_job_is_stopped_and_one_that_is_over_is_said_to_be(mhim: Callable[...,
 
 @pytest.mark.parametrize("job", ["a b", "-x", "a/b", "a\n"])
 def test_what_can_be_no_job_s_id_is_refused(job: str) -> None:
-    from flows.job_config import JobsStopConfig
+    from flows.config.jobs import JobsStopConfig
 
     with pytest.raises(ConfigError, match="is no job's id"):
         JobsStopConfig(job=job)

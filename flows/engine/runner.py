@@ -1,0 +1,173 @@
+"""A flow is a list of steps; this is the runner: run what is missing, stop at the first failure.
+
+A step is a plain function. Its output lies at a place that carries the fingerprint of its inputs, and a done record,
+put if absent, says what was done (`flows.engine.records`). So a flow that was killed anywhere goes on when it is run
+again, two runners at once waste time and harm nothing, and any machine that reaches the storage sees the state.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from flows.engine.records import Done, FlowPlace, StepOutput, utc_now, versions
+from flows.engine.result import FlowResult
+from mhim_core.errors import ConfigError, ConflictError, IntegrityError, MhimError, NotFoundError, StorageError
+from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.types import ExitCode
+
+Before = Mapping[str, StepOutput]
+"""The outputs of the steps that went before, by their names."""
+GOES_ON = (ExitCode.OK, ExitCode.PARTIAL)
+_TOLD = (ConfigError, ConflictError, StorageError)
+"""Errors whose sentence is kept: they speak of keys, addresses, classes and at most a slide's id; of no patient, and of
+no slide's label."""
+_MAX_REASON = 400
+
+
+class StepCall(NamedTuple):
+    """What a step's function is called with."""
+
+    fingerprint: str
+    """Of the step's inputs; the place of its output carries it."""
+    before: Before
+
+
+class Step(NamedTuple):
+    """One step of a flow."""
+
+    name: str
+    inputs: Mapping[str, Any]
+    """What its output follows from, plain JSON, beside the outputs of the steps in `after`."""
+    work: Callable[[StepCall], StepOutput]
+    after: tuple[str, ...] = ()
+    """The steps whose outputs are inputs too."""
+
+
+class Patience(NamedTuple):
+    """How often a step that may be tried again is, within one run of the flow."""
+
+    retries: int = 1
+    wait_s: float = 5.0
+    """Before the first retry; doubled before each further one."""
+
+
+def run_steps(
+    place: FlowPlace,
+    steps: Sequence[Step],
+    patience: Patience = Patience(),  # noqa: B008 - immutable
+    known: Before = MappingProxyType({}),
+) -> FlowResult:
+    """Every step in order; those that are done are adopted. Exit code 3 of a step goes on, and the flow ends with it.
+
+    A step that raises or ends with another code ends the flow; run again, it goes on with that step. `known`: outputs
+    of earlier steps that are not to be looked at again.
+    """
+    before = dict(known)
+    places: dict[str, str] = {"flow": place.uri}
+    code, recomputed = ExitCode.OK, False
+    for step in steps:
+        call = StepCall(step_fingerprint(step, before), before)
+        done = place.read_done(step.name, call.fingerprint)
+        if done is None:
+            print(f"── {step.name}", flush=True)
+            recomputed = True
+            output = _try(place, step, call, patience)
+            if output.note:
+                print(f"   {output.note}", flush=True)
+        else:
+            output = done.output
+            print(f"── {step.name}: done {done.ended_at}{': ' if output.note else ''}{output.note}", flush=True)
+        before[step.name] = output
+        places |= output.places
+        if output.exit_code is not ExitCode.OK:
+            code = output.exit_code
+        if output.is_last or output.exit_code not in GOES_ON:
+            break
+    return FlowResult(exit_code=code, outputs=places, recomputed=recomputed)
+
+
+def step_fingerprint(step: Step, before: Before) -> str:
+    """Of the step's own inputs and of what the steps that it follows have made."""
+    return fingerprint(
+        {"step": step.name, "inputs": step.inputs, "after": {name: before[name].identity for name in step.after}}
+    )
+
+
+def may_be_retried(error: BaseException) -> bool:
+    """Storage that does not answer, or workers that were lost (Ray's own error is then the cause); nothing else.
+
+    Bad input, too many failed slides and conflicts come back as they are, however often they are asked.
+    """
+    if isinstance(error, StorageError):
+        return not isinstance(error, NotFoundError)
+    cause = error.__cause__
+    return isinstance(error, MhimError) and type(cause).__module__.partition(".")[0] == "ray"
+
+
+def _try(place: FlowPlace, step: Step, call: StepCall, patience: Patience) -> StepOutput:
+    """Attempts until one succeeds, fails for good, or patience is over."""
+    for retry in range(patience.retries + 1):
+        try:
+            return _attempt(place, step, call)
+        except MhimError as error:
+            if retry == patience.retries or not may_be_retried(error):
+                raise
+            wait_s = patience.wait_s * 2**retry
+            print(f"{step.name}: {error}; once more in {wait_s:g} s", flush=True)
+            time.sleep(wait_s)
+    raise AssertionError("the last retry returns or raises")
+
+
+def _attempt(place: FlowPlace, step: Step, call: StepCall) -> StepOutput:
+    """One attempt between its two records. The output that stands, which may be that of a runner who was quicker."""
+    number = place.start_attempt(step.name, call.fingerprint)
+    start_s = time.monotonic()
+    try:
+        output = _as_read_back(step.work(call))
+    except BaseException as error:
+        _end(place, step, call, number, _exit_code(error), _reason(error), time.monotonic() - start_s)
+        raise
+    seconds = time.monotonic() - start_s
+    if output.exit_code in GOES_ON:
+        ours = Done(step.name, call.fingerprint, output, round(seconds, 3), number, utc_now(), versions())
+        standing = place.write_done(ours).output
+        if standing.identity != output.identity:
+            print(f"{step.name}: another runner was quicker, with another result; its result is taken", flush=True)
+        output = standing
+    _end(place, step, call, number, output.exit_code, output.note, seconds)
+    return output
+
+
+def _end(
+    place: FlowPlace, step: Step, call: StepCall, number: int, code: ExitCode, reason: str, seconds: float
+) -> None:
+    """Record an attempt's end, if that can be done: it must neither hide an error nor undo a done record.
+
+    Storage may be what is gone; the attempt then shows as without end.
+    """
+    try:
+        place.end_attempt(step.name, call.fingerprint, number, code, reason, seconds)
+    except (StorageError, IntegrityError) as error:
+        print(f"{step.name}: the end of attempt {number} is not on record: {error}", flush=True)
+
+
+def _as_read_back(output: StepOutput) -> StepOutput:
+    """As the done record will say it, so that fingerprints are alike at the first run and later."""
+    identity: dict[str, Any] = json.loads(canonical_json(output.identity))
+    return StepOutput(**vars(output) | {"identity": identity, "places": dict(output.places)})
+
+
+def _exit_code(error: BaseException) -> ExitCode:
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    return error.exit_code if isinstance(error, MhimError) else ExitCode.BUG
+
+
+def _reason(error: BaseException) -> str:
+    """The kind of error, and its sentence where that cannot quote the table's labels or patients: this is kept."""
+    kind = type(error).__name__
+    if isinstance(error, _TOLD):
+        return f"{kind}: {' '.join(str(error).split())}"[:_MAX_REASON]
+    return f"{kind} (the command's own output has the sentence)"

@@ -1,0 +1,1 @@
+"""The steps of a model's life: training, the gate, what sets off a retraining."""

@@ -1,0 +1,329 @@
+"""The steps that decide: the challenger and the champion on the frozen holdout, the gate, promoted or kept, the page.
+
+The assessment, `assessment-<sha256>.json` in the flow's folder, holds both sets of figures, every check and the reason.
+Whatever comes after it follows it alone, so that a flow that was cut off here is completed though its cohort has grown
+since. Data are judged once against a champion: a marker, put if absent, names the assessment that counts.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from cluster.storage import open_storage
+from flows.config.keys import part
+from flows.config.tracking import TrackingKeys
+from flows.engine.records import Cost, FlowPlace, StepOutput
+from flows.engine.runner import Step, StepCall
+from flows.lifecycle.assessments import Claim, assessment_key, keep_assessment, put_claim, read_assessment, read_claim
+from flows.lifecycle.discover import Features, Snapshot, contents_of, keep_snapshot, read_features, snapshot
+from flows.lifecycle.training_steps import ModelWork
+from flows.mlflow_mirror.send import mirror_promotion
+from flows.prediction.packaging import PackagedModel, estimate_of, package_run
+from flows.prediction.predictor import Predictor, contender, held_out, predictor_of_model, predictor_of_package
+from flows.runs.cohort import CohortInput
+from flows.runs.folder import read_run
+from mhim_core.cohort.rows import CohortRow
+from mhim_core.cohort.tasks import BagMembers, make_bags
+from mhim_core.errors import InputError
+from mhim_core.fingerprint import canonical_json
+from mhim_core.registry.changes import changes
+from mhim_core.registry.gate import figures_alone, judge
+from mhim_core.registry.holdout import Holdout, check_unchanged, read_holdout, record_reading, split_off
+from mhim_core.registry.models import read_member_file, read_model_folder, register_model
+from mhim_core.registry.options import GateOptions
+from mhim_core.registry.promotions import history, promote, withdrawn
+from mhim_core.report.assessment import Assessment, render_assessment
+from mhim_core.report.step_figure import StepBar
+from mhim_core.slides.spec import SlidePolicy
+from mhim_core.storage import Storage
+
+PAGE = "report.html"
+PROMOTED, KEPT, SUPERSEDED = "promoted", "kept", "superseded"
+
+
+class Against(NamedTuple):
+    """The champion that a challenger is judged against."""
+
+    number: int
+    """Of its promotion; 0: there is none yet."""
+    version: str
+    """Empty: there is none yet."""
+
+
+class Data(NamedTuple):
+    """What the challenger was made from, as later retrainings compare it."""
+
+    asked: str
+    """The data fingerprint: of the snapshot."""
+    trained: str
+    """Of those slides of it that have features."""
+
+
+def trained_data(work: ModelWork, registry: Storage) -> Data:
+    """As the cohort and the store are now; the snapshot is kept, so that a later retraining can say what is new."""
+    features = read_features(open_storage(work.config.store), work.feature_set.fingerprint)
+    now = trainable_snapshot(work.given, features, read_frozen(registry, work.name), part(work.config, SlidePolicy))
+    keep_snapshot(registry, work.name, now)
+    return Data(now.fingerprint, now.of(features.with_tiles()))
+
+
+def trainable_snapshot(given: CohortInput, features: Features, holdout: Holdout, policy: SlidePolicy) -> Snapshot:
+    """Of the labelled slides that no patient or file of the holdout forbids."""
+    contents = contents_of(given, features)
+    return snapshot(split_off(holdout, given.cohort.rows, contents).trainable, contents, policy)
+
+
+def read_frozen(registry: Storage, name: str) -> Holdout:
+    """Raises InputError where the name has no holdout."""
+    found = read_holdout(registry, name)
+    if found is None:
+        raise InputError(
+            f"{registry.uri} has no holdout of {name}: mhim pipeline freezes it before it makes the first champion; a "
+            "champion made otherwise cannot be judged against"
+        )
+    return found
+
+
+def register_step(work: ModelWork, registry: Storage, against: Against, options: GateOptions) -> Step:
+    """The final fit's model into the registry, with the estimate and its figures on the holdout on its card."""
+
+    def run(call: StepCall) -> StepOutput:
+        given = read_run(call.before["final"].places["final"])
+        estimate = estimate_of(read_run(call.before["train"].places["train"]))
+        packaged = package_run(given, created_by=f"mhim {work.place.flow}", estimate=estimate)
+        card = packaged.card
+        if card.version != against.version:
+            figures = _holdout_figures(work, registry, packaged, against, options)
+            card = dataclasses.replace(card, holdout=figures)
+        model = register_model(registry, work.name, card, packaged.files)
+        mirror_promotion(registry, work.name, work.config)
+        return StepOutput(
+            identity={"version": model.version},
+            places={"model": registry.locate(f"models/{model.name}/{model.version}")},
+            cost=Cost(num_bytes=sum(map(len, packaged.files.values()))),
+            note=f"{model.name}@{model.version}",
+        )
+
+    return Step("register", {"name": work.name}, run, ("final", "evaluate"))
+
+
+def _holdout_figures(
+    work: ModelWork, registry: Storage, packaged: PackagedModel, against: Against, options: GateOptions
+) -> dict[str, Any]:
+    """Of the model alone, before it is compared; the reading is the one that the judgement is recorded as."""
+    holdout = read_frozen(registry, work.name)
+    record_reading(registry, work.name, _reading(work, against, packaged.card.version))
+    model = predictor_of_package(packaged, work.name)
+    features = read_features(open_storage(work.config.store), work.feature_set.fingerprint)
+    bags = _holdout_bags(work, holdout, model, features)
+    return figures_alone(contender(model, bags, _source(work, features, bags)), options)
+
+
+def _reading(work: ModelWork, against: Against, version: str) -> dict[str, Any]:
+    return {
+        "flow": work.place.flow,
+        "fingerprint": work.place.fingerprint,
+        "champion": against.version,
+        "challenger": version,
+    }
+
+
+def judge_step(
+    work: ModelWork, registry: Storage, against: Against, options: GateOptions, *, words: str = "", marker: str = ""
+) -> Step:
+    """Read the holdout, ask the gate, write the assessment.
+
+    `words`: what was new. `marker`: the key that says that these data were judged; empty: none is needed.
+    """
+
+    def run(call: StepCall) -> StepOutput:
+        version = str(call.before["register"].identity["version"])
+        if version == against.version:  # the holdout need not be read for that
+            return StepOutput(is_last=True, note=f"the same data, keys and seed gave the champion itself, {version}")
+        claim = read_claim(registry, marker) if marker else None
+        if claim is None:
+            found = _judge(work, registry, read_frozen(registry, work.name), against, version, options)
+            data = trained_data(work, registry)
+            record = canonical_json(found | {"data": data.asked, "trained": data.trained, "new": words, "schema": 1})
+            place = keep_assessment(work.place, record)
+            claim = put_claim(registry, marker, Claim(work.place.fingerprint, place)) if marker else None
+        if claim is not None:
+            other = dataclasses.replace(work.place, fingerprint=claim.flow)
+            if claim.flow != work.place.fingerprint and "judge" in other.done_steps():
+                return StepOutput(is_last=True, note=f"another retraining, {claim.flow[:16]}, judged these data first")
+            # ours of a moment ago, or that of a flow that was cut off right here: its judgement counts, and is kept
+            record = read_assessment(other, claim.assessment)
+            place = keep_assessment(work.place, record)
+            if claim.flow != work.place.fingerprint:
+                registry.put(marker, Claim(work.place.fingerprint, place).to_bytes())
+        found = json.loads(record)
+        verdict = "passed" if found["decision"]["promote"] else "refused"
+        return StepOutput(
+            identity={"promote": found["decision"]["promote"], "assessment": place},
+            places={"assessment": work.place.storage.locate(assessment_key(work.place, place))},
+            note=f"{found['challenger']} {verdict}: {found['reason']}",
+        )
+
+    inputs = {"against": against, "gate": options}
+    return Step("judge", json.loads(canonical_json(inputs)), run, ("register",))
+
+
+def promote_step(place: FlowPlace, registry: Storage, base: int) -> Step:
+    """Put the promotion of a challenger that passed; where the champion was replaced meanwhile, say so and end."""
+
+    def run(call: StepCall) -> StepOutput:
+        found = _assessment(place, call)
+        if not found["decision"]["promote"]:
+            kept = f"{found['champion']['version']} stays champion" if base else "there is no champion"
+            return StepOutput(identity={"outcome": KEPT}, note=f"{kept}: {found['reason']}")
+        decision = {key: found["decision"][key] for key in ("promote", "checks")}
+        done = promote(
+            registry,
+            place.name,
+            found["challenger"],
+            base=base,
+            by_flow=place.flow,
+            by_fingerprint=place.fingerprint,
+            reason=found["reason"],
+            decision=decision | {key: found[key] for key in ("data", "trained", "settings")},
+            figures=found["decision"]["figures"],
+        )
+        if not done.is_ours:
+            note = f"{done.record.version} became champion meanwhile; nothing was promoted"
+            return StepOutput(identity={"outcome": SUPERSEDED}, note=note, is_last=True)
+        return StepOutput(
+            identity={"outcome": PROMOTED, "number": done.record.number, "version": done.record.version},
+            note=f"{place.name}@{done.record.version} is champion, number {done.record.number}",
+        )
+
+    return Step("promote", {"base": base}, run, ("judge",))
+
+
+def assess_step(place: FlowPlace, keys: TrackingKeys) -> Step:
+    """The page: verdict, figures, checks, and how long each step took; then the mirror, which shows it too."""
+
+    def run(call: StepCall) -> StepOutput:
+        found, outcome = _assessment(place, call), call.before["promote"]
+        states = [one for one in place.states() if one.step != "assess"]
+        key = f"{place.folder}/{PAGE}"
+        page = render_assessment(
+            Assessment(
+                name=place.name,
+                flow=place.flow,
+                outcome=str(outcome.identity["outcome"]),
+                sentence=outcome.note,
+                record=found,
+                steps=tuple(StepBar(one.step, str(one.state), one.seconds) for one in states),
+                places={what: where for output in call.before.values() for what, where in output.places.items()},
+            )
+        )
+        place.storage.put(key, page.encode())
+        mirror_promotion(place.storage, place.name, keys)
+        return StepOutput(places={"assessment page": place.storage.locate(key)}, note=outcome.note)
+
+    return Step("assess", {}, run, ("promote",))
+
+
+def _assessment(place: FlowPlace, call: StepCall) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(read_assessment(place, call.before["judge"].identity["assessment"]))
+    return found
+
+
+def _judge(
+    work: ModelWork, registry: Storage, holdout: Holdout, against: Against, version: str, options: GateOptions
+) -> dict[str, Any]:
+    """Both contenders on the holdout's bags. That it is read is recorded before anything is predicted."""
+    number = record_reading(registry, work.name, _reading(work, against, version))
+    challenger = predictor_of_model(registry, f"{work.name}@{version}")
+    champion = predictor_of_model(registry, f"{work.name}@{against.version}") if against.version else None
+    features = read_features(open_storage(work.config.store), work.feature_set.fingerprint)
+    bags = _holdout_bags(work, holdout, challenger, features)
+    source = _source(work, features, bags)
+    never_miss = _never_miss_bags(work, holdout, challenger, features, options)
+    decision = judge(
+        None if champion is None else contender(champion, bags, source),
+        contender(challenger, bags, source),
+        holdout,
+        options,
+        holdout_changes=check_unchanged(holdout, work.given.cohort.rows, contents_of(work.given, features)),
+        never_miss_rows=held_out(challenger, never_miss, _source(work, features, never_miss)) if never_miss else (),
+        withdrawn=_taken_back(registry, work.name, version),
+    )
+    differing = () if champion is None else changes(champion.card, challenger.card)
+    return {
+        "champion": {"number": against.number, "version": against.version},
+        "challenger": version,
+        "reading": number,
+        "holdout": {"slides": len(holdout.slides), "patients": len(holdout.patients), "sha": holdout.fingerprint},
+        "training": {
+            "slides": challenger.card.trained_on.num_slides,
+            "patients": challenger.card.trained_on.num_patients,
+        },
+        "settings": work.settings(options),
+        "changes": [change.words for change in differing] + _started(challenger),
+        "estimate": challenger.card.estimate,
+        "decision": decision.to_dict(),
+        "reason": decision.reason,
+    }
+
+
+def _taken_back(registry: Storage, name: str, version: str) -> frozenset[str]:
+    """The versions that were rolled back, and the challenger's own where it is one of them but for its origin.
+
+    The version of a model holds the manifest of its features, which any new slide changes.
+    """
+    found = withdrawn(history(registry, name))
+    same = _content(registry, name, version)
+    return found | {version} if any(_content(registry, name, one) == same for one in found) else found
+
+
+def _content(registry: Storage, name: str, version: str) -> list[tuple[str, float | None, float | None]]:
+    """Weights, temperature and threshold of every member: what predicts."""
+    from mhim_core.train.checkpoint import weights_digest
+
+    model = read_model_folder(registry, name, version)
+    files = {one.file: weights_digest(read_member_file(registry, model, one.file)) for one in model.card.members}
+    return [(files[one.file], one.temperature, one.threshold) for one in model.card.members]
+
+
+def _started(model: Predictor) -> list[str]:
+    return [f"training started from {model.card.started_from}"] if model.card.started_from else []
+
+
+def _holdout_bags(work: ModelWork, holdout: Holdout, model: Predictor, features: Features) -> tuple[BagMembers, ...]:
+    """The frozen slides that have features, with the targets that were frozen; sites are the table's."""
+    sites = {row.slide_id: row.site for row in work.given.cohort.rows}
+    present = features.with_tiles()
+    rows = [
+        CohortRow(
+            one.slide_id, "", one.patient_id, one.label, site=sites.get(one.slide_id), time=one.time, event=one.event
+        )
+        for one in holdout.slides
+        if one.slide_id in present
+    ]
+    return make_bags(rows, holdout.task, model.unit)
+
+
+def _never_miss_bags(
+    work: ModelWork, holdout: Holdout, model: Predictor, features: Features, options: GateOptions
+) -> tuple[BagMembers, ...]:
+    """Those of the list that are in the table and have features, and are not the holdout's."""
+    wanted, present = set(options.never_miss), features.with_tiles()
+    rows = [
+        row
+        for row in work.labelled
+        if row.slide_id in present
+        and row.slide_id not in holdout.by_slide
+        and (row.slide_id if model.by_slide else row.patient_id) in wanted
+        and (model.by_slide or row.patient_id not in holdout.patients)
+    ]
+    return make_bags(rows, holdout.task, model.unit) if rows else ()
+
+
+def _source(work: ModelWork, features: Features, bags: Sequence[BagMembers]) -> Any:
+    from mhim_core.store.bags import ParquetBags, PatientBags
+
+    members = {bag.bag_id: bag.slide_ids for bag in bags}
+    entries = {slide_id: features.entries[slide_id] for slide_ids in members.values() for slide_id in slide_ids}
+    return PatientBags(ParquetBags(open_storage(work.config.store), entries), members)

@@ -1,0 +1,325 @@
+"""The steps that make a model, shared by `mhim pipeline` and `mhim retrain`: each calls a flow that a person could run.
+
+embed → train (folds) → evaluate → report: the estimate. embed → final (every patient outside the holdout) → register:
+the model. A run lies at `<work>/<step>-<fingerprint>`, so whatever asks for the same training finds it.
+"""
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from cluster.storage import open_storage
+from flows.config.commands import EmbedConfig, EvaluateConfig, ReportConfig, TrainConfig
+from flows.config.keys import Method, TrainExecution, part
+from flows.config.lifecycle import PipelineConfig, RetrainConfig
+from flows.engine.records import Cost, FlowPlace, StepOutput
+from flows.engine.result import FlowResult
+from flows.engine.runner import Step, StepCall
+from flows.lifecycle.discover import is_labelled, read_features
+from flows.mlflow_mirror.send import with_file
+from flows.runs.cohort import CohortInput
+from flows.runs.embed_report import Embedded
+from flows.runs.evaluation import read_metrics
+from flows.runs.folder import Run, read_run
+from mhim_core.cohort.options import SplitOptions, SplitScheme, TaskOptions
+from mhim_core.cohort.rows import CohortRow
+from mhim_core.embed.card import EncoderCard
+from mhim_core.fingerprint import canonical_json, fingerprint, sha256
+from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.outcome import Outcome
+from mhim_core.registry.holdout import read_holdout, split_off
+from mhim_core.registry.options import GateOptions
+from mhim_core.slides.spec import SlidePolicy, TileSpec
+from mhim_core.storage import Storage
+from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.tables import write_parquet
+from mhim_core.train.options import FitOptions
+from mhim_core.types import ExitCode, Status
+
+_UNFIT = re.compile(r"[^A-Za-z0-9._-]")
+_COLUMNS = ("slide_id", "path", "patient_id", "label", "time", "event", "mpp", "site", "sha256", "split", "fold")
+
+
+class CalledFlows(NamedTuple):
+    """The commands that the steps call. They are handed in: a package never imports a command."""
+
+    embed: Callable[..., Embedded]
+    """`flows.embed.embed_cohort`."""
+    train: Callable[[TrainConfig], FlowResult]
+    evaluate: Callable[[EvaluateConfig], FlowResult]
+    report: Callable[[ReportConfig], FlowResult]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelWork:
+    """What the steps of one flow are about."""
+
+    flows: CalledFlows
+    config: PipelineConfig | RetrainConfig
+    given: CohortInput
+    encoder: EncoderCard
+    spec: TileSpec
+    feature_set: FeatureSet
+    keys: dict[str, Any]
+    """The keys of `mhim train` that identify the model, by name; places and execution aside."""
+    scheme: SplitScheme
+    """Of the folds of the estimate."""
+    folds: int
+    work: Storage
+    """Where runs lie."""
+    place: FlowPlace
+    """Where records lie; its name is the model's."""
+    registry: Storage | None
+    starts_from: str = ""
+    """The version whose weights the model itself starts from; empty: it starts anew."""
+
+    @property
+    def name(self) -> str:
+        return self.place.name
+
+    def at(self, fingerprint: str) -> "ModelWork":
+        """The same under the fingerprint of its flow, once that is known."""
+        return dataclasses.replace(self, place=dataclasses.replace(self.place, fingerprint=fingerprint))
+
+    @property
+    def labelled(self) -> tuple[CohortRow, ...]:
+        return tuple(row for row in self.given.cohort.rows if is_labelled(row))
+
+    def identity(self) -> dict[str, Any]:
+        """Of the training's keys, as the run's own: plain JSON."""
+        config = self.train_config("-", "-", self.scheme)
+        return keys_identity(config) | {"folds": self.folds} | self.start_identity()
+
+    def start_identity(self) -> dict[str, str]:
+        return {"starts_from": self.starts_from} if self.starts_from else {}
+
+    @cached_property
+    def tracking(self) -> dict[str, Any]:
+        """The keys of the mirror for the flows that are called, so that all of them write one."""
+        return vars(with_file(self.config, self.place.storage))
+
+    def settings(self, gate: GateOptions) -> dict[str, Any]:
+        """What a later retraining goes by where it is not told otherwise: plain JSON."""
+        found = {"gate": gate, "policy": part(self.config, SlidePolicy)}
+        plain: dict[str, Any] = json.loads(canonical_json(found))
+        return plain
+
+    def train_config(self, cohort: str, out: str, scheme: SplitScheme) -> TrainConfig:
+        """Of the estimate, or with scheme=final of the model itself."""
+        own = dict(self.keys)
+        if scheme is SplitScheme.final:
+            own |= {"teacher": "", "split_files": ()}  # they are of the estimate's folds
+            if self.starts_from:
+                assert self.registry is not None
+                own |= {"warm_start": f"{self.name}@{self.starts_from}", "registry": self.registry.uri}
+        else:
+            own["folds"] = self.folds
+        return TrainConfig(
+            **own
+            | vars(part(self.config, TrainExecution))
+            | self.tracking
+            | {
+                "cohort": cohort,
+                "store": self.config.store,
+                "out": out,
+                "scheme": scheme,
+                "feature_set": self.feature_set.fingerprint,
+                "aggregator_file": self.config.aggregator_file,
+            }
+        )
+
+    def train_table(self) -> str:
+        """The table of the labelled slides that may be trained on, written for `mhim train`; where it lies."""
+        rows: Sequence[CohortRow] = self.labelled
+        if self.registry is not None:
+            frozen = read_holdout(self.registry, self.name)
+            assert frozen is not None, "the steps before froze it, or the flow read it"
+            entries = read_features(open_storage(self.config.store), self.feature_set.fingerprint).entries
+            sources = {slide_id: record.source for slide_id, record in entries.items()}
+            rows = split_off(frozen, rows, sources).trainable
+        data = _table(rows)
+        key = f"cohorts/{sha256(data)[:16]}/{_stem(self.given.cohort.name)}.parquet"
+        self.work.put_if_absent(key, data)
+        return self.work.locate(key)
+
+
+def keys_identity(config: TrainConfig) -> dict[str, Any]:
+    """The keys that identify a training, but for its folds."""
+    splits = part(config, SplitOptions)
+    found = {
+        "method": config.method,
+        "model": part(config, ModelOptions),
+        "mhim": part(config, MhimOptions) if config.method is Method.mhim else None,
+        "fit": part(config, FitOptions),
+        "seeds": config.seeds,
+        "splits": {"val_fraction": splits.val_fraction, "test_fraction": splits.test_fraction},
+        "scheme": splits.scheme,
+        "split_files": config.split_files,
+        "teacher": config.teacher,
+        "target": part(config, TaskOptions),
+    }
+    plain: dict[str, Any] = json.loads(canonical_json(found))
+    return plain
+
+
+def rows_digest(rows: Sequence[CohortRow]) -> str:
+    """Of what training takes from these rows; where their files lie is no part of it."""
+    return fingerprint(sorted(row._replace(uri="", row=0) for row in rows))
+
+
+def embed_step(work: ModelWork, data: str) -> Step:
+    """`mhim embed`, which finds for itself what is not committed yet. `data`: the data fingerprint."""
+
+    def run(call: StepCall) -> StepOutput:
+        config = _embed_config(work)
+        embedded = work.flows.embed(
+            work.given, work.encoder, work.spec, part(config, SlidePolicy), config, config.store
+        )
+        # of what may be trained on alone: a slide without a label starts no training anew
+        usable = {row.slide_id for row in work.labelled}
+        features = {slide_id: record.sha256 for slide_id, record in embedded.entries.items() if slide_id in usable}
+        return StepOutput(
+            identity={"feature_set": work.feature_set.fingerprint, "features": fingerprint(features)},
+            places={"store": embedded.result.outputs["store"]},
+            exit_code=embedded.result.exit_code,
+            cost=_embed_cost(embedded.outcome),
+            note=embedded.outcome.summary(),
+        )
+
+    inputs = {
+        "feature_set": work.feature_set.fingerprint,
+        "data": data,
+        "rows": rows_digest(work.given.cohort.rows),
+        "policy": dataclasses.asdict(part(work.config, SlidePolicy)),
+    }
+    return Step("embed", inputs, run)
+
+
+def train_step(work: ModelWork, after: tuple[str, ...]) -> Step:
+    """`mhim train` over the folds: the estimate."""
+    return _training(work, "train", work.scheme, after)
+
+
+def final_step(work: ModelWork, after: tuple[str, ...]) -> Step:
+    """`mhim train scheme=final`: the model, of every patient that is not in the holdout."""
+    return _training(work, "final", SplitScheme.final, after)
+
+
+def _training(work: ModelWork, name: str, scheme: SplitScheme, after: tuple[str, ...]) -> Step:
+    def run(call: StepCall) -> StepOutput:
+        start_s = time.monotonic()
+        out = work.work.locate(f"{name}-{call.fingerprint[:16]}")
+        config = work.train_config(work.train_table(), out, scheme)
+        found = work.flows.train(config)
+        given = read_run(out)
+        seconds = time.monotonic() - start_s if found.recomputed else 0.0
+        return StepOutput(
+            identity={"run": given.record["fingerprint"]},
+            places={name: given.storage.uri},
+            cost=_training_cost(given, round(seconds * config.workers, 3)),
+            note=f"{len(given.slides)} slides, {len(given.splits)} folds, {len(given.seeds)} seeds",
+        )
+
+    keys = keys_identity(work.train_config("-", "-", scheme))
+    inputs: dict[str, Any] = {"keys": keys, "rows": rows_digest(work.labelled)}
+    if scheme is SplitScheme.final:
+        inputs |= work.start_identity()
+    else:
+        inputs["folds"] = work.folds
+    return Step(name, inputs, run, after)
+
+
+def evaluate_step(work: ModelWork) -> Step:
+    """`mhim evaluate`: the estimate's figures."""
+
+    def run(call: StepCall) -> StepOutput:
+        uri = call.before["train"].places["train"]
+        work.flows.evaluate(EvaluateConfig(run=uri, aggregator_file=work.config.aggregator_file, **work.tracking))
+        metrics = read_metrics(read_run(uri))
+        assert metrics is not None
+        return StepOutput(
+            identity={"metrics": fingerprint(metrics)},
+            cost=Cost(num_slides=metrics["num_bags"]),
+            note=f"{metrics['num_bags']} held-out bags of {metrics['num_patients']} patients",
+        )
+
+    return Step("evaluate", {}, run, ("train",))
+
+
+def report_step(work: ModelWork) -> Step:
+    """`mhim report`: the page of the estimate."""
+    config = work.config
+
+    def run(call: StepCall) -> StepOutput:
+        found = work.flows.report(
+            ReportConfig(
+                run=call.before["train"].places["train"],
+                max_heatmaps=config.max_heatmaps,
+                top_tiles=config.top_tiles,
+                aggregator_file=config.aggregator_file,
+                **work.tracking,
+            )
+        )
+        return StepOutput(places=found.outputs)
+
+    return Step("report", {"max_heatmaps": config.max_heatmaps, "top_tiles": config.top_tiles}, run, ("evaluate",))
+
+
+def _embed_config(work: ModelWork) -> EmbedConfig:
+    """Some failed slides are no failure of the flow here, and no more are hidden: the runner settles the exit code."""
+    config = work.config
+    names = {field.name for field in dataclasses.fields(EmbedConfig)}
+    own = {name: getattr(config, name) for name in names if hasattr(config, name)}
+    return EmbedConfig(**own | dataclasses.asdict(work.spec) | {"encoder": work.encoder.id, "partial_ok": False})
+
+
+def _embed_cost(outcome: Outcome) -> Cost:
+    worked = [row for row in outcome.rows if row.status is not Status.SKIPPED]
+    return Cost(
+        num_slides=sum(row.status is not Status.FAILED for row in worked),
+        num_tiles=sum(row.num_tiles for row in worked),
+        num_bytes=sum(row.num_bytes for row in worked),
+        device_seconds=round(sum(row.seconds for row in worked), 3),
+    )
+
+
+def _training_cost(given: Run, device_seconds: float) -> Cost:
+    entries = given.manifest().entries
+    used = [entries[slide.slide_id] for slide in given.slides]
+    return Cost(
+        num_slides=len(used),
+        num_tiles=sum(record.num_tiles for record in used),
+        num_bytes=sum(record.num_bytes for record in used),
+        device_seconds=device_seconds,
+    )
+
+
+def _table(rows: Sequence[CohortRow]) -> bytes:
+    """A cohort table of these rows that reads back as they are; columns that none of them fills are left out."""
+    lines = [
+        {"slide_id": row.slide_id, "path": row.uri, "patient_id": row.patient_id}
+        | {name: getattr(row, name) for name in _COLUMNS[3:]}
+        | {"event": None if row.event is None else int(row.event)}
+        for row in sorted(rows, key=lambda row: row.slide_id)
+    ]
+    filled = [name for name in _COLUMNS if any(line[name] is not None for line in lines)]
+    return write_parquet(lines, filled)
+
+
+def _stem(name: str) -> str:
+    """The table's own name, as far as a key may hold it."""
+    return _UNFIT.sub("_", name.rpartition(".")[0]).lstrip("._-")[:64] or "cohort"
+
+
+def settled(found: FlowResult, config: PipelineConfig | RetrainConfig) -> FlowResult:
+    """Say where the pages lie; exit code 3 becomes 0 where the config says so."""
+    for what in ("page", "assessment page"):
+        if what in found.outputs:
+            print(f"{what}: {found.outputs[what]}")
+    is_ok = config.partial_ok and found.exit_code is ExitCode.PARTIAL
+    return dataclasses.replace(found, exit_code=ExitCode.OK) if is_ok else found

@@ -1,0 +1,1 @@
+"""What MLflow shows of runs and models. The store is the truth; no flow reads the mirror."""

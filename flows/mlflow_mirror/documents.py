@@ -1,0 +1,330 @@
+"""What MLflow shows of a run, of a registered model and of a retraining: plain data, made of what lies in the store.
+
+No path of a slide, no id of a patient and no label is in parameters, metrics or tags; pages and figures are the files
+that lie in the store. A part that was shown before is known by its digest and not sent again.
+"""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from flows.runs.evaluation import read_metrics
+from flows.runs.fits import model_names, results_of
+from flows.runs.folder import Run
+from mhim_core.errors import InputError, NotFoundError
+from mhim_core.fingerprint import canonical_json, fingerprint, sha256
+from mhim_core.registry.card import RegistryCard
+from mhim_core.registry.models import list_models, read_model_folder
+from mhim_core.registry.names import CHAMPION, model_prefix
+from mhim_core.registry.promotions import Promotion, history
+from mhim_core.report.data import ReportFigure
+from mhim_core.storage import Storage
+from mhim_core.train.results import FitResult
+
+CHALLENGER = "challenger"
+_UNFIT = re.compile(r"[^A-Za-z0-9_./ -]")
+_MAX_VALUE = 500
+"""Characters of a parameter that every MLflow takes."""
+_PAGES = ("report.html", "MODEL_CARD.md")
+_FLOW_FOLDER = r"(?P<folder>flows/(?P<flow>pipeline|retrain)/(?P<name>[^/]+)/(?P<digits>[^/]+))"
+_JUDGED = re.compile(_FLOW_FOLDER + r"/done/judge-.*\.json")
+_EPOCHS = ("task_loss", "consistency_loss", "validation_loss", "validation_metric", "learning_rate")
+
+
+class Point(NamedTuple):
+    """A metric's value at an epoch; 0 for what has none."""
+
+    name: str
+    value: float
+    step: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """What becomes known together: sent as one, and once."""
+
+    name: str
+    params: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    metrics: tuple[Point, ...] = ()
+    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        files = {path: sha256(data) for path, data in self.files.items()}
+        return fingerprint({"params": self.params, "metrics": self.metrics, "files": files})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MirroredRun:
+    """One run of MLflow."""
+
+    key: str
+    """What it is found by again: the same thing is one run, whoever mirrors it."""
+    name: str
+    parent: str = ""
+    """The key of the run that it belongs to; empty: none."""
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
+
+
+class MirroredVersion(NamedTuple):
+    """One version of a registered model of MLflow, and the run that shows it."""
+
+    version: str
+    run: str
+    """Its run's key."""
+    description: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MirroredModel:
+    """One registered model of MLflow."""
+
+    name: str
+    versions: tuple[MirroredVersion, ...]
+    """The oldest first."""
+    aliases: Mapping[str, str]
+    """The version of each; one that is not here is taken away."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mirror:
+    """What is sent at once: runs, each after its parent, then models."""
+
+    runs: tuple[MirroredRun, ...]
+    models: tuple[MirroredModel, ...] = ()
+
+
+def mirror_of_run(given: Run, figures: Iterable[ReportFigure] = ()) -> Mirror:
+    """A training run with a child for each finished fit; with evaluation and page as far as they are there."""
+    key = str(given.record["fingerprint"])
+    aggregator = str(given.identity["model"]["aggregator"])
+    parts = [
+        Part(name="training", params=_run_params(given)),
+        Part(name="evaluation", metrics=tuple(_evaluation(given))),
+        Part(name="page", files=_pages(given.storage)),
+        Part(name="figures", files={f"figures/{_file(one)}": one.image for one in figures}),
+    ]
+    run = MirroredRun(
+        key=key,
+        name=f"{given.method} {aggregator} {key[:8]}",
+        tags={"mhim.kind": "train", "mhim.place": given.storage.uri},
+        parts=tuple(part for part in parts if part.params or part.metrics or part.files),
+    )
+    return Mirror(runs=(run, *(_fit_run(fit, key) for fit in _finished(given))))
+
+
+def mirror_of_registry(registry: Storage, name: str) -> Mirror:
+    """Every version of a name, every judgement, and who is champion and challenger now."""
+    records = history(registry, name)
+    registered = list_models(registry, name)
+    place = fingerprint(registry.uri)[:12]  # two registries may have models of one name
+    versions, runs = [], []
+    for one in registered:
+        key = f"model/{place}/{name}/{one.version}"
+        runs.append(_version_run(key, name, read_model_folder(registry, name, one.version).card))
+        where = registry.locate(model_prefix(name, one.version))
+        versions.append(MirroredVersion(one.version, key, f"Mirrored; the model itself is {where}"))
+    runs += _judgements(registry, name, place, records)
+    runs += [_promotion_run(record, place) for record in records]
+    aliases = {CHAMPION: records[-1].version} if records else {}
+    newest = registered[-1] if registered else None
+    if newest is not None and newest.version not in {record.version for record in records}:
+        aliases[CHALLENGER] = newest.version
+    models = (MirroredModel(name=name, versions=tuple(versions), aliases=aliases),) if versions else ()
+    return Mirror(runs=tuple(runs), models=models)
+
+
+def _run_params(given: Run) -> dict[str, str]:
+    """What identifies the run, but for labels and digests of data that are tags elsewhere."""
+    identity = {key: value for key, value in given.identity.items() if key not in ("cohort", "task", "teachers")}
+    encoder = given.record["encoder"]
+    found = identity | {
+        "task": given.task.kind,
+        "num_classes": len(given.classes),
+        "num_folds": len(given.splits),
+        "num_slides": len(given.slides),
+        "encoder": {key: encoder[key] for key in ("id", "weights_sha256", "precision") if key in encoder},
+        "tiling": {key: given.record["tiling"][key] for key in ("target_mpp", "tile_px", "overlap_px")},
+        "manifest": given.record["manifest"],
+        "versions": given.record["versions"],
+    }
+    return dict(_params(found))
+
+
+def _params(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """`fit.epochs` → `20`, of every leaf."""
+    for key, item in sorted(value.items()):
+        if isinstance(item, Mapping):
+            yield from _params(item, f"{prefix}{key}.")
+        else:
+            text = item if isinstance(item, str) else canonical_json(item).decode()
+            yield _plain(f"{prefix}{key}"), text[:_MAX_VALUE]
+
+
+def _finished(given: Run) -> Iterator[FitResult]:
+    """Of every seed and fold; none where one is missing still."""
+    try:
+        fits = results_of(given)
+    except InputError:
+        return
+    for one in fits:
+        yield from one.results.values()
+
+
+def _fit_run(fit: FitResult, parent: str) -> MirroredRun:
+    points = [
+        Point(name, value, record.epoch)
+        for record in fit.history
+        for name in _EPOCHS
+        if (value := getattr(record, name)) is not None and math.isfinite(value)
+    ]
+    points.append(Point("best_epoch", fit.best_epoch))
+    params = {"stage": str(fit.stage), "fold": str(fit.fold), "seed": str(fit.seed), "selected_by": fit.metric_name}
+    params |= {"model_sha256": fit.model_sha256, "stopped_early": str(fit.stopped_early).lower()}
+    return MirroredRun(
+        key=f"{parent}/{fit.name}",
+        name=fit.name,
+        parent=parent,
+        tags={"mhim.kind": "fit"},
+        parts=(Part(name="training", params=params, metrics=tuple(points)),),
+    )
+
+
+def _evaluation(given: Run) -> Iterator[Point]:
+    """Pooled over folds, of the reported model without a prefix and of the others with their names."""
+    metrics = read_metrics(given)
+    if metrics is None:
+        return
+    for model in model_names(given):
+        prefix = "" if model == metrics["reported"] else f"{model}/"
+        yield from _estimates(metrics["models"][model]["pooled"], prefix)
+
+
+def _estimates(found: Mapping[str, Any], prefix: str = "") -> Iterator[Point]:
+    """`auroc`, `auroc_low`, `auroc_high` of {metric: estimate}; what is undefined has none."""
+    for name, estimate in sorted(found.items()):
+        if not isinstance(estimate, Mapping):
+            continue
+        for suffix, field in (("", "value"), ("_low", "low"), ("_high", "high")):
+            if estimate.get(field) is not None:
+                yield Point(_plain(f"{prefix}{name}{suffix}"), float(estimate[field]))
+
+
+def _pages(storage: Storage) -> dict[str, bytes]:
+    return {name: data for name in _PAGES if (data := _maybe(storage, name)) is not None}
+
+
+def _version_run(key: str, name: str, card: RegistryCard) -> MirroredRun:
+    facts = card.trained_on
+    params = dict(_params({key: value for key, value in card.recipe.items() if key != "task"}))
+    params |= {
+        "encoder": str(card.encoder["id"]),
+        "num_members": str(len(card.members)),
+        "num_slides": str(facts.num_slides),
+        "num_patients": str(facts.num_patients),
+        "training_data": facts.cohort,
+        "manifest_sha256": facts.manifest_sha256,
+    }
+    points = [*_estimates(card.estimate.get("pooled", {}), "estimate/")]
+    if card.threshold is not None:
+        points.append(Point("threshold", card.threshold))
+    files = {"model/card.json": _public_card(name, card)}
+    return MirroredRun(
+        key=key,
+        name=f"{name} {card.version}",
+        tags={"mhim.kind": "model", "mhim.version": card.version, "mhim.intended_use": card.intended_use},
+        parts=(Part(name="card", params=params, metrics=tuple(points), files=files),),
+    )
+
+
+def _public_card(name: str, card: RegistryCard) -> bytes:
+    """Without the digests of slides and patients: a short id could be guessed from them."""
+    whole: dict[str, Any] = dataclasses.asdict(card)
+    facts = {key: one for key, one in whole["trained_on"].items() if key not in ("patients", "sources")}
+    return canonical_json(whole | {"trained_on": facts, "name": name, "version": card.version})
+
+
+def _judgements(registry: Storage, name: str, place: str, records: tuple[Promotion, ...]) -> Iterator[MirroredRun]:
+    """Every pipeline and retraining that judged a challenger."""
+    promoted = {record.by_fingerprint for record in records}
+    for entry in registry.list("flows"):
+        match = _JUDGED.fullmatch(entry.key)
+        if match is None or match["name"] != name:
+            continue
+        folder = match["folder"]
+        digest = json.loads(registry.get(entry.key))["output"]["identity"].get("assessment")
+        if digest is None:  # nothing was judged
+            continue
+        found = json.loads(registry.get(f"{folder}/assessment-{digest[:16]}.json"))
+        page = _maybe(registry, f"{folder}/report.html")
+        is_promoted = any(one.startswith(match["digits"]) for one in promoted)
+        outcome = "promoted" if is_promoted else "passed" if found["decision"]["promote"] else "kept"
+        yield MirroredRun(
+            key=f"judgement/{place}/{folder}",
+            name=f"{match['flow']} {name} {match['digits'][:8]}",
+            tags={
+                "mhim.kind": match["flow"],
+                "mhim.champion": str(found["champion"]["version"]),
+                "mhim.challenger": str(found["challenger"]),
+                "mhim.outcome": outcome,
+            },
+            parts=tuple(_judgement_parts(found["decision"], page)),
+        )
+
+
+def _judgement_parts(decision: Mapping[str, Any], page: bytes | None) -> Iterator[Part]:
+    figures = decision["figures"]
+    points = [point for role in (CHAMPION, CHALLENGER) for point in _estimates(figures.get(role, {}), f"{role}/")]
+    points += _estimates({"gain": figures["gain"]}) if "gain" in figures else []
+    yield Part(name="figures", metrics=tuple(points), params=dict(_verdicts(decision["checks"])))
+    if page is not None:
+        yield Part(name="page", files={"report.html": page})
+
+
+def _verdicts(checks: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Each check's verdict; of several sites' the worst. Reasons may name slides and stay where they are."""
+    words = {True: "passed", None: "not made", False: "failed"}
+    ranks = [True, None, False]
+    worst: dict[str, int] = {}
+    for check in checks:
+        name, separator, _ = str(check["name"]).partition("/")
+        name = f"check.{name}{'.sites' if separator else ''}"
+        worst[name] = max(worst.get(name, 0), ranks.index(check["passed"]))
+    yield from ((_plain(name), words[ranks[rank]]) for name, rank in sorted(worst.items()))
+
+
+def _promotion_run(record: Promotion, place: str) -> MirroredRun:
+    figures = record.figures.get(CHALLENGER, {})
+    return MirroredRun(
+        key=f"promotion/{place}/{record.name}/{record.number}",
+        name=f"promotion {record.name} {record.number}",
+        tags={"mhim.kind": "promotion", "mhim.version": record.version, "mhim.by": record.by_flow},
+        parts=(
+            Part(
+                name="record",
+                params={"kind": str(record.kind), "number": str(record.number), "base": str(record.base)},
+                metrics=tuple(_estimates(figures)),
+            ),
+        ),
+    )
+
+
+def _file(figure: ReportFigure) -> str:
+    kind = "png" if figure.image.startswith(b"\x89PNG") else "jpg"
+    return f"{_UNFIT.sub('_', figure.title).replace('/', '_').replace(' ', '-').lower()}.{kind}"
+
+
+def _plain(name: str) -> str:
+    """A name that MLflow takes."""
+    return _UNFIT.sub("_", name)[:250]
+
+
+def _maybe(storage: Storage, key: str) -> bytes | None:
+    try:
+        return storage.get(key)
+    except NotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""What predicts new slides: a run's fold models or a registered model, packaging, the page."""

@@ -1,0 +1,176 @@
+"""The page of a prediction: who was predicted what, and where the models looked."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from flows.prediction.predictor import Predictor
+from flows.runs.cohort import CohortInput
+from flows.runs.folder import versions
+from mhim_core.cohort.values import number_of
+from mhim_core.evaluation.prediction_table import class_values
+from mhim_core.metrics import Estimate
+from mhim_core.outcome import Outcome
+from mhim_core.registry.external import External
+from mhim_core.report.data import (
+    Calibration,
+    ClassOutput,
+    CohortSummary,
+    FailedSlide,
+    ModelResult,
+    NumberOutput,
+    Prediction,
+    ReportData,
+    RiskOutput,
+    SiteResult,
+    SlidePanel,
+)
+from mhim_core.report.evaluated import estimates_of
+from mhim_core.report.predictions import height
+from mhim_core.report.wording import what_is_predicted
+from mhim_core.storage import Storage
+from mhim_core.task import TaskKind
+from mhim_core.types import BagId, Status
+
+if TYPE_CHECKING:
+    from mhim_core.store.bags import PatientBags
+
+Rows = Sequence[dict[str, Any]]
+
+
+def prediction_page(
+    given: Predictor,
+    rows: Rows,
+    panels: Sequence[SlidePanel],
+    cohort: CohortInput,
+    outcome: Outcome,
+    external: External,
+) -> str:
+    """The page as HTML; `external` is of the bags with a target that the models did not train on."""
+    from mhim_core.report.page import render_report
+
+    members, metrics = cohort.cohort.rows, external.metrics
+    unit, num_models = given.unit.value, len(given.fits)
+    models = f"{num_models} models" if num_models > 1 else "one model"
+    of_what = f" ({given.num_folds} folds, {given.num_seeds} seeds)" if given.num_seeds > 1 else ""
+    by = f"{'the mean of ' if num_models > 1 else ''}{models}{of_what}"
+    whose = "" if "run" in given.origin else f" of {given.words}"
+    data = ReportData(
+        title=f"Predictions for {cohort.cohort.name}",
+        task=f"{what_is_predicted(given.task, unit)}, by {by}{whose}.",
+        kind=given.task.kind,
+        unit=unit,
+        cohort=CohortSummary(
+            name=cohort.cohort.name,
+            num_slides=len(members),
+            num_patients=len({row.patient_id for row in members}),
+            num_ok=outcome.count(Status.OK),
+            num_empty=outcome.count(Status.EMPTY),
+            num_failed=outcome.count(Status.FAILED),
+            num_skipped=outcome.count(Status.SKIPPED),
+            failures=tuple(FailedSlide(row.slide_id, str(row.reason), row.message) for row in outcome.failed),
+            empty=tuple(row.slide_id for row in outcome.rows if row.status is Status.EMPTY),
+        ),
+        classes=given.classes,
+        protocol="" if metrics is None else _protocol(given, metrics),
+        models=() if metrics is None else (_model_result(given, metrics),),
+        sites=() if metrics is None else _sites(given, metrics),
+        predictions=tuple(as_prediction(given, row) for row in rows),
+        averaged=models if num_models > 1 else "",
+        panels=tuple(panels),
+        encoder=given.encoder,
+        tiling=given.tiling,
+        provenance={**given.origin, "weights sha256": given.digests, "versions": versions()},
+        notes=tuple(external.notes),
+    )
+    return render_report(data)
+
+
+def _model_result(given: Predictor, metrics: dict[str, Any]) -> ModelResult:
+    parts = metrics.get("calibration")
+    return ModelResult(
+        name=given.reported,
+        estimates=estimates_of(metrics["estimates"]),
+        is_reported=True,
+        calibration=Calibration(estimates_of(parts["before"]), estimates_of(parts["after"])) if parts else None,
+        decisions=_decisions(given, metrics),
+    )
+
+
+def _sites(given: Predictor, metrics: dict[str, Any]) -> tuple[SiteResult, ...]:
+    return tuple(
+        SiteResult(name, one["num_bags"], one["num_patients"], estimates_of(one["estimates"]), _decisions(given, one))
+        for name, one in metrics.get("sites", {}).items()
+    )
+
+
+def _decisions(given: Predictor, metrics: dict[str, Any]) -> dict[str, Estimate]:
+    """Of two classes; of more the highest probability decides, as in the estimates."""
+    return estimates_of(metrics["thresholded"]) if len(given.classes) == 2 else {}
+
+
+def draw_panels(
+    given: Predictor, rows: Rows, bags: "PatientBags", cohort: CohortInput, out: Storage, num: int, top_tiles: int
+) -> list[SlidePanel]:
+    """Heat maps of the mean attention, at most `num` slides; the surest predictions (or the highest) first."""
+    from itertools import islice
+
+    predictions = [as_prediction(given, row) for row in rows]
+    ordered = sorted(predictions, key=lambda one: (-_sureness(one), one.bag_id))
+    return list(islice(_panels(given, ordered, bags, cohort, out, top_tiles), num))
+
+
+def _panels(
+    given: Predictor,
+    ordered: Sequence[Prediction],
+    bags: "PatientBags",
+    cohort: CohortInput,
+    out: Storage,
+    top_tiles: int,
+) -> Iterator[SlidePanel]:
+    from flows.prediction.panels import slide_panel
+
+    uris = {str(row.slide_id): row.uri for row in cohort.cohort.rows}
+    for one in ordered:
+        for table in bags.read_tables(BagId(one.bag_id)):
+            attention = out.get(f"attention/{table.slide_id}.parquet")
+            caption = f"patient {one.patient_id}"
+            yield slide_panel(one, uris[table.slide_id], table, attention, given.tile_spec(), top_tiles, caption)
+
+
+def as_prediction(given: Predictor, row: dict[str, Any]) -> Prediction:
+    """A row of predictions.csv as the page knows it."""
+    return Prediction(
+        bag_id=str(row.get("slide_id") or row["patient_id"]),
+        patient_id=row["patient_id"],
+        output=_output(given, row),
+        site=row.get("site"),
+        num_slides=row.get("num_slides", 1),
+    )
+
+
+def _output(given: Predictor, row: dict[str, Any]) -> ClassOutput | RiskOutput | NumberOutput:
+    several = row["num_models"] > 1
+    if given.task.kind is TaskKind.survival:
+        return RiskOutput(row["time"], row["event"], row["risk"], row["risk_spread"] if several else None)
+    if given.task.kind is TaskKind.regression:
+        truth = None if row["label"] is None else number_of(row["label"])
+        return NumberOutput(truth, row["prediction"], row["prediction_spread"] if several else None)
+    probabilities = class_values(row, "probability", given.task)
+    spread = class_values(row, "spread", given.task) if several else ()
+    calibrated = class_values(row, "calibrated", given.task)
+    return ClassOutput(row["label"], row["predicted"], probabilities, spread, calibrated, row.get("decision"))
+
+
+def _sureness(prediction: Prediction) -> float:
+    output = prediction.output
+    return max(output.probabilities) if isinstance(output, ClassOutput) else height(prediction)
+
+
+def _protocol(given: Predictor, metrics: dict[str, Any]) -> str:
+    is_survival = given.task.kind is TaskKind.survival
+    known, used = ("times and events", "Times and events") if is_survival else ("labels", "Labels")
+    whom = ", of patients that no model has seen" if given.by_slide else " that no model has seen"
+    return (
+        f"On the {metrics['num_bags']} {given.unit.value}s with {known}{whom}, by the mean prediction. {used} were "
+        "used for these figures and for nothing else."
+    )

@@ -1,0 +1,205 @@
+"""What predicts: a run's fold models, or a model of the registry; the two look alike from here on."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from flows.prediction.packaging import PackagedModel, member_file, run_card
+from flows.runs.fits import results_of
+from flows.runs.folder import Run
+from mhim_core.cohort.options import BagUnit
+from mhim_core.cohort.tasks import BagMembers, bags_in
+from mhim_core.embed.card import EncoderCard
+from mhim_core.embed.registry import encoder_card
+from mhim_core.errors import EncoderError, InputError
+from mhim_core.registry.card import RegistryCard
+from mhim_core.registry.holdout import Holdout, read_holdout
+from mhim_core.registry.models import RegisteredModel, find_version, read_member_file, read_model_folder
+from mhim_core.registry.names import CHAMPION, parse_reference
+from mhim_core.registry.promotions import champion
+from mhim_core.slides.spec import TileSpec, tiling_identity
+from mhim_core.storage import Storage
+from mhim_core.task import Target, Task
+from mhim_core.train.results import read_model
+
+if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
+    from mhim_core.evaluation.held_out import HeldOut
+    from mhim_core.registry.figures import Contender
+    from mhim_core.store.bags import PatientBags
+    from mhim_core.train.inference import Voter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """Models, and all that is needed to give them new slides."""
+
+    origin: dict[str, str]
+    """What each prediction says it is by: {run: fingerprint}, or {model: name, version: …}."""
+    words: str
+    """The same for people: `the run`, `lung@1f0c…`."""
+    task: Task
+    unit: BagUnit
+    encoder: dict[str, Any]
+    """The tile encoder's whole card."""
+    tiling: dict[str, Any]
+    """The tiling's identity."""
+    digests: tuple[str, ...]
+    """sha256 of the members' weights, in order."""
+    fits: tuple[tuple[int, int], ...]
+    """Seed and fold of each member."""
+    reported: str
+    """The model that the members are: mhim or plain."""
+    store_uri: str
+    """The store of the run's own features; empty for a model, which knows none."""
+    make_card: Callable[[], RegistryCard]
+    read_file: Callable[[str], bytes]
+    holdout: Holdout | None = None
+    """The frozen holdout of the model's name, which the gate alone reads; None: a run, or a name that has none."""
+    train_targets: tuple[Target, ...] = ()
+    """Of the bags that the members were trained on, each once; empty for a model, whose card names no patient."""
+
+    @cached_property
+    def card(self) -> RegistryCard:
+        """The model's card; of a run, made when it is first asked for (a pass over its validation bags)."""
+        return self.make_card()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Empty where the task has none."""
+        return self.task.classes
+
+    @property
+    def by_slide(self) -> bool:
+        return self.unit is BagUnit.slide
+
+    @property
+    def num_seeds(self) -> int:
+        return len({seed for seed, _ in self.fits})
+
+    @property
+    def num_folds(self) -> int:
+        return len({fold for _, fold in self.fits})
+
+    @cached_property
+    def voters(self) -> "list[Voter]":
+        """The loaded members. Raises IntegrityError for a file that is gone or damaged, InputError where a plug-in's
+        file is not given."""
+        from mhim_core.train.checkpoint import load_model
+        from mhim_core.train.inference import Voter
+
+        voters = []
+        for member in self.card.members:
+            loaded = load_model(self.read_file(member.file))
+            voters.append(Voter(loaded.student, loaded.card.append_recycled, loaded.card.task))
+        return voters
+
+    def tile_spec(self) -> TileSpec:
+        """Raises InputError if this version cuts tiles otherwise."""
+        spec = TileSpec(**{name: self.tiling[name] for name in TileSpec.__dataclass_fields__})
+        if tiling_identity(spec) != self.tiling:
+            raise InputError(
+                f"the slides of {self.words} were tiled by another version of the tissue finder; use that version of "
+                "mhim"
+            )
+        return spec
+
+    def encoder_here(self, weights: str | None) -> EncoderCard:
+        """The encoder, checked against what can be had here. Raises EncoderError if that is another one."""
+        stored = EncoderCard.from_dict(self.encoder)
+        device = "cuda" if stored.runtime == "torch-cuda" else "cpu"
+        here = encoder_card(stored.id, weights=weights, revision=stored.revision or None, device=device)
+        if here.identity() != stored.identity():
+            wrong = [key for key, value in stored.identity().items() if here.identity().get(key) != value]
+            raise EncoderError(
+                f"{self.words} was trained on features of {stored.id} with another {', '.join(wrong)} than is found "
+                "here; give the same weights with encoder_weights="
+            )
+        return stored
+
+
+def predictor_of_run(given: Run) -> Predictor:
+    """All fold models of a finished run. Raises InputError where it is not finished."""
+    fits, stage = results_of(given), str(given.method)
+    results = {member_file(one): one.results[stage] for one in fits}
+    trained = {slide_id for split in given.splits for slide_id in split.train}
+    return Predictor(
+        origin={"run": given.record["fingerprint"]},
+        words="the run",
+        task=given.task,
+        unit=BagUnit(given.identity["target"]["bags"]),
+        encoder=given.record["encoder"],
+        tiling=given.record["tiling"],
+        digests=tuple(result.model_sha256 for result in results.values()),
+        fits=tuple((one.seed, one.fold) for one in fits),
+        reported=stage,
+        store_uri=given.store_uri,
+        make_card=lambda: run_card(given, fits),
+        read_file=lambda file: read_model(given.storage, results[file]),
+        train_targets=tuple(bag.target for bag in bags_in(given.bags, trained)),
+    )
+
+
+def predictor_of_model(registry: Storage, reference: str) -> Predictor:
+    """`lung@champion` or `lung@<version>` of a registry, with the holdout of its name; nothing but it is needed.
+
+    Raises ConfigError for what is no such reference, InputError where there is no such model, IntegrityError.
+    """
+    model = find_model(registry, reference)
+    predictor = _of_card(model.card, model.name, lambda file: read_member_file(registry, model, file))
+    return dataclasses.replace(predictor, holdout=read_holdout(registry, model.name))
+
+
+def predictor_of_package(packaged: PackagedModel, name: str) -> Predictor:
+    """A model that is not registered yet, such as a challenger on its way to the gate."""
+    return _of_card(packaged.card, name, lambda file: packaged.files[file])
+
+
+def find_model(registry: Storage, reference: str) -> RegisteredModel:
+    """The model that `<name>@champion` or `<name>@<version>` means."""
+    name, version = parse_reference(reference)
+    if version != CHAMPION:
+        return find_version(registry, name, version)
+    present = champion(registry, name)
+    if present is None:
+        raise InputError(f"{registry.uri}: {name} has no champion; mhim model ls lists its models")
+    return read_model_folder(registry, name, present.version)
+
+
+def contender(predictor: Predictor, bags: Sequence[BagMembers], source: "PatientBags") -> "Contender":
+    """The model with its prediction of every bag of the holdout, for `registry.gate.judge`."""
+    from mhim_core.registry.figures import Contender
+
+    return Contender(predictor.card, held_out(predictor, bags, source))
+
+
+def held_out(predictor: Predictor, bags: Sequence[BagMembers], source: "PatientBags") -> "list[HeldOut]":
+    """One row a bag: the members' mean, as the logits that say it. No bag is of the training, or the rows mislead."""
+    from mhim_core.evaluation.held_out import HeldOut
+    from mhim_core.registry.ensemble import pooled_logits
+    from mhim_core.train.inference import predict_tables
+
+    rows = []
+    for bag in bags:
+        logits_MC = predict_tables(source.read_tables(bag.bag_id), predictor.voters).logits_MC
+        logits = pooled_logits(logits_MC, predictor.task.kind)
+        rows.append(HeldOut(predictor.words, 0, 0, bag.bag_id, bag.patient_id, bag.site, bag.target, logits))
+    return rows
+
+
+def _of_card(card: RegistryCard, name: str, read_file: Callable[[str], bytes]) -> Predictor:
+    return Predictor(
+        origin={"model": name, "version": card.version},
+        words=f"{name}@{card.version}",
+        task=card.task,
+        unit=BagUnit(card.unit),
+        encoder=card.encoder,
+        tiling=card.tiling,
+        digests=tuple(member.sha256 for member in card.members),
+        fits=tuple((member.seed, member.fold) for member in card.members),
+        reported=card.members[0].stage,
+        store_uri="",
+        make_card=lambda: card,
+        read_file=read_file,
+    )

@@ -1,0 +1,117 @@
+"""Another model's weights as a training's start: found, pinned in the run's identity, and copied into its folder.
+
+Whom that model learned from counts as known to the new one too, in the gate and wherever new slides are judged.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from cluster.storage import open_storage
+from flows.config.commands import TrainConfig
+from flows.config.keys import part
+from flows.prediction.packaging import trained_on
+from flows.prediction.predictor import find_model
+from flows.runs.fits import results_of
+from flows.runs.folder import Run, known_key, read_run
+from mhim_core.errors import ConfigError
+from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.mil.options import ModelOptions
+from mhim_core.registry.card import TrainedOn
+from mhim_core.registry.models import read_member_file
+from mhim_core.registry.names import is_reference
+from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.task import Task
+from mhim_core.train.results import initial_differences, initial_key, read_model
+
+
+class Start(NamedTuple):
+    """A model to start from."""
+
+    origin: str
+    """name@version, or the run's fingerprint."""
+    digests: dict[int, str]
+    """sha256 of the model file, by seed."""
+    trained_on: TrainedOn
+    read: Callable[[int], bytes]
+    """The file of a seed, verified."""
+
+    def identity(self) -> dict[str, Any]:
+        """What it adds to the run's: plain JSON."""
+        models = {str(seed): digest for seed, digest in self.digests.items()}
+        return {"models": models, "trained_on": fingerprint(self.trained_on.to_json())}
+
+
+def find_start(config: TrainConfig, seeds: Sequence[int]) -> Start:
+    """The model that `warm_start=` means.
+
+    Raises ConfigError where it has no model of a seed, or one a fold; InputError where there is none or it is not
+    finished.
+    """
+    found = _of_registry(config) if is_reference(config.warm_start) else _of_run(config.warm_start)
+    if missing := sorted(set(seeds) - found.digests.keys()):
+        raise ConfigError(f"warm_start={config.warm_start} has no model of the seeds {', '.join(map(str, missing))}")
+    return found._replace(digests={seed: found.digests[seed] for seed in seeds})
+
+
+def check_start(start: Start, config: TrainConfig, task: Task, features: FeatureSet) -> None:
+    """Raises ConfigError, before the run is founded, where the model is of other features, another task or options."""
+    from mhim_core.train.checkpoint import load_card
+
+    provenance = {"feature_set": features.fingerprint, "encoder": features.encoder_fingerprint}
+    model = part(config, ModelOptions)
+    for seed in start.digests:
+        wrong = initial_differences(load_card(start.read(seed)), features.dim, task, model, provenance)
+        if wrong:
+            raise ConfigError(f"warm_start={config.warm_start} does not match what is trained; {'; '.join(wrong)}")
+
+
+def take_start(given: Run, config: TrainConfig) -> None:
+    """Copy the models and whom they know into the run, so that it stands on its own; what it has is left alone.
+
+    Raises ConfigError where the model is no longer the one that the run was founded with.
+    """
+    pinned = given.identity["warm_start"]
+    wanted = {initial_key(digest) for digest in pinned["models"].values()} | {known_key(pinned["trained_on"])}
+    if wanted <= {entry.key for entry in given.storage.list("initial")}:
+        return
+    start = find_start(config, given.seeds)
+    if start.identity() != pinned:
+        raise ConfigError(
+            f"warm_start={config.warm_start} is {start.origin} now, and the run was founded with "
+            f"{given.record['started_from']}; name that one, or choose another out="
+        )
+    for seed, digest in start.digests.items():
+        given.storage.put_if_absent(initial_key(digest), start.read(seed))
+    given.storage.put_if_absent(known_key(pinned["trained_on"]), canonical_json(start.trained_on.to_json()))
+
+
+def _of_registry(config: TrainConfig) -> Start:
+    registry = open_storage(config.registry)
+    model = find_model(registry, config.warm_start)
+    members = {member.seed: member for member in model.card.members}
+    _check_one_a_seed(config.warm_start, len(model.card.members), len(members))
+    digests = {seed: member.sha256 for seed, member in members.items()}
+    return Start(
+        f"{model.name}@{model.version}",
+        digests,
+        model.card.trained_on,
+        lambda seed: read_member_file(registry, model, members[seed].file),
+    )
+
+
+def _of_run(uri: str) -> Start:
+    other = read_run(uri)
+    fits = results_of(other)
+    results = {one.seed: one.results[other.method] for one in fits}
+    _check_one_a_seed(uri, len(fits), len(results))
+    digests = {seed: result.model_sha256 for seed, result in results.items()}
+    known = trained_on(other, {one.fold for one in fits})
+    return Start(other.record["fingerprint"], digests, known, lambda seed: read_model(other.storage, results[seed]))
+
+
+def _check_one_a_seed(what: str, num_models: int, num_seeds: int) -> None:
+    if num_models > num_seeds:
+        raise ConfigError(
+            f"warm_start={what} holds {num_models} models of {num_seeds} seeds, one a fold; only a model of "
+            "scheme=final can be started from"
+        )

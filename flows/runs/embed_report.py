@@ -1,0 +1,58 @@
+"""The report of one embedding run: what is counted, and one row per failed slide."""
+
+import secrets
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from flows.engine.result import FlowResult
+from mhim_core.fingerprint import canonical_json
+from mhim_core.outcome import Outcome
+from mhim_core.storage import Storage
+from mhim_core.store.attempts import MAY_PASS
+from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.store.manifest import ManifestRef
+from mhim_core.store.record import CommitRecord
+from mhim_core.tables import write_csv
+from mhim_core.types import FailureReason, SlideId, Status, StatusRow
+
+
+class Embedded(NamedTuple):
+    """What became of a cohort."""
+
+    result: FlowResult
+    outcome: Outcome
+    entries: dict[SlideId, CommitRecord]
+    """The commit of each slide that has one of its present file and resolution; of the others nothing is here."""
+
+
+def write_report(storage: Storage, feature_set: FeatureSet, outcome: Outcome, manifest: ManifestRef) -> str:
+    """Write `reports/<time>-<random>/summary.json` and `failed.csv`; returns the folder's address."""
+    folder = f"reports/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
+    summary = {
+        "feature_set": feature_set.fingerprint,
+        "encoder": feature_set.encoder_id,
+        "manifest": manifest,
+        "num_input": len(outcome.rows),
+        "counts": {status.value: outcome.count(status) for status in Status},
+        "failures_by_reason": outcome.reasons,
+        "num_tiles": sum(row.num_tiles for row in outcome.rows),
+        "nodes": sorted({row.node_id for row in outcome.rows if row.node_id}),
+    }
+    storage.put(f"{folder}/summary.json", canonical_json(summary))
+    columns = ("slide_id", "reason", "stage", "error_type", "message", "attempts")
+    rows = [{name: str(getattr(row, name)) for name in columns} for row in outcome.failed]
+    storage.put(f"{folder}/failed.csv", write_csv(rows, columns))
+    return storage.locate(folder)
+
+
+def retry_advice(given_up: Iterable[StatusRow]) -> str:
+    """What to say of slides that failed before and were not tried again; empty where trying again would not help."""
+    reasons = [row.reason for row in given_up if row.reason in MAY_PASS]
+    if not reasons:
+        return ""
+    longer = " (a higher decode_timeout_s= tries those that timed out)" if FailureReason.TIMEOUT in reasons else ""
+    return (
+        f"{len(reasons)} of the failed were not tried again, since the same file failed before; once the cause is "
+        f"mended, retry_failed=true tries all of them{longer}"
+    )

@@ -1,0 +1,132 @@
+"""A run's evaluation: every bag by the models that held it out, kept in its `evaluation/` and read from there."""
+
+import json
+from typing import Any, NamedTuple
+
+from flows.runs.fits import FoldFits, load_fold, model_digests, model_names, results_of
+from flows.runs.folder import Run
+from mhim_core.cohort.options import BagUnit
+from mhim_core.cohort.tasks import bags_in
+from mhim_core.errors import InputError, NotFoundError
+from mhim_core.evaluation.held_out import HeldOut
+from mhim_core.evaluation.prediction_table import decode_held_out, encode_held_out, held_out_line, ordered
+from mhim_core.evaluation.row_metrics import TrainTargets
+from mhim_core.evaluation.summary import SCHEMA, summarise
+from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.tables import write_csv
+
+FOLDER = "evaluation"
+METRICS_KEY = f"{FOLDER}/metrics.json"
+PREDICTIONS_KEY, VALIDATION_KEY = f"{FOLDER}/predictions.parquet", f"{FOLDER}/validation.parquet"
+PREDICTIONS_CSV = f"{FOLDER}/predictions.csv"
+TABLES = (PREDICTIONS_KEY, PREDICTIONS_CSV, VALIDATION_KEY)
+DEFAULT_REPLICATES = 2000
+
+
+def ensure_evaluated(given: Run, replicates: int | None = None) -> dict[str, Any]:
+    """The run's metrics, computed where they or a table beside them are missing, or are of other models, of another
+    version or (where given) of other replicates. Raises InputError where the run holds nobody out."""
+    return evaluated(given, replicates).metrics
+
+
+def read_metrics(given: Run) -> dict[str, Any] | None:
+    """The run's evaluation, or None if there is none that this version can read."""
+    try:
+        found: dict[str, Any] = json.loads(given.storage.get(METRICS_KEY))
+    except NotFoundError:
+        return None
+    return found if found.get("schema") == SCHEMA else None
+
+
+def train_targets(given: Run) -> TrainTargets:
+    """The targets of each fold's training bags, from which Uno's C takes the censoring."""
+    return {split.fold: [bag.target for bag in bags_in(given.bags, split.train)] for split in given.splits}
+
+
+def read_held_out(given: Run, key: str = PREDICTIONS_KEY) -> list[HeldOut]:
+    """The held-out rows of an evaluated run (VALIDATION_KEY: those of its validation). Raises InputError if it is not
+    evaluated."""
+    try:
+        data = given.storage.get(key)
+    except NotFoundError:
+        raise InputError(
+            f"{given.storage.uri} is not evaluated yet; run mhim evaluate run={given.storage.uri}"
+        ) from None
+    return decode_held_out(data, given.task, bag_unit(given), given.storage.locate(key))
+
+
+def bag_unit(given: Run) -> BagUnit:
+    """What a bag of the run is."""
+    return BagUnit(given.identity["target"]["bags"])
+
+
+def attention_key(slide_id: str) -> str:
+    """Of the reported model of the first seed and fold that held the slide out."""
+    return f"{FOLDER}/attention/{slide_id}.parquet"
+
+
+def attention_folds(given: Run) -> dict[str, int]:
+    """The fold whose attention is kept, by held-out slide: the first that holds it out."""
+    held_out = {split.fold: bags_in(given.bags, split.test) for split in reversed(given.splits)}
+    return {slide_id: fold for fold, bags in held_out.items() for bag in bags for slide_id in bag.slide_ids}
+
+
+class Evaluated(NamedTuple):
+    metrics: dict[str, Any]
+    recomputed: bool
+
+
+def evaluated(given: Run, replicates: int | None) -> Evaluated:
+    if not any(split.test for split in given.splits):
+        raise InputError(
+            f"{given.storage.uri} holds no slide out (scheme=final trains on every patient), so there is nothing to "
+            "evaluate; mhim predict judges its models on new slides"
+        )
+    fits = results_of(given)
+    digest = fingerprint(model_digests(fits))
+    present = read_metrics(given)
+    if present is not None and present["of"] == digest and replicates in (None, present["replicates"]):
+        there = {entry.key for entry in given.storage.list(FOLDER)}
+        if there.issuperset([*TABLES, *map(attention_key, attention_folds(given))]):
+            return Evaluated(present, False)
+    test_rows: list[HeldOut] = []
+    validation_rows: list[HeldOut] = []
+    for one in fits:
+        _predict_fold(given, one, test_rows, validation_rows)
+    metrics = summarise(
+        test_rows,
+        validation_rows,
+        given.task,
+        train_targets=train_targets(given),
+        replicates=DEFAULT_REPLICATES if replicates is None else replicates,
+    )
+    metrics |= {"of": digest, "reported": model_names(given)[0]}
+    models, unit = model_names(given), bag_unit(given)
+    table = ordered(test_rows, models)
+    given.storage.put(PREDICTIONS_KEY, encode_held_out(table, given.task, unit))
+    given.storage.put(PREDICTIONS_CSV, write_csv([held_out_line(row, given.task, unit) for row in table]))
+    given.storage.put(VALIDATION_KEY, encode_held_out(ordered(validation_rows, models), given.task, unit))
+    given.storage.put(METRICS_KEY, canonical_json(metrics))  # last: it says that the rest is there
+    return Evaluated(metrics, True)
+
+
+def _predict_fold(given: Run, fits: FoldFits, test_rows: list[HeldOut], validation_rows: list[HeldOut]) -> None:
+    from mhim_core.store.attention import encode_attention
+    from mhim_core.train.inference import predict_tables
+
+    split = next(split for split in given.splits if split.fold == fits.fold)
+    source, keeper = given.bag_source(), attention_folds(given)
+    voters = load_fold(given, fits).voters
+    for part, rows in ((split.test, test_rows), (split.validation, validation_rows)):
+        for bag in bags_in(given.bags, part):
+            tables = source.read_tables(bag.bag_id)
+            for name in model_names(given):
+                found = predict_tables(tables, [voters[name]])
+                logits = tuple(found.logits_MC[0].tolist())
+                rows.append(
+                    HeldOut(name, fits.seed, fits.fold, bag.bag_id, bag.patient_id, bag.site, bag.target, logits)
+                )
+                if part is split.test and name == model_names(given)[0] and fits.seed == given.seeds[0]:
+                    for table, attention in zip(tables, found.attention, strict=True):
+                        if keeper[table.slide_id] == fits.fold:
+                            given.storage.put(attention_key(table.slide_id), encode_attention(table, attention))

@@ -1,0 +1,73 @@
+"""A run's fold models, loaded and verified."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from flows.runs.folder import Run
+from mhim_core.errors import InputError
+from mhim_core.train.plan import Stage, fit_name
+from mhim_core.train.results import FitResult, read_model, read_result
+
+if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
+    from mhim_core.train.inference import Voter
+
+
+class FoldFits(NamedTuple):
+    """The finished fits of one fold and seed."""
+
+    seed: int
+    fold: int
+    results: dict[str, FitResult]
+    """By stage."""
+
+
+class FoldModels(NamedTuple):
+    """One fold and seed: the reported model first, then those beside it for comparison."""
+
+    fits: FoldFits
+    voters: "dict[str, Voter]"
+
+
+def model_names(run: Run) -> tuple[str, ...]:
+    """The models of each fold, the reported one first: the student is what a run with MHIM stands for."""
+    return ("mhim", "mhim teacher", "plain") if run.method == Stage.mhim else ("plain",)
+
+
+def results_of(run: Run) -> list[FoldFits]:
+    """The finished fits of every seed and fold. Raises InputError naming the first that is missing."""
+    stages = (Stage.mhim, Stage.plain) if run.method == Stage.mhim else (Stage.plain,)
+    found = []
+    for seed in run.seeds:
+        for split in run.splits:
+            fits = {}
+            for stage in stages:
+                name = fit_name(seed, split.fold, stage)
+                result = read_result(run.storage, name)
+                if result is None:
+                    raise InputError(
+                        f"{run.storage.uri}: the fit {name} is not finished; run mhim train with the same keys to go on"
+                    )
+                fits[str(stage)] = result
+            found.append(FoldFits(seed, split.fold, fits))
+    return found
+
+
+def load_fold(run: Run, fits: FoldFits) -> FoldModels:
+    """Raises IntegrityError where a model file is not the one its result names, InputError where a plug-in's file is
+    not given."""
+    from mhim_core.train.checkpoint import load_model
+    from mhim_core.train.inference import Voter
+
+    voters = {}
+    for stage, result in fits.results.items():
+        loaded = load_model(read_model(run.storage, result))
+        voters[stage] = Voter(loaded.student, loaded.card.append_recycled, loaded.card.task)
+        if loaded.teacher is not None:
+            # it never sees recycled tokens
+            voters[f"{stage} teacher"] = Voter(loaded.teacher, False, loaded.card.task)
+    return FoldModels(fits, voters)
+
+
+def model_digests(fits: Sequence[FoldFits]) -> list[str]:
+    """sha256 of every model file, in order: what an evaluation is of."""
+    return [result.model_sha256 for one in fits for result in one.results.values()]

@@ -1,0 +1,125 @@
+"""What a training is given: the store's features and the table's targets, held against one another.
+
+Nothing is trained on features of another file, resolution or patient than the table says.
+"""
+
+from collections.abc import Container, Sequence
+from typing import NamedTuple
+
+from cluster.storage import open_storage
+from flows.config.commands import TrainConfig
+from flows.config.keys import part
+from flows.runs.cohort import load_split_files
+from flows.runs.folder import pinned_manifest
+from mhim_core.cohort.options import SplitOptions, TaskOptions
+from mhim_core.cohort.split_files import splits_from_files
+from mhim_core.cohort.split_notes import split_notes
+from mhim_core.cohort.splits import Split, make_splits
+from mhim_core.cohort.table import Cohort, CohortRow
+from mhim_core.cohort.tasks import infer_task, targets_of
+from mhim_core.errors import CohortError, InputError, SlideError
+from mhim_core.features import SourceIdentity
+from mhim_core.slides.identity import source_identity
+from mhim_core.store.feature_sets import FeatureSet, choose_feature_set
+from mhim_core.store.manifest import Manifest, read_manifest
+from mhim_core.store.matching import sha256_matches
+from mhim_core.task import Task
+from mhim_core.types import SlideId, Status
+
+
+class TrainingData(NamedTuple):
+    """What is trained on, and what was left out of the table."""
+
+    task: Task
+    slides: tuple[CohortRow, ...]
+    """Those with a target and tiles."""
+    splits: tuple[Split, ...]
+    excluded: dict[str, int]
+    notes: tuple[str, ...]
+    """What was assumed or left out, one sentence each."""
+
+
+def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> TrainingData:
+    """Raises InputError and its kin where the table, the store and the keys do not make a training."""
+    found = infer_task(cohort.rows, part(config, TaskOptions))
+    targets = targets_of(cohort.rows, found.task)
+    excluded = _excluded(cohort, manifest, targets)
+    slides = tuple(row for row in cohort.rows if row.slide_id in targets and row.slide_id in manifest.bags())
+    if not slides:
+        raise InputError(
+            f"no slide of {cohort.name} is both labelled and embedded with tiles; run `mhim embed` with the same table"
+        )
+    _check_sources(slides, manifest)
+    notes = list(found.notes)
+    if any(excluded.values()):
+        left_out = ", ".join(f"{number} {what}" for what, number in excluded.items())
+        notes.append(f"{len(slides)} slides to train on; left out: {left_out}")
+    if config.split_files:
+        files = load_split_files(config.split_files)
+        predefined = splits_from_files(slides, files, found.task, part(config, SplitOptions), config.seed, cohort.rows)
+        return TrainingData(found.task, slides, predefined.splits, excluded, (*notes, *predefined.notes))
+    splits = make_splits(slides, found.task, part(config, SplitOptions), config.seed)
+    notes += split_notes(slides, found.task, part(config, SplitOptions))
+    return TrainingData(found.task, slides, splits, excluded, tuple(notes))
+
+
+def choose_features(config: TrainConfig) -> FeatureSet:
+    keys = ("target_mpp", "tile_px", "overlap_px", "min_tissue")
+    tiling = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
+    store = open_storage(config.store)
+    wanted = config.feature_set
+    if wanted is None and config.encoder is None and not tiling:
+        pin = pinned_manifest(open_storage(config.out))
+        wanted = None if pin is None else pin.feature_set  # the open choice was made when the run was started
+    return choose_feature_set(store, encoder_id=config.encoder, tiling=tiling, fingerprint=wanted)
+
+
+def choose_manifest(config: TrainConfig, feature_set: FeatureSet) -> Manifest:
+    """The version that the run was started with, or at the first start the newest."""
+    store = open_storage(config.store)
+    pin = pinned_manifest(open_storage(config.out))
+    if pin is None or pin.feature_set != feature_set.fingerprint:  # another set is refused when the run is opened
+        return read_manifest(store, feature_set.fingerprint)
+    return read_manifest(store, pin.feature_set, pin.version, pin.sha256)
+
+
+def _check_sources(slides: Sequence[CohortRow], manifest: Manifest) -> None:
+    """CohortError where features are not of the table's slides: twins under two ids, another file, another mpp."""
+    ids_of: dict[SourceIdentity, list[str]] = {}
+    strangers = []
+    for slide in slides:
+        entry = manifest.entries[slide.slide_id]
+        ids_of.setdefault(entry.source, []).append(slide.slide_id)
+        if slide.mpp is not None and (entry.mpp.x, entry.mpp.y) != (slide.mpp, slide.mpp):
+            strangers.append(f"{slide.slide_id} (embedded at {entry.mpp.x:g} µm/px, the table says {slide.mpp:g})")
+        elif not sha256_matches(entry.source_sha256, slide.sha256):
+            strangers.append(f"{slide.slide_id} (no embedding is verified to be of the sha256 that the table names)")
+        elif slide.uri != entry.hint.uri and _is_another_file(slide.uri, entry.source):
+            strangers.append(f"{slide.slide_id} (embedded from another file than {slide.uri})")
+    twins = [ids for ids in ids_of.values() if len(ids) > 1]
+    if twins:
+        listed = "; ".join(" = ".join(ids) for ids in twins[:20])
+        raise CohortError(f"one slide file under several ids, by content: {listed}; keep one id of each")
+    if strangers:
+        listed = "; ".join(strangers[:20])
+        raise CohortError(f"the store's features are not of this table's slides: {listed}; run `mhim embed` with it")
+
+
+def _is_another_file(uri: str, source: SourceIdentity) -> bool:
+    """True only if the file can be seen and differs: a cohort's slides may be offline when it trains."""
+    try:
+        return "://" not in uri and source_identity(uri) != source
+    except SlideError:
+        return False
+
+
+def _excluded(cohort: Cohort, manifest: Manifest, targets: Container[SlideId]) -> dict[str, int]:
+    entries = manifest.entries
+    labelled = [row.slide_id for row in cohort.rows if row.slide_id in targets]
+    return {
+        "unlabelled": len(cohort.rows) - len(labelled),
+        "not embedded": sum(slide_id not in entries for slide_id in labelled),
+        "without tissue": sum(
+            slide_id in entries and entries[slide_id].status is Status.EMPTY for slide_id in labelled
+        ),
+    }

@@ -1,0 +1,240 @@
+"""What is due, what ran and what is running: small files below `schedules/` in the registry, and nothing else.
+
+schedules/<id>.json              the flow, its words, cron and time zone (put-if-absent; the id is a digest of them)
+schedules/<id>/runs/<run>.json   a claim, put-if-absent: of two services one gets the slot
+schedules/<id>/beat.json         rewritten while a run is going on
+schedules/<id>/ended/<run>.json  its exit code, seconds and log
+schedules/<id>/stopped/<run>.json  instead: its service was stopped, and whoever comes next goes on with it
+schedules/<id>/logs/<run>.log    the end of what it said
+
+A slot is a time of the schedule, a run `<slot>` or, on later attempts, `<slot>-2`. Every age is counted on the store's
+own clock, so that a machine whose clock is days off fires nothing twice.
+"""
+
+import json
+import re
+import shlex
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from flows.scheduling.cron import Cron
+from mhim_core.errors import InputError, IntegrityError, NotFoundError
+from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.storage import Storage
+
+SCHEMA = 1
+PREFIX = "schedules"
+SILENT_S = 180.0
+"""A run whose service has written nothing for as long is taken for dead."""
+MAX_ATTEMPTS = 5
+"""Of one slot: a run that takes its service down every time is not tried for ever."""
+_SLOT = "%Y%m%dT%H%M%SZ"
+_KEY = re.compile(
+    rf"{PREFIX}/(?P<id>[^/]+)(?:\.json|/beat\.json|/(?P<kind>runs|ended|stopped)/(?P<run>\d{{8}}T\d{{6}}Z(?:-\d+)?)\.json)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """One flow and when it runs."""
+
+    flow: str
+    words: tuple[str, ...]
+    """The flow's own `key=value`s."""
+    cron: str
+    timezone: str
+    folder: str
+    """The working directory of whoever added it: relative paths in the words are relative to it."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.flow}-{fingerprint(asdict(self))[:8]}"
+
+    @property
+    def times(self) -> Cron:
+        return Cron(self.cron, self.timezone)
+
+    @property
+    def command(self) -> str:
+        """As a person would type it."""
+        return shlex.join(["mhim", self.flow, *self.words])
+
+    def to_bytes(self) -> bytes:
+        return canonical_json(asdict(self) | {"schema": SCHEMA})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> "Schedule":
+        """Raises IntegrityError naming `where` if the bytes are no schedule of this schema."""
+        try:
+            raw = json.loads(data)
+            if raw.pop("schema") != SCHEMA:
+                raise IntegrityError(f"{where} has another schema than {SCHEMA}; another version of mhim wrote it")
+            found = cls(**raw | {"words": tuple(raw["words"])})
+            Cron(found.cron, found.timezone)
+            return found
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise IntegrityError(f"{where} is no schedule: {type(error).__name__}: {error}") from error
+
+
+class Slot(NamedTuple):
+    """A time and how often it was tried: what is claimed."""
+
+    time: datetime
+    attempt: int = 1
+
+    @property
+    def run(self) -> str:
+        """Its name in keys; later slots and attempts do not sort by it."""
+        return f"{self.time:{_SLOT}}" + (f"-{self.attempt}" if self.attempt > 1 else "")
+
+    @classmethod
+    def of(cls, run: str) -> "Slot":
+        text, _, attempt = run.partition("-")
+        return cls(datetime.strptime(text, _SLOT).replace(tzinfo=UTC), int(attempt or 1))
+
+
+class Planned(NamedTuple):
+    """A schedule with what its files say, read in one listing."""
+
+    schedule: Schedule
+    added_s: float
+    """By the store's clock, as every time here."""
+    last: Slot | None
+    """The newest claim."""
+    is_over: bool
+    """Its end was recorded. False: it is running, was stopped, or died."""
+    is_stopped: bool
+    sign_s: float
+    """The last sign of life of the newest run."""
+
+    def is_running(self, now: datetime) -> bool:
+        """Claimed without an end, and its service is alive."""
+        is_open = self.last is not None and not self.is_over and not self.is_stopped
+        return is_open and now.timestamp() - self.sign_s < SILENT_S
+
+    def due(self, now: datetime) -> Slot | None:
+        """What to claim now: the newest slot that was missed, or the rest of a run that was cut off."""
+        if self.is_running(now):
+            return None
+        since = datetime.fromtimestamp(self.added_s, UTC)
+        newest = self.schedule.times.latest(since if self.last is None else max(since, self.last.time), now)
+        if newest is not None:
+            return Slot(newest)
+        if self.last is None or self.is_over or self.last.attempt >= MAX_ATTEMPTS or self.last.time > now:
+            return None
+        return self.last._replace(attempt=self.last.attempt + 1)
+
+
+class Book:
+    """The schedules of a registry."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self._schedules: dict[tuple[str, float], Schedule] = {}
+        self.damaged: dict[str, str] = {}
+        """What is wrong with schedules that cannot be read, by id: they do not run, the others do."""
+
+    def add(self, schedule: Schedule) -> bool:
+        """False: the same schedule is there already."""
+        return self.storage.put_if_absent(_key(schedule.id), schedule.to_bytes())
+
+    def remove(self, schedule_id: str) -> None:
+        """What ran is kept. Raises InputError where there is no such schedule."""
+        self.find(schedule_id)
+        self.storage.delete(_key(schedule_id))
+
+    def find(self, schedule_id: str) -> Planned:
+        """Raises InputError where there is no such schedule."""
+        planned = self.planned()
+        for one in planned:
+            if one.schedule.id == schedule_id:
+                return one
+        known = ", ".join(one.schedule.id for one in planned)
+        raise InputError(
+            f"{self.storage.uri} has no schedule {schedule_id!r}; " + (f"it has {known}" if known else "it has none")
+        )
+
+    def planned(self) -> list[Planned]:
+        """Every schedule, by id. One LIST; a schedule's own file is read once."""
+        added: dict[str, float] = {}
+        signs: dict[str, float] = {}
+        runs: dict[tuple[str, str], dict[str, float]] = {}
+        for entry in self.storage.list(PREFIX):
+            match = _KEY.fullmatch(entry.key)
+            if match is None:
+                continue
+            if match["kind"]:
+                runs.setdefault((match["id"], match["kind"]), {})[match["run"]] = entry.modified_s
+            elif entry.key == _key(match["id"]):
+                added[match["id"]] = entry.modified_s
+            else:
+                signs[match["id"]] = entry.modified_s
+        found = []
+        for schedule_id, added_s in sorted(added.items()):
+            schedule = self._read(schedule_id, added_s)
+            if schedule is None:
+                continue
+            claims = runs.get((schedule_id, "runs"), {})
+            last = max((Slot.of(run) for run in claims), default=None)
+            name = "" if last is None else last.run
+            is_over = name in runs.get((schedule_id, "ended"), {})
+            is_stopped = name in runs.get((schedule_id, "stopped"), {})
+            sign_s = max(claims.get(name, 0.0), signs.get(schedule_id, 0.0))
+            found.append(Planned(schedule, added_s, last, is_over, is_stopped, sign_s))
+        return found
+
+    def claim(self, schedule: Schedule, slot: Slot, by: str) -> bool:
+        """False: another service has it."""
+        return self._put_if_absent(schedule, "runs", slot, {"by": by})
+
+    def beat(self, schedule: Schedule, slot: Slot) -> None:
+        """A sign of life; the time is the store's own."""
+        self.storage.put(f"{PREFIX}/{schedule.id}/beat.json", canonical_json({"run": slot.run}))
+
+    def end(self, schedule: Schedule, slot: Slot, code: int, seconds: float, log: bytes) -> str:
+        """Keep how a run ended; where its log is."""
+        key = _log_key(schedule, slot)
+        self.storage.put(key, log)
+        self._put_if_absent(schedule, "ended", slot, {"exit_code": code, "seconds": round(seconds, 1), "log": key})
+        return self.storage.locate(key)
+
+    def stop(self, schedule: Schedule, slot: Slot, log: bytes) -> None:
+        """Say that the run was stopped together with its service, so that the next goes on at once."""
+        self.storage.put(_log_key(schedule, slot), log)
+        self._put_if_absent(schedule, "stopped", slot, {})
+
+    def exit_code(self, schedule: Schedule, slot: Slot) -> int | None:
+        """Of a run that ended; None: it has not."""
+        try:
+            return int(json.loads(self.storage.get(_run_key(schedule, "ended", slot)))["exit_code"])
+        except NotFoundError:
+            return None
+
+    def _put_if_absent(self, schedule: Schedule, kind: str, slot: Slot, record: dict[str, Any]) -> bool:
+        return self.storage.put_if_absent(_run_key(schedule, kind, slot), canonical_json(record | {"schema": SCHEMA}))
+
+    def _read(self, schedule_id: str, added_s: float) -> Schedule | None:
+        """None: it was removed since it was listed, or is damaged."""
+        if (schedule_id, added_s) not in self._schedules:
+            where = self.storage.locate(_key(schedule_id))
+            try:
+                self._schedules[schedule_id, added_s] = Schedule.from_bytes(self.storage.get(_key(schedule_id)), where)
+            except NotFoundError:
+                return None
+            except IntegrityError as error:
+                self.damaged[schedule_id] = str(error)
+                return None
+        return self._schedules[schedule_id, added_s]
+
+
+def _key(schedule_id: str) -> str:
+    return f"{PREFIX}/{schedule_id}.json"
+
+
+def _log_key(schedule: Schedule, slot: Slot) -> str:
+    return f"{PREFIX}/{schedule.id}/logs/{slot.run}.log"
+
+
+def _run_key(schedule: Schedule, kind: str, slot: Slot) -> str:
+    return f"{PREFIX}/{schedule.id}/{kind}/{slot.run}.json"

@@ -1,0 +1,234 @@
+"""mhim schedule serve registry=…: run what is due, one after the other, until it is stopped.
+
+Inputs: the schedules below the registry (`flows.scheduling.records`), read anew every `look_every_s`. Outputs: records
+and logs of their runs. A flow runs as a process of its own, so that no crash of it ends the service. Cost: a LIST each
+look.
+Exit code: 130 when it is stopped (SIGTERM, Ctrl-C): the flow that is running is interrupted first, and goes on when a
+service is started again. 2, 6 at the start; a store that does not answer later is waited for.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from cluster.storage import open_storage
+from flows.config.schedules import ScheduleServeConfig
+from flows.engine.result import FlowResult
+from flows.engine.state_folder import state_folder
+from flows.scheduling.records import Book, Schedule, Slot
+from mhim_core.errors import MhimError, StorageError
+from mhim_core.registry.clock import store_time_s
+from mhim_core.storage import Storage
+from mhim_core.types import ExitCode
+
+_BEAT_S = 30.0
+_GRACE_S = 20.0
+"""What an interrupted flow may take to end before it is killed."""
+_LOG_BYTES = 8 * 2**20
+"""What is kept of a log in the store: its end."""
+_CLOCK_S = 900.0
+"""How long the store's clock is taken to go like this machine's."""
+
+
+class Launch(Protocol):
+    """Runs a schedule's flow to its end, calling `beat` every now and then; its exit code.
+
+    A KeyboardInterrupt is handed to the flow, waited for, and raised again.
+    """
+
+    def __call__(self, schedule: Schedule, log: Path, beat: Callable[[], None]) -> int: ...
+
+
+def run(config: ScheduleServeConfig) -> FlowResult:
+    """Raises ConfigError (2), StorageError (6) where the registry does not answer at the start."""
+    storage = open_storage(config.registry)
+    clock = StoreClock(storage)
+    clock()
+    service = Service(Book(storage), clock)
+    print(
+        f"schedules of {storage.uri}, looked at every {config.look_every_s:g} s; stop with Ctrl-C or SIGTERM",
+        flush=True,
+    )
+    with interrupted_by_sigterm():
+        try:
+            while True:
+                if not service.look():
+                    time.sleep(config.look_every_s)
+        except KeyboardInterrupt:
+            print("stopped; what was running goes on when a service is started again", flush=True)
+    return FlowResult(exit_code=ExitCode.INTERRUPTED, outputs={"schedules": storage.locate("schedules")})
+
+
+class StoreClock:
+    """The time by the store: this machine's clock may be days off, and two services must agree."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._measured_s = -_CLOCK_S
+        self._store_s = 0.0
+
+    def __call__(self) -> datetime:
+        """Raises StorageError."""
+        now_s = time.monotonic()
+        if now_s - self._measured_s >= _CLOCK_S:
+            self._store_s, self._measured_s = store_time_s(self._storage), now_s
+        return datetime.fromtimestamp(self._store_s + now_s - self._measured_s, UTC)
+
+
+class Ran(NamedTuple):
+    """A run that came to its end."""
+
+    exit_code: int
+    log: str
+    """Where it is."""
+
+
+class Service:
+    """Runs what is due. All its state is in the store: another one, here or elsewhere, goes on in its place."""
+
+    def __init__(self, book: Book, now: Callable[[], datetime], launch: Launch | None = None) -> None:
+        self._book = book
+        self._now = now
+        self._launch = launch or launch_process
+        self._said = ""
+
+    def look(self) -> bool:
+        """Run the first schedule that is due; False: none was. What goes wrong is said once, and tried again later."""
+        try:
+            for planned in self._book.planned():
+                slot = planned.due(self._now())
+                if slot is not None and self._book.claim(planned.schedule, slot, who()):
+                    run_claimed(self._book, planned.schedule, slot, self._launch)
+                    return True
+        except MhimError as error:
+            self._say_once(str(error))
+            return False
+        self._say_once("; ".join(self._book.damaged.values()))
+        return False
+
+    def _say_once(self, message: str) -> None:
+        if message and message != self._said:
+            print(f"warning: {message}", file=sys.stderr, flush=True)
+        self._said = message
+
+
+def run_claimed(book: Book, schedule: Schedule, slot: Slot, launch: Launch, *, goes_on: bool = True) -> Ran:
+    """Run a claimed slot and keep how it ended. A KeyboardInterrupt stops the flow, is recorded, and raised again.
+
+    `goes_on`: an interrupted run is for the next service to go on with; False: it was cancelled, which is its end.
+    """
+    log = state_folder() / "schedules" / schedule.id / f"{slot.run}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{schedule.id}: run {slot.run} started: {schedule.command}; log: {log}", flush=True)
+
+    def beat() -> None:
+        with contextlib.suppress(StorageError):  # the flow itself will notice
+            book.beat(schedule, slot)
+
+    start_s = time.monotonic()
+    try:
+        code = launch(schedule, log, beat)
+    except KeyboardInterrupt:
+        seconds = time.monotonic() - start_s
+        if goes_on:
+            book.stop(schedule, slot, _tail(log))
+        else:
+            book.end(schedule, slot, ExitCode.INTERRUPTED, seconds, _tail(log))
+        print(f"{schedule.id}: run {slot.run} stopped after {seconds:.0f} s; log: {log}", flush=True)
+        raise
+    seconds = time.monotonic() - start_s
+    kept = book.end(schedule, slot, code, seconds, _tail(log))
+    print(f"{schedule.id}: run {slot.run} ended with exit code {code} after {seconds:.0f} s; log: {kept}", flush=True)
+    return Ran(code, kept)
+
+
+def launch_process(schedule: Schedule, log: Path, beat: Callable[[], None]) -> int:
+    """As `Launch`: a process of its own session, so that a Ctrl-C reaches it once, through us."""
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-P", "-m", "flows.cli", schedule.flow, *schedule.words]
+    with log.open("wb") as output:
+        try:
+            child = subprocess.Popen(
+                command,
+                cwd=schedule.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:  # the folder is not on this machine, or no process can be had
+            output.write(f"mhim: cannot start in {schedule.folder}: {error.strerror}\n".encode())
+            return ExitCode.BAD_INPUT
+        try:
+            return _wait(child, beat)
+        except KeyboardInterrupt:
+            _interrupt(child)
+            raise
+
+
+def _wait(child: subprocess.Popen[bytes], beat: Callable[[], None]) -> int:
+    """Its exit code; 137 for one that was killed, as shells say it."""
+    while True:
+        beat()
+        try:
+            code = child.wait(_BEAT_S)
+        except subprocess.TimeoutExpired:
+            continue
+        return code if code >= 0 else 128 - code
+
+
+def _interrupt(child: subprocess.Popen[bytes]) -> None:
+    """Ctrl-C for the flow; what does not end in time is killed, with all it started."""
+    with _deaf():
+        child.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_GRACE_S)
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+@contextlib.contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM is what Ctrl-C is."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Inside, a second Ctrl-C of an impatient person is not heard."""
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(kind, signal.SIG_IGN) for kind in kinds]
+    try:
+        yield
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
+
+
+def _tail(log: Path) -> bytes:
+    """The log's end, from a line's start."""
+    with log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _LOG_BYTES))
+        data = file.read()
+    return data if size <= _LOG_BYTES else data.partition(b"\n")[2]
+
+
+def who() -> str:
+    """For people: which service has it."""
+    return f"{socket.gethostname()}:{os.getpid()}"

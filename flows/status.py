@@ -1,0 +1,78 @@
+"""mhim flow status lung registry=…: how the steps of a pipeline or retraining stand, read from its records alone.
+
+Inputs: the records below `flows/` in the registry (or in the out= of a pipeline without one), from any machine that
+reaches it. Outputs: a line a step. Cost: a request or two a step; nothing of the flow is loaded.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from cluster.storage import open_storage
+from flows.config.lifecycle import FlowStatusConfig
+from flows.engine.records import FlowPlace, State, StepState, list_flows
+from flows.engine.result import FlowResult
+from mhim_core.errors import InputError, StorageError
+from mhim_core.registry.clock import store_time_s
+from mhim_core.storage import Storage
+
+FLOW_NAMES = ("pipeline", "retrain")
+
+
+def run(config: FlowStatusConfig) -> FlowResult:
+    """Raises InputError (2) where no such flow was ever started."""
+    storage = open_storage(config.registry)
+    places = [place for flow in FLOW_NAMES for place in islice(list_flows(storage, flow, config.name), config.last)]
+    if not places:
+        raise InputError(f"{storage.uri} has no records of a pipeline or retraining named {config.name}")
+    now_s = _now(storage)
+    for place in places:
+        print("\n".join(status_lines(place, place.states(now_s))))
+    return FlowResult(outputs={"records": storage.locate("flows")}, recomputed=False)
+
+
+def status_lines(place: FlowPlace, states: Sequence[StepState]) -> Iterator[str]:
+    """The flow in a heading, then a line a step."""
+    yield f"{place.flow} {place.name}  {place.uri}"
+    width = max(len(one.step) for one in states)
+    for one in states:
+        seconds = "" if one.seconds is None else f"{one.seconds:,.1f} s"
+        age = "" if one.age_s is None else f"{_duration(one.age_s)} ago"
+        tries = f"attempt {one.num_attempts}" if one.num_attempts > 1 else ""
+        line = f"  {one.step:<{width}}  {_word(one):<20} {seconds:>10}  {age:<16} {tries:<10} {_details(one)}"
+        yield line.rstrip()
+
+
+def _word(one: StepState) -> str:
+    if one.state is State.failed:
+        return f"failed, exit code {one.exit_code}"
+    if one.state is State.started:
+        return "started, no end"
+    return str(one.state) + (f", exit code {one.exit_code}" if one.exit_code else "")
+
+
+def _details(one: StepState) -> str:
+    cost = one.cost
+    numbers = [
+        f"{value:,} {what}"
+        for value, what in ((cost.num_slides, "slides"), (cost.num_tiles, "tiles"), (cost.num_bytes, "bytes"))
+        if value is not None
+    ]
+    if cost.device_seconds is not None:
+        numbers.append(f"{cost.device_seconds:,.1f} device-seconds")
+    return "; ".join(part for part in (one.note, ", ".join(numbers)) if part)
+
+
+def _duration(seconds: float) -> str:
+    """In its largest unit, whole."""
+    for unit, length_s in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length_s:
+            return f"{seconds // length_s:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _now(storage: Storage) -> float:
+    """By the storage's clock; where this reader may not write there, by its newest record: ages are then too small."""
+    try:
+        return store_time_s(storage)
+    except StorageError:
+        return max((entry.modified_s for entry in storage.list("flows")), default=0.0)

@@ -1,0 +1,1 @@
+"""A flow as a job of a cluster: its words, its tables, its first step."""

@@ -1,0 +1,257 @@
+"""A job's first step: does every node run this code, with what it needs, and reach every place that the flow names?
+
+What a node cannot reach is told before anything is spent, as one sentence and exit code 2; nodes that join later are
+not asked. `mhim submit` and the manifests in deploy/ set the variable that calls for it (`flows.commands.IN_JOB`).
+"""
+
+import os
+import socket
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from enum import Enum
+from functools import partial
+from typing import Any, NamedTuple
+
+from cluster.nodes import NodeId, ask_every_node
+from cluster.session import kept_alive, ray_session
+from cluster.shipping import Requirements, requirements, source_digest, unmet, versions
+from cluster.storage import open_storage, read_bytes
+from flows.config.keys import CohortKeys, DecodeKeys
+from flows.runs.cohort import load_cohort, slide_hint
+from flows.runs.folder import RUN
+from mhim_core.errors import ConfigError, NotFoundError, SlideError, StorageError
+from mhim_core.registry.names import is_reference
+
+DISTRIBUTION = "mhim"
+PACKAGES = ("flows", "mhim_core", "cluster")
+_OUTPUTS = ("out", "registry")
+_RUNS = ("run", "teacher", "warm_start")
+_LOCAL = ("encoder_weights",)
+_IN_EVERY_STORE = "feature_sets"
+_PROBES, _LEFT_BEHIND_S = "probe", 3600.0
+_ADVICE = "put them where every node sees them, or at s3://"
+_MAX_SLIDE_FOLDERS, _SLIDES_PER_FOLDER = 8, 3
+
+
+class Sight(Enum):
+    """What a node finds where a slide should be."""
+
+    SLIDE = 1
+    FOLDER = 2
+    """Its folder, or a bucket that answers: the slide itself is missing, which is that slide's failure."""
+    NOTHING = 3
+
+
+class Question(NamedTuple):
+    """What a node is asked."""
+
+    needed: Requirements
+    files: tuple[tuple[str, str], ...] = ()
+    """(key, address) of what must be readable."""
+    local: tuple[tuple[str, str], ...] = ()
+    """(key, path) of files and folders that must be readable on the node itself; they may be too large to be read
+    whole."""
+    folders: tuple[tuple[str, str, str], ...] = ()
+    """(key, address, prefix) of places that must hold something below the prefix; "": they must be there."""
+    outputs: tuple[tuple[str, str, str], ...] = ()
+    """(key, address, probe) of the places that must hold the driver's probe and take another."""
+    slides: tuple[str, ...] = ()
+
+
+class NodeState(NamedTuple):
+    """What a node answers."""
+
+    problem: str
+    """The first place it cannot reach and why, or requirement it does not meet; empty: none."""
+    versions: Mapping[str, str]
+    code: str
+    slides: tuple[Sight, ...]
+
+
+@contextmanager
+def first_step(config: Any) -> Iterator[None]:
+    """Check before the block runs the flow; it shares the connection to Ray. Raises ConfigError (exit 2).
+
+    A flow that runs without Ray meets its places itself; only the code's requirements are checked for it.
+    """
+    needed = requirements(DISTRIBUTION, __package__ or "flows")
+    if problem := unmet(needed):
+        raise ConfigError(f"this job's machine has {problem}; change the cluster's image")
+    on_nodes = hasattr(config, "ray_address")
+    with kept_alive() if on_nodes else nullcontext():
+        if on_nodes:
+            with ray_session(config.ray_address, config.local_cpus):
+                check_nodes(config, needed)
+        yield
+
+
+def check_nodes(config: Any, needed: Requirements) -> None:
+    """Ask every node of the connected cluster. Raises ConfigError naming the place and the node."""
+    written = (*_OUTPUTS, "store") if isinstance(config, DecodeKeys) else _OUTPUTS  # only what decodes adds features
+    outputs = tuple((key, uri, f"{_PROBES}/{uuid.uuid4().hex}") for key, uri in _given(config, written))
+    folders = [(key, uri, "") for key, uri in _given(config, ("slides_prefix",))]
+    folders += [(key, uri, _IN_EVERY_STORE) for key, uri in _given(config, ("store",)) if key not in written]
+    local = tuple(_given(config, _LOCAL))
+    question = Question(needed, tuple(_files(config)), local, tuple(folders), outputs, _slides(config))
+    try:
+        for key, uri, probe in outputs:
+            _put(key, uri, probe)
+            _sweep(uri, probe)
+        answers = ask_every_node(partial(look, question))
+    finally:
+        for _, uri, probe in outputs:
+            _remove(uri, probe)
+    judge(answers, look_here(question), question.slides)
+
+
+def look(question: Question) -> NodeState:
+    """What this node sees."""
+    seen: tuple[Sight, ...] = ()
+    problem = unmet(question.needed)
+    try:
+        for key, uri in question.files:
+            _read(key, uri)
+        for key, path in question.local:
+            _touch(key, path)
+        for key, uri, prefix in question.folders:
+            _enter(key, uri, prefix)
+        for key, uri, probe in question.outputs:
+            _share(key, uri, probe)
+        seen = tuple(map(_sight, question.slides))
+    except ConfigError as error:
+        problem = problem or str(error)
+    return look_here(question)._replace(problem=problem, slides=seen)
+
+
+def look_here(question: Question) -> NodeState:
+    """Versions and code of this process."""
+    return NodeState("", versions(question.needed), source_digest(PACKAGES), ())
+
+
+def judge(answers: Mapping[NodeId, NodeState], driver: NodeState, slides: tuple[str, ...]) -> None:
+    """Raises ConfigError with the first thing that keeps a node from doing its part."""
+    for node, state in answers.items():
+        if state.problem:
+            raise ConfigError(f"node {node}: {state.problem}")
+        if state.code != driver.code:
+            raise ConfigError(f"node {node} imports other code of {DISTRIBUTION} than the job's driver; use one image")
+        for name, version in state.versions.items():
+            if version != driver.versions[name]:
+                others = driver.versions[name]
+                raise ConfigError(f"node {node} has {name} {version} and the job's driver {others}; use one image")
+    for index, uri in enumerate(slides):
+        there = [node for node, state in answers.items() if state.slides[index] is Sight.SLIDE]
+        for node, state in answers.items():
+            if there and state.slides[index] is not Sight.SLIDE:
+                raise ConfigError(f"node {node}: {_absent(uri)}, though node {there[0]} sees them; {_ADVICE}")
+    if slides and all(one is Sight.NOTHING for state in answers.values() for one in state.slides):
+        raise ConfigError(f"node {next(iter(answers))}: {_absent(slides[0])}, nor on any other node; {_ADVICE}")
+
+
+def _absent(uri: str) -> str:
+    return f"slides of {os.path.dirname(uri)} are not there"
+
+
+def _files(config: Any) -> Iterator[tuple[str, str]]:
+    yield from _given(config, ("cohort", "labels"))
+    for key, uri in _given(config, _RUNS):
+        if is_reference(uri):  # a model of registry=, which is looked at as a place
+            continue
+        yield key, f"{uri.rstrip('/')}/{RUN}"
+
+
+def _given(config: Any, keys: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [(key, value) for key in keys if (value := getattr(config, key, ""))]
+
+
+def _slides(config: Any) -> tuple[str, ...]:
+    """A few slides of each of the first few folders; none for a flow that reads features alone."""
+    if not (isinstance(config, CohortKeys) and isinstance(config, DecodeKeys)):
+        return ()
+    folders: dict[str, list[str]] = {}
+    for row in load_cohort(config.cohort, with_files=False).cohort.rows:
+        folder = os.path.dirname(row.uri)
+        if folder in folders or len(folders) < _MAX_SLIDE_FOLDERS:
+            folders.setdefault(folder, []).append(row.uri)
+    return tuple(uri for slides in folders.values() for uri in slides[:_SLIDES_PER_FOLDER])
+
+
+def _put(key: str, uri: str, probe: str) -> None:
+    try:
+        open_storage(uri).put(probe, b"probe")
+    except StorageError as error:
+        here = socket.gethostname()
+        raise ConfigError(f"the job's driver on {here} cannot use {key}={uri}: {error}") from error
+
+
+def _remove(uri: str, probe: str) -> None:
+    with suppress(StorageError):  # it could not be written either, and that is told
+        open_storage(uri).delete(probe)
+
+
+def _sweep(uri: str, probe: str) -> None:
+    """Remove what first steps that were killed left behind; how long ago is counted on the store's clock."""
+    with suppress(StorageError):  # who may not list or delete here may still run the flow
+        storage = open_storage(uri)
+        written_s = {entry.key: entry.modified_s for entry in storage.list(_PROBES)}
+        now_s = written_s.get(probe, 0.0)
+        for key, modified_s in written_s.items():
+            if now_s - modified_s > _LEFT_BEHIND_S:
+                storage.delete(key)
+
+
+def _touch(key: str, path: str) -> None:
+    try:
+        if os.path.isdir(path):
+            os.listdir(path)
+        else:
+            with open(path, "rb") as file:
+                file.read(1)
+    except OSError as error:
+        raise ConfigError(
+            f"{key}={path} cannot be read here: {error.strerror}; put it at the same path of every node"
+        ) from error
+
+
+def _read(key: str, uri: str) -> None:
+    try:
+        read_bytes(uri)
+    except StorageError as error:
+        raise ConfigError(f"{key}: {error}; put it where every node sees it, or at s3://") from error
+
+
+def _enter(key: str, uri: str, prefix: str) -> None:
+    try:
+        by_name = not prefix and "://" not in uri  # listing a folder would walk all of it
+        there = os.path.isdir(uri) if by_name else next(open_storage(uri).list(prefix), None) is not None
+    except StorageError as error:
+        raise ConfigError(f"{key}={uri} cannot be used: {error}") from error
+    if not there:
+        raise ConfigError(f"{key}={uri} is not there; {_ADVICE}")
+
+
+def _share(key: str, uri: str, probe: str) -> None:
+    """The place must be the driver's very own, and take what this node writes."""
+    storage = open_storage(uri)
+    mine = f"{probe}-{uuid.uuid4().hex}"
+    try:
+        storage.get(probe)
+        storage.put(mine, b"probe")
+        storage.delete(mine)
+    except NotFoundError:
+        raise ConfigError(
+            f"{key}={uri} is not the driver's: put it where every node sees the same folder, or at s3://"
+        ) from None
+    except StorageError as error:
+        raise ConfigError(f"{key}={uri} cannot be used: {error}") from error
+
+
+def _sight(uri: str) -> Sight:
+    try:
+        slide_hint(uri)
+    except (SlideError, NotFoundError):
+        return Sight.FOLDER if "://" in uri or os.path.isdir(os.path.dirname(uri)) else Sight.NOTHING
+    except StorageError as error:
+        raise ConfigError(f"slides of {os.path.dirname(uri)}: {error}") from error
+    return Sight.SLIDE

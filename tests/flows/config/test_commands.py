@@ -1,0 +1,216 @@
+"""Every key is documented, bounded and refused by name; a config is valid from the moment it exists."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import pytest
+
+from flows.commands import FLOWS, config_class
+from flows.config.commands import (
+    CheckConfig,
+    DemoConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    PredictConfig,
+    ReportConfig,
+    TrainConfig,
+)
+from flows.config.keys import part
+from flows.config.words import Key, keys_of, parse
+from mhim_core.cohort.options import SplitOptions
+from mhim_core.errors import ConfigError
+from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.outcome import reconcile
+from mhim_core.slides.spec import SlidePolicy, TileSpec
+from mhim_core.train.options import FitExecution, FitOptions
+from mhim_core.types import FailureReason, SlideId, Status, StatusRow
+
+CONFIGS = {name: config_class(name) for name in FLOWS}
+ALL_KEYS = [(name, key) for name, config in CONFIGS.items() for key in keys_of(config).values()]
+UNBOUNDED = {
+    "seed",  # every whole number is one
+    *("target_mpp", "tile_px", "overlap_px", "min_tissue"),  # of train: a choice among what the store holds
+}
+
+OUT_OF_RANGE = {
+    CheckConfig: {
+        "target_mpp": ["0.04", "20.1", "-0.5", "0"],
+        "tile_px": ["15", "4097", "0", "-256", "9999999999999999999999"],
+        "overlap_px": ["-1", "256"],
+        "min_tissue": ["-0.01", "1.01"],
+        "max_upsample": ["0.99", "-1"],
+        "default_mpp": ["0", "0.04", "21", "-1"],
+        "max_failed_fraction": ["-0.1", "1.1"],
+    },
+    EmbedConfig: {
+        "local_cpus": ["0", "-2"],
+        "embed_actors": ["0"],
+        "gpus_per_actor": ["-0.5"],
+        "slides_per_call": ["0"],
+        "decode_timeout_s": ["0", "-1"],
+    },
+    TrainConfig: {
+        "folds": ["0", "-1"],
+        "val_fraction": ["0", "1", "-0.2"],
+        "test_fraction": ["0", "1", "1.5"],
+        "aggregator": ["transmil9", "", "ABMIL"],
+        "embed_dim": ["0", "-8"],
+        "dropout": ["-0.1", "1", "2"],
+        "high_mask_ratio": ["-0.01", "1.01"],
+        "high_mask_subsample": ["0", "1.1"],
+        "random_mask_ratio": ["-0.1", "1"],
+        "recycle_queries": ["0"],
+        "recycle_momentum": ["-0.1", "1.1"],
+        "recycle_dropout": ["-0.1", "1"],
+        "temperature": ["0", "-1"],
+        "consistency_weight": ["-1"],
+        "ema_momentum": ["automatic", "1.1", "-0.1", "nan", ""],
+        "v1_random_mask_ratio": ["-0.1", "1.1"],
+        "v1_low_mask_ratio": ["-0.1", "1.1"],
+        "epochs": ["0", "-1"],
+        "learning_rate": ["0", "-1e-4", "1e-8"],
+        "min_learning_rate": ["-1e-9", "1"],
+        "weight_decay": ["-1e-5"],
+        "patience": ["-1"],
+        "patience_from_epoch": ["-1"],
+        "global_batch": ["0"],
+        "checkpoint_every": ["-1"],
+        "workers": ["0", "2"],
+        "gpus_per_worker": ["-1"],
+        "threads_per_worker": ["0"],
+        "cache_gib": ["-0.1"],
+        "ray_address": ["ray://head:10001", "http://head:8265", "https://head:8265", "head", "", "head:port", "LOCAL"],
+    },
+    EvaluateConfig: {"bootstrap_replicates": ["-1"]},
+    PredictConfig: {"max_heatmaps": ["-1"], "top_tiles": ["-1"], "tile_px": []},
+    ReportConfig: {"max_heatmaps": ["-1"], "top_tiles": ["-1"]},
+    DemoConfig: {
+        "out": ["", "s3://bucket/demo"],
+        "num_slides": ["11", "-1"],
+        "num_new": ["1"],
+        "folds": ["0"],
+        "epochs": ["0"],
+        "aggregator": ["transmil9"],
+        "ray_address": ["ray://head:10001"],
+    },
+}
+BAD_WORDS = [
+    (kind, key, value) for kind, keys in OUT_OF_RANGE.items() for key, values in keys.items() for value in values
+]
+
+
+def needed(config: type) -> list[str]:
+    return [key.name for key in keys_of(config).values() if key.required]
+
+
+def made(config: type, **values: Any) -> Any:
+    """The config itself: reading words is the business of test_overrides."""
+    return config(**dict.fromkeys(needed(config), "x") | values)
+
+
+@pytest.mark.parametrize(("name", "key"), ALL_KEYS, ids=lambda one: one.name if isinstance(one, Key) else one)
+def test_every_key_is_documented_and_of_a_kind_that_people_can_type(name: str, key: Key) -> None:
+    assert key.doc.endswith(".")
+    assert key.doc[0] != " "
+    assert key.kind in (int, float, str, bool, tuple) or issubclass(key.kind, Enum)
+    if key.optional:
+        assert key.default is None
+        assert "none" in key.doc or "null" in key.doc, "say what leaving it out means"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_preset_of_a_command_gives_the_defaults_of_its_config(name: str) -> None:
+    config = CONFIGS[name]
+    preset = name.replace(" ", "_").replace("-", "_")
+    assert parse(config, [f"{key}=x" for key in needed(config)], preset=preset) == made(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "value"), BAD_WORDS, ids=lambda one: getattr(one, "__name__", one) or "empty"
+)
+def test_a_value_out_of_range_is_refused_by_name_in_one_sentence(config: type, key: str, value: str) -> None:
+    kind = keys_of(config)[key].kind
+    with pytest.raises(ConfigError) as caught:
+        made(config, **{key: kind(value)})
+    message = str(caught.value)
+    assert key in message
+    assert "\n" not in message
+    assert "traceback" not in message.lower()
+    assert len(message) > len(key) + len(value) + 12, "says what to set"
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, key in ALL_KEYS if key.kind in (int, float)])
+def test_every_numeric_key_has_a_lower_bound(name: str, key: Key) -> None:
+    if key.name in UNBOUNDED and (name == "train" or key.name == "seed"):
+        made(CONFIGS[name], **{key.name: key.kind(-1)})
+    else:
+        with pytest.raises(ConfigError, match=key.name):
+            made(CONFIGS[name], **{key.name: key.kind(-1)})
+
+
+@pytest.mark.parametrize(
+    "kind", [TileSpec, SlidePolicy, SplitOptions, ModelOptions, MhimOptions, FitOptions, FitExecution]
+)
+def test_numbers_that_are_none_are_refused_by_every_option_class(kind: Callable[..., Any]) -> None:
+    for field in dataclasses.fields(kind):
+        if isinstance(field.default, float):
+            with pytest.raises(ConfigError, match=field.name):
+                kind(**{field.name: float("nan")})
+
+
+def test_more_workers_than_bags_in_a_step_are_refused_with_both_remedies() -> None:
+    with pytest.raises(ConfigError, match=r"workers=4 is more than global_batch=2.*set workers=2, or global_batch=4"):
+        made(TrainConfig, workers=4, global_batch=2)
+    assert made(TrainConfig, workers=4, global_batch=4).workers == 4
+
+
+@pytest.mark.parametrize("name", ["embed", "train", "predict", "demo"])
+@pytest.mark.parametrize(
+    ("address", "advice"),
+    [
+        ("ray://head:10001", r"ray_address=head:6379|ray_address=host:6379"),
+        ("http://head:8265", r"mhim submit"),
+        ("head", r"local, auto or host:port"),
+    ],
+)
+def test_addresses_of_ray_that_cannot_work_are_refused_with_advice(name: str, address: str, advice: str) -> None:
+    with pytest.raises(ConfigError, match=advice):
+        made(CONFIGS[name], ray_address=address)
+
+
+@pytest.mark.parametrize("address", ["local", "auto", "head:6379", "10.0.0.1:6379"])
+def test_addresses_of_ray_that_can_work_are_taken(address: str) -> None:
+    assert made(EmbedConfig, ray_address=address).ray_address == address
+
+
+def test_a_part_cut_out_of_a_config_holds_its_values_alone() -> None:
+    config = made(CheckConfig, tile_px=128, max_upsample=2.0)
+    assert part(config, TileSpec) == TileSpec(tile_px=128)
+    assert part(config, SlidePolicy) == SlidePolicy(max_upsample=2)
+
+
+@pytest.mark.parametrize(("num_failed", "code", "with_partial_ok"), [(0, 0, 0), (1, 3, 0), (2, 4, 4)])
+def test_partial_ok_takes_some_failed_slides_for_a_success_and_too_many_for_none(
+    num_failed: int, code: int, with_partial_ok: int
+) -> None:
+    ids = [SlideId(f"s{number}") for number in range(10)]
+    reason = FailureReason.OPEN
+    rows = [StatusRow(one, Status.OK) for one in ids[num_failed:]]
+    outcome = reconcile(ids, rows + [StatusRow(one, Status.FAILED, reason) for one in ids[:num_failed]])
+    for config in (EmbedConfig, CheckConfig, PredictConfig):
+        assert made(config).exit_code_of(outcome) == code
+        assert made(config, partial_ok=True).exit_code_of(outcome) == with_partial_ok
+
+
+def test_configs_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made(EvaluateConfig).run = "other"
+
+
+def test_every_command_has_a_module_with_a_function_that_takes_its_config() -> None:
+    for name, flow in FLOWS.items():
+        run = getattr(importlib.import_module(f"flows.{flow.module}"), flow.function)
+        assert run.__annotations__["config"] is CONFIGS[name]
