@@ -117,8 +117,8 @@ A first run on your own slides, from one table (columns slide_id, path, patient_
   mhim report   run=runs/first
 
 Exit codes: 0 ok · 1 unexpected · 2 bad configuration or input · 3 some slides failed, within max_failed_fraction ·
-            4 more failed · 5 conflict with another run or store · 6 storage or a job's cluster unreachable, disk or memory full ·
-            130 interrupted"""
+            4 more failed · 5 conflict with another run or store · 6 storage, or a job's cluster, unreachable, or disk
+            or memory full · 130 interrupted"""
 
 
 def _flow_help(name: str) -> str:

@@ -21,6 +21,7 @@ from flows.prediction.warm_start import check_start, find_start, take_start
 from flows.runs.cohort import load_cohort
 from flows.runs.folder import Run, cohort_identity, pinned_start, pinned_teachers, read_run, start_run, versions
 from flows.runs.progress import METRIC_TITLES, FitProgress
+from flows.runs.store_place import recorded_places
 from flows.runs.training_data import TrainingData, choose_features, choose_manifest, training_data
 from mhim_core.cohort.options import SplitOptions, TaskOptions
 from mhim_core.cohort.splits import Split
@@ -91,7 +92,7 @@ def open_run(
         identity["mhim"] = part(config, MhimOptions)
     record = {
         "identity": identity,
-        "store": open_storage(config.store).uri,
+        **recorded_places(open_storage(config.out), open_storage(config.store)),
         "manifest": {"version": manifest.ref.version, "sha256": manifest.ref.sha256},
         "encoder": feature_set.encoder,
         "tiling": feature_set.tiling,
@@ -108,7 +109,8 @@ def open_run(
     _check_plan(config, data)
     if config.warm_start:
         plain = plain | _started(config, plain, data.task, feature_set)
-    return start_run(open_storage(config.out), plain, data.slides, data.splits, teachers)
+    run = start_run(open_storage(config.out), plain, data.slides, data.splits, teachers)
+    return dataclasses.replace(run, named_store=config.store)
 
 
 def _started(config: TrainConfig, record: dict[str, Any], task: Task, feature_set: FeatureSet) -> dict[str, Any]:
@@ -184,7 +186,7 @@ def take_teachers(given: Run, config: TrainConfig) -> None:
     names = [fit_name(seed, split.fold, Stage.plain) for seed in given.seeds for split in given.splits]
     missing = [name for name in names if read_result(given.storage, name) is None]
     if missing:
-        other = read_run(config.teacher)
+        other = read_run(config.teacher, spare_store=config.store)
         for name in missing:
             import_stage_one(other.storage, given.storage, name)
 
@@ -197,7 +199,7 @@ def _teacher_digests(config: TrainConfig, wanted: dict[str, Any], manifest: Mani
     """
     from mhim_core.train.results import read_result
 
-    other = read_run(config.teacher)
+    other = read_run(config.teacher, spare_store=config.store)
     same = {"cohort": "slides, targets or folds", "task": "task", "feature_set": "features", "model": "model options"}
     differing = [what for key, what in same.items() if other.identity[key] != wanted[key]]
     if other.record["manifest"]["sha256"] != manifest.ref.sha256:

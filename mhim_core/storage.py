@@ -157,7 +157,7 @@ _AT_FDCWD = -100
 
 
 def _publish_if_absent(temporary: str, path: Path) -> None:
-    """Give the file its name unless that is taken (FileExistsError). Raises OSError; StorageError where there is no way.
+    """Give the file its name unless that is taken (FileExistsError). Raises OSError; StorageError where nothing can.
 
     Atomic either way; a plain rename would overwrite silently.
     """

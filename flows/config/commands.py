@@ -22,6 +22,7 @@ from flows.config.keys import (
     ProtocolKeys,
     RayKeys,
     RunKeys,
+    RunStoreKeys,
     StoreKeys,
     WorkersFit,
     check_least,
@@ -150,7 +151,8 @@ class PredictConfig(
     registry: str = ""
     """With model=: its registry, a folder or s3://bucket/prefix; otherwise unused."""
     store: str = ""
-    """The feature store of the new slides; empty: the run's, or with model= the folder features/ in out=."""
+    """The feature store of the new slides; empty: the run's where it lies as the run recorded it, seen from the run's
+    folder, else (and with model=) the folder features/ in out=."""
 
     def check_source(self) -> None:
         """ConfigError unless there is one source of models."""
@@ -255,7 +257,7 @@ class ConvertConfig(FlowConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig(FlowConfig, PluginFile):
+class CompareConfig(FlowConfig, PluginFile, RunStoreKeys):
     """mhim compare: paired differences between models that held out the same bags."""
 
     runs: str

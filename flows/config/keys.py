@@ -195,7 +195,15 @@ class OutKeys:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunKeys:
+class RunStoreKeys:
+    """Execution: where a run's features lie, which changes no result."""
+
+    store: str = ""
+    """The store that holds the run's features by now; empty: where the run recorded it, seen from the run's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunKeys(RunStoreKeys):
     run: str
     """The training run: the out= of mhim train."""
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flows.config.keys import FlowConfig, PluginFile
+from flows.config.keys import FlowConfig, PluginFile, RunStoreKeys
 from flows.config.tracking import TrackingKeys
 from mhim_core.errors import ConfigError
 from mhim_core.registry.names import check_name
@@ -31,7 +31,7 @@ class ModelShowConfig(FlowConfig, RegistryKeys):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelRegisterConfig(FlowConfig, TrackingKeys, PluginFile, RegistryKeys):
+class ModelRegisterConfig(FlowConfig, TrackingKeys, PluginFile, RegistryKeys, RunStoreKeys):
     """mhim model register: a finished run becomes a model of the registry."""
 
     name: str

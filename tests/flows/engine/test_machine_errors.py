@@ -9,7 +9,16 @@ import pytest
 from flows.engine.machine_errors import machine_error
 from mhim_core.types import ExitCode
 
-MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENOMEM, errno.EIO, errno.ETIMEDOUT)
+MACHINE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EMFILE,
+    errno.ENOMEM,
+    errno.EIO,
+    errno.ETIMEDOUT,
+)
 
 
 @pytest.mark.parametrize("code", MACHINE, ids=errno.errorcode.get)

@@ -20,7 +20,9 @@ def clam(num_classes: int, *, multi: bool, gate: int = 3, spread: bool = False) 
     shapes = {f"{net}0": (DIM, D_IN), f"{net}{gate}.attention_a.0": (WIDTH, DIM)}
     shapes |= {f"{net}{gate}.attention_b.0": (WIDTH, DIM)}
     shapes |= {f"{net}{gate}.attention_c": (num_classes if multi else 1, WIDTH)}
-    shapes |= {f"classifiers.{c}": (1, DIM) for c in range(num_classes)} if multi else {"classifiers": (num_classes, DIM)}
+    shapes |= (
+        {f"classifiers.{c}": (1, DIM) for c in range(num_classes)} if multi else {"classifiers": (num_classes, DIM)}
+    )
     shapes |= {f"instance_classifiers.{c}": (2, DIM) for c in range(num_classes)}
     draws = torch.Generator().manual_seed(7)
     tensors = {}
@@ -86,7 +88,7 @@ def test_what_clam_does_not_have_is_named(change: dict[str, Tensor], named: str)
 def test_what_is_missing_is_named() -> None:
     tensors = clam(2, multi=False)
     del tensors["classifiers.bias"]
-    with pytest.raises(InputError, match="missing tensors.*classifiers.bias"):
+    with pytest.raises(InputError, match=r"missing tensors.*classifiers\.bias"):
         from_clam(tensors)
 
 
