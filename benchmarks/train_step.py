@@ -12,7 +12,8 @@ import torch
 
 from mhim_core.mil.options import MhimOptions, ModelOptions
 from mhim_core.task import ClassTarget, Task, TaskKind, fit_task
-from mhim_core.train.checkpoint import LoadedModel, ModelCard
+from mhim_core.train.card import ModelCard
+from mhim_core.train.checkpoint import LoadedModel
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.objective import make_label
 from mhim_core.train.options import FitOptions

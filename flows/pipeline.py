@@ -31,8 +31,8 @@ from flows.config.tracking import TrackingKeys
 from flows.engine.records import FlowPlace, StepOutput
 from flows.engine.result import FlowResult
 from flows.engine.runner import Patience, Step, StepCall, run_steps
-from flows.lifecycle.discover import Snapshot, contents_of, read_features, snapshot
-from flows.lifecycle.gate_steps import SUPERSEDED, Against, assess_step, judge_step, promote_step, register_step
+from flows.lifecycle.discover import contents_of, read_features
+from flows.lifecycle.gate_steps import SUPERSEDED, assess_step, judge_step, promote_step, register_step
 from flows.lifecycle.training_steps import (
     CalledFlows,
     ModelWork,
@@ -48,10 +48,12 @@ from mhim_core.cohort.options import TaskOptions
 from mhim_core.cohort.tasks import infer_task
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConflictError
-from mhim_core.fingerprint import fingerprint
+from mhim_core.fingerprint import fingerprint, to_plain
 from mhim_core.registry.holdout import freeze
+from mhim_core.registry.occasion import Against
 from mhim_core.registry.options import GateOptions, HoldoutOptions
 from mhim_core.registry.promotions import history
+from mhim_core.registry.snapshot import Snapshot, snapshot
 from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet
@@ -159,7 +161,7 @@ def _holdout_step(work: ModelWork, registry: Storage) -> Step:
             note += f", as they were before ({stands}): a holdout is frozen once"
         return StepOutput(identity={"holdout": frozen.fingerprint}, note=note)
 
-    return Step("holdout", {"name": work.name, "task": dataclasses.asdict(task_options)}, run, ("embed",))
+    return Step("holdout", {"name": work.name, "task": to_plain(task_options)}, run, ("embed",))
 
 
 def _model_steps(work: ModelWork, registry: Storage) -> list[Step]:

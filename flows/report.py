@@ -118,7 +118,7 @@ def _training(given: Run) -> dict[str, Any]:
 
 
 def _cohort(given: Run, metrics: dict[str, Any]) -> CohortSummary:
-    entries = given.manifest().entries
+    entries = given.manifest.entries
     excluded = given.record["excluded"]
     members = [entries[slide.slide_id] for slide in given.slides]
     num_left_out = excluded["not embedded"] + excluded["without tissue"]

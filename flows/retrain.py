@@ -23,12 +23,7 @@ from flows.config.words import keys_of
 from flows.engine.records import FlowPlace, StepOutput, list_flows
 from flows.engine.result import FlowResult
 from flows.engine.runner import Patience, Step, StepCall, run_steps
-from flows.lifecycle.assessments import judged_base, read_claim
-from flows.lifecycle.discover import (
-    is_labelled,
-    read_features,
-    with_prefix,
-)
+from flows.lifecycle.discover import read_features, with_prefix
 from flows.lifecycle.gate_steps import (
     SUPERSEDED,
     assess_step,
@@ -48,16 +43,20 @@ from flows.lifecycle.training_steps import (
     settled,
     train_step,
 )
-from flows.lifecycle.trigger import Occasion, as_before, discover, made_from, num_waiting
+from flows.lifecycle.trigger import as_before, discover, made_from, num_waiting
 from flows.prediction.predictor import Predictor, predictor_of_model
 from flows.runs.cohort import load_cohort
-from mhim_core.errors import ConfigError, ConflictError, InputError
+from mhim_core.errors import ConfigError, ConflictError, InputError, IntegrityError
 from mhim_core.evaluation.row_metrics import metrics_of
-from mhim_core.fingerprint import fingerprint
+from mhim_core.fingerprint import fingerprint, neutral_values
+from mhim_core.mil.options import ModelOptions
+from mhim_core.registry.claims import judged_base, read_claim
+from mhim_core.registry.occasion import Occasion
 from mhim_core.registry.options import GateOptions
 from mhim_core.registry.promotions import Promotion, champion
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.train.sections import known_options
 
 FLOW = "retrain"
 _MAX_ROUNDS = 4
@@ -98,7 +97,7 @@ def _retrain(config: RetrainConfig, registry: Storage, patience: Patience) -> Fl
         print(f"nothing to do: {words}", flush=True)
         occasion = occasion._replace(words=words, trains=False, embeds=num_waiting(work, features) > 0)
     work = _another_seed(work, config, occasion)
-    others = fingerprint(sorted((row.slide_id, row.uri) for row in work.given.cohort.rows if not is_labelled(row)))
+    others = fingerprint(sorted((row.slide_id, row.uri) for row in work.given.cohort.rows if not row.is_labelled))
     inputs = occasion.inputs(_keys(config, work), others)
     work = work.at(fingerprint(inputs))
     steps = _steps(work, registry, occasion, present)
@@ -195,7 +194,8 @@ def _complete(place: FlowPlace, config: RetrainConfig, patience: Patience) -> Fl
     """What comes after a judgement, which alone is followed; None where its champion was replaced meanwhile."""
     print(f"{config.name}: a retraining was cut off after its judgement, and is completed", flush=True)
     known = {step: one.output for step, one in place.done_steps().items() if step not in ("promote", "assess")}
-    steps = [promote_step(place, place.storage, judged_base(place, known["judge"])), assess_step(place, config)]
+    base = judged_base(place.storage, place.folder, known["judge"].identity["assessment"])
+    steps = [promote_step(place, place.storage, base), assess_step(place, config)]
     return _unless_superseded(place, settled(run_steps(place, steps, patience, known), config))
 
 
@@ -252,10 +252,10 @@ def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWo
 def champion_keys(model: Predictor) -> dict[str, Any]:
     """The keys of `mhim train` that made a registered model."""
     kinds = keys_of(TrainConfig)
-    flat: dict[str, Any] = {}
-    for name, value in model.card.recipe.items():
-        flat |= value if isinstance(value, dict) else {name: value}
+    flat = known_options(model.card.recipe, model.words)
     seeds = flat.pop("seeds")
+    if unknown := sorted(flat.keys() - kinds.keys()):
+        raise IntegrityError(f"{model.words} was made with {', '.join(unknown)}, which this version of mhim lacks")
     found = {}
     for name, value in flat.items():
         kind = kinds[name].kind
@@ -284,7 +284,7 @@ def _check_start(model: Predictor, keys: dict[str, Any]) -> None:
         )
     if missing := sorted(wanted - seeds):
         raise ConfigError(f"warm_start=true: {model.words} has no model of the seeds {', '.join(map(str, missing))}")
-    made = model.card.recipe["model"]
+    made = {**neutral_values(ModelOptions), **model.card.recipe["model"]}
     if changed := sorted(key for key, value in made.items() if keys[key] != value):
         raise ConfigError(f"warm_start=true: weights of {model.words} do not fit another {', '.join(changed)}")
 

@@ -20,10 +20,10 @@ from flows.mlflow_mirror.send import mirror_run
 from flows.prediction.warm_start import check_start, find_start, take_start
 from flows.runs.cohort import load_cohort
 from flows.runs.folder import Run, cohort_identity, pinned_start, pinned_teachers, read_run, start_run, versions
+from flows.runs.identity import run_identity
 from flows.runs.progress import METRIC_TITLES, FitProgress
 from flows.runs.store_place import recorded_places
 from flows.runs.training_data import TrainingData, choose_features, choose_manifest, training_data
-from mhim_core.cohort.options import SplitOptions, TaskOptions
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import Cohort
 from mhim_core.cohort.tasks import BagMembers, bags_in, make_bags
@@ -76,22 +76,8 @@ def open_run(
     config: TrainConfig, cohort: Cohort, feature_set: FeatureSet, manifest: Manifest, data: TrainingData
 ) -> Run:
     """Found the run or resume it: slides with a target and tiles, their splits, the pinned manifest."""
-    identity: dict[str, Any] = {
-        "method": config.method,
-        "model": part(config, ModelOptions),
-        "fit": part(config, FitOptions),
-        "seeds": seeds_of(config),
-        "splits": part(config, SplitOptions),
-        "target": part(config, TaskOptions),
-        "task": data.task,
-        "feature_set": feature_set.fingerprint,
-    }
-    if not config.gpus_per_worker:
-        identity["threads_per_worker"] = config.threads_per_worker  # a sum's last bits depend on it
-    if config.method is Method.mhim:
-        identity["mhim"] = part(config, MhimOptions)
     record = {
-        "identity": identity,
+        "identity": run_identity(config, seeds_of(config), data.task, feature_set.fingerprint),
         **recorded_places(open_storage(config.out), open_storage(config.store)),
         "manifest": {"version": manifest.ref.version, "sha256": manifest.ref.sha256},
         "encoder": feature_set.encoder,
@@ -237,7 +223,7 @@ def fit_all(given: Run, plan: TrainPlan, config: TrainConfig) -> Any:
 
     used = {bag.bag_id for fit in plan.fits for bag in (*fit.train, *fit.validation)}
     members = {bag.bag_id: bag.slide_ids for bag in given.bags if bag.bag_id in used}
-    manifest = given.manifest().entries
+    manifest = given.manifest.entries
     entries = {slide_id: manifest[slide_id] for slide_ids in members.values() for slide_id in slide_ids}
     plugin = config.plugin()
     payload = FitPayload(

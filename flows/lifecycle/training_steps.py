@@ -15,22 +15,22 @@ from typing import Any, NamedTuple
 
 from cluster.storage import open_storage
 from flows.config.commands import EmbedConfig, EvaluateConfig, ReportConfig, TrainConfig
-from flows.config.keys import Method, TrainExecution, part
+from flows.config.keys import TrainExecution, part
 from flows.config.lifecycle import PipelineConfig, RetrainConfig
 from flows.engine.records import Cost, FlowPlace, StepOutput
 from flows.engine.result import FlowResult
 from flows.engine.runner import Step, StepCall
-from flows.lifecycle.discover import is_labelled, read_features
+from flows.lifecycle.discover import read_features
 from flows.mlflow_mirror.send import with_file
 from flows.runs.cohort import CohortInput
 from flows.runs.embed_report import Embedded
 from flows.runs.evaluation import read_metrics
 from flows.runs.folder import Run, read_run
-from mhim_core.cohort.options import SplitOptions, SplitScheme, TaskOptions
+from flows.runs.identity import keys_identity
+from mhim_core.cohort.options import SplitScheme
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.embed.card import EncoderCard
-from mhim_core.fingerprint import canonical_json, fingerprint, sha256
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.fingerprint import canonical_json, fingerprint, sha256, stated, to_plain
 from mhim_core.outcome import Outcome
 from mhim_core.registry.holdout import read_holdout, split_off
 from mhim_core.registry.options import GateOptions
@@ -38,7 +38,6 @@ from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.tables import write_parquet
-from mhim_core.train.options import FitOptions
 from mhim_core.types import ExitCode, Status
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]")
@@ -75,7 +74,7 @@ class ModelWork:
     place: FlowPlace
     """Where records lie; its name is the model's."""
     registry: Storage | None
-    starts_from: str = ""
+    starts_from: str = dataclasses.field(default="", metadata={"neutral": ""})
     """The version whose weights the model itself starts from; empty: it starts anew."""
 
     @property
@@ -88,7 +87,7 @@ class ModelWork:
 
     @property
     def labelled(self) -> tuple[CohortRow, ...]:
-        return tuple(row for row in self.given.cohort.rows if is_labelled(row))
+        return tuple(row for row in self.given.cohort.rows if row.is_labelled)
 
     def identity(self) -> dict[str, Any]:
         """Of the training's keys, as the run's own: plain JSON."""
@@ -96,7 +95,8 @@ class ModelWork:
         return keys_identity(config) | {"folds": self.folds} | self.start_identity()
 
     def start_identity(self) -> dict[str, str]:
-        return {"starts_from": self.starts_from} if self.starts_from else {}
+        """What a warm start adds to the final training's."""
+        return stated(ModelWork, {"starts_from": self.starts_from})
 
     @cached_property
     def tracking(self) -> dict[str, Any]:
@@ -148,25 +148,6 @@ class ModelWork:
         return self.work.locate(key)
 
 
-def keys_identity(config: TrainConfig) -> dict[str, Any]:
-    """The keys that identify a training, but for its folds."""
-    splits = part(config, SplitOptions)
-    found = {
-        "method": config.method,
-        "model": part(config, ModelOptions),
-        "mhim": part(config, MhimOptions) if config.method is Method.mhim else None,
-        "fit": part(config, FitOptions),
-        "seeds": config.seeds,
-        "splits": {"val_fraction": splits.val_fraction, "test_fraction": splits.test_fraction},
-        "scheme": splits.scheme,
-        "split_files": config.split_files,
-        "teacher": config.teacher,
-        "target": part(config, TaskOptions),
-    }
-    plain: dict[str, Any] = json.loads(canonical_json(found))
-    return plain
-
-
 def rows_digest(rows: Sequence[CohortRow]) -> str:
     """Of what training takes from these rows; where their files lie is no part of it."""
     return fingerprint(sorted(row._replace(uri="", row=0) for row in rows))
@@ -195,7 +176,7 @@ def embed_step(work: ModelWork, data: str) -> Step:
         "feature_set": work.feature_set.fingerprint,
         "data": data,
         "rows": rows_digest(work.given.cohort.rows),
-        "policy": dataclasses.asdict(part(work.config, SlidePolicy)),
+        "policy": to_plain(part(work.config, SlidePolicy)),
     }
     return Step("embed", inputs, run)
 
@@ -289,7 +270,7 @@ def _embed_cost(outcome: Outcome) -> Cost:
 
 
 def _training_cost(given: Run, device_seconds: float) -> Cost:
-    entries = given.manifest().entries
+    entries = given.manifest.entries
     used = [entries[slide.slide_id] for slide in given.slides]
     return Cost(
         num_slides=len(used),

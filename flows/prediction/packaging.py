@@ -11,6 +11,7 @@ from mhim_core.errors import InputError
 from mhim_core.evaluation.calibration import Temperature, Threshold, choose
 from mhim_core.registry.card import Member, RegistryCard, TrainedOn
 from mhim_core.task import ClassTarget
+from mhim_core.train.card import INTENDED_USE
 from mhim_core.train.results import FitResult, read_model
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
@@ -58,8 +59,6 @@ def run_card(
     holdout: Mapping[str, Any] | None = None,
 ) -> RegistryCard:
     """The card that these fits have as one model. Cost: one pass over their validation bags."""
-    from mhim_core.train.checkpoint import INTENDED_USE
-
     source = given.bag_source()
     return RegistryCard(
         task=given.task,
@@ -81,7 +80,7 @@ def run_card(
 
 def trained_on(given: Run, folds: set[int]) -> TrainedOn:
     """Whom the models of these folds learned from, or were chosen by, and whom the model did that they started from."""
-    entries, rows = given.manifest().entries, {row.slide_id: row for row in given.slides}
+    entries, rows = given.manifest.entries, {row.slide_id: row for row in given.slides}
     used = [slide_id for split in given.splits if split.fold in folds for slide_id in (*split.train, *split.validation)]
     return TrainedOn.of(
         cohort=given.identity["cohort"],

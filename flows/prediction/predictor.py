@@ -19,7 +19,7 @@ from mhim_core.registry.holdout import Holdout, read_holdout
 from mhim_core.registry.models import RegisteredModel, find_version, read_member_file, read_model_folder
 from mhim_core.registry.names import CHAMPION, parse_reference
 from mhim_core.registry.promotions import champion
-from mhim_core.slides.spec import TileSpec, tiling_identity
+from mhim_core.slides.spec import TileSpec, stored_spec
 from mhim_core.storage import Storage
 from mhim_core.task import Target, Task
 from mhim_core.train.results import read_model
@@ -97,21 +97,15 @@ class Predictor:
 
     def tile_spec(self) -> TileSpec:
         """Raises InputError if this version cuts tiles otherwise."""
-        spec = TileSpec(**{name: self.tiling[name] for name in TileSpec.__dataclass_fields__})
-        if tiling_identity(spec) != self.tiling:
-            raise InputError(
-                f"the slides of {self.words} were tiled by another version of the tissue finder; use that version of "
-                "mhim"
-            )
-        return spec
+        return stored_spec(self.tiling, f"the slides of {self.words}")
 
     def encoder_here(self, weights: str | None) -> EncoderCard:
         """The encoder, checked against what can be had here. Raises EncoderError if that is another one."""
         stored = EncoderCard.from_dict(self.encoder)
         device = "cuda" if stored.runtime == "torch-cuda" else "cpu"
         here = encoder_card(stored.id, weights=weights, revision=stored.revision or None, device=device)
-        if here.identity() != stored.identity():
-            wrong = [key for key, value in stored.identity().items() if here.identity().get(key) != value]
+        made, found = stored.identity(), here.identity()
+        if wrong := sorted(key for key in {*made, *found} if made.get(key) != found.get(key)):
             raise EncoderError(
                 f"{self.words} was trained on features of {stored.id} with another {', '.join(wrong)} than is found "
                 "here; give the same weights with encoder_weights="

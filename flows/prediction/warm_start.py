@@ -21,6 +21,7 @@ from mhim_core.registry.models import read_member_file
 from mhim_core.registry.names import is_reference
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.task import Task
+from mhim_core.train.card import load_card
 from mhim_core.train.results import initial_differences, initial_key, read_model
 
 
@@ -38,7 +39,7 @@ class Start(NamedTuple):
     def identity(self) -> dict[str, Any]:
         """What it adds to the run's: plain JSON."""
         models = {str(seed): digest for seed, digest in self.digests.items()}
-        return {"models": models, "trained_on": fingerprint(self.trained_on.to_json())}
+        return {"models": models, "trained_on": fingerprint(self.trained_on)}
 
 
 def find_start(config: TrainConfig, seeds: Sequence[int]) -> Start:
@@ -55,8 +56,6 @@ def find_start(config: TrainConfig, seeds: Sequence[int]) -> Start:
 
 def check_start(start: Start, config: TrainConfig, task: Task, features: FeatureSet) -> None:
     """Raises ConfigError, before the run is founded, where the model is of other features, another task or options."""
-    from mhim_core.train.checkpoint import load_card
-
     provenance = {"feature_set": features.fingerprint, "encoder": features.encoder_fingerprint}
     model = part(config, ModelOptions)
     for seed in start.digests:
@@ -82,7 +81,7 @@ def take_start(given: Run, config: TrainConfig) -> None:
         )
     for seed, digest in start.digests.items():
         given.storage.put_if_absent(initial_key(digest), start.read(seed))
-    given.storage.put_if_absent(known_key(pinned["trained_on"]), canonical_json(start.trained_on.to_json()))
+    given.storage.put_if_absent(known_key(pinned["trained_on"]), canonical_json(start.trained_on))
 
 
 def _of_registry(config: TrainConfig) -> Start:

@@ -10,7 +10,6 @@ report.html, MODEL_CARD.md
 
 import json
 import platform
-from collections.abc import Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -23,15 +22,18 @@ from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import CohortRow
 from mhim_core.cohort.tasks import BagMembers, make_bags
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
-from mhim_core.fingerprint import canonical_json, fingerprint, sha256
+from mhim_core.fingerprint import canonical_json, fingerprint, neutral_values, sha256
+from mhim_core.mil.options import MhimOptions
+from mhim_core.records import field_names, read_record
 from mhim_core.registry.card import TrainedOn
-from mhim_core.slides.spec import TileSpec, tiling_identity
+from mhim_core.slides.spec import TileSpec, stored_spec
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.layout import feature_set_key
 from mhim_core.store.manifest import Manifest, read_manifest
 from mhim_core.tables import read_parquet, write_parquet
-from mhim_core.task import Task, TaskKind
+from mhim_core.task import Task
+from mhim_core.train.sections import flat, flat_options
 from mhim_core.types import PatientId, SlideId
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
@@ -63,8 +65,7 @@ class Run:
 
     @cached_property
     def task(self) -> Task:
-        stored = self.identity["task"]
-        return Task(kind=TaskKind(stored["kind"]), classes=tuple(stored["classes"]), time_bins=stored["time_bins"])
+        return read_record(Task, self.identity["task"], self.storage.locate(RUN))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -110,11 +111,12 @@ class Run:
         """The run's bags over the pinned features."""
         from mhim_core.store.bags import ParquetBags, PatientBags
 
-        slides = ParquetBags(self.feature_store, self.manifest().bags())
+        slides = ParquetBags(self.feature_store, self.manifest.bags())
         return PatientBags(slides, {bag.bag_id: bag.slide_ids for bag in self.bags})
 
+    @cached_property
     def manifest(self) -> Manifest:
-        """The pinned manifest. Raises IntegrityError if the store's is another."""
+        """The pinned manifest, decoded once. Raises IntegrityError if the store's is another."""
         pin = self.record["manifest"]
         return read_manifest(self.feature_store, self.identity["feature_set"], pin["version"], pin["sha256"])
 
@@ -214,10 +216,10 @@ def known_before(given: Run) -> TrainedOn | None:
         return None
     key = known_key(start["trained_on"])
     try:
-        found = TrainedOn.from_json(json.loads(given.storage.get(key)))
-    except (NotFoundError, ValueError, TypeError, KeyError) as error:
+        found = read_record(TrainedOn, json.loads(given.storage.get(key)), given.storage.locate(key))
+    except (NotFoundError, ValueError) as error:
         raise IntegrityError(f"{given.storage.locate(key)} is gone or damaged; run mhim train again") from error
-    if fingerprint(found.to_json()) != start["trained_on"]:
+    if fingerprint(found) != start["trained_on"]:
         raise IntegrityError(f"{given.storage.locate(key)} is not what {RUN} names")
     return found
 
@@ -228,13 +230,7 @@ def known_key(digest: str) -> str:
 
 def run_tiling(given: Run) -> TileSpec:
     """The run's tile spec. Raises InputError if this version cuts tiles otherwise."""
-    stored = given.record["tiling"]
-    spec = TileSpec(**{name: stored[name] for name in TileSpec.__dataclass_fields__})
-    if tiling_identity(spec) != stored:
-        raise InputError(
-            "the run's slides were tiled by another version of the tissue finder; use that version of mhim"
-        )
-    return spec
+    return stored_spec(given.record["tiling"], "the run's slides")
 
 
 def versions() -> dict[str, str]:
@@ -324,14 +320,14 @@ def _cohort_rows(slides: tuple[CohortRow, ...], splits: tuple[Split, ...]) -> li
 
 def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
     """`epochs: 200 there, 20 here, …`, in the words of the keys that a person gave."""
-    # a plain run has no section of MHIM's keys; which teachers are taken is said in words
-    shared = (present["identity"].keys() & wanted["identity"].keys()) - {"teachers", "warm_start"}
-    there, here = _settings(present, shared), _settings(wanted, shared)
+    there, here = _settings(present), _settings(wanted)
+    if present["identity"]["method"] != wanted["identity"]["method"]:  # a plain run has none of MHIM's keys
+        there, here = ({key: value for key, value in one.items() if key not in _MHIM} for one in (there, here))
     keys = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
     parts = [f"{key}: {there.get(key, 'none')} there, {here.get(key, 'none')} here" for key in keys[:6]]
     if len(keys) > 6:
         parts.append(f"{len(keys) - 6} more keys")
-    follows = {*_flat(wanted["identity"]["splits"]), "seed"}  # these change the folds, and so the table, by themselves
+    follows = {*flat(wanted["identity"]["splits"]), "seed"}  # these change the folds, and so the table, by themselves
     if present["identity"]["cohort"] != wanted["identity"]["cohort"] and not follows & {*keys}:
         parts.append("the slides, their labels, patients or folds")
     if present["identity"]["feature_set"] != wanted["identity"]["feature_set"] and not parts:
@@ -343,14 +339,12 @@ def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _settings(record: dict[str, Any], sections: Set[str]) -> dict[str, Any]:
-    """What identifies a run, as flat keys; digests are left to words."""
-    identity = {key: record["identity"][key] for key in sections - {"cohort", "feature_set"}}
-    return {"encoder": record["encoder"].get("id")} | _flat(record["tiling"]) | _flat(identity)
+def _settings(record: dict[str, Any]) -> dict[str, Any]:
+    """What identifies a run, as flat keys; digests, and the models of other runs, are left to words."""
+    identity = {key: value for key, value in record["identity"].items() if key not in _IN_WORDS}
+    tiling = {**neutral_values(TileSpec), **flat(record["tiling"])}
+    return {"encoder": record["encoder"].get("id")} | tiling | flat_options(identity)
 
 
-def _flat(value: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item) if isinstance(item, dict) else {key: item}
-    return flat
+_IN_WORDS = ("cohort", "feature_set", "teachers", "warm_start")
+_MHIM = field_names(MhimOptions)

@@ -19,7 +19,9 @@ from mhim_core.cohort.table import Cohort, CohortRow
 from mhim_core.cohort.tasks import infer_task, targets_of
 from mhim_core.errors import CohortError, InputError, SlideError
 from mhim_core.features import SourceIdentity
+from mhim_core.fingerprint import neutral_values
 from mhim_core.slides.identity import source_identity
+from mhim_core.slides.spec import TileSpec
 from mhim_core.store.feature_sets import FeatureSet, choose_feature_set
 from mhim_core.store.manifest import Manifest, read_manifest
 from mhim_core.store.matching import sha256_matches
@@ -71,7 +73,9 @@ def choose_features(config: TrainConfig) -> FeatureSet:
     if wanted is None and config.encoder is None and not tiling:
         pin = pinned_manifest(open_storage(config.out))
         wanted = None if pin is None else pin.feature_set  # the open choice was made when the run was started
-    return choose_feature_set(store, encoder_id=config.encoder, tiling=tiling, fingerprint=wanted)
+    return choose_feature_set(
+        store, encoder_id=config.encoder, tiling=tiling, fingerprint=wanted, neutral=neutral_values(TileSpec)
+    )
 
 
 def choose_manifest(config: TrainConfig, feature_set: FeatureSet) -> Manifest:

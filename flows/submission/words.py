@@ -14,7 +14,7 @@ from flows.config.words import keys_of
 from flows.runs.cohort import load_cohort
 from flows.submission.tables import with_absolute_paths
 from mhim_core.errors import ConfigError, NotFoundError, StorageError
-from mhim_core.fingerprint import fingerprint, sha256
+from mhim_core.fingerprint import fingerprint, sha256, stated
 from mhim_core.registry.names import is_reference
 
 FILES = ("cohort", "labels", "split_files", "aggregator_file")
@@ -52,7 +52,8 @@ def job_words(flow: str, config: Any, words: Sequence[str], *, ship: bool) -> Jo
         changed["runs"] = ",".join(map(_absolute, config.run_uris))
     how = execution_keys(type(config))
     identity = {key: changed.get(key, getattr(config, key)) for key in keys if key not in how}
-    digest = fingerprint({"flow": flow, "config": identity, "data": given.digests})[:_DIGEST_DIGITS]
+    whole = {"flow": flow, "config": stated(type(config), identity), "data": given.digests}
+    digest = fingerprint(whole)[:_DIGEST_DIGITS]
     if "ray_address" in keys:
         changed["ray_address"] = "auto"
     kept = [word for word in words if word.partition("=")[0] not in changed]

@@ -54,6 +54,11 @@ class CohortRow(NamedTuple):
     row: int = 0
     """The line (CSV) or 1-based row (Parquet) for messages."""
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether it has a target: a label, or a time with its event."""
+        return self.label is not None or (self.time is not None and self.event is not None)
+
 
 class RowReader:
     """Turns text rows into CohortRows and keeps the findings."""

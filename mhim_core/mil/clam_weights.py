@@ -54,7 +54,7 @@ def from_clam(tensors: Mapping[str, Tensor]) -> ClamWeights:
             f"not the weights of CLAM-SB or CLAM-MB with gated attention: unknown tensors {unknown}, missing tensors "
             f"{missing or ['instance_classifiers'] * (not num_classes)}"
         )
-    state = {}
+    state: dict[str, Tensor] = {}
     for kind in ("weight", "bias"):
         state |= {f"{ours}.{kind}": named[f"{theirs}.{kind}"] for theirs, ours in names.items()}
         state[f"aggregator.head.{kind}"] = torch.cat([named[f"{head}.{kind}"] for head in heads])

@@ -4,12 +4,14 @@
 only admit or refuse a slide, so relaxing them later never invalidates what is already embedded.
 """
 
-import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mhim_core.errors import ConfigError
+from mhim_core.errors import ConfigError, InputError
+from mhim_core.fingerprint import to_plain
+from mhim_core.records import read_record
 
 MIN_MPP, MAX_MPP = 0.05, 20.0
 """µm/px: what a light microscope's level 0 can plausibly be (100× oil is about 0.06, a macro scan 20)."""
@@ -108,8 +110,27 @@ TISSUE_RULE = TissueRule()
 def tiling_identity(spec: TileSpec) -> dict[str, Any]:
     """Everything that decides which tiles exist and what their pixels are, as plain JSON types, for fingerprints."""
     return {
-        **dataclasses.asdict(spec),
-        "tissue": dataclasses.asdict(TISSUE_RULE),
+        **to_plain(spec),
+        "tissue": to_plain(TISSUE_RULE),
         "grid": {"version": 1, "level_tolerance": LEVEL_TOLERANCE},
         "pixels": {"version": 1, "resample": "lanczos", "background": "white"},
     }
+
+
+_RULES = ("tissue", "grid", "pixels")
+"""The parts of a tiling's identity that are this version's own, not the spec's."""
+
+
+def stored_spec(tiling: Mapping[str, Any], what: str) -> TileSpec:
+    """The tile spec of a stored `tiling_identity`; `what` is named in errors.
+
+    Raises InputError if this version cuts tiles otherwise, IntegrityError if a newer one wrote options that are unknown
+    here.
+    """
+    spec = read_record(TileSpec, {key: item for key, item in tiling.items() if key not in _RULES}, what)
+    here = tiling_identity(spec)
+    if differing := [key for key in _RULES if tiling.get(key) != here[key]]:
+        raise InputError(
+            f"{what} were tiled by another version of the {' and the '.join(differing)} rule; use that version of mhim"
+        )
+    return spec

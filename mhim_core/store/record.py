@@ -6,7 +6,8 @@ from typing import Any
 
 from mhim_core.errors import IntegrityError
 from mhim_core.features import MppUsed, SlideFeatures, SourceHint, SourceIdentity
-from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
+from mhim_core.records import read_record
 from mhim_core.store import layout
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.schema import DTYPE, SCHEMA_VERSION
@@ -64,7 +65,7 @@ class CommitRecord:
         return replace(self, source_sha256=source_sha256)
 
     def to_json(self) -> bytes:
-        return canonical_json({"schema_version": SCHEMA_VERSION, **self.to_dict()})
+        return canonical_json({"schema_version": SCHEMA_VERSION} | to_plain(self))
 
     def to_dict(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -75,21 +76,12 @@ class CommitRecord:
         try:
             values = json.loads(data)
             version = values.pop("schema_version")
-            if version != SCHEMA_VERSION:
-                raise IntegrityError(f"{origin}: commit of schema version {version}; this mhim reads {SCHEMA_VERSION}")
-            return cls(
-                **{
-                    **values,
-                    "slide_id": layout.check_slide_id(SlideId(values["slide_id"])),
-                    "status": Status(values["status"]),
-                    "source": SourceIdentity(**values["source"]),
-                    "hint": SourceHint(**values["hint"]),
-                    "mpp": MppUsed(**values["mpp"]),
-                    "effective_mpp": tuple(values["effective_mpp"]),
-                }
-            )
+            layout.check_slide_id(SlideId(values["slide_id"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"{origin}: not a commit record: {error!r}") from error
+        if version != SCHEMA_VERSION:
+            raise IntegrityError(f"{origin}: commit of schema version {version}; this mhim reads {SCHEMA_VERSION}")
+        return read_record(cls, values, origin)
 
 
 def commit_digest(source: SourceIdentity, mpp: MppUsed) -> str:

@@ -13,7 +13,8 @@ from mhim_core.bags import BagSource
 from mhim_core.fingerprint import canonical_json, sha256
 from mhim_core.storage import Storage
 from mhim_core.train.attempts import Attempts
-from mhim_core.train.checkpoint import ModelCard, describe, load_model, save_model
+from mhim_core.train.card import ModelCard
+from mhim_core.train.checkpoint import load_model, save_model
 from mhim_core.train.checks import check_drift, check_losses, check_validation
 from mhim_core.train.context import TrainContext, from_rank_zero
 from mhim_core.train.epochs import EpochRecord
@@ -28,6 +29,7 @@ from mhim_core.train.results import (
     card_key,
     commit_result,
     data_identity,
+    describe,
     fit_identity,
     model_key,
     read_initial,

@@ -241,9 +241,9 @@ def test_a_patient_s_prediction_names_the_slides_that_it_is_of(
     predictor = predictor_of_model(registry, f"lung@{register(folder)}")
     given = read_run(str(folder))
     rows = [row._replace(patient_id=PatientId(f"patient of {row.label}")) for row in given.slides]
-    bags = new_bags(predictor.unit, rows, given.manifest().entries)
+    bags = new_bags(predictor.unit, rows, given.manifest.entries)
     source = PatientBags(
-        ParquetBags(open_storage(given.store_uri), given.manifest().entries),
+        ParquetBags(open_storage(given.store_uri), given.manifest.entries),
         {bag.bag_id: bag.slide_ids for bag in bags},
     )
     lines = [one.line for one in predict_bags(predictor, source, bags, LocalStorage(tmp_path / "out"))]

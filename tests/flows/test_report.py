@@ -149,7 +149,7 @@ def test_predictions_of_patients_have_a_page_with_a_panel_a_slide(
     given = trained(rows, "bags=patient", "seeds=2", "time_bins=2")
     cohort = Cohort(name="new.csv", rows=given.slides, header={})
     source = PatientBags(
-        ParquetBags(given.feature_store, given.manifest().bags()), {bag.bag_id: bag.slide_ids for bag in given.bags}
+        ParquetBags(given.feature_store, given.manifest.bags()), {bag.bag_id: bag.slide_ids for bag in given.bags}
     )
     found = [
         {"patient_id": bag.patient_id, "site": None, "time": None, "event": None, "risk": -1.0 - index / 8}

@@ -18,7 +18,8 @@ from mhim_core.mil.options import (
     TokenOrder,
 )
 from mhim_core.task import ClassTarget, FittedTask, fit_task
-from mhim_core.train.checkpoint import LoadedModel, ModelCard, load_model, save_model
+from mhim_core.train.card import ModelCard
+from mhim_core.train.checkpoint import LoadedModel, load_model, save_model
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.objective import make_label
 from mhim_core.train.options import Precision

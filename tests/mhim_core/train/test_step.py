@@ -9,7 +9,8 @@ import torch
 from mhim_core.mil.model import build_model
 from mhim_core.mil.options import MhimOptions, TeacherMode
 from mhim_core.task import ClassTarget, fit_task
-from mhim_core.train.checkpoint import LoadedModel, ModelCard
+from mhim_core.train.card import ModelCard
+from mhim_core.train.checkpoint import LoadedModel
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.feed import BagFeed
 from mhim_core.train.objective import make_label

@@ -7,9 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from flows.engine.records import FlowPlace, StepOutput, read_json
 from mhim_core.errors import ConflictError, NotFoundError
 from mhim_core.fingerprint import canonical_json, sha256
+from mhim_core.json_files import SCHEMA, read_json
 from mhim_core.registry.names import check_name
 from mhim_core.storage import Storage
 
@@ -23,7 +23,7 @@ class Claim(NamedTuple):
     """sha256 of the assessment, which lies in that flow's folder."""
 
     def to_bytes(self) -> bytes:
-        return canonical_json({"schema": 1} | self._asdict())
+        return canonical_json({"schema": SCHEMA} | self._asdict())
 
 
 def read_claim(registry: Storage, marker: str) -> Claim | None:
@@ -46,30 +46,30 @@ def marker_key(name: str, version: str, data: str, period: Sequence[int] | None)
     return f"flows/judged/{check_name(name)}/{version}-{data[:16]}{age}.json"
 
 
-def assessment_key(place: FlowPlace, digest: str) -> str:
-    return f"{place.folder}/assessment-{digest[:16]}.json"
+def assessment_key(folder: str, digest: str) -> str:
+    return f"{folder}/assessment-{digest[:16]}.json"
 
 
-def keep_assessment(place: FlowPlace, record: bytes) -> str:
-    """Put an assessment below its content; its sha256."""
+def keep_assessment(storage: Storage, folder: str, record: bytes) -> str:
+    """Put an assessment below its content, in the folder of the flow that made it; its sha256."""
     digest = sha256(record)
-    place.storage.put_if_absent(assessment_key(place, digest), record)
+    storage.put_if_absent(assessment_key(folder, digest), record)
     return digest
 
 
-def read_assessment(place: FlowPlace, digest: str) -> bytes:
+def read_assessment(storage: Storage, folder: str, digest: str) -> bytes:
     """Raises ConflictError where it is gone or changed: the judgement is then done, and it cannot be followed."""
-    key = assessment_key(place, digest)
+    key = assessment_key(folder, digest)
     try:
-        record = place.storage.get(key)
+        record = storage.get(key)
     except NotFoundError:
-        raise ConflictError(f"{place.storage.locate(key)} is gone, and what it said with it") from None
+        raise ConflictError(f"{storage.locate(key)} is gone, and what it said with it") from None
     if sha256(record) != digest:
-        raise ConflictError(f"{place.storage.locate(key)} is not the assessment that was made")
+        raise ConflictError(f"{storage.locate(key)} is not the assessment that was made")
     return record
 
 
-def judged_base(place: FlowPlace, judged: StepOutput) -> int:
-    """The number of the champion that the flow's challenger was judged against."""
-    found = json.loads(read_assessment(place, judged.identity["assessment"]))
-    return int(found["champion"]["number"])
+def judged_base(storage: Storage, folder: str, digest: str) -> int:
+    """The number of the champion that the challenger of this assessment was judged against."""
+    assessment = json.loads(read_assessment(storage, folder, digest))
+    return int(assessment["champion"]["number"])
