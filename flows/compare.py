@@ -37,7 +37,7 @@ class Contender(NamedTuple):
 
 def run(config: CompareConfig) -> FlowResult:
     """Raises InputError (2) where a run is not finished or the runs did not hold out the same bags."""
-    contenders = choose_contenders([read_run(uri) for uri in config.run_uris], config.model_names)
+    contenders = choose_contenders([read_run(uri, store=config.store) for uri in config.run_uris], config.model_names)
     _check_same_task(contenders)
     task = contenders[0].run.task
     rows = {one.name: _rows(one) for one in contenders}

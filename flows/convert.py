@@ -1,9 +1,9 @@
 """mhim convert checkpoint=theirs.pt out=model.safetensors classes=normal,tumour: published checkpoints in and out.
 
-Inputs: a published `.pt` (read without running what a pickle may hold), to become a model file with a card; or a model
-file of ours, or the fit of a run (run= fold= seed= stage=), to become a `.pt` with the published names. Weights are
-kept bit for bit. Output: the file at out, whose ending says the direction. Cost: seconds. Exit code: 0, 2 (no published
-model, names and shapes listed), 5 (out holds something else), 6.
+Inputs: a published `.pt`, of CLAM (SB, MB) too (read without running what a pickle may hold), to become a model file
+with a card; or a model file of ours, or the fit of a run (run= fold= seed= stage=), to become a `.pt` with published
+names. Weights are kept bit for bit. Output: the file at out, whose ending says the direction. Cost: seconds. Exit code:
+0, 2 (no published model, names and shapes listed), 5 (out holds something else), 6.
 """
 
 import posixpath

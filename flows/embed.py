@@ -28,7 +28,8 @@ from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet, register
 from mhim_core.store.ledger import Ledger, Pending
 from mhim_core.store.manifest import write_manifest
-from mhim_core.types import FailureReason, SlideTask, Status, StatusRow
+from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
+from mhim_core.workload import spread_order
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
     from cluster.embedding import EmbedJob
@@ -91,7 +92,7 @@ def embed_cohort(
             config.decode.decode_timeout_s,
             config.decode.staging_dir or None,
         )
-        rows += embed_pending(_largest_first(pending.todo, given), job, config, ledger, given)
+        rows += embed_pending(pending.todo, job, config, ledger, given)
     outcome = reconcile([task.slide_id for task in tasks], rows)
     entries = ledger.cohort_entries(pending, outcome.rows)
     manifest = write_manifest(storage, feature_set, entries)
@@ -124,11 +125,15 @@ def embed_pending(
             hint = given.hints.get(row.slide_id)
             ledger.record_failure(by_id[row.slide_id], row, job.policy, hint, job.decode_timeout_s)
 
-    with ray_session(config.ray.ray_address, config.ray.local_cpus) as cluster, SlideProgress(len(tasks)) as progress:
-        for row in status_rows(tasks, job, config.embedding, cluster):
-            progress.update(row)
-            rows.append(row)
-            record(row)
+    sizes = {slide_id: float(_num_bytes(slide_id, given)) for slide_id in by_id}
+    ordered = [tasks[index] for index in spread_order(list(sizes.values()))]
+    with ray_session(config.ray.ray_address, config.ray.local_cpus) as cluster:
+        num_actors = actor_pool(config.embedding, cluster, len(tasks)).initial_size
+        with SlideProgress(sizes, num_actors) as progress:
+            for row in status_rows(ordered, job, config.embedding, cluster):
+                progress.update(row)
+                rows.append(row)
+                record(row)
     came = {row.slide_id for row in rows}
     outcome = reconcile(list(by_id), rows)
     for row in outcome.rows:
@@ -205,10 +210,10 @@ def _already_known(pending: Pending) -> Iterable[StatusRow]:
     yield from pending.given_up
 
 
-def _largest_first(tasks: Sequence[SlideTask], given: CohortInput) -> list[SlideTask]:
-    """Or the end of the run would wait for one giant."""
-    sizes = {slide_id: hint.num_bytes for slide_id, hint in given.hints.items()}
-    return sorted(tasks, key=lambda task: (-sizes.get(task.slide_id, 0), task.slide_id))
+def _num_bytes(slide_id: SlideId, given: CohortInput) -> int:
+    """Of the slide's file; 0: it is not there."""
+    hint = given.hints.get(slide_id)
+    return 0 if hint is None else hint.num_bytes
 
 
 def _check_device(card: EncoderCard, config: EmbedExecution) -> None:

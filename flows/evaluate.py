@@ -27,7 +27,7 @@ SHOWN = {
 
 def run(config: EvaluateConfig) -> FlowResult:
     """Raises InputError (2) where the run is not finished or holds nobody out, IntegrityError for a damaged file."""
-    given = read_run(config.run)
+    given = read_run(config.run, store=config.store)
     metrics, recomputed = evaluated(given, config.bootstrap_replicates)
     _print(given, metrics)
     mirror_run(given, config.tracking)

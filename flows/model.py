@@ -79,7 +79,7 @@ def show(config: ModelShowConfig) -> FlowResult:
 def register(config: ModelRegisterConfig) -> FlowResult:
     """Package the run's models; the same run again is the same model."""
     name = checked_name(config.name)
-    given = read_run(config.run)
+    given = read_run(config.run, store=config.store)
     fits = [one for one in results_of(given) if config.fold in (None, one.fold) and config.seed in (None, one.seed)]
     if not fits:
         raise InputError(f"{given.storage.uri} has no fit of fold={config.fold} seed={config.seed}")

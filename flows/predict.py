@@ -111,7 +111,7 @@ def run(config: PredictConfig) -> FlowResult:
 def predictor_of(config: PredictConfig) -> Predictor:
     """The run's fold models, or the registry's model."""
     if config.run:
-        return predictor_of_run(read_run(config.run))
+        return predictor_of_run(read_run(config.run, spare_store=config.store))
     return predictor_of_model(open_storage(config.registry), config.model)
 
 

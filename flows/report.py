@@ -35,7 +35,7 @@ _FEW_PATIENTS = 50
 
 def run(config: ReportConfig) -> FlowResult:
     """Raises InputError (2) where the run is not finished."""
-    given = read_run(config.run)
+    given = read_run(config.run, store=config.store)
     metrics = ensure_evaluated(given)
     digest = fingerprint({"metrics": metrics, "heatmaps": config.page.max_heatmaps, "tiles": config.page.top_tiles})
     page = given.storage.locate(PAGE)
@@ -216,7 +216,7 @@ def _panels(given: Run, predictions: Sequence[Prediction], config: ReportConfig)
     from flows.prediction.panels import slide_panel
 
     source = given.bag_source()
-    uris = {str(slide.slide_id): slide.uri for slide in given.slides}
+    uris = {str(slide.slide_id): given.slide_uri(slide) for slide in given.slides}
     of_fold = attention_folds(given)
     for one in _ordered(given, predictions):
         caption = f"fold {one.fold}, patient {one.patient_id}"

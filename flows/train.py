@@ -6,6 +6,7 @@ bags; finished fits are adopted, interrupted ones go on from their last checkpoi
 Ray. Exit code: 0, 2, 5 (the folder holds a run of another configuration), 6.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from flows.runs.cohort import load_cohort
 from flows.runs.folder import Run, cohort_identity, pinned_start, pinned_teachers, read_run, start_run, versions
 from flows.runs.identity import run_identity
 from flows.runs.progress import METRIC_TITLES, FitProgress
+from flows.runs.store_place import recorded_places
 from flows.runs.training_data import TrainingData, choose_features, choose_manifest, training_data
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import Cohort
@@ -77,7 +79,7 @@ def open_run(
     """Found the run or resume it: slides with a target and tiles, their splits, the pinned manifest."""
     record = {
         "identity": run_identity(config, seeds_of(config), data.task, feature_set.fingerprint),
-        "store": open_storage(config.store).uri,
+        **recorded_places(open_storage(config.out), open_storage(config.store)),
         "manifest": {"version": manifest.ref.version, "sha256": manifest.ref.sha256},
         "encoder": feature_set.encoder,
         "tiling": feature_set.tiling,
@@ -89,14 +91,14 @@ def open_run(
     teachers = None
     if config.protocol.teacher:
         wanted = plain["identity"] | {"cohort": cohort_identity(data.slides, data.splits)}
-        standing = pinned_teachers(
-            open_storage(config.out), config.protocol.teacher
-        )  # a run that has them stands on its own
+        # a run that has them stands on its own
+        standing = pinned_teachers(open_storage(config.out), config.protocol.teacher)
         teachers = _teacher_digests(config, wanted, manifest) if standing is None else standing
     _check_plan(config, data)
     if config.warm_start:
         plain = plain | _started(config, plain, data.task, feature_set)
-    return start_run(open_storage(config.out), plain, data.slides, data.splits, teachers)
+    run = start_run(open_storage(config.out), plain, data.slides, data.splits, teachers)
+    return dataclasses.replace(run, named_store=config.store)
 
 
 def _started(config: TrainConfig, record: dict[str, Any], task: Task, feature_set: FeatureSet) -> dict[str, Any]:
@@ -172,7 +174,7 @@ def take_teachers(given: Run, config: TrainConfig) -> None:
     names = [fit_name(seed, split.fold, Stage.plain) for seed in given.seeds for split in given.splits]
     missing = [name for name in names if read_result(given.storage, name) is None]
     if missing:
-        other = read_run(config.protocol.teacher)
+        other = read_run(config.protocol.teacher, spare_store=config.store)
         for name in missing:
             import_stage_one(other.storage, given.storage, name)
 
@@ -185,7 +187,7 @@ def _teacher_digests(config: TrainConfig, wanted: dict[str, Any], manifest: Mani
     """
     from mhim_core.train.results import read_result
 
-    other = read_run(config.protocol.teacher)
+    other = read_run(config.protocol.teacher, spare_store=config.store)
     same = {"cohort": "slides, targets or folds", "task": "task", "feature_set": "features", "model": "model options"}
     differing = [what for key, what in same.items() if other.identity[key] != wanted[key]]
     if other.record["manifest"]["sha256"] != manifest.ref.sha256:

@@ -129,6 +129,8 @@ class EvaluateConfig:
 
     run: str = field(metadata=role(Role.run))
     """The training run: the out= of mhim train."""
+    store: str = field(default="", metadata=role(Role.features) | {"neutral": ""})
+    """The store that holds the run's features by now; empty: where the run recorded it, seen from the run's folder."""
     plugin: PluginFile = part(PluginFile, Role.identity)
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
     bootstrap_replicates: int = field(default=2000, metadata=role(Role.identity))
@@ -154,7 +156,8 @@ class PredictConfig:
     registry: str = field(default="", metadata=role(Role.place))
     """With model=: its registry, a folder or s3://bucket/prefix; otherwise unused."""
     store: str = field(default="", metadata=role(Role.output))
-    """The feature store of the new slides; empty: the run's, or with model= the folder features/ in out=."""
+    """The feature store of the new slides; empty: the run's where it lies as the run recorded it, seen from the run's
+    folder, else (and with model=) the folder features/ in out=."""
     page: PageKeys = part(PageKeys, Role.identity)
     policy: SlidePolicy = part(SlidePolicy, Role.identity)
     failures: FailurePolicy = part(FailurePolicy, Role.identity)
@@ -179,6 +182,8 @@ class ReportConfig:
 
     run: str = field(metadata=role(Role.run))
     """The training run: the out= of mhim train."""
+    store: str = field(default="", metadata=role(Role.features) | {"neutral": ""})
+    """The store that holds the run's features by now; empty: where the run recorded it, seen from the run's folder."""
     plugin: PluginFile = part(PluginFile, Role.identity)
     page: PageKeys = part(PageKeys, Role.identity)
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
@@ -278,6 +283,8 @@ class CompareConfig:
     runs: str = field(metadata=role(Role.run, listed=True))
     """Training runs (out= of mhim train), separated by commas, brackets optional: runs=[runs/a,runs/b]. Of one run
     alone all its models are compared."""
+    store: str = field(default="", metadata=role(Role.features) | {"neutral": ""})
+    """The store that holds the runs' features by now; empty: where each recorded it, seen from its folder."""
     out: str = field(metadata=role(Role.output))
     """The folder or s3://bucket/prefix that receives the table, the figure and comparison.json, anew each time."""
     models: str = field(default="", metadata=role(Role.identity, listed=True))

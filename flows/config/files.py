@@ -64,7 +64,13 @@ def resolved(config: Any, command: str) -> bytes:
 
 def write_resolved(storage: Storage, config: Any, command: str, folder: str = "") -> None:
     """Put it beside the command's outputs."""
-    storage.put(f"{folder}/{RESOLVED}".lstrip("/"), resolved(config, command))
+    key, text = f"{folder}/{RESOLVED}".lstrip("/"), resolved(config, command)
+    try:
+        present = storage.get(key)
+    except NotFoundError:
+        present = None
+    if present != text:  # a command that finds everything done writes nothing
+        storage.put(key, text)
 
 
 def _text(uri: str, key: Key, node: yaml.Node) -> str | tuple[str, ...]:

@@ -41,6 +41,8 @@ class ModelRegisterConfig:
     """The model's name: letters, digits and ._- only."""
     run: str = field(metadata=role(Role.run))
     """The finished training run (the out= of mhim train) whose models vote."""
+    store: str = field(default="", metadata=role(Role.features) | {"neutral": ""})
+    """The store that holds the run's features by now; empty: where the run recorded it, seen from the run's folder."""
     fold: int | None = field(default=None, metadata=role(Role.identity))
     """Take the models of this fold alone; none: of every fold."""
     seed: int | None = field(default=None, metadata=role(Role.identity))

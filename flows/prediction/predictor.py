@@ -52,7 +52,7 @@ class Predictor:
     reported: str
     """The model that the members are: mhim or plain."""
     store_uri: str
-    """The store of the run's own features; empty for a model, which knows none."""
+    """The store of the run's own features, where it lies as the run says; empty for a model, which knows none."""
     make_card: Callable[[], RegistryCard]
     read_file: Callable[[str], bytes]
     holdout: Holdout | None = None
@@ -128,7 +128,7 @@ def predictor_of_run(given: Run) -> Predictor:
         digests=tuple(result.model_sha256 for result in results.values()),
         fits=tuple((one.seed, one.fold) for one in fits),
         reported=stage,
-        store_uri=given.store_uri,
+        store_uri=given.store_place.uri if given.store_place.is_own else "",
         make_card=lambda: run_card(given, fits),
         read_file=lambda file: read_model(given.storage, results[file]),
         train_targets=tuple(bag.target for bag in bags_in(given.bags, trained)),

@@ -46,7 +46,7 @@ def find_start(config: TrainConfig, seeds: Sequence[int]) -> Start:
     Raises ConfigError where it has no model of a seed, or one a fold; InputError where there is none or it is not
     finished.
     """
-    found = _of_registry(config) if is_reference(config.warm_start) else _of_run(config.warm_start)
+    found = _of_registry(config) if is_reference(config.warm_start) else _of_run(config.warm_start, config.store)
     if missing := sorted(set(seeds) - found.digests.keys()):
         raise ConfigError(f"warm_start={config.warm_start} has no model of the seeds {', '.join(map(str, missing))}")
     return found._replace(digests={seed: found.digests[seed] for seed in seeds})
@@ -95,8 +95,8 @@ def _of_registry(config: TrainConfig) -> Start:
     )
 
 
-def _of_run(uri: str) -> Start:
-    other = read_run(uri)
+def _of_run(uri: str, store: str) -> Start:
+    other = read_run(uri, spare_store=store)
     fits = results_of(other)
     results = {one.seed: one.results[other.method] for one in fits}
     _check_one_a_seed(uri, len(fits), len(results))

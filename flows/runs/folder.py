@@ -10,12 +10,13 @@ report.html, MODEL_CARD.md
 
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.storage import open_storage
+from flows.runs.store_place import StorePlace, find_store, moved_file
 from mhim_core.cohort.options import BagUnit
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import CohortRow
@@ -51,6 +52,10 @@ class Run:
     record: dict[str, Any]
     slides: tuple[CohortRow, ...]
     splits: tuple[Split, ...]
+    named_store: str = ""
+    """The store that the command names for the run's features; empty: where the run says."""
+    spare_store: str = ""
+    """A store that the command names for something else, looked at where the run's own is gone."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -77,9 +82,18 @@ class Run:
         """What is trained on and predicted: slides, or all slides of a patient."""
         return make_bags(self.slides, self.task, BagUnit(self.identity["target"]["bags"]))
 
+    @cached_property
+    def store_place(self) -> StorePlace:
+        """Where the run's features lie by now. Raises InputError where they are not found."""
+        return find_store(self.storage, self.record, self.named_store, self.spare_store)
+
     @property
     def store_uri(self) -> str:
-        return str(self.record["store"])
+        return self.store_place.uri
+
+    def slide_uri(self, slide: CohortRow) -> str:
+        """Where the slide's file lies, moved along with the run where it is there."""
+        return moved_file(slide.uri, self.storage, self.record)
 
     @property
     def method(self) -> str:
@@ -174,13 +188,16 @@ def pinned_teachers(storage: Storage, teacher: str) -> dict[str, str] | None:
     return teachers
 
 
-def read_run(uri: str) -> Run:
-    """The run at a folder or `s3://` URI. Raises InputError if there is none, IntegrityError if it is damaged."""
+def read_run(uri: str, *, store: str = "", spare_store: str = "") -> Run:
+    """The run at a folder or `s3://` URI, with its features in `store` (see `Run`).
+
+    Raises InputError if there is none, IntegrityError if it is damaged.
+    """
     storage = open_storage(uri)
     record = _maybe_read(storage)
     if record is None:
         raise InputError(f"run={uri} holds no run ({RUN} is not there); it is the out= of mhim train")
-    return _load(storage, record)
+    return replace(_load(storage, record), named_store=store, spare_store=spare_store)
 
 
 def pinned_start(storage: Storage, warm_start: str) -> dict[str, Any] | None:

@@ -107,6 +107,18 @@ def list_feature_sets(storage: Storage) -> list[FeatureSet]:
     return found
 
 
+def _no_features(storage: Storage) -> str:
+    """The sentence for a store without any: what else lies there, and what to do."""
+    foreign = next((entry.key for entry in storage.list("") if entry.key.endswith((".h5", ".pt"))), None)
+    if foreign is None:
+        return f"{storage.uri} holds no features; run `mhim embed` first"
+    return (
+        f"{storage.uri} holds no features of mhim, but files of another tool, such as {foreign}; they name neither "
+        "encoder nor slide, so no command trains on them: make features of the slides with `mhim embed "
+        "store=<another folder>`, or train on .h5 files from Python (mhim_core.store.interop.H5Bags, docs/python.md)"
+    )
+
+
 def choose_feature_set(
     storage: Storage,
     *,
@@ -123,7 +135,7 @@ def choose_feature_set(
     """
     present = list_feature_sets(storage)
     if not present:
-        raise InputError(f"{storage.uri} holds no features; run `mhim embed` first")
+        raise InputError(_no_features(storage))
     wanted = dict(tiling or {})
     fitting = [
         one
