@@ -191,9 +191,9 @@ class DemoConfig:
     ray: RayKeys = part(RayKeys, Role.execution)
     out: str = field(default="demo", metadata=role(Role.output))
     """The folder that receives slides, features, run, predictions and page."""
-    num_slides: int = field(default=24, metadata=role(Role.identity))
-    """Slides of the labelled cohort."""
-    num_new: int = field(default=8, metadata=role(Role.identity))
+    num_slides: int = field(default=84, metadata=role(Role.identity))
+    """Slides of the labelled cohort: three of seven to train on, one to choose the epoch by, three to test."""
+    num_new: int = field(default=6, metadata=role(Role.identity))
     """Slides to predict afterwards, of patients that training never sees."""
     encoder: str = field(default="efficientnet-lite0", metadata=role(Role.identity))
     """The tile encoder: efficientnet-lite0, hed-texture or timm/<model>."""
@@ -201,26 +201,26 @@ class DemoConfig:
     """The bag aggregator."""
     method: Method = field(default=Method.mhim, metadata=role(Role.identity))
     """mhim: two stages, masked hard instance mining; plain: the aggregator alone (stage 1)."""
-    folds: int = field(default=3, metadata=role(Role.identity))
-    """Cross-validation folds."""
+    full_view_weight: float = field(default=0.5, metadata=role(Role.identity))
+    """Share of the whole bag's task loss in the student's loss, 0 to below 1; 0: it sees the masked bag alone."""
     epochs: int = field(default=20, metadata=role(Role.identity))
     """Training epochs of each stage."""
     seed: int = field(default=2021, metadata=role(Role.identity))
-    """Seed of splits and training."""
+    """Seed of training."""
     demo_seed: int = field(default=0, metadata=role(Role.identity))
     """Seed of the painted slides."""
 
     def __post_init__(self) -> None:
         if not self.out or "://" in self.out:
             raise ConfigError(f"out={self.out}: the demo needs a local folder")
-        check_least(self, 12, "num_slides")
+        check_least(self, 28, "num_slides")
         check_least(self, 2, "num_new")
         check_least(self, 0, "demo_seed")
         # what its stations would refuse, refused before slides are painted
         model = ModelOptions(aggregator=self.aggregator)
         if self.method is Method.mhim:
             model.require_mining()
-        SplitOptions(folds=self.folds)
+        MhimOptions(full_view_weight=self.full_view_weight)
         FitOptions(epochs=self.epochs)
 
 

@@ -181,12 +181,15 @@ class MhimOptions:
     """Share of all instances hidden at random, redrawn every step (ICCV 2023); 0 disables it."""
     v1_low_mask_ratio: float = 0.0
     """Share of all instances with the lowest scores hidden (ICCV 2023); 0 disables it."""
+    full_view_weight: float = field(default=0.0, metadata={"neutral": 0.0})
+    """Share of the whole bag's task loss in the student's loss, 0 to below 1: it keeps the student from forgetting what
+    is always masked; 0 disables it."""
 
     def __post_init__(self) -> None:
         for name in ("high_mask_ratio", "v1_random_mask_ratio", "v1_low_mask_ratio", "recycle_momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must lie between 0 and 1")
-        for name in ("random_mask_ratio", "recycle_dropout"):
+        for name in ("random_mask_ratio", "recycle_dropout", "full_view_weight"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
         if not 0 < self.high_mask_subsample <= 1:
