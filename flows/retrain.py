@@ -276,6 +276,7 @@ def champion_keys(model: Predictor) -> dict[str, Any]:
     for name, value in flat.items():
         kind = kinds[name].kind
         found[name] = kind[value] if issubclass(kind, Enum) and value is not None else value
+    del found["scheme"]  # of the final training; how the estimate is split is the retraining's own
     return found | {"seed": seeds[0], "seeds": len(seeds)}
 
 
