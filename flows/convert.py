@@ -14,7 +14,7 @@ from flows.config.words import recipe_values
 from flows.engine.result import FlowResult
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import sha256
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.storage import Storage
 from mhim_core.task import FittedTask, TaskKind
 from mhim_core.train.card import ModelCard
@@ -41,7 +41,7 @@ def import_checkpoint(data: bytes, config: ConvertConfig) -> bytes:
     """
     from mhim_core.mil.published_file import load_published
     from mhim_core.train.checkpoint import save_model
-    from mhim_core.train.options import Precision
+    from mhim_core.train.fit_options import Precision
     from mhim_core.train.plan import Stage
 
     options = ModelOptions(embed_activation=config.embed_activation, attention_activation=config.attention_activation)

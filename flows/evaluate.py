@@ -13,7 +13,7 @@ from flows.engine.result import FlowResult
 from flows.mlflow_mirror.send import mirror_run
 from flows.runs.evaluation import FOLDER, METRICS_KEY, evaluated
 from flows.runs.folder import Run, read_run
-from mhim_core.cohort.options import BagUnit
+from mhim_core.cohort.task_options import BagUnit
 from mhim_core.evaluation.row_metrics import metrics_of
 from mhim_core.task import TaskKind
 

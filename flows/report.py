@@ -26,7 +26,7 @@ from mhim_core.report.numbers import format_amount
 from mhim_core.report.predictions import mean_predictions, sort_by_error
 from mhim_core.report.wording import protocol_of, title_of, what_is_predicted
 from mhim_core.task import SurvivalTarget, TaskKind, ValueTarget
-from mhim_core.train.options import Selection
+from mhim_core.train.fit_options import Selection
 from mhim_core.types import BagId
 
 PAGE, CARD, MARKER = "report.html", "MODEL_CARD.md", "report.json"

@@ -51,7 +51,7 @@ from mhim_core.cohort.table import require_patients
 from mhim_core.errors import ConfigError, ConflictError, InputError, IntegrityError
 from mhim_core.evaluation.row_metrics import metrics_of
 from mhim_core.fingerprint import fingerprint, neutral_values
-from mhim_core.mil.options import ModelOptions
+from mhim_core.mil.model_options import ModelOptions
 from mhim_core.registry.claims import judged_base, read_claim
 from mhim_core.registry.occasion import Occasion
 from mhim_core.registry.promotions import Promotion, champion

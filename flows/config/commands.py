@@ -29,12 +29,12 @@ from flows.config.keys import (
 )
 from flows.config.roles import Role, part, role
 from flows.config.tracking import TrackingKeys
-from mhim_core.cohort.options import SplitOptions, SplitScheme, TableOptions, TaskOptions
+from mhim_core.cohort.task_options import SplitOptions, SplitScheme, TableOptions, TaskOptions
 from mhim_core.errors import ConfigError
-from mhim_core.mil.options import Activation, MhimOptions, ModelOptions
+from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions
 from mhim_core.registry.names import is_reference
 from mhim_core.slides.spec import SlidePolicy, TileSpec
-from mhim_core.train.options import FitOptions
+from mhim_core.train.fit_options import FitOptions
 from mhim_core.train.plan import Stage
 
 

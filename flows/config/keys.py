@@ -12,10 +12,10 @@ from cluster.session import check_address, check_fits_here
 from flows.config.recipes import DEFAULT_RECIPE, check_recipe
 from flows.config.roles import Role, part, role
 from mhim_core.errors import ConfigError
-from mhim_core.mil.options import ModelOptions
+from mhim_core.mil.model_options import ModelOptions
 from mhim_core.mil.plugins import Plugin, read_plugin
 from mhim_core.outcome import Outcome
-from mhim_core.train.options import FitExecution, FitOptions
+from mhim_core.train.fit_options import FitExecution, FitOptions
 from mhim_core.types import ExitCode
 
 

@@ -22,12 +22,12 @@ from flows.config.keys import (
 from flows.config.registry import checked_name
 from flows.config.roles import Role, part, role
 from flows.config.tracking import TrackingKeys
-from mhim_core.cohort.options import SplitOptions, SplitScheme, TableOptions, TaskOptions
+from mhim_core.cohort.task_options import SplitOptions, SplitScheme, TableOptions, TaskOptions
 from mhim_core.errors import ConfigError
-from mhim_core.mil.options import MhimOptions, ModelOptions
-from mhim_core.registry.options import GateOptions, HoldoutOptions
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
+from mhim_core.registry.gate_options import GateOptions, HoldoutOptions
 from mhim_core.slides.spec import SlidePolicy, TileSpec
-from mhim_core.train.options import FitOptions
+from mhim_core.train.fit_options import FitOptions
 
 
 @dataclass(frozen=True, kw_only=True)

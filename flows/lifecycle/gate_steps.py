@@ -35,10 +35,10 @@ from mhim_core.registry.claims import (
     read_claim,
 )
 from mhim_core.registry.gate import figures_alone, judge
+from mhim_core.registry.gate_options import GateOptions
 from mhim_core.registry.holdout import Holdout, check_unchanged, read_holdout, record_reading, split_off
 from mhim_core.registry.models import read_member_file, read_model_folder, register_model
 from mhim_core.registry.occasion import Against
-from mhim_core.registry.options import GateOptions
 from mhim_core.registry.promotions import history, promote, withdrawn
 from mhim_core.registry.snapshot import Snapshot, keep_snapshot, snapshot
 from mhim_core.report.assessment import Assessment, render_assessment

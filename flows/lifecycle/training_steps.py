@@ -28,13 +28,13 @@ from flows.runs.embed_report import Embedded
 from flows.runs.evaluation import read_metrics
 from flows.runs.folder import Run, read_run
 from flows.runs.identity import keys_identity
-from mhim_core.cohort.options import SplitScheme
 from mhim_core.cohort.rows import CohortRow
+from mhim_core.cohort.task_options import SplitScheme
 from mhim_core.embed.card import EncoderCard
 from mhim_core.fingerprint import canonical_json, fingerprint, sha256, stated, to_plain
 from mhim_core.outcome import Outcome
+from mhim_core.registry.gate_options import GateOptions
 from mhim_core.registry.holdout import read_holdout, split_off
-from mhim_core.registry.options import GateOptions
 from mhim_core.slides.spec import TileSpec
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet

@@ -9,9 +9,9 @@ from flows.lifecycle.gate_steps import trainable_snapshot
 from flows.lifecycle.training_steps import ModelWork
 from mhim_core.records import with_neutral
 from mhim_core.registry.clock import store_time_s
+from mhim_core.registry.gate_options import GateOptions
 from mhim_core.registry.holdout import Holdout
 from mhim_core.registry.occasion import Against, Occasion, find_occasion
-from mhim_core.registry.options import GateOptions
 from mhim_core.registry.promotions import Kind, Promotion, history
 from mhim_core.registry.snapshot import read_snapshot
 from mhim_core.slides.spec import SlidePolicy

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flows.prediction.packaging import PackagedModel, member_file, run_card
 from flows.runs.fits import results_of
 from flows.runs.folder import Run
-from mhim_core.cohort.options import BagUnit
+from mhim_core.cohort.task_options import BagUnit
 from mhim_core.cohort.tasks import BagMembers, bags_in
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.registry import encoder_card

@@ -13,10 +13,10 @@ from mhim_core.cohort.check import validate
 from mhim_core.cohort.findings import Finding
 from mhim_core.cohort.folders import folder_table
 from mhim_core.cohort.labels import join_labels, read_labels
-from mhim_core.cohort.options import AS_FOUND, LabelSpellings, TableOptions
 from mhim_core.cohort.spellings import merge_spellings
 from mhim_core.cohort.split_files import SplitFile, read_split_file
 from mhim_core.cohort.table import Cohort, CohortRow, read_cohort
+from mhim_core.cohort.task_options import AS_FOUND, LabelSpellings, TableOptions
 from mhim_core.errors import CohortError, NotFoundError, SlideError
 from mhim_core.features import SourceHint, SourceIdentity
 from mhim_core.slides.identity import source_hint, source_identity

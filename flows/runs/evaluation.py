@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from flows.runs.fits import FoldFits, load_fold, model_digests, model_names, results_of
 from flows.runs.folder import Run
-from mhim_core.cohort.options import BagUnit
+from mhim_core.cohort.task_options import BagUnit
 from mhim_core.cohort.tasks import bags_in
 from mhim_core.errors import InputError, NotFoundError
 from mhim_core.evaluation.held_out import HeldOut

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.storage import open_storage
 from flows.runs.store_place import StorePlace, find_store, moved_file
-from mhim_core.cohort.options import BagUnit
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import CohortRow
+from mhim_core.cohort.task_options import BagUnit
 from mhim_core.cohort.tasks import BagMembers, make_bags
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, neutral_values, sha256
-from mhim_core.mil.options import MhimOptions
+from mhim_core.mil.model_options import MhimOptions
 from mhim_core.records import field_names, read_record
 from mhim_core.registry.card import TrainedOn
 from mhim_core.slides.spec import TileSpec, stored_spec

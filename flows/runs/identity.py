@@ -6,11 +6,11 @@ from typing import Any
 
 from flows.config.commands import TrainConfig
 from flows.config.keys import Method
-from mhim_core.cohort.options import SplitOptions, SplitScheme, TaskOptions
+from mhim_core.cohort.task_options import SplitOptions, SplitScheme, TaskOptions
 from mhim_core.fingerprint import to_plain
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.task import Task
-from mhim_core.train.options import FitOptions
+from mhim_core.train.fit_options import FitOptions
 
 
 @dataclass(frozen=True, kw_only=True)

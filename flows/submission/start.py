@@ -100,7 +100,7 @@ def check_nodes(config: Any, needed: Requirements) -> None:
     finally:
         for _, uri, probe in outputs:
             _remove(uri, probe)
-    judge(answers, look_here(question), question.slides)
+    require_able(answers, look_here(question), question.slides)
 
 
 def look(question: Question) -> NodeState:
@@ -127,7 +127,7 @@ def look_here(question: Question) -> NodeState:
     return NodeState("", versions(question.needed), source_digest(PACKAGES), ())
 
 
-def judge(answers: Mapping[NodeId, NodeState], driver: NodeState, slides: tuple[str, ...]) -> None:
+def require_able(answers: Mapping[NodeId, NodeState], driver: NodeState, slides: tuple[str, ...]) -> None:
     """Raises ConfigError with the first thing that keeps a node from doing its part."""
     for node, state in answers.items():
         if state.problem:

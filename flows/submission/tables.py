@@ -4,8 +4,8 @@ import csv
 import io
 
 from mhim_core.cohort.cells import read_cells
-from mhim_core.cohort.options import AS_FOUND, TableOptions
 from mhim_core.cohort.table import Cohort, read_cohort
+from mhim_core.cohort.task_options import AS_FOUND, TableOptions
 from mhim_core.tables import read_parquet
 
 

@@ -14,7 +14,7 @@ from flows.config.roles import Role
 from flows.config.words import CONFIG
 from flows.runs.cohort import is_slide_folder, load_cohort
 from flows.submission.tables import with_absolute_paths
-from mhim_core.cohort.options import TableOptions
+from mhim_core.cohort.task_options import TableOptions
 from mhim_core.errors import ConfigError, NotFoundError, StorageError
 from mhim_core.fingerprint import fingerprint, sha256
 from mhim_core.registry.names import is_reference

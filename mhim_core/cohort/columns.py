@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mhim_core.cohort.findings import quote
-from mhim_core.cohort.options import AS_FOUND, PatientUnit, TableOptions
+from mhim_core.cohort.task_options import AS_FOUND, PatientUnit, TableOptions
 from mhim_core.errors import CohortError
 
 ID_NAMES = ("slide_id", "sample_id", "slide")

@@ -22,10 +22,10 @@ from mhim_core.cohort.columns import (
 )
 from mhim_core.cohort.findings import Finding, Severity, listed, quote, quote_all
 from mhim_core.cohort.ids import BARE_ID_NAMES, IdIndex, IdKind, id_candidates, whole_id
-from mhim_core.cohort.options import AS_FOUND, TableOptions
 from mhim_core.cohort.rows import NO_PATIENT, OWN_PATIENT, LabelReader
 from mhim_core.cohort.survival import SurvivalColumns, find_survival
 from mhim_core.cohort.table import Cohort
+from mhim_core.cohort.task_options import AS_FOUND, TableOptions
 from mhim_core.cohort.values import CellError, read_event, read_time
 from mhim_core.errors import CohortError
 from mhim_core.types import SlideId

@@ -12,9 +12,9 @@ from typing import NamedTuple, TypeVar
 from mhim_core.cohort.cells import TextRow
 from mhim_core.cohort.columns import Columns, has_slide_extension, strip_extension, strip_feature_extension
 from mhim_core.cohort.findings import Finding, Severity, quote
-from mhim_core.cohort.options import AS_FOUND, TableOptions
 from mhim_core.cohort.slide_names import slide_id_of
 from mhim_core.cohort.survival import SurvivalColumns
+from mhim_core.cohort.task_options import AS_FOUND, TableOptions
 from mhim_core.cohort.values import (
     NUMBER,
     CellError,

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from mhim_core.cohort.findings import Finding, Severity, quote
-from mhim_core.cohort.options import LabelSpellings
 from mhim_core.cohort.order import natural_key
 from mhim_core.cohort.table import Cohort
+from mhim_core.cohort.task_options import LabelSpellings
 from mhim_core.cohort.values import number_of
 from mhim_core.errors import CohortError
 

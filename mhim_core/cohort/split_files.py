@@ -16,10 +16,10 @@ from mhim_core.cohort.cells import TextTable, read_cells
 from mhim_core.cohort.columns import FILE_NAMES, ID_NAMES, PATIENT_NAMES, SPLIT_NAMES, column_key, is_named
 from mhim_core.cohort.findings import quote, quote_all
 from mhim_core.cohort.ids import BARE_ID_NAMES, IdColumns, IdIndex, IdKind, id_candidates, whole_id
-from mhim_core.cohort.options import SplitOptions
 from mhim_core.cohort.split_notes import part_notes
 from mhim_core.cohort.splits import Split, split_by_part
 from mhim_core.cohort.table import CohortRow
+from mhim_core.cohort.task_options import SplitOptions
 from mhim_core.cohort.values import CellError, read_split
 from mhim_core.errors import SplitError
 from mhim_core.task import Task

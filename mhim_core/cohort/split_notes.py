@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from mhim_core.cohort.findings import quote, quote_all
-from mhim_core.cohort.options import SplitOptions, SplitScheme
 from mhim_core.cohort.splits import resolve_scheme
 from mhim_core.cohort.table import Cohort, CohortRow
+from mhim_core.cohort.task_options import SplitOptions, SplitScheme
 from mhim_core.cohort.tasks import targets_of
 from mhim_core.errors import SplitError
 from mhim_core.task import Task, TaskKind

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from mhim_core.cohort.cells import TextRow
 from mhim_core.cohort.columns import column_key, named_column
 from mhim_core.cohort.findings import quote
-from mhim_core.cohort.options import AS_FOUND, TableOptions
+from mhim_core.cohort.task_options import AS_FOUND, TableOptions
 from mhim_core.cohort.values import CellError, has_no_value, number_of, read_event, read_time
 from mhim_core.errors import CohortError
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from mhim_core.cohort.cells import TextTable, read_cells
 from mhim_core.cohort.columns import Columns, column_key, find_columns, has_slide_extension, strip_feature_extension
 from mhim_core.cohort.findings import Finding, quote, quote_all
-from mhim_core.cohort.options import AS_FOUND, PatientUnit, TableOptions
 from mhim_core.cohort.order import natural_key as natural_key
 from mhim_core.cohort.rows import CohortRow as CohortRow
 from mhim_core.cohort.rows import RowReader
 from mhim_core.cohort.survival import find_survival
+from mhim_core.cohort.task_options import AS_FOUND, PatientUnit, TableOptions
 from mhim_core.cohort.values import CellError, number_of, read_fold, read_split
 from mhim_core.errors import CohortError
 from mhim_core.fingerprint import sha256

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from mhim_core.cohort.check import SLIDE_ID
 from mhim_core.cohort.findings import listed, quote, quote_all
-from mhim_core.cohort.options import BagUnit, TaskName, TaskOptions
 from mhim_core.cohort.spellings import spelling_groups
 from mhim_core.cohort.table import CohortRow, natural_key, sort_labels
+from mhim_core.cohort.task_options import BagUnit, TaskName, TaskOptions
 from mhim_core.cohort.values import number_of
 from mhim_core.errors import CohortError
 from mhim_core.task import ClassTarget, SurvivalTarget, Target, Task, TaskKind, ValueTarget

@@ -11,7 +11,7 @@ New bags, one a bag, the mean over the models:
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mhim_core.cohort.options import BagUnit
+from mhim_core.cohort.task_options import BagUnit
 from mhim_core.errors import IntegrityError
 from mhim_core.evaluation.held_out import HeldOut, Rows
 from mhim_core.tables import read_parquet, write_parquet

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from mhim_core.mil.draws import Draws
-from mhim_core.mil.options import Activation
+from mhim_core.mil.model_options import Activation
 from mhim_core.mil.registry import register_aggregator as register_aggregator
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mhim_core.mil.aggregator import Aggregator, BagOutput, make_activation
 from mhim_core.mil.draws import Draws
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.mil.plugged import PluggedAggregator
 from mhim_core.mil.recycle import RecycleNetwork, queries_bound
 from mhim_core.mil.registry import aggregator_class

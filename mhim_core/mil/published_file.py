@@ -15,7 +15,7 @@ from torch import Tensor
 from mhim_core.errors import InputError
 from mhim_core.mil.clam_weights import from_clam, is_clam
 from mhim_core.mil.model import MilModel
-from mhim_core.mil.options import Activation, MhimOptions, ModelOptions
+from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions
 from mhim_core.mil.published import from_published, published_aggregator, to_published
 
 _MODEL_KEYS = ("model", "student", "state_dict")

@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mhim_core.cohort.options import BagUnit
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.cohort.table import natural_key
+from mhim_core.cohort.task_options import BagUnit
 from mhim_core.cohort.values import number_of
 from mhim_core.evaluation.held_out import HeldOut
 from mhim_core.evaluation.new_bags import Chosen, summarise_new

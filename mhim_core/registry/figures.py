@@ -19,7 +19,7 @@ from mhim_core.metrics import (
 from mhim_core.metrics.arrays import Floats
 from mhim_core.registry.card import RegistryCard
 from mhim_core.registry.ensemble import decide
-from mhim_core.registry.options import GateOptions
+from mhim_core.registry.gate_options import GateOptions
 
 _SEED = 2021
 """Of the draws: a constant, so that a judgement made twice says the same."""

@@ -22,8 +22,8 @@ from mhim_core.registry.checks import (
     check_predicted,
 )
 from mhim_core.registry.figures import Contender, Figures, is_finite, site_of
+from mhim_core.registry.gate_options import GateOptions
 from mhim_core.registry.holdout import Holdout
-from mhim_core.registry.options import GateOptions
 from mhim_core.task import TaskKind
 
 DEFAULT_METRIC = {

@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from mhim_core.cohort.options import SplitOptions
 from mhim_core.cohort.parts import has_comparable_pair
 from mhim_core.cohort.patients import Patient, patients_of, take
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.cohort.table import natural_key
+from mhim_core.cohort.task_options import SplitOptions
 from mhim_core.cohort.tasks import targets_of
 from mhim_core.errors import ConflictError, IntegrityError, NotFoundError, SplitError
 from mhim_core.features import SourceIdentity
 from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
 from mhim_core.records import read_record
 from mhim_core.registry.card import TrainedOn
+from mhim_core.registry.gate_options import HoldoutOptions
 from mhim_core.registry.names import holdout_prefix, number_in, numbered
-from mhim_core.registry.options import HoldoutOptions
 from mhim_core.storage import Storage
 from mhim_core.task import SurvivalTarget, Target, Task, TaskKind
 from mhim_core.types import PatientId, SlideId

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from mhim_core.errors import IntegrityError
 from mhim_core.fingerprint import canonical_json, sha256, to_plain
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.records import read_record
 from mhim_core.task import FittedTask
-from mhim_core.train.options import Precision
+from mhim_core.train.fit_options import Precision
 from mhim_core.train.plan import Stage
 
 SCHEMA = 1

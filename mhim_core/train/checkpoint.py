@@ -21,7 +21,7 @@ class LoadedModel(NamedTuple):
     teacher: MilModel | None
 
 
-class Prediction(NamedTuple):
+class ModelOutput(NamedTuple):
     """One bag's prediction, on the model's device. What the C numbers mean is the card's `task`'s to say."""
 
     logits_C: Float[Tensor, "C"]
@@ -59,9 +59,9 @@ def load_model(data: bytes, device: str | torch.device = "cpu") -> LoadedModel:
 
 
 @torch.no_grad()
-def predict_bag(model: MilModel, x_NF: Float[Tensor, "N F"], append_recycled: bool = False) -> Prediction:
+def predict_bag(model: MilModel, x_NF: Float[Tensor, "N F"], append_recycled: bool = False) -> ModelOutput:
     """Plain inference on all instances. `append_recycled`: see `ModelCard.append_recycled`."""
     weight = model.embed.weight
     output = model(x_NF.to(weight.device, weight.dtype), append_recycled)
     attention_N = output.attention_HN[:, : len(x_NF)].mean(dim=0)
-    return Prediction(output.logits_C, attention_N)
+    return ModelOutput(output.logits_C, attention_N)

@@ -14,7 +14,7 @@ from mhim_core.metrics.outputs import softmax, survival_risk
 from mhim_core.mil.model import MilModel
 from mhim_core.store.schema import FeatureTable
 from mhim_core.task import FittedTask, TaskKind
-from mhim_core.train.checkpoint import Prediction, predict_bag
+from mhim_core.train.checkpoint import ModelOutput, predict_bag
 
 NUM_THREADS = 2
 """Of every forward pass here on a CPU: a sum's last bits depend on it, which must not vary with the machine."""
@@ -76,6 +76,6 @@ def outputs_of(logits_C: np.ndarray, kind: TaskKind) -> np.ndarray:
     return survival_risk(logits)[None] if kind is TaskKind.survival else logits
 
 
-def _in_users_unit(found: Prediction, task: FittedTask) -> np.ndarray:
+def _in_users_unit(found: ModelOutput, task: FittedTask) -> np.ndarray:
     logits_C = found.logits_C.double().cpu().numpy()
     return logits_C * task.target_deviation + task.target_mean  # 1 and 0 but in a regression

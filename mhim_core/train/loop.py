@@ -21,7 +21,7 @@ from mhim_core.train.context import TrainContext, from_rank_zero
 from mhim_core.train.epochs import EpochRecord
 from mhim_core.train.events import FitEvent, FitEventKind, OnEvent, ignore_events
 from mhim_core.train.feed import BagFeed
-from mhim_core.train.options import Selection
+from mhim_core.train.fit_options import Selection
 from mhim_core.train.plan import FitSpec, Stage, TrainPlan
 from mhim_core.train.preparation import make_setup, resume_or_start
 from mhim_core.train.results import (

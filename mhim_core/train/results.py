@@ -7,14 +7,14 @@ from typing import Any
 
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, sha256, to_plain
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.records import read_record
 from mhim_core.storage import Storage
 from mhim_core.task import Task
 from mhim_core.train.card import INTENDED_USE, ModelCard, load_card
 from mhim_core.train.card import SCHEMA as CARD_SCHEMA
 from mhim_core.train.epochs import EpochRecord
-from mhim_core.train.options import FitOptions
+from mhim_core.train.fit_options import FitOptions
 from mhim_core.train.plan import FitSpec, Stage, TrainPlan
 
 SCHEMA = 1

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from mhim_core.cohort.options import SplitOptions, TaskOptions
+from mhim_core.cohort.task_options import SplitOptions, TaskOptions
 from mhim_core.fingerprint import neutral_values
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.records import with_neutral
-from mhim_core.train.options import FitOptions
+from mhim_core.train.fit_options import FitOptions
 
 SECTIONS: Mapping[str, type] = MappingProxyType(
     {"model": ModelOptions, "mhim": MhimOptions, "fit": FitOptions, "splits": SplitOptions, "target": TaskOptions}

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from mhim_core.errors import IntegrityError
 from mhim_core.mil.model import MilModel
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.task import FittedTask
 from mhim_core.train.card import read_metadata
 from mhim_core.train.epochs import EpochRecord
-from mhim_core.train.options import FitOptions
+from mhim_core.train.fit_options import FitOptions
 from mhim_core.train.plan import LabelledBag, Stage
 from mhim_core.train.sampler import num_batches
 

@@ -15,7 +15,7 @@ from mhim_core.mil.ema import follow, momentum_at
 from mhim_core.mil.losses import consistency_loss
 from mhim_core.mil.masking import RecycleSplit, high_ratio_at, mask_instances, split_recycled
 from mhim_core.mil.model import MilModel
-from mhim_core.mil.options import MhimOptions, TeacherMode
+from mhim_core.mil.model_options import MhimOptions, TeacherMode
 from mhim_core.mil.scoring import score_instances
 from mhim_core.task import TaskKind
 from mhim_core.train.context import TrainContext

@@ -16,9 +16,9 @@ from flows import compare as flow
 from flows.config.commands import CompareConfig
 from flows.runs import evaluation
 from flows.runs.folder import start_run
-from mhim_core.cohort.options import BagUnit
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import CohortRow
+from mhim_core.cohort.task_options import BagUnit
 from mhim_core.errors import ConfigError
 from mhim_core.evaluation.comparison import compare
 from mhim_core.evaluation.held_out import HeldOut

@@ -29,7 +29,7 @@ from mhim_core.cohort.rows import CohortRow
 from mhim_core.cohort.splits import Split
 from mhim_core.errors import ConflictError, IntegrityError
 from mhim_core.fingerprint import fingerprint, to_plain
-from mhim_core.registry.options import GateOptions
+from mhim_core.registry.gate_options import GateOptions
 from mhim_core.registry.promotions import Kind, Promotion
 from mhim_core.registry.snapshot import snapshot
 from mhim_core.slides.spec import SlidePolicy
@@ -37,7 +37,7 @@ from mhim_core.storage import LocalStorage
 from mhim_core.store.manifest import read_manifest
 from mhim_core.task import Task, TaskKind
 from mhim_core.train import sections
-from mhim_core.train.options import FitOptions
+from mhim_core.train.fit_options import FitOptions
 from mhim_core.types import PatientId, SlideId
 
 ROWS = (

@@ -21,9 +21,9 @@ from flows.runs.folder import read_run
 from mhim_core.evaluation.calibration import temperatures, thresholds
 from mhim_core.fingerprint import sha256
 from mhim_core.registry.external import new_bags
+from mhim_core.registry.gate_options import HoldoutOptions
 from mhim_core.registry.holdout import Holdout, HoldoutSlide, read_holdout
 from mhim_core.registry.models import list_models, read_model_folder
-from mhim_core.registry.options import HoldoutOptions
 from mhim_core.registry.promotions import champion, history
 from mhim_core.storage import LocalStorage
 from mhim_core.store.bags import ParquetBags, PatientBags

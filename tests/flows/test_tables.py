@@ -8,7 +8,7 @@ import pytest
 
 from flows.runs.cohort import load_cohort
 from flows.submission.tables import with_absolute_paths
-from mhim_core.cohort.options import TableOptions
+from mhim_core.cohort.task_options import TableOptions
 from mhim_core.errors import CohortError
 from mhim_core.types import ExitCode
 

@@ -9,24 +9,24 @@ from typing import Any, NamedTuple
 import pytest
 
 import mhim_core
-from mhim_core.cohort.options import SplitOptions, TaskOptions
 from mhim_core.cohort.rows import CohortRow
+from mhim_core.cohort.task_options import SplitOptions, TaskOptions
 from mhim_core.embed.card import EncoderCard
 from mhim_core.errors import IntegrityError
 from mhim_core.features import MppUsed, SourceHint, SourceIdentity
 from mhim_core.fingerprint import NEUTRAL, fingerprint, to_plain
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.records import read_record
 from mhim_core.registry.card import Member, RegistryCard, TrainedOn
+from mhim_core.registry.gate_options import GateOptions, HoldoutOptions
 from mhim_core.registry.holdout import Holdout, HoldoutSlide
-from mhim_core.registry.options import GateOptions, HoldoutOptions
 from mhim_core.registry.promotions import Kind, Promotion
 from mhim_core.slides.spec import SlidePolicy, TileSpec, TissueRule, stored_spec, tiling_identity
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.record import CommitRecord
 from mhim_core.task import ClassTarget, FittedTask, SurvivalTarget, Task, TaskKind, ValueTarget, fit_task
 from mhim_core.train.card import ModelCard
-from mhim_core.train.options import FitOptions, Precision
+from mhim_core.train.fit_options import FitOptions, Precision
 from mhim_core.train.plan import FitSpec, LabelledBag, Stage, TrainPlan
 from mhim_core.train.results import FitIdentity, FitResult, fit_identity
 from mhim_core.types import BagId, PatientId, SlideId, Status

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mhim_core.mil.aggregator import Aggregator, BagOutput, register_aggregator
 from mhim_core.mil.draws import Draws
-from mhim_core.mil.options import ModelOptions
+from mhim_core.mil.model_options import ModelOptions
 
 QUERY_DIM = 128
 

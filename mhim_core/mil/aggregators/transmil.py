@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from mhim_core.mil.aggregator import Aggregator, BagOutput, register_aggregator
 from mhim_core.mil.draws import Draws
+from mhim_core.mil.model_options import ModelOptions
 from mhim_core.mil.nystrom import NystromAttention, join_heads
-from mhim_core.mil.options import ModelOptions
 
 LARGEST_KERNEL = 7
 

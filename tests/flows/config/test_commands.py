@@ -20,12 +20,12 @@ from flows.config.commands import (
 )
 from flows.config.flat import Key, flat, from_keys, keys_of, with_keys
 from flows.config.words import parse
-from mhim_core.cohort.options import SplitOptions
+from mhim_core.cohort.task_options import SplitOptions
 from mhim_core.errors import ConfigError
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.outcome import reconcile
 from mhim_core.slides.spec import SlidePolicy, TileSpec
-from mhim_core.train.options import FitExecution, FitOptions
+from mhim_core.train.fit_options import FitExecution, FitOptions
 from mhim_core.types import FailureReason, SlideId, Status, StatusRow
 
 CONFIGS = {name: config_class(name) for name in FLOWS}

@@ -14,7 +14,7 @@ from flows.config.flat import flat, from_keys, keys_of
 from flows.config.words import parse
 from flows.submission.words import job_words
 from mhim_core.errors import ConfigError
-from mhim_core.mil.options import Score
+from mhim_core.mil.model_options import Score
 
 
 def write(path: Path, text: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 from flows.config.recipes import DEFAULT_RECIPE, RECIPES
 from flows.config.words import recipe_values
 from mhim_core.errors import ConfigError
-from mhim_core.mil.options import MhimOptions, ModelOptions, Schedule, Score, StudentInit, TeacherMode
+from mhim_core.mil.model_options import MhimOptions, ModelOptions, Schedule, Score, StudentInit, TeacherMode
 
 OF_MODEL = {field.name for field in dataclasses.fields(ModelOptions)}
 OF_MHIM = {field.name for field in dataclasses.fields(MhimOptions)}

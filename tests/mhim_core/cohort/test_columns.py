@@ -3,8 +3,8 @@
 import pytest
 
 from mhim_core.cohort.columns import find_columns, likely_patient_columns
-from mhim_core.cohort.options import AS_FOUND, PatientUnit, TableOptions
 from mhim_core.cohort.table import Cohort, read_cohort, require_patients
+from mhim_core.cohort.task_options import AS_FOUND, PatientUnit, TableOptions
 from mhim_core.errors import CohortError, ConfigError
 
 OWN = TableOptions(patients=PatientUnit.slides)

@@ -3,8 +3,8 @@
 import pytest
 
 from mhim_core.cohort.folders import folder_table
-from mhim_core.cohort.options import AS_FOUND, TableOptions
 from mhim_core.cohort.table import Cohort, read_cohort
+from mhim_core.cohort.task_options import AS_FOUND, TableOptions
 from mhim_core.errors import CohortError
 
 

@@ -5,8 +5,8 @@ import pytest
 from mhim_core.cohort.check import find_problems, validate
 from mhim_core.cohort.ids import IdKind
 from mhim_core.cohort.labels import LabelCells, join_labels, read_labels
-from mhim_core.cohort.options import TableOptions
 from mhim_core.cohort.table import read_cohort
+from mhim_core.cohort.task_options import TableOptions
 from mhim_core.errors import CohortError
 
 

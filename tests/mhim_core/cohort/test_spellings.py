@@ -3,9 +3,9 @@
 import pytest
 
 from mhim_core.cohort.check import find_problems
-from mhim_core.cohort.options import LabelSpellings, TaskName, TaskOptions
 from mhim_core.cohort.spellings import merge_spellings, spell_as, spelling_groups
 from mhim_core.cohort.table import Cohort, read_cohort
+from mhim_core.cohort.task_options import LabelSpellings, TaskName, TaskOptions
 from mhim_core.cohort.tasks import infer_task
 from mhim_core.errors import CohortError
 from mhim_core.task import TaskKind

@@ -3,9 +3,9 @@
 import pytest
 
 from mhim_core.cohort.ids import IdKind
-from mhim_core.cohort.options import SplitOptions
 from mhim_core.cohort.split_files import SplitFile, read_split_file, splits_from_files
 from mhim_core.cohort.table import CohortRow
+from mhim_core.cohort.task_options import SplitOptions
 from mhim_core.errors import CohortError, SplitError
 from mhim_core.task import Task, TaskKind
 

@@ -9,8 +9,8 @@ import pytest
 
 from mhim_core.cohort.check import find_problems
 from mhim_core.cohort.columns import strip_extension
-from mhim_core.cohort.options import AS_FOUND, TableOptions
 from mhim_core.cohort.table import CohortRow, read_cohort, sort_labels
+from mhim_core.cohort.task_options import AS_FOUND, TableOptions
 from mhim_core.errors import CohortError
 
 

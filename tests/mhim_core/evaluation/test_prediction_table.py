@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from mhim_core.cohort.options import BagUnit
+from mhim_core.cohort.task_options import BagUnit
 from mhim_core.errors import IntegrityError
 from mhim_core.evaluation import prediction_table
 from mhim_core.evaluation.held_out import HeldOut

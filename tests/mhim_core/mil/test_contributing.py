@@ -12,7 +12,7 @@ import sys
 import mhim_core.mil.aggregators as aggregators
 aggregators.__path__.append(sys.argv[1])  # where the new file lies, as if it were in the folder
 
-from mhim_core.mil.options import AGGREGATOR_NAMES, MINING_AGGREGATORS, MhimOptions, ModelOptions
+from mhim_core.mil.model_options import AGGREGATOR_NAMES, MINING_AGGREGATORS, MhimOptions, ModelOptions
 assert "torch" not in sys.modules, "--help reads the names"
 assert "logsumexp" in AGGREGATOR_NAMES and "logsumexp" in MINING_AGGREGATORS
 
@@ -21,7 +21,7 @@ from mhim_core.mil.model import build_model
 from mhim_core.task import ClassTarget, FittedTask, TaskKind
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.objective import make_label
-from mhim_core.train.options import FitOptions
+from mhim_core.train.fit_options import FitOptions
 from mhim_core.train.plan import LabelledBag, Stage
 from mhim_core.train.state import FitSetup, TrainState
 from mhim_core.train.step import Bag, train_step

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mhim_core.mil.options import ModelOptions
+from mhim_core.mil.model_options import ModelOptions
 from mhim_core.mil.plugins import load_plugin
 from mhim_core.mil.probe import check_plugin
 from mhim_core.mil.registry import AGGREGATOR_NAMES

@@ -8,7 +8,7 @@ import torch
 
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.model import MilModel, build_model
-from mhim_core.mil.options import Activation, MhimOptions, ModelOptions
+from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions
 from mhim_core.mil.recycle import queries_bound
 from mhim_core.mil.registry import AGGREGATOR_NAMES, AGGREGATORS, AggregatorKey, aggregator_class
 from mhim_core.types import BagId
@@ -210,7 +210,7 @@ def test_a_bag_of_200_000_instances_takes_bounded_memory() -> None:
     code = (
         "import resource, torch\n"
         "from mhim_core.mil.model import build_model\n"
-        "from mhim_core.mil.options import ModelOptions\n"
+        "from mhim_core.mil.model_options import ModelOptions\n"
         "from mhim_core.mil.registry import AGGREGATOR_NAMES\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20\n"
         "x, before = torch.randn(200_000, 16), peak()\n"

@@ -8,7 +8,7 @@ import pytest
 
 from mhim_core.registry.changes import changes
 from mhim_core.train import sections
-from mhim_core.train.options import FitOptions
+from mhim_core.train.fit_options import FitOptions
 
 Make = Callable[..., Any]
 

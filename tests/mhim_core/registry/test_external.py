@@ -12,8 +12,8 @@ from mhim_core.cohort.rows import CohortRow
 from mhim_core.features import SourceIdentity
 from mhim_core.registry.card import TrainedOn
 from mhim_core.registry.external import External, NewBag, PredictedBag, external_metrics
+from mhim_core.registry.gate_options import HoldoutOptions
 from mhim_core.registry.holdout import Holdout, HoldoutSlide
-from mhim_core.registry.options import HoldoutOptions
 from mhim_core.task import SurvivalTarget, Task, TaskKind, ValueTarget
 from mhim_core.types import BagId, PatientId, SlideId
 

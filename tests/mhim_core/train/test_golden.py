@@ -19,15 +19,15 @@ from mhim_core.mil.draws import Draws
 from mhim_core.mil.losses import survival_loss
 from mhim_core.mil.masking import Masks, RecycleSplit, mask_instances, split_recycled
 from mhim_core.mil.model import MilModel
-from mhim_core.mil.options import Activation, MhimOptions, ModelOptions, Score
+from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions, Score
 from mhim_core.mil.published import from_published, to_published
 from mhim_core.task import ClassTarget, FittedTask, TaskKind
 from mhim_core.train import step as step_module
 from mhim_core.train.arithmetic import fixed_arithmetic
 from mhim_core.train.checkpoint import predict_bag
 from mhim_core.train.context import SingleProcess
+from mhim_core.train.fit_options import FitOptions, Precision
 from mhim_core.train.objective import make_label
-from mhim_core.train.options import FitOptions, Precision
 from mhim_core.train.plan import LabelledBag, Stage
 from mhim_core.train.state import FitSetup, TrainState
 from mhim_core.train.step import Bag, train_step, view_as_student, view_as_teacher

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from mhim_core.mil.options import AGGREGATOR_NAMES, MINING_AGGREGATORS
+from mhim_core.mil.model_options import AGGREGATOR_NAMES, MINING_AGGREGATORS
 from mhim_core.train.arithmetic import fixed_arithmetic
 from mhim_core.train.plan import Stage
 

@@ -6,7 +6,7 @@ import pytest
 
 from mhim_core.errors import IntegrityError
 from mhim_core.train import sections
-from mhim_core.train.options import FitOptions
+from mhim_core.train.fit_options import FitOptions
 from mhim_core.train.sections import flat_options, known_options
 
 

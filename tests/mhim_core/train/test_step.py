@@ -10,14 +10,14 @@ from mhim_core.mil.draws import Draws
 from mhim_core.mil.losses import consistency_loss
 from mhim_core.mil.masking import mask_instances, split_recycled
 from mhim_core.mil.model import build_model
-from mhim_core.mil.options import MhimOptions, TeacherMode
+from mhim_core.mil.model_options import MhimOptions, TeacherMode
 from mhim_core.task import ClassTarget, fit_task
 from mhim_core.train.card import ModelCard
 from mhim_core.train.checkpoint import LoadedModel
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.feed import BagFeed
+from mhim_core.train.fit_options import Precision
 from mhim_core.train.objective import make_label, task_loss
-from mhim_core.train.options import Precision
 from mhim_core.train.plan import Stage, TrainPlan
 from mhim_core.train.preparation import make_setup, start_state
 from mhim_core.train.state import FitSetup, TrainState

@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from mhim_core.mil.aggregator import BagOutput
 from mhim_core.mil.aggregators.clam import ClamMb, ClamSb
 from mhim_core.mil.draws import Draws
-from mhim_core.mil.options import ModelOptions
+from mhim_core.mil.model_options import ModelOptions
 from mhim_core.types import BagId
 
 BAG_LOSS = torch.tensor(2.0, dtype=torch.float64)

@@ -4,7 +4,7 @@ import torch
 
 from mhim_core.mil.aggregators.dsmil import Dsmil
 from mhim_core.mil.model import build_model
-from mhim_core.mil.options import ModelOptions, Score
+from mhim_core.mil.model_options import ModelOptions, Score
 from mhim_core.mil.scoring import score_instances
 
 MODEL = build_model(10, 3, ModelOptions(aggregator="dsmil", embed_dim=16), seed="s", dtype=torch.float64)

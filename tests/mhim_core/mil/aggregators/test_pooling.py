@@ -4,7 +4,7 @@ import torch
 
 from mhim_core.mil.aggregators.pooling import MaxPool, MeanPool
 from mhim_core.mil.model import build_model
-from mhim_core.mil.options import ModelOptions
+from mhim_core.mil.model_options import ModelOptions
 
 OPTIONS = ModelOptions(embed_dim=16)
 H = torch.randn(9, 16, generator=torch.Generator().manual_seed(0))

@@ -5,7 +5,7 @@ import torch
 
 from mhim_core.mil.aggregators.transmil import PositionEncoding, Transmil
 from mhim_core.mil.model import build_model
-from mhim_core.mil.options import ModelOptions
+from mhim_core.mil.model_options import ModelOptions
 
 OPTIONS = ModelOptions(aggregator="transmil", embed_dim=16)
 

@@ -8,7 +8,7 @@ import pytest
 
 from mhim_core.errors import ConfigError
 from mhim_core.mil import options as module
-from mhim_core.mil.options import AGGREGATOR_NAMES, MINING_AGGREGATORS, MhimOptions, ModelOptions, RecycleAtTest
+from mhim_core.mil.model_options import AGGREGATOR_NAMES, MINING_AGGREGATORS, MhimOptions, ModelOptions, RecycleAtTest
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_recycled_tokens_cannot_be_asked_for_where_nothing_is_recycled() -> None
 
 def test_reading_the_options_imports_nothing_heavy() -> None:
     code = (
-        "import sys, mhim_core.mil.options, mhim_core.train.options, mhim_core.train.plan;"
+        "import sys, mhim_core.mil.model_options, mhim_core.train.fit_options, mhim_core.train.plan;"
         "assert not {'torch', 'numpy', 'pyarrow', 'sklearn'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
