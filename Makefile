@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "mhim needs Python 3.11 or 3.12; set PYTHON=…" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[encoders,interop,mlflow,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[encoders,interop,xlsx,mlflow,dev]'
 	@touch $@
 
 demo: install

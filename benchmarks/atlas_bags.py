@@ -22,15 +22,15 @@ from cross_validation import Recipe, run_folds
 from cross_validation_tables import HEADER, print_lines
 
 from mhim_core.bags import BagSource
-from mhim_core.cohort.options import SplitOptions, SplitScheme
 from mhim_core.cohort.table import CohortRow, read_cohort
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.cohort.task_options import SplitOptions, SplitScheme
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.storage import LocalStorage
 from mhim_core.store.bags import ParquetBags
 from mhim_core.store.feature_sets import choose_feature_set
 from mhim_core.store.interop import H5Bags
 from mhim_core.store.manifest import read_manifest
-from mhim_core.train.options import FitOptions, Selection
+from mhim_core.train.fit_options import FitOptions, Selection
 from mhim_core.types import BagId
 
 FIT = FitOptions(epochs=30, selection=Selection.last)

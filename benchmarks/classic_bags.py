@@ -23,11 +23,11 @@ from cross_validation import Recipe, run_folds
 from cross_validation_tables import HEADER, print_lines
 
 from mhim_core.bags import BagSource
-from mhim_core.cohort.options import SplitOptions, SplitScheme
 from mhim_core.cohort.table import CohortRow
-from mhim_core.mil.options import Activation, MhimOptions, ModelOptions
+from mhim_core.cohort.task_options import SplitOptions, SplitScheme
+from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions
 from mhim_core.store.interop import ClassicBags
-from mhim_core.train.options import FitOptions, Selection
+from mhim_core.train.fit_options import FitOptions, Selection
 from mhim_core.train.plan import Stage
 from mhim_core.types import BagId, PatientId, SlideId
 

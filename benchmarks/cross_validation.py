@@ -14,19 +14,19 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from mhim_core.bags import BagSource
-from mhim_core.cohort.options import SplitOptions
 from mhim_core.cohort.splits import Split, make_splits
 from mhim_core.cohort.table import CohortRow
+from mhim_core.cohort.task_options import SplitOptions
 from mhim_core.errors import ConflictError
 from mhim_core.fingerprint import fingerprint
 from mhim_core.mil.model import MilModel
-from mhim_core.mil.options import MINING_AGGREGATORS, MhimOptions, ModelOptions
+from mhim_core.mil.model_options import MINING_AGGREGATORS, MhimOptions, ModelOptions
 from mhim_core.storage import LocalStorage
 from mhim_core.task import ClassTarget, Task, TaskKind
 from mhim_core.train.checkpoint import load_model, predict_bag
 from mhim_core.train.context import SingleProcess
+from mhim_core.train.fit_options import FitExecution, FitOptions
 from mhim_core.train.loop import run_fits
-from mhim_core.train.options import FitExecution, FitOptions
 from mhim_core.train.plan import FoldBags, LabelledBag, Stage, TrainPlan, plan_fits
 from mhim_core.train.results import FitResult, read_model
 from mhim_core.types import BagId, SlideId

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from hard_bags import SALIENT, Regime
 from hard_fits import BASELINE, EPOCHS, Variant
 
-from mhim_core.mil.options import MhimOptions, RecycleAtTest, Schedule, Score, StudentInit, TeacherMode
+from mhim_core.mil.model_options import MhimOptions, RecycleAtTest, Schedule, Score, StudentInit, TeacherMode
 
 
 def _mhim(name: str, **options: Any) -> Variant:

@@ -1,21 +1,28 @@
 """Optimizer steps per second, plain against MHIM, on bags of random features.
 
     python benchmarks/train_step.py [--threads 2] [--device cpu] [--instances 600 12000] [--d-in 1280]
+                                    [--aggregators abmil …] [--json FILE]
 
-Prints one line per bag size; `ratio` is the time of an MHIM step over that of a plain one.
+Prints one line per aggregator and bag size; `ratio` is the time of an MHIM step over that of a plain one. On a GPU with
+the kernels that a fit takes (deterministic, no TF32), and with the most memory that was allocated.
 """
 
 import argparse
+import json
 import time
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.model_options import AGGREGATOR_NAMES, MINING_AGGREGATORS, MhimOptions, ModelOptions
 from mhim_core.task import ClassTarget, Task, TaskKind, fit_task
-from mhim_core.train.checkpoint import LoadedModel, ModelCard
+from mhim_core.train.arithmetic import fixed_arithmetic
+from mhim_core.train.card import ModelCard
+from mhim_core.train.checkpoint import LoadedModel
 from mhim_core.train.context import SingleProcess
+from mhim_core.train.fit_options import FitOptions
 from mhim_core.train.objective import make_label
-from mhim_core.train.options import FitOptions
 from mhim_core.train.plan import LabelledBag, Stage
 from mhim_core.train.preparation import start_state
 from mhim_core.train.state import FitSetup, TrainState
@@ -23,7 +30,16 @@ from mhim_core.train.step import Bag, train_step
 from mhim_core.types import BagId
 
 
-def make_state(stage: Stage, d_in: int, device: torch.device) -> TrainState:
+class StepCost(NamedTuple):
+    """What one step took."""
+
+    seconds: float
+    """The median."""
+    peak_gib: float | None
+    """Most memory allocated on the GPU; None on a CPU."""
+
+
+def make_state(aggregator: str, stage: Stage, d_in: int, device: torch.device) -> TrainState:
     train = tuple(LabelledBag(BagId(f"bag-{index}"), ClassTarget(index % 2)) for index in range(16))
     task = fit_task(Task(kind=TaskKind.classification, classes=("0", "1")), [bag.target for bag in train])
     setup = FitSetup(
@@ -31,14 +47,14 @@ def make_state(stage: Stage, d_in: int, device: torch.device) -> TrainState:
         seed=2021,
         d_in=d_in,
         task=task,
-        model=ModelOptions(),
+        model=ModelOptions(aggregator=aggregator),
         mhim=MhimOptions(),
         fit=FitOptions().resolved(task.kind),
         train=train,
     )
     if stage is Stage.plain:
         return start_state(setup, None, device)
-    teacher = make_state(Stage.plain, d_in, torch.device("cpu")).student
+    teacher = make_state(aggregator, Stage.plain, d_in, torch.device("cpu")).student
     card = ModelCard(
         stage=Stage.plain,
         fold=0,
@@ -52,20 +68,27 @@ def make_state(stage: Stage, d_in: int, device: torch.device) -> TrainState:
     return start_state(setup, LoadedModel(card, teacher, None), device)
 
 
-def seconds_per_step(stage: Stage, num_instances: int, d_in: int, device: torch.device, budget_s: float) -> float:
+def measure_step(
+    aggregator: str, stage: Stage, num_instances: int, d_in: int, device: torch.device, budget_s: float
+) -> StepCost:
     """The median over as many steps as fit into the budget, at least 5, after 3 to warm up."""
-    state, context = make_state(stage, d_in, device), SingleProcess(device)
+    state, context = make_state(aggregator, stage, d_in, device), SingleProcess(device)
     x_NF = torch.randn(num_instances, d_in, generator=torch.Generator().manual_seed(0)).to(device)
     setup = state.setup
     bags = [Bag(bag.bag_id, make_label(bag.target, setup.task, setup.dtype, device), x_NF) for bag in setup.train]
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
     times: list[float] = []
-    while len(times) < 8 or sum(times) < budget_s:
-        start_s = time.perf_counter()
-        train_step(state, [bags[len(times) % len(bags)]], 1, context)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start_s)
-    return sorted(times[3:])[len(times[3:]) // 2]
+    with fixed_arithmetic(device):
+        while len(times) < 8 or sum(times) < budget_s:
+            start_s = time.perf_counter()
+            train_step(state, [bags[len(times) % len(bags)]], 1, context)
+            if on_gpu:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start_s)
+    peak_gib = torch.cuda.max_memory_allocated(device) / 2**30 if on_gpu else None
+    return StepCost(sorted(times[3:])[len(times[3:]) // 2], peak_gib)
 
 
 def main() -> None:
@@ -75,15 +98,37 @@ def main() -> None:
     parser.add_argument("--instances", type=int, nargs="+", default=[600, 12_000])
     parser.add_argument("--d-in", type=int, default=1280)
     parser.add_argument("--seconds", type=float, default=5.0, help="time spent on each number")
+    parser.add_argument("--aggregators", nargs="+", default=["abmil"], choices=AGGREGATOR_NAMES)
+    parser.add_argument("--json", type=Path, help="also write the figures there, after each line")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    for num_instances in options.instances:
-        plain, mhim = (seconds_per_step(stage, num_instances, options.d_in, device, options.seconds) for stage in Stage)
-        print(
-            f"N={num_instances:>6} d_in={options.d_in} {options.device} threads={options.threads}: "
-            f"plain {1 / plain:7.1f} steps/s, mhim {1 / mhim:7.1f} steps/s, ratio {mhim / plain:.2f}"
-        )
+    rows: list[dict[str, object]] = []
+    for aggregator in options.aggregators:
+        stages = list(Stage) if aggregator in MINING_AGGREGATORS else [Stage.plain]
+        for num in options.instances:
+            costs = {
+                stage: measure_step(aggregator, stage, num, options.d_in, device, options.seconds) for stage in stages
+            }
+            print(describe(aggregator, num, costs, options), flush=True)
+            rows += [
+                {"aggregator": aggregator, "stage": stage, "instances": num, "d_in": options.d_in, **cost._asdict()}
+                for stage, cost in costs.items()
+            ]
+            if options.json is not None:
+                options.json.write_text(json.dumps(rows))
+
+
+def describe(aggregator: str, num_instances: int, costs: dict[Stage, StepCost], options: argparse.Namespace) -> str:
+    """The figures of an aggregator at one bag size on a line."""
+    where = f"N={num_instances:>6} d_in={options.d_in} {options.device} threads={options.threads}"
+    figures = [f"{stage} {1 / cost.seconds:7.1f} steps/s" for stage, cost in costs.items()]
+    if Stage.mhim in costs:
+        figures.append(f"ratio {costs[Stage.mhim].seconds / costs[Stage.plain].seconds:.2f}")
+    peaks = [cost.peak_gib for cost in costs.values() if cost.peak_gib is not None]
+    if peaks:
+        figures.append(f"at most {max(peaks):.2f} GiB")
+    return f"{aggregator:8} {where}: {', '.join(figures)}"
 
 
 if __name__ == "__main__":

@@ -65,12 +65,10 @@ def parse_s3_uri(uri: str) -> S3Place:
 
 
 class S3Client:
-    """Connects at each process's first request; safe in threads and after a fork, pickled without its connection."""
+    """Retries over the process's one connection, made at the first request; safe in threads, after a fork, pickled."""
 
     num_retries: int
     """Requests repeated by this process so far."""
-    _made: Any
-    _pid: int
     _answered: bool
     _lock: threading.Lock
     _jitter: random.Random
@@ -112,17 +110,10 @@ class S3Client:
         return PATIENCE_S if isinstance(failure, _DROPPED) else 0
 
     def _client(self) -> Any:
-        if self._pid != os.getpid():
-            with self._lock:
-                if self._pid != os.getpid():
-                    self._made = _connect()
-                    self._pid = os.getpid()
-        return self._made
+        return _connection()
 
     def _reset(self) -> None:
         self.num_retries = 0
-        self._made = None
-        self._pid = 0
         self._answered = False
         self._lock = threading.Lock()
         self._jitter = random.Random()  # unseeded on purpose: a thousand workers must not retry in step
@@ -132,6 +123,26 @@ class S3Client:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._reset()
+
+
+_CONNECTIONS: dict[Any, Any] = {}
+_CONNECTING = threading.Lock()
+
+
+def _connection() -> Any:
+    """botocore's client of this process, which every storage shares: making one costs a tenth of a second or more.
+
+    A forked child makes its own, and so does whoever changes the environment that addresses and credentials come from.
+    """
+    key = (os.getpid(), tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
+    connection = _CONNECTIONS.get(key)
+    if connection is None:
+        with _CONNECTING:
+            connection = _CONNECTIONS.get(key)
+            if connection is None:
+                _CONNECTIONS.clear()  # of a parent or an earlier environment: nobody asks for it again
+                connection = _CONNECTIONS[key] = _connect()
+    return connection
 
 
 def _connect() -> Any:

@@ -4,15 +4,18 @@ import ipaddress
 import logging
 import os
 import re
+import signal
 import socket
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cluster.machine import ensure_token, ray_folder
 from mhim_core.errors import ConfigError, MhimError
 
 _HOST_PORT = re.compile(r"^[A-Za-z0-9._-]+:\d{1,5}$")
@@ -119,11 +122,13 @@ def ray_session(address: str, local_cpus: int | None = None) -> Iterator[Resourc
         yield _resources(is_local=address == "local")
     finally:
         if owned and not _keep_alive:
-            ray.shutdown()
+            _disconnect()
 
 
 _keep_alive: list[bool] = []
 """Not empty inside `kept_alive`."""
+_of_session = ExitStack()
+"""What the open session needs on this machine, released after it."""
 
 
 @contextmanager
@@ -135,9 +140,7 @@ def kept_alive() -> Iterator[None]:
     finally:
         _keep_alive.pop()
         if "ray" in sys.modules and not _keep_alive:
-            import ray
-
-            ray.shutdown()
+            _disconnect()
 
 
 @contextmanager
@@ -163,6 +166,13 @@ def gist(error: BaseException) -> str:
     return lines[0][:300]
 
 
+def _disconnect() -> None:
+    import ray
+
+    ray.shutdown()
+    _of_session.close()
+
+
 def _connect(address: str, local_cpus: int | None) -> None:
     import ray
 
@@ -172,6 +182,9 @@ def _connect(address: str, local_cpus: int | None) -> None:
         # address="local", since a bare init would try to join whatever a stopped cluster left behind
         cpus = local_cpus or _usable_cpus()
         options |= {"address": "local", "include_dashboard": False, "num_cpus": cpus}
+        if folder := _of_session.enter_context(ray_folder()):
+            options["_temp_dir"] = folder
+        ensure_token()
     else:
         _check_answers(address)
         options |= {"address": address, "runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}}}
@@ -179,7 +192,7 @@ def _connect(address: str, local_cpus: int | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own deprecations and unclosed sockets are not the user's concern
         try:
-            with _without_native_stderr():
+            with _without_native_stderr(), _own_sigterm():
                 ray.init(**options)
         except ray.exceptions.AuthenticationError as error:
             raise ConfigError(
@@ -219,6 +232,17 @@ def _cluster_of_this_machine() -> str | None:
         note = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray", "ray_current_cluster")
         address = note.read_text().strip() if note.is_file() else ""
     return address if _HOST_PORT.match(address) else None
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray takes SIGTERM for itself and ends the process with 15; the command's handler, which shuts Ray down, stays."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before not in (None, signal.SIG_DFL):
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -14,10 +14,9 @@ from cluster.decoding import AtHand, Decoder, JobStream, RetrySlide
 from cluster.staging import STAGING_TIMEOUT_S, at_hand
 from cluster.storage import open_storage
 from flows.config.commands import CheckConfig
-from flows.config.keys import DecodeKeys, part
+from flows.config.keys import DecodeKeys
 from flows.engine.result import FlowResult
 from flows.runs.cohort import CohortInput, load_cohort
-from mhim_core.cohort.options import TaskOptions
 from mhim_core.cohort.summary import summarise
 from mhim_core.errors import SlideError
 from mhim_core.outcome import Outcome, reconcile
@@ -29,19 +28,19 @@ from mhim_core.types import SlideTask, Status, StatusRow
 
 def run(config: CheckConfig) -> FlowResult:
     """Raises CohortError (exit 2) where the table itself is wrong."""
-    given = load_cohort(config.cohort, strict=config.strict, labels_uri=config.labels)
-    notes = (
-        f"note: {note}" for note in (*given.cohort.notes, *summarise(given.cohort.rows, part(config, TaskOptions)))
+    given = load_cohort(
+        config.data.cohort,
+        strict=config.failures.strict,
+        labels_uri=config.data.labels,
+        options=config.table,
     )
+    notes = (f"note: {note}" for note in (*given.cohort.notes, *summarise(given.cohort.rows, config.target)))
     for line in (*notes, *(f"warning: {finding}" for finding in given.warnings)):
         print(line)
     pictures = open_storage(config.pictures) if config.pictures else None
-    keys = part(config, DecodeKeys)
-    outcome = inspect_all(given, part(config, TileSpec), part(config, SlidePolicy), keys, pictures)
+    outcome = inspect_all(given, config.tiles, config.policy, config.decode, pictures)
     print(outcome.summary())
-    for row in outcome.empty:
-        print(f"  {row.slide_id}: {row.message}")
-    return FlowResult(exit_code=config.exit_code_of(outcome))
+    return FlowResult(exit_code=config.failures.exit_code_of(outcome))
 
 
 def inspect_all(

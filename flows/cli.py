@@ -8,18 +8,21 @@ import importlib
 import io
 import os
 import select
+import signal
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 import traceback
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from flows.commands import FLOWS, IN_JOB, config_class, find_command, plain_flows, read_words
+from flows.engine.machine_errors import machine_error
 from flows.engine.state_folder import state_folder
 from mhim_core.errors import MhimError
 from mhim_core.types import ExitCode
@@ -34,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     _escape_unprintable()
     try:
-        code = _run(words)
+        with _terminated_as_interrupted():
+            code = _run(words)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -45,10 +49,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return ExitCode.INTERRUPTED
         if debug:
             traceback.print_exc()
-        if not isinstance(error, MhimError) or error.exit_code is ExitCode.BUG:
+        known = error if isinstance(error, MhimError) else machine_error(error)
+        if known is None or known.exit_code is ExitCode.BUG:
             return _unexpected(error)
-        _say(str(error))
-        return error.exit_code
+        _say(str(known))
+        return known.exit_code
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Inside, SIGTERM, which is how a batch system ends a command, is what Ctrl-C is: Ray is shut down in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(words: Sequence[str]) -> int:
@@ -99,15 +117,16 @@ A first run on your own slides, from one table (columns slide_id, path, patient_
   mhim report   run=runs/first
 
 Exit codes: 0 ok · 1 unexpected · 2 bad configuration or input · 3 some slides failed, within max_failed_fraction ·
-            4 more failed · 5 conflict with another run or store · 6 storage, or a job's cluster, unreachable ·
-            130 interrupted"""
+            4 more failed · 5 conflict with another run or store · 6 storage, or a job's cluster, unreachable, or disk
+            or memory full · 130 interrupted"""
 
 
 def _flow_help(name: str) -> str:
-    from flows.config.words import keys_of
+    from flows.config.flat import keys_of
+    from flows.config.words import CONFIG
 
     command = FLOWS[name]
-    keys = keys_of(config_class(name)).values()
+    keys = [*keys_of(config_class(name)).values(), *([] if command.wraps_flow else [CONFIG])]
     lines = [f"mhim {name}: {command.summary}", "", f"  mhim {name} {command.example}", ""]
     for title, chosen in (
         ("required", [key for key in keys if key.required]),
@@ -117,9 +136,8 @@ def _flow_help(name: str) -> str:
             lines.append(f"{title}:")
         for key in chosen:
             default = "" if key.required else f"={_show(key.default)}"
-            choices = " | ".join(key.kind.__members__) if hasattr(key.kind, "__members__") else ""
-            doc = f"{key.doc} [{choices}]" if choices else key.doc
-            lines.append(f"  {key.name}{default}")
+            doc = f"{key.doc} [{' | '.join(key.choices)}]" if key.choices else key.doc
+            lines += textwrap.wrap(f"{key.name}{default}", 112, initial_indent="  ", subsequent_indent="    ")
             lines += textwrap.wrap(doc, 112, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines)
 
@@ -129,6 +147,8 @@ def _show(value: object) -> str:
         return str(value).lower()
     if isinstance(value, Enum):
         return value.name
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return "none" if value is None else str(value)
 
 

@@ -194,7 +194,8 @@ def find_command(names: Sequence[str]) -> str:
 
 def read_words(name: str, words: Sequence[str]) -> Any:
     """The command's config: bare words, `--flag`s, `key=value`s and, where it wraps a flow, that flow's words."""
-    from flows.config.words import keys_of, parse
+    from flows.config.flat import keys_of
+    from flows.config.words import parse
 
     command, kind = FLOWS[name], config_class(name)
     keys = keys_of(kind)
@@ -202,15 +203,13 @@ def read_words(name: str, words: Sequence[str]) -> Any:
     others: list[str] = []
     for word in spelt_out(name, words):
         (others if command.wraps_flow and word.partition("=")[0] not in keys else own).append(word)
-    preset = name.replace(" ", "_").replace("-", "_")
-    if not command.wraps_flow:
-        return parse(kind, own, preset=preset, command=name)
-    return dataclasses.replace(parse(kind, own, preset=preset, command=name), overrides=tuple(others))
+    config: Any = parse(kind, own, command=name)
+    return dataclasses.replace(config, overrides=tuple(others)) if command.wraps_flow else config
 
 
 def spelt_out(name: str, words: Sequence[str]) -> list[str]:
     """A command's words with every bare word and `--flag` of its own as the `key=value` that it stands for."""
-    from flows.config.words import keys_of
+    from flows.config.flat import keys_of
 
     command, keys = FLOWS[name], keys_of(config_class(name))
     free = iter(key for key in command.positional if not any(word.startswith(f"{key}=") for word in words))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from cluster.storage import open_storage
 from flows.config.commands import CompareConfig
+from flows.config.files import write_resolved
 from flows.engine.result import FlowResult
 from flows.runs.evaluation import ensure_evaluated, read_held_out, train_targets
 from flows.runs.fits import model_names
@@ -26,7 +27,7 @@ from mhim_core.tables import write_csv, write_parquet
 TABLE_CSV, TABLE_PARQUET, FIGURE, SUMMARY = "comparison.csv", "comparison.parquet", "comparison.png", "comparison.json"
 
 
-class Contender(NamedTuple):
+class ComparedModel(NamedTuple):
     """One model of one run, by the name that tells it from the others."""
 
     name: str
@@ -36,7 +37,7 @@ class Contender(NamedTuple):
 
 def run(config: CompareConfig) -> FlowResult:
     """Raises InputError (2) where a run is not finished or the runs did not hold out the same bags."""
-    contenders = choose_contenders([read_run(uri) for uri in config.run_uris], config.model_names)
+    contenders = choose_contenders([read_run(uri, store=config.store) for uri in config.run_uris], config.model_names)
     _check_same_task(contenders)
     task = contenders[0].run.task
     rows = {one.name: _rows(one) for one in contenders}
@@ -49,6 +50,7 @@ def run(config: CompareConfig) -> FlowResult:
     storage = open_storage(config.out)
     summary = canonical_json(_summary(contenders, rows, differences, config.bootstrap_replicates))
     recomputed = _maybe_get(storage, SUMMARY) != summary
+    write_resolved(storage, config, "compare")
     _write(storage, differences, summary)
     _print(differences)
     outputs = {"comparison": storage.locate(SUMMARY), "table": storage.locate(TABLE_CSV)}
@@ -56,7 +58,7 @@ def run(config: CompareConfig) -> FlowResult:
     return FlowResult(outputs=outputs, recomputed=recomputed)
 
 
-def choose_contenders(runs: Sequence[Run], models: Sequence[str]) -> list[Contender]:
+def choose_contenders(runs: Sequence[Run], models: Sequence[str]) -> list[ComparedModel]:
     """Each run's reported model; of a single run all of them; where `models` are named, those that each run has.
 
     Raises InputError where fewer than two are left or a named model is in no run.
@@ -78,10 +80,10 @@ def choose_contenders(runs: Sequence[Run], models: Sequence[str]) -> list[Conten
             else "there is no model to compare"
         )
     distinct = {name for _, _, name in chosen}
-    return [Contender(_name(label, name, len(runs), len(distinct)), one, name) for label, one, name in chosen]
+    return [ComparedModel(_name(label, name, len(runs), len(distinct)), one, name) for label, one, name in chosen]
 
 
-def _rows(one: Contender) -> list[HeldOut]:
+def _rows(one: ComparedModel) -> list[HeldOut]:
     """The model's held-out predictions; the run is evaluated first where it is not."""
     ensure_evaluated(one.run)
     return [row for row in read_held_out(one.run) if row.model == one.model]
@@ -103,7 +105,7 @@ def _name(label: str, model: str, num_runs: int, num_models: int) -> str:
     return label if num_models == 1 else f"{label}: {model}"
 
 
-def _check_same_task(contenders: Sequence[Contender]) -> None:
+def _check_same_task(contenders: Sequence[ComparedModel]) -> None:
     for a, b in combinations(contenders, 2):
         first, second = a.run.task, b.run.task
         if (first.kind, first.classes) != (second.kind, second.classes):
@@ -114,7 +116,7 @@ def _check_same_task(contenders: Sequence[Contender]) -> None:
 
 
 def _summary(
-    contenders: Sequence[Contender], rows: Mapping[str, Sequence[HeldOut]], differences: object, replicates: int
+    contenders: Sequence[ComparedModel], rows: Mapping[str, Sequence[HeldOut]], differences: object, replicates: int
 ) -> dict[str, Any]:
     first = rows[contenders[0].name]
     return {

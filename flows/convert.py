@@ -1,22 +1,23 @@
 """mhim convert checkpoint=theirs.pt out=model.safetensors classes=normal,tumour: published checkpoints in and out.
 
-Inputs: a published `.pt` (read without running what a pickle may hold), to become a model file with a card; or a model
-file of ours, or the fit of a run (run= fold= seed= stage=), to become a `.pt` with the published names. Weights are
-kept bit for bit. Output: the file at out, whose ending says the direction. Cost: seconds. Exit code: 0, 2 (no published
-model, names and shapes listed), 5 (out holds something else), 6.
+Inputs: a published `.pt`, of CLAM (SB, MB) too (read without running what a pickle may hold), to become a model file
+with a card; or a model file of ours, or the fit of a run (run= fold= seed= stage=), to become a `.pt` with published
+names. Weights are kept bit for bit. Output: the file at out, whose ending says the direction. Cost: seconds. Exit code:
+0, 2 (no published model, names and shapes listed), 5 (out holds something else), 6.
 """
 
 import posixpath
 
 from cluster.storage import open_storage, read_bytes
 from flows.config.commands import ConvertConfig
+from flows.config.words import recipe_values
 from flows.engine.result import FlowResult
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import sha256
-from mhim_core.mil.options import MhimOptions, ModelOptions
-from mhim_core.mil.recipes import recipe_defaults
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.storage import Storage
 from mhim_core.task import FittedTask, TaskKind
+from mhim_core.train.card import ModelCard
 from mhim_core.train.results import FitResult, read_model, read_result
 
 
@@ -39,8 +40,8 @@ def import_checkpoint(data: bytes, config: ConvertConfig) -> bytes:
     What the checkpoint cannot say is the published code's (recipe `published-code`), and fold and seed are 0.
     """
     from mhim_core.mil.published_file import load_published
-    from mhim_core.train.checkpoint import ModelCard, save_model
-    from mhim_core.train.options import Precision
+    from mhim_core.train.checkpoint import save_model
+    from mhim_core.train.fit_options import Precision
     from mhim_core.train.plan import Stage
 
     options = ModelOptions(embed_activation=config.embed_activation, attention_activation=config.attention_activation)
@@ -52,8 +53,8 @@ def import_checkpoint(data: bytes, config: ConvertConfig) -> bytes:
         )
     mhim = None
     if found.recycle_queries is not None:
-        recipe = recipe_defaults("published-code", found.options.aggregator)
-        mhim = MhimOptions(**recipe | {"recycle_queries": found.recycle_queries})  # type: ignore[arg-type]
+        recipe = recipe_values("published-code", found.options.aggregator)
+        mhim = MhimOptions(**recipe | {"recycle_queries": found.recycle_queries})
     card = ModelCard(
         stage=Stage.plain if mhim is None else Stage.mhim,
         fold=0,

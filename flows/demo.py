@@ -1,21 +1,28 @@
 """mhim demo out=demo: a made cohort through every station, on this machine alone.
 
 Outputs, in out: `slides/` (H&E-like slides with tumour foci of known place), `features/`, `run/` with its page,
-`predictions/` for slides of patients that training never saw. Cost: under 3 minutes on two cores; run again, it finds
-everything done and starts no Ray.
+`predictions/` for slides of patients that training never saw, `foci.html`: what the method is for, in figures and in
+heat maps beside the foci. Cost: under 3 minutes on two cores; run again, it finds everything done and starts no Ray.
 """
 
 import importlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.session import kept_alive
+from cluster.storage import open_storage
 from flows.commands import FLOWS, config_class
 from flows.config.commands import DemoConfig
+from flows.config.files import write_resolved
+from flows.config.keys import Method
 from flows.config.words import parse
 from flows.engine.result import FlowResult
+from flows.prediction.foci import PAGE, SUMMARY, foci_lines, judge_foci
+from flows.runs.folder import read_run
+from mhim_core.demo.slide import TILE_PX
 from mhim_core.errors import ConfigError
 from mhim_core.types import ExitCode
 
@@ -43,23 +50,31 @@ def run(config: DemoConfig) -> FlowResult:
             lines.append(f"{station.name:<9} {time.monotonic() - start_s:6.1f} s  {station.place}")
             if result.exit_code is not ExitCode.OK:
                 return FlowResult(exit_code=result.exit_code, outputs=outputs)
-    print("\n".join(["──", *lines, "Research use only, not for diagnosis."]))
+    write_resolved(open_storage(config.out), config, "demo")
+    print("\n".join(["──", *lines, *_evidence(config), "Research use only, not for diagnosis."]))
     return FlowResult(outputs=outputs)
 
 
 def _stations(config: DemoConfig) -> Iterator[Station]:
-    """Every station but the first is a command that a person could type."""
+    """Every station but the first and the last is a command that a person could type."""
     out = Path(config.out).expanduser()
     cohort, store, trained = f"cohort={out}/slides/cohort.csv", f"store={out}/features", f"{out}/run"
-    ray = [f"ray_address={config.ray_address}", *([f"local_cpus={config.local_cpus}"] if config.local_cpus else [])]
+    ray = [
+        f"ray_address={config.ray.ray_address}",
+        *([f"local_cpus={config.ray.local_cpus}"] if config.ray.local_cpus else []),
+    ]
     yield Station("slides", f"{out}/slides", lambda: _write_slides(config))
-    yield _command("embed", f"{out}/features", [cohort, store, f"encoder={config.encoder}", *ray])
-    learning = [f"{key}={getattr(config, key)}" for key in ("method", "aggregator", "folds", "epochs", "seed")]
+    tiles = [f"encoder={config.encoder}", f"tile_px={TILE_PX}"]
+    yield _command("embed", f"{out}/features", [cohort, store, *tiles, *ray])
+    learning = [f"{key}={getattr(config, key)}" for key in ("method", "aggregator", "epochs", "seed")]
+    if config.method is Method.mhim:
+        learning.append(f"full_view_weight={config.full_view_weight}")
     yield _command("train", trained, [cohort, store, f"encoder={config.encoder}", *learning, f"out={trained}", *ray])
     yield _command("evaluate", f"{trained}/evaluation", [f"run={trained}"])
     new = [f"run={trained}", f"cohort={out}/slides/new.csv", f"out={out}/predictions", *ray]
     yield _command("predict", f"{out}/predictions/report.html", new)
     yield _command("report", f"{trained}/report.html", [f"run={trained}"])
+    yield Station("foci", f"{out}/foci.html", lambda: _judge_foci(out))
 
 
 def _command(name: str, place: str, words: list[str]) -> Station:
@@ -67,7 +82,7 @@ def _command(name: str, place: str, words: list[str]) -> Station:
 
     def run_command() -> FlowResult:
         print(f"mhim {name} {' '.join(words)}", flush=True)
-        parsed: Any = parse(config_class(name), words, preset=name)
+        parsed: Any = parse(config_class(name), words, command=name)
         result: FlowResult = importlib.import_module(f"flows.{command.module}").run(parsed)
         return result
 
@@ -82,3 +97,17 @@ def _write_slides(config: DemoConfig) -> FlowResult:
 
     made = write_demo_cohort(folder, num_slides=config.num_slides, num_new=config.num_new, seed=config.demo_seed)
     return FlowResult(outputs={"cohort": str(made.cohort_csv), "truth": str(made.truth_json)})
+
+
+def _judge_foci(out: Path) -> FlowResult:
+    """The run's models beside the painter's truth, which no model has seen."""
+    judged = judge_foci(read_run(f"{out}/run"), (out / "slides/truth.json").read_bytes(), open_storage(str(out)))
+    print(f"foci: {out}/{PAGE}")
+    return FlowResult(outputs={"foci": f"{out}/{PAGE}"}, recomputed=judged.recomputed)
+
+
+def _evidence(config: DemoConfig) -> list[str]:
+    """What the last station found, once more at the end."""
+    out = Path(config.out).expanduser()
+    summary = json.loads((out / SUMMARY).read_bytes())["summary"]
+    return ["──", *foci_lines(summary), "──"]

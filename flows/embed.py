@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cluster.session import Resources, check_address, num_shares, plain_errors, ray_session
 from cluster.storage import open_storage, require_put_if_absent
 from flows.config.commands import EmbedConfig, PredictConfig
-from flows.config.keys import EmbedExecution, part
+from flows.config.keys import EmbedExecution
 from flows.engine.result import FlowResult
 from flows.runs.cohort import CohortInput, load_cohort, slide_identity
 from flows.runs.embed_report import MAX_LINES, Embedded, retry_advice, view_lines, write_report
@@ -24,13 +24,14 @@ from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConfigError, StorageError
 from mhim_core.outcome import Outcome, reconcile
-from mhim_core.slides.spec import SlidePolicy, TileSpec
+from mhim_core.slides.spec import TileSpec
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import register
 from mhim_core.store.ledger import Ledger, Pending
 from mhim_core.store.manifest import write_manifest
 from mhim_core.store.record import skipped_row
-from mhim_core.types import FailureReason, SlideTask, Status, StatusRow
+from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
+from mhim_core.workload import spread_order
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
     from cluster.embedding import EmbedJob
@@ -38,25 +39,23 @@ if TYPE_CHECKING:  # torch: a command that finds everything done must not load i
 
 def run(config: EmbedConfig) -> FlowResult:
     """Raises CohortError, EncoderError, ConfigError (2), ConflictError (5), StorageError (6)."""
-    check_address(config.ray_address)
-    given = load_cohort(config.cohort, strict=config.strict)
+    check_address(config.ray.ray_address)
+    given = load_cohort(config.data.cohort, strict=config.failures.strict, options=config.table)
     for finding in given.warnings:
         print(f"warning: {finding}")
-    device = "cuda" if config.gpus_per_actor else "cpu"
     card = encoder_card(
-        config.encoder,
-        weights=config.encoder_weights or None,
-        revision=config.encoder_revision or None,
-        device=device,
+        config.encoder.encoder,
+        weights=config.encoder.encoder_weights or None,
+        revision=config.encoder.encoder_revision or None,
+        device="cuda" if config.embedding.gpus_per_actor else "cpu",
     )
-    return embed_cohort(given, card, part(config, TileSpec), part(config, SlidePolicy), config, config.store).result
+    return embed_cohort(given, card, config.tiles, config, config.store).result
 
 
 def embed_cohort(
     given: CohortInput,
     card: EncoderCard,
     spec: TileSpec,
-    policy: SlidePolicy,
     config: EmbedConfig | PredictConfig,
     store_uri: str,
 ) -> Embedded:
@@ -64,7 +63,7 @@ def embed_cohort(
 
     Raises ConfigError, before anything is written, where slides are left for an encoder on a GPU and actors have none.
     """
-    config.check_room()
+    config.embedding.check_room(config.ray)
     storage = open_storage(store_uri)
     spec = settled_spec(spec, card, storage)
     feature_set = feature_set_of(spec, card)
@@ -73,13 +72,13 @@ def embed_cohort(
     pending = ledger.pending(
         tasks,
         hints=lambda task: given.hints.get(task.slide_id),
-        policy=policy,
+        policy=config.policy,
         identity=slide_identity,
-        retry_failed=config.retry_failed,
-        decode_timeout_s=config.decode_timeout_s,
+        retry_failed=config.failures.retry_failed,
+        decode_timeout_s=config.decode.decode_timeout_s,
     )
     if pending.todo:
-        _check_device(card, config)
+        _check_device(card, config.embedding)
     register(storage, feature_set)
     rows = list(_already_known(pending))
     if pending.todo:
@@ -90,13 +89,13 @@ def embed_cohort(
             storage.uri,
             feature_set,
             card,
-            config.encoder_weights or None,
+            config.encoder.encoder_weights or None,
             spec,
-            policy,
-            config.decode_timeout_s,
-            config.staging_dir or None,
+            config.policy,
+            config.decode.decode_timeout_s,
+            config.decode.staging_dir or None,
         )
-        rows += embed_pending(_largest_first(pending.todo, given), job, config, ledger, given)
+        rows += embed_pending(pending.todo, job, config, ledger, given)
     outcome = reconcile([task.slide_id for task in tasks], rows)
     entries = ledger.cohort_entries(pending, outcome.rows)
     manifest = write_manifest(storage, feature_set, entries)
@@ -104,7 +103,7 @@ def embed_cohort(
     _tell(outcome, pending)
     print(f"manifest version {manifest.version} in {storage.uri}; report: {report}")
     result = FlowResult(
-        exit_code=config.exit_code_of(outcome),
+        exit_code=config.failures.exit_code_of(outcome),
         outputs={"store": storage.uri, "manifest": storage.locate(manifest.key), "report": report},
         recomputed=bool(pending.todo),
     )
@@ -112,7 +111,11 @@ def embed_cohort(
 
 
 def embed_pending(
-    tasks: Sequence[SlideTask], job: "EmbedJob", config: EmbedExecution, ledger: Ledger, given: CohortInput
+    tasks: Sequence[SlideTask],
+    job: "EmbedJob",
+    config: EmbedConfig | PredictConfig,
+    ledger: Ledger,
+    given: CohortInput,
 ) -> list[StatusRow]:
     """Run the pipeline over the tasks. Failures are recorded as they come, so a killed driver forgets none."""
     rows: list[StatusRow] = []
@@ -125,11 +128,15 @@ def embed_pending(
             hint = given.hints.get(row.slide_id)
             ledger.record_failure(by_id[row.slide_id], row, job.policy, hint, job.decode_timeout_s)
 
-    with ray_session(config.ray_address, config.local_cpus) as cluster, SlideProgress(len(tasks)) as progress:
-        for row in status_rows(tasks, job, config, cluster):
-            progress.update(row)
-            rows.append(row)
-            record(row)
+    sizes = {slide_id: float(_num_bytes(slide_id, given)) for slide_id in by_id}
+    ordered = [tasks[index] for index in spread_order(list(sizes.values()))]
+    with ray_session(config.ray.ray_address, config.ray.local_cpus) as cluster:
+        num_actors = actor_pool(config.embedding, cluster, len(tasks)).initial_size
+        with SlideProgress(sizes, num_actors) as progress:
+            for row in status_rows(ordered, job, config.embedding, cluster):
+                progress.update(row)
+                rows.append(row)
+                record(row)
     came = {row.slide_id for row in rows}
     outcome = reconcile(list(by_id), rows)
     for row in outcome.rows:
@@ -208,10 +215,10 @@ def _already_known(pending: Pending) -> Iterable[StatusRow]:
     yield from pending.given_up
 
 
-def _largest_first(tasks: Sequence[SlideTask], given: CohortInput) -> list[SlideTask]:
-    """Or the end of the run would wait for one giant."""
-    sizes = {slide_id: hint.num_bytes for slide_id, hint in given.hints.items()}
-    return sorted(tasks, key=lambda task: (-sizes.get(task.slide_id, 0), task.slide_id))
+def _num_bytes(slide_id: SlideId, given: CohortInput) -> int:
+    """Of the slide's file; 0: it is not there."""
+    hint = given.hints.get(slide_id)
+    return 0 if hint is None else hint.num_bytes
 
 
 def _check_device(card: EncoderCard, config: EmbedExecution) -> None:

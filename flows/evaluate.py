@@ -13,8 +13,8 @@ from flows.engine.result import FlowResult
 from flows.mlflow_mirror.send import mirror_run
 from flows.runs.evaluation import FOLDER, METRICS_KEY, evaluated
 from flows.runs.folder import Run, read_run
-from mhim_core.cohort.options import BagUnit
-from mhim_core.evaluation.judge import metrics_of
+from mhim_core.cohort.task_options import BagUnit
+from mhim_core.evaluation.row_metrics import metrics_of
 from mhim_core.task import TaskKind
 
 SHOWN = {
@@ -27,10 +27,10 @@ SHOWN = {
 
 def run(config: EvaluateConfig) -> FlowResult:
     """Raises InputError (2) where the run is not finished or holds nobody out, IntegrityError for a damaged file."""
-    given = read_run(config.run)
+    given = read_run(config.run, store=config.store)
     metrics, recomputed = evaluated(given, config.bootstrap_replicates)
     _print(given, metrics)
-    mirror_run(given, config)
+    mirror_run(given, config.tracking)
     print(f"evaluation: {given.storage.locate(FOLDER)}")
     outputs = {"metrics": given.storage.locate(METRICS_KEY), "predictions": given.storage.locate(FOLDER)}
     return FlowResult(outputs=outputs, recomputed=recomputed)

@@ -21,31 +21,31 @@ class JobEnded(NamedTuple):
 
 def ls(config: JobsLsConfig) -> FlowResult:
     """A line a job: id, state, exit code, start, duration."""
-    jobs = _server(config).jobs()
+    jobs = _server(config.cluster).jobs()
     width = max((len(job.job_id) for job in jobs), default=0)
     for job in jobs:
         print(_line(job, width))
     if not jobs:
-        print(f"no job was submitted to {config.ray_address} since it started")
+        print(f"no job was submitted to {config.cluster.ray_address} since it started")
     return FlowResult()
 
 
 def logs(config: JobsLogsConfig) -> JobEnded:
     """Raises ConfigError where the cluster knows no such job."""
-    server = _server(config)
+    server = _server(config.cluster)
     if config.follow:
-        return follow(server, config.job)
-    print(server.log(config.job), end="")
+        return follow(server, config.which.job)
+    print(server.log(config.which.job), end="")
     return JobEnded(0)
 
 
 def stop(config: JobsStopConfig) -> FlowResult:
     """Raises ConfigError where the cluster knows no such job."""
-    server = _server(config)
-    if server.stop(config.job):
-        print(f"{config.job} is being stopped; what it committed is kept: submitted again, it goes on from there")
+    server = _server(config.cluster)
+    if server.stop(config.which.job):
+        print(f"{config.which.job} is being stopped; what it committed is kept: submitted again, it goes on from there")
     else:
-        print(f"{config.job} was over: {server.job(config.job).status}")
+        print(f"{config.which.job} was over: {server.job(config.which.job).status}")
     return FlowResult()
 
 
@@ -61,8 +61,8 @@ def follow(server: JobServer, job_id: str) -> JobEnded:
     return JobEnded(job.command_exit_code)
 
 
-def _server(config: ClusterKeys) -> JobServer:
-    return JobServer(config.ray_address, allow_insecure=config.allow_insecure)
+def _server(keys: ClusterKeys) -> JobServer:
+    return JobServer(keys.ray_address, allow_insecure=keys.allow_insecure)
 
 
 def _write(text: str) -> None:

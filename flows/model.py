@@ -79,7 +79,7 @@ def show(config: ModelShowConfig) -> FlowResult:
 def register(config: ModelRegisterConfig) -> FlowResult:
     """Package the run's models; the same run again is the same model."""
     name = checked_name(config.name)
-    given = read_run(config.run)
+    given = read_run(config.run, store=config.store)
     fits = [one for one in results_of(given) if config.fold in (None, one.fold) and config.seed in (None, one.seed)]
     if not fits:
         raise InputError(f"{given.storage.uri} has no fit of fold={config.fold} seed={config.seed}")
@@ -90,7 +90,7 @@ def register(config: ModelRegisterConfig) -> FlowResult:
     is_new = model.version not in known
     print(f"{name}@{model.version}: {len(fits)} models{'' if is_new else ', registered before'}")
     print(f"  mhim model promote {name} version={model.version} registry={config.registry}")
-    mirror_promotion(registry, name, config)
+    mirror_promotion(registry, name, config.tracking)
     folder = registry.locate(model_prefix(name, model.version))
     return FlowResult(outputs={"model": folder}, recomputed=is_new)
 
@@ -102,7 +102,7 @@ def promote_by_hand(config: ModelPromoteConfig) -> FlowResult:
     now = champion(registry, name)
     if now is not None and now.version == model.version:
         print(f"{name}@{model.version} is champion already (number {now.number})")
-        mirror_promotion(registry, name, config)
+        mirror_promotion(registry, name, config.tracking)
         return _promoted(registry, now, recomputed=False)
     holdout = read_holdout(registry, name)
     if holdout is not None and any(holdout.known_to(model.card.trained_on)):
@@ -125,7 +125,7 @@ def promote_by_hand(config: ModelPromoteConfig) -> FlowResult:
             "at it, and promote again if that is still what you want"
         )
     print(f"{name}@{model.version} is champion (number {found.record.number}), {_MANUAL}")
-    mirror_promotion(registry, name, config)
+    mirror_promotion(registry, name, config.tracking)
     return _promoted(registry, found.record)
 
 
@@ -136,7 +136,7 @@ def rollback_to(config: ModelRollbackConfig) -> FlowResult:
     record = rollback(registry, name, config.to, by_flow="model rollback", reason=config.reason)
     again = before is not None and before.number == record.number
     print(f"{name}@{record.version} is champion{' already' if again else ''} (number {record.number})")
-    mirror_promotion(registry, name, config)
+    mirror_promotion(registry, name, config.tracking)
     return _promoted(registry, record, recomputed=not again)
 
 

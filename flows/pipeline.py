@@ -9,30 +9,19 @@ train (twice with a registry), evaluate and report; run again, it goes on where 
 done. Exit code: 0 (also where the floor is not reached: nothing is promoted), 2, 3, 4, 5, 6.
 """
 
-import dataclasses
 from typing import Any
 
 from cluster.session import check_address, kept_alive
 from cluster.storage import open_storage
 from flows import embed, evaluate, report, train
-from flows.config.commands import TrainConfig
-from flows.config.keys import (
-    CohortKeys,
-    FeatureChoice,
-    LabelKeys,
-    OutKeys,
-    PluginFile,
-    StoreKeys,
-    TrainExecution,
-    part,
-)
+from flows.config.files import write_resolved
+from flows.config.flat import flat
 from flows.config.lifecycle import PipelineConfig
-from flows.config.tracking import TrackingKeys
 from flows.engine.records import FlowPlace, StepOutput
 from flows.engine.result import FlowResult
 from flows.engine.runner import Patience, Step, StepCall, run_steps
-from flows.lifecycle.discover import Snapshot, contents_of, read_features, snapshot
-from flows.lifecycle.gate_steps import SUPERSEDED, Against, assess_step, judge_step, promote_step, register_step
+from flows.lifecycle.discover import contents_of, read_features
+from flows.lifecycle.gate_steps import SUPERSEDED, assess_step, judge_step, promote_step, register_step
 from flows.lifecycle.training_steps import (
     CalledFlows,
     ModelWork,
@@ -43,17 +32,19 @@ from flows.lifecycle.training_steps import (
     settled,
     train_step,
 )
-from flows.runs.cohort import load_cohort
+from flows.runs.cohort import load_cohort, load_split_files
 from flows.runs.tiling import feature_set_of, settled_spec
-from mhim_core.cohort.options import TaskOptions
+from mhim_core.cohort.split_files import check_known
+from mhim_core.cohort.split_notes import require_split_column
+from mhim_core.cohort.table import require_patients
 from mhim_core.cohort.tasks import infer_task
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConflictError
-from mhim_core.fingerprint import fingerprint
+from mhim_core.fingerprint import fingerprint, to_plain
 from mhim_core.registry.holdout import freeze
-from mhim_core.registry.options import GateOptions, HoldoutOptions
+from mhim_core.registry.occasion import Against
 from mhim_core.registry.promotions import history
-from mhim_core.slides.spec import SlidePolicy, TileSpec
+from mhim_core.registry.snapshot import Snapshot, snapshot
 from mhim_core.storage import Storage
 
 FLOW, NO_NAME = "pipeline", "pipeline"
@@ -61,20 +52,23 @@ FLOW, NO_NAME = "pipeline", "pipeline"
 
 def run(config: PipelineConfig) -> FlowResult:
     """Raises InputError (2), ConflictError (5: the name has a champion of another making), StorageError (6)."""
-    check_address(config.ray_address)
-    config.check_room()
+    check_address(config.ray.ray_address)
+    config.embedding.check_room(config.ray)
+    config.execution.check_room(config.ray)
     work, data = _prepare(config)
     steps = [
         embed_step(work, data.fingerprint),
-        *([] if work.registry is None else [_holdout_step(work, work.registry)]),
+        *([] if work.registry is None else [_holdout_step(work, config, work.registry)]),
         train_step(work, ("embed",) if work.registry is None else ("embed", "holdout")),
         evaluate_step(work),
         report_step(work),
         *([] if work.registry is None else _model_steps(work, work.registry)),
     ]
+    if work.place.read_flow() is None:
+        write_resolved(work.place.storage, config, FLOW, work.place.folder)
     work.place.found([step.name for step in steps], {"data": data.fingerprint, "keys": work.identity()})
     with kept_alive():  # starting a Ray costs five seconds: the first step that needs it leaves it to the next
-        found = run_steps(work.place, steps, Patience(config.retries, config.retry_wait_s))
+        found = run_steps(work.place, steps, Patience(config.steps.retries, config.steps.retry_wait_s))
     promoted = work.place.done_steps().get("promote")
     if promoted is not None and promoted.output.identity["outcome"] == SUPERSEDED:
         raise ConflictError(f"{work.name}: {promoted.output.note}; mhim retrain judges these data against it")
@@ -83,20 +77,30 @@ def run(config: PipelineConfig) -> FlowResult:
 
 def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
     """Everything that is settled before any work."""
-    given = load_cohort(config.cohort, strict=config.strict, labels_uri=config.labels)
+    given = load_cohort(
+        config.data.cohort,
+        strict=config.failures.strict,
+        labels_uri=config.data.labels,
+        options=config.table,
+    )
     for line in (*given.cohort.notes, *(f"warning: {finding}" for finding in given.warnings)):
         print(line)
-    infer_task(given.cohort.rows, part(config, TaskOptions))
+    require_patients(given.cohort)
+    if files := config.protocol.split_files:  # now: patients of the holdout are not in the table that is trained on
+        check_known(load_split_files(files), given.cohort.rows, partial=config.protocol.partial_splits)
+    else:
+        require_split_column(given.cohort, config.splits)
+    infer_task(given.cohort.rows, config.target)
     card = encoder_card(
-        config.encoder,
-        weights=config.encoder_weights or None,
-        revision=config.encoder_revision or None,
-        device="cuda" if config.gpus_per_actor else "cpu",
+        config.encoder.encoder,
+        weights=config.encoder.encoder_weights or None,
+        revision=config.encoder.encoder_revision or None,
+        device="cuda" if config.embedding.gpus_per_actor else "cpu",
     )
-    spec = settled_spec(part(config, TileSpec), card, open_storage(config.store))
+    spec = settled_spec(config.tiles, card, open_storage(config.store))
     feature_set = feature_set_of(spec, card)
     contents = contents_of(given, read_features(open_storage(config.store), feature_set.fingerprint))
-    data = snapshot(given.cohort.rows, contents, part(config, SlidePolicy))
+    data = snapshot(given.cohort.rows, contents, config.policy)
     registry = open_storage(config.registry) if config.registry else None
     work = ModelWork(
         flows=CalledFlows(embed.embed_cohort, train.run, evaluate.run, report.run),
@@ -106,8 +110,8 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
         spec=spec,
         feature_set=feature_set,
         keys=_train_keys(config),
-        scheme=config.scheme,
-        folds=config.folds,
+        scheme=config.splits.scheme,
+        folds=config.splits.folds,
         work=open_storage(config.out),
         place=FlowPlace(storage=registry or open_storage(config.out), flow=FLOW, name=config.name or NO_NAME),
         registry=registry,
@@ -118,7 +122,7 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
         "feature_set": feature_set.fingerprint,
     }
     if registry is not None:
-        identity |= {"holdout": part(config, HoldoutOptions), "gate": part(config, GateOptions)}
+        identity |= {"holdout": config.holdout, "gate": config.gate}
     work = work.at(fingerprint(identity))
     if registry is not None:
         _check_first(registry, work.place)
@@ -126,11 +130,11 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
 
 
 def _train_keys(config: PipelineConfig) -> dict[str, Any]:
-    """The keys of `mhim train` that the pipeline has too, places, features and execution aside."""
-    own, trains = ({field.name for field in dataclasses.fields(kind)} for kind in (PipelineConfig, TrainConfig))
-    others = (CohortKeys, StoreKeys, OutKeys, LabelKeys, FeatureChoice, TrainExecution, PluginFile, TrackingKeys)
-    left_out = {field.name for kind in others for field in dataclasses.fields(kind)} | {"scheme", "registry"}
-    return {name: getattr(config, name) for name in sorted((own & trains) - left_out)}
+    """The keys of `mhim train` that identify a training."""
+    keys: dict[str, Any] = {"method": config.method}
+    for shared in (config.splits, config.target, config.model, config.mhim, config.fit, config.protocol):
+        keys |= flat(shared)
+    return keys
 
 
 def _check_first(registry: Storage, place: FlowPlace) -> None:
@@ -142,10 +146,9 @@ def _check_first(registry: Storage, place: FlowPlace) -> None:
         )
 
 
-def _holdout_step(work: ModelWork, registry: Storage) -> Step:
+def _holdout_step(work: ModelWork, config: PipelineConfig, registry: Storage) -> Step:
     """Set patients aside for good, before anything is trained; where that was done before, what stands counts."""
-    config = work.config
-    options, task_options = part(config, HoldoutOptions), part(config, TaskOptions)
+    options, task_options = config.holdout, config.target
 
     def run(call: StepCall) -> StepOutput:
         features = read_features(open_storage(config.store), work.feature_set.fingerprint).with_tiles()
@@ -159,15 +162,15 @@ def _holdout_step(work: ModelWork, registry: Storage) -> Step:
             note += f", as they were before ({stands}): a holdout is frozen once"
         return StepOutput(identity={"holdout": frozen.fingerprint}, note=note)
 
-    return Step("holdout", {"name": work.name, "task": dataclasses.asdict(task_options)}, run, ("embed",))
+    return Step("holdout", {"name": work.name, "task": to_plain(task_options)}, run, ("embed",))
 
 
 def _model_steps(work: ModelWork, registry: Storage) -> list[Step]:
-    nobody, options = Against(0, ""), part(work.config, GateOptions)
+    nobody, options = Against(0, ""), work.config.gate
     return [
         final_step(work, ("embed", "holdout")),
         register_step(work, registry, nobody, options),
         judge_step(work, registry, nobody, options, words="the first model"),
         promote_step(work.place, registry, 0),
-        assess_step(work.place, work.config),
+        assess_step(work.place, work.config.tracking),
     ]

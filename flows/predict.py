@@ -16,24 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.storage import open_storage
 from flows.config.commands import PredictConfig
-from flows.config.keys import part
+from flows.config.files import write_resolved
 from flows.embed import embed_cohort
 from flows.engine.result import FlowResult
-from flows.prediction.new_bags import (
-    External,
-    NewBag,
-    PredictedBag,
-    bag_words,
-    external_metrics,
-    new_bags,
-    print_metrics,
-)
 from flows.prediction.predictor import Predictor, predictor_of_model, predictor_of_run
 from flows.runs.cohort import load_cohort
 from flows.runs.folder import read_run
+from mhim_core.cohort.spellings import spell_as
 from mhim_core.errors import ConflictError, InputError, NotFoundError
+from mhim_core.evaluation.prediction_table import class_columns, new_bags_schema
+from mhim_core.evaluation.row_metrics import metrics_of
 from mhim_core.fingerprint import canonical_json, fingerprint
-from mhim_core.slides.spec import SlidePolicy
+from mhim_core.registry.external import External, NewBag, PredictedBag, bag_words, external_metrics, new_bags
 from mhim_core.storage import Storage
 from mhim_core.tables import write_csv, write_parquet
 from mhim_core.task import TaskKind
@@ -56,10 +50,11 @@ def run(config: PredictConfig) -> FlowResult:
     present = _read_summary(out)
     if present is not None:
         _check_same(present, given, out)
-    cohort = load_cohort(config.cohort, strict=config.strict)
-    card = given.encoder_here(config.encoder_weights or None)
+    cohort = load_cohort(config.data.cohort, strict=config.failures.strict, options=config.table)
+    cohort = cohort._replace(cohort=spell_as(cohort.cohort, given.classes, config.table.label_spellings))
+    card = given.encoder_here(config.encoder.encoder_weights or None)
     store = config.store or given.store_uri or out.locate("features")
-    embedded = embed_cohort(cohort, card, given.tile_spec(), part(config, SlidePolicy), config, store)
+    embedded = embed_cohort(cohort, card, given.tile_spec(), config, store)
     entries = {key: one for key, one in embedded.entries.items() if one.status is Status.OK}
     if not entries:
         raise InputError(f"none of the slides of {cohort.cohort.name} has tiles to predict from")
@@ -72,7 +67,7 @@ def run(config: PredictConfig) -> FlowResult:
             "table": [
                 (row.slide_id, row.patient_id, row.label, row.time, row.event, row.site) for row in cohort.cohort.rows
             ],
-            "page": (config.max_heatmaps, config.top_tiles),
+            "page": (config.page.max_heatmaps, config.page.top_tiles),
             "schema": _SCHEMA,
         }
     )
@@ -82,21 +77,29 @@ def run(config: PredictConfig) -> FlowResult:
         from flows.prediction.page import draw_panels, prediction_page
         from mhim_core.store.bags import ParquetBags, PatientBags
 
-        bags = new_bags(given, cohort.cohort.rows, entries)
+        bags = new_bags(given.unit, cohort.cohort.rows, entries)
         members = {bag.bag_id: bag.slide_ids for bag in bags}
         source = PatientBags(ParquetBags(open_storage(store), entries), members)
         predicted = predict_bags(given, source, bags, out)
         rows = [one.line for one in predicted]
-        external = external_metrics(given, predicted, entries)
-        panels = draw_panels(given, rows, source, cohort, out, config.max_heatmaps, config.top_tiles)
-        out.put("predictions.parquet", write_parquet(rows))
+        external = external_metrics(
+            given.card,
+            predicted,
+            {slide_id: record.source for slide_id, record in entries.items()},
+            holdout=given.holdout,
+            train_targets=given.train_targets,
+        )
+        panels = draw_panels(given, rows, source, cohort, out, config.page.max_heatmaps, config.page.top_tiles)
+        schema = new_bags_schema(given.task, given.unit, tuple(given.origin))
+        out.put("predictions.parquet", write_parquet(rows, schema=schema))
         out.put("predictions.csv", write_csv(rows))
+        write_resolved(out, config, "predict")
         out.put(PAGE, prediction_page(given, rows, panels, cohort, embedded.outcome, external).encode())
         present = {"of": digest, "by": given.origin, "num_bags": len(rows), **external._asdict()}
         out.put(SUMMARY, canonical_json(present))  # last: it says that the rest is there
     assert present is not None
-    print(f"{present['num_bags']} {bag_words(given)} predicted by {_models(given)}: {places['predictions']}")
-    print_metrics(given, External(present["metrics"], present["notes"]))
+    print(f"{present['num_bags']} {bag_words(given.unit)} predicted by {_models(given)}: {places['predictions']}")
+    _print_metrics(given, External(present["metrics"], present["notes"]))
     print(f"page: {places['page']}")
     return FlowResult(
         exit_code=embedded.result.exit_code,
@@ -108,7 +111,7 @@ def run(config: PredictConfig) -> FlowResult:
 def predictor_of(config: PredictConfig) -> Predictor:
     """The run's fold models, or the registry's model."""
     if config.run:
-        return predictor_of_run(read_run(config.run))
+        return predictor_of_run(read_run(config.run, spare_store=config.store))
     return predictor_of_model(open_storage(config.registry), config.model)
 
 
@@ -166,10 +169,25 @@ def _predicted(given: Predictor, found: "BagPrediction") -> dict[str, Any]:
     return {
         "predicted": given.classes[int(found.outputs.argmax())],
         "decision": given.classes[decide(probabilities, given.card)],
-        **{f"probability_{c}": p for c, p in zip(given.classes, probabilities, strict=True)},
-        **{f"spread_{c}": float(s) for c, s in zip(given.classes, found.spread, strict=True)},
-        **{f"calibrated_{c}": p for c, p in zip(given.classes, calibrated, strict=True)},
+        **dict(zip(class_columns("probability", given.task), probabilities, strict=True)),
+        **dict(zip(class_columns("spread", given.task), found.spread.tolist(), strict=True)),
+        **dict(zip(class_columns("calibrated", given.task), calibrated, strict=True)),
     }
+
+
+def _print_metrics(given: Predictor, external: External) -> None:
+    """What was left out, and the main metric in a line."""
+    metrics, notes = external
+    for note in notes:
+        print(note)
+    if metrics is None:
+        return
+    name = {TaskKind.survival: "harrell_c", TaskKind.regression: "mae"}.get(given.task.kind, "auroc")
+    one = metrics["estimates"][name]
+    value = f"undefined ({one['reason']})" if one["value"] is None else f"{one['value']:.3f}"
+    interval = "" if one["low"] is None else f" [{one['low']:.3f}, {one['high']:.3f}]"
+    title = metrics_of(given.task.kind)[name].title
+    print(f"{metrics['num_bags']} of them are labelled and new to the models: {title} {value}{interval}")
 
 
 def _check_same(present: dict[str, Any], given: Predictor, out: Storage) -> None:

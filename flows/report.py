@@ -26,7 +26,7 @@ from mhim_core.report.numbers import format_amount
 from mhim_core.report.predictions import mean_predictions, sort_by_error
 from mhim_core.report.wording import protocol_of, title_of, what_is_predicted
 from mhim_core.task import SurvivalTarget, TaskKind, ValueTarget
-from mhim_core.train.options import Selection
+from mhim_core.train.fit_options import Selection
 from mhim_core.types import BagId
 
 PAGE, CARD, MARKER = "report.html", "MODEL_CARD.md", "report.json"
@@ -35,13 +35,13 @@ _FEW_PATIENTS = 50
 
 def run(config: ReportConfig) -> FlowResult:
     """Raises InputError (2) where the run is not finished."""
-    given = read_run(config.run)
+    given = read_run(config.run, store=config.store)
     metrics = ensure_evaluated(given)
-    digest = fingerprint({"metrics": metrics, "heatmaps": config.max_heatmaps, "tiles": config.top_tiles})
+    digest = fingerprint({"metrics": metrics, "heatmaps": config.page.max_heatmaps, "tiles": config.page.top_tiles})
     page = given.storage.locate(PAGE)
     outputs = {"page": page, "model card": given.storage.locate(CARD)}
     if _is_there(given, digest):
-        mirror_run(given, config)
+        mirror_run(given, config.tracking)
         print(f"report: {page}")
         return FlowResult(outputs=outputs, recomputed=False)
     from mhim_core.report.card import model_card
@@ -51,7 +51,7 @@ def run(config: ReportConfig) -> FlowResult:
     given.storage.put(CARD, model_card(data, licence=str(given.record["encoder"].get("licence", ""))).encode())
     given.storage.put(PAGE, render_report(data).encode())
     given.storage.put(MARKER, canonical_json({"of": digest}))
-    mirror_run(given, config, data.figures)
+    mirror_run(given, config.tracking, data.figures)
     print(f"report: {page}")
     return FlowResult(outputs=outputs)
 
@@ -82,7 +82,7 @@ def report_data(given: Run, metrics: dict[str, Any], config: ReportConfig) -> Re
         figures=tuple(run_figures(held_out, list(_curves(given, fits)), _selected_by(fits))),
         predictions=predictions,
         averaged=f"{num_seeds} seeds" if num_seeds > 1 else "",
-        panels=tuple(islice(_panels(given, predictions, config), config.max_heatmaps)),
+        panels=tuple(islice(_panels(given, predictions, config), config.page.max_heatmaps)),
         encoder=given.record["encoder"],
         tiling=given.record["tiling"],
         training=_training(given),
@@ -118,7 +118,7 @@ def _training(given: Run) -> dict[str, Any]:
 
 
 def _cohort(given: Run, metrics: dict[str, Any]) -> CohortSummary:
-    entries = given.manifest().entries
+    entries = given.manifest.entries
     excluded = given.record["excluded"]
     members = [entries[slide.slide_id] for slide in given.slides]
     num_left_out = excluded["not embedded"] + excluded["without tissue"]
@@ -216,7 +216,7 @@ def _panels(given: Run, predictions: Sequence[Prediction], config: ReportConfig)
     from flows.prediction.panels import slide_panel
 
     source = given.bag_source()
-    uris = {str(slide.slide_id): slide.uri for slide in given.slides}
+    uris = {str(slide.slide_id): given.slide_uri(slide) for slide in given.slides}
     of_fold = attention_folds(given)
     for one in _ordered(given, predictions):
         caption = f"fold {one.fold}, patient {one.patient_id}"
@@ -227,7 +227,7 @@ def _panels(given: Run, predictions: Sequence[Prediction], config: ReportConfig)
                 continue  # another fold's prediction of the bag, whose attention is not kept
             attention = given.storage.get(attention_key(table.slide_id))
             uri = uris[table.slide_id]
-            yield slide_panel(one, uri, table, attention, run_tiling(given), config.top_tiles, caption)
+            yield slide_panel(one, uri, table, attention, run_tiling(given), config.page.top_tiles, caption)
 
 
 def _ordered(given: Run, predictions: Sequence[Prediction]) -> list[Prediction]:

@@ -17,18 +17,13 @@ from cluster.session import check_address, kept_alive
 from cluster.storage import open_storage
 from flows import embed, evaluate, report, train
 from flows.config.commands import TrainConfig
-from flows.config.keys import part
+from flows.config.files import write_resolved
+from flows.config.flat import keys_of
 from flows.config.lifecycle import RetrainConfig
-from flows.config.words import keys_of
 from flows.engine.records import FlowPlace, StepOutput, list_flows
 from flows.engine.result import FlowResult
 from flows.engine.runner import Patience, Step, StepCall, run_steps
-from flows.lifecycle.assessments import judged_base, read_claim
-from flows.lifecycle.discover import (
-    is_labelled,
-    read_features,
-    with_prefix,
-)
+from flows.lifecycle.discover import read_features, with_prefix
 from flows.lifecycle.gate_steps import (
     SUPERSEDED,
     assess_step,
@@ -48,16 +43,21 @@ from flows.lifecycle.training_steps import (
     settled,
     train_step,
 )
-from flows.lifecycle.trigger import Occasion, as_before, discover, made_from, num_waiting
+from flows.lifecycle.trigger import as_before, discover, made_from, num_waiting
 from flows.prediction.predictor import Predictor, predictor_of_model
 from flows.runs.cohort import load_cohort
-from mhim_core.errors import ConfigError, ConflictError, InputError
-from mhim_core.evaluation.judge import metrics_of
-from mhim_core.fingerprint import fingerprint
-from mhim_core.registry.options import GateOptions
+from mhim_core.cohort.spellings import spell_as
+from mhim_core.cohort.table import require_patients
+from mhim_core.errors import ConfigError, ConflictError, InputError, IntegrityError
+from mhim_core.evaluation.row_metrics import metrics_of
+from mhim_core.fingerprint import fingerprint, neutral_values
+from mhim_core.mil.model_options import ModelOptions
+from mhim_core.registry.claims import judged_base, read_claim
+from mhim_core.registry.occasion import Occasion
 from mhim_core.registry.promotions import Promotion, champion
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.train.sections import known_options
 
 FLOW = "retrain"
 _MAX_ROUNDS = 4
@@ -66,10 +66,11 @@ _MAX_ROUNDS = 4
 
 def run(config: RetrainConfig) -> FlowResult:
     """Raises InputError (2), ConflictError (5), StorageError (6)."""
-    check_address(config.ray_address)
-    config.check_room()
+    check_address(config.ray.ray_address)
+    config.embedding.check_room(config.ray)
+    config.execution.check_room(config.ray)
     registry = open_storage(config.registry)
-    patience = Patience(config.retries, config.retry_wait_s)
+    patience = Patience(config.steps.retries, config.steps.retry_wait_s)
     found = _finish(config, registry, patience)
     for _ in range(_MAX_ROUNDS):
         if found is not None:
@@ -98,10 +99,12 @@ def _retrain(config: RetrainConfig, registry: Storage, patience: Patience) -> Fl
         print(f"nothing to do: {words}", flush=True)
         occasion = occasion._replace(words=words, trains=False, embeds=num_waiting(work, features) > 0)
     work = _another_seed(work, config, occasion)
-    others = fingerprint(sorted((row.slide_id, row.uri) for row in work.given.cohort.rows if not is_labelled(row)))
+    others = fingerprint(sorted((row.slide_id, row.uri) for row in work.given.cohort.rows if not row.is_labelled))
     inputs = occasion.inputs(_keys(config, work), others)
     work = work.at(fingerprint(inputs))
     steps = _steps(work, registry, occasion, present)
+    if work.place.read_flow() is None:
+        write_resolved(work.place.storage, config, FLOW, work.place.folder)
     work.place.found([step.name for step in steps], inputs)
     with kept_alive():
         found = run_steps(work.place, steps, patience)
@@ -121,7 +124,12 @@ def _judged_flow(work: ModelWork, registry: Storage, occasion: Occasion) -> Flow
 
 def _another_seed(work: ModelWork, config: RetrainConfig, occasion: Occasion) -> ModelWork:
     """Where age alone is the reason, the same seed would train the champion again."""
-    if occasion.period is None or config.seed is not None or config.warm_start or "seed" not in config.may_change:
+    if (
+        occasion.period is None
+        or config.changes.seed is not None
+        or config.warm_start
+        or "seed" not in config.gate.may_change
+    ):
         return work
     seed = work.keys["seed"] + occasion.period[1] * work.keys["seeds"]
     print(f"seed={seed}: the champion's own would train it again", flush=True)
@@ -135,7 +143,7 @@ def _steps(work: ModelWork, registry: Storage, occasion: Occasion, present: Prom
     embed = _unless_unchanged(embed_step(work, occasion.data), work, registry, occasion, present)
     if not occasion.trains:
         return [discovered, embed]
-    against, options = occasion.against, part(work.config, GateOptions)
+    against, options = occasion.against, work.config.gate
     return [
         discovered,
         embed,
@@ -146,7 +154,7 @@ def _steps(work: ModelWork, registry: Storage, occasion: Occasion, present: Prom
         register_step(work, registry, against, options),
         judge_step(work, registry, against, options, words=occasion.words, marker=occasion.marker(work.name)),
         promote_step(work.place, registry, against.number),
-        assess_step(work.place, work.config),
+        assess_step(work.place, work.config.tracking),
     ]
 
 
@@ -195,7 +203,8 @@ def _complete(place: FlowPlace, config: RetrainConfig, patience: Patience) -> Fl
     """What comes after a judgement, which alone is followed; None where its champion was replaced meanwhile."""
     print(f"{config.name}: a retraining was cut off after its judgement, and is completed", flush=True)
     known = {step: one.output for step, one in place.done_steps().items() if step not in ("promote", "assess")}
-    steps = [promote_step(place, place.storage, judged_base(place, known["judge"])), assess_step(place, config)]
+    base = judged_base(place.storage, place.folder, known["judge"].identity["assessment"])
+    steps = [promote_step(place, place.storage, base), assess_step(place, config.tracking)]
     return _unless_superseded(place, settled(run_steps(place, steps, patience, known), config))
 
 
@@ -217,7 +226,14 @@ def _champion(registry: Storage, name: str) -> Promotion:
 
 def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWork:
     """Everything that is settled before any work, the champion's keys with what the config changes of them."""
-    given = load_cohort(config.cohort, strict=config.strict, labels_uri=config.labels)
+    given = load_cohort(
+        config.data.cohort,
+        strict=config.failures.strict,
+        labels_uri=config.data.labels,
+        options=config.table,
+    )
+    require_patients(given.cohort)
+    given = given._replace(cohort=spell_as(given.cohort, model.classes, config.table.label_spellings))
     for line in (*given.cohort.notes, *(f"warning: {finding}" for finding in given.warnings)):
         print(line)
     if config.slides_prefix:
@@ -225,21 +241,21 @@ def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWo
     keys = champion_keys(model)
     _check_changes(keys, config)
     if config.warm_start:
-        _check_start(model, keys | config.given())
+        _check_start(model, keys | config.changes.given())
     known = [name for name in metrics_of(model.task.kind) if name != "uno_c"]
-    if config.gate_metric and config.gate_metric not in known:
-        raise ConfigError(f"gate_metric={config.gate_metric} is none of a {model.task.kind}: {', '.join(known)}")
+    if config.gate.gate_metric and config.gate.gate_metric not in known:
+        raise ConfigError(f"gate_metric={config.gate.gate_metric} is none of a {model.task.kind}: {', '.join(known)}")
     out = config.out or f"{registry.uri}/runs/{config.name}"
     return ModelWork(
         flows=CalledFlows(embed.embed_cohort, train.run, evaluate.run, report.run),
         config=config,
         given=given,
-        encoder=model.encoder_here(config.encoder_weights or None),
+        encoder=model.encoder_here(config.encoder.encoder_weights or None),
         spec=model.tile_spec(),
         feature_set=FeatureSet(
             tiling=model.tiling, encoder=model.encoder, encoder_identity=model.card.encoder_identity
         ),
-        keys=keys | config.given(),
+        keys=keys | config.changes.given(),
         scheme=config.scheme,
         folds=keys["folds"] if config.folds is None else config.folds,
         work=open_storage(out),
@@ -252,22 +268,22 @@ def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWo
 def champion_keys(model: Predictor) -> dict[str, Any]:
     """The keys of `mhim train` that made a registered model."""
     kinds = keys_of(TrainConfig)
-    flat: dict[str, Any] = {}
-    for name, value in model.card.recipe.items():
-        flat |= value if isinstance(value, dict) else {name: value}
+    flat = known_options(model.card.recipe, model.words)
     seeds = flat.pop("seeds")
+    if unknown := sorted(flat.keys() - kinds.keys()):
+        raise IntegrityError(f"{model.words} was made with {', '.join(unknown)}, which this version of mhim lacks")
     found = {}
     for name, value in flat.items():
         kind = kinds[name].kind
         found[name] = kind[value] if issubclass(kind, Enum) and value is not None else value
-    del found["scheme"]
+    del found["scheme"]  # of the final training; how the estimate is split is the retraining's own
     return found | {"seed": seeds[0], "seeds": len(seeds)}
 
 
 def _check_changes(keys: dict[str, Any], config: RetrainConfig) -> None:
     """Raises ConfigError, before any work, for a key that the gate would refuse for being changed."""
-    allowed = {*config.may_change, *(("seed", "seeds") if "seed" in config.may_change else ())}
-    changed = {name: value for name, value in config.given().items() if keys[name] != value}
+    allowed = {*config.gate.may_change, *(("seed", "seeds") if "seed" in config.gate.may_change else ())}
+    changed = {name: value for name, value in config.changes.given().items() if keys[name] != value}
     if wrong := sorted(changed.keys() - allowed):
         listed = ", ".join(f"{name} ({keys[name]} → {changed[name]})" for name in wrong)
         raise ConfigError(f"the gate would refuse a challenger with another {listed}; name it in may_change= first")
@@ -284,10 +300,10 @@ def _check_start(model: Predictor, keys: dict[str, Any]) -> None:
         )
     if missing := sorted(wanted - seeds):
         raise ConfigError(f"warm_start=true: {model.words} has no model of the seeds {', '.join(map(str, missing))}")
-    made = model.card.recipe["model"]
+    made = {**neutral_values(ModelOptions), **model.card.recipe["model"]}
     if changed := sorted(key for key, value in made.items() if keys[key] != value):
         raise ConfigError(f"warm_start=true: weights of {model.words} do not fit another {', '.join(changed)}")
 
 
 def _keys(config: RetrainConfig, work: ModelWork) -> str:
-    return fingerprint({"train": work.identity(), "gate": part(config, GateOptions)})
+    return fingerprint({"train": work.identity(), "gate": config.gate})

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from cluster.storage import open_storage
 from flows.commands import FLOWS, config_class, read_flow, spelt_out
+from flows.config.flat import keys_of
 from flows.config.schedules import (
     ScheduleAddConfig,
     ScheduleLsConfig,
@@ -21,12 +22,12 @@ from flows.config.schedules import (
     ScheduleRunNowConfig,
     Target,
 )
-from flows.config.words import keys_of
+from flows.config.words import CONFIG, given_values
 from flows.engine.result import FlowResult
 from flows.scheduling.manifests import cron_job, crontab_line, ray_cron_job
 from flows.scheduling.records import MAX_ATTEMPTS, Book, Planned, Schedule, Slot
 from flows.scheduling.service import StoreClock, interrupted_by_sigterm, launch_process, run_claimed, who
-from flows.submission.words import FILES, is_place
+from flows.submission.words import is_file, is_place
 from mhim_core.errors import ConfigError, ConflictError, StorageError
 from mhim_core.storage import Storage
 from mhim_core.types import ExitCode
@@ -143,13 +144,17 @@ def _refuse_address(target: Target, words: Sequence[str]) -> None:
 
 def _refuse_relative(schedule: Schedule) -> None:
     """A pod has another working directory than the person who types."""
-    for word in schedule.words:
-        key, _, value = word.partition("=")
-        is_address = bool(value) if key in FILES else is_place(key, value)
-        if is_address and "://" not in value and not os.path.isabs(value):
-            raise ConfigError(
-                f"{word} is relative, and a pod has a folder of its own; write an s3:// or a mounted path"
-            )
+    kind = config_class(schedule.flow)
+    keys = {**keys_of(kind), CONFIG.name: CONFIG}
+    values = given_values(kind, schedule.words, schedule.flow)
+    files = [(CONFIG.name, word.partition("=")[2]) for word in schedule.words if word.startswith(f"{CONFIG.name}=")]
+    for name, value in (*values.items(), *files):
+        is_address = is_file(keys[name], value) or is_place(keys[name], value)
+        for uri in keys[name].values(value) if is_address else ():
+            if "://" not in uri and not os.path.isabs(uri):
+                raise ConfigError(
+                    f"{name}={uri} is relative, and a pod has a folder of its own; write an s3:// or a mounted path"
+                )
 
 
 def _lines(book: Book, planned: Planned, now: datetime) -> Iterator[str]:

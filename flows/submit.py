@@ -27,7 +27,7 @@ def run(config: SubmitConfig) -> JobEnded:
     given = job_words(config.flow, flow_config, config.overrides, ship=not config.image)
     for note in given.notes:
         print(f"note: {note}")
-    server = JobServer(config.ray_address, allow_insecure=config.allow_insecure)
+    server = JobServer(config.cluster.ray_address, allow_insecure=config.cluster.allow_insecure)
     submitted = send(server, config.flow, given, config.image)
     print(f"{submitted.job_id} {'goes on' if submitted.attached else 'is submitted'} at {server.address}", flush=True)
     if config.wait:

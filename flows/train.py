@@ -14,35 +14,36 @@ from typing import Any, NamedTuple
 from cluster.session import check_address, ray_session
 from cluster.storage import open_storage, require_put_if_absent
 from flows.config.commands import TrainConfig
-from flows.config.keys import Method, part
+from flows.config.files import write_resolved
+from flows.config.flat import flat
+from flows.config.keys import Method
 from flows.engine.result import FlowResult
 from flows.mlflow_mirror.send import mirror_run
 from flows.prediction.warm_start import check_start, find_start, take_start
 from flows.runs.cohort import load_cohort
 from flows.runs.folder import Run, cohort_identity, pinned_start, pinned_teachers, read_run, start_run, versions
+from flows.runs.identity import run_identity
 from flows.runs.progress import METRIC_TITLES, FitProgress
+from flows.runs.store_place import recorded_places
 from flows.runs.training_data import TrainingData, choose_features, choose_manifest, training_data
-from mhim_core.cohort.options import SplitOptions, TaskOptions
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import Cohort
 from mhim_core.cohort.tasks import BagMembers, bags_in, make_bags
 from mhim_core.errors import ConfigError
 from mhim_core.fingerprint import canonical_json
-from mhim_core.mil.options import MhimOptions, ModelOptions
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.manifest import Manifest, newest_version
 from mhim_core.store.record import CommitRecord
 from mhim_core.task import Task
-from mhim_core.train.options import FitExecution, FitOptions
 from mhim_core.train.plan import FitSpec, FoldBags, LabelledBag, Stage, TrainPlan, fit_name, plan_fits
 from mhim_core.types import BagId, SlideId
 
 
 def run(config: TrainConfig) -> FlowResult:
     """Raises InputError (2), ConflictError (5), StorageError (6)."""
-    check_address(config.ray_address)
-    config.check_room()
-    loaded = load_cohort(config.cohort, with_files=False, labels_uri=config.labels)
+    check_address(config.ray.ray_address)
+    config.execution.check_room(config.ray)
+    loaded = load_cohort(config.data.cohort, with_files=False, labels_uri=config.data.labels, options=config.table)
     cohort = loaded.cohort
     for line in (*cohort.notes, *(f"warning: {finding}" for finding in loaded.warnings)):
         print(line)
@@ -58,15 +59,16 @@ def run(config: TrainConfig) -> FlowResult:
     plan = train_plan(given, config)
     if all_finished(given, plan):
         print(f"{given.storage.uri}: all {len(plan.fits)} fits are finished; nothing to do")
-        mirror_run(given, config)
+        mirror_run(given, config.tracking)
         return FlowResult(outputs={"run": given.storage.uri}, recomputed=False)
-    if config.teacher:
+    write_resolved(given.storage, config, "train")
+    if config.protocol.teacher:
         take_teachers(given, config)
     if config.warm_start:
         take_start(given, config)
     for result in fit_all(given, plan, config):
         print(f"{result.name}: validation {_judged(result)} at epoch {result.best_epoch}")
-    mirror_run(given, config)
+    mirror_run(given, config.tracking)
     print(f"run: {given.storage.uri}")
     return FlowResult(outputs={"run": given.storage.uri})
 
@@ -75,40 +77,28 @@ def open_run(
     config: TrainConfig, cohort: Cohort, feature_set: FeatureSet, manifest: Manifest, data: TrainingData
 ) -> Run:
     """Found the run or resume it: slides with a target and tiles, their splits, the pinned manifest."""
-    identity: dict[str, Any] = {
-        "method": config.method,
-        "model": part(config, ModelOptions),
-        "fit": part(config, FitOptions),
-        "seeds": seeds_of(config),
-        "splits": part(config, SplitOptions),
-        "target": part(config, TaskOptions),
-        "task": data.task,
-        "feature_set": feature_set.fingerprint,
-    }
-    if not config.gpus_per_worker:
-        identity["threads_per_worker"] = config.threads_per_worker  # a sum's last bits depend on it
-    if config.method is Method.mhim:
-        identity["mhim"] = part(config, MhimOptions)
     record = {
-        "identity": identity,
-        "store": open_storage(config.store).uri,
+        "identity": run_identity(config, seeds_of(config), data.task, feature_set.fingerprint),
+        **recorded_places(open_storage(config.out), open_storage(config.store)),
         "manifest": {"version": manifest.ref.version, "sha256": manifest.ref.sha256},
         "encoder": feature_set.encoder,
         "tiling": feature_set.tiling,
         "cohort_name": cohort.name,
         "excluded": data.excluded,
-        "config": dataclasses.asdict(config),  # as it was resolved at the first start, for people
+        "config": flat(config),  # as it was resolved at the first start, for people
     }
     plain = _plain(record)
     teachers = None
-    if config.teacher:
+    if config.protocol.teacher:
         wanted = plain["identity"] | {"cohort": cohort_identity(data.slides, data.splits)}
-        standing = pinned_teachers(open_storage(config.out), config.teacher)  # a run that has them stands on its own
+        # a run that has them stands on its own
+        standing = pinned_teachers(open_storage(config.out), config.protocol.teacher)
         teachers = _teacher_digests(config, wanted, manifest) if standing is None else standing
     _check_plan(config, data)
     if config.warm_start:
         plain = plain | _started(config, plain, data.task, feature_set)
-    return start_run(open_storage(config.out), plain, data.slides, data.splits, teachers)
+    run = start_run(open_storage(config.out), plain, data.slides, data.splits, teachers)
+    return dataclasses.replace(run, named_store=config.store)
 
 
 def _started(config: TrainConfig, record: dict[str, Any], task: Task, feature_set: FeatureSet) -> dict[str, Any]:
@@ -123,14 +113,14 @@ def _started(config: TrainConfig, record: dict[str, Any], task: Task, feature_se
 
 def _check_plan(config: TrainConfig, data: TrainingData) -> None:
     """What could refuse the plan does so before the run is founded, or the corrected keys would not fit it."""
-    bags = make_bags(data.slides, data.task, config.bags)
+    bags = make_bags(data.slides, data.task, config.target.bags)
     TrainPlan(
         fits=_fits(config, data.task, bags, data.splits, seeds_of(config)),
         d_in=1,
         task=data.task,
-        model=part(config, ModelOptions),
-        mhim=part(config, MhimOptions),
-        fit=part(config, FitOptions),
+        model=config.model,
+        mhim=config.mhim,
+        fit=config.fit,
     )
 
 
@@ -142,12 +132,12 @@ def _fits(
 
     folds = [FoldBags(split.fold, labelled(split.train), labelled(split.validation)) for split in splits]
     stage = Stage.mhim if config.method is Method.mhim else Stage.plain
-    return plan_fits(folds, stage, task, seeds, with_stage_one=not config.teacher)
+    return plan_fits(folds, stage, task, seeds, with_stage_one=not config.protocol.teacher)
 
 
 def seeds_of(config: TrainConfig) -> list[int]:
     """seed, seed + 1, …"""
-    return [config.seed + index for index in range(config.seeds)]
+    return [config.fit.seed + index for index in range(config.protocol.seeds)]
 
 
 def train_plan(given: Run, config: TrainConfig) -> TrainPlan:
@@ -157,9 +147,9 @@ def train_plan(given: Run, config: TrainConfig) -> TrainPlan:
         fits=_fits(config, given.task, given.bags, given.splits, given.seeds),
         d_in=given.feature_set.dim,
         task=given.task,
-        model=part(config, ModelOptions),
-        mhim=part(config, MhimOptions),
-        fit=part(config, FitOptions),
+        model=config.model,
+        mhim=config.mhim,
+        fit=config.fit,
         warm_start={int(seed): digest for seed, digest in start["models"].items()} if start else {},
         provenance={
             "feature_set": given.feature_set.fingerprint,
@@ -167,7 +157,7 @@ def train_plan(given: Run, config: TrainConfig) -> TrainPlan:
             "manifest_sha256": given.record["manifest"]["sha256"],
         },
         about=versions() | {"manifest_version": str(given.record["manifest"]["version"])},
-        execution=part(config, FitExecution),
+        execution=config.execution.checkpoints,
     )
 
 
@@ -184,7 +174,7 @@ def take_teachers(given: Run, config: TrainConfig) -> None:
     names = [fit_name(seed, split.fold, Stage.plain) for seed in given.seeds for split in given.splits]
     missing = [name for name in names if read_result(given.storage, name) is None]
     if missing:
-        other = read_run(config.teacher)
+        other = read_run(config.protocol.teacher, spare_store=config.store)
         for name in missing:
             import_stage_one(other.storage, given.storage, name)
 
@@ -197,7 +187,7 @@ def _teacher_digests(config: TrainConfig, wanted: dict[str, Any], manifest: Mani
     """
     from mhim_core.train.results import read_result
 
-    other = read_run(config.teacher)
+    other = read_run(config.protocol.teacher, spare_store=config.store)
     same = {"cohort": "slides, targets or folds", "task": "task", "feature_set": "features", "model": "model options"}
     differing = [what for key, what in same.items() if other.identity[key] != wanted[key]]
     if other.record["manifest"]["sha256"] != manifest.ref.sha256:
@@ -207,12 +197,16 @@ def _teacher_digests(config: TrainConfig, wanted: dict[str, Any], manifest: Mani
     if other.identity["fit"]["precision"] != wanted["fit"]["precision"]:
         differing.append("precision")
     if differing:
-        raise ConfigError(f"teacher={config.teacher}: that run has other {', '.join(differing)}; a teacher must match")
+        raise ConfigError(
+            f"teacher={config.protocol.teacher}: that run has other {', '.join(differing)}; a teacher must match"
+        )
     digests = {}
     for name in (fit_name(seed, split.fold, Stage.plain) for seed in wanted["seeds"] for split in other.splits):
         result = read_result(other.storage, name)
         if result is None:
-            raise ConfigError(f"teacher={config.teacher}: its fit {name} is not finished; finish that run first")
+            raise ConfigError(
+                f"teacher={config.protocol.teacher}: its fit {name} is not finished; finish that run first"
+            )
         digests[name] = result.model_sha256
     return digests
 
@@ -235,9 +229,9 @@ def fit_all(given: Run, plan: TrainPlan, config: TrainConfig) -> Any:
 
     used = {bag.bag_id for fit in plan.fits for bag in (*fit.train, *fit.validation)}
     members = {bag.bag_id: bag.slide_ids for bag in given.bags if bag.bag_id in used}
-    manifest = given.manifest().entries
+    manifest = given.manifest.entries
     entries = {slide_id: manifest[slide_id] for slide_ids in members.values() for slide_id in slide_ids}
-    plugin = config.plugin()
+    plugin = config.plugin.plugin()
     payload = FitPayload(
         plan,
         entries,
@@ -245,11 +239,11 @@ def fit_all(given: Run, plan: TrainPlan, config: TrainConfig) -> Any:
         None if plugin is None else plugin.given,
         given.store_uri,
         given.storage.uri,
-        config.cache_gib,
+        config.execution.cache_gib,
     )
-    spec = WorkerSpec(config.workers, config.gpus_per_worker, config.threads_per_worker)
+    spec = WorkerSpec(config.execution.workers, config.execution.gpus_per_worker, config.execution.threads_per_worker)
     progress = FitProgress(len(plan.fits))
-    with ray_session(config.ray_address, config.local_cpus) as cluster:
+    with ray_session(config.ray.ray_address, config.ray.local_cpus) as cluster:
         return run_workers(fit_on_worker, payload, spec, cluster, f"{given.storage.uri}/ray", progress.update)
 
 
@@ -267,11 +261,11 @@ def fit_on_worker(payload: FitPayload, context: Any, tell: Callable[[Any], None]
 
 
 def _try_plugin(config: TrainConfig, data: TrainingData) -> None:
-    plugin = config.plugin()
-    if plugin is not None and config.aggregator in plugin.names:
+    plugin = config.plugin.plugin()
+    if plugin is not None and config.model.aggregator in plugin.names:
         from mhim_core.mil.probe import check_plugin
 
-        check_plugin(plugin, part(config, ModelOptions), data.task, mining=config.method is Method.mhim)
+        check_plugin(plugin, config.model, data.task, mining=config.method is Method.mhim)
 
 
 def _judged(result: Any) -> str:

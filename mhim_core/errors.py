@@ -9,6 +9,7 @@
     ├── ConflictError              5   another run or store stands in the way
     ├── StorageError               6   unreachable or denied
     │   └── NotFoundError              the key is not there (also a KeyError)
+    ├── MachineError               6   disk, memory, files or network of this machine gave out
     ├── IntegrityError             1   a committed file does not match its sha256, or a schema is not ours
     └── SlideError                 -   one slide failed: a status row, never the run; carries a FailureReason
 
@@ -64,6 +65,12 @@ class NotFoundError(StorageError, KeyError):
 
     def __str__(self) -> str:  # KeyError would print the repr
         return str(self.args[0]) if self.args else ""
+
+
+class MachineError(MhimError):
+    """The machine gave out: disk, memory, open files, network."""
+
+    exit_code = ExitCode.STORAGE
 
 
 class IntegrityError(MhimError):

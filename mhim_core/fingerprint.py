@@ -1,19 +1,31 @@
-"""Canonical JSON and its sha256: the one way this project names content."""
+"""Canonical JSON and its sha256: the one way this project names content.
+
+A field that says `metadata={"neutral": value}` is left out while it has that value, which means what versions without
+the field did: so an option that is added later changes no fingerprint and no record until it is used (ADR 10). A
+NamedTuple says the same in its class attribute `NEUTRAL`, {field: value}.
+"""
 
 import dataclasses
+import functools
 import hashlib
 import json
+from collections.abc import Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
+
+NEUTRAL = "neutral"
+"""The key of a field's metadata."""
 
 
 def canonical_json(value: Any) -> bytes:
     """The same value gives the same bytes everywhere: sorted keys, no spaces, shortest floats, no NaN.
 
-    Takes dataclasses, NamedTuples, enums and the plain JSON types. Raises TypeError or ValueError on anything else.
+    Takes dataclasses, NamedTuples, enums and the plain JSON types, and leaves fields at their neutral value out. Raises
+    TypeError or ValueError on anything else.
     """
     return json.dumps(
-        _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()
 
 
@@ -27,15 +39,39 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
+    """The plain JSON types that `canonical_json` writes, as a copy; `records.read_record` is the way back.
+
+    Never `dataclasses.asdict`, which keeps neutral fields: what it gives would change whenever an option is added.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        own = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return stated(type(value), own)
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return _plain(value._asdict())
+        return stated(type(value), to_plain(value._asdict()))
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [to_plain(item) for item in value]
     return value
+
+
+@functools.cache
+def neutral_values(kind: type) -> Mapping[str, Any]:
+    """By field of a dataclass or NamedTuple what its absence from a record means, in plain JSON types."""
+    if dataclasses.is_dataclass(kind):
+        fields = dataclasses.fields(kind)
+        found = {field.name: to_plain(field.metadata[NEUTRAL]) for field in fields if NEUTRAL in field.metadata}
+    else:
+        found = to_plain(getattr(kind, "NEUTRAL", {}))
+    return MappingProxyType(found)
+
+
+def stated(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a `kind`'s values, by field, that are not at their neutral value."""
+    neutral = neutral_values(kind)
+    if not neutral:
+        return dict(values)
+    return {name: value for name, value in values.items() if name not in neutral or to_plain(value) != neutral[name]}

@@ -4,6 +4,8 @@ Every output of the system goes through a `Storage` (features, manifests, runs, 
 gone when the job is. Keys are relative, `/`-separated, and never leave the root.
 """
 
+import ctypes
+import errno
 import os
 import re
 import tempfile
@@ -65,7 +67,7 @@ def check_key(key: str) -> str:
 
 
 class LocalStorage:
-    """A folder as an object store: writes are temp file + fsync + rename (or link, for put_if_absent).
+    """A folder as an object store: writes are temp file + fsync + rename (for put_if_absent: without replacing).
 
     `root` is made on the first write. Safe for several processes of several hosts on one POSIX file system.
     """
@@ -90,8 +92,7 @@ class LocalStorage:
     def put_if_absent(self, key: str, data: bytes) -> bool:
         path = self.root / check_key(key)
         try:
-            # link(2) is atomic and fails if the name is taken, on NFS too; rename would overwrite silently
-            self._write(path, data, lambda temporary: os.link(temporary, path))
+            self._write(path, data, lambda temporary: _publish_if_absent(temporary, path))
         except FileExistsError:
             return False
         return True
@@ -146,3 +147,40 @@ class LocalStorage:
 
     def locate(self, key: str) -> str:
         return str(self.root / key)
+
+
+_WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK)
+"""What link(2) says on a file system that has no hard links: exFAT, some network and FUSE file systems."""
+_RENAME_NOREPLACE = 1
+"""Of renameat2(2)."""
+_AT_FDCWD = -100
+
+
+def _publish_if_absent(temporary: str, path: Path) -> None:
+    """Give the file its name unless that is taken (FileExistsError). Raises OSError; StorageError where nothing can.
+
+    Atomic either way; a plain rename would overwrite silently.
+    """
+    try:
+        os.link(temporary, path)  # on NFS too
+    except OSError as error:
+        if error.errno not in _WITHOUT_LINKS:
+            raise
+        _rename_if_absent(temporary, path)
+
+
+def _rename_if_absent(temporary: str, path: Path) -> None:
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    code = errno.ENOSYS
+    if rename is not None:
+        names = os.fsencode(temporary), os.fsencode(path)
+        if rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_NOREPLACE) == 0:
+            return
+        code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        raise StorageError(
+            f"cannot write {path}: its file system has neither hard links nor renaming without replacing, so two "
+            "commands at once could overwrite each other's work unnoticed; choose a folder on another one (ext4, XFS, "
+            "NFS, SMB) or an s3:// address"
+        )
+    raise OSError(code, os.strerror(code), str(path))

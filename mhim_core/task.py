@@ -7,7 +7,7 @@ scale), so that it travels with the model.
 import bisect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -84,6 +84,11 @@ class FittedTask(Task):
     target_deviation: float = 1.0
     """Regression: their standard deviation, by which targets are standardised; never 0."""
 
+    @property
+    def unfitted(self) -> Task:
+        """As the cohort says it."""
+        return Task(**{field.name: getattr(self, field.name) for field in fields(Task)})
+
     def time_bin(self, time: float) -> int:
         """The bin [edge, next edge) that holds `time`."""
         return bisect.bisect_right(self.inner_edges, time)
@@ -113,9 +118,7 @@ def fit_task(task: Task, targets: Sequence[Target]) -> FittedTask:
         deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
         deviation = 1.0 if min(values) == max(values) else deviation  # rounding leaves something of nothing
     return FittedTask(
-        kind=task.kind,
-        classes=task.classes,
-        time_bins=task.time_bins,
+        **{field.name: getattr(task, field.name) for field in fields(Task)},
         inner_edges=edges,
         target_mean=mean,
         target_deviation=deviation,

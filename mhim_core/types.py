@@ -29,7 +29,7 @@ class ExitCode(IntEnum):
     CONFLICT = 5
     """Another run or store stands in the way."""
     STORAGE = 6
-    """Storage unreachable or denied; or the cluster of a job unreachable."""
+    """Storage unreachable or denied; or the cluster of a job unreachable; or the machine gave out (disk, memory)."""
     DRIFT = 7
     """Drift over a set limit."""
     INTERRUPTED = 130

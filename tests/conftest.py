@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jaxtyping import install_import_hook
@@ -35,6 +36,7 @@ _SHAPE_CHECKS = install_import_hook(["mhim_core.mil", "mhim_core.embed"], "beart
 SLOW_FILES = (
     *("test_shared_slides.py", "test_pipeline_faults.py", "test_pipeline_s3.py", "test_pipeline.py"),
     *("test_jobs_cluster.py", "test_pipeline_cluster.py", "test_training.py", "test_pipeline_atlas.py"),
+    "test_wheel.py",
 )
 """Files that take a minute and more, the slowest first: the processes that share the files then end together."""
 
@@ -51,6 +53,16 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no shared data at {SHARED_DATA}; set MHIM_SHARED_DATA to run this test")
     return SHARED_DATA
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> Any:
+    """A test of tensors runs once on the CPU and once on the GPU; skips the latter where there is none."""
+    import torch
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine; benchmarks/device.sh runs these tests where there is one")
+    return torch.device(request.param)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,9 +1,13 @@
-"""Every flow's configuration: flat keys for people, composed of the typed parts of `config_parts` and of the core."""
+"""Every flow's configuration: a dataclass of typed parts, those of `keys.py` and the core's options.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+On the command line the keys of all parts stand side by side with the config's own: `flat.py` goes from the one to the
+other. Two parts of a config never hold keys of one name.
+"""
+
+from dataclasses import dataclass, field
 from typing import Any
 
+from flows.config.flat import split_list
 from flows.config.keys import (
     CohortKeys,
     DecodeKeys,
@@ -12,145 +16,155 @@ from flows.config.keys import (
     EncoderKeys,
     FailurePolicy,
     FeatureChoice,
-    FlowConfig,
-    LabelKeys,
+    LabelledCohort,
     Method,
-    MethodKeys,
-    OutKeys,
     PageKeys,
     PluginFile,
     ProtocolKeys,
     RayKeys,
-    RunKeys,
-    StoreKeys,
-    WorkersFit,
+    TrainExecution,
     check_least,
+    check_method,
+    check_workers,
 )
+from flows.config.roles import Role, part, role
 from flows.config.tracking import TrackingKeys
-from mhim_core.cohort.options import SplitOptions, SplitScheme, TaskOptions
+from mhim_core.cohort.task_options import SplitOptions, SplitScheme, TableOptions, TaskOptions
 from mhim_core.errors import ConfigError
-from mhim_core.mil.options import Activation, MhimOptions, ModelOptions
-from mhim_core.mil.recipes import DEFAULT_RECIPE, recipe_defaults
+from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions
 from mhim_core.registry.names import is_reference
 from mhim_core.slides.spec import SlidePolicy, TileSpec
-from mhim_core.train.options import FitOptions
+from mhim_core.train.fit_options import FitOptions
 from mhim_core.train.plan import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckConfig(FlowConfig, LabelKeys, DecodeKeys, FailurePolicy, SlidePolicy, TileSpec, TaskOptions, CohortKeys):
+class CheckConfig:
     """mhim check: the cohort table and its slides, row by row."""
 
-    pictures: str = ""
+    data: LabelledCohort = part(LabelledCohort, Role.identity)
+    table: TableOptions = part(TableOptions, Role.identity)
+    target: TaskOptions = part(TaskOptions, Role.identity)
+    tiles: TileSpec = part(TileSpec, Role.identity)
+    policy: SlidePolicy = part(SlidePolicy, Role.identity)
+    failures: FailurePolicy = part(FailurePolicy, Role.identity)
+    decode: DecodeKeys = part(DecodeKeys, Role.execution)
+    pictures: str = field(default="", metadata=role(Role.output))
     """A folder or s3:// prefix for a picture of each slide with its tissue and tile grid; empty: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig(
-    FlowConfig,
-    EmbedExecution,
-    EncoderFiles,
-    FailurePolicy,
-    SlidePolicy,
-    TileSpec,
-    EncoderKeys,
-    StoreKeys,
-    CohortKeys,
-):
+class EmbedConfig:
     """mhim embed: slides → one Parquet file of tile features per slide."""
+
+    data: CohortKeys = part(CohortKeys, Role.identity)
+    table: TableOptions = part(TableOptions, Role.identity)
+    store: str = field(metadata=role(Role.output))
+    """The feature store: a folder or s3://bucket/prefix."""
+    encoder: EncoderKeys = part(EncoderKeys, Role.identity)
+    tiles: TileSpec = part(TileSpec, Role.identity)
+    policy: SlidePolicy = part(SlidePolicy, Role.identity)
+    failures: FailurePolicy = part(FailurePolicy, Role.identity)
+    ray: RayKeys = part(RayKeys, Role.execution)
+    decode: DecodeKeys = part(DecodeKeys, Role.execution)
+    embedding: EmbedExecution = part(EmbedExecution, Role.execution)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(
-    FlowConfig,
-    TrackingKeys,
-    PluginFile,
-    ProtocolKeys,
-    LabelKeys,
-    WorkersFit,
-    MhimOptions,
-    MethodKeys,
-    TaskOptions,
-    SplitOptions,
-    FeatureChoice,
-    OutKeys,
-    StoreKeys,
-    CohortKeys,
-):
+class TrainConfig:
     """mhim train: bags → one model per fold and seed."""
 
-    warm_start: str = ""
+    data: LabelledCohort = part(LabelledCohort, Role.identity)
+    table: TableOptions = part(TableOptions, Role.identity)
+    store: str = field(metadata=role(Role.features))
+    """The feature store: a folder or s3://bucket/prefix."""
+    out: str = field(metadata=role(Role.output))
+    """The run: a folder or s3://bucket/prefix. The same configuration again resumes it, another one is refused."""
+    features: FeatureChoice = part(FeatureChoice, Role.identity)
+    splits: SplitOptions = part(SplitOptions, Role.identity)
+    target: TaskOptions = part(TaskOptions, Role.identity)
+    plugin: PluginFile = part(PluginFile, Role.identity)  # before the model, whose aggregator it may register
+    method: Method = field(default=Method.mhim, metadata=role(Role.identity))
+    """mhim: two stages, masked hard instance mining; plain: the aggregator alone (stage 1)."""
+    model: ModelOptions = part(ModelOptions, Role.identity)
+    mhim: MhimOptions = part(MhimOptions, Role.identity)
+    fit: FitOptions = part(FitOptions, Role.identity)
+    protocol: ProtocolKeys = part(ProtocolKeys, Role.identity)
+    ray: RayKeys = part(RayKeys, Role.execution)
+    execution: TrainExecution = part(TrainExecution, Role.execution)
+    tracking: TrackingKeys = part(TrackingKeys, Role.execution)
+    warm_start: str = field(default="", metadata=role(Role.model))
     """With scheme=final: start from the weights of this model, a run's out= or with registry= lung@champion; empty:
     start anew."""
-    registry: str = ""
+    registry: str = field(default="", metadata=role(Role.place))
     """With warm_start=lung@champion: the model's registry, a folder or s3://bucket/prefix; otherwise unused."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check_workers(self.execution, self.fit)
+        check_method(self.method, self.model, self.protocol.teacher)
         self._check_warm_start()
-        if self.teacher and self.method is not Method.mhim:
-            raise ConfigError(f"teacher={self.teacher}: only method=mhim has a teacher")
 
     def _check_warm_start(self) -> None:
         if is_reference(self.warm_start) and not self.registry:
             raise ConfigError(f"warm_start={self.warm_start} needs registry=, the registry that holds it")
-        if self.warm_start and self.scheme is not SplitScheme.final:
+        if self.warm_start and self.splits.scheme is not SplitScheme.final:
             raise ConfigError(
                 f"warm_start={self.warm_start} needs scheme=final: a model that has seen a fold's test patients cannot "
                 "be estimated on them"
             )
-        if self.warm_start and self.teacher:
+        if self.warm_start and self.protocol.teacher:
             raise ConfigError("warm_start= starts stage 1, which teacher= takes from another run; give one of them")
-
-    @classmethod
-    def implied(cls, given: Mapping[str, object]) -> dict[str, Any]:
-        """What the recipe among the given keys sets, for those that are not given."""
-        recipe, aggregator = (str(given.get(name) or default) for name, default in _RECIPE_KEYS)
-        return {key: one for key, one in recipe_defaults(recipe, aggregator).items() if key not in given}
 
     @classmethod
     def by_recipe(cls, **keys: Any) -> "TrainConfig":
         """The config that `mhim train key=value …` makes of these keys."""
-        return cls(**cls.implied(keys) | keys)
+        from flows.config.words import with_recipe
 
-
-_RECIPE_KEYS = (("recipe", DEFAULT_RECIPE), ("aggregator", ModelOptions.aggregator))
+        return with_recipe(cls, keys)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(FlowConfig, TrackingKeys, PluginFile, RunKeys):
+class EvaluateConfig:
     """mhim evaluate: each slide by the model that held it out."""
 
-    bootstrap_replicates: int = 2000
+    run: str = field(metadata=role(Role.run))
+    """The training run: the out= of mhim train."""
+    store: str = field(default="", metadata=role(Role.features) | {"neutral": ""})
+    """The store that holds the run's features by now; empty: where the run recorded it, seen from the run's folder."""
+    plugin: PluginFile = part(PluginFile, Role.identity)
+    tracking: TrackingKeys = part(TrackingKeys, Role.execution)
+    bootstrap_replicates: int = field(default=2000, metadata=role(Role.identity))
     """Replicates of the patient-clustered bootstrap intervals; 0: no intervals."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_least(self, 0, "bootstrap_replicates")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(
-    FlowConfig,
-    PluginFile,
-    EmbedExecution,
-    EncoderFiles,
-    FailurePolicy,
-    SlidePolicy,
-    PageKeys,
-    CohortKeys,
-    OutKeys,
-):
+class PredictConfig:
     """mhim predict: new slides through a run's fold models, or through a registered model."""
 
-    run: str = ""
+    data: CohortKeys = part(CohortKeys, Role.identity)
+    table: TableOptions = part(TableOptions, Role.identity)
+    out: str = field(metadata=role(Role.output))
+    """The predictions: a folder or s3://bucket/prefix. The same again does nothing; another model's are refused."""
+    plugin: PluginFile = part(PluginFile, Role.identity)
+    run: str = field(default="", metadata=role(Role.run))
     """The training run whose fold models predict (the out= of mhim train); empty: model= says what does."""
-    model: str = ""
+    model: str = field(default="", metadata=role(Role.identity))
     """The registered model that predicts: lung@champion or lung@<version>; empty: run= says what does."""
-    registry: str = ""
+    registry: str = field(default="", metadata=role(Role.place))
     """With model=: its registry, a folder or s3://bucket/prefix; otherwise unused."""
-    store: str = ""
-    """The feature store of the new slides; empty: the run's, or with model= the folder features/ in out=."""
+    store: str = field(default="", metadata=role(Role.output))
+    """The feature store of the new slides; empty: the run's where it lies as the run recorded it, seen from the run's
+    folder, else (and with model=) the folder features/ in out=."""
+    page: PageKeys = part(PageKeys, Role.identity)
+    policy: SlidePolicy = part(SlidePolicy, Role.identity)
+    failures: FailurePolicy = part(FailurePolicy, Role.identity)
+    encoder: EncoderFiles = part(EncoderFiles, Role.identity)
+    ray: RayKeys = part(RayKeys, Role.execution)
+    decode: DecodeKeys = part(DecodeKeys, Role.execution)
+    embedding: EmbedExecution = part(EmbedExecution, Role.execution)
 
     def check_source(self) -> None:
         """ConfigError unless there is one source of models."""
@@ -163,75 +177,82 @@ class PredictConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig(FlowConfig, TrackingKeys, PluginFile, PageKeys, RunKeys):
+class ReportConfig:
     """mhim report: one self-contained HTML page of a run."""
+
+    run: str = field(metadata=role(Role.run))
+    """The training run: the out= of mhim train."""
+    store: str = field(default="", metadata=role(Role.features) | {"neutral": ""})
+    """The store that holds the run's features by now; empty: where the run recorded it, seen from the run's folder."""
+    plugin: PluginFile = part(PluginFile, Role.identity)
+    page: PageKeys = part(PageKeys, Role.identity)
+    tracking: TrackingKeys = part(TrackingKeys, Role.execution)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig(FlowConfig, RayKeys):
+class DemoConfig:
     """mhim demo: a made cohort through every station."""
 
-    out: str = "demo"
+    ray: RayKeys = part(RayKeys, Role.execution)
+    out: str = field(default="demo", metadata=role(Role.output))
     """The folder that receives slides, features, run, predictions and page."""
-    num_slides: int = 24
-    """Slides of the labelled cohort."""
-    num_new: int = 8
+    num_slides: int = field(default=84, metadata=role(Role.identity))
+    """Slides of the labelled cohort: three of seven to train on, one to choose the epoch by, three to test."""
+    num_new: int = field(default=6, metadata=role(Role.identity))
     """Slides to predict afterwards, of patients that training never sees."""
-    encoder: str = "efficientnet-lite0"
+    encoder: str = field(default="efficientnet-lite0", metadata=role(Role.identity))
     """The tile encoder: efficientnet-lite0, hed-texture or timm/<model>."""
-    aggregator: str = "abmil"
+    aggregator: str = field(default="abmil", metadata=role(Role.identity))
     """The bag aggregator."""
-    method: Method = Method.mhim
+    method: Method = field(default=Method.mhim, metadata=role(Role.identity))
     """mhim: two stages, masked hard instance mining; plain: the aggregator alone (stage 1)."""
-    folds: int = 3
-    """Cross-validation folds."""
-    epochs: int = 20
+    full_view_weight: float = field(default=0.5, metadata=role(Role.identity))
+    """Share of the whole bag's task loss in the student's loss, 0 to below 1; 0: it sees the masked bag alone."""
+    epochs: int = field(default=20, metadata=role(Role.identity))
     """Training epochs of each stage."""
-    seed: int = 2021
-    """Seed of splits and training."""
-    demo_seed: int = 0
+    seed: int = field(default=2021, metadata=role(Role.identity))
+    """Seed of training."""
+    demo_seed: int = field(default=0, metadata=role(Role.identity))
     """Seed of the painted slides."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not self.out or "://" in self.out:
             raise ConfigError(f"out={self.out}: the demo needs a local folder")
-        check_least(self, 12, "num_slides")
+        check_least(self, 28, "num_slides")
         check_least(self, 2, "num_new")
         check_least(self, 0, "demo_seed")
         # what its stations would refuse, refused before slides are painted
         model = ModelOptions(aggregator=self.aggregator)
         if self.method is Method.mhim:
             model.require_mining()
-        SplitOptions(folds=self.folds)
+        MhimOptions(full_view_weight=self.full_view_weight)
         FitOptions(epochs=self.epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertConfig(FlowConfig):
+class ConvertConfig:
     """mhim convert: published checkpoints from and to model files."""
 
-    out: str
+    out: str = field(metadata=role(Role.output))
     """The file to write, a path or s3:// URI: .safetensors (a model file, from checkpoint=….pt) or .pt (published)."""
-    checkpoint: str = ""
+    checkpoint: str = field(default="", metadata=role(Role.place))
     """The file to read: a published .pt, or a model file .safetensors; empty: a fit of run=."""
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = field(default=(), metadata=role(Role.identity))
     """From a .pt: the names of its classes in the order of the logits, separated by commas."""
-    embed_activation: Activation = Activation.gelu
+    embed_activation: Activation = field(default=Activation.gelu, metadata=role(Role.identity))
     """From a .pt: non-linearity after the embedding layer, which no tensor says: gelu (v2), relu (v1) or tanh."""
-    attention_activation: Activation = Activation.relu
+    attention_activation: Activation = field(default=Activation.relu, metadata=role(Role.identity))
     """From a .pt: non-linearity inside ABMIL's attention, which no tensor says: relu, gelu or tanh."""
-    run: str = ""
+    run: str = field(default="", metadata=role(Role.run))
     """Write a fit of this training run (its out=); empty: checkpoint= is read."""
-    fold: int | None = None
+    fold: int | None = field(default=None, metadata=role(Role.identity))
     """With run=: the fit's fold; none: there is but one."""
-    seed: int | None = None
+    seed: int | None = field(default=None, metadata=role(Role.identity))
     """With run=: the fit's seed; none: there is but one."""
-    stage: Stage | None = None
+    stage: Stage | None = field(default=None, metadata=role(Role.identity))
     """With run=: plain (stage 1) or mhim (the student, with its teacher); none: there is but one."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_least(self, 0, "fold")
 
     def check_direction(self) -> None:
@@ -255,28 +276,30 @@ class ConvertConfig(FlowConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig(FlowConfig, PluginFile):
+class CompareConfig:
     """mhim compare: paired differences between models that held out the same bags."""
 
-    runs: str
+    plugin: PluginFile = part(PluginFile, Role.identity)
+    runs: str = field(metadata=role(Role.run, listed=True))
     """Training runs (out= of mhim train), separated by commas, brackets optional: runs=[runs/a,runs/b]. Of one run
     alone all its models are compared."""
-    out: str
+    store: str = field(default="", metadata=role(Role.features) | {"neutral": ""})
+    """The store that holds the runs' features by now; empty: where each recorded it, seen from its folder."""
+    out: str = field(metadata=role(Role.output))
     """The folder or s3://bucket/prefix that receives the table, the figure and comparison.json, anew each time."""
-    models: str = ""
+    models: str = field(default="", metadata=role(Role.identity, listed=True))
     """Models to compare, separated by commas (mhim, mhim teacher, plain), of every run that has them; empty: each
     run's reported model."""
-    bootstrap_replicates: int = 2000
+    bootstrap_replicates: int = field(default=2000, metadata=role(Role.identity))
     """Replicates of the paired, patient-clustered bootstrap; 0: no intervals but DeLong's."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_least(self, 0, "bootstrap_replicates")
 
     @property
     def run_uris(self) -> tuple[str, ...]:
         """Raises ConfigError where none is named, or one twice."""
-        uris = _listed(self.runs)
+        uris = split_list(self.runs)
         if not uris:
             raise ConfigError(f"runs={self.runs} names no run; write runs=runs/a,runs/b")
         if len(set(uris)) < len(uris):
@@ -285,12 +308,4 @@ class CompareConfig(FlowConfig, PluginFile):
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        return _listed(self.models)
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    """`[a, b]` or `a,b`."""
-    inner = text.strip()
-    if inner.startswith("[") and inner.endswith("]"):
-        inner = inner[1:-1]
-    return tuple(part.strip() for part in inner.split(",") if part.strip())
+        return split_list(self.models)

@@ -1,9 +1,9 @@
 """The keys of `mhim submit` and `mhim jobs …`. Light: `--help` reads this file."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from flows.config.keys import FlowConfig
+from flows.config.roles import Role, part, role
 from mhim_core.errors import ConfigError
 
 _ADDRESS = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(/[A-Za-z0-9._~/-]*)?")
@@ -29,31 +29,35 @@ class ClusterKeys:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubmitConfig(FlowConfig, ClusterKeys):
+class SubmitConfig:
     """mhim submit: a flow as a job of a Ray cluster."""
 
-    flow: str
+    cluster: ClusterKeys = part(ClusterKeys, Role.execution)
+    flow: str = field(metadata=role(Role.identity))
     """The flow to run there; the words that are no keys of submit are the flow's own."""
-    wait: bool = False
+    wait: bool = field(default=False, metadata=role(Role.execution))
     """Follow the job's log and end with its exit code; false: name the job and end."""
-    image: str = ""
+    image: str = field(default="", metadata=role(Role.execution))
     """A container image that holds mhim, run by podman on every node; empty: the code installed here is sent along."""
-    overrides: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = field(default=(), metadata=role(Role.identity))
     """The flow's own words, collected by the command line."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.image and not _IMAGE.fullmatch(self.image):
             raise ConfigError(f"image={self.image!r} is not the name of an image, such as registry.example/mhim:0.1.0")
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobsLsConfig(FlowConfig, ClusterKeys):
+class JobsLsConfig:
     """mhim jobs ls: every job that was submitted to the cluster."""
+
+    cluster: ClusterKeys = part(ClusterKeys, Role.execution)
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobKeys(ClusterKeys):
+class JobKeys:
+    """Which job."""
+
     job: str
     """The job's id, as mhim submit and mhim jobs ls print it."""
 
@@ -63,13 +67,18 @@ class JobKeys(ClusterKeys):
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobsLogsConfig(FlowConfig, JobKeys):
+class JobsLogsConfig:
     """mhim jobs logs: what a job has written."""
 
-    follow: bool = False
+    cluster: ClusterKeys = part(ClusterKeys, Role.execution)
+    which: JobKeys = part(JobKeys, Role.identity)
+    follow: bool = field(default=False, metadata=role(Role.execution))
     """Go on until the job is over, and end with its exit code; false: what there is now."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobsStopConfig(FlowConfig, JobKeys):
+class JobsStopConfig:
     """mhim jobs stop: end a job; what it committed is kept."""
+
+    cluster: ClusterKeys = part(ClusterKeys, Role.execution)
+    which: JobKeys = part(JobKeys, Role.identity)

@@ -1,31 +1,24 @@
-"""The typed parts that flat configurations are composed of, and `part`, which cuts one out again.
+"""The typed parts that the commands' configs are composed of, beside the options of the core.
 
-What identifies a result (the *identity* parts: tiling, encoder, model, method, optimisation, splits) and how it is
-executed (addresses, workers, paths) are separate dataclasses; only identity is ever fingerprinted. Light: no torch, no
-Ray.
+Every field has a role (`flows.config.roles`): its own, or that of the part it stands in. What identifies a result
+(tiling, encoder, model, method, optimisation, splits) and how it is executed (addresses, workers, paths) are separate
+dataclasses; only identity is ever fingerprinted. Light: no torch, no Ray.
 """
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from cluster.session import check_address, check_fits_here
+from flows.config.recipes import DEFAULT_RECIPE, check_recipe
+from flows.config.roles import Role, part, role
 from mhim_core.errors import ConfigError
-from mhim_core.mil.options import ModelOptions
+from mhim_core.mil.model_options import ModelOptions
 from mhim_core.mil.plugins import Plugin, read_plugin
-from mhim_core.mil.recipes import DEFAULT_RECIPE, recipe_defaults
 from mhim_core.outcome import Outcome
-from mhim_core.slides.spec import TissueMethod
-from mhim_core.train.options import FitExecution, FitOptions
+from mhim_core.slides.spec import RULE_NAMES, TissueMethod
+from mhim_core.train.fit_options import FitExecution, FitOptions
 from mhim_core.types import ExitCode
-
-Part = TypeVar("Part")
-
-
-def part(config: object, kind: type[Part]) -> Part:
-    """The part of a flat config that `kind` owns."""
-    return kind(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cast(Any, kind))})
 
 
 def check_least(config: object, least: float, *names: str) -> None:
@@ -43,18 +36,9 @@ class Method(StrEnum):
     plain = "plain"
 
 
-class FlowConfig:
-    """First base of every flow's config: runs the check of each part that the flow inherits."""
-
-    def __post_init__(self) -> None:
-        for owner in type(self).__mro__:
-            if not issubclass(owner, FlowConfig) and "__post_init__" in vars(owner):
-                vars(owner)["__post_init__"](self)
-
-
 @dataclass(frozen=True, kw_only=True)
 class PluginFile:
-    aggregator_file: str = ""
+    aggregator_file: str = field(default="", metadata=role(Role.file))
     """A Python file of your own that registers aggregators (docs/method.md); empty: none. Naming it here runs it."""
 
     def __post_init__(self) -> None:
@@ -67,37 +51,32 @@ class PluginFile:
 
 @dataclass(frozen=True, kw_only=True)
 class CohortKeys:
-    cohort: str
-    """The cohort table, CSV or Parquet: a path or an s3:// URI; paths in it are relative to the table."""
+    cohort: str = field(metadata=role(Role.file))
+    """The cohort table, CSV, xlsx or Parquet: a path or an s3:// URI; paths in it are relative to the table. Or a
+    folder of slides, s3://bucket/prefix/ with a slash at its end: every slide file below it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelKeys:
-    labels: str = ""
-    """A table of labels, CSV with or without header: an id of a slide or patient, then its label; empty: the cohort's
-    own."""
+class LabelledCohort(CohortKeys):
+    labels: str = field(default="", metadata=role(Role.file))
+    """A table of labels, CSV or xlsx, with or without header: an id of a slide or patient, then its label; empty: the
+    cohort's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoreKeys:
-    store: str
-    """The feature store: a folder or s3://bucket/prefix."""
+class EncoderFiles:
+    encoder_weights: str = field(default="", metadata=role(Role.node_path))
+    """A local weights file or folder for timm/<model>; empty: from the package or the hub. Its sha256 is identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderKeys:
-    """Identity: which tile encoder."""
+class EncoderKeys(EncoderFiles):
+    """Which tile encoder, and where its weights are."""
 
     encoder: str = "efficientnet-lite0"
     """The tile encoder: efficientnet-lite0, hed-texture or timm/<model>."""
     encoder_revision: str = ""
     """The revision of a timm model on the hub; empty: the one timm pins."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderFiles:
-    encoder_weights: str = ""
-    """A local weights file or folder for timm/<model>; empty: from the package or the hub. Its sha256 is identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +107,7 @@ class FailurePolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class RayKeys:
-    """Execution: where Ray is."""
+    """Where Ray is."""
 
     ray_address: str = "local"
     """local: a Ray of this command's own; auto: the cluster of this Ray job; host:6379: from a node of the cluster."""
@@ -142,7 +121,7 @@ class RayKeys:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeKeys:
-    """Execution: slides on their way to the decoder."""
+    """Slides on their way to the decoder."""
 
     decode_timeout_s: float = 300.0
     """Seconds a slide may show no progress, once copied and hashed, before its decoder is killed: failed as timeout."""
@@ -155,7 +134,9 @@ class DecodeKeys:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedExecution(DecodeKeys, RayKeys):
+class EmbedExecution:
+    """How slides are embedded."""
+
     embed_actors: int | None = None
     """Encoder actors; none: one per CPU (or one per GPU share), also of the nodes that join the cluster later."""
     gpus_per_actor: float = 0.0
@@ -167,12 +148,12 @@ class EmbedExecution(DecodeKeys, RayKeys):
         check_least(self, 1, "embed_actors", "slides_per_call")
         check_least(self, 0, "gpus_per_actor")
 
-    def check_room(self) -> None:
+    def check_room(self, ray: RayKeys) -> None:
         """ConfigError where a local Ray could never run that many encoder actors."""
-        if self.ray_address == "local":
+        if ray.ray_address == "local":
             what = "an encoder actor" if self.embed_actors is None else f"embed_actors={self.embed_actors}"
             what += f" with gpus_per_actor={self.gpus_per_actor:g}" if self.gpus_per_actor else ""
-            check_fits_here(self.local_cpus, what, self.embed_actors or 1, self.gpus_per_actor)
+            check_fits_here(ray.local_cpus, what, self.embed_actors or 1, self.gpus_per_actor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,33 +175,20 @@ class FeatureChoice:
     feature_set: str | None = None
     """Use the feature set whose fingerprint begins with these digits, as a refusal lists it; none: open."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class OutKeys:
-    out: str
-    """The run: a folder or s3://bucket/prefix. The same configuration again resumes it, another one is refused."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunKeys:
-    run: str
-    """The training run: the out= of mhim train."""
+    @property
+    def tiling(self) -> dict[str, Any]:
+        """What is asked of the tiles."""
+        asked = {name: getattr(self, name) for name in ("target_mpp", "tile_px", "overlap_px", "min_tissue")}
+        if self.tissue is not None and self.tissue is not TissueMethod.auto:
+            asked["tissue.name"] = RULE_NAMES[self.tissue]
+        return {name: value for name, value in asked.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodKeys(ModelOptions):
-    """Identity: the model and the method."""
+class TrainExecution:
+    """How fits are carried out."""
 
-    method: Method = Method.mhim
-    """mhim: two stages, masked hard instance mining; plain: the aggregator alone (stage 1)."""
-
-    def __post_init__(self) -> None:
-        if self.method is Method.mhim:
-            part(self, ModelOptions).require_mining()
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainExecution(RayKeys, FitExecution):
+    checkpoints: FitExecution = part(FitExecution, Role.execution)
     workers: int = 1
     """Data-parallel training workers, at most global_batch."""
     gpus_per_worker: float = 0.0
@@ -234,24 +202,29 @@ class TrainExecution(RayKeys, FitExecution):
         check_least(self, 1, "workers", "threads_per_worker")
         check_least(self, 0, "gpus_per_worker", "cache_gib")
 
-    def check_room(self) -> None:
+    def check_room(self, ray: RayKeys) -> None:
         """ConfigError where a local Ray could never run that many workers."""
-        if self.ray_address == "local":
+        if ray.ray_address == "local":
             what = f"workers={self.workers}"
             what += f" with gpus_per_worker={self.gpus_per_worker:g}" if self.gpus_per_worker else ""
-            check_fits_here(self.local_cpus, what, self.workers, self.gpus_per_worker)
+            check_fits_here(ray.local_cpus, what, self.workers, self.gpus_per_worker)
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorkersFit(TrainExecution, FitOptions):
-    """Workers and global batch, which must fit together."""
+def check_workers(execution: TrainExecution, fit: FitOptions) -> None:
+    """ConfigError where workers and global batch do not fit together."""
+    if execution.workers > fit.global_batch:
+        raise ConfigError(
+            f"workers={execution.workers} is more than global_batch={fit.global_batch}: every worker takes whole bags; "
+            f"set workers={fit.global_batch}, or global_batch={execution.workers} (which changes the recipe)"
+        )
 
-    def __post_init__(self) -> None:
-        if self.workers > self.global_batch:
-            raise ConfigError(
-                f"workers={self.workers} is more than global_batch={self.global_batch}: every worker takes whole bags; "
-                f"set workers={self.global_batch}, or global_batch={self.workers} (which changes the recipe)"
-            )
+
+def check_method(method: Method, model: ModelOptions, teacher: str) -> None:
+    """ConfigError for an aggregator or a teacher that the method cannot work with."""
+    if method is Method.mhim:
+        model.require_mining()
+    elif teacher:
+        raise ConfigError(f"teacher={teacher}: only method=mhim has a teacher")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,13 +234,15 @@ class ProtocolKeys:
     published-code (docs/method.md has the table)."""
     seeds: int = 1
     """Trainings of every fold, with seed, seed + 1, …; the folds are those of the first."""
-    teacher: str = ""
+    teacher: str = field(default="", metadata=role(Role.run))
     """Take the stage-1 models of another run (its out=) with the same folds, seeds and data; empty: train them."""
-    split_files: tuple[str, ...] = ()
+    split_files: tuple[str, ...] = field(default=(), metadata=role(Role.file))
     """Predefined folds, one CSV each, separated by commas: id and split columns, or columns train, val, test of ids."""
+    partial_splits: bool = field(default=False, metadata={"neutral": True})
+    """Go without the ids of split files that the cohort does not have, and say which; false: they end the command."""
 
     def __post_init__(self) -> None:
-        recipe_defaults(self.recipe, "")
+        check_recipe(self.recipe)
         check_least(self, 1, "seeds")
 
 

@@ -1,41 +1,38 @@
 """The keys of `mhim pipeline`, `mhim retrain` and `mhim flow status`. Light: `--help` reads this file."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flows.config.commands import TrainConfig
 from flows.config.keys import (
-    CohortKeys,
+    DecodeKeys,
     EmbedExecution,
     EncoderFiles,
     EncoderKeys,
     FailurePolicy,
-    FlowConfig,
-    LabelKeys,
+    LabelledCohort,
     Method,
-    MethodKeys,
-    OutKeys,
     PageKeys,
     PluginFile,
     ProtocolKeys,
-    StoreKeys,
+    RayKeys,
     TrainExecution,
-    WorkersFit,
+    check_method,
+    check_workers,
 )
-from flows.config.registry import RegistryKeys, checked_name
+from flows.config.registry import checked_name
+from flows.config.roles import Role, part, role
 from flows.config.tracking import TrackingKeys
-from mhim_core.cohort.options import SplitOptions, SplitScheme, TaskOptions
+from mhim_core.cohort.task_options import SplitOptions, SplitScheme, TableOptions, TaskOptions
 from mhim_core.errors import ConfigError
-from mhim_core.mil.options import MhimOptions
-from mhim_core.registry.options import GateOptions, HoldoutOptions
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
+from mhim_core.registry.gate_options import GateOptions, HoldoutOptions
 from mhim_core.slides.spec import SlidePolicy, TileSpec
-from mhim_core.train.options import FitOptions
+from mhim_core.train.fit_options import FitOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepKeys:
-    """Execution: a flow's steps."""
+    """How often a flow's steps are tried."""
 
     retries: int = 1
     """Times a step is tried again where storage did not answer or workers were lost; 0: never."""
@@ -49,56 +46,52 @@ class StepKeys:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PipelineConfig(
-    FlowConfig,
-    TrackingKeys,
-    StepKeys,
-    GateOptions,
-    HoldoutOptions,
-    PageKeys,
-    PluginFile,
-    ProtocolKeys,
-    LabelKeys,
-    WorkersFit,
-    MhimOptions,
-    MethodKeys,
-    TaskOptions,
-    SplitOptions,
-    EmbedExecution,
-    EncoderFiles,
-    FailurePolicy,
-    SlidePolicy,
-    TileSpec,
-    EncoderKeys,
-    OutKeys,
-    StoreKeys,
-    CohortKeys,
-):
+class PipelineConfig:
     """mhim pipeline: a cohort table → features → models → page, and the first champion of a name."""
 
-    out: str
+    data: LabelledCohort = part(LabelledCohort, Role.identity)
+    table: TableOptions = part(TableOptions, Role.identity)
+    store: str = field(metadata=role(Role.output))
+    """The feature store: a folder or s3://bucket/prefix."""
+    out: str = field(metadata=role(Role.output))
     """Where the training runs go: a folder or s3://bucket/prefix; each lies in a folder that carries the fingerprint
     of its inputs."""
-    registry: str = ""
+    registry: str = field(default="", metadata=role(Role.output))
     """The model registry, in which the first champion is to appear: a folder or s3://bucket/prefix; empty: none."""
-    name: str = ""
+    name: str = field(default="", metadata=role(Role.identity))
     """The model's name in the registry; empty: no model is registered."""
+    encoder: EncoderKeys = part(EncoderKeys, Role.identity)
+    tiles: TileSpec = part(TileSpec, Role.identity)
+    policy: SlidePolicy = part(SlidePolicy, Role.identity)
+    failures: FailurePolicy = part(FailurePolicy, Role.identity)
+    splits: SplitOptions = part(SplitOptions, Role.identity)
+    target: TaskOptions = part(TaskOptions, Role.identity)
+    plugin: PluginFile = part(PluginFile, Role.identity)
+    method: Method = field(default=Method.mhim, metadata=role(Role.identity))
+    """mhim: two stages, masked hard instance mining; plain: the aggregator alone (stage 1)."""
+    model: ModelOptions = part(ModelOptions, Role.identity)
+    mhim: MhimOptions = part(MhimOptions, Role.identity)
+    fit: FitOptions = part(FitOptions, Role.identity)
+    protocol: ProtocolKeys = part(ProtocolKeys, Role.identity)
+    page: PageKeys = part(PageKeys, Role.identity)
+    holdout: HoldoutOptions = part(HoldoutOptions, Role.identity)
+    gate: GateOptions = part(GateOptions, Role.identity)
+    steps: StepKeys = part(StepKeys, Role.execution)
+    ray: RayKeys = part(RayKeys, Role.execution)
+    decode: DecodeKeys = part(DecodeKeys, Role.execution)
+    embedding: EmbedExecution = part(EmbedExecution, Role.execution)
+    execution: TrainExecution = part(TrainExecution, Role.execution)
+    tracking: TrackingKeys = part(TrackingKeys, Role.execution)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check_workers(self.execution, self.fit)
+        check_method(self.method, self.model, self.protocol.teacher)
         if bool(self.registry) != bool(self.name):
             raise ConfigError("registry= and name= belong together: give both, or neither")
         if self.name:
             checked_name(self.name)
-        if self.name and self.scheme is SplitScheme.final:
+        if self.name and self.splits.scheme is SplitScheme.final:
             raise ConfigError("scheme=final tests on nobody; the folds are an estimate, so choose another scheme")
-        if self.teacher and self.method is not Method.mhim:
-            raise ConfigError(f"teacher={self.teacher}: only method=mhim has a teacher")
-
-    @classmethod
-    def implied(cls, given: Mapping[str, object]) -> dict[str, Any]:
-        """What the recipe among the given keys sets, for those that are not given."""
-        return TrainConfig.implied(given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,60 +138,51 @@ class RecipeChanges:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrainConfig(
-    FlowConfig,
-    TrackingKeys,
-    StepKeys,
-    RecipeChanges,
-    GateOptions,
-    PageKeys,
-    PluginFile,
-    LabelKeys,
-    TrainExecution,
-    EmbedExecution,
-    EncoderFiles,
-    FailurePolicy,
-    SlidePolicy,
-    StoreKeys,
-    CohortKeys,
-    RegistryKeys,
-):
+class RetrainConfig:
     """mhim retrain: new slides and labels → a challenger → the gate → promoted or kept."""
 
-    name: str
+    registry: str = field(metadata=role(Role.output))
+    """The model registry: a folder or s3://bucket/prefix."""
+    name: str = field(metadata=role(Role.identity))
     """The model's name, which has a champion."""
-    out: str = ""
+    out: str = field(default="", metadata=role(Role.output))
     """Where the training runs go: a folder or s3://bucket/prefix; empty: runs/<name> in the registry."""
-    slides_prefix: str = ""
+    slides_prefix: str = field(default="", metadata=role(Role.place))
     """A folder or s3://bucket/prefix whose slides are embedded too, though the table does not list them yet; empty:
     none."""
-    max_age: float | None = None
+    max_age: float | None = field(default=None, metadata=role(Role.identity))
     """Days after which the champion is challenged though nothing is new; none: never."""
-    folds: int | None = None
+    folds: int | None = field(default=None, metadata=role(Role.identity))
     """Folds of the challenger's cross-validated estimate; none: the champion's."""
-    scheme: SplitScheme = SplitScheme.auto
+    scheme: SplitScheme = field(default=SplitScheme.auto, metadata=role(Role.identity))
     """How they are made; the model itself is trained on every patient that is not in the holdout."""
-    warm_start: bool = False
+    warm_start: bool = field(default=False, metadata=role(Role.identity))
     """Start the challenger from the champion's weights. Its estimate over the folds starts anew in either case, since
     the champion has seen their test patients."""
-    retry_failed: bool = False
-    """Try slides again that failed before with the same source and policies, and not only those whose failure said
-    nothing of the slide (a full disk, storage); they count as new in neither case."""
-    max_heatmaps: int = 0
-    """Slides with a heat map on the page of the estimate; 0: none."""
+    data: LabelledCohort = part(LabelledCohort, Role.identity)
+    table: TableOptions = part(TableOptions, Role.identity)
+    store: str = field(metadata=role(Role.output))
+    """The feature store: a folder or s3://bucket/prefix."""
+    policy: SlidePolicy = part(SlidePolicy, Role.identity)
+    failures: FailurePolicy = part(FailurePolicy, Role.identity, retry_failed=False)
+    encoder: EncoderFiles = part(EncoderFiles, Role.identity)
+    plugin: PluginFile = part(PluginFile, Role.identity)
+    changes: RecipeChanges = part(RecipeChanges, Role.identity)
+    page: PageKeys = part(PageKeys, Role.identity, max_heatmaps=0)
+    gate: GateOptions = part(GateOptions, Role.identity)
+    steps: StepKeys = part(StepKeys, Role.execution)
+    ray: RayKeys = part(RayKeys, Role.execution)
+    decode: DecodeKeys = part(DecodeKeys, Role.execution)
+    embedding: EmbedExecution = part(EmbedExecution, Role.execution)
+    execution: TrainExecution = part(TrainExecution, Role.execution)
+    tracking: TrackingKeys = part(TrackingKeys, Role.execution)
     asked: tuple[str, ...] = field(default=("*",), metadata={"is_key": False}, compare=False)
     """The keys that a person gave; *: every one, as where this is made in Python."""
-
-    @classmethod
-    def implied(cls, given: Mapping[str, object]) -> dict[str, Any]:
-        """Which keys were given: what was not is as the champion's flow had it."""
-        return {"asked": tuple(sorted(given))}
 
     def gives(self, name: str) -> bool:
         return name in self.asked or "*" in self.asked
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.name:
             checked_name(self.name)
         if self.scheme is SplitScheme.final:
@@ -210,17 +194,16 @@ class RetrainConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowStatusConfig(FlowConfig):
+class FlowStatusConfig:
     """mhim flow status: how a flow's steps stand."""
 
-    name: str
+    name: str = field(metadata=role(Role.identity))
     """The model's name, under which the pipeline or retraining was started; of a pipeline without one: pipeline."""
-    registry: str
+    registry: str = field(metadata=role(Role.place))
     """Where the records lie: the registry, or the out= of a pipeline without one; a folder or s3://bucket/prefix."""
-    last: int = 2
+    last: int = field(default=2, metadata=role(Role.identity))
     """Runs shown of each flow, the newest first."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.last < 1:
             raise ConfigError(f"last={self.last} must be at least 1")

@@ -1,75 +1,85 @@
 """The keys of `mhim model …`. Light: `--help` reads this file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from flows.config.keys import FlowConfig, PluginFile
+from flows.config.keys import PluginFile
+from flows.config.roles import Role, part, role
 from flows.config.tracking import TrackingKeys
 from mhim_core.errors import ConfigError
 from mhim_core.registry.names import check_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegistryKeys:
-    registry: str
-    """The model registry: a folder or s3://bucket/prefix."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelListConfig(FlowConfig, RegistryKeys):
+class ModelListConfig:
     """mhim model ls: every model of the registry."""
 
-    name: str = ""
+    registry: str = field(metadata=role(Role.place))
+    """The model registry: a folder or s3://bucket/prefix."""
+    name: str = field(default="", metadata=role(Role.identity))
     """Only the models of this name; empty: of every name."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelShowConfig(FlowConfig, RegistryKeys):
+class ModelShowConfig:
     """mhim model show: a model's card, and who was champion when."""
 
-    name: str
+    registry: str = field(metadata=role(Role.place))
+    """The model registry: a folder or s3://bucket/prefix."""
+    name: str = field(metadata=role(Role.identity))
     """The model: lung (its champion), lung@champion or lung@<version>."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelRegisterConfig(FlowConfig, TrackingKeys, PluginFile, RegistryKeys):
+class ModelRegisterConfig:
     """mhim model register: a finished run becomes a model of the registry."""
 
-    name: str
+    registry: str = field(metadata=role(Role.output))
+    """The model registry: a folder or s3://bucket/prefix."""
+    plugin: PluginFile = part(PluginFile, Role.identity)
+    tracking: TrackingKeys = part(TrackingKeys, Role.execution)
+    name: str = field(metadata=role(Role.identity))
     """The model's name: letters, digits and ._- only."""
-    run: str
+    run: str = field(metadata=role(Role.run))
     """The finished training run (the out= of mhim train) whose models vote."""
-    fold: int | None = None
+    store: str = field(default="", metadata=role(Role.features) | {"neutral": ""})
+    """The store that holds the run's features by now; empty: where the run recorded it, seen from the run's folder."""
+    fold: int | None = field(default=None, metadata=role(Role.identity))
     """Take the models of this fold alone; none: of every fold."""
-    seed: int | None = None
+    seed: int | None = field(default=None, metadata=role(Role.identity))
     """Take the models of this seed alone; none: of every seed."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.fold is not None and self.fold < 0:
             raise ConfigError(f"fold={self.fold} must be at least 0; leave it out to take every fold")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelPromoteConfig(FlowConfig, TrackingKeys, RegistryKeys):
+class ModelPromoteConfig:
     """mhim model promote: a person makes a model champion, past the gate."""
 
-    name: str
+    registry: str = field(metadata=role(Role.output))
+    """The model registry: a folder or s3://bucket/prefix."""
+    tracking: TrackingKeys = part(TrackingKeys, Role.execution)
+    name: str = field(metadata=role(Role.identity))
     """The model's name."""
-    version: str
+    version: str = field(metadata=role(Role.identity))
     """The version to promote, or its first digits, as mhim model ls shows it."""
-    reason: str = ""
+    reason: str = field(default="", metadata=role(Role.identity))
     """A sentence for the record; no patient's name. Empty: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelRollbackConfig(FlowConfig, TrackingKeys, RegistryKeys):
+class ModelRollbackConfig:
     """mhim model rollback: a champion of the past becomes champion again."""
 
-    name: str
+    registry: str = field(metadata=role(Role.output))
+    """The model registry: a folder or s3://bucket/prefix."""
+    tracking: TrackingKeys = part(TrackingKeys, Role.execution)
+    name: str = field(metadata=role(Role.identity))
     """The model's name."""
-    to: str
+    to: str = field(metadata=role(Role.identity))
     """The version to go back to, or its first digits, as mhim model show lists them."""
-    reason: str = ""
+    reason: str = field(default="", metadata=role(Role.identity))
     """A sentence for the record; no patient's name. Empty: one that says what was taken back."""
 
 

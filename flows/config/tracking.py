@@ -1,7 +1,9 @@
 """The keys of the MLflow mirror. Light: `--help` reads this file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+from flows.config.roles import Role, role
 
 
 class Tracking(StrEnum):
@@ -12,11 +14,11 @@ class Tracking(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingKeys:
-    """Execution: a mirror for people, which no flow reads; that it fails stops nothing."""
+    """A mirror for people, which no flow reads; that it fails stops nothing."""
 
     tracking: Tracking | None = None
     """mlflow: mirror runs, figures and models into tracking_file, or where MLFLOW_TRACKING_URI says; none: only where
     MLFLOW_TRACKING_URI is set."""
-    tracking_file: str = ""
+    tracking_file: str = field(default="", metadata=role(Role.mirror))
     """The SQLite file for tracking=mlflow; empty: MLFLOW_TRACKING_URI or, where that is not set, mlflow.db in the
     folder of the run or registry."""

@@ -9,8 +9,6 @@ flows/<flow>/<name>/<fingerprint, 16 digits>/
 Times are for people. Nothing is decided by them but ages, which are counted on the storage's own clock.
 """
 
-import dataclasses
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,14 +16,15 @@ from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
-from mhim_core.errors import IntegrityError, NotFoundError
+from mhim_core.errors import IntegrityError
 from mhim_core.fingerprint import canonical_json
+from mhim_core.json_files import SCHEMA, read_json
+from mhim_core.records import read_record
 from mhim_core.registry.clock import store_time_s
 from mhim_core.registry.names import check_name
 from mhim_core.storage import Storage
 from mhim_core.types import ExitCode
 
-_SCHEMA = 1
 FLOWS = "flows"
 
 
@@ -136,7 +135,7 @@ class FlowPlace:
     def found(self, steps: Sequence[str], inputs: Mapping[str, Any]) -> None:
         """Say once what the flow is of. Whoever comes later finds it said."""
         record = {
-            "schema": _SCHEMA,
+            "schema": SCHEMA,
             "flow": self.flow,
             "name": self.name,
             "fingerprint": self.fingerprint,
@@ -159,7 +158,7 @@ class FlowPlace:
 
     def write_done(self, done: Done) -> Done:
         """Put the record if there is none; the one that stands, which may be another runner's."""
-        record = {"schema": _SCHEMA, **done._asdict(), "output": dataclasses.asdict(done.output)}
+        record = {"schema": SCHEMA, **done._asdict(), "output": done.output}
         if self.storage.put_if_absent(self.done_key(done.step, done.fingerprint), canonical_json(record)):
             return done
         standing = self.read_done(done.step, done.fingerprint)
@@ -176,7 +175,7 @@ class FlowPlace:
         """Take the step's next number and say that an attempt has started."""
         prefix = f"{self.folder}/attempts/{step}"
         number = sum(1 for _ in self.storage.list(prefix)) + 1
-        record = {"schema": _SCHEMA, "fingerprint": digest, "started_at": utc_now(), "versions": versions()}
+        record = {"schema": SCHEMA, "fingerprint": digest, "started_at": utc_now(), "versions": versions()}
         while not self.storage.put_if_absent(f"{prefix}/{number:04d}.json", canonical_json(record)):
             number += 1
         return number
@@ -184,7 +183,7 @@ class FlowPlace:
     def end_attempt(self, step: str, digest: str, number: int, code: ExitCode, reason: str, seconds: float) -> None:
         """Say how the attempt ended."""
         key = f"{self.folder}/attempts/{step}/{number:04d}.json"
-        record = read_json(self.storage, key) or {"schema": _SCHEMA, "fingerprint": digest}
+        record = read_json(self.storage, key) or {"schema": SCHEMA, "fingerprint": digest}
         ended = {"exit_code": int(code), "reason": reason, "seconds": round(seconds, 3), "ended_at": utc_now()}
         self.storage.put(key, canonical_json(record | ended))
 
@@ -233,21 +232,6 @@ def flow_prefix(flow: str, name: str) -> str:
     return f"{FLOWS}/{flow}/{check_name(name)}"
 
 
-def read_json(storage: Storage, key: str) -> dict[str, Any] | None:
-    """The record at a key; None where there is none. Raises IntegrityError if it is no record of this schema."""
-    try:
-        record = json.loads(storage.get(key))
-    except NotFoundError:
-        return None
-    except ValueError as error:
-        raise IntegrityError(f"{storage.locate(key)} is damaged: {error}") from error
-    if not isinstance(record, dict) or record.get("schema") != _SCHEMA:
-        raise IntegrityError(
-            f"{storage.locate(key)} is no record of schema {_SCHEMA}; another version of mhim wrote it"
-        )
-    return record
-
-
 def utc_now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
@@ -262,10 +246,7 @@ def versions() -> dict[str, str]:
 
 def _parse_done(raw: Mapping[str, Any], origin: str) -> Done:
     try:
-        output = dict(raw["output"])
-        output |= {"exit_code": ExitCode(output["exit_code"]), "cost": Cost(**output["cost"])}
-        fields = {name: raw[name] for name in Done._fields}
-        return Done(**fields | {"output": StepOutput(**output)})
+        return read_record(Done, {name: raw[name] for name in raw if name != "schema"}, origin)
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{origin} is no done record: {error!r}") from error
 

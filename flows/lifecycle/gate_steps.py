@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cluster.storage import open_storage
-from flows.config.keys import part
 from flows.config.tracking import TrackingKeys
 from flows.engine.records import Cost, FlowPlace, StepOutput
 from flows.engine.runner import Step, StepCall
-from flows.lifecycle.assessments import Claim, assessment_key, keep_assessment, put_claim, read_assessment, read_claim
-from flows.lifecycle.discover import Features, Snapshot, contents_of, keep_snapshot, read_features, snapshot
+from flows.lifecycle.discover import Features, contents_of, read_features
 from flows.lifecycle.training_steps import ModelWork
 from flows.mlflow_mirror.send import mirror_promotion
 from flows.prediction.packaging import PackagedModel, estimate_of, package_run
@@ -28,27 +26,29 @@ from mhim_core.cohort.tasks import BagMembers, make_bags
 from mhim_core.errors import InputError
 from mhim_core.fingerprint import canonical_json
 from mhim_core.registry.changes import changes
+from mhim_core.registry.claims import (
+    Claim,
+    assessment_key,
+    keep_assessment,
+    put_claim,
+    read_assessment,
+    read_claim,
+)
 from mhim_core.registry.gate import figures_alone, judge
+from mhim_core.registry.gate_options import GateOptions
 from mhim_core.registry.holdout import Holdout, check_unchanged, read_holdout, record_reading, split_off
 from mhim_core.registry.models import read_member_file, read_model_folder, register_model
-from mhim_core.registry.options import GateOptions
+from mhim_core.registry.occasion import Against
 from mhim_core.registry.promotions import history, promote, withdrawn
+from mhim_core.registry.snapshot import Snapshot, keep_snapshot, snapshot
 from mhim_core.report.assessment import Assessment, render_assessment
 from mhim_core.report.step_figure import StepBar
 from mhim_core.slides.spec import SlidePolicy
 from mhim_core.storage import Storage
+from mhim_core.train.card import weights_digest
 
 PAGE = "report.html"
 PROMOTED, KEPT, SUPERSEDED = "promoted", "kept", "superseded"
-
-
-class Against(NamedTuple):
-    """The champion that a challenger is judged against."""
-
-    number: int
-    """Of its promotion; 0: there is none yet."""
-    version: str
-    """Empty: there is none yet."""
 
 
 class Data(NamedTuple):
@@ -63,7 +63,7 @@ class Data(NamedTuple):
 def trained_data(work: ModelWork, registry: Storage) -> Data:
     """As the cohort and the store are now; the snapshot is kept, so that a later retraining can say what is new."""
     features = read_features(open_storage(work.config.store), work.feature_set.fingerprint)
-    now = trainable_snapshot(work.given, features, read_frozen(registry, work.name), part(work.config, SlidePolicy))
+    now = trainable_snapshot(work.given, features, read_frozen(registry, work.name), work.config.policy)
     keep_snapshot(registry, work.name, now)
     return Data(now.fingerprint, now.of(features.with_tiles()))
 
@@ -97,7 +97,7 @@ def register_step(work: ModelWork, registry: Storage, against: Against, options:
             figures = _holdout_figures(work, registry, packaged, against, options)
             card = dataclasses.replace(card, holdout=figures)
         model = register_model(registry, work.name, card, packaged.files)
-        mirror_promotion(registry, work.name, work.config)
+        mirror_promotion(registry, work.name, work.config.tracking)
         return StepOutput(
             identity={"version": model.version},
             places={"model": registry.locate(f"models/{model.name}/{model.version}")},
@@ -146,22 +146,22 @@ def judge_step(
             found = _judge(work, registry, read_frozen(registry, work.name), against, version, options)
             data = trained_data(work, registry)
             record = canonical_json(found | {"data": data.asked, "trained": data.trained, "new": words, "schema": 1})
-            place = keep_assessment(work.place, record)
+            place = keep_assessment(work.place.storage, work.place.folder, record)
             claim = put_claim(registry, marker, Claim(work.place.fingerprint, place)) if marker else None
         if claim is not None:
             other = dataclasses.replace(work.place, fingerprint=claim.flow)
             if claim.flow != work.place.fingerprint and "judge" in other.done_steps():
                 return StepOutput(is_last=True, note=f"another retraining, {claim.flow[:16]}, judged these data first")
             # ours of a moment ago, or that of a flow that was cut off right here: its judgement counts, and is kept
-            record = read_assessment(other, claim.assessment)
-            place = keep_assessment(work.place, record)
+            record = read_assessment(other.storage, other.folder, claim.assessment)
+            place = keep_assessment(work.place.storage, work.place.folder, record)
             if claim.flow != work.place.fingerprint:
                 registry.put(marker, Claim(work.place.fingerprint, place).to_bytes())
         found = json.loads(record)
         verdict = "passed" if found["decision"]["promote"] else "refused"
         return StepOutput(
             identity={"promote": found["decision"]["promote"], "assessment": place},
-            places={"assessment": work.place.storage.locate(assessment_key(work.place, place))},
+            places={"assessment": work.place.storage.locate(assessment_key(work.place.folder, place))},
             note=f"{found['challenger']} {verdict}: {found['reason']}",
         )
 
@@ -226,7 +226,8 @@ def assess_step(place: FlowPlace, keys: TrackingKeys) -> Step:
 
 
 def _assessment(place: FlowPlace, call: StepCall) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(read_assessment(place, call.before["judge"].identity["assessment"]))
+    digest = call.before["judge"].identity["assessment"]
+    found: dict[str, Any] = json.loads(read_assessment(place.storage, place.folder, digest))
     return found
 
 
@@ -280,8 +281,6 @@ def _taken_back(registry: Storage, name: str, version: str) -> frozenset[str]:
 
 def _content(registry: Storage, name: str, version: str) -> list[tuple[str, float | None, float | None]]:
     """Weights, temperature and threshold of every member: what predicts."""
-    from mhim_core.train.checkpoint import weights_digest
-
     model = read_model_folder(registry, name, version)
     files = {one.file: weights_digest(read_member_file(registry, model, one.file)) for one in model.card.members}
     return [(files[one.file], one.temperature, one.threshold) for one in model.card.members]

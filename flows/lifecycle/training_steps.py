@@ -15,30 +15,30 @@ from typing import Any, NamedTuple
 
 from cluster.storage import open_storage
 from flows.config.commands import EmbedConfig, EvaluateConfig, ReportConfig, TrainConfig
-from flows.config.keys import Method, TrainExecution, part
+from flows.config.flat import flat, from_keys, keys_of
 from flows.config.lifecycle import PipelineConfig, RetrainConfig
+from flows.config.tracking import TrackingKeys
 from flows.engine.records import Cost, FlowPlace, StepOutput
 from flows.engine.result import FlowResult
 from flows.engine.runner import Step, StepCall
-from flows.lifecycle.discover import is_labelled, read_features
+from flows.lifecycle.discover import read_features
 from flows.mlflow_mirror.send import with_file
 from flows.runs.cohort import CohortInput
 from flows.runs.embed_report import Embedded
 from flows.runs.evaluation import read_metrics
 from flows.runs.folder import Run, read_run
-from mhim_core.cohort.options import SplitOptions, SplitScheme, TaskOptions
+from flows.runs.identity import keys_identity
 from mhim_core.cohort.rows import CohortRow
+from mhim_core.cohort.task_options import SplitScheme
 from mhim_core.embed.card import EncoderCard
-from mhim_core.fingerprint import canonical_json, fingerprint, sha256
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.fingerprint import canonical_json, fingerprint, sha256, stated, to_plain
 from mhim_core.outcome import Outcome
+from mhim_core.registry.gate_options import GateOptions
 from mhim_core.registry.holdout import read_holdout, split_off
-from mhim_core.registry.options import GateOptions
-from mhim_core.slides.spec import SlidePolicy, TileSpec
+from mhim_core.slides.spec import TileSpec
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.tables import write_parquet
-from mhim_core.train.options import FitOptions
 from mhim_core.types import ExitCode, Status
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]")
@@ -75,7 +75,7 @@ class ModelWork:
     place: FlowPlace
     """Where records lie; its name is the model's."""
     registry: Storage | None
-    starts_from: str = ""
+    starts_from: str = dataclasses.field(default="", metadata={"neutral": ""})
     """The version whose weights the model itself starts from; empty: it starts anew."""
 
     @property
@@ -88,7 +88,7 @@ class ModelWork:
 
     @property
     def labelled(self) -> tuple[CohortRow, ...]:
-        return tuple(row for row in self.given.cohort.rows if is_labelled(row))
+        return tuple(row for row in self.given.cohort.rows if row.is_labelled)
 
     def identity(self) -> dict[str, Any]:
         """Of the training's keys, as the run's own: plain JSON."""
@@ -96,16 +96,17 @@ class ModelWork:
         return keys_identity(config) | {"folds": self.folds} | self.start_identity()
 
     def start_identity(self) -> dict[str, str]:
-        return {"starts_from": self.starts_from} if self.starts_from else {}
+        """What a warm start adds to the final training's."""
+        return stated(ModelWork, {"starts_from": self.starts_from})
 
     @cached_property
-    def tracking(self) -> dict[str, Any]:
-        """The keys of the mirror for the flows that are called, so that all of them write one."""
-        return vars(with_file(self.config, self.place.storage))
+    def tracking(self) -> TrackingKeys:
+        """The mirror of the flows that are called, so that all of them write one."""
+        return with_file(self.config.tracking, self.place.storage)
 
     def settings(self, gate: GateOptions) -> dict[str, Any]:
         """What a later retraining goes by where it is not told otherwise: plain JSON."""
-        found = {"gate": gate, "policy": part(self.config, SlidePolicy)}
+        found = {"gate": gate, "policy": self.config.policy}
         plain: dict[str, Any] = json.loads(canonical_json(found))
         return plain
 
@@ -119,19 +120,13 @@ class ModelWork:
                 own |= {"warm_start": f"{self.name}@{self.starts_from}", "registry": self.registry.uri}
         else:
             own["folds"] = self.folds
-        return TrainConfig(
-            **own
-            | vars(part(self.config, TrainExecution))
-            | self.tracking
-            | {
-                "cohort": cohort,
-                "store": self.config.store,
-                "out": out,
-                "scheme": scheme,
-                "feature_set": self.feature_set.fingerprint,
-                "aggregator_file": self.config.aggregator_file,
-            }
-        )
+        if self.registry is not None:
+            own["partial_splits"] = True  # patients of the holdout are not in the table that is trained on
+        for shared in (self.config.plugin, self.config.ray, self.config.execution, self.tracking):
+            own |= flat(shared)
+        own |= {"cohort": cohort, "store": self.config.store, "out": out, "scheme": scheme}
+        own["na_values"] = ()  # `train_table` has empty cells for no label, and whatever else is a label
+        return from_keys(TrainConfig, **own | {"feature_set": self.feature_set.fingerprint})
 
     def train_table(self) -> str:
         """The table of the labelled slides that may be trained on, written for `mhim train`; where it lies."""
@@ -148,25 +143,6 @@ class ModelWork:
         return self.work.locate(key)
 
 
-def keys_identity(config: TrainConfig) -> dict[str, Any]:
-    """The keys that identify a training, but for its folds."""
-    splits = part(config, SplitOptions)
-    found = {
-        "method": config.method,
-        "model": part(config, ModelOptions),
-        "mhim": part(config, MhimOptions) if config.method is Method.mhim else None,
-        "fit": part(config, FitOptions),
-        "seeds": config.seeds,
-        "splits": {"val_fraction": splits.val_fraction, "test_fraction": splits.test_fraction},
-        "scheme": splits.scheme,
-        "split_files": config.split_files,
-        "teacher": config.teacher,
-        "target": part(config, TaskOptions),
-    }
-    plain: dict[str, Any] = json.loads(canonical_json(found))
-    return plain
-
-
 def rows_digest(rows: Sequence[CohortRow]) -> str:
     """Of what training takes from these rows; where their files lie is no part of it."""
     return fingerprint(sorted(row._replace(uri="", row=0) for row in rows))
@@ -177,9 +153,7 @@ def embed_step(work: ModelWork, data: str) -> Step:
 
     def run(call: StepCall) -> StepOutput:
         config = _embed_config(work)
-        embedded = work.flows.embed(
-            work.given, work.encoder, work.spec, part(config, SlidePolicy), config, config.store
-        )
+        embedded = work.flows.embed(work.given, work.encoder, work.spec, config, config.store)
         # of what may be trained on alone: a slide without a label starts no training anew
         usable = {row.slide_id for row in work.labelled}
         features = {slide_id: record.sha256 for slide_id, record in embedded.entries.items() if slide_id in usable}
@@ -195,7 +169,7 @@ def embed_step(work: ModelWork, data: str) -> Step:
         "feature_set": work.feature_set.fingerprint,
         "data": data,
         "rows": rows_digest(work.given.cohort.rows),
-        "policy": dataclasses.asdict(part(work.config, SlidePolicy)),
+        "policy": to_plain(work.config.policy),
     }
     return Step("embed", inputs, run)
 
@@ -221,7 +195,7 @@ def _training(work: ModelWork, name: str, scheme: SplitScheme, after: tuple[str,
         return StepOutput(
             identity={"run": given.record["fingerprint"]},
             places={name: given.storage.uri},
-            cost=_training_cost(given, round(seconds * config.workers, 3)),
+            cost=_training_cost(given, round(seconds * config.execution.workers, 3)),
             note=f"{len(given.slides)} slides, {len(given.splits)} folds, {len(given.seeds)} seeds",
         )
 
@@ -239,7 +213,7 @@ def evaluate_step(work: ModelWork) -> Step:
 
     def run(call: StepCall) -> StepOutput:
         uri = call.before["train"].places["train"]
-        work.flows.evaluate(EvaluateConfig(run=uri, aggregator_file=work.config.aggregator_file, **work.tracking))
+        work.flows.evaluate(EvaluateConfig(run=uri, plugin=work.config.plugin, tracking=work.tracking))
         metrics = read_metrics(read_run(uri))
         assert metrics is not None
         return StepOutput(
@@ -259,23 +233,20 @@ def report_step(work: ModelWork) -> Step:
         found = work.flows.report(
             ReportConfig(
                 run=call.before["train"].places["train"],
-                max_heatmaps=config.max_heatmaps,
-                top_tiles=config.top_tiles,
-                aggregator_file=config.aggregator_file,
-                **work.tracking,
+                page=config.page,
+                plugin=config.plugin,
+                tracking=work.tracking,
             )
         )
         return StepOutput(places=found.outputs)
 
-    return Step("report", {"max_heatmaps": config.max_heatmaps, "top_tiles": config.top_tiles}, run, ("evaluate",))
+    return Step("report", flat(config.page), run, ("evaluate",))
 
 
 def _embed_config(work: ModelWork) -> EmbedConfig:
     """Some failed slides are no failure of the flow here, and no more are hidden: the runner settles the exit code."""
-    config = work.config
-    names = {field.name for field in dataclasses.fields(EmbedConfig)}
-    own = {name: getattr(config, name) for name in names if hasattr(config, name)}
-    return EmbedConfig(**own | dataclasses.asdict(work.spec) | {"encoder": work.encoder.id, "partial_ok": False})
+    own = {name: value for name, value in flat(work.config).items() if name in keys_of(EmbedConfig)}
+    return from_keys(EmbedConfig, **own | flat(work.spec) | {"encoder": work.encoder.id, "partial_ok": False})
 
 
 def _embed_cost(outcome: Outcome) -> Cost:
@@ -289,7 +260,7 @@ def _embed_cost(outcome: Outcome) -> Cost:
 
 
 def _training_cost(given: Run, device_seconds: float) -> Cost:
-    entries = given.manifest().entries
+    entries = given.manifest.entries
     used = [entries[slide.slide_id] for slide in given.slides]
     return Cost(
         num_slides=len(used),
@@ -321,5 +292,5 @@ def settled(found: FlowResult, config: PipelineConfig | RetrainConfig) -> FlowRe
     for what in ("page", "assessment page"):
         if what in found.outputs:
             print(f"{what}: {found.outputs[what]}")
-    is_ok = config.partial_ok and found.exit_code is ExitCode.PARTIAL
+    is_ok = config.failures.partial_ok and found.exit_code is ExitCode.PARTIAL
     return dataclasses.replace(found, exit_code=ExitCode.OK) if is_ok else found

@@ -15,7 +15,7 @@ from flows.runs.evaluation import read_metrics
 from flows.runs.fits import model_names, results_of
 from flows.runs.folder import Run
 from mhim_core.errors import InputError, NotFoundError
-from mhim_core.fingerprint import canonical_json, fingerprint, sha256
+from mhim_core.fingerprint import canonical_json, fingerprint, sha256, to_plain
 from mhim_core.registry.card import RegistryCard
 from mhim_core.registry.models import list_models, read_model_folder
 from mhim_core.registry.names import CHAMPION, model_prefix
@@ -243,9 +243,9 @@ def _version_run(key: str, name: str, card: RegistryCard) -> MirroredRun:
 
 def _public_card(name: str, card: RegistryCard) -> bytes:
     """Without the digests of slides and patients: a short id could be guessed from them."""
-    whole: dict[str, Any] = dataclasses.asdict(card)
-    facts = {key: one for key, one in whole["trained_on"].items() if key not in ("patients", "sources")}
-    return canonical_json(whole | {"trained_on": facts, "name": name, "version": card.version})
+    facts = to_plain(card.trained_on) | {"salt": card.trained_on.salt}  # always there, so that no old document changes
+    facts = {key: value for key, value in facts.items() if key not in ("patients", "sources")}
+    return canonical_json(to_plain(card) | {"trained_on": facts, "name": name, "version": card.version})
 
 
 def _judgements(registry: Storage, name: str, place: str, records: tuple[Promotion, ...]) -> Iterator[MirroredRun]:

@@ -8,10 +8,10 @@ from flows.runs.fits import FoldFits, load_fold, model_names, results_of
 from flows.runs.folder import Run, known_before, versions
 from mhim_core.cohort.tasks import bags_in
 from mhim_core.errors import InputError
-from mhim_core.evaluation.calibration import Temperature, Threshold, choose_threshold, fit_temperature
-from mhim_core.evaluation.held_out import softmax
+from mhim_core.evaluation.calibration import Temperature, Threshold, choose
 from mhim_core.registry.card import Member, RegistryCard, TrainedOn
 from mhim_core.task import ClassTarget
+from mhim_core.train.card import INTENDED_USE
 from mhim_core.train.results import FitResult, read_model
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
@@ -59,8 +59,6 @@ def run_card(
     holdout: Mapping[str, Any] | None = None,
 ) -> RegistryCard:
     """The card that these fits have as one model. Cost: one pass over their validation bags."""
-    from mhim_core.train.checkpoint import INTENDED_USE
-
     source = given.bag_source()
     return RegistryCard(
         task=given.task,
@@ -82,7 +80,7 @@ def run_card(
 
 def trained_on(given: Run, folds: set[int]) -> TrainedOn:
     """Whom the models of these folds learned from, or were chosen by, and whom the model did that they started from."""
-    entries, rows = given.manifest().entries, {row.slide_id: row for row in given.slides}
+    entries, rows = given.manifest.entries, {row.slide_id: row for row in given.slides}
     used = [slide_id for split in given.splits if split.fold in folds for slide_id in (*split.train, *split.validation)]
     return TrainedOn.of(
         cohort=given.identity["cohort"],
@@ -112,7 +110,7 @@ def _member(given: Run, fits: FoldFits, source: "PatientBags") -> Member:
         bags = bags_in(given.bags, split.validation)
         logits = [predict_tables(source.read_tables(bag.bag_id), [voter]).logits_MC[0].tolist() for bag in bags]
         truth = [bag.target.class_index for bag in bags if isinstance(bag.target, ClassTarget)]
-        temperature, threshold = _chosen(truth, logits)
+        temperature, threshold = choose(truth, logits)
     return Member(
         file=member_file(fits),
         sha256=result.model_sha256,
@@ -126,21 +124,6 @@ def _member(given: Run, fits: FoldFits, source: "PatientBags") -> Member:
         best_epoch=result.best_epoch,
         validation=_validation(result),
     )
-
-
-class _Choices(NamedTuple):
-    temperature: Temperature
-    threshold: Threshold
-
-
-def _chosen(truth: Sequence[int], logits: Sequence[Sequence[float]]) -> _Choices:
-    import numpy as np
-
-    logits_VC = np.asarray(logits, dtype=np.float64)
-    temperature = fit_temperature(truth, logits_VC)
-    if logits_VC.shape[1] != 2:
-        return _Choices(temperature, Threshold(None))
-    return _Choices(temperature, choose_threshold(truth, softmax(logits_VC)[:, 1]))
 
 
 def _validation(result: FitResult) -> dict[str, Any]:

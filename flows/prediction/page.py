@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from flows.prediction.new_bags import External
 from flows.prediction.predictor import Predictor
 from flows.runs.cohort import CohortInput
 from flows.runs.folder import versions
 from mhim_core.cohort.values import number_of
+from mhim_core.evaluation.prediction_table import class_values
 from mhim_core.metrics import Estimate
 from mhim_core.outcome import Outcome
+from mhim_core.registry.external import External
 from mhim_core.report.data import (
     Calibration,
     ClassOutput,
@@ -154,9 +155,9 @@ def _output(given: Predictor, row: dict[str, Any]) -> ClassOutput | RiskOutput |
     if given.task.kind is TaskKind.regression:
         truth = None if row["label"] is None else number_of(row["label"])
         return NumberOutput(truth, row["prediction"], row["prediction_spread"] if several else None)
-    probabilities = tuple(row[f"probability_{name}"] for name in given.classes)
-    spread = tuple(row[f"spread_{name}"] for name in given.classes) if several else ()
-    calibrated = tuple(row[f"calibrated_{name}"] for name in given.classes if f"calibrated_{name}" in row)
+    probabilities = class_values(row, "probability", given.task)
+    spread = class_values(row, "spread", given.task) if several else ()
+    calibrated = class_values(row, "calibrated", given.task)
     return ClassOutput(row["label"], row["predicted"], probabilities, spread, calibrated, row.get("decision"))
 
 

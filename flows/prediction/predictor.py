@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flows.prediction.packaging import PackagedModel, member_file, run_card
 from flows.runs.fits import results_of
 from flows.runs.folder import Run
-from mhim_core.cohort.options import BagUnit
+from mhim_core.cohort.task_options import BagUnit
 from mhim_core.cohort.tasks import BagMembers, bags_in
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.registry import encoder_card
@@ -19,7 +19,7 @@ from mhim_core.registry.holdout import Holdout, read_holdout
 from mhim_core.registry.models import RegisteredModel, find_version, read_member_file, read_model_folder
 from mhim_core.registry.names import CHAMPION, parse_reference
 from mhim_core.registry.promotions import champion
-from mhim_core.slides.spec import TileSpec, spec_of
+from mhim_core.slides.spec import TileSpec, stored_spec
 from mhim_core.storage import Storage
 from mhim_core.task import Target, Task
 from mhim_core.train.results import read_model
@@ -52,7 +52,7 @@ class Predictor:
     reported: str
     """The model that the members are: mhim or plain."""
     store_uri: str
-    """The store of the run's own features; empty for a model, which knows none."""
+    """The store of the run's own features, where it lies as the run says; empty for a model, which knows none."""
     make_card: Callable[[], RegistryCard]
     read_file: Callable[[str], bytes]
     holdout: Holdout | None = None
@@ -97,18 +97,15 @@ class Predictor:
 
     def tile_spec(self) -> TileSpec:
         """Raises InputError if this version cuts tiles otherwise."""
-        try:
-            return spec_of(self.tiling)
-        except InputError as error:
-            raise InputError(f"{self.words}: {error}") from error
+        return stored_spec(self.tiling, f"the slides of {self.words}")
 
     def encoder_here(self, weights: str | None) -> EncoderCard:
         """The encoder, checked against what can be had here. Raises EncoderError if that is another one."""
         stored = EncoderCard.from_dict(self.encoder)
         device = "cuda" if stored.runtime == "torch-cuda" else "cpu"
         here = encoder_card(stored.id, weights=weights, revision=stored.revision or None, device=device)
-        if here.identity() != stored.identity():
-            wrong = [key for key, value in stored.identity().items() if here.identity().get(key) != value]
+        made, found = stored.identity(), here.identity()
+        if wrong := sorted(key for key in {*made, *found} if made.get(key) != found.get(key)):
             raise EncoderError(
                 f"{self.words} was trained on features of {stored.id} with another {', '.join(wrong)} than is found "
                 "here; give the same weights with encoder_weights="
@@ -131,7 +128,7 @@ def predictor_of_run(given: Run) -> Predictor:
         digests=tuple(result.model_sha256 for result in results.values()),
         fits=tuple((one.seed, one.fold) for one in fits),
         reported=stage,
-        store_uri=given.store_uri,
+        store_uri=given.store_place.uri if given.store_place.is_own else "",
         make_card=lambda: run_card(given, fits),
         read_file=lambda file: read_model(given.storage, results[file]),
         train_targets=tuple(bag.target for bag in bags_in(given.bags, trained)),

@@ -8,19 +8,18 @@ from typing import Any, NamedTuple
 
 from cluster.storage import open_storage
 from flows.config.commands import TrainConfig
-from flows.config.keys import part
 from flows.prediction.packaging import trained_on
 from flows.prediction.predictor import find_model
 from flows.runs.fits import results_of
 from flows.runs.folder import Run, known_key, read_run
 from mhim_core.errors import ConfigError
 from mhim_core.fingerprint import canonical_json, fingerprint
-from mhim_core.mil.options import ModelOptions
 from mhim_core.registry.card import TrainedOn
 from mhim_core.registry.models import read_member_file
 from mhim_core.registry.names import is_reference
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.task import Task
+from mhim_core.train.card import load_card
 from mhim_core.train.results import initial_differences, initial_key, read_model
 
 
@@ -38,7 +37,7 @@ class Start(NamedTuple):
     def identity(self) -> dict[str, Any]:
         """What it adds to the run's: plain JSON."""
         models = {str(seed): digest for seed, digest in self.digests.items()}
-        return {"models": models, "trained_on": fingerprint(self.trained_on.to_json())}
+        return {"models": models, "trained_on": fingerprint(self.trained_on)}
 
 
 def find_start(config: TrainConfig, seeds: Sequence[int]) -> Start:
@@ -47,7 +46,7 @@ def find_start(config: TrainConfig, seeds: Sequence[int]) -> Start:
     Raises ConfigError where it has no model of a seed, or one a fold; InputError where there is none or it is not
     finished.
     """
-    found = _of_registry(config) if is_reference(config.warm_start) else _of_run(config.warm_start)
+    found = _of_registry(config) if is_reference(config.warm_start) else _of_run(config.warm_start, config.store)
     if missing := sorted(set(seeds) - found.digests.keys()):
         raise ConfigError(f"warm_start={config.warm_start} has no model of the seeds {', '.join(map(str, missing))}")
     return found._replace(digests={seed: found.digests[seed] for seed in seeds})
@@ -55,12 +54,9 @@ def find_start(config: TrainConfig, seeds: Sequence[int]) -> Start:
 
 def check_start(start: Start, config: TrainConfig, task: Task, features: FeatureSet) -> None:
     """Raises ConfigError, before the run is founded, where the model is of other features, another task or options."""
-    from mhim_core.train.checkpoint import load_card
-
     provenance = {"feature_set": features.fingerprint, "encoder": features.encoder_fingerprint}
-    model = part(config, ModelOptions)
     for seed in start.digests:
-        wrong = initial_differences(load_card(start.read(seed)), features.dim, task, model, provenance)
+        wrong = initial_differences(load_card(start.read(seed)), features.dim, task, config.model, provenance)
         if wrong:
             raise ConfigError(f"warm_start={config.warm_start} does not match what is trained; {'; '.join(wrong)}")
 
@@ -82,7 +78,7 @@ def take_start(given: Run, config: TrainConfig) -> None:
         )
     for seed, digest in start.digests.items():
         given.storage.put_if_absent(initial_key(digest), start.read(seed))
-    given.storage.put_if_absent(known_key(pinned["trained_on"]), canonical_json(start.trained_on.to_json()))
+    given.storage.put_if_absent(known_key(pinned["trained_on"]), canonical_json(start.trained_on))
 
 
 def _of_registry(config: TrainConfig) -> Start:
@@ -99,8 +95,8 @@ def _of_registry(config: TrainConfig) -> Start:
     )
 
 
-def _of_run(uri: str) -> Start:
-    other = read_run(uri)
+def _of_run(uri: str, store: str) -> Start:
+    other = read_run(uri, spare_store=store)
     fits = results_of(other)
     results = {one.seed: one.results[other.method] for one in fits}
     _check_one_a_seed(uri, len(fits), len(results))

@@ -1,5 +1,6 @@
 """The cohort table of a command, read and validated once: nothing starts before it is right."""
 
+import dataclasses
 import os
 import posixpath
 from collections.abc import Iterable, Sequence
@@ -7,12 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from cluster.storage import object_hint, object_identity, read_bytes
+from cluster.storage import object_hint, object_identity, open_storage, read_bytes
 from mhim_core.cohort.check import validate
 from mhim_core.cohort.findings import Finding
+from mhim_core.cohort.folders import folder_table
 from mhim_core.cohort.labels import join_labels, read_labels
+from mhim_core.cohort.spellings import merge_spellings
 from mhim_core.cohort.split_files import SplitFile, read_split_file
 from mhim_core.cohort.table import Cohort, CohortRow, read_cohort
+from mhim_core.cohort.task_options import AS_FOUND, LabelSpellings, TableOptions
 from mhim_core.errors import CohortError, NotFoundError, SlideError
 from mhim_core.features import SourceHint, SourceIdentity
 from mhim_core.slides.identity import source_hint, source_identity
@@ -21,9 +25,9 @@ from mhim_core.types import SlideId, SlideTask
 _NUM_THREADS = 16
 """Hints are one HEAD request each for slides at s3://."""
 _TABLES = {
-    "cohort": "the cohort is one table, CSV or Parquet, that lists the slides",
-    "labels": "the labels are one table, CSV or Parquet, of slide or patient ids and labels",
-    "split_files": "a split file is one table, CSV or Parquet, a fold",
+    "cohort": "the cohort is one table, CSV, xlsx or Parquet, that lists the slides, or a folder of them",
+    "labels": "the labels are one table, CSV, xlsx or Parquet, of slide or patient ids and labels",
+    "split_files": "a split file is one table, CSV, xlsx or Parquet, a fold",
 }
 
 
@@ -39,20 +43,29 @@ class CohortInput(NamedTuple):
         return [SlideTask(row.slide_id, row.uri, row.mpp, row.sha256) for row in self.cohort.rows]
 
 
-def load_cohort(uri: str, *, strict: bool = False, with_files: bool = True, labels_uri: str = "") -> CohortInput:
-    """Read and validate the table at a path or an `s3://` URI.
+def load_cohort(
+    uri: str,
+    *,
+    strict: bool = False,
+    with_files: bool = True,
+    labels_uri: str = "",
+    options: TableOptions = AS_FOUND,
+) -> CohortInput:
+    """Read and validate the table at a path or an `s3://` URI, or list the slides of a folder.
 
     `with_files=False` looks for none of the slides: training reads features, and a cohort's slides may be offline.
     `labels_uri`: a table of labels, with or without header, that takes the place of the cohort's own labels.
     Raises CohortError listing every finding row by row, StorageError where the table's storage does not answer.
     """
-    uri = _table_address(uri, "cohort")
-    base = posixpath.dirname(uri) if "://" in uri else str(Path(uri).parent)
-    cohort = read_cohort(_read_table(uri, "cohort"), name=posixpath.basename(uri), base_uri=base)
+    if options.slides_dir:
+        options = dataclasses.replace(options, slides_dir=os.path.expanduser(options.slides_dir))
+    cohort = _read_cohort(uri, options.without_targets() if labels_uri else options)
     if labels_uri:
         labels_uri = _table_address(labels_uri, "labels")
-        labels = read_labels(_read_table(labels_uri, "labels"), posixpath.basename(labels_uri))
+        labels = read_labels(_read_table(labels_uri, "labels"), posixpath.basename(labels_uri), options)
         cohort = join_labels(cohort, labels)
+    if options.label_spellings is LabelSpellings.merge:
+        cohort = merge_spellings(cohort)
     if not with_files:
         return CohortInput(cohort, {}, validate(cohort))
     hints = _hints(cohort.rows)
@@ -63,6 +76,25 @@ def load_cohort(uri: str, *, strict: bool = False, with_files: bool = True, labe
 
     warnings = validate(cohort, num_bytes=num_bytes, identity=_identity, strict=strict)
     return CohortInput(cohort, {row.slide_id: hints[row.uri] for row in cohort.rows if row.uri in hints}, warnings)
+
+
+def is_slide_folder(uri: str) -> bool:
+    """True for a cohort that is no table but a folder, or an `s3://` prefix that ends in a slash."""
+    if uri.startswith("s3://"):
+        return uri.endswith("/") and uri.count("/") > 3
+    return bool(uri) and "://" not in uri and Path(os.path.expanduser(uri)).is_dir()
+
+
+def _read_cohort(uri: str, options: TableOptions) -> Cohort:
+    if is_slide_folder(uri):
+        folder = uri.rstrip("/") if "://" in uri else str(Path(os.path.expanduser(uri)).absolute())
+        keys = [entry.key for entry in open_storage(folder).list("")]
+        data, notes = folder_table(keys, posixpath.basename(folder))
+        cohort = read_cohort(data, name=posixpath.basename(folder), base_uri=folder, options=options)
+        return dataclasses.replace(cohort, notes=(*notes, *cohort.notes))
+    uri = _table_address(uri, "cohort")
+    base = posixpath.dirname(uri) if "://" in uri else str(Path(uri).parent)
+    return read_cohort(_read_table(uri, "cohort"), name=posixpath.basename(uri), base_uri=base, options=options)
 
 
 def load_split_files(uris: Sequence[str]) -> tuple[SplitFile, ...]:

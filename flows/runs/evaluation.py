@@ -1,20 +1,19 @@
 """A run's evaluation: every bag by the models that held it out, kept in its `evaluation/` and read from there."""
 
 import json
-from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from flows.runs.fits import FoldFits, load_fold, model_digests, model_names, results_of
 from flows.runs.folder import Run
-from mhim_core.cohort.options import BagUnit
+from mhim_core.cohort.task_options import BagUnit
 from mhim_core.cohort.tasks import bags_in
 from mhim_core.errors import InputError, NotFoundError
 from mhim_core.evaluation.held_out import HeldOut
-from mhim_core.evaluation.judge import TrainTargets
+from mhim_core.evaluation.prediction_table import decode_held_out, encode_held_out, held_out_line, ordered
+from mhim_core.evaluation.row_metrics import TrainTargets
 from mhim_core.evaluation.summary import SCHEMA, summarise
 from mhim_core.fingerprint import canonical_json, fingerprint
-from mhim_core.tables import read_parquet, write_csv, write_parquet
-from mhim_core.task import ClassTarget, SurvivalTarget, Target, TaskKind, ValueTarget
+from mhim_core.tables import write_csv
 
 FOLDER = "evaluation"
 METRICS_KEY = f"{FOLDER}/metrics.json"
@@ -48,24 +47,17 @@ def read_held_out(given: Run, key: str = PREDICTIONS_KEY) -> list[HeldOut]:
     """The held-out rows of an evaluated run (VALIDATION_KEY: those of its validation). Raises InputError if it is not
     evaluated."""
     try:
-        table = read_parquet(given.storage.get(key)).to_pylist()
+        data = given.storage.get(key)
     except NotFoundError:
         raise InputError(
             f"{given.storage.uri} is not evaluated yet; run mhim evaluate run={given.storage.uri}"
         ) from None
-    return [
-        HeldOut(
-            row["model"],
-            row["seed"],
-            row["fold"],
-            row.get("slide_id") or row["patient_id"],
-            row["patient_id"],
-            row["site"],
-            _read_target(given, row),
-            tuple(row[name] for name in _logit_names(given)),
-        )
-        for row in table
-    ]
+    return decode_held_out(data, given.task, bag_unit(given), given.storage.locate(key))
+
+
+def bag_unit(given: Run) -> BagUnit:
+    """What a bag of the run is."""
+    return BagUnit(given.identity["target"]["bags"])
 
 
 def attention_key(slide_id: str) -> str:
@@ -109,10 +101,11 @@ def evaluated(given: Run, replicates: int | None) -> Evaluated:
         replicates=DEFAULT_REPLICATES if replicates is None else replicates,
     )
     metrics |= {"of": digest, "reported": model_names(given)[0]}
-    table = [_line(given, row) for row in _ordered(given, test_rows)]
-    given.storage.put(PREDICTIONS_KEY, write_parquet(table))
-    given.storage.put(PREDICTIONS_CSV, write_csv(table))
-    given.storage.put(VALIDATION_KEY, write_parquet([_line(given, row) for row in _ordered(given, validation_rows)]))
+    models, unit = model_names(given), bag_unit(given)
+    table = ordered(test_rows, models)
+    given.storage.put(PREDICTIONS_KEY, encode_held_out(table, given.task, unit))
+    given.storage.put(PREDICTIONS_CSV, write_csv([held_out_line(row, given.task, unit) for row in table]))
+    given.storage.put(VALIDATION_KEY, encode_held_out(ordered(validation_rows, models), given.task, unit))
     given.storage.put(METRICS_KEY, canonical_json(metrics))  # last: it says that the rest is there
     return Evaluated(metrics, True)
 
@@ -137,45 +130,3 @@ def _predict_fold(given: Run, fits: FoldFits, test_rows: list[HeldOut], validati
                     for table, attention in zip(tables, found.attention, strict=True):
                         if keeper[table.slide_id] == fits.fold:
                             given.storage.put(attention_key(table.slide_id), encode_attention(table, attention))
-
-
-def _ordered(given: Run, rows: Sequence[HeldOut]) -> Iterator[HeldOut]:
-    names = model_names(given)
-    yield from sorted(rows, key=lambda one: (names.index(one.model), one.seed, one.bag_id, one.fold))
-
-
-def _line(given: Run, row: HeldOut) -> dict[str, Any]:
-    """One row of the tables."""
-    is_slide = given.identity["target"]["bags"] == BagUnit.slide.value
-    line: dict[str, Any] = {"slide_id": row.bag_id} if is_slide else {}
-    line |= {"patient_id": row.patient_id, "site": row.site, "seed": row.seed, "fold": row.fold, "model": row.model}
-    if isinstance(row.target, ClassTarget):
-        probabilities = row.probabilities
-        line |= {
-            "label": given.classes[row.target.class_index],
-            "predicted": given.classes[max(range(len(probabilities)), key=probabilities.__getitem__)],
-            **{f"probability_{name}": one for name, one in zip(given.classes, probabilities, strict=True)},
-        }
-    elif isinstance(row.target, SurvivalTarget):
-        line |= {"time": row.target.time, "event": row.target.event, "risk": row.risk}
-    else:
-        line |= {"label": row.target.value, "prediction": row.value}
-    if given.task.kind is TaskKind.regression:
-        return line
-    return line | dict(zip(_logit_names(given), row.logits, strict=True))
-
-
-def _logit_names(given: Run) -> list[str]:
-    if given.task.kind is TaskKind.regression:
-        return ["prediction"]
-    if given.task.kind is TaskKind.survival:
-        return [f"logit_bin_{index}" for index in range(given.task.time_bins)]
-    return [f"logit_{name}" for name in given.classes]
-
-
-def _read_target(given: Run, row: dict[str, Any]) -> Target:
-    if given.task.kind is TaskKind.survival:
-        return SurvivalTarget(row["time"], row["event"])
-    if given.task.kind is TaskKind.regression:
-        return ValueTarget(row["label"])
-    return ClassTarget(given.classes.index(row["label"]))

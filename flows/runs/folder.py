@@ -10,27 +10,30 @@ report.html, MODEL_CARD.md
 
 import json
 import platform
-from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.storage import open_storage
-from mhim_core.cohort.options import BagUnit
+from flows.runs.store_place import StorePlace, find_store, moved_file
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import CohortRow
+from mhim_core.cohort.task_options import BagUnit
 from mhim_core.cohort.tasks import BagMembers, make_bags
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
-from mhim_core.fingerprint import canonical_json, fingerprint, sha256
+from mhim_core.fingerprint import canonical_json, fingerprint, neutral_values, sha256
+from mhim_core.mil.model_options import MhimOptions
+from mhim_core.records import field_names, read_record
 from mhim_core.registry.card import TrainedOn
-from mhim_core.slides.spec import TileSpec, spec_of
+from mhim_core.slides.spec import TileSpec, stored_spec
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.layout import feature_set_key
 from mhim_core.store.manifest import Manifest, read_manifest
 from mhim_core.tables import read_parquet, write_parquet
-from mhim_core.task import Task, TaskKind
+from mhim_core.task import Task
+from mhim_core.train.sections import flat, flat_options
 from mhim_core.types import PatientId, SlideId
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
@@ -49,6 +52,10 @@ class Run:
     record: dict[str, Any]
     slides: tuple[CohortRow, ...]
     splits: tuple[Split, ...]
+    named_store: str = ""
+    """The store that the command names for the run's features; empty: where the run says."""
+    spare_store: str = ""
+    """A store that the command names for something else, looked at where the run's own is gone."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -58,8 +65,7 @@ class Run:
 
     @cached_property
     def task(self) -> Task:
-        stored = self.identity["task"]
-        return Task(kind=TaskKind(stored["kind"]), classes=tuple(stored["classes"]), time_bins=stored["time_bins"])
+        return read_record(Task, self.identity["task"], self.storage.locate(RUN))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -76,9 +82,18 @@ class Run:
         """What is trained on and predicted: slides, or all slides of a patient."""
         return make_bags(self.slides, self.task, BagUnit(self.identity["target"]["bags"]))
 
+    @cached_property
+    def store_place(self) -> StorePlace:
+        """Where the run's features lie by now. Raises InputError where they are not found."""
+        return find_store(self.storage, self.record, self.named_store, self.spare_store)
+
     @property
     def store_uri(self) -> str:
-        return str(self.record["store"])
+        return self.store_place.uri
+
+    def slide_uri(self, slide: CohortRow) -> str:
+        """Where the slide's file lies, moved along with the run where it is there."""
+        return moved_file(slide.uri, self.storage, self.record)
 
     @property
     def method(self) -> str:
@@ -96,11 +111,12 @@ class Run:
         """The run's bags over the pinned features."""
         from mhim_core.store.bags import ParquetBags, PatientBags
 
-        slides = ParquetBags(self.feature_store, self.manifest().bags())
+        slides = ParquetBags(self.feature_store, self.manifest.bags())
         return PatientBags(slides, {bag.bag_id: bag.slide_ids for bag in self.bags})
 
+    @cached_property
     def manifest(self) -> Manifest:
-        """The pinned manifest. Raises IntegrityError if the store's is another."""
+        """The pinned manifest, decoded once. Raises IntegrityError if the store's is another."""
         pin = self.record["manifest"]
         return read_manifest(self.feature_store, self.identity["feature_set"], pin["version"], pin["sha256"])
 
@@ -172,13 +188,16 @@ def pinned_teachers(storage: Storage, teacher: str) -> dict[str, str] | None:
     return teachers
 
 
-def read_run(uri: str) -> Run:
-    """The run at a folder or `s3://` URI. Raises InputError if there is none, IntegrityError if it is damaged."""
+def read_run(uri: str, *, store: str = "", spare_store: str = "") -> Run:
+    """The run at a folder or `s3://` URI, with its features in `store` (see `Run`).
+
+    Raises InputError if there is none, IntegrityError if it is damaged.
+    """
     storage = open_storage(uri)
     record = _maybe_read(storage)
     if record is None:
         raise InputError(f"run={uri} holds no run ({RUN} is not there); it is the out= of mhim train")
-    return _load(storage, record)
+    return replace(_load(storage, record), named_store=store, spare_store=spare_store)
 
 
 def pinned_start(storage: Storage, warm_start: str) -> dict[str, Any] | None:
@@ -197,10 +216,10 @@ def known_before(given: Run) -> TrainedOn | None:
         return None
     key = known_key(start["trained_on"])
     try:
-        found = TrainedOn.from_json(json.loads(given.storage.get(key)))
-    except (NotFoundError, ValueError, TypeError, KeyError) as error:
+        found = read_record(TrainedOn, json.loads(given.storage.get(key)), given.storage.locate(key))
+    except (NotFoundError, ValueError) as error:
         raise IntegrityError(f"{given.storage.locate(key)} is gone or damaged; run mhim train again") from error
-    if fingerprint(found.to_json()) != start["trained_on"]:
+    if fingerprint(found) != start["trained_on"]:
         raise IntegrityError(f"{given.storage.locate(key)} is not what {RUN} names")
     return found
 
@@ -211,7 +230,7 @@ def known_key(digest: str) -> str:
 
 def run_tiling(given: Run) -> TileSpec:
     """The run's tile spec. Raises InputError if this version cuts tiles otherwise."""
-    return spec_of(given.record["tiling"])
+    return stored_spec(given.record["tiling"], "the run's slides")
 
 
 def versions() -> dict[str, str]:
@@ -301,14 +320,14 @@ def _cohort_rows(slides: tuple[CohortRow, ...], splits: tuple[Split, ...]) -> li
 
 def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
     """`epochs: 200 there, 20 here, …`, in the words of the keys that a person gave."""
-    # a plain run has no section of MHIM's keys; which teachers are taken is said in words
-    shared = (present["identity"].keys() & wanted["identity"].keys()) - {"teachers", "warm_start"}
-    there, here = _settings(present, shared), _settings(wanted, shared)
+    there, here = _settings(present), _settings(wanted)
+    if present["identity"]["method"] != wanted["identity"]["method"]:  # a plain run has none of MHIM's keys
+        there, here = ({key: value for key, value in one.items() if key not in _MHIM} for one in (there, here))
     keys = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
     parts = [f"{key}: {there.get(key, 'none')} there, {here.get(key, 'none')} here" for key in keys[:6]]
     if len(keys) > 6:
         parts.append(f"{len(keys) - 6} more keys")
-    follows = {*_flat(wanted["identity"]["splits"]), "seed"}  # these change the folds, and so the table, by themselves
+    follows = {*flat(wanted["identity"]["splits"]), "seed"}  # these change the folds, and so the table, by themselves
     if present["identity"]["cohort"] != wanted["identity"]["cohort"] and not follows & {*keys}:
         parts.append("the slides, their labels, patients or folds")
     if present["identity"]["feature_set"] != wanted["identity"]["feature_set"] and not parts:
@@ -320,14 +339,12 @@ def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _settings(record: dict[str, Any], sections: Set[str]) -> dict[str, Any]:
-    """What identifies a run, as flat keys; digests are left to words."""
-    identity = {key: record["identity"][key] for key in sections - {"cohort", "feature_set"}}
-    return {"encoder": record["encoder"].get("id")} | _flat(record["tiling"]) | _flat(identity)
+def _settings(record: dict[str, Any]) -> dict[str, Any]:
+    """What identifies a run, as flat keys; digests, and the models of other runs, are left to words."""
+    identity = {key: value for key, value in record["identity"].items() if key not in _IN_WORDS}
+    tiling = {**neutral_values(TileSpec), **flat(record["tiling"])}
+    return {"encoder": record["encoder"].get("id")} | tiling | flat_options(identity)
 
 
-def _flat(value: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item) if isinstance(item, dict) else {key: item}
-    return flat
+_IN_WORDS = ("cohort", "feature_set", "teachers", "warm_start")
+_MHIM = field_names(MhimOptions)

@@ -2,13 +2,15 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mhim_core.types import Status, StatusRow
+from mhim_core.types import SlideId, Status, StatusRow
+from mhim_core.workload import TimeLeft
 
 if TYPE_CHECKING:  # the training package imports torch
     from mhim_core.train.epochs import EpochRecord
@@ -21,8 +23,10 @@ _EVERY_S = 5.0
 class SlideProgress:
     """Slides done, empty, failed, skipped and left, tiles per second, time left."""
 
-    def __init__(self, num_todo: int) -> None:
-        self._num_todo = num_todo
+    def __init__(self, sizes: Mapping[SlideId, float], num_actors: int) -> None:
+        """`sizes`: bytes of every slide to do, 0 where that is not known; the time left is told by them."""
+        self._num_todo = len(sizes)
+        self._left = TimeLeft(sizes, num_actors)
         self._counts = dict.fromkeys(Status, 0)
         self._num_tiles = 0
         self._start_s = self._printed_s = time.monotonic()
@@ -31,11 +35,10 @@ class SlideProgress:
             BarColumn(),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(self.line(), total=num_todo)
+        self._task = self._bar.add_task(self.line(), total=self._num_todo)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -52,8 +55,9 @@ class SlideProgress:
         self._num_tiles += row.num_tiles
         if row.status is Status.FAILED:
             self._console.print(f"{row.slide_id}: failed, {row.reason}: {row.message}", soft_wrap=True)
-        self._bar.update(self._task, advance=1, description=self.line())
         now_s = time.monotonic()
+        self._left.done(row.slide_id, row.seconds, now_s)
+        self._bar.update(self._task, advance=1, description=f"{self.line()}{self._time_left(now_s)}")
         if now_s - self._printed_s >= _EVERY_S:
             self._printed_s = now_s
             self._plain(f"{self.line()}{self._time_left(now_s)}")
@@ -67,9 +71,9 @@ class SlideProgress:
         return f"{num_done}/{self._num_todo} slides: {counts}, {left} left, {self._num_tiles / elapsed_s:.0f} tiles/s"
 
     def _time_left(self, now_s: float) -> str:
-        num_done = sum(self._counts.values())
-        left = self._num_todo - num_done
-        return f", about {_duration(left * (now_s - self._start_s) / num_done)} left" if num_done and left else ""
+        """Nothing before it is known."""
+        seconds = self._left.seconds(now_s)
+        return f", about {_duration(seconds)} left" if seconds else ""
 
     def _plain(self, text: str) -> None:
         if not self._console.is_terminal:

@@ -8,19 +8,18 @@ from typing import NamedTuple
 
 from cluster.storage import open_storage
 from flows.config.commands import TrainConfig
-from flows.config.keys import part
 from flows.runs.cohort import load_split_files
 from flows.runs.folder import pinned_manifest
-from mhim_core.cohort.options import SplitOptions, TaskOptions
 from mhim_core.cohort.split_files import splits_from_files
-from mhim_core.cohort.split_notes import split_notes
+from mhim_core.cohort.split_notes import require_split_column, split_notes
 from mhim_core.cohort.splits import Split, make_splits
-from mhim_core.cohort.table import Cohort, CohortRow
+from mhim_core.cohort.table import Cohort, CohortRow, require_patients
 from mhim_core.cohort.tasks import infer_task, targets_of
 from mhim_core.errors import CohortError, InputError, SlideError
 from mhim_core.features import SourceIdentity
+from mhim_core.fingerprint import neutral_values
 from mhim_core.slides.identity import source_identity
-from mhim_core.slides.spec import RULE_NAMES
+from mhim_core.slides.spec import TileSpec
 from mhim_core.store.feature_sets import FeatureSet, choose_feature_set
 from mhim_core.store.manifest import Manifest, read_manifest
 from mhim_core.store.matching import sha256_matches
@@ -42,7 +41,8 @@ class TrainingData(NamedTuple):
 
 def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> TrainingData:
     """Raises InputError and its kin where the table, the store and the keys do not make a training."""
-    found = infer_task(cohort.rows, part(config, TaskOptions))
+    require_patients(cohort)
+    found = infer_task(cohort.rows, config.target)
     targets = targets_of(cohort.rows, found.task)
     excluded = _excluded(cohort, manifest, targets)
     slides = tuple(row for row in cohort.rows if row.slide_id in targets and row.slide_id in manifest.bags())
@@ -55,26 +55,27 @@ def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> Tr
     if any(excluded.values()):
         left_out = ", ".join(f"{number} {what}" for what, number in excluded.items())
         notes.append(f"{len(slides)} slides to train on; left out: {left_out}")
-    if config.split_files:
-        files = load_split_files(config.split_files)
-        predefined = splits_from_files(slides, files, found.task, part(config, SplitOptions), config.seed, cohort.rows)
+    seed, protocol = config.fit.seed, config.protocol
+    if protocol.split_files:
+        files, partial = load_split_files(protocol.split_files), protocol.partial_splits
+        predefined = splits_from_files(slides, files, found.task, config.splits, seed, cohort.rows, partial=partial)
         return TrainingData(found.task, slides, predefined.splits, excluded, (*notes, *predefined.notes))
-    splits = make_splits(slides, found.task, part(config, SplitOptions), config.seed)
-    notes += split_notes(slides, found.task, part(config, SplitOptions))
+    require_split_column(cohort, config.splits)
+    splits = make_splits(slides, found.task, config.splits, seed)
+    notes += split_notes(slides, found.task, config.splits)
     return TrainingData(found.task, slides, splits, excluded, tuple(notes))
 
 
 def choose_features(config: TrainConfig) -> FeatureSet:
-    keys = ("target_mpp", "tile_px", "overlap_px", "min_tissue")
-    tiling = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
-    if config.tissue in RULE_NAMES:
-        tiling["tissue.name"] = RULE_NAMES[config.tissue]
+    choice = config.features
     store = open_storage(config.store)
-    wanted = config.feature_set
-    if wanted is None and config.encoder is None and not tiling:
+    wanted, tiling = choice.feature_set, choice.tiling
+    if wanted is None and choice.encoder is None and not tiling:
         pin = pinned_manifest(open_storage(config.out))
         wanted = None if pin is None else pin.feature_set  # the open choice was made when the run was started
-    return choose_feature_set(store, encoder_id=config.encoder, tiling=tiling, fingerprint=wanted)
+    return choose_feature_set(
+        store, encoder_id=choice.encoder, tiling=tiling, fingerprint=wanted, neutral=neutral_values(TileSpec)
+    )
 
 
 def choose_manifest(config: TrainConfig, feature_set: FeatureSet) -> Manifest:

@@ -14,13 +14,14 @@ own clock, so that a machine whose clock is days off fires nothing twice.
 import json
 import re
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from flows.scheduling.cron import Cron
 from mhim_core.errors import InputError, IntegrityError, NotFoundError
-from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
+from mhim_core.records import read_record
 from mhim_core.storage import Storage
 
 SCHEMA = 1
@@ -49,7 +50,7 @@ class Schedule:
 
     @property
     def id(self) -> str:
-        return f"{self.flow}-{fingerprint(asdict(self))[:8]}"
+        return f"{self.flow}-{fingerprint(self)[:8]}"
 
     @property
     def times(self) -> Cron:
@@ -61,7 +62,7 @@ class Schedule:
         return shlex.join(["mhim", self.flow, *self.words])
 
     def to_bytes(self) -> bytes:
-        return canonical_json(asdict(self) | {"schema": SCHEMA})
+        return canonical_json(to_plain(self) | {"schema": SCHEMA})
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> "Schedule":
@@ -70,7 +71,7 @@ class Schedule:
             raw = json.loads(data)
             if raw.pop("schema") != SCHEMA:
                 raise IntegrityError(f"{where} has another schema than {SCHEMA}; another version of mhim wrote it")
-            found = cls(**raw | {"words": tuple(raw["words"])})
+            found = read_record(cls, raw, where)
             Cron(found.cron, found.timezone)
             return found
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -17,7 +17,9 @@ from cluster.nodes import NodeId, ask_every_node
 from cluster.session import kept_alive, ray_session
 from cluster.shipping import Requirements, requirements, source_digest, unmet, versions
 from cluster.storage import open_storage, read_bytes
-from flows.config.keys import CohortKeys, DecodeKeys
+from flows.config.flat import flat, keys_of
+from flows.config.keys import RayKeys
+from flows.config.roles import Role
 from flows.runs.cohort import load_cohort, slide_hint
 from flows.runs.folder import RUN
 from mhim_core.errors import ConfigError, NotFoundError, SlideError, StorageError
@@ -25,9 +27,6 @@ from mhim_core.registry.names import is_reference
 
 DISTRIBUTION = "mhim"
 PACKAGES = ("flows", "mhim_core", "cluster")
-_OUTPUTS = ("out", "registry")
-_RUNS = ("run", "teacher", "warm_start")
-_LOCAL = ("encoder_weights",)
 _IN_EVERY_STORE = "feature_sets"
 _PROBES, _LEFT_BEHIND_S = "probe", 3600.0
 _ADVICE = "put them where every node sees them, or at s3://"
@@ -78,21 +77,20 @@ def first_step(config: Any) -> Iterator[None]:
     needed = requirements(DISTRIBUTION, __package__ or "flows")
     if problem := unmet(needed):
         raise ConfigError(f"this job's machine has {problem}; change the cluster's image")
-    on_nodes = hasattr(config, "ray_address")
-    with kept_alive() if on_nodes else nullcontext():
-        if on_nodes:
-            with ray_session(config.ray_address, config.local_cpus):
+    ray: RayKeys | None = getattr(config, "ray", None)
+    with kept_alive() if ray is not None else nullcontext():
+        if ray is not None:
+            with ray_session(ray.ray_address, ray.local_cpus):
                 check_nodes(config, needed)
         yield
 
 
 def check_nodes(config: Any, needed: Requirements) -> None:
     """Ask every node of the connected cluster. Raises ConfigError naming the place and the node."""
-    written = (*_OUTPUTS, "store") if isinstance(config, DecodeKeys) else _OUTPUTS  # only what decodes adds features
-    outputs = tuple((key, uri, f"{_PROBES}/{uuid.uuid4().hex}") for key, uri in _given(config, written))
-    folders = [(key, uri, "") for key, uri in _given(config, ("slides_prefix",))]
-    folders += [(key, uri, _IN_EVERY_STORE) for key, uri in _given(config, ("store",)) if key not in written]
-    local = tuple(_given(config, _LOCAL))
+    outputs = tuple((key, uri, f"{_PROBES}/{uuid.uuid4().hex}") for key, uri in _named(config, Role.output))
+    folders = [(key, uri, "") for key, uri in _named(config, Role.place)]
+    folders += [(key, uri, _IN_EVERY_STORE) for key, uri in _named(config, Role.features)]
+    local = tuple(_named(config, Role.node_path))
     question = Question(needed, tuple(_files(config)), local, tuple(folders), outputs, _slides(config))
     try:
         for key, uri, probe in outputs:
@@ -102,7 +100,7 @@ def check_nodes(config: Any, needed: Requirements) -> None:
     finally:
         for _, uri, probe in outputs:
             _remove(uri, probe)
-    judge(answers, look_here(question), question.slides)
+    require_able(answers, look_here(question), question.slides)
 
 
 def look(question: Question) -> NodeState:
@@ -129,7 +127,7 @@ def look_here(question: Question) -> NodeState:
     return NodeState("", versions(question.needed), source_digest(PACKAGES), ())
 
 
-def judge(answers: Mapping[NodeId, NodeState], driver: NodeState, slides: tuple[str, ...]) -> None:
+def require_able(answers: Mapping[NodeId, NodeState], driver: NodeState, slides: tuple[str, ...]) -> None:
     """Raises ConfigError with the first thing that keeps a node from doing its part."""
     for node, state in answers.items():
         if state.problem:
@@ -154,23 +152,30 @@ def _absent(uri: str) -> str:
 
 
 def _files(config: Any) -> Iterator[tuple[str, str]]:
-    yield from _given(config, ("cohort", "labels"))
-    for key, uri in _given(config, _RUNS):
-        if is_reference(uri):  # a model of registry=, which is looked at as a place
-            continue
+    yield from _named(config, Role.file)
+    for key, uri in (*_named(config, Role.run), *_named(config, Role.model)):
+        if keys_of(type(config))[key].role is Role.model and is_reference(uri):
+            continue  # a model of registry=, which is looked at as a place
         yield key, f"{uri.rstrip('/')}/{RUN}"
 
 
-def _given(config: Any, keys: tuple[str, ...]) -> list[tuple[str, str]]:
-    return [(key, value) for key in keys if (value := getattr(config, key, ""))]
+def _named(config: Any, role: Role) -> list[tuple[str, str]]:
+    """(key, address) of everything that the config's keys of this role name."""
+    values = flat(config)
+    return [
+        (name, uri)
+        for name, key in keys_of(type(config)).items()
+        if key.role is role
+        for uri in key.values(values[name])
+    ]
 
 
 def _slides(config: Any) -> tuple[str, ...]:
     """A few slides of each of the first few folders; none for a flow that reads features alone."""
-    if not (isinstance(config, CohortKeys) and isinstance(config, DecodeKeys)):
+    if not hasattr(config, "decode"):
         return ()
     folders: dict[str, list[str]] = {}
-    for row in load_cohort(config.cohort, with_files=False).cohort.rows:
+    for row in load_cohort(config.data.cohort, with_files=False, options=config.table).cohort.rows:
         folder = os.path.dirname(row.uri)
         if folder in folders or len(folders) < _MAX_SLIDE_FOLDERS:
             folders.setdefault(folder, []).append(row.uri)

@@ -5,15 +5,16 @@ import io
 
 from mhim_core.cohort.cells import read_cells
 from mhim_core.cohort.table import Cohort, read_cohort
+from mhim_core.cohort.task_options import AS_FOUND, TableOptions
 from mhim_core.tables import read_parquet
 
 
-def with_absolute_paths(data: bytes, name: str, folder: str) -> bytes:
-    """The table with every slide's path made absolute against `folder`, where the table lies; CSV or Parquet as given.
+def with_absolute_paths(data: bytes, name: str, folder: str, options: TableOptions = AS_FOUND) -> bytes:
+    """The table with every slide's path made absolute against `folder`, where the table lies; Parquet, or else CSV.
 
     The very same bytes where every path is absolute already. Raises CohortError for a table that cannot be read.
     """
-    cohort = read_cohort(data, name=name, base_uri=folder)
+    cohort = read_cohort(data, name=name, base_uri=folder, options=options)
     table = read_cells(data, name)
     index = table.header.index(cohort.header["path"])
     places = {row.row: row.uri for row in cohort.rows if row.uri}

@@ -1,29 +1,24 @@
 """A flow's words as they must be on a cluster: files that travel with the job, places by their full address.
 
-The keys that name files and places are listed here; a relative one would mean a folder that goes with the job.
+Which keys those are, their roles say; a relative one would mean a folder that goes with the job.
 """
 
-import dataclasses
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cluster.storage import read_bytes
-from flows.config.words import keys_of
-from flows.runs.cohort import load_cohort
+from flows.config.flat import Key, flat, keys_of
+from flows.config.roles import Role
+from flows.config.words import CONFIG
+from flows.runs.cohort import is_slide_folder, load_cohort
 from flows.submission.tables import with_absolute_paths
+from mhim_core.cohort.task_options import TableOptions
 from mhim_core.errors import ConfigError, NotFoundError, StorageError
 from mhim_core.fingerprint import fingerprint, sha256
 from mhim_core.registry.names import is_reference
 
-FILES = ("cohort", "labels", "split_files", "aggregator_file")
-"""Small files that the flow reads: a local one is sent along."""
-PLACES = (
-    *("store", "out", "registry", "run", "runs", "teacher", "warm_start", "slides_prefix"),
-    *("pictures", "checkpoint", "encoder_weights", "tracking_file"),
-)
-"""What every node must reach by itself."""
 _DIGEST_DIGITS = 12
 
 
@@ -44,17 +39,21 @@ def job_words(flow: str, config: Any, words: Sequence[str], *, ship: bool) -> Jo
     Raises CohortError for a local table that cannot be used, ConfigError for a file that is not there.
     """
     given = _Given(config, ship)
-    keys = list(keys_of(type(config)))
-    changed = {key: given.file(key) for key in FILES if key in keys and getattr(config, key)}
-    places = {key: getattr(config, key) for key in PLACES if key in keys and is_place(key, getattr(config, key))}
-    changed |= {key: _absolute(place) for key, place in places.items() if key != "runs"}
-    if "runs" in places:
-        changed["runs"] = ",".join(map(_absolute, config.run_uris))
-    how = execution_keys(type(config))
-    identity = {key: changed.get(key, getattr(config, key)) for key in keys if key not in how}
+    keys, values = keys_of(type(config)), flat(config)
+    changed = {name: given.file(key, values[name]) for name, key in keys.items() if is_file(key, values[name])}
+    places = {name: key.values(values[name]) for name, key in keys.items() if is_place(key, values[name])}
+    changed |= {name: ",".join(map(_absolute, uris)) for name, uris in places.items()}
+    identity = {
+        name: changed.get(name, values[name])
+        for name, key in keys.items()
+        if changes_results(key) and not key.is_neutral(values[name])
+    }
     digest = fingerprint({"flow": flow, "config": identity, "data": given.digests})[:_DIGEST_DIGITS]
     if "ray_address" in keys:
         changed["ray_address"] = "auto"
+    # its own relative places are given anew as full ones, which win over it
+    if config_file := _value_of(words, CONFIG.name):
+        changed[CONFIG.name] = given.file(CONFIG, config_file)
     kept = [word for word in words if word.partition("=")[0] not in changed]
     return JobWords(
         (*kept, *(f"{key}={value}" for key, value in changed.items())),
@@ -64,20 +63,25 @@ def job_words(flow: str, config: Any, words: Sequence[str], *, ship: bool) -> Jo
     )
 
 
-def is_place(key: str, value: str) -> bool:
-    """Is it an address? lung@champion is none, though another value of warm_start= is."""
-    return key in PLACES and bool(value) and not (key == "warm_start" and is_reference(value))
+def is_file(key: Key, value: Any) -> bool:
+    """Is it a small file, which travels with the job?"""
+    return key.role is Role.file and bool(value)
 
 
-def execution_keys(kind: type) -> frozenset[str]:
-    """The keys of a config that say where and how, and change no result: parts named or described as `Execution`."""
-    parts = [
-        owner
-        for owner in kind.__mro__
-        if dataclasses.is_dataclass(owner)
-        and (owner.__name__.endswith("Execution") or (owner.__doc__ or "").startswith("Execution:"))
-    ]
-    return frozenset(field.name for owner in parts for field in dataclasses.fields(owner))
+def is_place(key: Key, value: Any) -> bool:
+    """Is it an address that every node must reach? lung@champion is none, though another value of warm_start= is."""
+    if key.role is None or not key.role.is_address or not value:
+        return False
+    return not (key.role is Role.model and is_reference(value))
+
+
+def changes_results(key: Key) -> bool:
+    """Does the result depend on it, or only where and how it is made?"""
+    return key.role is None or key.role.changes_results
+
+
+def _value_of(words: Sequence[str], name: str) -> str:
+    return next((word.partition("=")[2] for word in words if word.startswith(f"{name}=")), "")
 
 
 class _Given:
@@ -90,14 +94,15 @@ class _Given:
         self.digests: dict[str, list[str]] = {}
         self.notes: list[str] = []
 
-    def file(self, key: str) -> str:
+    def file(self, key: Key, value: Any) -> str:
         """The key's value in the job."""
-        value = getattr(self.config, key)
-        uris = list(value) if isinstance(value, tuple) else [value]
-        return ",".join(self._one(key, uri, f"inputs/{key}-{index}") for index, uri in enumerate(uris))
+        places = enumerate(key.values(value))
+        return ",".join(self._one(key.name, uri, f"inputs/{key.name}-{index}") for index, uri in places)
 
     def _one(self, key: str, uri: str, folder: str) -> str:
         address = _absolute(uri)
+        if key == "cohort" and is_slide_folder(uri):
+            return address  # every node must reach it, as it must reach the slides of a table
         if "://" in address:
             self._remember(key, address)
             return address
@@ -106,15 +111,21 @@ class _Given:
         except NotFoundError:
             raise ConfigError(f"{key}={uri}: there is no such file on this machine") from None
         if key == "cohort":
-            load_cohort(address, with_files=False)  # its findings, now and not on the cluster
+            options = self.config.table
+            load_cohort(address, with_files=False, options=self._own_table(options))  # its findings, now
             if self.ship:
-                data = with_absolute_paths(data, posixpath.basename(address), os.path.dirname(address))
+                lies_in = os.path.dirname(address)
+                data = with_absolute_paths(data, posixpath.basename(address), lies_in, self._own_table(options))
         self.digests.setdefault(key, []).append(sha256(data))
         if not self.ship:
             return address
         place = f"{folder}/{posixpath.basename(address)}"
         self.files[place] = data
         return place
+
+    def _own_table(self, options: TableOptions) -> TableOptions:
+        """How the cohort's own table is read, where another may give the labels."""
+        return options.without_targets() if flat(self.config).get("labels") else options
 
     def _remember(self, key: str, uri: str) -> None:
         """The content is identity where this machine can read it; the nodes may be allowed what it is not."""

@@ -6,17 +6,20 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from mhim_core.cohort.dialects import CsvText, decode, find_csv, is_office_file, unpack
+from mhim_core.cohort.spreadsheets import SAVE_AS_CSV, is_xlsx, read_sheet
 from mhim_core.errors import CohortError
 from mhim_core.tables import read_parquet
 
 _PARQUET_MAGIC = b"PAR1"
+_OLD_OFFICE = b"\xd0\xcf\x11\xe0"
 
 
 class TextRow(NamedTuple):
     """One row as text; "" where the table has nothing."""
 
     row: int
-    """The line (CSV) or 1-based row (Parquet) for messages."""
+    """The line (CSV) or 1-based row (Parquet, xlsx) for messages."""
     cells: list[str]
 
 
@@ -25,53 +28,68 @@ class TextTable(NamedTuple):
 
     header: list[str]
     rows: list[TextRow]
+    notes: tuple[str, ...] = ()
+    """What was left out, one sentence each, to be printed."""
+
+
+class TextLines(NamedTuple):
+    """All lines that hold anything, the first of which may be a header; at least one."""
+
+    rows: list[TextRow]
+    notes: tuple[str, ...] = ()
+    """As `TextTable`."""
 
 
 def read_cells(data: bytes, name: str) -> TextTable:
-    """Read a CSV (comma, semicolon or tab; UTF-8 with or without BOM; any line ends) or Parquet table.
+    """Read a CSV, xlsx or Parquet table; a zip or gzip file that holds one is read like it.
 
-    `name` serves messages; the content decides what it is. Raises CohortError with what was found.
+    CSV: comma, semicolon or tab; UTF-8 with or without BOM, or UTF-16 with one; any line ends; Excel's `sep=` line and
+    comment lines above the header are not read. `name` serves messages; the content decides what it is. Raises
+    CohortError with what was found.
     """
-    header, *rows = read_lines(data, name)
+    lines = read_lines(data, name)
+    header, *rows = lines.rows
     if not rows:
         raise CohortError(f"{name}: the table has no rows")
-    return TextTable(header.cells, rows)
+    return TextTable(header.cells, rows, lines.notes)
 
 
-def read_lines(data: bytes, name: str) -> list[TextRow]:
-    """As `read_cells`, for a table that may be without header: all its lines that hold anything, at least one."""
+def read_lines(data: bytes, name: str) -> TextLines:
+    """As `read_cells`, for a table that may be without header."""
+    data = unpack(data, name)
     if data.startswith(_PARQUET_MAGIC):
-        return _read_parquet(data, name)
+        return TextLines(_read_parquet(data, name))
     if name.lower().endswith(".parquet"):
         raise CohortError(f"{name}: is named .parquet but does not start like a Parquet file")
-    if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        raise CohortError(f"{name}: looks like a spreadsheet (xlsx, ods, xls); save it as CSV (UTF-8)")
+    if is_xlsx(data):
+        return TextLines(_read_xlsx(data, name))
+    if data.startswith(_OLD_OFFICE) or (data.startswith(b"PK\x03\x04") and is_office_file(data)):
+        raise CohortError(f"{name}: looks like a spreadsheet (ods, xls); {SAVE_AS_CSV}")
     return _read_csv(data, name)
 
 
-def _read_csv(data: bytes, name: str) -> list[TextRow]:
+def _read_csv(data: bytes, name: str) -> TextLines:
+    table = find_csv(decode(data, name), name)
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise CohortError(f"{name}: line {line} is not UTF-8 text; save the table as CSV (UTF-8)") from None
-    header_line = text.lstrip("\r\n").partition("\n")[0]
-    delimiter = max(",;\t", key=header_line.count)  # the first of equals: a comma where there is one column
-    try:
-        rows = [row for row in _csv_rows(text, delimiter) if any(row.cells)]
+        rows = [row for row in _csv_rows(table) if any(row.cells)]
     except csv.Error as error:
         raise CohortError(f"{name}: not a CSV table ({error}); check the quotes") from None
     if not rows:
         raise CohortError(f"{name}: the table is empty")
-    return rows
+    return TextLines(rows, table.notes)
 
 
-def _csv_rows(text: str, delimiter: str) -> Iterator[TextRow]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    start = 1
+def _csv_rows(table: CsvText) -> Iterator[TextRow]:
+    reader = csv.reader(io.StringIO(table.text, newline=""), delimiter=table.delimiter, strict=True)
+    start = 0
     for cells in reader:
-        yield TextRow(start, cells)
-        start = reader.line_num + 1  # a quoted cell may span lines: the row is named by its first
+        yield TextRow(table.first_line + start, cells)
+        start = reader.line_num  # a quoted cell may span lines: the row is named by its first
+
+
+def _read_xlsx(data: bytes, name: str) -> list[TextRow]:
+    rows = [TextRow(number, list(map(_cell_text, row))) for number, row in enumerate(read_sheet(data, name), start=1)]
+    return [row for row in rows if any(row.cells)]
 
 
 def _read_parquet(data: bytes, name: str) -> list[TextRow]:

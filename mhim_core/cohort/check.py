@@ -1,7 +1,8 @@
 """Everything that can be wrong with a cohort, found before any work, row by row.
 
-Three kinds of mistakes cost the most and are errors here: two slides under one id (outputs would collide), one file
-under two ids or patients (it would sit in training and test), and a patient in two splits.
+Mistakes that cost the most and are errors here: two slides under one id (outputs would collide), one file under two ids
+or patients, one patient under two spellings (either would sit in training and test), a patient in two splits, and one
+label in two spellings (it would be two classes).
 """
 
 import re
@@ -9,8 +10,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mhim_core.cohort.findings import Finding, Severity, listed, quote
+from mhim_core.cohort.ids import whole_id
+from mhim_core.cohort.spellings import check_spellings
 from mhim_core.cohort.table import Cohort, CohortRow
-from mhim_core.cohort.values import has_no_value
+from mhim_core.cohort.values import is_decimal_comma, number_of
 from mhim_core.errors import CohortError
 
 SLIDE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -123,16 +126,29 @@ def _same_file(cohort: Cohort, row: CohortRow, earlier: Sequence[CohortRow], ver
 
 def _check_patients(cohort: Cohort) -> Iterator[Finding]:
     column = "patient_id"
-    if column in cohort.header:
-        for row in cohort.rows:
-            if row.patient_id != row.patient_id.strip():
-                yield _finding(cohort, row, column, f"{quote(row.patient_id)} has spaces around it: remove them")
-        spelt: dict[str, CohortRow] = {}
-        for row in cohort.rows:
-            first = spelt.setdefault(row.patient_id.casefold(), row)
-            if first.patient_id != row.patient_id:
-                message = f"{quote(row.patient_id)} and {quote(first.patient_id)} (row {first.row}) differ only in case"
-                yield _finding(cohort, row, column, message + ": taken as two patients", Severity.WARNING)
+    if column not in cohort.header:
+        return
+    spelt: dict[str, CohortRow] = {}
+    told: set[str] = set()
+    for row in cohort.rows:
+        if row.patient_id != row.patient_id.strip():
+            yield _finding(cohort, row, column, f"{quote(row.patient_id)} has spaces around it: remove them")
+            continue
+        first = spelt.setdefault(_patient_key(row.patient_id), row)
+        if first.patient_id != row.patient_id and row.patient_id not in told:
+            told.add(row.patient_id)  # once a spelling, not once a slide
+            message = (
+                f"{quote(row.patient_id)} and {quote(first.patient_id)} (row {first.row}) differ only in case, blanks "
+                "or leading zeros: if they are one patient, it could be in training and test. Write them alike, or "
+                "further apart"
+            )
+            yield _finding(cohort, row, column, message)
+
+
+def _patient_key(patient_id: str) -> str:
+    """What the spellings of one patient have in common: `17`, `17.0` and `017` come of three programs."""
+    key = "".join(whole_id(patient_id.strip()).casefold().split())
+    return key.lstrip("0") if key.isdigit() else key
 
 
 def _check_parts(cohort: Cohort) -> Iterator[Finding]:
@@ -157,14 +173,20 @@ def _check_parts(cohort: Cohort) -> Iterator[Finding]:
 def _check_labels(cohort: Cohort) -> Iterator[Finding]:
     if "label" not in cohort.header:
         return
+    yield from check_spellings(cohort)
+    labels = {row.label for row in cohort.rows if row.label is not None}
+    # 1,2 among words may be a class; among numbers it is one
+    numbers = all(number_of(label) is not None or is_decimal_comma(label) for label in labels)
     for row in cohort.rows:
         if row.label is None:
             yield _finding(cohort, row, "label", "no label: the slide takes no part in training", Severity.WARNING)
         elif row.label != row.label.strip():
             yield _finding(cohort, row, "label", f"{quote(row.label)} has spaces around it: remove them")
-        elif has_no_value(row.label):
-            message = f"{quote(row.label)} is taken as a class; leave the cell empty if the slide has no label"
-            yield _finding(cohort, row, "label", message, Severity.WARNING)
+        elif numbers and is_decimal_comma(row.label):
+            message = (
+                f"{quote(row.label)} has a decimal comma, and would be a class: write {row.label.replace(',', '.')}"
+            )
+            yield _finding(cohort, row, "label", message)
 
 
 def _check_survival(cohort: Cohort) -> Iterator[Finding]:

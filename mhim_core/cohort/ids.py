@@ -3,19 +3,25 @@
 The column's name says whose they are. Where it does not (no header, a bare `id`, the columns of a wide split file) an
 id may be either, and one that names a slide and also a patient of other slides is refused: of slides 1 to 8 of patients
 1 to 4 the wrong one would be taken without a word.
+
+A data frame that has gaps in a column of whole numbers writes 17 as `17.0`: where no id is spelt so, the whole number
+is meant. Nothing else is made equal: ids that are alike but for case or leading zeros are named as such.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from mhim_core.cohort.columns import FILE_NAMES, ID_NAMES, PATIENT_NAMES, strip_extension
-from mhim_core.cohort.findings import quote_all
+from mhim_core.cohort.columns import FILE_NAMES, ID_NAMES, PATIENT_NAMES, column_key, is_named, strip_extension
+from mhim_core.cohort.findings import quote, quote_all
 from mhim_core.cohort.rows import CohortRow
+from mhim_core.cohort.slide_names import safe_id
 from mhim_core.types import SlideId
 
 BARE_ID_NAMES = ("id",)
+_WHOLE_FLOAT = re.compile(r"(\d+)\.0+", re.ASCII)
 
 
 class IdKind(StrEnum):
@@ -39,20 +45,28 @@ class IdColumns(NamedTuple):
     kind: IdKind
 
 
-def find_id_columns(named: Sequence[str]) -> IdColumns:
-    """The columns of the header, whose cells are stripped and in lower case, by the most telling name that it has."""
+def id_candidates(header: Sequence[str]) -> list[IdColumns]:
+    """All columns that could be the id, the most telling name first; a file's only where there is no other."""
     # a bare id beside the patients' is not the patients'
-    bare = IdKind.slide if any(cell in PATIENT_NAMES for cell in named) else IdKind.either
+    bare = IdKind.slide if any(is_named(cell, PATIENT_NAMES) for cell in header) else IdKind.either
+    found: list[IdColumns] = []
     for names, kind in (
         (ID_NAMES, IdKind.slide),
         (BARE_ID_NAMES, bare),
         (PATIENT_NAMES, IdKind.patient),
         (FILE_NAMES, IdKind.slide),
     ):
-        found = tuple(index for index, cell in enumerate(named) if cell in names)
-        if found:
-            return IdColumns(found, kind)
-    return IdColumns((), IdKind.either)
+        keys = {column_key(name) for name in names}
+        indices = tuple(index for index, cell in enumerate(header) if column_key(cell) in keys)
+        if indices and not (found and names is FILE_NAMES):
+            found.append(IdColumns(indices, kind))
+    return found
+
+
+def whole_id(text: str) -> str:
+    """`17.0` → `17`, as it was before a data frame had it; any other id as it stands."""
+    found = _WHOLE_FLOAT.fullmatch(text)
+    return text if found is None else found[1]
 
 
 class IdIndex:
@@ -64,15 +78,43 @@ class IdIndex:
         for row in rows:
             self._slides.add(row.slide_id)
             self._slides_of[row.patient_id].append(row.slide_id)
+        self._whole_slides, self._whole_patients = _by_whole_id(self._slides), _by_whole_id(self._slides_of)
 
     def slides(self, one: str, kind: IdKind) -> Sequence[SlideId]:
-        """The slides that the id names. A slide's may have its file's extension; a patient's is taken as it stands."""
-        for text in _spellings(one, kind):
+        """The slides that the id names.
+
+        A slide's may have its file's extension, and may be the file's name as it was before it was made an id; a
+        patient's is taken as it stands. `17.0` is 17, here or in the cohort, where neither is spelt as the other.
+        """
+        spellings = _spellings(one, kind)
+        for text in spellings:
             if kind is not IdKind.patient and text in self._slides:
                 return [SlideId(text)]
             if kind is not IdKind.slide and text in self._slides_of:
                 return self._slides_of[text]
+        for text in map(whole_id, spellings):
+            if kind is not IdKind.patient and text in self._whole_slides:
+                return [SlideId(self._whole_slides[text])]
+            if kind is not IdKind.slide and text in self._whole_patients:
+                return self._slides_of[self._whole_patients[text]]
         return []
+
+    def as_whole(self, ids: Iterable[str], kind: IdKind) -> list[str]:
+        """Those that name a slide as whole numbers alone: `17.0` for 17."""
+        slides = self._slides if kind is not IdKind.patient else ()
+        known = {*slides, *(self._slides_of if kind is not IdKind.slide else ())}
+        return [one for one in ids if whole_id(one) != one and not known.intersection(_spellings(one, kind))]
+
+    def near_misses(self, ids: Iterable[str], kind: IdKind) -> dict[str, str]:
+        """Of these unknown ids those that are one of the cohort's but for case, blanks or leading zeros, and which."""
+        slides = self._slides if kind is not IdKind.patient else ()
+        known = {_likeness(text): text for text in (*slides, *(self._slides_of if kind is not IdKind.slide else ()))}
+        return {one: known[key] for one in ids if (key := _likeness(whole_id(one))) in known}
+
+    def alike(self, ids: Iterable[str], kind: IdKind) -> str:
+        """Words on the first near miss among these unknown ids; "" if there is none."""
+        first = next(iter(self.near_misses(ids, kind).items()), None)
+        return "" if first is None else f"; {quote(first[0])} is like {quote(first[1])}, and ids are compared whole"
 
     def unknown(self, ids: Iterable[str], kind: IdKind) -> list[str]:
         """Those that name no slide."""
@@ -82,7 +124,11 @@ class IdIndex:
         """The sentence that refuses ids of two meanings; "" where there are none."""
         if kind is not IdKind.either:
             return ""
-        found = [one for one in ids if any(self._has_two_meanings(text) for text in _spellings(one, kind))]
+        found = [
+            one
+            for one in ids
+            if any(self._has_two_meanings(text) for spelt in _spellings(one, kind) for text in {spelt, whole_id(spelt)})
+        ]
         if not found:
             return ""
         return (
@@ -100,5 +146,19 @@ class IdIndex:
         return text in self._slides and self._slides_of.get(text, [text]) != [text]
 
 
-def _spellings(one: str, kind: IdKind) -> Iterable[str]:
-    return (one,) if kind is IdKind.patient else dict.fromkeys((one, strip_extension(one)))
+def _spellings(one: str, kind: IdKind) -> list[str]:
+    if kind is IdKind.patient:
+        return [one]
+    return list(dict.fromkeys((one, strip_extension(one), safe_id(strip_extension(one)))))
+
+
+def _by_whole_id(ids: Iterable[str]) -> dict[str, str]:
+    """The id by its whole number; ids that share one are not told apart by it, and left out."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for text in ids:
+        groups[whole_id(text)].append(text)
+    return {whole: group[0] for whole, group in groups.items() if len(group) == 1}
+
+
+def _likeness(text: str) -> str:
+    return "".join(text.casefold().split()).lstrip("0")

@@ -1,28 +1,40 @@
 """A table of labels beside the cohort, as the field's label files are: joined to the slides by whole ids.
 
 With a header it names its columns as the cohort's own table does (id, label, time, event, with their aliases), which
-says whose ids they are. Without, it has two columns, id and label, and its first row is a row.
+says whose ids they are; of several columns of ids, the one that the cohort knows is taken. Without, it has two columns,
+id and label, and its first row is a row.
 """
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
 from mhim_core.cohort.cells import TextRow, read_lines
-from mhim_core.cohort.columns import FILE_NAMES, ID_NAMES, LABEL_NAMES, PATIENT_NAMES, strip_extension
+from mhim_core.cohort.columns import (
+    FILE_NAMES,
+    ID_NAMES,
+    LABEL_NAMES,
+    PATIENT_NAMES,
+    is_named,
+    named_column,
+    strip_extension,
+)
 from mhim_core.cohort.findings import Finding, Severity, listed, quote, quote_all
-from mhim_core.cohort.ids import BARE_ID_NAMES, IdColumns, IdIndex, IdKind, find_id_columns
-from mhim_core.cohort.rows import NO_PATIENT, OWN_PATIENT
+from mhim_core.cohort.ids import BARE_ID_NAMES, IdIndex, IdKind, id_candidates, whole_id
+from mhim_core.cohort.rows import NO_PATIENT, OWN_PATIENT, LabelReader
 from mhim_core.cohort.survival import SurvivalColumns, find_survival
-from mhim_core.cohort.table import Cohort, no_label_note
+from mhim_core.cohort.table import Cohort
+from mhim_core.cohort.task_options import AS_FOUND, TableOptions
 from mhim_core.cohort.values import CellError, read_event, read_time
 from mhim_core.errors import CohortError
 from mhim_core.types import SlideId
 
 TARGET_COLUMNS = ("label", "time", "event")
-_HEADER_NAMES = {*LABEL_NAMES, *ID_NAMES, *BARE_ID_NAMES, *PATIENT_NAMES, *FILE_NAMES}
+_HEADER_NAMES = (*LABEL_NAMES, *ID_NAMES, *BARE_ID_NAMES, *PATIENT_NAMES, *FILE_NAMES)
 """One of these makes a first row a header."""
+_FAR_MORE = 2
+"""A less telling column of ids is taken where the cohort knows more than this many times as many of its ids."""
 
 
 class LabelCells(NamedTuple):
@@ -45,6 +57,12 @@ class LabelTable:
     """What the label, time and event columns are called; absent ones are not in it."""
     notes: tuple[str, ...] = ()
     """What was assumed, one sentence each, to be printed."""
+    id_column: str = ""
+    """What the column of the ids is called; empty: the table has no header, or no name says so."""
+    others: tuple["LabelTable", ...] = ()
+    """The same labels by other columns of ids."""
+    errors: tuple[str, ...] = ()
+    """Rows that say nothing, by these ids; they refuse the table where these ids are taken."""
 
 
 class _Layout(NamedTuple):
@@ -57,45 +75,53 @@ class _Layout(NamedTuple):
     survival: SurvivalColumns | None
 
 
-def read_labels(data: bytes, name: str) -> LabelTable:
-    """Read a CSV or Parquet table of labels, with or without header.
+def read_labels(data: bytes, name: str, options: TableOptions = AS_FOUND) -> LabelTable:
+    """Read a CSV, xlsx or Parquet table of labels, with or without header.
 
-    A first row is a header if one of its cells is a known name of an id, patient or label column. Raises CohortError
-    where the columns cannot be told, and, listing the rows, for rows without id, ids with two different labels, and
-    times and events that cannot be read.
+    A first row is a header if one of its cells is a known name of an id, patient or label column, or if the options
+    name a column. Raises CohortError where the columns cannot be told, and, listing the rows, for rows without id, ids
+    with two different labels, and times and events that cannot be read.
     """
     lines = read_lines(data, name)
-    named = [cell.strip().casefold() for cell in lines[0].cells]
-    if _HEADER_NAMES.isdisjoint(named):
-        _check_two_columns(lines, name)
+    header, rows = lines.rows[0].cells, lines.rows[1:]
+    if not _is_header(header, options):
+        _check_two_columns(lines.rows, name)
         note = f"{name} has no header: its first row is read as an id and a label, like the others"
-        return _table(lines, _Layout(0, IdKind.either, 1, None), name, {"label": "label"}, (note,))
-    header, rows = lines[0].cells, lines[1:]
+        found = _table(lines.rows, _Layout(0, IdKind.either, 1, None), name, {"label": "label"}, options)
+        return _without_errors(replace(found, notes=(*lines.notes, note, *found.notes)))
     if not rows:
         raise CohortError(f"{name}: the table has no rows")
-    survival = find_survival(header, rows, name)
-    ids = find_id_columns(named)
-    _check_one_id(ids, header, name)
-    key = ids.indices[0] if ids.indices else 0
-    layout = _Layout(key, ids.kind, _label_column(header, named, name), survival.columns)
-    if layout.label is None and layout.survival is None:
+    survival = find_survival(header, rows, name, options)
+    label = _label_column(header, name, options)
+    if label is None and survival.columns is None:
         more = "".join(f"; {note}" for note in survival.notes)
-        raise CohortError(f"{name}: no column gives a label, or a time and an event{more}")
-    columns: dict[str, int | None] = {"label": layout.label}
-    if layout.survival is not None:
-        columns |= {"time": layout.survival.time, "event": layout.survival.event}
-    names = {key: header[index] for key, index in columns.items() if index is not None}
-    return _table(rows, layout, name, names, survival.notes)
+        columns = ", ".join(quote(cell, 40) for cell in header[:12])
+        raise CohortError(
+            f"{name}: no column gives a label, or a time and an event{more}; its columns are {columns}, of which "
+            "label_column= may name one"
+        )
+    targets = {"label": label}
+    if survival.columns is not None:
+        targets |= {"time": survival.columns.time, "event": survival.columns.event}
+    names = {key: header[index] for key, index in targets.items() if index is not None}
+    tables = []
+    for key, kind in _id_columns(header, name, options):
+        found = _table(rows, _Layout(key, kind, label, survival.columns), name, names, options)
+        tables.append(replace(found, id_column=header[key], notes=(*lines.notes, *survival.notes, *found.notes)))
+    first, *others = tables
+    return replace(first, others=tuple(others)) if others else _without_errors(first)
 
 
 def join_labels(cohort: Cohort, labels: LabelTable) -> Cohort:
     """The cohort with the labels, times and events of the table in place of its own.
 
     Ids are compared whole, with slides' or patients' as the table's header says; where it does not, with both, and a
-    slide's own row counts before its patient's. A slide that none matches is unlabelled. Raises CohortError if no id
-    matches, or if one could be a slide's or another patient's and nothing says which.
+    slide's own row counts before its patient's. Of several columns of ids, one that the cohort knows far better than
+    the most telling one is taken, and a note says so. A slide that none matches is unlabelled. Raises CohortError if no
+    id matches, or if one could be a slide's or another patient's and nothing says which.
     """
     index = IdIndex(cohort.rows)
+    labels = _without_errors(_best_known(labels, index))
     if ambiguity := index.ambiguity(labels.cells, labels.kind):
         raise CohortError(f"{labels.name}: {ambiguity}")
     cells = _cells_of_slides(labels, index)
@@ -108,6 +134,7 @@ def join_labels(cohort: Cohort, labels: LabelTable) -> Cohort:
             f"{hint}; its first is {quote(next(iter(labels.cells)))}, the cohort's first slide "
             f"{quote(cohort.rows[0].slide_id)} of patient {quote(cohort.rows[0].patient_id)}; ids are compared whole"
         )
+    _check_near_misses(cohort, labels, index, cells)
     header = {key: name for key, name in cohort.header.items() if key not in TARGET_COLUMNS}
     return replace(
         cohort,
@@ -115,15 +142,73 @@ def join_labels(cohort: Cohort, labels: LabelTable) -> Cohort:
         header=header | labels.header,
         findings=tuple(_patient_finding(finding, with_target) for finding in cohort.findings),
         notes=tuple(_notes(cohort, labels, index)),
+        target_notes=(),
     )
 
 
+def _check_near_misses(cohort: Cohort, labels: LabelTable, index: IdIndex, cells: Mapping[SlideId, LabelCells]) -> None:
+    """Raises CohortError for ids that nearly name slides which get no label.
+
+    The table may cover more than the cohort, but no slide that it means is to be left out for a capital or a zero.
+    """
+    near = index.near_misses(index.unknown(labels.cells, labels.kind), labels.kind)
+    missed = {one: twin for one, twin in near.items() if any(s not in cells for s in index.slides(twin, labels.kind))}
+    if missed:
+        pairs = listed([f"{quote(one)} ({quote(twin)} there)" for one, twin in missed.items()])
+        raise CohortError(
+            f"{labels.name}: {len(missed)} ids differ from those of {cohort.name} only in case, blanks or leading "
+            f"zeros, which leaves these without a label: {', '.join(pairs)}; write them alike"
+        )
+
+
+def _is_header(cells: Sequence[str], options: TableOptions) -> bool:
+    """Of a table's first row. A column of labels or times that is named is there, or the table is refused."""
+    if options.named_columns().keys() & {"label_column", "time_column", "event_column"}:
+        return True
+    names = (*_HEADER_NAMES, *options.named_columns().values())
+    return any(is_named(cell, names) for cell in cells)
+
+
+def _best_known(labels: LabelTable, index: IdIndex) -> LabelTable:
+    """The table by the ids that the cohort knows."""
+    if not labels.others:
+        return labels
+    tables = (labels, *labels.others)
+    known = [len(table.cells) - len(index.unknown(table.cells, table.kind)) for table in tables]
+    best = max(range(len(tables)), key=lambda place: (known[place], -place))
+    if known[best] <= _FAR_MORE * known[0]:
+        return labels
+    found = tables[best]
+    counts = f"the cohort knows {known[best]} of its {len(found.cells)}"
+    others = f"{known[0]} of the {len(labels.cells)} of {quote(labels.id_column)}"
+    note = f"{found.name}: the ids are taken from {quote(found.id_column)}: {counts}, and {others}"
+    return replace(found, notes=(*found.notes, note))
+
+
+def _without_errors(table: LabelTable) -> LabelTable:
+    """Raises CohortError listing the rows that say nothing."""
+    if table.errors:
+        lines = listed(table.errors)
+        raise CohortError("\n  ".join([f"{table.name}: {len(table.errors)} errors in the labels", *lines]))
+    return table
+
+
 def _cells_of_slides(labels: LabelTable, index: IdIndex) -> dict[SlideId, LabelCells]:
+    """What each slide is given. Raises CohortError where two ids of one slide or patient (17, 17.0) say two things."""
     cells: dict[SlideId, LabelCells] = {}
     for kind in (IdKind.patient, IdKind.slide):  # in this order, so that a slide's own row overwrites its patient's
-        if labels.kind in (kind, IdKind.either):
-            for one, found in labels.cells.items():
-                cells |= dict.fromkeys(index.slides(one, kind), found)
+        if labels.kind not in (kind, IdKind.either):
+            continue
+        giver: dict[SlideId, str] = {}
+        for one, found in labels.cells.items():
+            for slide_id in index.slides(one, kind):
+                other = giver.setdefault(slide_id, one)
+                if labels.cells[other] != found:
+                    raise CohortError(
+                        f"{labels.name}: {quote(one)} and {quote(other)} both name slide {quote(slide_id)}, and have "
+                        "different labels"
+                    )
+                cells[slide_id] = found
     return cells
 
 
@@ -136,41 +221,65 @@ def _check_two_columns(lines: Sequence[TextRow], name: str) -> None:
             )
 
 
-def _check_one_id(ids: IdColumns, header: Sequence[str], name: str) -> None:
-    if len(ids.indices) > 1:
-        columns = ", ".join(quote(header[index]) for index in ids.indices)
-        raise CohortError(f"{name}: columns {columns} could all be the id: keep one and rename the others")
+def _id_columns(header: Sequence[str], name: str, options: TableOptions) -> list[tuple[int, IdKind]]:
+    """The columns that could be the id, the most telling first; the table's first one where no name says so."""
+    named = set(options.named_columns().values())
+    for key, kind in (("id_column", IdKind.slide), ("patient_column", IdKind.patient)):
+        wanted = getattr(options, key)
+        if wanted and any(is_named(cell, [wanted]) for cell in header):
+            column = named_column(header, wanted, key, name)
+            # of its own table an id's column may be slides' or patients', as its name says
+            kinds = [one.kind for one in id_candidates([header[column]])]
+            return [(column, IdKind.patient if kind is IdKind.patient else (kinds or [IdKind.either])[0])]
+    found = []
+    for candidate in id_candidates([cell if cell not in named else "" for cell in header]):
+        if len(candidate.indices) > 1:
+            columns = ", ".join(quote(header[index]) for index in candidate.indices)
+            raise CohortError(
+                f"{name}: columns {columns} could all be the id: id_column= names the one that is, or keep one and "
+                "rename the others"
+            )
+        found.append((candidate.indices[0], candidate.kind))
+    return found or [(0, IdKind.either)]
 
 
-def _label_column(header: Sequence[str], named: Sequence[str], name: str) -> int | None:
-    found = [index for index, cell in enumerate(named) if cell in LABEL_NAMES]
+def _label_column(header: Sequence[str], name: str, options: TableOptions) -> int | None:
+    if options.label_column:
+        return named_column(header, options.label_column, "label_column", name)
+    if options.time_column or options.event_column:
+        return None
+    found = [index for index, cell in enumerate(header) if is_named(cell, LABEL_NAMES)]
     if len(found) > 1:
         columns = ", ".join(quote(header[index]) for index in found)
-        raise CohortError(f"{name}: columns {columns} all mean the label: keep one and rename the others")
+        raise CohortError(
+            f"{name}: columns {columns} all mean the label: label_column= names the one that counts, or keep one and "
+            "rename the others"
+        )
     return found[0] if found else None
 
 
 def _table(
-    rows: Sequence[TextRow], layout: _Layout, name: str, header: dict[str, str], notes: tuple[str, ...]
+    rows: Sequence[TextRow], layout: _Layout, name: str, header: dict[str, str], options: TableOptions
 ) -> LabelTable:
     cells: dict[str, LabelCells] = {}
     first_row: dict[str, int] = {}
-    wrong = []
+    errors = []
+    labels = LabelReader(options)
     for row in rows:
         try:
-            key, found = _read_row(row, layout)
+            key, found = _read_row(row, layout, labels)
         except CellError as error:
-            wrong.append(f"row {row.row}: {error}")
+            errors.append(f"row {row.row}: {error}")
             continue
         if cells.setdefault(key, found) != found:
-            wrong.append(f"row {row.row}: {quote(key)} has another label than in row {first_row[key]}")
+            errors.append(f"row {row.row}: {quote(key)} has another label than in row {first_row[key]}")
         first_row.setdefault(key, row.row)
-    if wrong:
-        raise CohortError("\n  ".join([f"{name}: {len(wrong)} errors in the labels", *listed(wrong)]))
-    return LabelTable(name=name, kind=layout.kind, cells=cells, header=header, notes=notes)
+    return LabelTable(
+        name=name, kind=layout.kind, cells=cells, header=header, notes=labels.notes(name), errors=tuple(errors)
+    )
 
 
-def _read_row(row: TextRow, layout: _Layout) -> tuple[str, LabelCells]:
+def _read_row(row: TextRow, layout: _Layout, labels: LabelReader) -> tuple[str, LabelCells]:
     def cell(index: int | None) -> str:
         return row.cells[index] if index is not None and index < len(row.cells) else ""
 
@@ -178,7 +287,7 @@ def _read_row(row: TextRow, layout: _Layout) -> tuple[str, LabelCells]:
     key = key if layout.kind is IdKind.patient else strip_extension(key)
     if not key:
         raise CellError("the id is empty")
-    label = cell(layout.label) or None
+    label = labels.read(cell(layout.label))
     if layout.survival is None:
         return key, LabelCells(label)
     event = partial(read_event, censorship=layout.survival.censorship)
@@ -195,8 +304,11 @@ def _patient_finding(finding: Finding, with_target: Set[int]) -> Finding:
 
 
 def _notes(cohort: Cohort, labels: LabelTable, index: IdIndex) -> Iterator[str]:
-    yield from (note for note in cohort.notes if note != no_label_note(cohort.name))
+    yield from (note for note in cohort.notes if note not in cohort.target_notes)
     yield from labels.notes
+    if whole := index.as_whole(labels.cells, labels.kind):
+        first = f"{quote(whole[0])} as {quote(whole_id(whole[0]))}"
+        yield f"{labels.name}: {len(whole)} ids are read as whole numbers, {first}"
     own = [quote(cohort.header[key]) for key in TARGET_COLUMNS if key in cohort.header]
     if own:
         yield f"{cohort.name}: its own {', '.join(own)} are not used, since {labels.name} gives the labels"

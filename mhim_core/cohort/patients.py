@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from mhim_core.cohort.options import SplitOptions
 from mhim_core.cohort.strata import labels_of, strata_of
 from mhim_core.cohort.table import CohortRow, natural_key
+from mhim_core.cohort.task_options import SplitOptions
 from mhim_core.task import Target, Task
 from mhim_core.types import PatientId, SlideId
 

@@ -4,23 +4,29 @@ import math
 import os
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
 from mhim_core.cohort.cells import TextRow
-from mhim_core.cohort.columns import Columns, strip_extension
+from mhim_core.cohort.columns import Columns, has_slide_extension, strip_extension, strip_feature_extension
 from mhim_core.cohort.findings import Finding, Severity, quote
+from mhim_core.cohort.slide_names import slide_id_of
 from mhim_core.cohort.survival import SurvivalColumns
+from mhim_core.cohort.task_options import AS_FOUND, TableOptions
 from mhim_core.cohort.values import (
     NUMBER,
     CellError,
+    has_no_value,
+    is_decimal_comma,
     read_event,
     read_fold,
     read_sha256,
     read_site,
     read_split,
     read_time,
+    word_key,
 )
 from mhim_core.types import PatientId, SlideId
 
@@ -54,18 +60,58 @@ class CohortRow(NamedTuple):
     row: int = 0
     """The line (CSV) or 1-based row (Parquet) for messages."""
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether it has a target: a label, or a time with its event."""
+        return self.label is not None or (self.time is not None and self.event is not None)
+
+
+class LabelReader:
+    """Turns label cells into labels, and counts the words that say that there is none."""
+
+    def __init__(self, options: TableOptions) -> None:
+        self.words = options.missing_words()
+        self.missing: Counter[str] = Counter()
+
+    def read(self, cell: str) -> str | None:
+        """The label exactly as written; None where there is none."""
+        if not cell.strip():
+            return None
+        if word_key(cell) not in self.words:
+            return cell
+        self.missing[cell.strip()] += 1
+        return None
+
+    def notes(self, table_name: str) -> tuple[str, ...]:
+        """What was taken for no label, and how to have it as a class."""
+        if not self.missing:
+            return ()
+        counts = ", ".join(f"{quote(word)} {number}" for word, number in sorted(self.missing.items()))
+        total = sum(self.missing.values())
+        return (
+            f"{table_name}: label cells that say that there is none, and count as empty: {total}, of which {counts} "
+            "(na_values= without such a word makes it a class)",
+        )
+
 
 class RowReader:
     """Turns text rows into CohortRows and keeps the findings."""
 
     def __init__(
-        self, header: Sequence[str], columns: Columns, survival: SurvivalColumns | None, base_uri: str
+        self,
+        header: Sequence[str],
+        columns: Columns,
+        survival: SurvivalColumns | None,
+        base_uri: str,
+        options: TableOptions = AS_FOUND,
     ) -> None:
         self.header = header
         self.columns = columns
         self.survival = survival
         self.base_uri = base_uri if base_uri.startswith("s3://") else os.path.abspath(base_uri)
         self.findings: list[Finding] = []
+        self.labels = LabelReader(options)
+        self.extension = options.dotted_extension
 
     def read(self, text: TextRow) -> CohortRow:
         columns = self.columns
@@ -74,13 +120,13 @@ class RowReader:
             message = f"{len(cells)} cells where the header has {len(self.header)}: quote cells that hold the delimiter"
             self.findings.append(Finding(text.row, cells[0], "", message))
             cells = (cells + [""] * len(self.header))[: len(self.header)]
-        path = self._cell(cells, columns.path)
+        path = self._path(cells)
         if columns.slide_id is None or columns.slide_id == columns.path:
-            slide_id = strip_extension(re.split(r"[/\\]", path)[-1])
+            slide_id = slide_id_of(path)
         else:
             slide_id = strip_extension(self._cell(cells, columns.slide_id))
         place = _Place(self, text.row, slide_id)
-        label = self._cell(cells, columns.label) or None
+        label = self.labels.read(self._cell(cells, columns.label))
         time, event = self._survival(cells, place)
         has_target = label is not None or time is not None or event is not None
         return CohortRow(
@@ -101,6 +147,13 @@ class RowReader:
     def _cell(self, cells: list[str], index: int | None) -> str:
         return "" if index is None else cells[index]
 
+    def _path(self, cells: list[str]) -> str:
+        """The cell, with the extension that the options add where it names no slide file."""
+        path = self._cell(cells, self.columns.path)
+        if not path.strip() or not self.extension or has_slide_extension(path):
+            return path
+        return strip_feature_extension(path) + self.extension
+
     def _survival(self, cells: list[str], place: "_Place") -> tuple[float | None, bool | None]:
         if self.survival is None:
             return None, None
@@ -109,6 +162,7 @@ class RowReader:
 
     def _patient(self, cells: list[str], has_target: bool, place: "_Place") -> str:
         patient = self._cell(cells, self.columns.patient_id)
+        patient = "" if has_no_value(patient) else patient  # many slides of `NA` would be one patient
         if not patient and self.columns.patient_id is not None:
             if has_target:
                 place.error(self.columns.patient_id, NO_PATIENT)
@@ -142,10 +196,10 @@ class RowReader:
 
     def _mpp(self, text: str, place: "_Place") -> float | None:
         text = text.strip()
-        if not text:
+        if not NUMBER.fullmatch(text) and has_no_value(text):
             return None
         if not NUMBER.fullmatch(text) or math.isinf(float(text)):
-            hint = f"; write {text.replace(',', '.')}" if NUMBER.fullmatch(text.replace(",", ".", 1)) else ""
+            hint = f"; write {text.replace(',', '.')}" if is_decimal_comma(text) else ""
             place.error(self.columns.mpp, f"{quote(text)} is not a number of µm per pixel{hint}")
             return None
         value = float(text)

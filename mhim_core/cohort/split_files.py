@@ -2,24 +2,31 @@
 
 Long: a column of slide or patient ids and a column `split` (train, val, test). Wide, as of CLAM, TransMIL and MHIM-MIL:
 columns `train`, `val` and `test` that list ids, of unequal length; the index column and `train_label` and its like are
-not read. Ids are compared whole: in a long file with slides' or patients', as its column is named, else with both.
+not read. Ids are compared whole: in a long file with slides' or patients', as its column is named, else with both; a
+data frame's `17.0` is 17. What a file says is what is trained: an id that nobody knows, a part that is filled and of
+which nothing can be used, and a column that seems to be a part and is not read are errors.
 """
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mhim_core.cohort.cells import TextTable, read_cells
-from mhim_core.cohort.columns import SPLIT_NAMES
+from mhim_core.cohort.columns import FILE_NAMES, ID_NAMES, PATIENT_NAMES, SPLIT_NAMES, column_key, is_named
 from mhim_core.cohort.findings import quote, quote_all
-from mhim_core.cohort.ids import IdIndex, IdKind, find_id_columns
-from mhim_core.cohort.options import SplitOptions
+from mhim_core.cohort.ids import BARE_ID_NAMES, IdColumns, IdIndex, IdKind, id_candidates, whole_id
 from mhim_core.cohort.split_notes import part_notes
 from mhim_core.cohort.splits import Split, split_by_part
 from mhim_core.cohort.table import CohortRow
+from mhim_core.cohort.task_options import SplitOptions
 from mhim_core.cohort.values import CellError, read_split
 from mhim_core.errors import SplitError
 from mhim_core.task import Task
 from mhim_core.types import SlideId
+
+_COMPANIONS = frozenset({"label", "labels", "target", "targets", "class", "y", "time", "event", "site"})
+"""What a column beside the ids of a part may be called after it: `train_label`."""
 
 
 class SplitFile(NamedTuple):
@@ -45,12 +52,12 @@ def read_split_file(data: bytes, name: str) -> SplitFile:
     Raises CohortError where the bytes are no table at all.
     """
     table = read_cells(data, name)
-    named = [cell.strip().casefold() for cell in table.header]
-    parts_of_columns = {index: part for index, cell in enumerate(named) if (part := _part(cell)) is not None}
-    if any(cell in SPLIT_NAMES for cell in named):
-        ids = find_id_columns(named)
-        kind, listed = ids.kind, _read_long(table, named, ids.indices, name)
+    parts_of_columns = {index: part for index, cell in enumerate(table.header) if (part := _part(cell)) is not None}
+    if any(is_named(cell, SPLIT_NAMES) for cell in table.header):
+        ids = (id_candidates(table.header) or [IdColumns((), IdKind.either)])[0]
+        kind, listed = ids.kind, _read_long(table, ids.indices, name)
     elif "train" in parts_of_columns.values():
+        _check_unread(table.header, parts_of_columns, name)
         kind, listed = IdKind.either, _read_wide(table, parts_of_columns, name)
     else:
         columns = ", ".join(quote(cell, 40) for cell in table.header[:12])
@@ -71,9 +78,23 @@ def _part(header: str) -> str | None:
         return None
 
 
-def _read_long(table: TextTable, named: Sequence[str], ids: Sequence[int], name: str) -> Iterator[tuple[str, str]]:
+def _check_unread(header: Sequence[str], parts: Mapping[int, str], name: str) -> None:
+    """SplitError for a column like `val_ids` or `Test set`: not read, its part would count as absent."""
+    own = {column_key(known) for known in (*ID_NAMES, *BARE_ID_NAMES, *PATIENT_NAMES, *FILE_NAMES)}
+    for index, cell in enumerate(header):
+        words = [word for word in re.split(r"[^a-z]+", cell.casefold()) if word]
+        if index in parts or column_key(cell) in own or not words or any(word in _COMPANIONS for word in words):
+            continue
+        if any(_part(word) for word in words):
+            raise SplitError(
+                f"{name}: column {quote(cell)} seems to list a part and is not read; the columns of ids are called "
+                "train, val and test: rename it, or remove it"
+            )
+
+
+def _read_long(table: TextTable, ids: Sequence[int], name: str) -> Iterator[tuple[str, str]]:
     """(id, part) of every row; rows without a part take none."""
-    splits = [index for index, cell in enumerate(named) if cell in SPLIT_NAMES]
+    splits = [index for index, cell in enumerate(table.header) if is_named(cell, SPLIT_NAMES)]
     if len(ids) != 1 or len(splits) != 1:
         raise SplitError(
             f"{name}: {len(ids)} id and {len(splits)} split columns; a long split file has one of each "
@@ -82,7 +103,9 @@ def _read_long(table: TextTable, named: Sequence[str], ids: Sequence[int], name:
     id_column, split = ids[0], splits[0]
     for row in table.rows:
         if len(row.cells) <= max(id_column, split):
-            raise SplitError(f"{name}: row {row.row} has {len(row.cells)} cells where the header has {len(named)}")
+            raise SplitError(
+                f"{name}: row {row.row} has {len(row.cells)} cells where the header has {len(table.header)}"
+            )
         try:
             part = read_split(row.cells[split])
         except CellError as error:
@@ -117,14 +140,17 @@ def splits_from_files(
     options: SplitOptions,
     seed: int,
     cohort_rows: Sequence[CohortRow],
+    *,
+    partial: bool = False,
 ) -> FileSplits:
     """The folds that the files give, of the slides that can be trained on.
 
     `rows`: the slides with a target and tiles; `cohort_rows`: all of the table, so that a slide without tiles is told
-    from an id that nobody knows. Notes say what takes no part, where validation is taken from, what a file does not
-    test, and what several files test again. Raises SplitError for an id that could be a slide's or another patient's
-    and nothing says which, a slide or patient in two parts, a file that knows no slide of the cohort, and a training or
-    validation part that cannot serve.
+    from an id that nobody knows; `partial`: such ids are left out, with a note. Notes say what takes no part, where
+    validation is taken from, what a file does not test, and what several files test again. Raises SplitError for an id
+    that nobody knows (unless `partial`), one that could be a slide's or another patient's and nothing says which, a
+    slide or patient in two parts, a file that knows no slide of the cohort, a part that lists ids of which none can be
+    used, and a training or validation part that cannot serve.
     """
     if not files:
         raise SplitError("no split file is given")
@@ -137,6 +163,8 @@ def splits_from_files(
         if not assigned:
             hint = index.other_kind(index.unknown(file.parts, file.kind), file.kind)
             raise SplitError(f"{file.name} lists no slide or patient of the cohort that has a target and tiles{hint}")
+        _check_known(file, index, partial=partial)
+        _check_filled(file, assigned)
         notes += _id_notes(file, part_of, index, rows)
         notes += part_notes(assigned, task, options, file.name)
         splits.append(_split(assigned, task, options, seed, fold, file.name))
@@ -172,10 +200,42 @@ def _parts(file: SplitFile, index: IdIndex) -> dict[SlideId, str]:
     return part_of
 
 
+def check_known(files: Sequence[SplitFile], rows: Sequence[CohortRow], *, partial: bool) -> None:
+    """Raises SplitError for ids of the files that are none of the cohort's, unless `partial`."""
+    index = IdIndex(rows)
+    for file in files:
+        _check_known(file, index, partial=partial)
+
+
+def _check_known(file: SplitFile, index: IdIndex, *, partial: bool) -> None:
+    """Raises SplitError for ids that nobody knows: without them another experiment would be made than the file says."""
+    unknown = index.unknown(file.parts, file.kind)
+    if unknown and not partial:
+        hint = index.other_kind(unknown, file.kind) + index.alike(unknown, file.kind)
+        raise SplitError(
+            f"{file.name}: {len(unknown)} of its {len(file.parts)} {file.kind.ids} are not in the cohort: "
+            f"{quote_all(unknown)}{hint}; correct them, or set partial_splits=true to go without them"
+        )
+
+
+def _check_filled(file: SplitFile, assigned: Sequence[CohortRow]) -> None:
+    """Raises SplitError for a part that the file fills and that is empty here, which is not as if it had none."""
+    listed, usable = Counter(file.parts.values()), {row.split for row in assigned}
+    for part, number in listed.items():
+        if part not in usable:
+            raise SplitError(
+                f"{file.name}: {part} lists {number} ids, and none is of a slide with a target and tiles: "
+                f"{quote_all(one for one, own in file.parts.items() if own == part)}"
+            )
+
+
 def _id_notes(
     file: SplitFile, part_of: Mapping[SlideId, str], index: IdIndex, rows: Sequence[CohortRow]
 ) -> Iterator[str]:
     usable = {row.slide_id for row in rows}
+    if whole := index.as_whole(file.parts, file.kind):
+        first = f"{quote(whole[0])} as {quote(whole_id(whole[0]))}"
+        yield f"{file.name}: {len(whole)} ids are read as whole numbers, {first}"
     if unknown := index.unknown(file.parts, file.kind):
         hint = index.other_kind(unknown, file.kind)
         yield f"{file.name}: {len(unknown)} of its {file.kind.ids} are not in the cohort{hint}: {quote_all(unknown)}"

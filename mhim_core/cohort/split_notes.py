@@ -3,11 +3,21 @@
 from collections.abc import Iterator, Sequence
 
 from mhim_core.cohort.findings import quote, quote_all
-from mhim_core.cohort.options import SplitOptions, SplitScheme
 from mhim_core.cohort.splits import resolve_scheme
-from mhim_core.cohort.table import CohortRow
+from mhim_core.cohort.table import Cohort, CohortRow
+from mhim_core.cohort.task_options import SplitOptions, SplitScheme
 from mhim_core.cohort.tasks import targets_of
+from mhim_core.errors import SplitError
 from mhim_core.task import Task, TaskKind
+
+
+def require_split_column(cohort: Cohort, options: SplitOptions) -> None:
+    """Refuse to draw folds where a column seems to hold the table's own. Raises SplitError naming it."""
+    if options.scheme is SplitScheme.auto and cohort.likely_splits:
+        raise SplitError(
+            f"{cohort.name}: {quote_all(cohort.likely_splits)} seems to hold train, val and test, or folds, and is not "
+            "read: call it split or fold, or set scheme=folds to draw folds without it"
+        )
 
 
 def split_notes(rows: Sequence[CohortRow], task: Task, options: SplitOptions) -> tuple[str, ...]:

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from mhim_core.cohort.findings import quote
-from mhim_core.cohort.options import SplitOptions, SplitScheme
 from mhim_core.cohort.parts import Parts, UnusablePartError, as_split, check_parts
 from mhim_core.cohort.parts import Split as Split
 from mhim_core.cohort.patients import Patient, deal, patients_of, take, without
 from mhim_core.cohort.table import CohortRow
+from mhim_core.cohort.task_options import SplitOptions, SplitScheme
 from mhim_core.cohort.tasks import targets_of
 from mhim_core.errors import SplitError
 from mhim_core.task import SurvivalTarget, Task, TaskKind

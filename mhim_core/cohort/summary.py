@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from mhim_core.cohort.findings import listed, quote
-from mhim_core.cohort.options import TaskOptions
 from mhim_core.cohort.table import CohortRow
+from mhim_core.cohort.task_options import TaskOptions
 from mhim_core.cohort.tasks import infer_task, targets_of
 from mhim_core.errors import CohortError
 from mhim_core.task import ClassTarget, SurvivalTarget, Task, TaskKind, ValueTarget

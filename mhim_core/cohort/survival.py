@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from mhim_core.cohort.cells import TextRow
+from mhim_core.cohort.columns import column_key, named_column
 from mhim_core.cohort.findings import quote
+from mhim_core.cohort.task_options import AS_FOUND, TableOptions
 from mhim_core.cohort.values import CellError, has_no_value, number_of, read_event, read_time
 from mhim_core.errors import CohortError
 
@@ -53,6 +55,11 @@ CENSORSHIP_NAMES = ("censorship", "censored")
 """1 = censored: the inverse of an event."""
 
 
+_TIMES, _EVENTS, _CENSORSHIPS = (
+    frozenset(map(column_key, names)) for names in (TIME_NAMES, EVENT_NAMES, CENSORSHIP_NAMES)
+)
+
+
 class SurvivalColumns(NamedTuple):
     """Where the table has a patient's time and event."""
 
@@ -69,45 +76,69 @@ class SurvivalFound(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def find_survival(header: Sequence[str], rows: Sequence[TextRow], table_name: str) -> SurvivalFound:
+def find_survival(
+    header: Sequence[str], rows: Sequence[TextRow], table_name: str, options: TableOptions = AS_FOUND
+) -> SurvivalFound:
     """Find the columns of times and events; both or neither are read.
 
-    A column counts if at least one of its cells can be read as what its name says. Raises CohortError where several
-    columns could be the one.
+    A column counts if at least one of its cells can be read as what its name says, or if an option names it; where an
+    option names the labels alone, none is looked for. Raises CohortError where several columns could be the one, and
+    where the one that is named cannot be read.
     """
-    named = {index: cell.strip().casefold() for index, cell in enumerate(header)}
-    events = [index for index, name in named.items() if name in EVENT_NAMES + CENSORSHIP_NAMES]
-    times = [index for index, name in named.items() if name in TIME_NAMES]
+    if options.label_column and not (options.time_column or options.event_column):
+        return SurvivalFound(None)
+    chosen = {key: named_column(header, name, key, table_name) for key, name in options.named_columns().items()}
+    named = {index: column_key(cell) for index, cell in enumerate(header) if index not in chosen.values()}
+    events = [index for index, name in named.items() if name in _EVENTS | _CENSORSHIPS]
+    times = [index for index, name in named.items() if name in _TIMES]
+    times = [chosen["time_column"]] if "time_column" in chosen else times
+    events = [chosen["event_column"]] if "event_column" in chosen else events
     if not times and (swapped := _event_of_months(named, rows)):
         time, event = (quote(header[index]) for index in swapped[:2])
         note = f"{time} holds numbers other than 0 and 1: taken as the time, and {event} as the event (1 = seen)"
         return SurvivalFound(swapped, (f"{table_name}: {note}",))
+    is_named = "time_column" in chosen or "event_column" in chosen
     if not times or not events:
-        return SurvivalFound(None, _lonely(header, [*times, *events], "time" if events else "event", table_name))
+        notes = _lonely(header, [*times, *events], "time" if events else "event", table_name)
+        return SurvivalFound(None, _refused_if(is_named, notes))
     good_times = [index for index in times if _any_readable(rows, index, read_time)]
     good_events = [index for index in events if _any_readable(rows, index, read_event)]
     if not good_times or not good_events:
-        return SurvivalFound(None, (_no_values(header, times, events, bool(good_times), table_name),))
-    if len(good_times) > 1 or len(good_events) > 1:
-        meaning, several = ("time", good_times) if len(good_times) > 1 else ("event", good_events)
-        columns = ", ".join(quote(header[index]) for index in several)
-        raise CohortError(
-            f"{table_name}: columns {columns} could all be the {meaning} of survival: keep one and rename the others"
-        )
-    inverted = named[good_events[0]] in CENSORSHIP_NAMES
-    notes = [
+        notes = (_no_values(header, times, events, bool(good_times), table_name),)
+        return SurvivalFound(None, _refused_if(is_named, notes))
+    _check_one(header, good_times, good_events, table_name)
+    inverted = column_key(header[good_events[0]]) in _CENSORSHIPS
+    notes = tuple(
         f"{table_name}: column {quote(header[index])} is not read: none of its cells is a time or an event"
         for index in (*times, *events)
         if index not in (*good_times, *good_events)
-    ]
+    )
     if inverted:
-        notes.append(f"{table_name}: in {quote(header[good_events[0]])} 1 is read as censored and 0 as the event seen")
-    return SurvivalFound(SurvivalColumns(good_times[0], good_events[0], inverted), tuple(notes))
+        note = f"{table_name}: in {quote(header[good_events[0]])} 1 is read as censored and 0 as the event seen"
+        notes = (*notes, note)
+    return SurvivalFound(SurvivalColumns(good_times[0], good_events[0], inverted), notes)
+
+
+def _check_one(header: Sequence[str], times: Sequence[int], events: Sequence[int], table_name: str) -> None:
+    if len(times) > 1 or len(events) > 1:
+        meaning, several = ("time", times) if len(times) > 1 else ("event", events)
+        columns = ", ".join(quote(header[index]) for index in several)
+        raise CohortError(
+            f"{table_name}: columns {columns} could all be the {meaning} of survival: keep one and rename the others, "
+            f"or set {meaning}_column="
+        )
+
+
+def _refused_if(is_named: bool, notes: tuple[str, ...]) -> tuple[str, ...]:
+    """The notes; a column that was named on purpose and is not read is an error. Raises CohortError."""
+    if is_named:
+        raise CohortError("; ".join(notes))
+    return notes
 
 
 def _event_of_months(named: dict[int, str], rows: Sequence[TextRow]) -> SurvivalColumns | None:
     """`Event` = months and `Status` = 1 dead: told by the cells, and only if no other column could be either."""
-    candidates = [index for index, name in named.items() if name in EVENT_NAMES + CENSORSHIP_NAMES]
+    candidates = [index for index, name in named.items() if name in _EVENTS | _CENSORSHIPS]
     if sorted(named[index] for index in candidates) != ["event", "status"]:
         return None
     time, event = sorted(candidates, key=lambda index: named[index])

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from mhim_core.cohort.check import SLIDE_ID
 from mhim_core.cohort.findings import listed, quote, quote_all
-from mhim_core.cohort.options import BagUnit, TaskName, TaskOptions
+from mhim_core.cohort.spellings import spelling_groups
 from mhim_core.cohort.table import CohortRow, natural_key, sort_labels
-from mhim_core.cohort.values import has_no_value, number_of
+from mhim_core.cohort.task_options import BagUnit, TaskName, TaskOptions
+from mhim_core.cohort.values import number_of
 from mhim_core.errors import CohortError
 from mhim_core.task import ClassTarget, SurvivalTarget, Target, Task, TaskKind, ValueTarget
 from mhim_core.types import BagId, PatientId, SlideId
@@ -40,9 +41,9 @@ class BagMembers(NamedTuple):
 def infer_task(rows: Sequence[CohortRow], options: TaskOptions) -> TaskFound:
     """What is predicted, from the whole table: a class whose slides all failed must not vanish unnoticed.
 
-    auto: a table with labels is of regression if they are numbers (`NA` and its like aside) of which one is not whole,
-    or more than 20 different ones, else of classification; one without labels but with times and events is of survival.
-    Raises CohortError if the table lacks what the task needs.
+    auto: a table with labels is of regression if they are numbers of which one is not whole, or more than 20 different
+    ones, else of classification; one without labels but with times and events is of survival.
+    Raises CohortError if the table lacks what the task needs, and for classes that are one but for their spelling.
     """
     labels = {row.label for row in rows if row.label is not None}
     has_survival = any(row.time is not None and row.event is not None for row in rows)
@@ -58,6 +59,11 @@ def infer_task(rows: Sequence[CohortRow], options: TaskOptions) -> TaskFound:
         raise CohortError(
             f"every labelled slide ({num_labelled}) is of class {quote(min(labels))}; two classes are needed"
         )
+    if kind is TaskKind.classification and (groups := spelling_groups(labels)):
+        pairs = "; ".join(" and ".join(quote(label) for label in sorted(group)) for group in groups)
+        raise CohortError(
+            f"labels in two spellings would be two classes each: {pairs}; write one, or set label_spellings=merge"
+        )
     classes = sort_labels(labels) if kind is TaskKind.classification else ()
     return TaskFound(Task(kind=kind, classes=classes, time_bins=options.time_bins), notes)
 
@@ -70,7 +76,7 @@ def _kind(labels: Collection[str], has_survival: bool, options: TaskOptions) -> 
     if not labels:
         return TaskKind.survival, ("task: survival, by the columns of time and event",)
     also = "; the table's times and events are not used (task=survival uses them)" if has_survival else ""
-    numbers = [number_of(label) for label in labels if not has_no_value(label)]
+    numbers = [number_of(label) for label in labels]
     if numbers and None not in numbers:
         values = {value for value in numbers if value is not None}
         fraction = any(not value.is_integer() for value in values)

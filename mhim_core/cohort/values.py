@@ -6,8 +6,13 @@ import re
 from mhim_core.cohort.findings import quote
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|nan", re.IGNORECASE | re.ASCII)  # float() takes 1_0 and ٣
-NO_VALUE = frozenset({"na", "n/a", "nan", "null", "none", "unknown", "?", "not reported", "not available"})
-"""What tables of the field write, in any case, where they have nothing."""
+NO_LABEL = (
+    *("NA", "N/A", "n.a.", "NaN", "<NA>", "#N/A", "NULL", "None", "nil", "Unknown", "unk", "missing", "?", "-", "--"),
+    *("'--", "---", ".", "not reported", "not available", "not evaluated", "not applicable", "not assessed"),
+    *("not determined", "not done", "not known", "not performed", "not tested", "not provided", "not specified"),
+    *("not recorded", "no data", "nd", "n.d.", "not allowed to collect"),
+)
+"""What tables of the field (GDC, cBioPortal, spreadsheets, R, pandas) write where they have nothing."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FOLD = re.compile(r"(\d{1,6})(?:\.0+)?", re.ASCII)  # a data frame turns integers with gaps into floats
@@ -40,9 +45,22 @@ def number_of(text: str) -> float | None:
     return float(text)
 
 
+def word_key(text: str) -> str:
+    """What a word is compared by: `[Not  Available]` → `not available`."""
+    return " ".join(text.strip().strip("[]").replace("_", " ").casefold().split())
+
+
+_NO_VALUE = frozenset(map(word_key, NO_LABEL))
+
+
 def has_no_value(text: str) -> bool:
-    """True for an empty cell and for `NA` and its like."""
-    return not text.strip() or text.strip().casefold() in NO_VALUE
+    """True for an empty cell and for `NA` and its like, in any case."""
+    return not text.strip() or word_key(text) in _NO_VALUE
+
+
+def is_decimal_comma(text: str) -> bool:
+    """True for `0,31`, which is a number where commas are decimal points."""
+    return number_of(text) is None and text.count(",") == 1 and number_of(text.replace(",", ".")) is not None
 
 
 def read_time(text: str) -> float | None:
@@ -51,7 +69,7 @@ def read_time(text: str) -> float | None:
         return None
     value = number_of(text)
     if value is None:
-        hint = f"; write {text.strip().replace(',', '.')}" if number_of(text.replace(",", ".", 1)) is not None else ""
+        hint = f"; write {text.strip().replace(',', '.')}" if is_decimal_comma(text) else ""
         raise CellError(f"{quote(text)} is not a time (a finite number){hint}")
     if value < 0:
         raise CellError(f"{text.strip()} is before the start: times are 0 or more")

@@ -1,24 +1,34 @@
-"""The demo cohort on disk: slides, the two tables a user would bring, and the truth to compare with."""
+"""The demo cohort on disk: slides, the two tables a user would bring, and the truth to compare with.
+
+Nearly all tumour slides to train on hold loud foci, which settle the label, and quiet ones beside them; a few hold loud
+ones alone. The test patients are others: with quiet foci alone, with loud ones alone, with none. The table's split
+column keeps them apart.
+"""
 
 import csv
 import io
 import json
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from mhim_core.demo.pyramid import write_pyramid
-from mhim_core.demo.slide import MPP, Polygon, paint_slide
+from mhim_core.demo.slide import MPP, Focus, paint_slide
 from mhim_core.demo.texture import fibres, glands
 from mhim_core.errors import ConfigError
 from mhim_core.fingerprint import canonical_json
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised whenever the same parameters would give other pixels or tables."""
 LABELS = ("normal", "tumour")
+MIN_SLIDES = 28
+"""With fewer, a part of the split would lack one kind of slide."""
 _MARKER = "demo.json"
 _NUM_THREADS = 2
 _MAX_SLIDES = 9999
@@ -28,89 +38,144 @@ class DemoCohort(NamedTuple):
     """Where everything lies."""
 
     cohort_csv: Path
-    """slide_id, path (relative to the table), patient_id, label: the slides to train on."""
+    """slide_id, path (relative to the table), patient_id, label, split: the slides to train, choose and test on."""
     new_csv: Path
-    """The same columns; other patients, held out."""
+    """The same columns, split empty: other patients, to predict."""
     truth_json: Path
-    """Per slide: label and the outlines of its tumour foci in level-0 pixels."""
+    """Per slide: label, what it shows, the kinds and outlines of its tumour foci in level-0 pixels (`demo.truth`)."""
+
+
+class Finding(StrEnum):
+    """What a slide shows."""
+
+    none = "none"
+    both = "both"
+    quiet = "quiet"
+    loud = "loud"
 
 
 class _Row(NamedTuple):
-    """One slide of the cohort."""
+    """One slide of the cohort, as the table has it."""
 
     slide_id: str
     path: str
     patient_id: str
     label: str
+    split: str
+
+
+class _Slide(NamedTuple):
+    row: _Row
+    finding: Finding
+
+
+class _Turn(NamedTuple):
+    """One slide of the pattern that a cohort repeats."""
+
+    split: str
+    finding: Finding
+    same_patient: bool = False
+    """As the slide before it."""
+
+
+_HALF = (
+    _Turn("train", Finding.none),
+    _Turn("train", Finding.both),
+    _Turn("val", Finding.none),
+    _Turn("val", Finding.both),
+    _Turn("test", Finding.none),
+    _Turn("test", Finding.quiet),
+    _Turn("train", Finding.none),
+    _Turn("train", Finding.none, same_patient=True),
+    _Turn("train", Finding.both),
+    _Turn("train", Finding.both, same_patient=True),
+    _Turn("test", Finding.none),
+    _Turn("test", Finding.loud),
+    _Turn("test", Finding.none),
+    _Turn("test", Finding.quiet),
+)
+_PATTERN = (
+    *_HALF,
+    _Turn("train", Finding.none),
+    _Turn("train", Finding.loud),
+    _Turn("val", Finding.none),
+    _Turn("val", Finding.loud),
+    *_HALF[4:],
+)
+"""Loud foci alone in validation as well, or the epoch would be chosen without asking whether they are still known."""
+_NEW = (_Turn("", Finding.none), _Turn("", Finding.quiet), _Turn("", Finding.none), _Turn("", Finding.both))
 
 
 def write_demo_cohort(
-    folder: str | Path, *, num_slides: int = 24, num_new: int = 8, seed: int = 0, num_threads: int = _NUM_THREADS
+    folder: str | Path, *, num_slides: int = 84, num_new: int = 6, seed: int = 0, num_threads: int = _NUM_THREADS
 ) -> DemoCohort:
-    """Write `num_slides` slides to train on and `num_new` of other patients, half of each with tumour.
+    """Write `num_slides` slides to train, choose and test on (3 : 1 : 3) and `num_new` of other patients.
 
-    Deterministic in `seed`, whatever the number of threads. A folder that already holds exactly this cohort is left
-    alone: its marker, written last, names the generator's version and parameters. About 55 tiles of 256 px a slide at
-    0.5 µm/px, 1 MB and half a second each. Raises ConfigError for fewer than 2 slides or a negative number.
+    Half of each have tumour. Deterministic in `seed`, whatever the number of threads. A folder that already holds
+    exactly this cohort is left alone: its marker, written last, names the generator's version and parameters. About 50
+    tiles of 128 px a slide at 0.5 µm/px, 0.3 MB and a fifth of a second each. Raises ConfigError for fewer than
+    MIN_SLIDES slides or a negative number.
     """
-    if not 2 <= num_slides <= _MAX_SLIDES or not 0 <= num_new <= _MAX_SLIDES - num_slides:
+    if not MIN_SLIDES <= num_slides <= _MAX_SLIDES or not 0 <= num_new <= _MAX_SLIDES - num_slides:
         raise ConfigError(
-            f"num_slides is {num_slides} and num_new {num_new}; set at least 2 and 0, {_MAX_SLIDES} in all"
+            f"num_slides is {num_slides} and num_new {num_new}; set at least {MIN_SLIDES} and 0, {_MAX_SLIDES} in all"
         )
     folder = Path(folder)
     cohort = DemoCohort(folder / "cohort.csv", folder / "new.csv", folder / "truth.json")
     parameters = {"generator": GENERATOR_VERSION, "num_slides": num_slides, "num_new": num_new, "seed": seed}
-    rows = _rows(num_slides, first_patient=1, first_slide=1)
-    num_patients = len({row.patient_id for row in rows})
-    new_rows = _rows(num_new, first_patient=num_patients + 1, first_slide=num_slides + 1)
+    slides = list(_slides(islice(cycle(_PATTERN), num_slides), islice(cycle(_NEW), num_new)))
     marker = folder / _MARKER
-    if _is_complete(marker, parameters, [*cohort, *(folder / row.path for row in rows + new_rows)]):
+    if _is_complete(marker, parameters, [*cohort, *(folder / slide.row.path for slide in slides)]):
         return cohort
     (folder / "slides").mkdir(parents=True, exist_ok=True)
     marker.unlink(missing_ok=True)
     fibres(), glands()  # drawn once, before threads would each draw them
     with ThreadPoolExecutor(num_threads) as pool:
-        generators = [np.random.default_rng([seed, index]) for index in range(num_slides + num_new)]
-        foci = list(pool.map(partial(_write_slide, folder), rows + new_rows, generators))
-    _write_table(cohort.cohort_csv, rows)
-    _write_table(cohort.new_csv, new_rows)
-    truth = {row.slide_id: _truth(row, outlines) for row, outlines in zip(rows + new_rows, foci, strict=True)}
+        generators = [np.random.default_rng([seed, index]) for index in range(len(slides))]
+        foci = list(pool.map(partial(_write_slide, folder), slides, generators))
+    _write_table(cohort.cohort_csv, slides[:num_slides])
+    _write_table(cohort.new_csv, slides[num_slides:])
+    truth = {slide.row.slide_id: _truth(slide, shown) for slide, shown in zip(slides, foci, strict=True)}
     cohort.truth_json.write_text(json.dumps(truth, indent=1, sort_keys=True) + "\n")
     marker.write_bytes(canonical_json(parameters))
     return cohort
 
 
-def _rows(num_slides: int, first_patient: int, first_slide: int) -> list[_Row]:
-    """Labels alternate by patient; of every six patients two, one of each label, have two slides."""
-    rows: list[_Row] = []
+def _slides(*patterns: Iterable[_Turn]) -> Iterator[_Slide]:
+    """Slides and patients numbered on through the patterns."""
     patient = 0
-    while len(rows) < num_slides:
-        for _ in range(2 if (patient // 2) % 3 == 2 else 1):
-            slide_id = f"demo-{first_slide + len(rows):04d}"
-            rows.append(
-                _Row(slide_id, f"slides/{slide_id}.tiff", f"P{first_patient + patient:04d}", LABELS[patient % 2])
-            )
-        patient += 1
-    return rows[:num_slides]
+    for index, turn in enumerate((turn for pattern in patterns for turn in pattern), start=1):
+        patient += not turn.same_patient
+        slide_id = f"demo-{index:04d}"
+        label = LABELS[turn.finding is not Finding.none]
+        yield _Slide(_Row(slide_id, f"slides/{slide_id}.tiff", f"P{patient:04d}", label, turn.split), turn.finding)
 
 
 def _is_complete(marker: Path, parameters: dict[str, int], files: list[Path]) -> bool:
     return marker.is_file() and marker.read_bytes() == canonical_json(parameters) and all(f.is_file() for f in files)
 
 
-def _write_slide(folder: Path, row: _Row, rng: np.random.Generator) -> tuple[Polygon, ...]:
-    slide = paint_slide(rng, has_tumour=row.label == "tumour")
-    write_pyramid(folder / row.path, slide.pixels, mpp=(MPP, MPP))
-    return slide.foci
+def _write_slide(folder: Path, slide: _Slide, rng: np.random.Generator) -> tuple[Focus, ...]:
+    finding = slide.finding
+    painted = paint_slide(
+        rng, loud=finding in (Finding.loud, Finding.both), quiet=finding in (Finding.quiet, Finding.both)
+    )
+    write_pyramid(folder / slide.row.path, painted.pixels, mpp=(MPP, MPP))
+    return painted.foci
 
 
-def _write_table(path: Path, rows: list[_Row]) -> None:
+def _write_table(path: Path, slides: list[_Slide]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_Row._fields)
-    writer.writerows(rows)
+    writer.writerows(slide.row for slide in slides)
     path.write_text(text.getvalue())
 
 
-def _truth(row: _Row, foci: tuple[Polygon, ...]) -> dict[str, object]:
-    return {"label": row.label, "mpp": MPP, "foci": [{"polygon_l0_px": focus.points} for focus in foci]}
+def _truth(slide: _Slide, foci: tuple[Focus, ...]) -> dict[str, object]:
+    return {
+        "label": slide.row.label,
+        "shows": slide.finding,
+        "mpp": MPP,
+        "foci": [{"kind": focus.kind, "polygon_l0_px": focus.outline} for focus in foci],
+    }

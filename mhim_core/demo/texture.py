@@ -31,7 +31,8 @@ class NucleusKind(NamedTuple):
 FIBROBLAST = NucleusKind(4.4, 0.2, 2.6, 0.75, 0.08, 1)
 LYMPHOCYTE = NucleusKind(6.0, 0.08, 1.1, 1.05, 0.06, 2)
 EPITHELIAL = NucleusKind(6.4, 0.1, 1.5, 0.75, 0.08, 3)
-TUMOUR = NucleusKind(9.2, 0.28, 1.3, 0.72, 0.2, 4)
+LOUD_TUMOUR = NucleusKind(10.5, 0.32, 1.3, 0.95, 0.25, 4)
+QUIET_TUMOUR = NucleusKind(8.0, 0.18, 1.25, 0.74, 0.12, 5)
 
 
 class Gland(NamedTuple):

@@ -4,12 +4,13 @@ The same encoder name does not mean the same vector (one tool's is 2,560-d with 
 1,280-d without), so the card states pooling, transform, weights and precision, and travels with every feature file.
 """
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any
 
-from mhim_core.errors import EncoderError
+from mhim_core.errors import EncoderError, IntegrityError
+from mhim_core.fingerprint import to_plain
+from mhim_core.records import read_record
 
 CPU_BATCH_SIZE = 8
 """Tiles per forward pass on a CPU. Small batches win there: 105 tiles/s at 8 against 27 at 64 (EfficientNet-lite0)."""
@@ -73,8 +74,9 @@ class EncoderCard:
         return {name: value for name, value in self.to_dict().items() if name not in _PROVENANCE}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, deep-copied: what a feature file and a run's record hold."""
-        return dataclasses.asdict(self)
+        """Plain JSON types, deep-copied, as a feature file and a run's record hold them: without neutral fields."""
+        fields: dict[str, Any] = to_plain(self)
+        return fields
 
     def to_json(self) -> str:
         """One line, sorted keys: the same card gives the same text."""
@@ -83,12 +85,10 @@ class EncoderCard:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "EncoderCard":
         """The card of `to_dict`. Raises EncoderError if fields are missing or unknown."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(fields) - known):
-            raise EncoderError(f"stored encoder card has unknown fields {', '.join(unknown)}; a newer mhim wrote it")
-        if missing := sorted(known - set(fields)):
-            raise EncoderError(f"stored encoder card lacks the fields {', '.join(missing)}")
-        return cls(**fields)
+        try:
+            return read_record(cls, fields, "stored encoder card")
+        except IntegrityError as error:
+            raise EncoderError(str(error)) from error
 
     @classmethod
     def from_json(cls, text: str) -> "EncoderCard":

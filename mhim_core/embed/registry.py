@@ -10,7 +10,8 @@ neither the card nor any fingerprint; the file's sha256 is.
 
 import difflib
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mhim_core.embed.card import (
     CPU_BATCH_SIZE,
@@ -29,7 +30,6 @@ from mhim_core.errors import EncoderError
 if TYPE_CHECKING:
     from mhim_core.embed.encoder import TileEncoder
 
-ENCODER_NAMES = (HED_TEXTURE, EFFICIENTNET_LITE0, "timm/<model>")
 _TIMM_NAME = re.compile(r"^timm/(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,94}(/[A-Za-z0-9][\w.-]{0,94})?(?<![.-])$", re.ASCII)
 """A model, or an organisation and a repository; never a path."""
 _RUNTIMES: dict[str, dict[str, Any]] = {
@@ -51,17 +51,7 @@ def encoder_card(
     if device not in _RUNTIMES:
         raise EncoderError(f"encoder device {device!r} is unknown; set cpu or cuda")
     runtime = _RUNTIMES[device]
-    if name == HED_TEXTURE:
-        if weights is not None:
-            raise EncoderError(f"encoder {name} has no weights; leave encoder_weights unset")
-        return hed_texture_card(runtime)
-    if name == EFFICIENTNET_LITE0:
-        return efficientnet_card(weights, runtime)
-    if _TIMM_NAME.match(name):
-        from mhim_core.embed.timm_card import timm_card
-
-        return timm_card(name, weights, revision, runtime)
-    raise EncoderError(_unknown(name))
+    return _entry(name).make_card(name, weights, revision, runtime)
 
 
 def load_encoder(
@@ -77,26 +67,69 @@ def load_encoder_for(card: EncoderCard, *, weights: str | None = None) -> "TileE
     A card made from a local file does not know where that file lies: give it with `weights`; the hub and packages are
     found without. Raises EncoderError if the weights here have another sha256, or this version computes otherwise.
     """
-    if card.id == HED_TEXTURE:
-        from mhim_core.embed.hed_texture import load_hed_texture
+    return _entry(card.id).load(card, weights)
 
-        return load_hed_texture(card)
-    if card.id == EFFICIENTNET_LITE0:
-        return load_efficientnet(card, weights)
-    if _TIMM_NAME.match(card.id):
-        from mhim_core.embed.timm_card import LOCAL, find_source
-        from mhim_core.embed.timm_encoder import load_timm
 
-        if weights is None and card.source.startswith(LOCAL):
-            raise EncoderError(
-                f"encoder {card.id} was made from a local weights file with sha256 {card.weights_sha256}; "
-                "say where that lies on this machine with encoder_weights="
-            )
-        return load_timm(card, find_source(card.id, weights, card.revision or None).path)
-    raise EncoderError(_unknown(card.id))
+class _Encoder(NamedTuple):
+    """How an encoder is described, without loading it, and how it is loaded."""
+
+    make_card: Callable[[str, str | None, str | None, dict[str, Any]], EncoderCard]
+    """Of name, weights, revision and runtime."""
+    load: "Callable[[EncoderCard, str | None], TileEncoder]"
+    """Of card and weights."""
+
+
+def _hed_texture_card(name: str, weights: str | None, revision: str | None, runtime: dict[str, Any]) -> EncoderCard:
+    if weights is not None:
+        raise EncoderError(f"encoder {name} has no weights; leave encoder_weights unset")
+    return hed_texture_card(runtime)
+
+
+def _load_hed_texture(card: EncoderCard, weights: str | None) -> "TileEncoder":
+    from mhim_core.embed.hed_texture import load_hed_texture
+
+    return load_hed_texture(card)
+
+
+def _efficientnet_card(name: str, weights: str | None, revision: str | None, runtime: dict[str, Any]) -> EncoderCard:
+    return efficientnet_card(weights, runtime)
+
+
+def _timm_card(name: str, weights: str | None, revision: str | None, runtime: dict[str, Any]) -> EncoderCard:
+    from mhim_core.embed.timm_card import timm_card
+
+    return timm_card(name, weights, revision, runtime)
+
+
+def _load_timm(card: EncoderCard, weights: str | None) -> "TileEncoder":
+    from mhim_core.embed.timm_card import LOCAL, find_source
+    from mhim_core.embed.timm_encoder import load_timm
+
+    if weights is None and card.source.startswith(LOCAL):
+        raise EncoderError(
+            f"encoder {card.id} was made from a local weights file with sha256 {card.weights_sha256}; "
+            "say where that lies on this machine with encoder_weights="
+        )
+    return load_timm(card, find_source(card.id, weights, card.revision or None).path)
+
+
+_TIMM = "timm/<model>"
+_ENCODERS = {
+    HED_TEXTURE: _Encoder(_hed_texture_card, _load_hed_texture),
+    EFFICIENTNET_LITE0: _Encoder(_efficientnet_card, load_efficientnet),
+    _TIMM: _Encoder(_timm_card, _load_timm),
+}
+ENCODER_NAMES = tuple(_ENCODERS)
+
+
+def _entry(name: str) -> _Encoder:
+    entry = _ENCODERS.get(_TIMM if _TIMM_NAME.match(name) else name)
+    if entry is None or name == _TIMM:
+        raise EncoderError(_unknown(name))
+    return entry
 
 
 def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name, (HED_TEXTURE, EFFICIENTNET_LITE0), n=1)
+    close = difflib.get_close_matches(name, [known for known in ENCODER_NAMES if known != _TIMM], n=1)
     hint = f"; did you mean {close[0]}?" if close else "."
     return f"encoder {name!r} is unknown{hint} Known are {', '.join(ENCODER_NAMES)}"

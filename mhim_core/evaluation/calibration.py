@@ -11,14 +11,14 @@ from numpy.typing import ArrayLike
 
 from mhim_core.evaluation.held_out import (
     FitId,
-    Floats,
     Rows,
     by_fit,
     class_probabilities,
     class_targets,
     logits_of,
-    softmax,
 )
+from mhim_core.metrics.arrays import Floats
+from mhim_core.metrics.outputs import softmax
 
 TEMPERATURE_RANGE = (0.1, 10.0)
 """A validation set that is told apart without error would ask for 0, and for certainty."""
@@ -88,6 +88,23 @@ def choose_threshold(y_true: ArrayLike, y_score: ArrayLike) -> Threshold:
     best = min(range(len(candidates)), key=lambda i: (-quality[i], abs(candidates[i] - 0.5), candidates[i]))
     youden = quality[best] / (len(positive) * len(negative)) - 1
     return Threshold(float(candidates[best]), float(youden))
+
+
+class Choices(NamedTuple):
+    """What validation chose for one model."""
+
+    temperature: Temperature
+    threshold: Threshold
+    """None where there are not two classes."""
+
+
+def choose(class_index: ArrayLike, logits: ArrayLike) -> Choices:
+    """Temperature and, of two classes, threshold. `class_index` (V,), `logits` (V, C)."""
+    logits_VC = np.asarray(logits, dtype=np.float64)
+    temperature = fit_temperature(class_index, logits_VC)
+    if logits_VC.ndim < 2 or logits_VC.shape[1] != 2:
+        return Choices(temperature, Threshold(None))
+    return Choices(temperature, choose_threshold(class_index, softmax(logits_VC)[:, 1]))
 
 
 def temperatures(validation_rows: Rows) -> dict[FitId, Temperature]:

@@ -22,7 +22,7 @@ from mhim_core.evaluation.held_out import (
     logits_of,
     repeated_bags,
 )
-from mhim_core.evaluation.judge import (
+from mhim_core.evaluation.row_metrics import (
     Bind,
     Bootstrap,
     Censoring,

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mhim_core.errors import InputError
+from mhim_core.metrics.arrays import Floats
+from mhim_core.metrics.outputs import softmax, survival_risk
 from mhim_core.task import ClassTarget, SurvivalTarget, Target, ValueTarget
-
-Floats = NDArray[np.float64]
 
 
 class FitId(NamedTuple):
@@ -65,13 +65,6 @@ def logits_of(rows: Rows) -> Floats:
     return np.array([row.logits for row in rows], dtype=np.float64)
 
 
-def softmax(logits_NC: Floats, temperature: "float | Floats" = 1.0) -> Floats:
-    """(N, C) probabilities of logits divided by a temperature, one or (N,)."""
-    scaled_NC = logits_NC / np.reshape(temperature, (-1, 1))
-    power_NC = np.exp(scaled_NC - scaled_NC.max(axis=1, keepdims=True))
-    return np.asarray(power_NC / power_NC.sum(axis=1, keepdims=True))
-
-
 def class_probabilities(rows: Rows, temperature: "float | Floats" = 1.0) -> Floats:
     """(N, C) of a classification; `temperature`: one or (N,)."""
     return softmax(logits_of(rows), temperature)
@@ -79,8 +72,7 @@ def class_probabilities(rows: Rows, temperature: "float | Floats" = 1.0) -> Floa
 
 def risks(rows: Rows) -> Floats:
     """(N,) of discrete-time survival: −Σ_t S(t), S(t) = ∏ (1 − h) up to bin t, h = σ(logit)."""
-    log_survival_NC = np.cumsum(-np.logaddexp(0.0, logits_of(rows)), axis=1)
-    return np.asarray(-np.exp(log_survival_NC).sum(axis=1))
+    return survival_risk(logits_of(rows))
 
 
 def class_targets(rows: Iterable[HeldOut]) -> list[int]:

@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from mhim_core.evaluation.held_out import Rows, class_targets
-from mhim_core.evaluation.judge import Bind, Bootstrap, bind_rows, censoring_of, estimate_pooled
 from mhim_core.evaluation.probabilities import CALIBRATION_METRICS, decision_metrics
+from mhim_core.evaluation.row_metrics import Bind, Bootstrap, bind_rows, censoring_of, estimate_pooled
 from mhim_core.metrics import BoundMetric, Estimate, bind_classification, undefined
 from mhim_core.task import Target, Task, TaskKind
 

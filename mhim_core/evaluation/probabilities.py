@@ -18,7 +18,7 @@ from mhim_core.evaluation.calibration import (
     thresholds,
 )
 from mhim_core.evaluation.held_out import FitId, Rows, by_fit, class_probabilities, class_targets
-from mhim_core.evaluation.judge import Bootstrap, bind_fold, estimate_pooled
+from mhim_core.evaluation.row_metrics import Bootstrap, bind_fold, estimate_pooled
 from mhim_core.metrics import (
     BINARY_METRICS,
     CLASSIFICATION_METRICS,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mhim_core.evaluation.held_out import FitId, Rows, by_fit, by_seed, follow_up, risks
-from mhim_core.evaluation.judge import why_not_pooled
+from mhim_core.evaluation.row_metrics import why_not_pooled
 from mhim_core.metrics import LogRank, UndefinedMetricError, log_rank
 
 

@@ -21,7 +21,8 @@ from typing import Any
 from mhim_core.errors import InputError
 from mhim_core.evaluation import probabilities
 from mhim_core.evaluation.held_out import Rows, by_fit, repeated_bags
-from mhim_core.evaluation.judge import (
+from mhim_core.evaluation.risk_groups import log_rank_of, median_risks, risk_groups
+from mhim_core.evaluation.row_metrics import (
     Bind,
     Bootstrap,
     TrainTargets,
@@ -31,7 +32,6 @@ from mhim_core.evaluation.judge import (
     estimate_pooled,
     metrics_of,
 )
-from mhim_core.evaluation.risk_groups import log_rank_of, median_risks, risk_groups
 from mhim_core.fingerprint import canonical_json
 from mhim_core.metrics import UndefinedMetricError, mean_and_std
 from mhim_core.task import Task, TaskKind

@@ -2,11 +2,12 @@
 
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from mhim_core.mil.draws import Draws
-from mhim_core.mil.options import Activation
+from mhim_core.mil.model_options import Activation
 from mhim_core.mil.registry import register_aggregator as register_aggregator
 
 
@@ -35,6 +36,10 @@ class Aggregator(nn.Module):
     def forward(self, h_ND: Float[Tensor, "N D"], draws: Draws | None = None) -> BagOutput:
         """`draws`: the bag's randomness in training; None: inference, no dropout."""
         raise NotImplementedError
+
+    def start_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        """Give a parameter of the class's own its start value, in place; layers are started by `build_model`."""
+        nn.init.normal_(parameter, generator=generator)
 
     def instance_logits(self, h_ND: Float[Tensor, "N D"], output: BagOutput) -> Float[Tensor, "N C"]:
         """Each instance's own evidence for each class, from the `output` that `h_ND` gave (IJCV 2025, eq. 6-8).

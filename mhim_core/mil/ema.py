@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from mhim_core.mil.options import AUTO, MhimOptions, Schedule
+from mhim_core.mil.model_options import AUTO, MhimOptions, Schedule
 
 AUTO_MIN, AUTO_MAX = 0.99, 0.9999
 AUTO_TURNOVERS = 12

@@ -32,16 +32,6 @@ def survival_loss(
     return -log_likelihood_C.sum()
 
 
-def survival_curve(logits_C: Float[Tensor, "*B C"]) -> Float[Tensor, "*B C"]:
-    """S_t, falling from bin to bin."""
-    return F.logsigmoid(-logits_C).cumsum(dim=-1).exp()
-
-
-def survival_risk(logits_C: Float[Tensor, "*B C"]) -> Float[Tensor, "*B"]:
-    """-Σ_t S_t: higher means an earlier event is expected."""
-    return -survival_curve(logits_C).sum(dim=-1)
-
-
 def regression_loss(output_C: Float[Tensor, "1"], standardised_target: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """Squared error on the target as standardised by the training bags (`FittedTask.standardise`)."""
     return (output_C[0] - standardised_target).square()

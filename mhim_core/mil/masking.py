@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mhim_core.mil.draws import Draws
-from mhim_core.mil.options import MhimOptions, Schedule, TokenOrder
+from mhim_core.mil.model_options import MhimOptions, Schedule, TokenOrder
 
 MIN_MASKED_BAG = 4
 """Bags with fewer instances are passed whole."""

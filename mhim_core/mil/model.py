@@ -9,14 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mhim_core.mil import abmil, clam, dsmil, pooling  # noqa: F401 - they register what they define
 from mhim_core.mil.aggregator import Aggregator, BagOutput, make_activation
 from mhim_core.mil.draws import Draws
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.mil.plugged import PluggedAggregator
 from mhim_core.mil.recycle import RecycleNetwork, queries_bound
 from mhim_core.mil.registry import aggregator_class
-from mhim_core.mil.transmil import Transmil
 
 
 class MilModel(nn.Module):
@@ -93,8 +91,9 @@ def build_model(
             for kind, parameter in module.named_parameters():
                 bound = module.weight[0].numel() ** -0.5
                 nn.init.uniform_(parameter, -bound, bound, generator=_generator(seed, f"{name}.{kind}"))
-        elif isinstance(module, Transmil):
-            nn.init.normal_(module.cls_token, generator=_generator(seed, f"{name}.cls_token"))
+        elif isinstance(module, Aggregator):
+            for kind, parameter in module.named_parameters(recurse=False):
+                module.start_parameter(kind, parameter, _generator(seed, f"{name}.{kind}"))
         elif isinstance(module, RecycleNetwork):
             bound = queries_bound(options.embed_dim)
             nn.init.uniform_(module.queries, -bound, bound, generator=_generator(seed, f"{name}.queries"))

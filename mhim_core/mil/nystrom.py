@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mhim_core.mil.draws import Draws
-from mhim_core.mil.options import TRANSMIL_HEADS
+from mhim_core.mil.model_options import TRANSMIL_HEADS
 
 PINV_ITERATIONS = 6
 RESIDUAL_KERNEL = 33

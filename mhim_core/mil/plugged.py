@@ -11,7 +11,7 @@ from torch import Tensor
 from mhim_core.errors import ConfigError
 from mhim_core.mil.aggregator import Aggregator, BagOutput, weigh_values
 from mhim_core.mil.draws import Draws
-from mhim_core.mil.options import ModelOptions
+from mhim_core.mil.model_options import ModelOptions
 from mhim_core.mil.registry import aggregator_class
 
 

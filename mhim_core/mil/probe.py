@@ -10,7 +10,7 @@ from mhim_core.errors import ConfigError, InputError
 from mhim_core.mil.aggregator import BagOutput
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.model import make_aggregator
-from mhim_core.mil.options import ModelOptions
+from mhim_core.mil.model_options import ModelOptions
 from mhim_core.mil.plugged import PluggedAggregator
 from mhim_core.mil.plugins import Plugin, failing_line
 from mhim_core.task import Task, TaskKind

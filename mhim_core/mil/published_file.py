@@ -1,9 +1,10 @@
-"""Published MHIM-MIL checkpoints (`.pt`) as files, read without running anything that is in them, and written.
+"""Published MHIM-MIL and CLAM checkpoints (`.pt`) as files, read without running anything that is in them, and written.
 
 What a tensor's name and shape say is taken from there: the aggregator, the features of a tile, D, C and k. Activations
 are in no tensor, so the reader says them.
 """
 
+import dataclasses
 import io
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeGuard
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 
 from mhim_core.errors import InputError
+from mhim_core.mil.clam_weights import from_clam, is_clam
 from mhim_core.mil.model import MilModel
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions
 from mhim_core.mil.published import from_published, published_aggregator, to_published
 
 _MODEL_KEYS = ("model", "student", "state_dict")
@@ -41,7 +43,8 @@ class PublishedModel(NamedTuple):
 def load_published(data: bytes, options: ModelOptions | None = None) -> PublishedModel:
     """Read a `.pt` file's bytes: a state dict, or a dict that holds one under `model` and perhaps one under `teacher`.
 
-    `options`: for what no tensor says (activations; by default those of v2), the aggregator and D are the file's.
+    `options`: for what no tensor says (activations; by default those of v2, and always ReLU for CLAM), the aggregator
+    and D are the file's.
     Recycle weights that the teacher lacks are the student's. Raises InputError where the file holds more than tensors
     and plain data, or tensors (listed) that no published model has.
     """
@@ -100,14 +103,18 @@ def _state(given: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Tensor]
 
 
 def _describe(published: Mapping[str, Tensor], options: ModelOptions) -> PublishedModel:
-    state = from_published(published)
+    if is_clam(published):
+        aggregator, state = from_clam(published)
+        options = dataclasses.replace(options, embed_activation=Activation.relu)  # as CLAM's code, which has no other
+    else:
+        aggregator, state = published_aggregator(published), from_published(published)
     dtypes = {tensor.dtype for tensor in state.values()}
     if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
         raise InputError(f"the checkpoint's tensors are of {sorted(map(str, dtypes))}; expected one kind of float")
     embed_dim, d_in = state["embed.weight"].shape
     found = PublishedModel(
         options=ModelOptions(
-            aggregator=published_aggregator(published),
+            aggregator=aggregator,
             embed_dim=embed_dim,
             embed_activation=options.embed_activation,
             attention_activation=options.attention_activation,

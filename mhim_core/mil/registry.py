@@ -1,22 +1,43 @@
 """Aggregators by the name a user types: the built-in ones, and those of a user's own file. Standard library only.
 
+The built-in ones are what the classes of `aggregators/` are decorated with; their names are read from the source, so
+that `mhim --help` knows them without torch, and a class is imported when it is made.
+
 A configuration can never name arbitrary code: a name is looked up here, and a file of a user's gets here only through
 `plugins.load_plugin`. One that was so registered is known by its name and the sha256 of its file, so several versions
 of a file can live in one process and a model always finds its own.
 """
 
+import ast
+import importlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from mhim_core.errors import InputError
+from mhim_core.mil import aggregators
 
-AGGREGATOR_NAMES = ("abmil", "transmil", "dsmil", "clam-sb", "clam-mb", "mean", "max")
-"""The built-in ones."""
-MINING_AGGREGATORS = ("abmil", "transmil", "dsmil", "clam-sb", "clam-mb")
-"""Those of them that weigh single instances, so that a teacher of their kind can rank instances for a student."""
+
+class BuiltIn(NamedTuple):
+    """What a class of `aggregators/` registers, as its decorator says."""
+
+    name: str
+    module: str
+    mining: bool
+
+
+def _built_in() -> Iterator[BuiltIn]:
+    for path in sorted(path for folder in aggregators.__path__ for path in Path(folder).glob("[!_]*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            for call in node.decorator_list if isinstance(node, ast.ClassDef) else ():
+                if isinstance(call, ast.Call) and getattr(call.func, "id", "") == register_aggregator.__name__:
+                    (name,) = (ast.literal_eval(argument) for argument in call.args)
+                    mining = {word.arg: ast.literal_eval(word.value) for word in call.keywords}.get("mining", False)
+                    yield BuiltIn(name, f"{aggregators.__name__}.{path.stem}", mining)
+
 
 AggregatorClass = TypeVar("AggregatorClass", bound=type)
 
@@ -35,7 +56,7 @@ class _Loading(NamedTuple):
 
 
 AGGREGATORS: dict[AggregatorKey, type] = {}
-"""Classes made by `(num_classes, options)`; the built-in ones once `mhim_core.mil.model` is imported."""
+"""Classes made by `(num_classes, options)`; a built-in one once it was asked for."""
 
 _NEWEST: dict[str, str] = {}
 """A plug-in's name → the sha256 of the file that registered it last."""
@@ -43,8 +64,11 @@ _LOADING: ContextVar[_Loading | None] = ContextVar("_LOADING", default=None)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
-def register_aggregator(name: str) -> Callable[[AggregatorClass], AggregatorClass]:
+def register_aggregator(name: str, *, mining: bool = False) -> Callable[[AggregatorClass], AggregatorClass]:
     """A class decorator: `aggregator=<name>` is this class. See docs/method.md, section Plug-ins.
+
+    `mining`: the class weighs single instances, so that a teacher of its kind can rank them for a student. Both are
+    literals where the class is built in; of a plug-in whether it can is found out (`plugged.check_plugin`).
 
     In a user's file it acts where the file is loaded as a plug-in (`aggregator_file=`, `plugins.load_plugin`); where it
     is imported as any module is, it leaves the class as it is and registers nothing. Raises InputError for the name of
@@ -54,7 +78,7 @@ def register_aggregator(name: str) -> Callable[[AggregatorClass], AggregatorClas
     def register(aggregator: AggregatorClass) -> AggregatorClass:
         loading = _LOADING.get()
         if aggregator.__module__.startswith("mhim_core."):
-            assert name in AGGREGATOR_NAMES, name
+            assert _BUILT_IN[name].module == aggregator.__module__, name
             AGGREGATORS[AggregatorKey(name, None)] = aggregator
         elif loading is not None:
             _check_name(name, loading)
@@ -80,6 +104,8 @@ def registering(plugin_sha256: str) -> Iterator[dict[str, type]]:
 
 def aggregator_class(name: str, plugin_sha256: str | None) -> type[Any]:
     """The class of that name, of that file where it is a plug-in's. Raises InputError if the file is not loaded."""
+    if plugin_sha256 is None:
+        importlib.import_module(_BUILT_IN[name].module)
     found = AGGREGATORS.get(AggregatorKey(name, plugin_sha256))
     if found is None:
         other = f" (loaded is {_NEWEST[name][:16]}…, another one)" if name in _NEWEST else ""
@@ -102,3 +128,10 @@ def _check_name(name: str, loading: _Loading) -> None:
         raise InputError(f"the aggregator name {name!r} must be of a-z, 0-9, - and _, and begin with a letter or digit")
     if name in loading.found:
         raise InputError(f"the aggregator {name!r} is registered twice in one file")
+
+
+_BUILT_IN = {entry.name: entry for entry in _built_in()}
+AGGREGATOR_NAMES = tuple(_BUILT_IN)
+"""The built-in ones."""
+MINING_AGGREGATORS = tuple(entry.name for entry in _BUILT_IN.values() if entry.mining)
+"""Those of them that weigh single instances."""

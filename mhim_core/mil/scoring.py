@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mhim_core.mil.aggregator import BagOutput
 from mhim_core.mil.model import MilModel
-from mhim_core.mil.options import Score
+from mhim_core.mil.model_options import Score
 
 
 @torch.no_grad()

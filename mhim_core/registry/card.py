@@ -7,14 +7,15 @@ them?" for who has the id, and no more. They are pseudonyms, not secrets: short 
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from mhim_core.errors import IntegrityError
 from mhim_core.features import SourceIdentity
-from mhim_core.fingerprint import canonical_json, fingerprint
-from mhim_core.task import Task, TaskKind
+from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
+from mhim_core.records import read_record
+from mhim_core.task import Task
 
 SCHEMA = 1
 VERSION_DIGITS = 16
@@ -65,7 +66,7 @@ class TrainedOn:
     """Digests of patient ids, sorted."""
     sources: tuple[str, ...]
     """Digests of the slides' contents, sorted."""
-    salt: str = ""
+    salt: str = field(default="", metadata={"neutral": ""})
     """Of the digests; empty: `cohort`. A warm start keeps the salt of the model before."""
 
     @classmethod
@@ -102,18 +103,6 @@ class TrainedOn:
     @property
     def own_salt(self) -> str:
         return self.salt or self.cohort
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON; without a warm start as it was before there were any, so that versions stay what they are."""
-        own = {one.name: getattr(self, one.name) for one in fields(self)}
-        if not self.salt:
-            del own["salt"]
-        return own
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> "TrainedOn":
-        """Raises TypeError or KeyError for what is none."""
-        return cls(**raw | {key: tuple(raw[key]) for key in ("patients", "sources")})
 
     def knows_patient(self, patient_id: str) -> bool:
         return _digest(self.own_salt, patient_id) in self._patients
@@ -196,44 +185,28 @@ class RegistryCard:
     @property
     def version(self) -> str:
         """The model's name for its content: equal for equal weights, choices, features, recipe and training data."""
-        identity = {name: getattr(self, name) for name in _IDENTITY} | {"trained_on": self.trained_on.to_json()}
+        identity = {name: value for name, value in to_plain(self).items() if name in _IDENTITY}
         return fingerprint(identity | {"schema": SCHEMA})[:VERSION_DIGITS]
 
     def to_bytes(self, name: str) -> bytes:
         """The card's file, which also says name and version."""
-        own = {one.name: getattr(self, one.name) for one in fields(self)} | {"trained_on": self.trained_on.to_json()}
-        return canonical_json(own | {"schema": SCHEMA, "name": name, "version": self.version, "files": self.files})
+        own = {"schema": SCHEMA, "name": name, "version": self.version, "files": self.files}
+        return canonical_json(to_plain(self) | own)
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> "RegistryCard":
         """Raises IntegrityError naming `where` if the bytes are not a card, or not of the version it names."""
         try:
             raw = json.loads(data)
-            if raw["schema"] != SCHEMA:
-                raise IntegrityError(f"{where} has schema {raw['schema']}; this mhim reads {SCHEMA}")
-            card = _read(raw)
+            schema, _, version, files = (raw.pop(key) for key in ("schema", "name", "version", "files"))
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise IntegrityError(f"{where} is not a model's card: {type(error).__name__}: {error}") from error
-        if card.version != raw["version"] or card.files != raw["files"]:
-            raise IntegrityError(f"{where} was changed: it says version {raw['version']}, its content {card.version}")
+        if schema != SCHEMA:
+            raise IntegrityError(f"{where} has schema {schema}; this mhim reads {SCHEMA}")
+        card = read_record(cls, raw, where)
+        if (card.version, card.files) != (version, files):
+            raise IntegrityError(f"{where} was changed: it says version {version}, its content {card.version}")
         return card
 
 
 _IDENTITY = ("task", "unit", "members", "encoder_identity", "tiling", "recipe", "trained_on")
-
-
-def task_from(raw: dict[str, Any]) -> Task:
-    """A task as JSON has it."""
-    return Task(kind=TaskKind(raw["kind"]), classes=tuple(raw["classes"]), time_bins=raw["time_bins"])
-
-
-def _read(raw: dict[str, Any]) -> RegistryCard:
-    own = {one.name: raw[one.name] for one in fields(RegistryCard) if one.name in raw}
-    return RegistryCard(
-        **own
-        | {
-            "task": task_from(raw["task"]),
-            "members": tuple(Member(**one) for one in raw["members"]),
-            "trained_on": TrainedOn.from_json(raw["trained_on"]),
-        }
-    )

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from mhim_core.registry.card import RegistryCard
+from mhim_core.train.sections import flat_options
 
 _SEED_KEYS = ("seed", "seeds")
 
@@ -13,7 +14,7 @@ class Change(NamedTuple):
     key: str
     """A key of mhim train, or one of `options.CHANGES`."""
     before: Any
-    """Plain JSON; None where the other card alone has it."""
+    """Plain JSON; None where the other card alone has it. An option that a card leaves out has its neutral value."""
     after: Any
 
     @property
@@ -31,7 +32,7 @@ def changes(before: RegistryCard, after: RegistryCard) -> tuple[Change, ...]:
 
 
 def _facts(card: RegistryCard) -> dict[str, Any]:
-    flat = _flat(card.recipe)
+    flat = flat_options(card.recipe)
     flat.pop("scheme", None)  # how folds are made; how many models vote is `fits`
     seeds = {key: flat.pop(key) for key in _SEED_KEYS if key in flat}
     return flat | {
@@ -40,10 +41,3 @@ def _facts(card: RegistryCard) -> dict[str, Any]:
         "fits": len(card.members),
         "thresholds": [(member.temperature, member.threshold) for member in card.members],
     }
-
-
-def _flat(value: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item) if isinstance(item, dict) else {key: item}
-    return flat

@@ -7,8 +7,8 @@ from mhim_core.evaluation.held_out import HeldOut, Rows, bag_differences
 from mhim_core.registry.changes import changes
 from mhim_core.registry.ensemble import decide
 from mhim_core.registry.figures import Contender, is_finite
+from mhim_core.registry.gate_options import GateOptions
 from mhim_core.registry.holdout import Holdout
-from mhim_core.registry.options import GateOptions
 from mhim_core.task import ClassTarget
 
 _MAX_LISTED = 10

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mhim_core.evaluation.held_out import Floats, softmax
+from mhim_core.metrics.arrays import Floats
+from mhim_core.metrics.outputs import softmax, survival_curve
 from mhim_core.registry.card import Member, RegistryCard
 from mhim_core.task import TaskKind
 
@@ -33,8 +34,7 @@ def pooled_logits(logits_MC: Floats, kind: TaskKind) -> tuple[float, ...]:
         return tuple(logits_MC.mean(axis=0).tolist())
     if kind is TaskKind.classification:
         return tuple(np.log(np.maximum(softmax(logits_MC).mean(axis=0), _TINY)).tolist())
-    survival_MC = np.exp(np.cumsum(-np.logaddexp(0.0, logits_MC), axis=1))
-    survival_C = np.maximum(survival_MC.mean(axis=0), _TINY)
+    survival_C = np.maximum(survival_curve(logits_MC).mean(axis=0), _TINY)
     stay_C = survival_C / np.concatenate([[1.0], survival_C[:-1]])
     return tuple((np.log(np.maximum(1 - stay_C, _TINY)) - np.log(stay_C)).tolist())
 

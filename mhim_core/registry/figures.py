@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mhim_core.evaluation.held_out import HeldOut, Rows, class_probabilities, class_targets
-from mhim_core.evaluation.judge import bind_rows, metrics_of
+from mhim_core.evaluation.row_metrics import bind_rows, metrics_of
 from mhim_core.metrics import (
     BINARY_METRICS,
     BoundMetric,
@@ -19,7 +19,7 @@ from mhim_core.metrics import (
 from mhim_core.metrics.arrays import Floats
 from mhim_core.registry.card import RegistryCard
 from mhim_core.registry.ensemble import decide
-from mhim_core.registry.options import GateOptions
+from mhim_core.registry.gate_options import GateOptions
 
 _SEED = 2021
 """Of the draws: a constant, so that a judgement made twice says the same."""

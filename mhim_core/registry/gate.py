@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from mhim_core.errors import InputError
 from mhim_core.evaluation.held_out import Rows
-from mhim_core.evaluation.judge import metrics_of
+from mhim_core.evaluation.row_metrics import metrics_of
 from mhim_core.registry.checks import (
     Check,
     check_champion,
@@ -22,8 +22,8 @@ from mhim_core.registry.checks import (
     check_predicted,
 )
 from mhim_core.registry.figures import Contender, Figures, is_finite, site_of
+from mhim_core.registry.gate_options import GateOptions
 from mhim_core.registry.holdout import Holdout
-from mhim_core.registry.options import GateOptions
 from mhim_core.task import TaskKind
 
 DEFAULT_METRIC = {

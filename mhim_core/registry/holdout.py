@@ -9,22 +9,23 @@ It names slides and patients, as the cohort's table does; whoever may read the r
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from mhim_core.cohort.options import SplitOptions
 from mhim_core.cohort.parts import has_comparable_pair
 from mhim_core.cohort.patients import Patient, patients_of, take
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.cohort.table import natural_key
+from mhim_core.cohort.task_options import SplitOptions
 from mhim_core.cohort.tasks import targets_of
 from mhim_core.errors import ConflictError, IntegrityError, NotFoundError, SplitError
 from mhim_core.features import SourceIdentity
-from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
+from mhim_core.records import read_record
 from mhim_core.registry.card import TrainedOn
+from mhim_core.registry.gate_options import HoldoutOptions
 from mhim_core.registry.names import holdout_prefix, number_in, numbered
-from mhim_core.registry.options import HoldoutOptions
 from mhim_core.storage import Storage
 from mhim_core.task import SurvivalTarget, Target, Task, TaskKind
 from mhim_core.types import PatientId, SlideId
@@ -90,26 +91,19 @@ class Holdout:
         return fingerprint(self)
 
     def to_bytes(self) -> bytes:
-        return canonical_json(asdict(self) | {"schema": SCHEMA})
+        return canonical_json(to_plain(self) | {"schema": SCHEMA})
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> "Holdout":
         """Raises IntegrityError naming `where` if the bytes are no holdout of this schema."""
         try:
             raw = json.loads(data)
-            if raw.pop("schema") != SCHEMA:
-                raise IntegrityError(f"{where} has another schema than {SCHEMA}")
-            task = raw["task"]
-            return cls(
-                name=raw["name"],
-                task=Task(kind=TaskKind(task["kind"]), classes=tuple(task["classes"]), time_bins=task["time_bins"]),
-                options=HoldoutOptions(**raw["options"]),
-                slides=tuple(
-                    HoldoutSlide(**one | {"source": SourceIdentity(**one["source"])}) for one in raw["slides"]
-                ),
-            )
+            schema = raw.pop("schema")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IntegrityError(f"{where} is not a holdout: {type(error).__name__}: {error}") from error
+        if schema != SCHEMA:
+            raise IntegrityError(f"{where} has another schema than {SCHEMA}")
+        return read_record(cls, raw, where)
 
 
 class Divided(NamedTuple):

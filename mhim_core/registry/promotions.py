@@ -6,12 +6,13 @@ takes the place of a champion that they were not judged against. Every age is by
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from mhim_core.errors import ConflictError, InputError, IntegrityError
-from mhim_core.fingerprint import canonical_json
+from mhim_core.fingerprint import canonical_json, to_plain
+from mhim_core.records import read_record
 from mhim_core.registry.models import read_model_folder
 from mhim_core.registry.names import number_in, numbered, promotions_prefix
 from mhim_core.storage import Entry, Storage
@@ -55,7 +56,7 @@ class Promotion:
     """When it was written, by the store's clock; not part of the record's bytes."""
 
     def to_bytes(self) -> bytes:
-        own = asdict(self)
+        own = to_plain(self)
         del own["promoted_s"]
         return canonical_json(own | {"schema": SCHEMA})
 
@@ -64,11 +65,12 @@ class Promotion:
         """Raises IntegrityError naming `where` if the bytes are no promotion of this schema."""
         try:
             raw = json.loads(data)
-            if raw.pop("schema") != SCHEMA:
-                raise IntegrityError(f"{where} has another schema than {SCHEMA}")
-            return cls(**raw | {"kind": Kind(raw["kind"]), "promoted_s": promoted_s})
+            schema = raw.pop("schema")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IntegrityError(f"{where} is not a promotion: {type(error).__name__}: {error}") from error
+        if schema != SCHEMA:
+            raise IntegrityError(f"{where} has another schema than {SCHEMA}")
+        return read_record(cls, raw | {"promoted_s": promoted_s}, where)
 
 
 class Promoted(NamedTuple):

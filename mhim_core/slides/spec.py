@@ -4,14 +4,15 @@
 only admit or refuse a slide, so relaxing them later never invalidates what is already embedded.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from mhim_core.errors import ConfigError, InputError
+from mhim_core.errors import ConfigError, InputError, IntegrityError
+from mhim_core.fingerprint import to_plain
+from mhim_core.records import read_record
 
 MIN_MPP, MAX_MPP = 0.05, 20.0
 """µm/px: what a light microscope's level 0 can plausibly be (100× oil is about 0.06, a macro scan 20)."""
@@ -105,7 +106,7 @@ class SlidePolicy:
     """How far level 0 may be enlarged to reach `target_mpp` before the slide is refused; 1.0 allows no enlarging."""
     default_mpp: float | None = None
     """Resolution in µm/px for slides which state none and have none in the cohort table; null refuses them."""
-    max_mpp_factor: float = field(default=4.0, metadata={"neutral": 0.0})
+    max_mpp_factor: float = field(default=4.0, metadata={"neutral": 4.0})  # what was let in before stays in
     """How many times the cohort table's mpp may be above or below what the file states before the slide is refused. A
     smaller contradiction is warned of; 0 confirms the table whatever the file states."""
 
@@ -180,7 +181,6 @@ GLASS_RULE = GlassRule()
 
 RULE_NAMES = {TissueMethod.glass: GLASS_RULE.name, TissueMethod.otsu: TISSUE_RULE.name}
 """What a tiling's identity calls them."""
-_SIZES = ("target_mpp", "tile_px", "overlap_px", "min_tissue")
 
 
 def tiling_identity(spec: TileSpec) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def tiling_identity(spec: TileSpec) -> dict[str, Any]:
     tissue=otsu and backend=openslide give the identity that version 0.1 recorded; tissue=auto stands for glass.
     """
     identity: dict[str, Any] = {
-        **{name: getattr(spec, name) for name in _SIZES},
+        **{name: value for name, value in to_plain(spec).items() if name not in _OF_RULES},
         "tissue": _tissue_identity(spec),
         "grid": {"version": 1, "level_tolerance": LEVEL_TOLERANCE},
         "pixels": {"version": 1, "resample": "lanczos", "background": "white"},
@@ -199,28 +199,42 @@ def tiling_identity(spec: TileSpec) -> dict[str, Any]:
     return identity
 
 
-def spec_of(tiling: Mapping[str, Any]) -> TileSpec:
-    """The spec whose identity this is. Raises InputError if this version cuts such tiles otherwise."""
-    try:
-        rule = tiling["tissue"]
-        is_glass = rule["name"] == GLASS_RULE.name
-        spec = TileSpec(
-            **{name: tiling[name] for name in _SIZES},
-            tissue=TissueMethod.glass if is_glass else TissueMethod.otsu,
-            keep_fat=rule["keep_fat"] if is_glass else True,
-            keep_pen=rule["keep_pen"] if is_glass else False,
-            backend=BackendName(tiling.get("backend", {}).get("name", BackendName.openslide)),
-        )
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+_OF_RULES = ("tissue", "keep_fat", "keep_pen", "backend")
+"""Options that the identity states by their rule."""
+_RULES = ("tissue", "grid", "pixels", "backend")
+"""The parts of a tiling's identity that are this version's own, not the spec's."""
+
+
+def stored_spec(tiling: Mapping[str, Any], what: str) -> TileSpec:
+    """The tile spec of a stored `tiling_identity`; `what` is named in errors.
+
+    Raises InputError if this version cuts tiles otherwise, IntegrityError if a newer one wrote options that are unknown
+    here.
+    """
+    values = {key: item for key, item in tiling.items() if key not in _RULES}
+    spec = read_record(TileSpec, values | _rule_options(tiling, what), what)
+    here = tiling_identity(spec)
+    if differing := [key for key in _RULES if tiling.get(key) != here.get(key)]:
         raise InputError(
-            f"these features were tiled in a way that this version of mhim does not know: {error}"
-        ) from error
-    if tiling_identity(spec) != tiling:
-        raise InputError("these features were tiled by another version of the tissue finder; use that version of mhim")
+            f"{what} were tiled by another version of the {' and the '.join(differing)} rule; use that version of mhim"
+        )
     return spec
 
 
 def _tissue_identity(spec: TileSpec) -> dict[str, Any]:
     if spec.tissue is TissueMethod.otsu:
-        return dataclasses.asdict(TISSUE_RULE)
-    return dataclasses.asdict(GLASS_RULE) | {"keep_fat": spec.keep_fat, "keep_pen": spec.keep_pen}
+        return dict(to_plain(TISSUE_RULE))
+    return to_plain(GLASS_RULE) | {"keep_fat": spec.keep_fat, "keep_pen": spec.keep_pen}
+
+
+def _rule_options(tiling: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """What the identity's rules say of the spec's options."""
+    try:
+        rule, backend = tiling["tissue"], tiling.get("backend", {"name": BackendName.openslide.value})
+        if rule["name"] == GLASS_RULE.name:
+            options = {"tissue": TissueMethod.glass.value, "keep_fat": rule["keep_fat"], "keep_pen": rule["keep_pen"]}
+        else:
+            options = {"tissue": TissueMethod.otsu.value}
+        return options | {"backend": backend["name"]}
+    except (KeyError, TypeError) as error:
+        raise IntegrityError(f"{what}: not the identity of a tiling: {error!r}") from error

@@ -8,10 +8,12 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from mhim_core.errors import ConflictError, InputError, IntegrityError
-from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
+from mhim_core.records import read_record
 from mhim_core.storage import Storage
 from mhim_core.store import layout
 from mhim_core.store.schema import SCHEMA_VERSION
@@ -67,14 +69,7 @@ class FeatureSet:
         return "  ".join([self.fingerprint[:16], f"{self.encoder_id} (D={self.dim})", *shown])
 
     def to_json(self) -> bytes:
-        return canonical_json(
-            {
-                "schema_version": SCHEMA_VERSION,
-                "tiling": self.tiling,
-                "encoder": self.encoder,
-                "encoder_identity": self.encoder_identity,
-            }
-        )
+        return canonical_json({"schema_version": SCHEMA_VERSION} | to_plain(self))
 
     @classmethod
     def from_json(cls, data: bytes) -> "FeatureSet":
@@ -82,11 +77,11 @@ class FeatureSet:
         try:
             fields = json.loads(data)
             version = fields.pop("schema_version")
-            if version != SCHEMA_VERSION:
-                raise IntegrityError(f"feature set of schema version {version}; this mhim reads {SCHEMA_VERSION}")
-            return cls(**fields)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"not a feature set: {error}") from error
+        if version != SCHEMA_VERSION:
+            raise IntegrityError(f"feature set of schema version {version}; this mhim reads {SCHEMA_VERSION}")
+        return read_record(cls, fields, "the feature set's record")
 
 
 def register(storage: Storage, feature_set: FeatureSet) -> None:
@@ -118,28 +113,42 @@ def list_feature_sets(storage: Storage) -> list[FeatureSet]:
     return found
 
 
+def _no_features(storage: Storage) -> str:
+    """The sentence for a store without any: what else lies there, and what to do."""
+    foreign = next((entry.key for entry in storage.list("") if entry.key.endswith((".h5", ".pt"))), None)
+    if foreign is None:
+        return f"{storage.uri} holds no features; run `mhim embed` first"
+    return (
+        f"{storage.uri} holds no features of mhim, but files of another tool, such as {foreign}; they name neither "
+        "encoder nor slide, so no command trains on them: make features of the slides with `mhim embed "
+        "store=<another folder>`, or train on .h5 files from Python (mhim_core.store.interop.H5Bags, docs/python.md)"
+    )
+
+
 def choose_feature_set(
     storage: Storage,
     *,
     encoder_id: str | None = None,
     tiling: Mapping[str, Any] | None = None,
     fingerprint: str | None = None,
+    neutral: Mapping[str, Any] = MappingProxyType({}),
 ) -> FeatureSet:
     """The one set that fits: `encoder_id` exactly, each setting of `tiling`, the fingerprint's first digits.
 
-    A tiling setting is named by its path or its last part (`spec.target_mpp` or `target_mpp`). Raises InputError,
-    listing what is there, if none fits or the choice is open.
+    A tiling setting is named by its path or its last part (`spec.target_mpp` or `target_mpp`). `neutral`: by name what
+    a setting is in a set that does not state it (`neutral_values` of its class). Raises InputError, listing what is
+    there, if none fits or the choice is open.
     """
     present = list_feature_sets(storage)
     if not present:
-        raise InputError(f"{storage.uri} holds no features; run `mhim embed` first")
+        raise InputError(_no_features(storage))
     wanted = dict(tiling or {})
     fitting = [
         one
         for one in present
         if (encoder_id is None or one.encoder_id == encoder_id)
         and (fingerprint is None or one.fingerprint.startswith(fingerprint))
-        and all(_has_setting(one, name, value) for name, value in wanted.items())
+        and all(_has_setting(one, name, value, neutral) for name, value in wanted.items())
     ]
     if len(fitting) == 1:
         return fitting[0]
@@ -150,9 +159,10 @@ def choose_feature_set(
     raise InputError(f"{storage.uri} ({given}): {finding}:\n{listing}")
 
 
-def _has_setting(feature_set: FeatureSet, name: str, value: Any) -> bool:
+def _has_setting(feature_set: FeatureSet, name: str, value: Any, neutral: Mapping[str, Any]) -> bool:
     settings = feature_set.tiling_settings
-    return any(found == value for path, found in settings.items() if path == name or path.endswith(f".{name}"))
+    stated = [found for path, found in settings.items() if path == name or path.endswith(f".{name}")]
+    return value in stated if stated else name in neutral and neutral[name] == value
 
 
 def _listing(feature_sets: list[FeatureSet]) -> list[str]:

@@ -6,7 +6,8 @@ from typing import Any
 
 from mhim_core.errors import IntegrityError
 from mhim_core.features import MppUsed, SlideFeatures, SlideView, SourceHint, SourceIdentity
-from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
+from mhim_core.records import read_record
 from mhim_core.store import layout
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.schema import DTYPE, SCHEMA_VERSION
@@ -46,7 +47,7 @@ class CommitRecord:
     versions: dict[str, str]
     committed_by: str
     """`mhim <version>`."""
-    view: SlideView | None = field(default=None, compare=False)
+    view: SlideView | None = field(default=None, compare=False, metadata={"neutral": None})
     """What was seen of the slide beside its tiles; None: committed by version 0.1."""
 
     @property
@@ -66,7 +67,7 @@ class CommitRecord:
         return replace(self, source_sha256=source_sha256)
 
     def to_json(self) -> bytes:
-        return canonical_json({"schema_version": SCHEMA_VERSION, **self.to_dict()})
+        return canonical_json({"schema_version": SCHEMA_VERSION} | to_plain(self))
 
     def to_dict(self) -> dict[str, Any]:
         values = {column.name: getattr(self, column.name) for column in fields(self)}
@@ -80,29 +81,12 @@ class CommitRecord:
         try:
             values = json.loads(data)
             version = values.pop("schema_version")
-            if version != SCHEMA_VERSION:
-                raise IntegrityError(f"{origin}: commit of schema version {version}; this mhim reads {SCHEMA_VERSION}")
-            return cls(
-                **{
-                    **values,
-                    "slide_id": layout.check_slide_id(SlideId(values["slide_id"])),
-                    "status": Status(values["status"]),
-                    "source": SourceIdentity(**values["source"]),
-                    "hint": SourceHint(**values["hint"]),
-                    "mpp": MppUsed(**values["mpp"]),
-                    "effective_mpp": tuple(values["effective_mpp"]),
-                    "view": _view(values.get("view")),
-                }
-            )
+            layout.check_slide_id(SlideId(values["slide_id"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"{origin}: not a commit record: {error!r}") from error
-
-
-def _view(values: dict[str, Any] | None) -> SlideView | None:
-    if values is None:
-        return None
-    rgb = values.get("glass_rgb")
-    return SlideView(**{**values, "glass_rgb": None if rgb is None else tuple(rgb)})
+        if version != SCHEMA_VERSION:
+            raise IntegrityError(f"{origin}: commit of schema version {version}; this mhim reads {SCHEMA_VERSION}")
+        return read_record(cls, values, origin)
 
 
 def commit_digest(source: SourceIdentity, mpp: MppUsed) -> str:

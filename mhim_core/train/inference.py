@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mhim_core.mil.losses import survival_risk
+from mhim_core.metrics.outputs import softmax, survival_risk
 from mhim_core.mil.model import MilModel
 from mhim_core.store.schema import FeatureTable
 from mhim_core.task import FittedTask, TaskKind
-from mhim_core.train.checkpoint import Prediction, predict_bag
+from mhim_core.train.checkpoint import ModelOutput, predict_bag
 
 NUM_THREADS = 2
 """Of every forward pass here on a CPU: a sum's last bits depend on it, which must not vary with the machine."""
@@ -70,13 +70,12 @@ def predict_tables(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -> B
 
 def outputs_of(logits_C: np.ndarray, kind: TaskKind) -> np.ndarray:
     """What a person reads: class probabilities (C,), the risk (1,) or the number (1,), float64."""
-    # the mathematics of evaluation.held_out's softmax and risks, which training may not import (nor they torch)
-    logits = torch.from_numpy(np.asarray(logits_C, dtype=np.float64))
+    logits = np.asarray(logits_C, dtype=np.float64)
     if kind is TaskKind.classification:
-        return logits.softmax(dim=-1).numpy()
-    return survival_risk(logits)[None].numpy() if kind is TaskKind.survival else logits.numpy()
+        return softmax(logits[None])[0]
+    return survival_risk(logits)[None] if kind is TaskKind.survival else logits
 
 
-def _in_users_unit(found: Prediction, task: FittedTask) -> np.ndarray:
+def _in_users_unit(found: ModelOutput, task: FittedTask) -> np.ndarray:
     logits_C = found.logits_C.double().cpu().numpy()
     return logits_C * task.target_deviation + task.target_mean  # 1 and 0 but in a regression

@@ -12,14 +12,16 @@ import torch
 from mhim_core.bags import BagSource
 from mhim_core.fingerprint import canonical_json, sha256
 from mhim_core.storage import Storage
+from mhim_core.train.arithmetic import fixed_arithmetic
 from mhim_core.train.attempts import Attempts
-from mhim_core.train.checkpoint import ModelCard, describe, load_model, save_model
+from mhim_core.train.card import ModelCard
+from mhim_core.train.checkpoint import load_model, save_model
 from mhim_core.train.checks import check_drift, check_losses, check_validation
 from mhim_core.train.context import TrainContext, from_rank_zero
 from mhim_core.train.epochs import EpochRecord
 from mhim_core.train.events import FitEvent, FitEventKind, OnEvent, ignore_events
 from mhim_core.train.feed import BagFeed
-from mhim_core.train.options import Selection
+from mhim_core.train.fit_options import Selection
 from mhim_core.train.plan import FitSpec, Stage, TrainPlan
 from mhim_core.train.preparation import make_setup, resume_or_start
 from mhim_core.train.results import (
@@ -28,6 +30,7 @@ from mhim_core.train.results import (
     card_key,
     commit_result,
     data_identity,
+    describe,
     fit_identity,
     model_key,
     read_initial,
@@ -92,7 +95,8 @@ def run_fit(
     every = plan.execution.checkpoint_every
     while state.epoch < plan.fit.epochs and not should_stop(state):
         epoch_s = time.monotonic()
-        run_epoch(state, spec, feed, context)
+        with fixed_arithmetic(context.device):
+            run_epoch(state, spec, feed, context)
         if every and state.epoch % every == 0 and state.epoch < plan.fit.epochs:
             from_rank_zero(context, lambda: attempts.save(state.epoch, state.to_bytes()).encode())
         tell(FitEventKind.epoch, record=state.history[-1], seconds=time.monotonic() - epoch_s)

@@ -8,9 +8,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from mhim_core.errors import ConfigError, SplitError
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.task import ClassTarget, SurvivalTarget, Target, Task, TaskKind, ValueTarget, fit_task
-from mhim_core.train.options import FitExecution, FitOptions
+from mhim_core.train.fit_options import FitExecution, FitOptions
 from mhim_core.types import BagId
 
 

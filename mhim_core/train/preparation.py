@@ -6,7 +6,7 @@ import torch
 
 from mhim_core.errors import InputError, IntegrityError
 from mhim_core.mil.model import MilModel, build_model
-from mhim_core.mil.options import StudentInit
+from mhim_core.mil.model_options import StudentInit
 from mhim_core.task import fit_task
 from mhim_core.train.attempts import Attempts
 from mhim_core.train.checkpoint import LoadedModel

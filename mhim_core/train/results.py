@@ -1,21 +1,21 @@
 """Finished fits: `fits/<name>/result.json`, written last, names the model file and its sha256."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import Any
 
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
-from mhim_core.fingerprint import canonical_json, fingerprint, sha256
-from mhim_core.mil.options import ModelOptions
+from mhim_core.fingerprint import canonical_json, fingerprint, sha256, to_plain
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
+from mhim_core.records import read_record
 from mhim_core.storage import Storage
-from mhim_core.task import FittedTask, Task
+from mhim_core.task import Task
+from mhim_core.train.card import INTENDED_USE, ModelCard, load_card
+from mhim_core.train.card import SCHEMA as CARD_SCHEMA
 from mhim_core.train.epochs import EpochRecord
+from mhim_core.train.fit_options import FitOptions
 from mhim_core.train.plan import FitSpec, Stage, TrainPlan
-
-if TYPE_CHECKING:  # torch: reading a result must not need it
-    from mhim_core.train.checkpoint import ModelCard
 
 SCHEMA = 1
 
@@ -44,19 +44,19 @@ class FitResult:
     history: tuple[EpochRecord, ...]
 
     def to_bytes(self) -> bytes:
-        return canonical_json({"schema": SCHEMA} | {f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+        return canonical_json({"schema": SCHEMA} | to_plain(self))
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> "FitResult":
         """Raises IntegrityError naming `where` if the bytes are not a result of this schema."""
         try:
             raw = json.loads(data)
-            if raw.pop("schema") != SCHEMA:
-                raise IntegrityError(f"{where} has another schema than {SCHEMA}")
-            history = tuple(EpochRecord(**record) for record in raw.pop("history"))
-            return cls(**raw | {"stage": Stage(raw["stage"]), "history": history})
+            schema = raw.pop("schema")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IntegrityError(f"{where} is not a fit's result: {type(error).__name__}: {error}") from error
+        if schema != SCHEMA:
+            raise IntegrityError(f"{where} has another schema than {SCHEMA}")
+        return read_record(cls, raw, where)
 
 
 def result_key(name: str) -> str:
@@ -78,27 +78,60 @@ def initial_key(digest: str) -> str:
     return f"initial/{digest}.safetensors"
 
 
+@dataclass(frozen=True, kw_only=True)
+class FitIdentity:
+    """What determines a fit's weights."""
+
+    schema: int = SCHEMA
+    spec: FitSpec
+    d_in: int
+    task: Task
+    provenance: Mapping[str, str]
+    model: ModelOptions
+    fit: FitOptions
+    mhim: MhimOptions | None
+    """None in stage 1."""
+    teacher: str | None
+    """sha256 of the teacher's model file; None in stage 1."""
+    warm_start: str | None = field(default=None, metadata={"neutral": None})
+    """sha256 of the model file whose weights it starts from; None: from its own draw."""
+
+
 def fit_identity(plan: TrainPlan, spec: FitSpec, teacher_sha256: str | None) -> str:
     """Covers what determines the weights; MHIM's options are no part of a stage-1 fit."""
-    warm_start = {"warm_start": plan.warm_start[spec.seed]} if plan.warm_start else {}
     return fingerprint(
-        warm_start
-        | {
-            "schema": SCHEMA,
-            "spec": spec,
-            "d_in": plan.d_in,
-            "task": plan.task,
-            "provenance": plan.provenance,
-            "model": plan.model,
-            "fit": plan.fit,
-            "mhim": plan.mhim if spec.stage is Stage.mhim else None,
-            "teacher": teacher_sha256,
-        }
+        FitIdentity(
+            spec=spec,
+            d_in=plan.d_in,
+            task=plan.task,
+            provenance=plan.provenance,
+            model=plan.model,
+            fit=plan.fit,
+            mhim=plan.mhim if spec.stage is Stage.mhim else None,
+            teacher=teacher_sha256,
+            warm_start=plan.warm_start[spec.seed] if plan.warm_start else None,
+        )
     )
 
 
-def _unfitted(task: FittedTask) -> Task:
-    return Task(kind=task.kind, classes=task.classes, time_bins=task.time_bins)
+def describe(card: ModelCard, plan: TrainPlan, result: FitResult) -> dict[str, object]:
+    """The card beside the model file, for people and other programs; `load_card` reads the file's own."""
+    spec = next(spec for spec in plan.fits if spec.name == result.name)
+    return to_plain(card) | {
+        "schema": CARD_SCHEMA,
+        "model_sha256": result.model_sha256,
+        "fit": plan.fit,
+        "training_bags": {"number": len(spec.train), "identity": result.data_identity},
+        "metrics": {
+            "selected_by": result.metric_name,
+            "validation_metric": result.metric,
+            "validation_loss": result.validation_loss,
+            "best_epoch": result.best_epoch,
+            "num_epochs": len(result.history),
+        },
+        "intended_use": INTENDED_USE,
+        "about": plan.about,
+    }
 
 
 def data_identity(spec: FitSpec) -> str:
@@ -179,8 +212,6 @@ def read_teacher(storage: Storage, plan: TrainPlan, spec: FitSpec) -> bytes:
 
     Raises InputError if it is missing or another one's: a student never trains under a wrong teacher.
     """
-    from mhim_core.train.checkpoint import load_card  # torch: reading a result must not need it
-
     if spec.teacher is None:
         raise InputError(f"fit {spec.name}: stage {spec.stage} needs a teacher, the stage-1 fit of its fold and seed")
     result = read_result(storage, spec.teacher)
@@ -195,12 +226,12 @@ def read_teacher(storage: Storage, plan: TrainPlan, spec: FitSpec) -> bytes:
         "seed": (result.seed, spec.seed),
         "training and validation bags": (result.data_identity, data_identity(spec)),
         "features per tile": (card.d_in, plan.d_in),
-        "task": (_unfitted(card.task), plan.task),
+        "task": (card.task.unfitted, plan.task),
         "model options": (card.model, plan.model),
         "precision": (card.precision, plan.fit.precision),
         "features": (card.provenance, plan.provenance),
     }
-    wrong = [f"{name}: {found} instead of {wanted}" for name, (found, wanted) in expected.items() if found != wanted]
+    wrong = _differences(expected)
     if wrong:
         raise InputError(f"fit {spec.name}: its teacher {spec.teacher} does not match; {'; '.join(wrong)}")
     return data
@@ -212,8 +243,6 @@ def read_initial(storage: Storage, plan: TrainPlan, spec: FitSpec) -> bytes:
     Raises IntegrityError if it is missing or not the file that the plan names, InputError if it is of other features,
     another task or other model options than the plan's.
     """
-    from mhim_core.train.checkpoint import load_card  # torch: reading a result must not need it
-
     digest = plan.warm_start[spec.seed]
     where = storage.locate(initial_key(digest))
     try:
@@ -229,12 +258,21 @@ def read_initial(storage: Storage, plan: TrainPlan, spec: FitSpec) -> bytes:
 
 
 def initial_differences(
-    card: "ModelCard", d_in: int, task: Task, model: ModelOptions, provenance: Mapping[str, str]
+    card: ModelCard, d_in: int, task: Task, model: ModelOptions, provenance: Mapping[str, str]
 ) -> list[str]:
     """What keeps a fit from starting at a model's weights, a phrase each; its data and MHIM's options may differ."""
     expected = {
         "features per tile": (card.d_in, d_in),
-        "task": (_unfitted(card.task), task),
+        "task": (card.task.unfitted, task),
         "model options": (card.model, model),
     } | {key: (card.provenance.get(key), provenance.get(key)) for key in ("feature_set", "encoder")}
-    return [f"{name}: {found} instead of {wanted}" for name, (found, wanted) in expected.items() if found != wanted]
+    return _differences(expected)
+
+
+def _differences(expected: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """A phrase for each of {what: (found, wanted)} that differs in its canonical form."""
+    return [
+        f"{name}: {found} instead of {wanted}"
+        for name, (found, wanted) in expected.items()
+        if to_plain(found) != to_plain(wanted)
+    ]

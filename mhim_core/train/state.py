@@ -13,10 +13,11 @@ from torch import Tensor
 
 from mhim_core.errors import IntegrityError
 from mhim_core.mil.model import MilModel
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.task import FittedTask
+from mhim_core.train.card import read_metadata
 from mhim_core.train.epochs import EpochRecord
-from mhim_core.train.options import FitOptions
+from mhim_core.train.fit_options import FitOptions
 from mhim_core.train.plan import LabelledBag, Stage
 from mhim_core.train.sampler import num_batches
 
@@ -139,13 +140,6 @@ class TrainState:
         if "best" in numbers:
             record = EpochRecord(*numbers["best"])
             self.best = Best(record, _below("best/student", tensors), _below("best/teacher", tensors))
-
-
-def read_metadata(data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file held in memory. Raises ValueError or KeyError if it is not one."""
-    length = int.from_bytes(data[:8], "little")
-    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
-    return metadata
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,8 +15,9 @@ from mhim_core.mil.ema import follow, momentum_at
 from mhim_core.mil.losses import consistency_loss
 from mhim_core.mil.masking import RecycleSplit, high_ratio_at, mask_instances, split_recycled
 from mhim_core.mil.model import MilModel
-from mhim_core.mil.options import MhimOptions, TeacherMode
+from mhim_core.mil.model_options import MhimOptions, TeacherMode
 from mhim_core.mil.scoring import score_instances
+from mhim_core.task import TaskKind
 from mhim_core.train.context import TrainContext
 from mhim_core.train.gradients import reduce_gradients, reduce_token_mean
 from mhim_core.train.objective import Label, class_of, task_loss
@@ -48,6 +49,8 @@ class StudentView(NamedTuple):
     output: BagOutput
     tokens_kD: Tensor | None
     """T; None where nothing was recycled."""
+    whole: BagOutput | None = None
+    """What it makes of the whole bag, from the same embedded instances; None: it is not asked (full_view_weight=0)."""
 
 
 class StepResult(NamedTuple):
@@ -91,11 +94,15 @@ def train_step(
             target = view_as_teacher(teacher, bag.x_NF, setup.mhim, draws)
             kept = mask_instances(target.score_HN, high_ratio, setup.mhim, draws).kept
             split = split_recycled(kept, setup.mhim.random_mask_ratio, draws, setup.mhim.token_order)
-            student_view = view_as_student(student, bag.x_NF, split, draws)
+            student_view = view_as_student(student, bag.x_NF, split, draws, both=setup.mhim.full_view_weight > 0)
             consistency = consistency_loss(target.feature_D, student_view.output.feature_D, setup.mhim.temperature)
-        bag_loss = task_loss(setup.task.kind, student_view.output.logits_C, bag.label)
-        task = student.aggregator.task_loss(bag_loss, student_view.output, class_of(setup.task.kind, bag.label))
-        loss = bag.label.weight * task + setup.mhim.consistency_weight * consistency
+        task = _task_of(student, student_view.output, bag.label, setup.task.kind)
+        whole_share = 0.0
+        if student_view.whole is not None:
+            whole_share = setup.mhim.full_view_weight
+            whole_task = _task_of(student, student_view.whole, bag.label, setup.task.kind)
+            task = (1 - whole_share) * task + whole_share * whole_task
+        loss = bag.label.weight * task + (1 - whole_share) * setup.mhim.consistency_weight * consistency
         (loss / batch_size).backward()
         results.append(_BagResult(task.detach(), consistency.detach(), student_view.output.logits_C.detach()))
         if student_view.tokens_kD is not None:
@@ -121,18 +128,35 @@ def view_as_teacher(teacher: MilModel, x_NF: Tensor, options: MhimOptions, draws
     return TeacherView(output.feature_D, score_instances(teacher, h_ND, output, options.score))
 
 
-def view_as_student(student: MilModel, x_NF: Tensor, split: RecycleSplit | None, draws: Draws) -> StudentView:
-    """The student sees [entering ; T], where `split` says what enters and what is recycled into T; None: all enters."""
+def view_as_student(
+    student: MilModel, x_NF: Tensor, split: RecycleSplit | None, draws: Draws, *, both: bool = False
+) -> StudentView:
+    """The student sees [entering ; T], where `split` says what enters and what is recycled into T; None: all enters.
+
+    `both`: it sees the whole bag as well, so that it does not forget what the teacher always masks. The two views share
+    their embedded instances and those's dropout; the second costs an aggregator pass.
+    """
     dropout = draws.stream("student")
     if split is None:
         return StudentView(student.aggregator(student.embed_instances(x_NF, dropout), dropout), None)
-    # rows are gathered before the embedding: what is masked costs nothing, and no gradient scatters back
-    h_ND = student.embed_instances(x_NF.index_select(0, split.rows), dropout)
+    whole = None
+    if both:
+        h_ND = student.embed_instances(x_NF, dropout)
+        whole = student.aggregator(h_ND, draws.stream("whole"))
+        h_ND = h_ND.index_select(0, split.rows)
+    else:
+        # rows are gathered before the embedding: what is masked costs nothing, and no gradient scatters back
+        h_ND = student.embed_instances(x_NF.index_select(0, split.rows), dropout)
     h_KD, h_RD = h_ND[: split.num_entering], h_ND[split.num_entering :]
     if student.recycle is None or len(h_RD) == 0:
-        return StudentView(student.aggregator(h_KD, dropout), None)
+        return StudentView(student.aggregator(h_KD, dropout), None, whole)
     tokens_kD = student.recycle(h_RD, dropout)
-    return StudentView(student.aggregator(torch.cat([h_KD, tokens_kD]), dropout), tokens_kD)
+    return StudentView(student.aggregator(torch.cat([h_KD, tokens_kD]), dropout), tokens_kD, whole)
+
+
+def _task_of(student: MilModel, output: BagOutput, label: Label, kind: TaskKind) -> Tensor:
+    """The task loss of one view of a bag, the aggregator's own part included."""
+    return student.aggregator.task_loss(task_loss(kind, output.logits_C, label), output, class_of(kind, label))
 
 
 def _stack(results: Sequence[_BagResult], none_0C: Tensor) -> StepResult:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mhim_core import metrics
-from mhim_core.mil.losses import survival_risk
+from mhim_core.metrics.outputs import survival_risk
 from mhim_core.mil.model import MilModel
 from mhim_core.task import ClassTarget, SurvivalTarget, Target, TaskKind
 from mhim_core.train.checkpoint import predict_bag
@@ -59,7 +59,7 @@ def _metric(kind: TaskKind, logits_VC: Tensor, targets: Sequence[Target]) -> flo
             return metrics.auroc(truth, metrics.ranking_scores(logits_VC.cpu().numpy()))
         if kind is TaskKind.survival:
             known = [target for target in targets if isinstance(target, SurvivalTarget)]
-            risk_V = survival_risk(logits_VC).cpu().numpy()
+            risk_V = survival_risk(logits_VC.cpu().numpy())
             return metrics.harrell_c([one.time for one in known], [one.event for one in known], risk_V)
     except metrics.UndefinedMetricError:
         pass

@@ -61,7 +61,7 @@ def test_ours_is_sent_whole_with_presets_and_templates_and_nothing_of_the_curren
     with job_folder("mhim", OURS, {"inputs/cohort-0/my.csv": b"path\n"}) as folder:
         found = contents(folder)
     assert not folder.exists()
-    assert {"flows/cli.py", "flows/conf/embed.yaml", "cluster/jobs.py", "mhim_core/types.py"} <= found.keys()
+    assert {"flows/cli.py", "flows/config/recipe/mhim.yaml", "cluster/jobs.py", "mhim_core/types.py"} <= found.keys()
     assert any(name.endswith(".j2") for name in found)
     assert found["inputs/cohort-0/my.csv"] == b"path\n"
     assert {name.partition("/")[0] for name in found} == {*OURS, "inputs", "mhim-requirements.json"}

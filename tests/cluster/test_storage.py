@@ -391,3 +391,17 @@ def test_a_local_file_is_read_by_its_path(tmp_path: Path) -> None:
         read_bytes(str(tmp_path / "b"))
     with pytest.raises(StorageError):
         read_bytes(str(tmp_path))
+
+
+def test_a_process_connects_once_however_many_storages_it_opens(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect, made = s3._connect, []
+    monkeypatch.setattr(s3, "_CONNECTIONS", {})
+    monkeypatch.setattr(s3, "_connect", lambda: made.append(1) or connect())
+    for prefix in ("a", "b", "a"):
+        storage = open_storage(f"s3://{bucket}/{prefix}")
+        storage.put("x", b"1")
+        assert pickle.loads(pickle.dumps(storage)).get("x") == b"1"
+    assert len(made) == 1
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
+    open_storage(f"s3://{bucket}/a").get("x")
+    assert len(made) == 2, "other credentials are another connection"

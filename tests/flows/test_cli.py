@@ -1,8 +1,10 @@
 """The command line: help is instant and complete, every way to end has its exit code and its sentence."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from flows.commands import FLOWS, config_class
-from flows.config.words import keys_of
+from flows.config.flat import keys_of
 from flows.engine.state_folder import state_folder
 from mhim_core.errors import (
     CohortError,
@@ -154,6 +156,27 @@ def test_without_a_state_folder_of_its_own_the_user_s_is_taken(monkeypatch: pyte
     assert state_folder() == tmp_path / ".local/state/mhim"
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "elsewhere"))
     assert state_folder() == tmp_path / "elsewhere/mhim"
+
+
+def test_a_user_without_a_home_has_a_state_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", no_home)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert state_folder().parent == tmp_path
+
+
+def test_a_termination_ends_as_an_interrupt_does(monkeypatch: pytest.MonkeyPatch, mhim: Mhim) -> None:
+    def terminate(config: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr("flows.check.run", terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    assert mhim("check", "cohort=x").code == 130
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_an_interrupt_ends_with_130_and_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, mhim: Mhim) -> None:

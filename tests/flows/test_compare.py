@@ -18,10 +18,11 @@ from flows.runs import evaluation
 from flows.runs.folder import start_run
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import CohortRow
+from mhim_core.cohort.task_options import BagUnit
 from mhim_core.errors import ConfigError
 from mhim_core.evaluation.comparison import compare
 from mhim_core.evaluation.held_out import HeldOut
-from mhim_core.tables import write_parquet
+from mhim_core.evaluation.prediction_table import encode_held_out
 from mhim_core.task import ClassTarget, SurvivalTarget, Target, Task, TaskKind
 from mhim_core.types import PatientId, SlideId
 
@@ -71,8 +72,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
             for seed in seeds
             for bag, logits in zip(given.bags, _logits(given.task, num, noise * (index + 1), seed), strict=True)
         ]
-        table = write_parquet([evaluation._line(given, row) for row in rows])
-        storage.put(evaluation.PREDICTIONS_KEY, table)
+        storage.put(evaluation.PREDICTIONS_KEY, encode_held_out(rows, given.task, BagUnit.slide))
         return str(tmp_path / name)
 
     return make

@@ -176,7 +176,7 @@ def test_every_command_is_one_that_mhim_takes_and_ends_with_0_where_some_slides_
     for flow, *words in commands():
         own = [word for word in words if not word.startswith(("--wait", "ray_address=http"))]
         config = read_flow(flow, own)
-        assert config.partial_ok is True
+        assert config.failures.partial_ok is True
         assert config.store.startswith("s3://"), "a pod's own disk goes with the pod"
     assert any(word == "ray_address=auto" for word in commands()[1])
 

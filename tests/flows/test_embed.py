@@ -9,6 +9,8 @@ import pytest
 
 from cluster.session import Resources
 from flows.config.commands import EmbedConfig, PredictConfig
+from flows.config.flat import from_keys
+from flows.config.keys import EmbedExecution
 from flows.embed import ActorPool, actor_pool, embed_cohort
 from flows.runs.cohort import load_cohort
 from mhim_core.embed.embedder import embed_slide
@@ -20,34 +22,29 @@ from mhim_core.store.commit import commit
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.types import FailureReason, Status, StatusRow
 
-
-def config(**changes: Any) -> EmbedConfig:
-    return EmbedConfig(**{"cohort": "c", "store": "s", "ray_address": "head:6379"} | changes)
-
-
 HERE = Resources(1, 8.0, 1.0, is_local=True)
 EMPTY = Resources(1, 0.0, 0.0, is_local=False)
 THREE_NODES = Resources(4, 48.0, 3.0, is_local=False)
 
 
 def test_a_local_pool_has_an_actor_for_each_cpu_and_no_more_than_slides() -> None:
-    assert actor_pool(config(), HERE, 1000) == ActorPool(8, 8, 8, slides_per_call=4)
-    assert actor_pool(config(), HERE, 3) == ActorPool(3, 3, 3, slides_per_call=1)
-    assert actor_pool(config(gpus_per_actor=0.25), HERE, 1000) == ActorPool(4, 4, 4, slides_per_call=4)
-    assert actor_pool(config(gpus_per_actor=0.1), HERE, 1000).initial_size == 8  # ten shares, eight CPUs
+    assert actor_pool(EmbedExecution(), HERE, 1000) == ActorPool(8, 8, 8, slides_per_call=4)
+    assert actor_pool(EmbedExecution(), HERE, 3) == ActorPool(3, 3, 3, slides_per_call=1)
+    assert actor_pool(EmbedExecution(gpus_per_actor=0.25), HERE, 1000) == ActorPool(4, 4, 4, slides_per_call=4)
+    assert actor_pool(EmbedExecution(gpus_per_actor=0.1), HERE, 1000).initial_size == 8  # ten shares, eight CPUs
 
 
 def test_a_cluster_s_pool_begins_with_what_is_there_and_grows_with_it_to_an_actor_for_each_call() -> None:
-    assert actor_pool(config(), EMPTY, 1000) == ActorPool(1, 1, 250, slides_per_call=4)
-    assert actor_pool(config(), THREE_NODES, 1000) == ActorPool(1, 48, 250, slides_per_call=4)
-    assert actor_pool(config(gpus_per_actor=0.5), THREE_NODES, 1000) == ActorPool(1, 6, 250, slides_per_call=4)
-    assert actor_pool(config(), THREE_NODES, 48) == ActorPool(1, 48, 48, slides_per_call=1)
-    assert actor_pool(config(), EMPTY, 1) == ActorPool(1, 1, 1, slides_per_call=1)
+    assert actor_pool(EmbedExecution(), EMPTY, 1000) == ActorPool(1, 1, 250, slides_per_call=4)
+    assert actor_pool(EmbedExecution(), THREE_NODES, 1000) == ActorPool(1, 48, 250, slides_per_call=4)
+    assert actor_pool(EmbedExecution(gpus_per_actor=0.5), THREE_NODES, 1000) == ActorPool(1, 6, 250, slides_per_call=4)
+    assert actor_pool(EmbedExecution(), THREE_NODES, 48) == ActorPool(1, 48, 48, slides_per_call=1)
+    assert actor_pool(EmbedExecution(), EMPTY, 1) == ActorPool(1, 1, 1, slides_per_call=1)
 
 
 @pytest.mark.parametrize("cluster", [HERE, EMPTY, THREE_NODES])
 def test_as_many_actors_as_were_asked_for(cluster: Resources) -> None:
-    assert actor_pool(config(embed_actors=5), cluster, 1000) == ActorPool(5, 5, 5, slides_per_call=4)
+    assert actor_pool(EmbedExecution(embed_actors=5), cluster, 1000) == ActorPool(5, 5, 5, slides_per_call=4)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +82,9 @@ def test_an_encoder_of_a_gpu_is_refused_before_any_work_where_actors_have_none(
     given = load_cohort(str(write_table([{"slide_id": "a", "path": write_slide("a.tiff").name, "label": "x"}])))
     card = encoder_card("hed-texture", device="cuda")
     keys = {"cohort": "c", "store": "s"} | ({"out": "o", "run": "r"} if flow == "predict" else {})
-    one = (PredictConfig if flow == "predict" else EmbedConfig)(**keys)  # type: ignore[arg-type]
+    config: Any = from_keys(PredictConfig if flow == "predict" else EmbedConfig, **keys)
     with pytest.raises(ConfigError, match=r"hed-texture are made on a GPU .* set gpus_per_actor=1") as caught:
-        embed_cohort(given, card, TileSpec(), SlidePolicy(), one, str(tmp_path / "store"))
+        embed_cohort(given, card, TileSpec(), config, str(tmp_path / "store"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "store").exists()
 
@@ -101,7 +98,7 @@ def test_features_of_a_gpu_that_are_all_there_need_none(
     (task,) = given.tasks()
     (features,) = embed_slide(task, [load_encoder("hed-texture")], spec=spec, policy=SlidePolicy())
     commit(store, feature_set, replace(features, encoder=card.to_dict()))
-    found = embed_cohort(given, card, spec, SlidePolicy(), EmbedConfig(cohort="c", store="s"), store.uri)
+    found = embed_cohort(given, card, spec, from_keys(EmbedConfig, cohort="c", store="s"), store.uri)
     assert found.outcome.count(Status.SKIPPED) == 1
 
 

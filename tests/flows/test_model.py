@@ -13,7 +13,6 @@ import pytest
 
 from cluster.storage import open_storage
 from flows.predict import predict_bags
-from flows.prediction.new_bags import new_bags
 from flows.prediction.packaging import package_run
 from flows.prediction.predictor import contender, held_out, predictor_of_model, predictor_of_package, predictor_of_run
 from flows.runs.cohort import load_cohort, slide_identity
@@ -21,9 +20,10 @@ from flows.runs.evaluation import VALIDATION_KEY, read_held_out
 from flows.runs.folder import read_run
 from mhim_core.evaluation.calibration import temperatures, thresholds
 from mhim_core.fingerprint import sha256
+from mhim_core.registry.external import new_bags
+from mhim_core.registry.gate_options import HoldoutOptions
 from mhim_core.registry.holdout import Holdout, HoldoutSlide, read_holdout
 from mhim_core.registry.models import list_models, read_model_folder
-from mhim_core.registry.options import HoldoutOptions
 from mhim_core.registry.promotions import champion, history
 from mhim_core.storage import LocalStorage
 from mhim_core.store.bags import ParquetBags, PatientBags
@@ -241,9 +241,9 @@ def test_a_patient_s_prediction_names_the_slides_that_it_is_of(
     predictor = predictor_of_model(registry, f"lung@{register(folder)}")
     given = read_run(str(folder))
     rows = [row._replace(patient_id=PatientId(f"patient of {row.label}")) for row in given.slides]
-    bags = new_bags(predictor, rows, given.manifest().entries)
+    bags = new_bags(predictor.unit, rows, given.manifest.entries)
     source = PatientBags(
-        ParquetBags(open_storage(given.store_uri), given.manifest().entries),
+        ParquetBags(open_storage(given.store_uri), given.manifest.entries),
         {bag.bag_id: bag.slide_ids for bag in bags},
     )
     lines = [one.line for one in predict_bags(predictor, source, bags, LocalStorage(tmp_path / "out"))]

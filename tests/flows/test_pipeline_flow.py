@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flows.config.commands import TrainConfig
+from flows.config.flat import from_keys
 from flows.config.words import parse
 from flows.lifecycle.training_steps import keys_identity
 from flows.prediction.predictor import predictor_of_model
@@ -77,8 +78,8 @@ def _check_keys_come_back(tmp_path: Path) -> None:
     keys = champion_keys(predictor_of_model(LocalStorage(tmp_path / "registry"), "paint@champion"))
     places = {"cohort": "c", "store": "s", "out": "o"}
     words = [word for word in QUICK if word.partition("=")[0] not in ("max_heatmaps", "encoder")]
-    typed = parse(TrainConfig, [*words, "cohort=c", "store=s", "out=o"], preset="train")
-    assert keys_identity(TrainConfig(**keys, **places)) == keys_identity(typed)
+    typed = parse(TrainConfig, [*words, "cohort=c", "store=s", "out=o"], command="train")
+    assert keys_identity(from_keys(TrainConfig, **keys, **places)) == keys_identity(typed)
     assert json.dumps(sorted(keys)) == json.dumps(sorted({*keys, "epochs", "folds", "val_fraction", "bags"}))
 
 

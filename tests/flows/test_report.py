@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from flows.prediction.new_bags import External
 from flows.prediction.page import as_prediction, draw_panels, prediction_page
 from flows.prediction.predictor import predictor_of_run
 from flows.runs.folder import Run, read_run
 from mhim_core.cohort.table import Cohort
 from mhim_core.outcome import Outcome
+from mhim_core.registry.external import External
 from mhim_core.store.bags import ParquetBags, PatientBags
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.loop import run_fits
@@ -149,7 +149,7 @@ def test_predictions_of_patients_have_a_page_with_a_panel_a_slide(
     given = trained(rows, "bags=patient", "seeds=2", "time_bins=2")
     cohort = Cohort(name="new.csv", rows=given.slides, header={})
     source = PatientBags(
-        ParquetBags(given.feature_store, given.manifest().bags()), {bag.bag_id: bag.slide_ids for bag in given.bags}
+        ParquetBags(given.feature_store, given.manifest.bags()), {bag.bag_id: bag.slide_ids for bag in given.bags}
     )
     found = [
         {"patient_id": bag.patient_id, "site": None, "time": None, "event": None, "risk": -1.0 - index / 8}

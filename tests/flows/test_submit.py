@@ -117,7 +117,9 @@ def test_no_secret_of_the_environment_travels(
     assert set(runtime_env) == {"working_dir"}
     for text in (line, json.dumps(dict(runtime_env)), ended.out, ended.err, *server.folder):
         assert "canary" not in text
-    assert not [name for name, data in server.folder.items() if b"canary" in data and not name.startswith("flows/conf")]
+    assert not [
+        name for name, data in server.folder.items() if b"canary" in data and not name.startswith("flows/config/")
+    ]
 
 
 def test_an_image_brings_its_own_code(mhim: Callable[..., Any], server: FakeServer, table: Path) -> None:
@@ -212,7 +214,7 @@ def test_a_job_is_stopped_and_one_that_is_over_is_said_to_be(mhim: Callable[...,
 
 @pytest.mark.parametrize("job", ["a b", "-x", "a/b", "a\n"])
 def test_what_can_be_no_job_s_id_is_refused(job: str) -> None:
-    from flows.config.jobs import JobsStopConfig
+    from flows.config.jobs import JobKeys
 
     with pytest.raises(ConfigError, match="is no job's id"):
-        JobsStopConfig(job=job)
+        JobKeys(job=job)

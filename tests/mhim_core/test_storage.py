@@ -1,5 +1,6 @@
 """The local storage: atomic, conditional, and never outside its root."""
 
+import errno
 import pickle
 import threading
 from pathlib import Path
@@ -111,3 +112,30 @@ def test_a_file_where_a_folder_should_be_is_a_storage_error_not_a_taken_key(tmp_
 def test_a_key_with_a_line_break_at_its_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         LocalStorage(tmp_path).put("key\n", b"1")
+
+
+@pytest.fixture
+def no_links(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A file system without hard links, such as exFAT."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    return monkeypatch
+
+
+def test_without_hard_links_only_the_first_put_if_absent_writes(
+    storage: LocalStorage, no_links: pytest.MonkeyPatch
+) -> None:
+    assert storage.put_if_absent("folder/a", b"first")
+    assert not storage.put_if_absent("folder/a", b"second")
+    assert storage.get("folder/a") == b"first"
+    assert [path.name for path in (storage.root / "folder").iterdir()] == ["a"]
+
+
+def test_without_any_atomic_way_it_is_told_why(storage: LocalStorage, no_links: pytest.MonkeyPatch) -> None:
+    no_links.setattr("ctypes.CDLL", lambda *_, **__: object())
+    with pytest.raises(StorageError, match="neither hard links nor"):
+        storage.put_if_absent("folder/a", b"first")
+    assert list((storage.root / "folder").iterdir()) == []

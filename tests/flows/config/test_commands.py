@@ -18,14 +18,14 @@ from flows.config.commands import (
     ReportConfig,
     TrainConfig,
 )
-from flows.config.keys import part
-from flows.config.words import Key, keys_of, parse
-from mhim_core.cohort.options import SplitOptions
+from flows.config.flat import Key, flat, from_keys, keys_of, with_keys
+from flows.config.words import parse
+from mhim_core.cohort.task_options import SplitOptions
 from mhim_core.errors import ConfigError
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.outcome import reconcile
 from mhim_core.slides.spec import SlidePolicy, TileSpec
-from mhim_core.train.options import FitExecution, FitOptions
+from mhim_core.train.fit_options import FitExecution, FitOptions
 from mhim_core.types import FailureReason, SlideId, Status, StatusRow
 
 CONFIGS = {name: config_class(name) for name in FLOWS}
@@ -70,6 +70,7 @@ OUT_OF_RANGE = {
         "ema_momentum": ["automatic", "1.1", "-0.1", "nan", ""],
         "v1_random_mask_ratio": ["-0.1", "1.1"],
         "v1_low_mask_ratio": ["-0.1", "1.1"],
+        "full_view_weight": ["-0.1", "1"],
         "epochs": ["0", "-1"],
         "learning_rate": ["0", "-1e-4", "1e-8"],
         "min_learning_rate": ["-1e-9", "1"],
@@ -89,10 +90,10 @@ OUT_OF_RANGE = {
     ReportConfig: {"max_heatmaps": ["-1"], "top_tiles": ["-1"]},
     DemoConfig: {
         "out": ["", "s3://bucket/demo"],
-        "num_slides": ["11", "-1"],
+        "num_slides": ["27", "-1"],
         "num_new": ["1"],
-        "folds": ["0"],
         "epochs": ["0"],
+        "full_view_weight": ["1"],
         "aggregator": ["transmil9"],
         "ray_address": ["ray://head:10001"],
     },
@@ -107,8 +108,8 @@ def needed(config: type) -> list[str]:
 
 
 def made(config: type, **values: Any) -> Any:
-    """The config itself: reading words is the business of test_overrides."""
-    return config(**dict.fromkeys(needed(config), "x") | values)
+    """The config itself: reading words is the business of test_words."""
+    return from_keys(config, **dict.fromkeys(needed(config), "x") | values)
 
 
 @pytest.mark.parametrize(("name", "key"), ALL_KEYS, ids=lambda one: one.name if isinstance(one, Key) else one)
@@ -122,10 +123,22 @@ def test_every_key_is_documented_and_of_a_kind_that_people_can_type(name: str, k
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_preset_of_a_command_gives_the_defaults_of_its_config(name: str) -> None:
+def test_a_command_s_words_alone_give_the_defaults_of_its_config(name: str) -> None:
     config = CONFIGS[name]
-    preset = name.replace(" ", "_").replace("-", "_")
-    assert parse(config, [f"{key}=x" for key in needed(config)], preset=preset) == made(config)
+    assert parse(config, [f"{key}=x" for key in needed(config)], command=name) == made(config)
+
+
+@pytest.mark.parametrize(("name", "key"), ALL_KEYS, ids=lambda item: item.name if isinstance(item, Key) else item)
+def test_every_key_says_what_it_is_to_its_command(name: str, key: Key) -> None:
+    assert key.role is not None, "metadata=role(Role.…) of the field, or of the part that holds it"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_parts_of_a_config_share_no_key(name: str) -> None:
+    """`keys_of` refuses a name that two parts hold; and every key of every part can be set and read back."""
+    config = made(CONFIGS[name])
+    assert from_keys(CONFIGS[name], **flat(config)) == config
+    assert list(flat(config)) == list(keys_of(CONFIGS[name]))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +177,7 @@ def test_numbers_that_are_none_are_refused_by_every_option_class(kind: Callable[
 def test_more_workers_than_bags_in_a_step_are_refused_with_both_remedies() -> None:
     with pytest.raises(ConfigError, match=r"workers=4 is more than global_batch=2.*set workers=2, or global_batch=4"):
         made(TrainConfig, workers=4, global_batch=2)
-    assert made(TrainConfig, workers=4, global_batch=4).workers == 4
+    assert made(TrainConfig, workers=4, global_batch=4).execution.workers == 4
 
 
 @pytest.mark.parametrize("name", ["embed", "train", "predict", "demo"])
@@ -183,13 +196,23 @@ def test_addresses_of_ray_that_cannot_work_are_refused_with_advice(name: str, ad
 
 @pytest.mark.parametrize("address", ["local", "auto", "head:6379", "10.0.0.1:6379"])
 def test_addresses_of_ray_that_can_work_are_taken(address: str) -> None:
-    assert made(EmbedConfig, ray_address=address).ray_address == address
+    assert made(EmbedConfig, ray_address=address).ray.ray_address == address
 
 
-def test_a_part_cut_out_of_a_config_holds_its_values_alone() -> None:
+def test_a_flat_key_reaches_the_part_that_holds_it() -> None:
     config = made(CheckConfig, tile_px=128, max_upsample=2.0)
-    assert part(config, TileSpec) == TileSpec(tile_px=128)
-    assert part(config, SlidePolicy) == SlidePolicy(max_upsample=2)
+    assert config.tiles == TileSpec(tile_px=128)
+    assert config.policy == SlidePolicy(max_upsample=2)
+    assert with_keys(config, tile_px=64).tiles == TileSpec(tile_px=64)
+    assert with_keys(config, tile_px=64).policy == config.policy
+    with pytest.raises(TypeError, match="tile_size"):
+        from_keys(CheckConfig, cohort="c", tile_size=1)
+
+
+def test_a_part_s_default_may_be_its_config_s_own() -> None:
+    config = made(CONFIGS["retrain"], top_tiles=3)
+    assert (config.page.max_heatmaps, config.page.top_tiles, config.failures.retry_failed) == (0, 3, False)
+    assert keys_of(type(config))["max_heatmaps"].default == 0
 
 
 @pytest.mark.parametrize(("num_failed", "code", "with_partial_ok"), [(0, 0, 0), (1, 3, 0), (2, 4, 4)])
@@ -201,8 +224,8 @@ def test_partial_ok_takes_some_failed_slides_for_a_success_and_too_many_for_none
     rows = [StatusRow(one, Status.OK) for one in ids[num_failed:]]
     outcome = reconcile(ids, rows + [StatusRow(one, Status.FAILED, reason) for one in ids[:num_failed]])
     for config in (EmbedConfig, CheckConfig, PredictConfig):
-        assert made(config).exit_code_of(outcome) == code
-        assert made(config, partial_ok=True).exit_code_of(outcome) == with_partial_ok
+        assert made(config).failures.exit_code_of(outcome) == code
+        assert made(config, partial_ok=True).failures.exit_code_of(outcome) == with_partial_ok
 
 
 def test_configs_are_frozen() -> None:

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.config.commands import CheckConfig, EmbedConfig, EvaluateConfig, TrainConfig
+from flows.config.flat import keys_of
 from flows.config.keys import Method
-from flows.config.words import keys_of, parse
+from flows.config.words import parse
 from mhim_core.errors import ConfigError
 
 NEEDED = ["cohort=c.csv", "store=s", "out=o"]
@@ -67,7 +68,7 @@ class Toy:
 
 
 def toy(*words: str) -> Toy:
-    return parse(Toy, ["name=n", *words], preset="check")
+    return parse(Toy, ["name=n", *words], command="check")
 
 
 def refusal(*words: str) -> str:
@@ -81,14 +82,14 @@ def refusal(*words: str) -> str:
 @pytest.mark.parametrize("index", range(0, len(MANGLED_BY_HYDRA), 3))
 def test_names_and_paths_reach_the_config_as_they_were_typed(index: int) -> None:
     cohort, store, out = (MANGLED_BY_HYDRA * 2)[index : index + 3]
-    config = parse(TrainConfig, [f"cohort={cohort}", f"store={store}", f"out={out}"], preset="train")
-    assert (config.cohort, config.store, config.out) == (cohort, store, out)
+    config = parse(TrainConfig, [f"cohort={cohort}", f"store={store}", f"out={out}"], command="train")
+    assert (config.data.cohort, config.store, config.out) == (cohort, store, out)
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1))
 def test_any_text_without_control_characters_is_taken_raw(value: str) -> None:
-    assert parse(EvaluateConfig, [f"run={value}"], preset="evaluate").run == value
+    assert parse(EvaluateConfig, [f"run={value}"], command="evaluate").run == value
 
 
 @pytest.mark.parametrize("value", ["a\0b", "a\nb", "a\rb", "\x1b[31m", "\x7f", "\udcff.csv"])
@@ -110,12 +111,12 @@ def test_an_optional_key_is_unset_by_none_null_or_nothing() -> None:
         config = toy(f"maybe={value}", f"shade={value}", f"maybe_number={value}")
         assert (config.maybe, config.shade, config.maybe_number) == (None, None, None)
     assert toy("maybe=nobody").maybe == "nobody"
-    assert parse(TrainConfig, [*NEEDED, "encoder=none"], preset="train").encoder is None
+    assert parse(TrainConfig, [*NEEDED, "encoder=none"], command="train").features.encoder is None
 
 
 def test_enums_are_typed_by_name() -> None:
     assert (toy("colour=light_blue").colour, toy("shade=red").shade) == (Colour.light_blue, Colour.red)
-    assert parse(TrainConfig, [*NEEDED, "method=plain"], preset="train").method is Method.plain
+    assert parse(TrainConfig, [*NEEDED, "method=plain"], command="train").method is Method.plain
     for value in ("blue", "RED", "", "red ", "Colour.red"):
         assert refusal(f"colour={value}") == f"colour={value!r} is not one of red, light_blue"
 
@@ -203,16 +204,16 @@ def test_a_key_without_a_value_a_key_twice_and_a_missing_key_are_refused() -> No
     assert "given twice" in refusal("number=1", "number=1")
     assert "given twice" in refusal("name=m")
     with pytest.raises(ConfigError, match=r"^check needs name=…"):
-        parse(Toy, [], preset="check")
+        parse(Toy, [], command="check")
     with pytest.raises(ConfigError, match="name= needs a value"):
-        parse(Toy, ["name="], preset="check")
+        parse(Toy, ["name="], command="check")
     with pytest.raises(ConfigError, match=r"^embed needs cohort=… store=…"):
-        parse(EmbedConfig, [], preset="embed")
+        parse(EmbedConfig, [], command="embed")
 
 
 def test_one_command_s_schema_leaves_no_trace_in_the_next() -> None:
     assert toy("number=9").number == 9
-    assert parse(CheckConfig, ["cohort=c", "tile_px=128"], preset="check").tile_px == 128
+    assert parse(CheckConfig, ["cohort=c", "tile_px=128"], command="check").tiles.tile_px == 128
     assert toy().number == 3
 
 

@@ -1,98 +1,15 @@
-"""What counts as new: who, what, which bytes; not where files lie, how rows are ordered or when files were touched."""
+"""The cohort as it is now, with what a prefix adds."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from flows.lifecycle.discover import (
-    Features,
-    Snapshot,
-    contents_of,
-    differences,
-    keep_snapshot,
-    read_snapshot,
-    snapshot,
-    with_prefix,
-)
+from flows.lifecycle.discover import Features, contents_of, with_prefix
 from flows.runs.cohort import CohortInput, load_cohort
-from mhim_core.cohort.rows import CohortRow
 from mhim_core.errors import CohortError
-from mhim_core.features import SourceIdentity
+from mhim_core.registry.snapshot import snapshot
 from mhim_core.slides.spec import SlidePolicy
-from mhim_core.storage import LocalStorage
-
-ROW = CohortRow("s1", "/x/s1.svs", "p1", "tumour", site="a")  # type: ignore[arg-type]
-BYTES: Any = {"s1": SourceIdentity(10, "bytes"), "s2": SourceIdentity(11, "others")}
-OTHER = ROW._replace(slide_id="s2", patient_id="p2", label="normal")  # type: ignore[arg-type]
-
-
-def of(*rows: CohortRow, contents: Any = BYTES, policy: SlidePolicy = SlidePolicy()) -> Snapshot:  # noqa: B008
-    return snapshot(rows, contents, policy)
-
-
-def test_order_place_and_line_are_no_news() -> None:
-    moved = ROW._replace(uri="s3://elsewhere/s1.svs", row=7, fold=3, split="train")
-    assert of(ROW, OTHER).fingerprint == of(OTHER, moved).fingerprint
-
-
-@pytest.mark.parametrize(
-    "change", [{"label": "normal"}, {"patient_id": "p9"}, {"site": "b"}, {"mpp": 0.5}, {"sha256": "0" * 64}]
-)
-def test_what_a_row_says_of_its_slide_is_news(change: dict[str, Any]) -> None:
-    assert differences(of(ROW, OTHER), of(ROW._replace(**change), OTHER)) == (0, 1, 0, False)
-
-
-def test_other_bytes_under_the_same_id_are_news_and_a_file_that_appears_too() -> None:
-    assert differences(of(ROW), of(ROW, contents={"s1": SourceIdentity(10, "rescanned")})).changed == 1
-    assert differences(of(ROW, contents={}), of(ROW)).changed == 1
-
-
-def test_slides_without_a_target_are_in_no_snapshot() -> None:
-    assert of(ROW, OTHER._replace(label=None)) == of(ROW)
-    timed = OTHER._replace(label=None, time=3.0)
-    assert of(ROW, timed) == of(ROW), "a time without an event is no target"
-    assert set(of(ROW, timed._replace(event=False)).slides) == {"s1", "s2"}
-
-
-def test_a_relaxed_policy_is_worth_another_look_but_no_other_training() -> None:
-    strict, lax = of(ROW), of(ROW, policy=SlidePolicy(default_mpp=0.5))
-    assert strict.fingerprint != lax.fingerprint
-    assert differences(strict, lax).words == "other policies of admission"
-    assert strict.of({"s1": 1}) == lax.of({"s1": 1})  # type: ignore[dict-item]
-    assert strict.of({}) != strict.of({"s1": 1})  # type: ignore[dict-item]
-
-
-slide_sets = st.dictionaries(st.sampled_from("abcdef"), st.sampled_from("xyz"))
-
-
-@given(slide_sets, slide_sets)
-def test_differences_add_up(before: Any, now: Any) -> None:
-    found = differences(Snapshot(slides=before, policy={}), Snapshot(slides=now, policy={}))
-    assert len(before) + found.new - found.gone == len(now)
-    assert (found.words == "") == (before == now)
-    assert differences(None, Snapshot(slides=now, policy={})).new == len(now)
-
-
-@pytest.mark.parametrize(
-    ("numbers", "words"),
-    [((5, 0, 0), "5 new slides"), ((1, 2, 0), "1 new slide, 2 changed"), ((0, 0, 1), "1 gone slide"), ((0, 0, 0), "")],
-)
-def test_differences_in_words(numbers: tuple[int, int, int], words: str) -> None:
-    from flows.lifecycle.discover import Differences
-
-    assert Differences(*numbers).words == words
-
-
-def test_snapshots_are_kept_by_their_fingerprint(tmp_path: Path) -> None:
-    records, kept = LocalStorage(tmp_path), of(ROW, OTHER)
-    keep_snapshot(records, "lung", kept)
-    keep_snapshot(records, "lung", kept)
-    assert read_snapshot(records, "lung", kept.fingerprint) == kept
-    assert read_snapshot(records, "lung", of(ROW).fingerprint) is None
 
 
 @pytest.fixture
@@ -110,7 +27,8 @@ def test_files_of_a_prefix_join_without_labels_and_those_of_the_table_stay_what_
     assert [(row.slide_id, row.label) for row in joined.cohort.rows] == [("a", "x"), ("b", None)]
     assert set(joined.hints) == {"a", "b"}
     contents = contents_of(joined, Features({}))
-    assert of(*joined.cohort.rows, contents=contents) == of(*table.cohort.rows, contents=contents)
+    before, now = (snapshot(cohort.cohort.rows, contents, SlidePolicy()) for cohort in (table, joined))
+    assert now == before, "what has no label is no news"
 
 
 def test_a_file_of_a_prefix_that_would_share_an_id_is_refused(table: CohortInput, tmp_path: Path) -> None:
@@ -118,6 +36,8 @@ def test_a_file_of_a_prefix_that_would_share_an_id_is_refused(table: CohortInput
     (tmp_path / "more/a.svs").write_bytes(b"another")
     with pytest.raises(CohortError, match="a"):
         with_prefix(table, str(tmp_path))
-    (tmp_path / "more/a.svs").rename(tmp_path / "more/ünfit.svs")
+    (tmp_path / "more/a.svs").rename(tmp_path / f"more/{'é' * 40}.svs")
     with pytest.raises(CohortError, match="slides_prefix"):
         with_prefix(table, str(tmp_path))
+    (tmp_path / f"more/{'é' * 40}.svs").rename(tmp_path / "more/b (1).svs")
+    assert with_prefix(table, str(tmp_path)).cohort.rows[-1].slide_id == "b_x20__x28_1_x29_"

@@ -84,12 +84,10 @@ def test_a_table_with_bom_other_line_ends_and_columns_of_its_own_is_read(
     ("address", "complaint"),
     [
         ("nowhere.csv", "there is no such file"),
-        (".", "is a folder; the cohort is one table"),
-        ("", "is a folder"),
+        ("", "is a folder; the cohort is one table"),
         ("http://host/my.csv", "neither a path nor an s3:// URI"),
         ("s3://bucket", "names no object"),
         ("s3://bucket/", "names no object"),
-        ("s3://bucket/folder/", "names no object"),
         ("~nobody-of-this-name/my.csv", "there is no such file"),
     ],
 )

@@ -26,10 +26,10 @@ def found(tmp_path: Path, write_table: Callable[..., Path]) -> Found:
 
     def start(rows: Rows, store: str, *words: str, out: str = "run") -> Run:
         table = write_table(rows)
-        config = parse(TrainConfig, [f"cohort={table}", store, f"out={tmp_path / out}", *words], preset="train")
+        config = parse(TrainConfig, [f"cohort={table}", store, f"out={tmp_path / out}", *words], command="train")
         feature_set = choose_features(config)
         manifest = read_manifest(open_storage(config.store), feature_set.fingerprint)
-        cohort = load_cohort(config.cohort).cohort
+        cohort = load_cohort(config.data.cohort).cohort
         return open_run(config, cohort, feature_set, manifest, training_data(config, cohort, manifest))
 
     return start
@@ -53,7 +53,7 @@ def test_a_run_reads_back_as_it_was_started(found: Found, rows: Rows, store: str
     assert read.method == "plain"
     assert f"store={read.store_uri}" == store
     assert len(read.splits) == 3
-    assert read.manifest().entries.keys() == {row["slide_id"] for row in rows}
+    assert read.manifest.entries.keys() == {row["slide_id"] for row in rows}
     assert set(read.record["versions"]) >= {"python", "mhim", "torch", "pyarrow"}
 
 
@@ -76,6 +76,7 @@ def test_the_same_configuration_finds_its_run_whatever_the_order_of_rows_the_pla
         ("seed=7", "seed: 2021 there, 7 here"),
         ("high_mask_ratio=0.5", "high_mask_ratio: 0.03 there, 0.5 here"),
         ("precision=float64", "precision: float32 there, float64 here"),
+        ("gpus_per_worker=1", "threads_per_worker: 2 there, none here"),
     ],
 )
 def test_another_configuration_is_refused_with_what_differs(
@@ -114,7 +115,7 @@ def test_a_later_manifest_leaves_the_run_s_pin(found: Found, rows: Rows, made_st
     made_store(["another"])
     again = found(rows, store)
     assert again.record["manifest"] == first.record["manifest"]
-    assert "another" not in again.manifest().entries
+    assert "another" not in again.manifest.entries
 
 
 def test_a_start_that_died_before_its_record_does_not_lend_its_table_to_another_run(

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from flows.commands import FLOWS, config_class, plain_flows, read_flow
-from flows.config.commands import EmbedConfig, TrainConfig
-from flows.config.words import keys_of
-from flows.submission.words import FILES, PLACES, JobWords, execution_keys, job_words
+from flows.config.commands import TrainConfig
+from flows.config.flat import keys_of
+from flows.config.roles import Role
+from flows.submission.words import JobWords, job_words
 from mhim_core.errors import CohortError, ConfigError
+from mhim_core.slides.spec import TileSpec
 
 NO_PLACES = {
     *("encoder", "encoder_revision", "feature_set", "aggregator", "plugin_sha256", "ema_momentum", "recipe", "classes"),
@@ -24,6 +26,7 @@ NO_PLACES = {
         "ray_address",
         "staging_dir",
     ),  # the last is each node's own folder
+    *("id_column", "patient_column", "label_column", "time_column", "event_column", "na_values", "extension"),
 }
 
 
@@ -40,16 +43,15 @@ def values(words: JobWords) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words.words)
 
 
-def test_every_text_key_of_every_flow_is_known_as_a_file_a_place_or_neither() -> None:
-    known = NO_PLACES | set(FILES) | set(PLACES)
+def test_every_text_key_of_every_flow_is_an_address_or_known_to_be_none() -> None:
     text = {
-        (name, key.name)
+        (name, key.name, key.role)
         for name in plain_flows()
         for key in keys_of(config_class(name)).values()
         if key.kind in (str, tuple)
     }
-    assert {one for one in text if one[1] not in known} == set(), "list it in flows/submission/words.py, or here"
-    assert not set(FILES) & set(PLACES)
+    known = {(name, key) for name, key, role in text if role in (Role.identity, Role.execution)}
+    assert {key for _, key in known} == NO_PLACES, "an address says so by its role"
 
 
 def test_a_local_table_is_sent_along_and_its_slides_are_named_by_full_places(table: Path, tmp_path: Path) -> None:
@@ -85,7 +87,7 @@ def test_the_words_mean_the_same_flow(table: Path, tmp_path: Path, monkeypatch: 
         (tmp_path / "job" / place).write_bytes(data)
     monkeypatch.chdir(tmp_path / "job")
     there = read_flow("embed", given.words)
-    assert (there.tile_px, there.min_tissue, there.store, there.partial_ok) == (128, 0.3, "/s", True)
+    assert (there.tiles, there.store, there.failures.partial_ok) == (TileSpec(tile_px=128, min_tissue=0.3), "/s", True)
 
 
 def test_split_files_labels_and_plugins_travel_each_under_its_own_name(table: Path, tmp_path: Path) -> None:
@@ -117,7 +119,6 @@ def test_how_it_is_executed_changes_no_stem_and_what_it_makes_does(table: Path) 
     base = ("embed", f"cohort={table}", "store=/s")
     stem = read(*base).stem
     for same in ("embed_actors=3", "gpus_per_actor=0.5", "decode_timeout_s=9", "local_cpus=2", "slides_per_call=1"):
-        assert same.partition("=")[0] in execution_keys(EmbedConfig)
         assert read(*base, same).stem == stem
     others = [read(*base[:2], "store=/t"), read(*base, "tile_px=128"), read(*base, "max_failed_fraction=0.2")]
     assert len({stem, *(one.stem for one in others)}) == 4
@@ -125,7 +126,7 @@ def test_how_it_is_executed_changes_no_stem_and_what_it_makes_does(table: Path) 
 
 
 def test_what_is_execution_is_told_apart_from_what_identifies_a_result() -> None:
-    how = execution_keys(TrainConfig)
+    how = {name for name, key in keys_of(TrainConfig).items() if key.role is Role.execution}
     assert {"ray_address", "workers", "gpus_per_worker", "cache_gib", "checkpoint_every"} <= how
     assert not how & {"cohort", "store", "out", "epochs", "seed", "folds", "aggregator", "global_batch"}
 

@@ -112,11 +112,8 @@ def test_spaces_around_patients_and_labels_are_refused():
 
 
 def test_doubtful_rows_are_warnings():
-    found = messages(cohort_of("a,a.svs,p1,", "b,b.svs,P1,NA"), Severity.WARNING)
-    assert "no label" in found[0]
-    assert "differ only in case" in "".join(found)
-    assert "'NA' is taken as a class" in "".join(found)
-    assert len(found) == 3
+    found = messages(cohort_of("a,a.svs,p1,", "b,b.svs,p1,NA"), Severity.WARNING)
+    assert ["no label" in message for message in found] == [True, True]
 
 
 def test_a_missing_file_is_a_warning_and_an_error_if_strict(tmp_path):

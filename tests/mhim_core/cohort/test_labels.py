@@ -6,11 +6,12 @@ from mhim_core.cohort.check import find_problems, validate
 from mhim_core.cohort.ids import IdKind
 from mhim_core.cohort.labels import LabelCells, join_labels, read_labels
 from mhim_core.cohort.table import read_cohort
+from mhim_core.cohort.task_options import TableOptions
 from mhim_core.errors import CohortError
 
 
-def read(text: str):
-    return read_labels(text.encode(), "labels.csv")
+def read(text: str, **options: str):
+    return read_labels(text.encode(), "labels.csv", TableOptions(**options))
 
 
 def cohort_of(*lines: str, header: str = "slide_id,path,patient_id"):
@@ -183,3 +184,62 @@ def test_the_same_label_twice_is_one_label():
 def test_ids_that_match_nothing_at_all_are_refused_with_both_sides():
     with pytest.raises(CohortError, match=r"none of its 2 ids gives a slide of c.csv a label; .* 'A1', .* 'a1' of"):
         join_labels(COHORT, read("A1,x\na,\n"))
+
+
+CLINICAL = "#Patient\tSample\tMonths\tStatus\n#1\t1\t1\t1\nPATIENT_ID\tSAMPLE_ID\tOS_MONTHS\tOS_STATUS\n"
+
+
+def test_of_several_columns_of_ids_the_one_that_the_cohort_knows_is_taken_and_a_note_says_so():
+    joined = join_labels(COHORT, read(CLINICAL + "a\ta-01\t21.6\t1:DECEASED\nb\tb-01\t11.5\t0:LIVING\n"))
+    assert [(row.time, row.event) for row in joined.rows] == [(21.6, True), (21.6, True), (11.5, False)]
+    assert any("'PATIENT_ID'" in note and "0 of the 2 of 'SAMPLE_ID'" in note for note in joined.notes)
+    assert any("2 comment lines" in note for note in joined.notes)
+
+
+def test_the_more_telling_column_is_taken_where_the_cohort_knows_it_too():
+    joined = join_labels(COHORT, read("patient,slide,label\na,a1,x\na,a2,y\nb,b1,z\n"))
+    assert [row.label for row in joined.rows] == ["x", "y", "z"]
+    assert not any("the ids are taken" in note for note in joined.notes)
+
+
+def test_rows_that_the_other_ids_contradict_refuse_the_table_where_these_are_taken():
+    text = "patient,slide,label\na,one,x\na,two,y\nb,three,z\n"
+    with pytest.raises(CohortError, match="'a' has another label than in row 2"):
+        join_labels(COHORT, read(text))
+
+
+def test_options_name_the_columns_of_the_table():
+    text = "nr,who,isMSIH,BRAF\n1,a,MSIH,mut\n2,b,nonMSIH,WT\n"
+    joined = join_labels(COHORT, read(text, label_column="BRAF", patient_column="who"))
+    assert [row.label for row in joined.rows] == ["mut", "mut", "WT"]
+    slides = join_labels(COHORT, read(text.replace(",a,", ",a1,"), label_column="isMSIH", id_column="Who"))
+    assert [row.label for row in slides.rows] == ["MSIH", None, "nonMSIH"]
+    with pytest.raises(CohortError, match="label_column=KRAS: there is no such column"):
+        read(text, label_column="KRAS")
+
+
+def test_options_of_the_cohorts_table_make_no_header_of_a_first_row():
+    assert list(read("a1,x\nb1,y\n", id_column="scan").cells) == ["a1", "b1"]
+
+
+def test_whole_numbers_that_a_data_frame_wrote_as_floats_are_the_ids_they_were():
+    cohort = cohort_of("x,x.svs,1", "y,y.svs,2", "z,z.svs,02")
+    joined = join_labels(cohort, read("patient_id,label\n1.0,u\n2.0,v\n"))
+    assert [row.label for row in joined.rows] == ["u", "v", None]
+    with pytest.raises(CohortError, match=r"'1' and '1\.0' both name"):
+        join_labels(cohort, read("patient_id,label\n1.0,u\n1,v\n"))
+
+
+def test_an_id_that_nearly_names_a_slide_without_label_is_an_error_and_one_that_names_none_is_not():
+    cohort = cohort_of("x,x.svs,1", "y,y.svs,007", "z,z.svs,P7")
+    for one, twin in (("7", "007"), ("7.0", "007"), ("p7", "P7"), ("P 7", "P7")):
+        with pytest.raises(CohortError, match=rf"1 ids differ .*'{one}' \('{twin}' there\)"):
+            join_labels(cohort, read(f"patient_id,label\n1,u\n{one},v\n"))
+    joined = join_labels(cohort, read("patient_id,label\n1,u\n007,v\n7,w\nP8,x\n"))
+    assert [row.label for row in joined.rows] == ["u", "v", None]
+
+
+def test_words_for_no_label_are_none_here_as_in_the_cohort():
+    joined = join_labels(COHORT, read("slide,label\na1,[Not Available]\na2,x\nb1,'--\n"))
+    assert [row.label for row in joined.rows] == [None, "x", None]
+    assert any("2, of which" in note for note in joined.notes)

@@ -3,9 +3,9 @@
 import pytest
 
 from mhim_core.cohort.ids import IdKind
-from mhim_core.cohort.options import SplitOptions
 from mhim_core.cohort.split_files import SplitFile, read_split_file, splits_from_files
 from mhim_core.cohort.table import CohortRow
+from mhim_core.cohort.task_options import SplitOptions
 from mhim_core.errors import CohortError, SplitError
 from mhim_core.task import Task, TaskKind
 
@@ -25,8 +25,9 @@ def read(text: str) -> SplitFile:
     return read_split_file(text.encode(), "splits_0.csv")
 
 
-def splits_of(rows, *files: SplitFile, cohort_rows=None, seed=0, **options):
-    return splits_from_files(rows, files, CLASSES, SplitOptions(**options), seed, cohort_rows or rows)
+def splits_of(rows, *files: SplitFile, cohort_rows=None, seed=0, partial=False, **options):
+    known = cohort_rows or rows
+    return splits_from_files(rows, files, CLASSES, SplitOptions(**options), seed, known, partial=partial)
 
 
 LONG = "\n".join(["patient_id,split,note", *(f"{one},{part},x" for one, part in PARTS.items())])
@@ -95,7 +96,7 @@ def test_ids_of_the_other_kind_than_the_column_says_are_pointed_out():
     text = "".join(f"{one},{part}\n" for one, part in PARTS.items())
     with pytest.raises(SplitError, match=r"lists no slide .* \(6 are ids of patients, but .* says slide\)"):
         splits_of(ROWS, read("slide_id,split\n" + text))
-    found = splits_of(ROWS, read("patient_id,split\nn2-1,test\n" + text))
+    found = splits_of(ROWS, read("patient_id,split\nn2-1,test\n" + text), partial=True)
     assert found.notes == (
         "splits_0.csv: 1 of its patient ids are not in the cohort (1 are ids of slides, but their column's name says "
         "patient): 'n2-1'",
@@ -152,7 +153,7 @@ def test_validation_is_taken_from_train_where_the_file_has_none_and_a_note_says_
 
 def test_unknown_ids_and_slides_without_tiles_are_told_apart():
     file = read(WIDE + "2,gone,,\n")
-    found = splits_of([row for row in ROWS if row.slide_id != "n0-1"], file, cohort_rows=ROWS)
+    found = splits_of([row for row in ROWS if row.slide_id != "n0-1"], file, cohort_rows=ROWS, partial=True)
     assert found.notes == (
         "splits_0.csv: 1 of its ids are not in the cohort: 'gone'",
         "splits_0.csv: 1 of its slides have no target or no tiles: 'n0-1'",
@@ -205,6 +206,61 @@ def test_what_is_no_table_is_a_cohort_error():
 def test_a_file_that_leaks_or_lacks_is_refused_with_its_name(rows, text, message):
     with pytest.raises(SplitError, match=f"^splits_0.csv.*{message}"):
         splits_of(rows, read(text))
+
+
+BY_NUMBER = [CohortRow(f"s{one}", "/x", str(one), "np"[one % 2]) for one in range(1, 13)]
+"""Slides s1 to s12 of patients 1 to 12."""
+OF_PANDAS = ",train,val,test\n0,1,9.0,11.0\n1,2,10.0,12.0\n" + "".join(f"{i},{i + 1},,\n" for i in range(2, 8))
+
+
+def test_whole_numbers_that_a_data_frame_with_gaps_wrote_as_floats_are_the_ids_they_were():
+    found = splits_of(BY_NUMBER, read(OF_PANDAS))
+    assert found.splits == splits_of(BY_NUMBER, read(OF_PANDAS.replace(".0", ""))).splits
+    assert [len(part) for part in found.splits[0][1:]] == [8, 2, 2]
+    assert len(found.notes) == 1
+    assert "4 ids are read as whole numbers, '9.0' as '9'" in found.notes[0]
+    long = "patient_id,split\n" + "".join(f"{i}.0,{'val' if i > 8 else 'train'}\n" for i in range(1, 11))
+    assert len(splits_of(BY_NUMBER[:10], read(long)).splits[0].validation) == 2
+
+
+def test_floats_that_are_ids_stay_what_they_are():
+    rows = [row._replace(patient_id=f"{row.patient_id}.0") for row in BY_NUMBER]
+    assert splits_of(rows, read(OF_PANDAS)).splits == splits_of(BY_NUMBER, read(OF_PANDAS)).splits
+    both = [*BY_NUMBER, CohortRow("x", "/x", "9.0", "p")]
+    assert "x" in splits_of(both, read(OF_PANDAS)).splits[0].validation
+
+
+@pytest.mark.parametrize(("mangled", "twin"), [("n2 ", None), ("N2", "'n2'"), ("2", None)])
+def test_an_id_that_nobody_knows_ends_the_command_unless_it_may_be_left_out(mangled, twin):
+    rows = [*ROWS, CohortRow("s", "/x", "002", "n")]
+    if mangled == "n2 ":
+        assert splits_of(rows, read(WIDE.replace("n2", mangled))).splits[0].test == ("n2-0", "n2-1", "p2-0", "p2-1")
+        return
+    with pytest.raises(
+        SplitError, match=rf"1 of its 6 ids are not in the cohort: '{mangled}'.*partial_splits=true"
+    ) as no:
+        splits_of(rows, read(WIDE.replace("n2", mangled)))
+    assert (twin or "'002'") in str(no.value)
+    assert splits_of(rows, read(WIDE.replace("n2", mangled)), partial=True).splits[0].test == ("p2-0", "p2-1")
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_part_that_is_filled_and_matches_nothing_is_not_as_if_it_were_absent(part, partial):
+    first, second = {"val": ("n1", "p1"), "test": ("n2", "p2")}[part]
+    rows = rows_of(*(f"{kind}{index}" for kind in "np" for index in range(6)))
+    unknown = read(WIDE.replace(first, "x").replace(second, "y"))
+    with pytest.raises(SplitError, match=rf"{part} lists 2 ids, and none is of .*'x', 'y'" if partial else "'x', 'y'"):
+        splits_of(rows, unknown, partial=partial)
+    without_tiles = [row for row in rows if row.patient_id not in (first, second)]
+    with pytest.raises(SplitError, match=rf"{part} lists 2 ids, and none is of a slide with a target and tiles"):
+        splits_of(without_tiles, read(WIDE), cohort_rows=rows, partial=partial)
+
+
+@pytest.mark.parametrize("column", ["val_ids", "Validation set", "test slides", "dev.1"])
+def test_a_column_that_seems_to_be_a_part_and_is_not_read_is_refused(column):
+    with pytest.raises(SplitError, match=f"column '{column}' seems to list a part and is not read"):
+        read(f",train,{column}\n0,a,b\n")
 
 
 def test_no_file_is_no_split():

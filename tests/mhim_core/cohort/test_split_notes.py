@@ -2,10 +2,10 @@
 
 import pytest
 
-from mhim_core.cohort.options import SplitOptions, SplitScheme
 from mhim_core.cohort.split_notes import split_notes
 from mhim_core.cohort.splits import make_splits
 from mhim_core.cohort.table import CohortRow
+from mhim_core.cohort.task_options import SplitOptions, SplitScheme
 from mhim_core.errors import SplitError
 from mhim_core.task import Task, TaskKind
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mhim_core.cohort.labels import join_labels, read_labels
-from mhim_core.cohort.options import SplitOptions, SplitScheme
 from mhim_core.cohort.parts import has_comparable_pair
 from mhim_core.cohort.splits import make_splits
 from mhim_core.cohort.table import CohortRow, read_cohort, sort_labels
+from mhim_core.cohort.task_options import SplitOptions, SplitScheme
 from mhim_core.cohort.tasks import targets_of
 from mhim_core.errors import CohortError, ConfigError, SplitError
 from mhim_core.fingerprint import fingerprint

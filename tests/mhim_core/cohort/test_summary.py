@@ -1,8 +1,8 @@
 """What a cohort holds to learn from, in sentences."""
 
-from mhim_core.cohort.options import TaskName, TaskOptions
 from mhim_core.cohort.summary import summarise
 from mhim_core.cohort.table import CohortRow
+from mhim_core.cohort.task_options import TaskName, TaskOptions
 
 
 def test_classes_are_counted_in_slides_and_patients():

@@ -7,13 +7,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mhim_core.cohort.check import find_problems
 from mhim_core.cohort.columns import strip_extension
 from mhim_core.cohort.table import CohortRow, read_cohort, sort_labels
+from mhim_core.cohort.task_options import AS_FOUND, TableOptions
 from mhim_core.errors import CohortError
 
 
-def read(text: str, base_uri: str = "/data", name: str = "cohort.csv"):
-    return read_cohort(text.encode(), name=name, base_uri=base_uri)
+def read(text: str, base_uri: str = "/data", name: str = "cohort.csv", options: TableOptions = AS_FOUND):
+    return read_cohort(text.encode(), name=name, base_uri=base_uri, options=options)
 
 
 def test_a_plain_table_is_read_as_written():
@@ -263,3 +265,45 @@ def test_the_shared_cohort_is_read(shared_data):
 def test_shared_label_files_without_header_are_refused_with_advice(shared_data, name):
     with pytest.raises(CohortError, match="If the table has no header line, add one"):
         read_cohort((shared_data / "labels" / name).read_bytes(), name=name, base_uri="/")
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["NA", "n/a", "Unknown", "'--", "-", ".", "not evaluated", "[Not Available]", "Not_Reported", "<NA>", "NULL", " "],
+)
+def test_words_for_no_label_are_no_classes_and_are_counted(word):
+    cohort = read(f"path,patient,label\na.svs,p,x\nb.svs,q,{word}\nc.svs,r,y\nd.svs,s,{word}\n")
+    assert cohort.classes() == ("x", "y")
+    assert [row.label for row in cohort.rows] == ["x", None, "y", None]
+    counted = [note for note in cohort.notes if "na_values=" in note]
+    assert all(f"{word.strip()!r} 2" in note for note in counted)
+    assert len(counted) == bool(word.strip())
+
+
+def test_a_class_that_is_called_like_no_label_can_be_forced():
+    table = "path,patient,label\na.svs,p,NA\nb.svs,q,none\nc.svs,r,\n"
+    assert read(table, options=TableOptions(na_values=("none",))).classes() == ("NA",)
+    assert read(table, options=TableOptions(na_values=())).classes() == ("NA", "none")
+    assert read(table.replace(",NA", ",missed"), options=TableOptions(na_values=("missed",))).classes() == ("none",)
+
+
+def test_words_for_nothing_say_nothing_of_resolution_time_and_site():
+    (row,) = read("path,mpp,os_time,os,site\na.svs,[Unknown],not available,'--,-\n").rows
+    assert (row.mpp, row.time, row.event, row.site) == (None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "advice"),
+    [
+        (["0,31", "1,4"], ["0.31", "1.4"]),
+        (["1", "2,5"], ["2.5"]),
+        (["-0,5", "x"], []),
+        (["a, b", "c"], []),
+        (["1,2,3", "4"], []),
+    ],
+)
+def test_a_decimal_comma_among_numbers_is_no_class(labels, advice):
+    rows = "".join(f"{index}.svs;p{index};{label}\n" for index, label in enumerate(labels))
+    found = find_problems(read("path;patient;label\n" + rows))
+    assert [finding.message.rpartition("write ")[2] for finding in found] == advice
+    assert all(finding.severity == "error" for finding in found)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mhim_core.cohort.options import BagUnit, TaskName, TaskOptions
 from mhim_core.cohort.table import CohortRow
+from mhim_core.cohort.task_options import BagUnit, TaskName, TaskOptions
 from mhim_core.cohort.tasks import bags_in, infer_task, make_bags, targets_of
 from mhim_core.errors import CohortError, ConfigError
 from mhim_core.task import ClassTarget, SurvivalTarget, Task, TaskKind, ValueTarget
@@ -38,7 +38,7 @@ def infer(rows, **options):
         (tuple(map(str, range(20))), TaskKind.classification, tuple(map(str, range(20)))),
         (tuple(map(str, range(21))), TaskKind.regression, ()),
         (("1", "2.5"), TaskKind.regression, ()),
-        (("1", "2.5", "NA"), TaskKind.regression, ()),
+        (("1", "2.5", "NA"), TaskKind.classification, ("1", "2.5", "NA")),
         (("1", "2.5", "high"), TaskKind.classification, ("1", "2.5", "high")),
         (("NA", "unknown"), TaskKind.classification, ("NA", "unknown")),
     ],

@@ -9,10 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from mhim_core.embed.efficientnet_lite0 import PACKAGE
 from mhim_core.embed.encoder import TileEncoder
@@ -74,6 +70,11 @@ def noisy_tiles() -> torch.Tensor:
 
 
 def _probe_accuracy(encoder: TileEncoder, labelled: LabelledTiles) -> float:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     features = encoder(labelled.tiles).numpy()
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000))
     folds = StratifiedKFold(5, shuffle=True, random_state=0)

@@ -7,7 +7,7 @@ from mhim_core import metrics
 from mhim_core.errors import InputError
 from mhim_core.evaluation.comparison import BOOTSTRAP, DELONG, FOLDS, compare
 from mhim_core.evaluation.held_out import class_probabilities, class_targets
-from mhim_core.evaluation.judge import metrics_of
+from mhim_core.evaluation.row_metrics import metrics_of
 from mhim_core.evaluation.summary import summarise
 from mhim_core.task import ClassTarget
 

@@ -6,8 +6,8 @@ import pytest
 
 from mhim_core.errors import InputError
 from mhim_core.evaluation.held_out import class_probabilities
-from mhim_core.evaluation.judge import Bootstrap
 from mhim_core.evaluation.new_bags import Chosen, summarise_new
+from mhim_core.evaluation.row_metrics import Bootstrap
 from mhim_core.evaluation.summary import summarise
 from mhim_core.fingerprint import canonical_json
 

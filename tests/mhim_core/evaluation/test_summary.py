@@ -8,7 +8,7 @@ import pytest
 from mhim_core import metrics
 from mhim_core.errors import InputError
 from mhim_core.evaluation.held_out import by_fit, class_probabilities, class_targets, follow_up, risks
-from mhim_core.evaluation.judge import ONE_PATIENT, metrics_of
+from mhim_core.evaluation.row_metrics import ONE_PATIENT, metrics_of
 from mhim_core.evaluation.summary import SCHEMA, summarise
 from mhim_core.fingerprint import canonical_json
 

@@ -5,7 +5,7 @@ import torch
 
 from mhim_core.mil.ema import base_momentum, follow, momentum_at
 from mhim_core.mil.model import MilModel, build_model
-from mhim_core.mil.options import MhimOptions, ModelOptions, Schedule
+from mhim_core.mil.model_options import MhimOptions, ModelOptions, Schedule
 
 
 def model(seed: str) -> MilModel:

@@ -5,13 +5,12 @@ import math
 import pytest
 import torch
 
+from mhim_core.metrics.outputs import survival_curve
 from mhim_core.mil.losses import (
     classification_loss,
     consistency_loss,
     regression_loss,
-    survival_curve,
     survival_loss,
-    survival_risk,
 )
 
 EVENT, CENSORED = torch.tensor(False), torch.tensor(True)
@@ -57,7 +56,7 @@ def test_class_rows_are_averaged() -> None:
 
 def test_survival_losses_are_probabilities_of_what_was_seen() -> None:
     logits = feature(3)[:4]
-    curve = survival_curve(logits)
+    curve = torch.from_numpy(survival_curve(logits.numpy()))
     before = torch.cat([torch.ones(1, dtype=torch.float64), curve[:-1]])
     for bin_index in range(4):
         time_bin = torch.tensor(bin_index)
@@ -69,7 +68,7 @@ def test_survival_losses_are_probabilities_of_what_was_seen() -> None:
 def test_a_censored_bag_is_an_event_in_any_later_bin_or_none() -> None:
     logits = feature(4)[:4]
     later = [torch.exp(-survival_loss(logits, torch.tensor(bin_index), EVENT)) for bin_index in (2, 3)]
-    never = survival_curve(logits)[-1]
+    never = torch.from_numpy(survival_curve(logits.numpy()))[-1]
     seen = torch.exp(-survival_loss(logits, torch.tensor(1), CENSORED))
     torch.testing.assert_close(torch.stack(later).sum() + never, seen)
 
@@ -83,12 +82,3 @@ def test_a_survival_model_that_is_sure_has_finite_losses_and_gradients(size: flo
     assert torch.isfinite(loss)
     assert torch.isfinite(gradient).all()
     assert float(gradient[3]) == 0
-
-
-def test_the_risk_rises_with_every_hazard() -> None:
-    logits = feature(5)[:12].view(3, 4)
-    assert survival_risk(logits).shape == (3,)
-    for time_bin in range(4):
-        raised = logits.clone()
-        raised[:, time_bin] += 0.5
-        assert (survival_risk(raised) > survival_risk(logits)).all()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.masking import high_ratio_at, mask_high, mask_instances, rank_instances, split_recycled
-from mhim_core.mil.options import MhimOptions, Schedule, TokenOrder
+from mhim_core.mil.model_options import MhimOptions, Schedule, TokenOrder
 from mhim_core.types import BagId
 
 DRAWS = Draws(0, 0, BagId("a"))

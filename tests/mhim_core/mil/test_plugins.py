@@ -11,7 +11,7 @@ import torch
 from mhim_core.errors import ConfigError, InputError
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.model import MilModel, build_model
-from mhim_core.mil.options import MhimOptions, ModelOptions, Score
+from mhim_core.mil.model_options import MhimOptions, ModelOptions, Score
 from mhim_core.mil.plugged import PluggedAggregator
 from mhim_core.mil.plugins import Plugin, load_plugin, read_plugin
 from mhim_core.mil.probe import check_plugin

@@ -5,7 +5,7 @@ import torch
 
 from mhim_core.errors import InputError
 from mhim_core.mil.model import build_model
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.mil.published import from_published, to_published
 
 

@@ -11,7 +11,7 @@ import torch
 
 from mhim_core.errors import InputError
 from mhim_core.mil.model import MilModel, build_model
-from mhim_core.mil.options import Activation, MhimOptions, ModelOptions
+from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions
 from mhim_core.mil.published import to_published
 from mhim_core.mil.published_file import load_published, save_published
 

@@ -4,7 +4,7 @@ import torch
 
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.model import build_model
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.mil.recycle import RecycleNetwork
 from mhim_core.types import BagId
 

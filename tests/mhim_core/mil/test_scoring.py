@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mhim_core.mil.model import build_model
-from mhim_core.mil.options import ModelOptions, Score
+from mhim_core.mil.model_options import ModelOptions, Score
 from mhim_core.mil.scoring import margin, max_softmax, score_instances
 
 

@@ -1,10 +1,14 @@
 """Differences between cards are named as the keys that a person gave."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
+
 from mhim_core.registry.changes import changes
+from mhim_core.train import sections
+from mhim_core.train.fit_options import FitOptions
 
 Make = Callable[..., Any]
 
@@ -36,3 +40,27 @@ def test_a_change_is_said_with_both_values_but_for_digests(made: Make) -> None:
     assert found.words == "method (mhim → plain)"
     (data,) = changes(card, replace(card, trained_on=replace(card.trained_on, cohort="other")))
     assert data.words == "data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterFit(FitOptions):
+    """With an option that a later version added."""
+
+    added: float = field(default=0.5, metadata={"neutral": 0.0})
+
+
+def test_an_option_that_the_older_card_does_not_know_is_a_change_where_it_is_used(
+    made: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sections, "SECTIONS", {"fit": LaterFit})
+    card = made().card
+    fit = card.recipe["fit"]
+    assert keys(card, replace(card, recipe=card.recipe | {"fit": fit | {"added": 0.0}})) == []
+    (found,) = changes(card, replace(card, recipe=card.recipe | {"fit": fit | {"added": 0.5}}))
+    assert found.words == "added (0.0 → 0.5)"
+
+
+def test_an_option_of_a_newer_version_is_a_change_by_its_name(made: Make) -> None:
+    card = made().card
+    newer = replace(card, recipe=card.recipe | {"fit": card.recipe["fit"] | {"added": 0.5}})
+    assert keys(newer, card) == ["added"]

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mhim_core.evaluation.held_out import HeldOut, risks, softmax
+from mhim_core.evaluation.held_out import HeldOut, risks
+from mhim_core.metrics.outputs import softmax
 from mhim_core.registry.ensemble import calibrated_probabilities, decide, pooled_logits
 from mhim_core.task import TaskKind
 

@@ -16,8 +16,8 @@ from mhim_core.metrics import auroc, brier
 from mhim_core.registry.card import RegistryCard, TrainedOn
 from mhim_core.registry.figures import Contender
 from mhim_core.registry.gate import Check, GateDecision, judge
+from mhim_core.registry.gate_options import GateOptions, HoldoutOptions
 from mhim_core.registry.holdout import Holdout, HoldoutSlide
-from mhim_core.registry.options import GateOptions, HoldoutOptions
 from mhim_core.task import ClassTarget, SurvivalTarget, Target, Task, TaskKind, ValueTarget
 from mhim_core.types import PatientId, SlideId
 

@@ -12,6 +12,7 @@ import pytest
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.errors import ConflictError, IntegrityError, SplitError
 from mhim_core.features import SourceIdentity
+from mhim_core.registry.gate_options import HoldoutOptions
 from mhim_core.registry.holdout import (
     Holdout,
     check_unchanged,
@@ -21,7 +22,6 @@ from mhim_core.registry.holdout import (
     record_reading,
     split_off,
 )
-from mhim_core.registry.options import HoldoutOptions
 from mhim_core.storage import LocalStorage, Storage
 from mhim_core.task import Task, TaskKind
 from mhim_core.types import PatientId, SlideId

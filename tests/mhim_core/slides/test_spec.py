@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from mhim_core.errors import ConfigError, InputError
+from mhim_core.errors import ConfigError, InputError, IntegrityError
 from mhim_core.fingerprint import fingerprint
-from mhim_core.slides.spec import BackendName, SlidePolicy, TileSpec, TissueMethod, spec_of, tiling_identity
+from mhim_core.slides.spec import BackendName, SlidePolicy, TileSpec, TissueMethod, stored_spec, tiling_identity
 
 
 @pytest.mark.parametrize(
@@ -67,15 +67,15 @@ def test_the_tiling_of_version_0_1_keeps_its_fingerprint() -> None:
     ],
 )
 def test_a_recorded_tiling_gives_its_spec_back(spec: TileSpec) -> None:
-    assert spec_of(json.loads(json.dumps(tiling_identity(spec)))) == spec
+    assert stored_spec(json.loads(json.dumps(tiling_identity(spec))), "the slides") == spec
 
 
 def test_a_tiling_by_other_constants_is_refused() -> None:
     tiling = tiling_identity(TileSpec())
     with pytest.raises(InputError, match="version"):
-        spec_of(tiling | {"tissue": tiling["tissue"] | {"min_saturation": 0.04}})
-    with pytest.raises(InputError):
-        spec_of({"target_mpp": 0.5})
+        stored_spec(tiling | {"tissue": tiling["tissue"] | {"min_saturation": 0.04}}, "the slides")
+    with pytest.raises(IntegrityError):
+        stored_spec({"target_mpp": 0.5}, "the slides")
 
 
 def test_otsu_refuses_what_it_does_not_know() -> None:

@@ -80,3 +80,22 @@ def test_a_card_without_a_dimension_is_refused(feature_set: FeatureSet) -> None:
         FeatureSet.from_json(b"[]")
     with pytest.raises(IntegrityError, match="schema version 99"):
         FeatureSet.from_json(b'{"schema_version": 99}')
+
+
+def test_a_set_that_does_not_state_a_later_setting_has_its_neutral_value(
+    tmp_path: Path, feature_set: FeatureSet
+) -> None:
+    storage = LocalStorage(tmp_path)
+    register(storage, feature_set)
+    assert choose_feature_set(storage, tiling={"reader": "openslide"}, neutral={"reader": "openslide"}) == feature_set
+    with pytest.raises(InputError, match="no feature set fits"):
+        choose_feature_set(storage, tiling={"reader": "cucim"}, neutral={"reader": "openslide"})
+    with pytest.raises(InputError, match="no feature set fits"):
+        choose_feature_set(storage, tiling={"reader": "openslide"})
+
+
+def test_a_folder_of_another_tool_s_features_is_told_from_an_empty_one(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path / "trident")
+    storage.put("20x_256px/features_uni/slide1.h5", b"")
+    with pytest.raises(InputError, match=r"slide1\.h5.*H5Bags"):
+        choose_feature_set(storage)

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from mhim_core.mil.options import MhimOptions, ModelOptions
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.task import ClassTarget, Task, TaskKind
-from mhim_core.train.options import FitExecution, FitOptions
+from mhim_core.train.fit_options import FitExecution, FitOptions
 from mhim_core.train.plan import FoldBags, LabelledBag, Stage, TrainPlan, plan_fits
 from mhim_core.types import BagId
 

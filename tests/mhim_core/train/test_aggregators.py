@@ -8,7 +8,7 @@ import torch
 
 from mhim_core.errors import ConfigError
 from mhim_core.mil.model import build_model
-from mhim_core.mil.options import (
+from mhim_core.mil.model_options import (
     AGGREGATOR_NAMES,
     MINING_AGGREGATORS,
     MhimOptions,
@@ -18,10 +18,11 @@ from mhim_core.mil.options import (
     TokenOrder,
 )
 from mhim_core.task import ClassTarget, FittedTask, fit_task
-from mhim_core.train.checkpoint import LoadedModel, ModelCard, load_model, save_model
+from mhim_core.train.card import ModelCard
+from mhim_core.train.checkpoint import LoadedModel, load_model, save_model
 from mhim_core.train.context import SingleProcess
+from mhim_core.train.fit_options import Precision
 from mhim_core.train.objective import make_label
-from mhim_core.train.options import Precision
 from mhim_core.train.plan import Stage, TrainPlan
 from mhim_core.train.preparation import make_setup, start_state
 from mhim_core.train.state import TrainState

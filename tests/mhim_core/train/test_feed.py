@@ -8,7 +8,7 @@ import torch
 from mhim_core.errors import ConfigError, IntegrityError
 from mhim_core.task import ClassTarget
 from mhim_core.train.feed import BagFeed
-from mhim_core.train.options import Precision
+from mhim_core.train.fit_options import Precision
 from mhim_core.train.plan import LabelledBag, TrainPlan
 from mhim_core.train.preparation import make_setup
 from mhim_core.types import BagId

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mhim_core.mil.model import MilModel
-from mhim_core.mil.options import ModelOptions
+from mhim_core.mil.model_options import ModelOptions
 from mhim_core.store.schema import FeatureTable
 from mhim_core.task import FittedTask, TaskKind
 from mhim_core.train.inference import NUM_THREADS, Voter, fixed_threads, outputs_of, predict_tables

@@ -3,7 +3,7 @@
 import pytest
 
 from mhim_core.errors import ConfigError
-from mhim_core.train.options import FitExecution, FitOptions
+from mhim_core.train.fit_options import FitExecution, FitOptions
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,9 @@ def test_schedules_run_over_epochs_times_steps(plan_of: Callable[..., TrainPlan]
 
 
 def test_a_student_starts_as_asked(plan_of: Callable[..., TrainPlan]) -> None:
-    from mhim_core.mil.options import MhimOptions, StudentInit
-    from mhim_core.train.checkpoint import LoadedModel, ModelCard
+    from mhim_core.mil.model_options import MhimOptions, StudentInit
+    from mhim_core.train.card import ModelCard
+    from mhim_core.train.checkpoint import LoadedModel
 
     shared = {}
     for init in StudentInit:

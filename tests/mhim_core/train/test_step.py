@@ -6,18 +6,22 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from mhim_core.mil.draws import Draws
+from mhim_core.mil.losses import consistency_loss
+from mhim_core.mil.masking import mask_instances, split_recycled
 from mhim_core.mil.model import build_model
-from mhim_core.mil.options import MhimOptions, TeacherMode
+from mhim_core.mil.model_options import MhimOptions, TeacherMode
 from mhim_core.task import ClassTarget, fit_task
-from mhim_core.train.checkpoint import LoadedModel, ModelCard
+from mhim_core.train.card import ModelCard
+from mhim_core.train.checkpoint import LoadedModel
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.feed import BagFeed
-from mhim_core.train.objective import make_label
-from mhim_core.train.options import Precision
+from mhim_core.train.fit_options import Precision
+from mhim_core.train.objective import make_label, task_loss
 from mhim_core.train.plan import Stage, TrainPlan
 from mhim_core.train.preparation import make_setup, start_state
 from mhim_core.train.state import FitSetup, TrainState
-from mhim_core.train.step import Bag, StepResult, train_step
+from mhim_core.train.step import Bag, StepResult, train_step, view_as_student, view_as_teacher
 from mhim_core.types import BagId
 
 PlanOf = Callable[..., TrainPlan]
@@ -97,6 +101,82 @@ def test_with_everything_off_stage_two_is_stage_one(plan_of: PlanOf) -> None:
         run(masked, bag(plan, seed=step))
     for name, tensor in plain.student.state_dict().items():
         torch.testing.assert_close(masked.student.state_dict()[name], tensor, rtol=1e-12, atol=1e-14)
+
+
+def gradients(state: TrainState) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in state.student.named_parameters() if p.grad is not None}
+
+
+def two_views(plan_of: PlanOf, weight: float, aggregator: str = "abmil") -> TrainPlan:
+    """Without dropout, so that a view of the same instances is the same whoever else looks at them."""
+    mhim = MhimOptions(high_mask_ratio=0.2, random_mask_ratio=0.3, recycle_dropout=0.0, full_view_weight=weight)
+    plan = plan_of(precision=Precision.float64, mhim=mhim)
+    model = dataclasses.replace(plan.model, dropout=0.0, transmil_dropout=0.0, aggregator=aggregator)
+    return dataclasses.replace(plan, model=model)
+
+
+@pytest.mark.parametrize("aggregator", ["abmil", "transmil", "dsmil", "clam-sb", "clam-mb"])
+def test_the_gradient_of_two_views_is_the_weighted_sum_of_theirs(plan_of: PlanOf, aggregator: str) -> None:
+    plan = two_views(plan_of, 0.4, aggregator)
+    both, masked = start(plan), start(two_views(plan_of, 0.0, aggregator))
+    whole = start(plan, Stage.plain)
+    whole.student.load_state_dict(both.student.state_dict(), strict=False)
+    one = bag(plan)
+    result, of_masked, of_whole = (run(state, one) for state in (both, masked, whole))
+    torch.testing.assert_close(result.task_B, 0.6 * of_masked.task_B + 0.4 * of_whole.task_B)
+    torch.testing.assert_close(result.consistency_B, of_masked.consistency_B)
+    expected = {name: 0.6 * grad for name, grad in gradients(masked).items()}
+    for name, grad in gradients(whole).items():
+        expected[name] = expected.get(name, 0) + 0.4 * grad
+    found = gradients(both)
+    assert found.keys() == expected.keys()
+    for name, grad in found.items():
+        torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-12)
+
+
+def test_without_a_weight_the_student_sees_no_whole_bag_and_its_bits_are_those_of_the_masked_view_alone(
+    plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(mhim=MhimOptions(high_mask_ratio=0.1, random_mask_ratio=0.3, full_view_weight=0.0))
+    seen: list[int] = []
+    state = start(plan)
+    embed = state.student.embed_instances
+    monkeypatch.setattr(
+        state.student, "embed_instances", lambda x_NF, draws: (seen.append(len(x_NF)), embed(x_NF, draws))[1]
+    )
+    one = bag(plan)
+    result = run(state, one)
+    assert seen == [18]  # 2 of 20 are hidden
+    label, mhim = one.label, plan.mhim
+    again = start(plan)
+    draws = Draws(again.setup.seed, 0, one.bag_id)
+    target = view_as_teacher(again.teacher, one.x_NF, mhim, draws)
+    kept = mask_instances(target.score_HN, mhim.high_mask_ratio, mhim, draws).kept
+    view = view_as_student(
+        again.student, one.x_NF, split_recycled(kept, mhim.random_mask_ratio, draws, mhim.token_order), draws
+    )
+    task = task_loss(plan.task.kind, view.output.logits_C, label)
+    consistency = consistency_loss(target.feature_D, view.output.feature_D, mhim.temperature)
+    (label.weight * task + mhim.consistency_weight * consistency).backward()
+    assert torch.equal(result.task_B[0], task.detach())
+    assert all(torch.equal(grad, gradients(again)[name]) for name, grad in gradients(state).items())
+
+
+def test_with_a_whole_view_what_is_masked_still_moves_the_student(plan_of: PlanOf) -> None:
+    """A feature that only the teacher's favourites have: the masked view alone gives its weights no gradient."""
+
+    def reach(weight: float) -> float:
+        plan = two_views(plan_of, weight)
+        plan = dataclasses.replace(plan, mhim=dataclasses.replace(plan.mhim, random_mask_ratio=0.0))
+        state, one = start(plan), bag(plan)
+        one.x_NF[:, 0] = 0.0
+        score_HN = view_as_teacher(state.teacher, one.x_NF, plan.mhim, Draws(0, 0, one.bag_id)).score_HN
+        one.x_NF[score_HN[0].argmax(), 0] = 1e-3  # too little to change the ranking
+        run(state, one)
+        return float(state.student.embed.weight.grad[:, 0].abs().sum())
+
+    assert reach(0.0) == 0.0
+    assert reach(0.5) > 0.0
 
 
 def test_the_teacher_follows_and_takes_no_gradient(plan_of: PlanOf) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mhim_core.mil.model import build_model
-from mhim_core.mil.options import ModelOptions
+from mhim_core.mil.model_options import ModelOptions
 from mhim_core.task import ClassTarget
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.epochs import EpochRecord

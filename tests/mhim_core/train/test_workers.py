@@ -14,8 +14,8 @@ import torch
 from mhim_core.errors import MhimError, StorageError
 from mhim_core.storage import LocalStorage
 from mhim_core.train.context import SingleProcess, from_rank_zero
+from mhim_core.train.fit_options import Precision
 from mhim_core.train.loop import run_fits
-from mhim_core.train.options import Precision
 from mhim_core.train.plan import TrainPlan
 from mhim_core.train.results import read_model, read_result
 

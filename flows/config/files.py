@@ -1,0 +1,90 @@
+"""A file of keys: what `config=my.yaml` names, and what a run writes so that it can be done again.
+
+    cohort: my.csv
+    folds: 5
+    split_files: [fold0.csv, fold1.csv]
+
+One YAML mapping of a command's flat keys. A scalar is taken as the text that stands there and read as a typed word is:
+`out: 2026_11` is that name and no number. Relative paths are of the current folder, not of the file's.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+import yaml
+
+from cluster.storage import read_bytes
+from flows.config.flat import Key, flat
+from flows.config.words import CONFIG, unknown_key
+from mhim_core.errors import ConfigError, NotFoundError
+from mhim_core.storage import Storage
+
+RESOLVED = "resolved.yaml"
+"""Beside a command's outputs: every key as it was resolved."""
+
+
+def read_keys(uri: str, keys: Mapping[str, Key], command: str) -> dict[str, str | tuple[str, ...]]:
+    """The file's keys with the text of each, or the texts of a list.
+
+    Raises ConfigError for a file that is not there or no mapping of keys of the command; StorageError (6).
+    """
+    try:
+        root = yaml.compose(read_bytes(uri), Loader=yaml.SafeLoader)
+    except NotFoundError:
+        raise ConfigError(f"config={uri}: there is no such file") from None
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise ConfigError(f"config={uri} is no YAML file: {' '.join(str(error).split())}") from error
+    if root is None:
+        return {}
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"config={uri} is no mapping of keys; write one `key: value` a line")
+    found: dict[str, str | tuple[str, ...]] = {}
+    for name_node, node in root.value:
+        name = str(name_node.value)
+        if name not in keys:
+            if name == CONFIG.name:
+                raise ConfigError(f"config={uri} names another file with config; only the command line may name one")
+            raise ConfigError(f"config={uri}: {unknown_key(name, list(keys), command)}")
+        if name in found:
+            raise ConfigError(f"config={uri} gives key {name!r} twice; give it once")
+        found[name] = _text(uri, keys[name], node)
+    return found
+
+
+def resolved(config: Any, command: str) -> bytes:
+    """The file that makes `mhim <command> config=<file>` do the same again, from the same folder."""
+    lines = [f"# mhim {command} config=<this file> does this again; relative paths are of the folder it was started in"]
+    for name, value in flat(config).items():
+        in_line = None if isinstance(value, tuple) else False
+        text = yaml.safe_dump({name: _plain(value)}, allow_unicode=True, width=1e9, default_flow_style=in_line)
+        lines.append(text.rstrip("\n"))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def write_resolved(storage: Storage, config: Any, command: str, folder: str = "") -> None:
+    """Put it beside the command's outputs."""
+    key, text = f"{folder}/{RESOLVED}".lstrip("/"), resolved(config, command)
+    try:
+        present = storage.get(key)
+    except NotFoundError:
+        present = None
+    if present != text:  # a command that finds everything done writes nothing
+        storage.put(key, text)
+
+
+def _text(uri: str, key: Key, node: yaml.Node) -> str | tuple[str, ...]:
+    if isinstance(node, yaml.ScalarNode):
+        return str(node.value)
+    is_list = isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value)
+    if is_list and issubclass(key.kind, tuple):
+        return tuple(str(item.value) for item in node.value)
+    if is_list and key.listed:
+        return ",".join(str(item.value) for item in node.value)
+    raise ConfigError(f"config={uri}: {key.name} takes one value" + (" or a list of them" if key.listed else ""))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.name
+    return list(value) if isinstance(value, tuple) else value

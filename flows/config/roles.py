@@ -1,0 +1,63 @@
+"""What a key is to a command: it decides what comes out, says how it is made, or is an address of some kind."""
+
+import dataclasses
+from enum import StrEnum
+from typing import Any, TypeVar
+
+Part = TypeVar("Part")
+
+
+class Role(StrEnum):
+    """Declared in a field's metadata; a part of a config may declare it for all of its fields that say nothing."""
+
+    identity = "identity"
+    """Decides what comes out. Which of these are in a fingerprint, each record says for itself."""
+    execution = "execution"
+    """Where and how it is made; changes no result."""
+    file = "file"
+    """A small file that is read, a local one travels with a job."""
+    place = "place"
+    """A folder, prefix or file that is read, and that every node must reach."""
+    features = "features"
+    """A feature store that is read."""
+    output = "output"
+    """A place that is written; every node must be able to."""
+    run = "run"
+    """A training run's folder."""
+    model = "model"
+    """A training run's folder, or a registered model such as lung@champion."""
+    node_path = "node_path"
+    """A path that each node must have on its own disk."""
+    mirror = "mirror"
+    """A place that is written for people and read by no flow."""
+
+    @property
+    def is_address(self) -> bool:
+        """Does a value name a place that every node must reach by itself?"""
+        return self not in (Role.identity, Role.execution, Role.file)
+
+    @property
+    def changes_results(self) -> bool:
+        return self not in (Role.execution, Role.mirror)
+
+
+def role(kind: Role, *, listed: bool = False) -> dict[str, Any]:
+    """Metadata of a field. `listed`: its text names several, separated by commas."""
+    return {"role": kind, "listed": listed}
+
+
+def part(kind: type[Part], role_of_fields: Role, **defaults: Any) -> Part:
+    """A field of a config that is a part, with the role of those of its fields that declare none of their own.
+
+    `defaults`: where they are others than the part's. A part with a required key has no default itself.
+    """
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    missing = dataclasses.MISSING
+    needed = [item for item in fields if item.default is missing and item.default_factory is missing]
+    metadata = role(role_of_fields)
+    made: Any
+    if needed:
+        made = dataclasses.field(metadata=metadata)
+    else:
+        made = dataclasses.field(default_factory=lambda: kind(**defaults), metadata=metadata)
+    return made  # as `dataclasses.field` does: of the field's type for a type checker

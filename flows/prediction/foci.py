@@ -1,0 +1,149 @@
+"""The demo's last station: the run's models on its test slides, beside the foci of known place."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from flows.runs.fits import load_fold, model_digests, results_of
+from flows.runs.folder import Run
+from mhim_core.cohort.tasks import bags_in
+from mhim_core.demo.cohort import Finding
+from mhim_core.demo.truth import SlideTruth, focus_shares, read_truth
+from mhim_core.errors import NotFoundError
+from mhim_core.evaluation.foci import SHOWN, FociRow, summarise_foci
+from mhim_core.evaluation.localisation import attention_dice, most_of_top, share_of_top
+from mhim_core.features import MppUsed
+from mhim_core.fingerprint import canonical_json, fingerprint, sha256
+from mhim_core.storage import Storage
+
+if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
+    from mhim_core.report.foci import FociPanel
+    from mhim_core.store.schema import FeatureTable
+
+SUMMARY, PAGE, PICTURE = "foci.json", "foci.html", "foci.jpg"
+TITLES = {"plain": "plain", "mhim": "MHIM student"}
+_NUM_DRAWN = {Finding.quiet: 4, Finding.loud: 2}
+"""The first of each kind in the order of the table: none is chosen by how well it went."""
+_SCHEMA = 1
+_WIDTHS = (10, 7, 6, 12, 6, 15, 6)
+
+
+class FociResult(NamedTuple):
+    summary: dict[str, Any]
+    """`mhim_core.evaluation.foci`'s document."""
+    recomputed: bool
+
+
+class _Looked(NamedTuple):
+    """A test slide that was looked at by every model."""
+
+    table: "FeatureTable"
+    truth: SlideTruth
+    attention: Mapping[str, Any]
+    rows: Mapping[str, FociRow]
+
+
+def judge_foci(given: Run, truth: bytes, out: Storage) -> FociResult:
+    """Write foci.json, foci.html and foci.jpg into `out`, unless they are there, of the same models and foci.
+
+    The run is of one fold and seed, and its test slides are painted ones. Raises InputError where it is not finished.
+    """
+    [fits] = results_of(given)
+    digest = fingerprint({"models": model_digests([fits]), "truth": sha256(truth), "schema": _SCHEMA})
+    present = _read(out)
+    if present is not None and present["of"] == digest:
+        return FociResult(present["summary"], False)
+    from mhim_core.report.foci import FociPage, render_foci
+
+    looked = list(_look(given, read_truth(truth)))
+    summary = json.loads(canonical_json(summarise_foci([row for one in looked for row in one.rows.values()])))
+    titles = {name: TITLES[name] for name in TITLES if name in summary["models"]}
+    panels = [_panel(given, one, titles) for one in _drawn(looked)]
+    num_train = sum(len(split.train) for split in given.splits)
+    out.put(PAGE, render_foci(FociPage(summary, titles, num_train, panels)).encode())
+    if panels:
+        out.put(PICTURE, panels[0].picture)
+    out.put(SUMMARY, canonical_json({"of": digest, "summary": summary}))  # last: it says that the rest is there
+    return FociResult(summary, True)
+
+
+def foci_lines(summary: Mapping[str, Any]) -> Iterator[str]:
+    """What the demo prints: the AUROCs, the Dice and the shares of the ten top tiles, a line a model."""
+    num, possible = summary["num"], summary["possible"]
+    yield (
+        f"test slides: {num['quiet']} with quiet foci alone, {num['loud']} with loud ones alone, {num['none']} without "
+        f"tumour; of the ten top tiles at most {_number(possible['quiet'])} and {_number(possible['loud'])} inside"
+    )
+    yield _columns("", ["AUROC all", "quiet", "loud", "Dice quiet", "loud", "top ten quiet", "loud"])
+    for name in (name for name in TITLES if name in summary["models"]):
+        one = summary["models"][name]
+        shown = [one["auroc"]["all"], *(one[figure][kind] for figure in ("auroc", "dice", "top_ten") for kind in SHOWN)]
+        yield _columns(TITLES[name], [_number(value) for value in shown])
+
+
+def _columns(title: str, values: Sequence[str]) -> str:
+    return f"{title:<13}" + "".join(f"{value:>{width}}" for value, width in zip(values, _WIDTHS, strict=True))
+
+
+def _look(given: Run, truth: Mapping[str, SlideTruth]) -> Iterator[_Looked]:
+    from mhim_core.train.inference import predict_tables
+
+    [fits], [split] = results_of(given), given.splits
+    source, voters = given.bag_source(), load_fold(given, fits).voters
+    for bag in bags_in(given.bags, split.test):
+        [table] = source.read_tables(bag.bag_id)
+        known = truth[table.slide_id]
+        share_N = focus_shares(known.foci, table.coords_l0_px, tuple(table.metadata["tile_size_l0_px"]))
+        attention, rows = {}, {}
+        for name in (name for name in TITLES if name in voters):
+            found = predict_tables([table], [voters[name]])
+            [attention[name]] = found.attention
+            normal, tumour = found.logits_MC[0]
+            rows[name] = FociRow(
+                name,
+                table.slide_id,
+                known.shows,
+                float(tumour - normal),
+                attention_dice(attention[name], share_N),
+                share_of_top(attention[name], share_N),
+                most_of_top(share_N),
+            )
+        yield _Looked(table, known, attention, rows)
+
+
+def _drawn(looked: list[_Looked]) -> Iterator[_Looked]:
+    for kind in SHOWN:
+        yield from [one for one in looked if one.truth.shows is kind][: _NUM_DRAWN[kind]]
+
+
+def _panel(given: Run, one: _Looked, titles: Mapping[str, str]) -> "FociPanel":
+    from mhim_core.report.foci import FociPanel, draw_foci
+
+    facts = one.table.metadata
+    uri = next(slide.uri for slide in given.slides if slide.slide_id == one.table.slide_id)
+    picture = draw_foci(
+        Path(uri),
+        one.truth.foci,
+        one.table.coords_l0_px,
+        tuple(facts["tile_size_l0_px"]),
+        MppUsed(facts["mpp"][0], facts["mpp"][1], "features"),
+        [one.attention[name] for name in titles],
+    )
+    said = {
+        title: f"Dice {_number(one.rows[name].dice)}, {_number(one.rows[name].top_ten)} of the ten top tiles inside"
+        for name, title in titles.items()
+    }
+    return FociPanel(one.table.slide_id, one.truth.shows, len(one.table.features), said, picture)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _read(out: Storage) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(out.get(SUMMARY))
+    except NotFoundError:
+        return None
+    return found

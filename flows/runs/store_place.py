@@ -1,0 +1,106 @@
+"""Where a run's features lie by now: the store is recorded relative to the run's folder, so that both can move.
+
+A run that an earlier version made recorded an absolute place. Wherever a store is found, the run's pinned manifest says
+whether it is the run's: a place proves nothing by its name.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cluster.storage import open_storage
+from mhim_core.errors import InputError, NotFoundError
+from mhim_core.fingerprint import sha256
+from mhim_core.places import is_relative, join_place, moved_along, nearby_places, relative_place
+from mhim_core.storage import Storage
+from mhim_core.store.layout import manifest_key
+
+
+class StorePlace(NamedTuple):
+    """A run's store as it was found."""
+
+    uri: str
+    is_own: bool
+    """It lies where the run says, as seen from the run's own place: what the command names by naming the run."""
+
+
+def recorded_places(run: Storage, store: Storage) -> dict[str, str]:
+    """What a run's record says of places: its own, and the store's relative to it (absolute where they share none)."""
+    return {"store": relative_place(store.uri, run.uri) or store.uri, "place": run.uri}
+
+
+def find_store(run: Storage, record: Mapping[str, Any], named: str = "", spare: str = "") -> StorePlace:
+    """The store of a run. `named`: the only place that counts; `spare`: looked at where the run leads to none.
+
+    Says in a sentence where it is not where the record says. Raises InputError (2) where no place holds the run's
+    pinned manifest.
+    """
+    if named:
+        store = open_storage(named)
+        if _holds(store, record) is None:
+            raise InputError(
+                f"store={named} does not hold the features of {run.uri} (manifest version "
+                f"{record['manifest']['version']} of feature set {record['identity']['feature_set'][:16]})"
+            )
+        return StorePlace(store.uri, True)
+    other: StorePlace | None = None
+    for place in _candidates(run, record, spare):
+        held = _holds(open_storage(place.uri), record)
+        if held:
+            if not place.is_own:
+                print(f"{run.uri} was moved: its features are read in {place.uri}, which holds its pinned manifest")
+            return place
+        if held is False and place.is_own:
+            other = place  # a damaged or foreign manifest in the run's own place: for the reader to refuse
+    if other is not None:
+        return other
+    raise InputError(
+        f"the features of {run.uri} are gone: its store was {_recorded(record)}, and no folder near the run holds its "
+        "pinned manifest; name the store with store="
+    )
+
+
+def moved_file(uri: str, run: Storage, record: Mapping[str, Any]) -> str:
+    """Where a file of the run's project lies by now, if it moved along; else its recorded place."""
+    before = record.get("place")
+    moved = None if before is None or before == run.uri else moved_along(uri, before, run.uri)
+    if moved is None or moved == uri or not _is_file(moved):
+        return uri
+    return moved
+
+
+def _candidates(run: Storage, record: Mapping[str, Any], spare: str) -> Iterator[StorePlace]:
+    store = str(record["store"])
+    if is_relative(store):
+        yield StorePlace(join_place(run.uri, store), True)
+        if spare:
+            yield StorePlace(open_storage(spare).uri, False)
+        yield StorePlace(_recorded(record), False)
+        return
+    out = str(record.get("config", {}).get("out", ""))
+    before = record.get("place") or ("" if is_relative(out) else out)
+    yield StorePlace(store, before in ("", run.uri))
+    if spare:
+        yield StorePlace(open_storage(spare).uri, False)
+    for place in dict.fromkeys(nearby_places(store, run.uri)):
+        yield StorePlace(place, False)
+
+
+def _recorded(record: Mapping[str, Any]) -> str:
+    """The store's place when the run was started."""
+    store = str(record["store"])
+    return join_place(record["place"], store) if is_relative(store) else store
+
+
+def _holds(store: Storage, record: Mapping[str, Any]) -> bool | None:
+    """Is the run's pinned manifest there? None: no manifest is; False: another one."""
+    pin = record["manifest"]
+    try:
+        data = store.get(manifest_key(record["identity"]["feature_set"], pin["version"]))
+    except NotFoundError:
+        return None
+    return sha256(data) == pin["sha256"]
+
+
+def _is_file(uri: str) -> bool:
+    return "://" not in uri and Path(uri).is_file()

@@ -1,0 +1,137 @@
+"""What people's tools make of a CSV table, undone one after another: packing, encoding, comments, delimiter."""
+
+import csv
+import gzip
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from mhim_core.cohort.columns import KNOWN_NAMES, is_named
+from mhim_core.cohort.findings import quote, quote_all
+from mhim_core.errors import CohortError
+
+_ZIP, _GZIP = b"PK\x03\x04", b"\x1f\x8b"
+_MAX_UNPACKED_BYTES = 2**30
+_DELIMITERS = ",;\t"
+_SAMPLE_LINES = 20
+"""Of a table's beginning, by which its delimiter is chosen."""
+
+
+class CsvText(NamedTuple):
+    """A table's text below whatever its tool wrote above it."""
+
+    text: str
+    first_line: int
+    """The number of the text's first line in the file, for messages."""
+    delimiter: str
+    notes: tuple[str, ...] = ()
+    """What was left out."""
+
+
+def unpack(data: bytes, name: str) -> bytes:
+    """The table inside a zip or gzip file; any other bytes as they are, spreadsheets among them.
+
+    Raises CohortError for an archive of several files, and for one that is damaged or larger than 1 GiB unpacked.
+    """
+    try:
+        if data.startswith(_GZIP):
+            with gzip.open(io.BytesIO(data)) as file:
+                return _limited(file.read(_MAX_UNPACKED_BYTES + 1), name)
+        if not data.startswith(_ZIP) or is_office_file(data):
+            return data
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            # what macOS packs beside each file is none of it
+            files = [entry for entry in archive.namelist() if not entry.endswith("/") and "__MACOSX" not in entry]
+            if len(files) != 1:
+                raise CohortError(
+                    f"{name}: a zip file of {len(files)} files ({quote_all(files)}); give the table itself"
+                )
+            with archive.open(files[0]) as file:
+                return _limited(file.read(_MAX_UNPACKED_BYTES + 1), name)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise CohortError(f"{name}: a packed file that cannot be unpacked ({error}); give the table itself") from None
+
+
+def is_office_file(data: bytes) -> bool:
+    """True for xlsx, ods and their like, and for what starts like a zip file and is none."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        return True
+    return "[Content_Types].xml" in names or "mimetype" in names
+
+
+def decode(data: bytes, name: str) -> str:
+    """UTF-8 with or without byte order mark, or UTF-16 with one (Excel's "Unicode text")."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        try:
+            return data.decode("utf-16")
+        except UnicodeDecodeError:
+            raise CohortError(f"{name}: begins like UTF-16 text and is none; save the table as CSV (UTF-8)") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        found = data[max(0, error.start - 20) : error.start + 20].decode("cp1252", "replace")
+        around = quote(" ".join(found.split()), 60)
+        raise CohortError(
+            f"{name}: line {line} is not UTF-8 text (near {around}); save the table as CSV (UTF-8)"
+        ) from None
+
+
+def find_csv(text: str, name: str) -> CsvText:
+    """Where the table begins, and what separates its cells.
+
+    Above it may stand Excel's line `sep=;` and comment lines that begin with `#`, as cBioPortal writes them.
+    """
+    lines = text.splitlines(keepends=True)
+    index, delimiter = 0, ""
+    comments: list[int] = []
+    for index, line in enumerate(map(str.strip, lines)):
+        unquoted = line.strip('"')
+        if unquoted.casefold().startswith("sep=") and len(unquoted) <= 5 and not delimiter:
+            delimiter = unquoted[4:] or "\t"  # a tab was stripped with the line's end
+        elif line.startswith("#"):
+            comments.append(index)
+        elif line:
+            break
+    if comments and _num_known(lines[index]) == 0 and _num_known(lines[comments[-1]]) > 1:
+        index = comments.pop()  # one # before the header makes it no comment
+    notes = (f"{name}: {len(comments)} comment lines above the table are not read",) if comments else ()
+    rest = lines[index:]
+    return CsvText("".join(rest), index + 1, delimiter or _delimiter(rest[:_SAMPLE_LINES]), notes)
+
+
+def _num_known(line: str) -> int:
+    """How many cells of the line are names of columns."""
+    (cells,) = list(_rows([line], max(_DELIMITERS, key=line.count)))[:1] or [[]]
+    return sum(is_named(cell, KNOWN_NAMES) for cell in cells)
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """The one that makes known column names of the header, then rows of equal length, then the most cells."""
+
+    def rank(delimiter: str) -> tuple[int, bool, int]:
+        rows = [row for row in _rows(lines, delimiter) if any(row)]
+        if not rows or len(rows[0]) < 2:
+            return 0, False, 0
+        known = sum(is_named(cell, KNOWN_NAMES) for cell in rows[0])
+        return known, all(len(row) == len(rows[0]) for row in rows), len(rows[0])
+
+    return max(_DELIMITERS, key=rank)  # the first of equals: a comma where there is one column
+
+
+def _rows(lines: Sequence[str], delimiter: str) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(io.StringIO("".join(lines), newline=""), delimiter=delimiter)
+    except csv.Error:
+        return
+
+
+def _limited(data: bytes, name: str) -> bytes:
+    if len(data) > _MAX_UNPACKED_BYTES:
+        raise CohortError(f"{name}: holds more than 1 GiB unpacked; this is no table of slides")
+    return data

@@ -1,0 +1,43 @@
+"""A folder of slides as a cohort: the table that a person would have written of it."""
+
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from mhim_core.cohort.columns import has_slide_extension
+from mhim_core.cohort.order import natural_key
+from mhim_core.errors import CohortError
+from mhim_core.tables import write_csv
+
+
+class FolderTable(NamedTuple):
+    """A table of the one column `path`, as CSV, and what was left out."""
+
+    data: bytes
+    notes: tuple[str, ...]
+
+
+def folder_table(keys: Iterable[str], name: str) -> FolderTable:
+    """The slide files among the keys (paths below the folder) in natural order.
+
+    Of a folder of DICOM files, which are parts of one slide, the first stands for all. Raises CohortError where there
+    is no slide.
+    """
+    found = list(keys)
+    slides = [key for key in found if has_slide_extension(posixpath.basename(key))]
+    if not slides:
+        raise CohortError(f"cohort={name}: none of the {len(found)} files of this folder is a slide by its extension")
+    parts: dict[str, list[str]] = defaultdict(list)
+    for key in sorted(slides, key=natural_key):
+        if key.lower().endswith(".dcm"):
+            parts[posixpath.dirname(key)].append(key)
+    first = {keys[0] for keys in parts.values()}
+    listed = [key for key in slides if not key.lower().endswith(".dcm") or key in first]
+    notes = [f"{name}: {len(listed)} slides found in this folder"]
+    if num_parts := len(slides) - len(listed):
+        notes.append(f"{name}: {num_parts} further .dcm files beside the first of their folder are taken for its parts")
+    rows = (
+        {"path": key if not key.startswith(tuple("=+-@")) else f"./{key}"} for key in sorted(listed, key=natural_key)
+    )
+    return FolderTable(write_csv(rows, ["path"]), tuple(notes))

@@ -1,0 +1,77 @@
+"""From a stored record's plain JSON back to a dataclass or NamedTuple, across versions.
+
+A record leaves out what is at its neutral value (`mhim_core.fingerprint`): what it lacks is filled in with that value,
+whatever the default is by now. What this version does not know was not neutral, and is refused by name.
+"""
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Mapping
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin
+
+from mhim_core.errors import IntegrityError
+from mhim_core.fingerprint import neutral_values
+
+Record = TypeVar("Record")
+
+
+def read_record(kind: type[Record], raw: Any, where: str) -> Record:
+    """The `kind` that `to_plain` made `raw` from; nested records, enums and tuples by the fields' types.
+
+    Raises IntegrityError naming `where` (a place or a thing, for people) and the fields, if some are missing that have
+    no neutral value, if this version does not know some, or if a value is none of its field's.
+    """
+    if not isinstance(raw, Mapping):
+        raise IntegrityError(f"{where}: {raw!r} is no record of {kind.__name__}")
+    values = with_neutral(kind, raw, where)
+    if missing := sorted(field_names(kind) - values.keys()):
+        raise IntegrityError(f"{where}: {kind.__name__} lacks the fields {', '.join(missing)}")
+    record_type: Any = kind
+    types = _types(record_type)
+    try:
+        return kind(**{name: _value(types[name], value, f"{where}, {name}") for name, value in values.items()})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise IntegrityError(f"{where} is no {kind.__name__}: {type(error).__name__}: {error}") from error
+
+
+def with_neutral(kind: type, raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A record's fields as plain JSON, with those that it leaves out at their neutral value.
+
+    Raises IntegrityError naming `where` and the fields that this version does not know.
+    """
+    if unknown := sorted(raw.keys() - field_names(kind)):
+        listed = ", ".join(f"{name}={raw[name]}" for name in unknown)
+        raise IntegrityError(
+            f"{where}: {kind.__name__} has unknown fields {listed}; a newer mhim wrote it, so read it with that version"
+        )
+    return {**neutral_values(kind), **raw}
+
+
+def field_names(kind: type) -> frozenset[str]:
+    """Of a dataclass or NamedTuple."""
+    if dataclasses.is_dataclass(kind):
+        return frozenset(field.name for field in dataclasses.fields(kind) if field.init)
+    return frozenset(kind._fields)  # type: ignore[attr-defined]
+
+
+@functools.cache
+def _types(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _value(hint: Any, raw: Any, where: str) -> Any:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (typing.Union, UnionType):
+        kinds = [part for part in parts if part is not NoneType]
+        return _value(kinds[0], raw, where) if raw is not None and len(kinds) == 1 else raw
+    if origin is tuple:
+        kinds = [parts[0]] * len(raw) if parts[1:] == (...,) else list(parts)
+        return tuple(_value(kind, item, where) for kind, item in zip(kinds, raw, strict=True))
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(raw)
+    if isinstance(hint, type) and (dataclasses.is_dataclass(hint) or hasattr(hint, "_fields")):
+        return read_record(hint, raw, where)
+    return raw
