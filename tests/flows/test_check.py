@@ -89,10 +89,12 @@ def test_the_exit_code_follows_the_share_of_failed_slides(
 ) -> None:
     good = [{"slide_id": f"s{i}", "path": write_slide(f"{i}.tiff", seed=i, tissue=False)} for i in range(3)]
     bad = {"slide_id": "bad", "path": "absent.svs"}
-    assert mhim("check", f"cohort={write_table(good)}").code == ExitCode.OK
+    any_empty = "max_empty_fraction=1"
+    assert mhim("check", f"cohort={write_table(good)}", any_empty).code == ExitCode.OK
+    assert mhim("check", f"cohort={write_table(good)}").code == ExitCode.TOO_MANY_FAILED
     table = write_table([*good, bad])
-    assert mhim("check", f"cohort={table}", "max_failed_fraction=0.25").code == ExitCode.PARTIAL
-    assert mhim("check", f"cohort={table}", "max_failed_fraction=0.24").code == ExitCode.TOO_MANY_FAILED
+    assert mhim("check", f"cohort={table}", any_empty, "max_failed_fraction=0.25").code == ExitCode.PARTIAL
+    assert mhim("check", f"cohort={table}", any_empty, "max_failed_fraction=0.24").code == ExitCode.TOO_MANY_FAILED
 
 
 def test_a_stated_resolution_is_used_or_refused_never_guessed(

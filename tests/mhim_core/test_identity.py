@@ -21,7 +21,15 @@ from mhim_core.registry.card import Member, RegistryCard, TrainedOn
 from mhim_core.registry.gate_options import GateOptions, HoldoutOptions
 from mhim_core.registry.holdout import Holdout, HoldoutSlide
 from mhim_core.registry.promotions import Kind, Promotion
-from mhim_core.slides.spec import SlidePolicy, TileSpec, TissueMethod, TissueRule, stored_spec, tiling_identity
+from mhim_core.slides.spec import (
+    GlassRule,
+    SlidePolicy,
+    TileSpec,
+    TissueMethod,
+    TissueRule,
+    stored_spec,
+    tiling_identity,
+)
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.record import CommitRecord
 from mhim_core.task import ClassTarget, FittedTask, SurvivalTarget, Task, TaskKind, ValueTarget, fit_task
@@ -77,6 +85,7 @@ EXAMPLES: dict[type, Any] = {
         SplitOptions(),
         OTSU,
         TissueRule(),
+        GlassRule(),
         SlidePolicy(),
         GateOptions(),
         HoldoutOptions(),
@@ -171,6 +180,7 @@ PINS: dict[type, str] = {
     SplitOptions: "ce468fa77979a192cce6ad250fa7ccf98f2e6c0643b205e041da16e083ecd026",
     TileSpec: "efce155fefb2f512e4312bb62b7f95bc1a5e3eef83487a9b81b1d75c2978e1b8",
     TissueRule: "cbbe822409578ec5ef130f2ebd1a995597948e56811f3875f141dfda4a620d06",
+    GlassRule: "f7d0f23679b0411847aeb38134cbea0208bc5b59d66ea68c83299cc52502275a",  # 0.2's
     SlidePolicy: "76f5e9716820b9dd88708827480d2908bc0e27dfcb253baff78560de6ff6b1a4",
     GateOptions: "9ee6d5f2db46bc572ade2b4f8520b92c92a234838cfb6c2766a5612617331f15",
     HoldoutOptions: "6b37e1bd577cbb30e309704eefecf57415c3141738cf14cfe32f68d430deb764",
@@ -208,6 +218,10 @@ FIELDS_OF_0_1: dict[type, str] = {
     TissueRule: (
         "name version mask_mpp min_saturation max_saturation min_value min_background_value "
         "min_contrast max_speck_um2 max_hole_um2"
+    ),
+    GlassRule: (  # of 0.2
+        "name version mask_mpp glass_spread min_saturation faint_saturation max_glass_saturation min_density min_value "
+        "min_background_value max_speck_um2 max_hole_um2 pen_version fat_version"
     ),
     SlidePolicy: "max_upsample default_mpp",
     TaskOptions: "task time_bins bags",
@@ -386,7 +400,7 @@ def test_a_named_tuple_says_what_is_neutral_in_its_class() -> None:
 
 
 def test_a_stored_tiling_reads_back_and_one_that_is_cut_otherwise_is_refused() -> None:
-    spec = TileSpec(target_mpp=1.0)
+    spec = TileSpec(target_mpp=1.0, tissue=TissueMethod.glass)
     tiling = tiling_identity(spec)
     assert stored_spec(tiling, "slides") == spec
     with pytest.raises(ValueError, match=r"slides .*tissue rule"):

@@ -32,3 +32,14 @@ def test_the_last_of_two_rows_of_one_slide_counts() -> None:
 def test_a_row_of_a_foreign_slide_is_a_programmer_error() -> None:
     with pytest.raises(AssertionError, match="not in the cohort"):
         reconcile(IDS, [StatusRow(SlideId("other"), Status.OK)])
+
+
+def test_empty_slides_count_as_failed_beyond_their_fraction_alone() -> None:
+    ids = [SlideId(f"s{number}") for number in range(10)]
+    rows = [StatusRow(slide_id, Status.OK, num_tiles=1) for slide_id in ids[:8]]
+    rows += [StatusRow(ids[8], Status.EMPTY), StatusRow(ids[9], Status.SKIPPED, is_empty=True)]
+    outcome = reconcile(ids, rows)
+    assert [row.slide_id for row in outcome.empty] == ids[8:]
+    assert outcome.exit_code(0.1, 0.2) is ExitCode.OK
+    assert outcome.exit_code(0.2, 0.1) is ExitCode.PARTIAL
+    assert outcome.exit_code(0.1, 0.1) is ExitCode.TOO_MANY_FAILED
