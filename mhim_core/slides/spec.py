@@ -152,6 +152,7 @@ class GlassRule:
 
     name: str = "glass"
     version: int = 1
+    """Raised by any change of `glass.py` or `tissue_glass.py` that moves a mask, constants there included."""
     mask_mpp: float = 8.0
     """µm/px of the mask: 16 mask pixels along a tile of 128 µm."""
     glass_spread: float = 1.25
@@ -173,7 +174,9 @@ class GlassRule:
     max_hole_um2: float = 20_000.0
     """Holes up to this area are lumens and cracks, part of the tissue."""
     pen_version: int = 1
+    """Of `pen.py`."""
     fat_version: int = 1
+    """Of `fat.py`."""
 
 
 TISSUE_RULE = TissueRule()

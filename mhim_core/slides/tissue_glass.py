@@ -11,7 +11,7 @@ from skimage.morphology import remove_small_holes, remove_small_objects
 from mhim_core.slides.glass import Glass, density_beside, saturation_beside
 from mhim_core.slides.spec import GlassRule
 
-_HALO_PX = 2
+_HALO_PX = 3
 """How far smoothing carries strong stain over a faint threshold."""
 
 

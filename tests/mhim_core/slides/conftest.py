@@ -13,7 +13,8 @@ from mhim_core.demo.slide import paint_slide
 @pytest.fixture(scope="session")
 def painted() -> np.ndarray:
     """One painted H&E-like slide of about 2,500 × 2,500 px at 0.5 µm/px."""
-    return paint_slide(np.random.default_rng(3), loud=True, quiet=True).pixels
+    pixels = paint_slide(np.random.default_rng(3), loud=True, quiet=True).pixels
+    return np.tile(pixels, (2, 2, 1))
 
 
 @pytest.fixture(scope="session")
