@@ -85,8 +85,8 @@ class FailurePolicy:
     max_failed_fraction: float = 0.1
     """Share of the cohort's slides that may fail before the exit code becomes 4 instead of 3."""
     max_empty_fraction: float = 0.5
-    """Share of the cohort's slides that may be without tissue; if there are more, they all count as failed (exit code 3 or
-    4). 0: every such slide counts as failed; 1 disables the check. They are listed by name in any case."""
+    """Share of the cohort's slides that may be without tissue; if there are more, they all count as failed (exit code 3
+    or 4). 0: every such slide counts as failed; 1 disables the check. They are listed by name in any case."""
     retry_failed: bool = True
     """Retry slides that failed before with the same source and policies; false: retry only those whose failure had
     nothing to do with the slide (full disk, storage), and count the others as failed."""

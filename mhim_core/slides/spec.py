@@ -75,14 +75,14 @@ class TileSpec:
     min_tissue: float = 0.25
     """Minimum share of a tile's area that must be tissue, 0 to 1; 0 keeps every tile, background included."""
     tissue: TissueMethod = field(default=TissueMethod.auto, metadata={"neutral": TissueMethod.otsu})
-    """glass: tissue is what differs from the slide's own glass; otsu: saturation above 0.05, as in mhim 0.1, which misses
-    pale tissue; auto: glass, except in a store that has features with the same keys made only with otsu, which is then
-    continued with otsu."""
+    """glass: tissue is what differs from the slide's own glass; otsu: saturation above 0.05, as in mhim 0.1, which
+    misses pale tissue; auto: glass, except in a store that has features with the same keys made only with otsu, which
+    is then continued with otsu."""
     keep_fat: bool = field(default=True, metadata={"neutral": True})
     """Count fat as tissue; false leaves it out. Only with tissue=glass."""
     keep_pen: bool = field(default=False, metadata={"neutral": False})
-    """Count blue, green and red marks as tissue, for special stains of these colours; false leaves them out as pen. Only
-    with tissue=glass."""
+    """Count blue, green and red marks as tissue, for special stains of these colours; false leaves them out as pen.
+    Only with tissue=glass."""
     backend: BackendName = field(default=BackendName.openslide, metadata={"neutral": BackendName.openslide})
     """Decoder of the slides. openslide: with plain for files that it cannot read (PNG, JPEG, untiled TIFF, planes of
     OME-TIFF); plain: for all files, each read whole into memory."""
