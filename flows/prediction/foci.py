@@ -57,11 +57,9 @@ def judge_foci(run: Run, truth: bytes, out: Storage) -> FociResult:
     from mhim_core.report.foci import FociPage, render_foci
 
     looked = list(_look(run, read_truth(truth)))
-    summary = json.loads(
-        canonical_json(summarise_foci([row for looked_at in looked for row in looked_at.rows.values()]))
-    )
+    summary = json.loads(canonical_json(summarise_foci([row for view in looked for row in view.rows.values()])))
     titles = {name: TITLES[name] for name in TITLES if name in summary["models"]}
-    panels = [_panel(run, looked_at, titles) for looked_at in _drawn(looked)]
+    panels = [_panel(run, view, titles) for view in _drawn(looked)]
     num_train = sum(len(split.train) for split in run.splits)
     out.put(PAGE, render_foci(FociPage(summary, titles, num_train, panels)).encode())
     if panels:
@@ -119,28 +117,27 @@ def _look(run: Run, truth: Mapping[str, SlideTruth]) -> Iterator[_Looked]:
 
 def _drawn(looked: list[_Looked]) -> Iterator[_Looked]:
     for kind in SHOWN:
-        yield from [looked_at for looked_at in looked if looked_at.truth.shows is kind][: _NUM_DRAWN[kind]]
+        yield from [view for view in looked if view.truth.shows is kind][: _NUM_DRAWN[kind]]
 
 
-def _panel(run: Run, looked_at: _Looked, titles: Mapping[str, str]) -> "FociPanel":
+def _panel(run: Run, view: _Looked, titles: Mapping[str, str]) -> "FociPanel":
     from mhim_core.report.foci import FociPanel, draw_foci
 
-    facts = looked_at.table.metadata
-    uri = next(slide.uri for slide in run.slides if slide.slide_id == looked_at.table.slide_id)
+    facts = view.table.metadata
+    uri = next(slide.uri for slide in run.slides if slide.slide_id == view.table.slide_id)
     picture = draw_foci(
         Path(uri),
-        looked_at.truth.foci,
-        looked_at.table.coords_l0_px,
+        view.truth.foci,
+        view.table.coords_l0_px,
         tuple(facts["tile_size_l0_px"]),
         MppUsed(facts["mpp"][0], facts["mpp"][1], "features"),
-        [looked_at.attention[name] for name in titles],
+        [view.attention[name] for name in titles],
     )
     said = {
-        title: f"Dice {_number(looked_at.rows[name].dice)}, "
-        f"{_number(looked_at.rows[name].top_ten)} of the ten top tiles inside"
+        title: f"Dice {_number(view.rows[name].dice)}, {_number(view.rows[name].top_ten)} of the ten top tiles inside"
         for name, title in titles.items()
     }
-    return FociPanel(looked_at.table.slide_id, looked_at.truth.shows, len(looked_at.table.features), said, picture)
+    return FociPanel(view.table.slide_id, view.truth.shows, len(view.table.features), said, picture)
 
 
 def _number(value: float | None) -> str:
