@@ -78,12 +78,14 @@ def _row(task: SlideTask, stream: JobStream, pictures: Storage | None) -> Status
 
 
 def _describe(inspection: SlideInspection) -> str:
-    tiles = f"{inspection.num_tiles} tiles" if inspection.num_tiles else "empty: no tissue"
+    tiles = f"{inspection.num_tiles} tiles" if inspection.num_tiles else "empty: no tissue found"
+    view = inspection.view._replace(resolution="")  # said once, in the warning
+    look = f"; warning: {warning}" if (warning := inspection.view.warning()) else ""
     upsampled = f", enlarged {inspection.upsample:.2f}×" if inspection.upsample > 1 else ""
     return (
         f"{tiles}, {inspection.width_l0_px}×{inspection.height_l0_px} px "
         f"at {inspection.mpp_x:.4g} µm/px ({inspection.mpp_source})"
-        f"{upsampled}, {inspection.vendor}"
+        f"{upsampled}, {inspection.vendor}; {view.describe()}{look}"
     )
 
 
