@@ -213,17 +213,17 @@ def spelt_out(name: str, words: Sequence[str]) -> list[str]:
 
     command, keys = FLOWS[name], keys_of(config_class(name))
     free = iter(key for key in command.positional if not any(word.startswith(f"{key}=") for word in words))
-    found: list[str] = []
+    spelt: list[str] = []
     for word in words:
         key, separator, _ = word.partition("=")
         flag = key.removeprefix("--").replace("-", "_")
         if word.startswith("--") and not separator and flag in keys and keys[flag].kind is bool:
-            found.append(f"{flag}=true")
+            spelt.append(f"{flag}=true")
         elif not separator and not word.startswith("-") and (position := next(free, None)) is not None:
-            found.append(f"{position}={word}")
+            spelt.append(f"{position}={word}")
         else:
-            found.append(word)
-    return found
+            spelt.append(word)
+    return spelt
 
 
 def read_flow(name: str, words: Sequence[str]) -> Any:
@@ -240,5 +240,5 @@ def plain_flows() -> list[str]:
 def config_class(name: str) -> type:
     """`flows.config.commands` holds them, or the light module beside it that the command names: `jobs.SubmitConfig`."""
     module, _, kind = FLOWS[name].config.rpartition(".")
-    found: type = getattr(importlib.import_module(f"flows.config.{module or 'commands'}"), kind)
-    return found
+    config_type: type = getattr(importlib.import_module(f"flows.config.{module or 'commands'}"), kind)
+    return config_type

@@ -122,16 +122,16 @@ class RecipeChanges:
     """Number of models, trained with seed, seed + 1, …, that vote together; none: as many as the champion has."""
 
     def __post_init__(self) -> None:
-        given = self.given()
-        fit = {name: value for name, value in given.items() if name in FitOptions.__dataclass_fields__}
+        changed = self.changed()
+        fit = {name: value for name, value in changed.items() if name in FitOptions.__dataclass_fields__}
         FitOptions(**{"min_learning_rate": 0.0} | fit)  # what the champion's is shows later
-        SplitOptions(**{name: value for name, value in given.items() if name == "val_fraction"})
+        SplitOptions(**{name: value for name, value in changed.items() if name == "val_fraction"})
         for name in ("embed_dim", "seeds"):
-            if given.get(name, 1) < 1:
-                raise ConfigError(f"{name}={given[name]} must be at least 1")
+            if changed.get(name, 1) < 1:
+                raise ConfigError(f"{name}={changed[name]} must be at least 1")
 
-    def given(self) -> dict[str, Any]:
-        """Those that were."""
+    def changed(self) -> dict[str, Any]:
+        """The values that were set."""
         return {
             name: value for name in RecipeChanges.__dataclass_fields__ if (value := getattr(self, name)) is not None
         }
