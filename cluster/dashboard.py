@@ -92,8 +92,8 @@ class Dashboard:
 
     def _refuse(self, error: RuntimeError, job_id: str) -> NoReturn:
         words = str(error)
-        found = re.search(r"status code (\d{3})", words)
-        status = int(found[1]) if found else 0
+        match = re.search(r"status code (\d{3})", words)
+        status = int(match[1]) if match else 0
         if "already exists" in words:
             raise TakenError(words) from error
         if job_id and status == 404:
@@ -134,10 +134,10 @@ def answers_without_token(address: str) -> bool:
 
 def _is_version(said: bytes) -> bool:
     try:
-        found = json.loads(said)
+        answer = json.loads(said)
     except ValueError:
         return False
-    return isinstance(found, dict) and "ray_version" in found
+    return isinstance(answer, dict) and "ray_version" in answer
 
 
 def _sent_on(address: str, endpoint: str, location: str) -> ConfigError:

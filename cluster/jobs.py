@@ -72,8 +72,8 @@ class JobServer:
     def jobs(self) -> list[Job]:
         """Every submitted job, the oldest first."""
         details = self._dashboard.request(self._dashboard.client.list_jobs)
-        found = [_job(one) for one in details if one.submission_id]
-        return sorted(found, key=lambda job: (job.started_s or 0.0, job.job_id))
+        listed = [_job(detail) for detail in details if detail.submission_id]
+        return sorted(listed, key=lambda job: (job.started_s or 0.0, job.job_id))
 
     def job(self, job_id: str) -> Job:
         """Raises ConfigError where the cluster knows no such job."""

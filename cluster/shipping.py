@@ -52,7 +52,7 @@ def source_digest(packages: Sequence[str]) -> str:
 
 
 @contextmanager
-def job_folder(distribution: str, packages: Sequence[str], given: Mapping[str, bytes]) -> Iterator[Path]:
+def job_folder(distribution: str, packages: Sequence[str], extra_files: Mapping[str, bytes]) -> Iterator[Path]:
     """A temporary folder of the packages, the distribution's requirements and the `given` files by their names.
 
     The same inputs make the same bytes, which is what Ray names its upload by. Raises ConfigError where it is too
@@ -60,7 +60,7 @@ def job_folder(distribution: str, packages: Sequence[str], given: Mapping[str, b
     """
     with tempfile.TemporaryDirectory(prefix="mhim-job-") as name:
         folder = Path(name)
-        contents = {place: path.read_bytes() for place, path in package_files(packages).items()} | dict(given)
+        contents = {place: path.read_bytes() for place, path in package_files(packages).items()} | dict(extra_files)
         contents[_requirements_file(distribution)] = canonical_json(_installed_requirements(distribution))
         num_bytes = sum(map(len, contents.values()))
         if num_bytes > MAX_FOLDER_BYTES:
@@ -82,8 +82,8 @@ def requirements(distribution: str, package: str) -> Requirements:
     assert spec.origin is not None, package
     shipped = Path(spec.origin).parents[1] / _requirements_file(distribution)
     if shipped.is_file():
-        found = json.loads(shipped.read_bytes())
-        return Requirements(tuple(found["packages"]), found["python"])
+        document = json.loads(shipped.read_bytes())
+        return Requirements(tuple(document["packages"]), document["python"])
     return _installed_requirements(distribution)
 
 
@@ -110,14 +110,14 @@ def versions(needed: Requirements) -> dict[str, str]:
     """What is installed here of Python and the required packages."""
     from packaging.requirements import Requirement
 
-    found = {"python": platform.python_version()}
+    version_of = {"python": platform.python_version()}
     for line in needed.packages:
         name = Requirement(line).name
         try:
-            found[name] = importlib.metadata.version(name)
+            version_of[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = ""
-    return found
+            version_of[name] = ""
+    return version_of
 
 
 def _requirements_file(distribution: str) -> str:
@@ -129,10 +129,14 @@ def _installed_requirements(distribution: str) -> Requirements:
     from packaging.requirements import Requirement
 
     try:
-        found = importlib.metadata.metadata(distribution)
+        metadata = importlib.metadata.metadata(distribution)
     except importlib.metadata.PackageNotFoundError:
         return Requirements((), "")
-    lines = [str(line) for line in found.get_all("Requires-Dist") or []]
+    lines = [str(line) for line in metadata.get_all("Requires-Dist") or []]
     parsed = {line: Requirement(line) for line in lines}
-    chosen = (line for line, one in parsed.items() if one.marker is None or one.marker.evaluate({"extra": ""}))
-    return Requirements(tuple(sorted(chosen)), "".join(map(str, found.get_all("Requires-Python") or [])))
+    chosen = (
+        line
+        for line, requirement in parsed.items()
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    )
+    return Requirements(tuple(sorted(chosen)), "".join(map(str, metadata.get_all("Requires-Python") or [])))

@@ -47,8 +47,8 @@ def at_hand(task: SlideTask, staging_dir: str | None) -> Iterator[SlideAtHand]:
     try:
         hint = object_hint(task.uri) if "://" in task.uri else source_hint(task.uri)
         with staged(task.uri, download, staging_dir, hint.num_bytes) as path:
-            found = check_sha256(path, task.sha256)
-            yield SlideAtHand(path, hint, task._replace(sha256=None), found)
+            digest = check_sha256(path, task.sha256)
+            yield SlideAtHand(path, hint, task._replace(sha256=None), digest)
     except NotFoundError as error:
         raise SlideError(FailureReason.NOT_FOUND, str(error)) from error
     except StorageError as error:

@@ -28,26 +28,28 @@ from mhim_core.types import SlideTask, Status, StatusRow
 
 def run(config: CheckConfig) -> FlowResult:
     """Raises CohortError (exit 2) where the table itself is wrong."""
-    given = load_cohort(
+    cohort_input = load_cohort(
         config.data.cohort,
         strict=config.failures.strict,
         labels_uri=config.data.labels,
         options=config.table,
     )
-    notes = (f"note: {note}" for note in (*given.cohort.notes, *summarise(given.cohort.rows, config.target)))
-    for line in (*notes, *(f"warning: {finding}" for finding in given.warnings)):
+    notes = (
+        f"note: {note}" for note in (*cohort_input.cohort.notes, *summarise(cohort_input.cohort.rows, config.target))
+    )
+    for line in (*notes, *(f"warning: {finding}" for finding in cohort_input.warnings)):
         print(line)
     pictures = open_storage(config.pictures) if config.pictures else None
-    outcome = inspect_all(given, config.tiles, config.policy, config.decode, pictures)
+    outcome = inspect_all(cohort_input, config.tiles, config.policy, config.decode, pictures)
     print(outcome.summary())
     return FlowResult(exit_code=config.failures.exit_code_of(outcome))
 
 
 def inspect_all(
-    given: CohortInput, spec: TileSpec, policy: SlidePolicy, keys: DecodeKeys, pictures: Storage | None = None
+    cohort_input: CohortInput, spec: TileSpec, policy: SlidePolicy, keys: DecodeKeys, pictures: Storage | None = None
 ) -> Outcome:
     """Inspect every slide in a child process (a broken decoder must not end the check), printing a line each."""
-    tasks = given.tasks()
+    tasks = cohort_input.tasks()
     staging_dir = keys.staging_dir or None
     decode = partial(_inspect, spec=spec, policy=policy, staging_dir=staging_dir, with_picture=pictures is not None)
     decoder = Decoder(decode, keys.decode_timeout_s, STAGING_TIMEOUT_S)
@@ -64,25 +66,26 @@ def inspect_all(
 def _row(task: SlideTask, stream: JobStream, pictures: Storage | None) -> StatusRow:
     while True:
         try:
-            (found,) = stream
+            (inspection,) = stream
         except RetrySlide:
             continue
         except SlideError as error:
             return StatusRow(task.slide_id, Status.FAILED, error.reason, "check", type(error).__name__, str(error))
-        if pictures is not None and found.picture is not None:
-            pictures.put(f"{task.slide_id}.jpg", found.picture)
-        status = Status.OK if found.num_tiles else Status.EMPTY
-        return StatusRow(task.slide_id, status, message=_describe(found), num_tiles=found.num_tiles)
+        if pictures is not None and inspection.picture is not None:
+            pictures.put(f"{task.slide_id}.jpg", inspection.picture)
+        status = Status.OK if inspection.num_tiles else Status.EMPTY
+        return StatusRow(task.slide_id, status, message=_describe(inspection), num_tiles=inspection.num_tiles)
 
 
-def _describe(found: SlideInspection) -> str:
-    tiles = f"{found.num_tiles} tiles" if found.num_tiles else "empty: no tissue found"
-    view = found.view._replace(resolution="")  # said once, in the warning
-    look = f"; warning: {warning}" if (warning := found.view.warning()) else ""
-    upsampled = f", enlarged {found.upsample:.2f}×" if found.upsample > 1 else ""
+def _describe(inspection: SlideInspection) -> str:
+    tiles = f"{inspection.num_tiles} tiles" if inspection.num_tiles else "empty: no tissue found"
+    view = inspection.view._replace(resolution="")  # said once, in the warning
+    look = f"; warning: {warning}" if (warning := inspection.view.warning()) else ""
+    upsampled = f", enlarged {inspection.upsample:.2f}×" if inspection.upsample > 1 else ""
     return (
-        f"{tiles}, {found.width_l0_px}×{found.height_l0_px} px at {found.mpp_x:.4g} µm/px ({found.mpp_source})"
-        f"{upsampled}, {found.vendor}; {view.describe()}{look}"
+        f"{tiles}, {inspection.width_l0_px}×{inspection.height_l0_px} px "
+        f"at {inspection.mpp_x:.4g} µm/px ({inspection.mpp_source})"
+        f"{upsampled}, {inspection.vendor}; {view.describe()}{look}"
     )
 
 

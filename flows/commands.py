@@ -61,26 +61,26 @@ FLOWS = {
     "pipeline": FlowCommand(
         "pipeline",
         "lifecycle.PipelineConfig",
-        "embed, train, evaluate, report; the first champion of a name",
+        "embed, train, evaluate, report; makes the first champion",
         "cohort=my.csv store=./features out=runs registry=./registry name=lung",
     ),
     "retrain": FlowCommand(
         "retrain",
         "lifecycle.RetrainConfig",
-        "what is new → a challenger → promoted or kept",
+        "new data → a challenger → promoted or not",
         "name=lung registry=./registry cohort=my.csv store=./features",
     ),
     "flow status": FlowCommand(
         "status",
         "lifecycle.FlowStatusConfig",
-        "how the steps of a pipeline or retraining stand",
+        "progress of the steps of a pipeline or retraining",
         "lung registry=./registry",
         positional=("name",),
     ),
     "schedule add": FlowCommand(
         "schedule",
         "schedules.ScheduleAddConfig",
-        "a flow at its times: here, in crontab or on Kubernetes",
+        "run a flow on a schedule: here, from crontab or on Kubernetes",
         'retrain cron="0 2 * * 0" registry=./registry name=lung cohort=my.csv store=./features',
         function="add",
         positional=("flow",),
@@ -92,7 +92,7 @@ FLOWS = {
     "schedule rm": FlowCommand(
         "schedule",
         "schedules.ScheduleRmConfig",
-        "no further run",
+        "remove a schedule",
         "retrain-1a2b3c4d registry=./registry",
         function="rm",
         positional=("schedule",),
@@ -100,7 +100,7 @@ FLOWS = {
     "schedule run-now": FlowCommand(
         "schedule",
         "schedules.ScheduleRunNowConfig",
-        "once, at once",
+        "run a schedule once, now",
         "retrain-1a2b3c4d registry=./registry",
         function="run_now",
         positional=("schedule",),
@@ -135,7 +135,7 @@ FLOWS = {
     "model promote": FlowCommand(
         "model",
         "registry.ModelPromoteConfig",
-        "a person makes a model champion",
+        "make a model champion by hand",
         "lung version=1f0c9a3e registry=./registry",
         function="promote_by_hand",
         positional=("name",),
@@ -213,17 +213,17 @@ def spelt_out(name: str, words: Sequence[str]) -> list[str]:
 
     command, keys = FLOWS[name], keys_of(config_class(name))
     free = iter(key for key in command.positional if not any(word.startswith(f"{key}=") for word in words))
-    found: list[str] = []
+    spelt: list[str] = []
     for word in words:
         key, separator, _ = word.partition("=")
         flag = key.removeprefix("--").replace("-", "_")
         if word.startswith("--") and not separator and flag in keys and keys[flag].kind is bool:
-            found.append(f"{flag}=true")
+            spelt.append(f"{flag}=true")
         elif not separator and not word.startswith("-") and (position := next(free, None)) is not None:
-            found.append(f"{position}={word}")
+            spelt.append(f"{position}={word}")
         else:
-            found.append(word)
-    return found
+            spelt.append(word)
+    return spelt
 
 
 def read_flow(name: str, words: Sequence[str]) -> Any:
@@ -240,5 +240,5 @@ def plain_flows() -> list[str]:
 def config_class(name: str) -> type:
     """`flows.config.commands` holds them, or the light module beside it that the command names: `jobs.SubmitConfig`."""
     module, _, kind = FLOWS[name].config.rpartition(".")
-    found: type = getattr(importlib.import_module(f"flows.config.{module or 'commands'}"), kind)
-    return found
+    config_type: type = getattr(importlib.import_module(f"flows.config.{module or 'commands'}"), kind)
+    return config_type

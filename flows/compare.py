@@ -40,11 +40,11 @@ def run(config: CompareConfig) -> FlowResult:
     contenders = choose_contenders([read_run(uri, store=config.store) for uri in config.run_uris], config.model_names)
     _check_same_task(contenders)
     task = contenders[0].run.task
-    rows = {one.name: _rows(one) for one in contenders}
+    rows = {contender.name: _rows(contender) for contender in contenders}
     differences = compare(
         rows,
         task,
-        train_targets={one.name: train_targets(one.run) for one in contenders},
+        train_targets={contender.name: train_targets(contender.run) for contender in contenders},
         replicates=config.bootstrap_replicates,
     )
     storage = open_storage(config.out)
@@ -63,16 +63,16 @@ def choose_contenders(runs: Sequence[Run], models: Sequence[str]) -> list[Compar
 
     Raises InputError where fewer than two are left or a named model is in no run.
     """
-    labels = _labels([one.storage.uri for one in runs])
+    labels = _labels([candidate.storage.uri for candidate in runs])
     if models:
-        known = {name for one in runs for name in model_names(one)}
+        known = {name for candidate in runs for name in model_names(candidate)}
         if unknown := [name for name in models if name not in known]:
             raise InputError(f"models={','.join(unknown)} is in none of the runs; they have {', '.join(sorted(known))}")
     chosen = []
-    for label, one in zip(labels, runs, strict=True):
-        own = model_names(one)
+    for label, candidate in zip(labels, runs, strict=True):
+        own = model_names(candidate)
         wanted = [name for name in own if name in models] if models else (own if len(runs) == 1 else own[:1])
-        chosen += [(label, one, name) for name in wanted]
+        chosen += [(label, candidate, name) for name in wanted]
     if len(chosen) < 2:
         raise InputError(
             f"there is one model to compare, {chosen[0][2]} of {chosen[0][0]}; give another run, or models= it has"
@@ -80,20 +80,23 @@ def choose_contenders(runs: Sequence[Run], models: Sequence[str]) -> list[Compar
             else "there is no model to compare"
         )
     distinct = {name for _, _, name in chosen}
-    return [ComparedModel(_name(label, name, len(runs), len(distinct)), one, name) for label, one, name in chosen]
+    return [
+        ComparedModel(_name(label, name, len(runs), len(distinct)), candidate, name)
+        for label, candidate, name in chosen
+    ]
 
 
-def _rows(one: ComparedModel) -> list[HeldOut]:
+def _rows(contender: ComparedModel) -> list[HeldOut]:
     """The model's held-out predictions; the run is evaluated first where it is not."""
-    ensure_evaluated(one.run)
-    return [row for row in read_held_out(one.run) if row.model == one.model]
+    ensure_evaluated(contender.run)
+    return [row for row in read_held_out(contender.run) if row.model == contender.model]
 
 
 def _labels(uris: Sequence[str]) -> list[str]:
     """The last part of each address, with as many parts before it as tell them apart."""
     parts = [uri.rstrip("/").split("/") for uri in uris]
     for depth in range(1, max(map(len, parts)) + 1):
-        labels = ["/".join(one[-depth:]) for one in parts]
+        labels = ["/".join(segments[-depth:]) for segments in parts]
         if len(set(labels)) == len(labels):
             return labels
     raise InputError(f"a run is given twice: {', '.join(uris)}")
@@ -127,12 +130,12 @@ def _summary(
         "replicates": replicates,
         "models": [
             {
-                "name": one.name,
-                "run": one.run.record["fingerprint"],
-                "model": one.model,
-                "seeds": sorted({row.seed for row in rows[one.name]}),
+                "name": contender.name,
+                "run": contender.run.record["fingerprint"],
+                "model": contender.model,
+                "seeds": sorted({row.seed for row in rows[contender.name]}),
             }
-            for one in contenders
+            for contender in contenders
         ],
         "differences": differences,
     }
@@ -148,19 +151,21 @@ def _write(storage: Storage, differences: Sequence[Difference], summary: bytes) 
 
 
 def _print(differences: Sequence[Difference]) -> None:
-    for a, b in dict.fromkeys((one.a, one.b) for one in differences):
+    for a, b in dict.fromkeys((difference.a, difference.b) for difference in differences):
         print(f"{a} − {b}")
-        for one in (one for one in differences if (one.a, one.b) == (a, b)):
-            print(f"  {METRICS[one.metric].title:<18} {_line(one)}")
+        for difference in (difference for difference in differences if (difference.a, difference.b) == (a, b)):
+            print(f"  {METRICS[difference.metric].title:<18} {_line(difference)}")
 
 
-def _line(one: Difference) -> str:
-    if one.difference is None:
-        return f"undefined ({one.reason})"
-    interval = "" if one.low is None or one.high is None else f" [{one.low:+.3f}, {one.high:+.3f}]"
-    p = "" if one.p is None else f", p {one.p:.2g}"
-    dropped = f", {one.num_undefined} replicates undefined" if one.num_undefined else ""
-    return f"{one.difference:+.3f}{interval}  ({one.value_a:.3f}, {one.value_b:.3f}; {one.method}{p}{dropped})"
+def _line(result: Difference) -> str:
+    if result.difference is None:
+        return f"undefined ({result.reason})"
+    interval = "" if result.low is None or result.high is None else f" [{result.low:+.3f}, {result.high:+.3f}]"
+    p = "" if result.p is None else f", p {result.p:.2g}"
+    dropped = f", {result.num_undefined} replicates undefined" if result.num_undefined else ""
+    return (
+        f"{result.difference:+.3f}{interval}  ({result.value_a:.3f}, {result.value_b:.3f}; {result.method}{p}{dropped})"
+    )
 
 
 def _maybe_get(storage: Storage, key: str) -> bytes | None:

@@ -45,33 +45,33 @@ def import_checkpoint(data: bytes, config: ConvertConfig) -> bytes:
     from mhim_core.train.plan import Stage
 
     options = ModelOptions(embed_activation=config.embed_activation, attention_activation=config.attention_activation)
-    found = load_published(data, options)
-    if len(config.classes) != found.num_outputs:
+    published = load_published(data, options)
+    if len(config.classes) != published.num_outputs:
         raise InputError(
-            f"classes={','.join(config.classes)} are {len(config.classes)}, the checkpoint has {found.num_outputs} "
+            f"classes={','.join(config.classes)} are {len(config.classes)}, the checkpoint has {published.num_outputs} "
             "outputs; name each, in the order of the logits"
         )
     mhim = None
-    if found.recycle_queries is not None:
-        recipe = recipe_values("published-code", found.options.aggregator)
-        mhim = MhimOptions(**recipe | {"recycle_queries": found.recycle_queries})
+    if published.recycle_queries is not None:
+        recipe = recipe_values("published-code", published.options.aggregator)
+        mhim = MhimOptions(**recipe | {"recycle_queries": published.recycle_queries})
     card = ModelCard(
         stage=Stage.plain if mhim is None else Stage.mhim,
         fold=0,
         seed=0,
-        d_in=found.d_in,
+        d_in=published.d_in,
         task=FittedTask(kind=TaskKind.classification, classes=config.classes),
-        precision=Precision(str(found.dtype).removeprefix("torch.")),
-        model=found.options,
+        precision=Precision(str(published.dtype).removeprefix("torch.")),
+        model=published.options,
         mhim=mhim,
         provenance={"published_checkpoint_sha256": sha256(data)},
     )
     print(
-        f"{found.options.aggregator}, D={found.options.embed_dim}, {found.d_in} features per tile, "
-        f"{'no recycle network' if mhim is None else f'{found.recycle_queries} global queries'}"
-        f"{'' if found.teacher is None else ', with its teacher'}"
+        f"{published.options.aggregator}, D={published.options.embed_dim}, {published.d_in} features per tile, "
+        f"{'no recycle network' if mhim is None else f'{published.recycle_queries} global queries'}"
+        f"{'' if published.teacher is None else ', with its teacher'}"
     )
-    return save_model(card, found.student, found.teacher)
+    return save_model(card, published.student, published.teacher)
 
 
 def export_model(data: bytes, config: ConvertConfig) -> bytes:
@@ -100,10 +100,10 @@ def _read(config: ConvertConfig) -> bytes:
 def _fit(storage: Storage, config: ConvertConfig) -> FitResult:
     """The one finished fit of the run that the keys leave."""
     keys = [entry.key for entry in storage.list("fits") if entry.key.endswith("/result.json")]
-    found = [read_result(storage, key.removeprefix("fits/").removesuffix("/result.json")) for key in keys]
+    results = [read_result(storage, key.removeprefix("fits/").removesuffix("/result.json")) for key in keys]
     chosen = [
         result
-        for result in found
+        for result in results
         if result is not None
         and config.fold in (None, result.fold)
         and config.seed in (None, result.seed)

@@ -40,8 +40,8 @@ if TYPE_CHECKING:  # torch: a command that finds everything done must not load i
 def run(config: EmbedConfig) -> FlowResult:
     """Raises CohortError, EncoderError, ConfigError (2), ConflictError (5), StorageError (6)."""
     check_address(config.ray.ray_address)
-    given = load_cohort(config.data.cohort, strict=config.failures.strict, options=config.table)
-    for finding in given.warnings:
+    cohort_input = load_cohort(config.data.cohort, strict=config.failures.strict, options=config.table)
+    for finding in cohort_input.warnings:
         print(f"warning: {finding}")
     card = encoder_card(
         config.encoder.encoder,
@@ -49,11 +49,11 @@ def run(config: EmbedConfig) -> FlowResult:
         revision=config.encoder.encoder_revision or None,
         device="cuda" if config.embedding.gpus_per_actor else "cpu",
     )
-    return embed_cohort(given, card, config.tiles, config, config.store).result
+    return embed_cohort(cohort_input, card, config.tiles, config, config.store).result
 
 
 def embed_cohort(
-    given: CohortInput,
+    cohort_input: CohortInput,
     card: EncoderCard,
     spec: TileSpec,
     config: EmbedConfig | PredictConfig,
@@ -68,10 +68,10 @@ def embed_cohort(
     spec = settled_spec(spec, card, storage)
     feature_set = feature_set_of(spec, card)
     ledger = Ledger(storage, feature_set)
-    tasks = given.tasks()
+    tasks = cohort_input.tasks()
     pending = ledger.pending(
         tasks,
-        hints=lambda task: given.hints.get(task.slide_id),
+        hints=lambda task: cohort_input.hints.get(task.slide_id),
         policy=config.policy,
         identity=slide_identity,
         retry_failed=config.failures.retry_failed,
@@ -95,7 +95,7 @@ def embed_cohort(
             config.decode.decode_timeout_s,
             config.decode.staging_dir or None,
         )
-        rows += embed_pending(pending.todo, job, config, ledger, given)
+        rows += embed_pending(pending.todo, job, config, ledger, cohort_input)
     outcome = reconcile([task.slide_id for task in tasks], rows)
     entries = ledger.cohort_entries(pending, outcome.rows)
     manifest = write_manifest(storage, feature_set, entries)
@@ -115,7 +115,7 @@ def embed_pending(
     job: "EmbedJob",
     config: EmbedConfig | PredictConfig,
     ledger: Ledger,
-    given: CohortInput,
+    cohort_input: CohortInput,
 ) -> list[StatusRow]:
     """Run the pipeline over the tasks. Failures are recorded as they come, so a killed driver forgets none."""
     rows: list[StatusRow] = []
@@ -125,10 +125,10 @@ def embed_pending(
         if row.status is Status.FAILED:
             if row.reason is FailureReason.STORAGE:
                 _check_reachable(ledger.storage)
-            hint = given.hints.get(row.slide_id)
+            hint = cohort_input.hints.get(row.slide_id)
             ledger.record_failure(by_id[row.slide_id], row, job.policy, hint, job.decode_timeout_s)
 
-    sizes = {slide_id: float(_num_bytes(slide_id, given)) for slide_id in by_id}
+    sizes = {slide_id: float(_num_bytes(slide_id, cohort_input)) for slide_id in by_id}
     ordered = [tasks[index] for index in spread_order(list(sizes.values()))]
     with ray_session(config.ray.ray_address, config.ray.local_cpus) as cluster:
         num_actors = actor_pool(config.embedding, cluster, len(tasks)).initial_size
@@ -215,9 +215,9 @@ def _already_known(pending: Pending) -> Iterable[StatusRow]:
     yield from pending.given_up
 
 
-def _num_bytes(slide_id: SlideId, given: CohortInput) -> int:
+def _num_bytes(slide_id: SlideId, cohort_input: CohortInput) -> int:
     """Of the slide's file; 0: it is not there."""
-    hint = given.hints.get(slide_id)
+    hint = cohort_input.hints.get(slide_id)
     return 0 if hint is None else hint.num_bytes
 
 

@@ -27,38 +27,38 @@ SHOWN = {
 
 def run(config: EvaluateConfig) -> FlowResult:
     """Raises InputError (2) where the run is not finished or holds nobody out, IntegrityError for a damaged file."""
-    given = read_run(config.run, store=config.store)
-    metrics, recomputed = evaluated(given, config.bootstrap_replicates)
-    _print(given, metrics)
-    mirror_run(given, config.tracking)
-    print(f"evaluation: {given.storage.locate(FOLDER)}")
-    outputs = {"metrics": given.storage.locate(METRICS_KEY), "predictions": given.storage.locate(FOLDER)}
+    trained_run = read_run(config.run, store=config.store)
+    metrics, recomputed = evaluated(trained_run, config.bootstrap_replicates)
+    _print(trained_run, metrics)
+    mirror_run(trained_run, config.tracking)
+    print(f"evaluation: {trained_run.storage.locate(FOLDER)}")
+    outputs = {"metrics": trained_run.storage.locate(METRICS_KEY), "predictions": trained_run.storage.locate(FOLDER)}
     return FlowResult(outputs=outputs, recomputed=recomputed)
 
 
-def _print(given: Run, metrics: dict[str, Any]) -> None:
-    unit, again = str(given.identity["target"]["bags"]), metrics["num_repeated_bags"]
+def _print(trained_run: Run, metrics: dict[str, Any]) -> None:
+    unit, again = str(trained_run.identity["target"]["bags"]), metrics["num_repeated_bags"]
     bags = f"{metrics['num_bags']} held-out slides of" if unit == BagUnit.slide.value else "held-out bags of"
     seeds = len(metrics["seeds"])
     over = f", mean over {seeds} seeds" if seeds > 1 else ""
     how = f"mean ± deviation over fits ({again} are held out by several folds)" if again else f"pooled over folds{over}"
     print(f"{bags} {metrics['num_patients']} patients, {how}:")
-    titles = metrics_of(given.task.kind)
+    titles = metrics_of(trained_run.task.kind)
     for name, model in metrics["models"].items():
         part, say = ("over_folds", _over_folds) if again else ("pooled", _pooled)
-        shown = [f"{titles[metric].title} {say(model[part][metric])}" for metric in SHOWN[given.task.kind]]
+        shown = [f"{titles[metric].title} {say(model[part][metric])}" for metric in SHOWN[trained_run.task.kind]]
         print(f"  {name}: " + ", ".join(shown))
 
 
-def _pooled(one: dict[str, Any]) -> str:
-    if one["value"] is None:
-        return f"undefined ({one['reason']})"
-    interval = "" if one["low"] is None else f" [{one['low']:.3f}, {one['high']:.3f}]"
-    return f"{one['value']:.3f}{interval}"
+def _pooled(estimate: dict[str, Any]) -> str:
+    if estimate["value"] is None:
+        return f"undefined ({estimate['reason']})"
+    interval = "" if estimate["low"] is None else f" [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+    return f"{estimate['value']:.3f}{interval}"
 
 
-def _over_folds(one: dict[str, Any]) -> str:
-    if one["mean"] is None:
+def _over_folds(estimate: dict[str, Any]) -> str:
+    if estimate["mean"] is None:
         return "undefined in every fold"
-    deviation = "" if one["std"] is None else f" ± {one['std']:.3f}"
-    return f"{one['mean']:.3f}{deviation}"
+    deviation = "" if estimate["std"] is None else f" ± {estimate['std']:.3f}"
+    return f"{estimate['mean']:.3f}{deviation}"

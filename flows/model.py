@@ -79,13 +79,17 @@ def show(config: ModelShowConfig) -> FlowResult:
 def register(config: ModelRegisterConfig) -> FlowResult:
     """Package the run's models; the same run again is the same model."""
     name = checked_name(config.name)
-    given = read_run(config.run, store=config.store)
-    fits = [one for one in results_of(given) if config.fold in (None, one.fold) and config.seed in (None, one.seed)]
+    run = read_run(config.run, store=config.store)
+    fits = [
+        fold_fits
+        for fold_fits in results_of(run)
+        if config.fold in (None, fold_fits.fold) and config.seed in (None, fold_fits.seed)
+    ]
     if not fits:
-        raise InputError(f"{given.storage.uri} has no fit of fold={config.fold} seed={config.seed}")
+        raise InputError(f"{run.storage.uri} has no fit of fold={config.fold} seed={config.seed}")
     registry = open_storage(config.registry)
-    packaged = package_run(given, fits=fits)
-    known = {one.version for one in list_models(registry, name)}
+    packaged = package_run(run, fits=fits)
+    known = {fold_fits.version for fold_fits in list_models(registry, name)}
     model = register_model(registry, name, packaged.card, packaged.files)
     is_new = model.version not in known
     print(f"{name}@{model.version}: {len(fits)} models{'' if is_new else ', registered before'}")
@@ -110,7 +114,7 @@ def promote_by_hand(config: ModelPromoteConfig) -> FlowResult:
             f"warning: {name}@{model.version} was trained on patients of the holdout of {name}: its figures there will "
             "flatter it, and every later challenger is held against them"
         )
-    found = promote(
+    promotion = promote(
         registry,
         name,
         model.version,
@@ -119,14 +123,15 @@ def promote_by_hand(config: ModelPromoteConfig) -> FlowResult:
         kind=Kind.manual,
         reason=f"{_MANUAL}: {config.reason}" if config.reason else _MANUAL,
     )
-    if not found.is_ours:
+    if not promotion.is_ours:
         raise ConflictError(
-            f"{name}: {found.record.version} became champion (number {found.record.number}) at the same moment; look "
+            f"{name}: {promotion.record.version} became champion (number {promotion.record.number}) at the same "
+            f"moment; look "
             "at it, and promote again if that is still what you want"
         )
-    print(f"{name}@{model.version} is champion (number {found.record.number}), {_MANUAL}")
+    print(f"{name}@{model.version} is champion (number {promotion.record.number}), {_MANUAL}")
     mirror_promotion(registry, name, config.tracking)
-    return _promoted(registry, found.record)
+    return _promoted(registry, promotion.record)
 
 
 def rollback_to(config: ModelRollbackConfig) -> FlowResult:
@@ -182,7 +187,7 @@ def _print_promotion(record: Promotion) -> None:
     if record.reason:
         print(f"     {record.reason}")
     for role in ("champion", "challenger"):
-        values = {name: one["value"] for name, one in record.figures.get(role, {}).items()}
+        values = {name: estimate["value"] for name, estimate in record.figures.get(role, {}).items()}
         if words := ", ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None):
             print(f"     {role} on the holdout: {words}")
 

@@ -19,7 +19,7 @@ from flows.config.flat import flat
 from flows.config.lifecycle import PipelineConfig
 from flows.engine.records import FlowPlace, StepOutput
 from flows.engine.result import FlowResult
-from flows.engine.runner import Patience, Step, StepCall, run_steps
+from flows.engine.runner import RetryPolicy, Step, StepCall, run_steps
 from flows.lifecycle.discover import contents_of, read_features
 from flows.lifecycle.gate_steps import SUPERSEDED, assess_step, judge_step, promote_step, register_step
 from flows.lifecycle.training_steps import (
@@ -66,31 +66,31 @@ def run(config: PipelineConfig) -> FlowResult:
     ]
     if work.place.read_flow() is None:
         write_resolved(work.place.storage, config, FLOW, work.place.folder)
-    work.place.found([step.name for step in steps], {"data": data.fingerprint, "keys": work.identity()})
+    work.place.begin([step.name for step in steps], {"data": data.fingerprint, "keys": work.identity()})
     with kept_alive():  # starting a Ray costs five seconds: the first step that needs it leaves it to the next
-        found = run_steps(work.place, steps, Patience(config.steps.retries, config.steps.retry_wait_s))
+        result = run_steps(work.place, steps, RetryPolicy(config.steps.retries, config.steps.retry_wait_s))
     promoted = work.place.done_steps().get("promote")
     if promoted is not None and promoted.output.identity["outcome"] == SUPERSEDED:
         raise ConflictError(f"{work.name}: {promoted.output.note}; mhim retrain judges these data against it")
-    return settled(found, config)
+    return settled(result, config)
 
 
 def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
     """Everything that is settled before any work."""
-    given = load_cohort(
+    cohort_input = load_cohort(
         config.data.cohort,
         strict=config.failures.strict,
         labels_uri=config.data.labels,
         options=config.table,
     )
-    for line in (*given.cohort.notes, *(f"warning: {finding}" for finding in given.warnings)):
+    for line in (*cohort_input.cohort.notes, *(f"warning: {finding}" for finding in cohort_input.warnings)):
         print(line)
-    require_patients(given.cohort)
+    require_patients(cohort_input.cohort)
     if files := config.protocol.split_files:  # now: patients of the holdout are not in the table that is trained on
-        check_known(load_split_files(files), given.cohort.rows, partial=config.protocol.partial_splits)
+        check_known(load_split_files(files), cohort_input.cohort.rows, partial=config.protocol.partial_splits)
     else:
-        require_split_column(given.cohort, config.splits)
-    infer_task(given.cohort.rows, config.target)
+        require_split_column(cohort_input.cohort, config.splits)
+    infer_task(cohort_input.cohort.rows, config.target)
     card = encoder_card(
         config.encoder.encoder,
         weights=config.encoder.encoder_weights or None,
@@ -99,13 +99,13 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
     )
     spec = settled_spec(config.tiles, card, open_storage(config.store))
     feature_set = feature_set_of(spec, card)
-    contents = contents_of(given, read_features(open_storage(config.store), feature_set.fingerprint))
-    data = snapshot(given.cohort.rows, contents, config.policy)
+    contents = contents_of(cohort_input, read_features(open_storage(config.store), feature_set.fingerprint))
+    data = snapshot(cohort_input.cohort.rows, contents, config.policy)
     registry = open_storage(config.registry) if config.registry else None
     work = ModelWork(
         flows=CalledFlows(embed.embed_cohort, train.run, evaluate.run, report.run),
         config=config,
-        given=given,
+        cohort_input=cohort_input,
         encoder=card,
         spec=spec,
         feature_set=feature_set,
@@ -153,7 +153,7 @@ def _holdout_step(work: ModelWork, config: PipelineConfig, registry: Storage) ->
     def run(call: StepCall) -> StepOutput:
         features = read_features(open_storage(config.store), work.feature_set.fingerprint).with_tiles()
         rows = [row for row in work.labelled if row.slide_id in features]
-        task = infer_task(work.given.cohort.rows, task_options).task
+        task = infer_task(work.cohort_input.cohort.rows, task_options).task
         sources = {row.slide_id: features[row.slide_id].source for row in rows}
         frozen = freeze(registry, work.name, rows, task, sources, options)
         note = f"{len(frozen.slides)} slides of {len(frozen.patients)} patients are set aside"

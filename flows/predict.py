@@ -45,25 +45,25 @@ _SCHEMA = 3
 def run(config: PredictConfig) -> FlowResult:
     """Raises InputError (2), EncoderError (2) where the model's encoder cannot be had here, ConflictError (5)."""
     config.check_source()
-    given = predictor_of(config)
+    predictor = predictor_of(config)
     out = open_storage(config.out)
     present = _read_summary(out)
     if present is not None:
-        _check_same(present, given, out)
+        _check_same(present, predictor, out)
     cohort = load_cohort(config.data.cohort, strict=config.failures.strict, options=config.table)
-    cohort = cohort._replace(cohort=spell_as(cohort.cohort, given.classes, config.table.label_spellings))
-    card = given.encoder_here(config.encoder.encoder_weights or None)
-    store = config.store or given.store_uri or out.locate("features")
-    embedded = embed_cohort(cohort, card, given.tile_spec(), config, store)
-    entries = {key: one for key, one in embedded.entries.items() if one.status is Status.OK}
+    cohort = cohort._replace(cohort=spell_as(cohort.cohort, predictor.classes, config.table.label_spellings))
+    card = predictor.encoder_here(config.encoder.encoder_weights or None)
+    store = config.store or predictor.store_uri or out.locate("features")
+    embedded = embed_cohort(cohort, card, predictor.tile_spec(), config, store)
+    entries = {key: entry for key, entry in embedded.entries.items() if entry.status is Status.OK}
     if not entries:
         raise InputError(f"none of the slides of {cohort.cohort.name} has tiles to predict from")
     digest = fingerprint(
         {
-            "by": given.origin,
-            "models": given.digests,
-            "holdout": None if given.holdout is None else given.holdout.fingerprint,
-            "features": {key: one.sha256 for key, one in entries.items()},
+            "by": predictor.origin,
+            "models": predictor.digests,
+            "holdout": None if predictor.holdout is None else predictor.holdout.fingerprint,
+            "features": {key: entry.sha256 for key, entry in entries.items()},
             "table": [
                 (row.slide_id, row.patient_id, row.label, row.time, row.event, row.site) for row in cohort.cohort.rows
             ],
@@ -77,29 +77,31 @@ def run(config: PredictConfig) -> FlowResult:
         from flows.prediction.page import draw_panels, prediction_page
         from mhim_core.store.bags import ParquetBags, PatientBags
 
-        bags = new_bags(given.unit, cohort.cohort.rows, entries)
+        bags = new_bags(predictor.unit, cohort.cohort.rows, entries)
         members = {bag.bag_id: bag.slide_ids for bag in bags}
         source = PatientBags(ParquetBags(open_storage(store), entries), members)
-        predicted = predict_bags(given, source, bags, out)
-        rows = [one.line for one in predicted]
+        predicted = predict_bags(predictor, source, bags, out)
+        rows = [predicted_bag.line for predicted_bag in predicted]
         external = external_metrics(
-            given.card,
+            predictor.card,
             predicted,
             {slide_id: record.source for slide_id, record in entries.items()},
-            holdout=given.holdout,
-            train_targets=given.train_targets,
+            holdout=predictor.holdout,
+            train_targets=predictor.train_targets,
         )
-        panels = draw_panels(given, rows, source, cohort, out, config.page.max_heatmaps, config.page.top_tiles)
-        schema = new_bags_schema(given.task, given.unit, tuple(given.origin))
+        panels = draw_panels(predictor, rows, source, cohort, out, config.page.max_heatmaps, config.page.top_tiles)
+        schema = new_bags_schema(predictor.task, predictor.unit, tuple(predictor.origin))
         out.put("predictions.parquet", write_parquet(rows, schema=schema))
         out.put("predictions.csv", write_csv(rows))
         write_resolved(out, config, "predict")
-        out.put(PAGE, prediction_page(given, rows, panels, cohort, embedded.outcome, external).encode())
-        present = {"of": digest, "by": given.origin, "num_bags": len(rows), **external._asdict()}
+        out.put(PAGE, prediction_page(predictor, rows, panels, cohort, embedded.outcome, external).encode())
+        present = {"of": digest, "by": predictor.origin, "num_bags": len(rows), **external._asdict()}
         out.put(SUMMARY, canonical_json(present))  # last: it says that the rest is there
     assert present is not None
-    print(f"{present['num_bags']} {bag_words(given.unit)} predicted by {_models(given)}: {places['predictions']}")
-    _print_metrics(given, External(present["metrics"], present["notes"]))
+    print(
+        f"{present['num_bags']} {bag_words(predictor.unit)} predicted by {_models(predictor)}: {places['predictions']}"
+    )
+    _print_metrics(predictor, External(present["metrics"], present["notes"]))
     print(f"page: {places['page']}")
     return FlowResult(
         exit_code=embedded.result.exit_code,
@@ -115,7 +117,9 @@ def predictor_of(config: PredictConfig) -> Predictor:
     return predictor_of_model(open_storage(config.registry), config.model)
 
 
-def predict_bags(given: Predictor, source: "PatientBags", bags: Sequence[NewBag], out: Storage) -> list[PredictedBag]:
+def predict_bags(
+    predictor: Predictor, source: "PatientBags", bags: Sequence[NewBag], out: Storage
+) -> list[PredictedBag]:
     """Every bag by all models; the attention of each of its slides beside it in `attention/`."""
     from mhim_core.registry.ensemble import pooled_logits
     from mhim_core.store.attention import encode_attention
@@ -125,31 +129,31 @@ def predict_bags(given: Predictor, source: "PatientBags", bags: Sequence[NewBag]
     predicted = []
     for bag in bags:
         tables = source.read_tables(bag.bag_id)
-        found = predict_tables(tables, given.voters)
-        for table, attention in zip(tables, found.attention, strict=True):
+        prediction = predict_tables(tables, predictor.voters)
+        for table, attention in zip(tables, prediction.attention, strict=True):
             out.put(f"attention/{table.slide_id}.parquet", encode_attention(table, attention))
         line = (
-            ({"slide_id": bag.bag_id} if given.by_slide else {})
+            ({"slide_id": bag.bag_id} if predictor.by_slide else {})
             | {"patient_id": bag.patient_id, "site": bag.site}
-            | ({} if given.by_slide else {"slide_ids": ";".join(bag.slide_ids)})
-            | _known(given, bag)
-            | _predicted(given, found)
+            | ({} if predictor.by_slide else {"slide_ids": ";".join(bag.slide_ids)})
+            | _known(predictor, bag)
+            | _predicted(predictor, prediction)
             | {
                 "num_slides": len(tables),
                 "num_tiles": sum(len(table.features) for table in tables),
-                "num_models": len(given.voters),
-                "encoder": given.encoder["id"],
-                **given.origin,
+                "num_models": len(predictor.voters),
+                "encoder": predictor.encoder["id"],
+                **predictor.origin,
                 "predicted_at": predicted_at,
             }
         )
-        predicted.append(PredictedBag(bag, line, pooled_logits(found.logits_MC, given.task.kind)))
+        predicted.append(PredictedBag(bag, line, pooled_logits(prediction.logits_MC, predictor.task.kind)))
     return predicted
 
 
-def _known(given: Predictor, bag: NewBag) -> dict[str, Any]:
+def _known(predictor: Predictor, bag: NewBag) -> dict[str, Any]:
     """What the table says of the bag; None where its slides disagree."""
-    if given.task.kind is TaskKind.survival:
+    if predictor.task.kind is TaskKind.survival:
         times, events = {row.time for row in bag.rows}, {row.event for row in bag.rows}
         agree = len(times) == len(events) == 1
         return {"time": times.pop() if agree else None, "event": events.pop() if agree else None}
@@ -157,61 +161,61 @@ def _known(given: Predictor, bag: NewBag) -> dict[str, Any]:
     return {"label": labels.pop() if len(labels) == 1 else None}
 
 
-def _predicted(given: Predictor, found: "BagPrediction") -> dict[str, Any]:
-    if given.task.kind is TaskKind.survival:
-        return {"risk": float(found.outputs[0]), "risk_spread": float(found.spread[0])}
-    if given.task.kind is TaskKind.regression:
-        return {"prediction": float(found.outputs[0]), "prediction_spread": float(found.spread[0])}
+def _predicted(predictor: Predictor, prediction: "BagPrediction") -> dict[str, Any]:
+    if predictor.task.kind is TaskKind.survival:
+        return {"risk": float(prediction.outputs[0]), "risk_spread": float(prediction.spread[0])}
+    if predictor.task.kind is TaskKind.regression:
+        return {"prediction": float(prediction.outputs[0]), "prediction_spread": float(prediction.spread[0])}
     from mhim_core.registry.ensemble import calibrated_probabilities, decide
 
-    probabilities = found.outputs.tolist()
-    calibrated = calibrated_probabilities(found.logits_MC, given.card.members).tolist()
+    probabilities = prediction.outputs.tolist()
+    calibrated = calibrated_probabilities(prediction.logits_MC, predictor.card.members).tolist()
     return {
-        "predicted": given.classes[int(found.outputs.argmax())],
-        "decision": given.classes[decide(probabilities, given.card)],
-        **dict(zip(class_columns("probability", given.task), probabilities, strict=True)),
-        **dict(zip(class_columns("spread", given.task), found.spread.tolist(), strict=True)),
-        **dict(zip(class_columns("calibrated", given.task), calibrated, strict=True)),
+        "predicted": predictor.classes[int(prediction.outputs.argmax())],
+        "decision": predictor.classes[decide(probabilities, predictor.card)],
+        **dict(zip(class_columns("probability", predictor.task), probabilities, strict=True)),
+        **dict(zip(class_columns("spread", predictor.task), prediction.spread.tolist(), strict=True)),
+        **dict(zip(class_columns("calibrated", predictor.task), calibrated, strict=True)),
     }
 
 
-def _print_metrics(given: Predictor, external: External) -> None:
+def _print_metrics(predictor: Predictor, external: External) -> None:
     """What was left out, and the main metric in a line."""
     metrics, notes = external
     for note in notes:
         print(note)
     if metrics is None:
         return
-    name = {TaskKind.survival: "harrell_c", TaskKind.regression: "mae"}.get(given.task.kind, "auroc")
-    one = metrics["estimates"][name]
-    value = f"undefined ({one['reason']})" if one["value"] is None else f"{one['value']:.3f}"
-    interval = "" if one["low"] is None else f" [{one['low']:.3f}, {one['high']:.3f}]"
-    title = metrics_of(given.task.kind)[name].title
+    name = {TaskKind.survival: "harrell_c", TaskKind.regression: "mae"}.get(predictor.task.kind, "auroc")
+    estimate = metrics["estimates"][name]
+    value = f"undefined ({estimate['reason']})" if estimate["value"] is None else f"{estimate['value']:.3f}"
+    interval = "" if estimate["low"] is None else f" [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+    title = metrics_of(predictor.task.kind)[name].title
     print(f"{metrics['num_bags']} of them are labelled and new to the models: {title} {value}{interval}")
 
 
-def _check_same(present: dict[str, Any], given: Predictor, out: Storage) -> None:
+def _check_same(present: dict[str, Any], predictor: Predictor, out: Storage) -> None:
     """Raises ConflictError where the place holds predictions by another run or model."""
     before = present.get("by") or {}
-    if before == given.origin:
+    if before == predictor.origin:
         return
     advice = "choose another out="
     if {"model", "version"} <= before.keys():
         by = f"{before['model']}@{before['version']}"
-        advice += f", or model={by} to go on with that version" * (before["model"] == given.origin.get("model"))
+        advice += f", or model={by} to go on with that version" * (before["model"] == predictor.origin.get("model"))
     else:
         by = "another run"
-    raise ConflictError(f"{out.uri} holds predictions by {by}, and these are to be by {given.words}; {advice}")
+    raise ConflictError(f"{out.uri} holds predictions by {by}, and these are to be by {predictor.words}; {advice}")
 
 
-def _models(given: Predictor) -> str:
-    num = f"{len(given.fits)} models" if len(given.fits) > 1 else "one model"
-    return num if "run" in given.origin else f"{given.words} ({num})"
+def _models(predictor: Predictor) -> str:
+    num = f"{len(predictor.fits)} models" if len(predictor.fits) > 1 else "one model"
+    return num if "run" in predictor.origin else f"{predictor.words} ({num})"
 
 
 def _read_summary(out: Storage) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(out.get(SUMMARY))
+        summary: dict[str, Any] = json.loads(out.get(SUMMARY))
     except NotFoundError:
         return None
-    return found
+    return summary

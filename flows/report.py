@@ -35,116 +35,126 @@ _FEW_PATIENTS = 50
 
 def run(config: ReportConfig) -> FlowResult:
     """Raises InputError (2) where the run is not finished."""
-    given = read_run(config.run, store=config.store)
-    metrics = ensure_evaluated(given)
+    trained_run = read_run(config.run, store=config.store)
+    metrics = ensure_evaluated(trained_run)
     digest = fingerprint({"metrics": metrics, "heatmaps": config.page.max_heatmaps, "tiles": config.page.top_tiles})
-    page = given.storage.locate(PAGE)
-    outputs = {"page": page, "model card": given.storage.locate(CARD)}
-    if _is_there(given, digest):
-        mirror_run(given, config.tracking)
+    page = trained_run.storage.locate(PAGE)
+    outputs = {"page": page, "model card": trained_run.storage.locate(CARD)}
+    if _is_there(trained_run, digest):
+        mirror_run(trained_run, config.tracking)
         print(f"report: {page}")
         return FlowResult(outputs=outputs, recomputed=False)
     from mhim_core.report.card import model_card
     from mhim_core.report.page import render_report
 
-    data = report_data(given, metrics, config)
-    given.storage.put(CARD, model_card(data, licence=str(given.record["encoder"].get("licence", ""))).encode())
-    given.storage.put(PAGE, render_report(data).encode())
-    given.storage.put(MARKER, canonical_json({"of": digest}))
-    mirror_run(given, config.tracking, data.figures)
+    data = report_data(trained_run, metrics, config)
+    trained_run.storage.put(
+        CARD, model_card(data, licence=str(trained_run.record["encoder"].get("licence", ""))).encode()
+    )
+    trained_run.storage.put(PAGE, render_report(data).encode())
+    trained_run.storage.put(MARKER, canonical_json({"of": digest}))
+    mirror_run(trained_run, config.tracking, data.figures)
     print(f"report: {page}")
     return FlowResult(outputs=outputs)
 
 
-def report_data(given: Run, metrics: dict[str, Any], config: ReportConfig) -> ReportData:
+def report_data(trained_run: Run, metrics: dict[str, Any], config: ReportConfig) -> ReportData:
     """Everything on the page."""
     from mhim_core.report.run_figures import EvaluatedRun, run_figures
 
-    fits = results_of(given)
-    rows = read_held_out(given)
-    held_out = EvaluatedRun(rows, read_held_out(given, VALIDATION_KEY), given.task, _unit(given), metrics)
-    predictions = _predictions(given, held_out.of_model(held_out.reported))
-    encoder = given.feature_set.encoder_id
-    num_seeds = len(given.seeds)
+    fits = results_of(trained_run)
+    rows = read_held_out(trained_run)
+    held_out = EvaluatedRun(
+        rows, read_held_out(trained_run, VALIDATION_KEY), trained_run.task, _unit(trained_run), metrics
+    )
+    predictions = _predictions(trained_run, held_out.of_model(held_out.reported))
+    encoder = trained_run.feature_set.encoder_id
+    num_seeds = len(trained_run.seeds)
     return ReportData(
-        title=title_of(given.record["cohort_name"], given.task),
-        task=f"{what_is_predicted(given.task, _unit(given))}, by {_model_sentence(given)} on features of {encoder}.",
-        kind=given.task.kind,
-        unit=_unit(given),
+        title=title_of(trained_run.record["cohort_name"], trained_run.task),
+        task=f"{what_is_predicted(trained_run.task, _unit(trained_run))}, "
+        f"by {_model_sentence(trained_run)} on features of {encoder}.",
+        kind=trained_run.task.kind,
+        unit=_unit(trained_run),
         num_seeds=num_seeds,
-        cohort=_cohort(given, metrics),
-        classes=given.classes,
-        protocol=_protocol(given, metrics),
+        cohort=_cohort(trained_run, metrics),
+        classes=trained_run.classes,
+        protocol=_protocol(trained_run, metrics),
         models=model_results(metrics),
-        folds=fold_results(metrics, _fit_facts(given, fits)),
+        folds=fold_results(metrics, _fit_facts(trained_run, fits)),
         sites=site_results(metrics),
-        site_note=_site_note(given),
-        figures=tuple(run_figures(held_out, list(_curves(given, fits)), _selected_by(fits))),
+        site_note=_site_note(trained_run),
+        figures=tuple(run_figures(held_out, list(_curves(trained_run, fits)), _selected_by(fits))),
         predictions=predictions,
         averaged=f"{num_seeds} seeds" if num_seeds > 1 else "",
-        panels=tuple(islice(_panels(given, predictions, config), config.page.max_heatmaps)),
-        encoder=given.record["encoder"],
-        tiling=given.record["tiling"],
-        training=_training(given),
+        panels=tuple(islice(_panels(trained_run, predictions, config), config.page.max_heatmaps)),
+        encoder=trained_run.record["encoder"],
+        tiling=trained_run.record["tiling"],
+        training=_training(trained_run),
         provenance={
-            "run": given.record["fingerprint"],
-            "manifest version": given.record["manifest"]["version"],
-            "manifest sha256": given.record["manifest"]["sha256"],
-            "feature set": given.identity["feature_set"],
-            "cohort table sha256": given.record["cohort_sha256"],
-            "versions": given.record["versions"],
+            "run": trained_run.record["fingerprint"],
+            "manifest version": trained_run.record["manifest"]["version"],
+            "manifest sha256": trained_run.record["manifest"]["sha256"],
+            "feature set": trained_run.identity["feature_set"],
+            "cohort table sha256": trained_run.record["cohort_sha256"],
+            "versions": trained_run.record["versions"],
         },
-        notes=_notes(given, metrics),
+        notes=_notes(trained_run, metrics),
     )
 
 
-def _unit(given: Run) -> str:
+def _unit(trained_run: Run) -> str:
     """What a bag is: slide or patient."""
-    return str(given.identity["target"]["bags"])
+    return str(trained_run.identity["target"]["bags"])
 
 
-def _model_sentence(given: Run) -> str:
-    aggregator = str(given.identity["model"]["aggregator"]).upper()
-    return f"{aggregator} trained with masked hard instance mining" if given.method == "mhim" else f"plain {aggregator}"
+def _model_sentence(trained_run: Run) -> str:
+    aggregator = str(trained_run.identity["model"]["aggregator"]).upper()
+    return (
+        f"{aggregator} trained with masked hard instance mining"
+        if trained_run.method == "mhim"
+        else f"plain {aggregator}"
+    )
 
 
-def _training(given: Run) -> dict[str, Any]:
+def _training(trained_run: Run) -> dict[str, Any]:
     """The method's keys, as they identify the run."""
     keys = ("method", "seeds", "target", "model", "mhim", "fit", "splits")
-    facts = {key: given.identity[key] for key in keys if key in given.identity}
-    if given.task.kind is not TaskKind.survival:
-        facts["target"] = {key: one for key, one in facts["target"].items() if key != "time_bins"}
+    facts = {key: trained_run.identity[key] for key in keys if key in trained_run.identity}
+    if trained_run.task.kind is not TaskKind.survival:
+        facts["target"] = {key: value for key, value in facts["target"].items() if key != "time_bins"}
     return facts
 
 
-def _cohort(given: Run, metrics: dict[str, Any]) -> CohortSummary:
-    entries = given.manifest.entries
-    excluded = given.record["excluded"]
-    members = [entries[slide.slide_id] for slide in given.slides]
+def _cohort(trained_run: Run, metrics: dict[str, Any]) -> CohortSummary:
+    entries = trained_run.manifest.entries
+    excluded = trained_run.record["excluded"]
+    members = [entries[slide.slide_id] for slide in trained_run.slides]
     num_left_out = excluded["not embedded"] + excluded["without tissue"]
     return CohortSummary(
-        name=given.record["cohort_name"],
-        num_slides=len(given.slides) + num_left_out,
-        num_patients=len({slide.patient_id for slide in given.slides}),
-        num_ok=len(given.slides),
+        name=trained_run.record["cohort_name"],
+        num_slides=len(trained_run.slides) + num_left_out,
+        num_patients=len({slide.patient_id for slide in trained_run.slides}),
+        num_ok=len(trained_run.slides),
         num_empty=excluded["without tissue"],
         num_failed=excluded["not embedded"],
-        num_per_class={name: sum(slide.label == name for slide in given.slides) for name in given.classes},
+        num_per_class={name: sum(slide.label == name for slide in trained_run.slides) for name in trained_run.classes},
         num_unlabelled=excluded["unlabelled"],
-        targets=_targets(given) | _sites(given, metrics),
-        upsampled=tuple(UpsampledSlide(one.slide_id, one.upsample) for one in members if one.upsample > 1.0),
+        targets=_targets(trained_run) | _sites(trained_run, metrics),
+        upsampled=tuple(UpsampledSlide(entry.slide_id, entry.upsample) for entry in members if entry.upsample > 1.0),
     )
 
 
-def _targets(given: Run) -> dict[str, str]:
+def _targets(trained_run: Run) -> dict[str, str]:
     """What is to be known of targets that are no classes."""
-    targets = [bag.target for bag in given.bags]
-    seen = [one for one in targets if isinstance(one, SurvivalTarget)]
-    values = sorted(one.value for one in targets if isinstance(one, ValueTarget))
+    targets = [bag.target for bag in trained_run.bags]
+    seen = [target for target in targets if isinstance(target, SurvivalTarget)]
+    values = sorted(target.value for target in targets if isinstance(target, ValueTarget))
     if seen:
-        times = sorted(one.time for one in seen)
+        times = sorted(target.time for target in seen)
         return {
-            "Events": f"{sum(one.event for one in seen)} of {len(seen)} {_unit(given)}s, the others censored",
+            "Events": f"{sum(target.event for target in seen)} of {len(seen)} "
+            f"{_unit(trained_run)}s, the others censored",
             "Times": f"{format_amount(times[0])} to {format_amount(times[-1])}",
         }
     if values:
@@ -152,21 +162,21 @@ def _targets(given: Run) -> dict[str, str]:
     return {}
 
 
-def _sites(given: Run, metrics: dict[str, Any]) -> dict[str, str]:
-    sites = {bag.site for bag in given.bags if bag.site}
+def _sites(trained_run: Run, metrics: dict[str, Any]) -> dict[str, str]:
+    sites = {bag.site for bag in trained_run.bags if bag.site}
     without = metrics["num_bags_without_site"]
     if not sites:
         return {}
-    return {"Sites": f"{len(sites)}" + (f", {without} held-out {_unit(given)}s without one" if without else "")}
+    return {"Sites": f"{len(sites)}" + (f", {without} held-out {_unit(trained_run)}s without one" if without else "")}
 
 
-def _protocol(given: Run, metrics: dict[str, Any]) -> str:
-    by_best = given.identity["fit"]["selection"] == Selection.best
-    selected_by = _selected_by(results_of(given))
+def _protocol(trained_run: Run, metrics: dict[str, Any]) -> str:
+    by_best = trained_run.identity["fit"]["selection"] == Selection.best
+    selected_by = _selected_by(results_of(trained_run))
     return protocol_of(
-        unit=_unit(given),
-        num_folds=len(given.splits),
-        seeds=given.seeds,
+        unit=_unit(trained_run),
+        num_folds=len(trained_run.splits),
+        seeds=trained_run.seeds,
         replicates=metrics["replicates"],
         selected_by=(METRICS[selected_by].title if selected_by in METRICS else "loss") if by_best else "",
         uno_tau=metrics["uno_tau"],
@@ -178,93 +188,99 @@ def _selected_by(fits: Sequence[FoldFits]) -> str:
     return next(iter(fits[0].results.values())).metric_name
 
 
-def _fit_facts(given: Run, fits: Sequence[FoldFits]) -> dict[FitId, FitFacts]:
-    stage = model_names(given)[0]
-    splits = {split.fold: split for split in given.splits}
+def _fit_facts(trained_run: Run, fits: Sequence[FoldFits]) -> dict[FitId, FitFacts]:
+    stage = model_names(trained_run)[0]
+    splits = {split.fold: split for split in trained_run.splits}
     return {
-        FitId(one.seed, one.fold): FitFacts(
-            len(bags_in(given.bags, splits[one.fold].train)),
-            len(bags_in(given.bags, splits[one.fold].validation)),
-            one.results[stage].best_epoch,
+        FitId(fold_fits.seed, fold_fits.fold): FitFacts(
+            len(bags_in(trained_run.bags, splits[fold_fits.fold].train)),
+            len(bags_in(trained_run.bags, splits[fold_fits.fold].validation)),
+            fold_fits.results[stage].best_epoch,
         )
-        for one in fits
+        for fold_fits in fits
     }
 
 
-def _curves(given: Run, fits: Sequence[FoldFits]) -> Iterator[Any]:
+def _curves(trained_run: Run, fits: Sequence[FoldFits]) -> Iterator[Any]:
     from mhim_core.report.figures import FitCurve
 
-    for one in fits:
-        for stage, fit in sorted(one.results.items(), reverse=True):
+    for fold_fits in fits:
+        for stage, fit in sorted(fold_fits.results.items(), reverse=True):
             has_metric = fit.metric_name in METRICS
             yield FitCurve(
                 stage,
-                one.seed,
-                one.fold,
+                fold_fits.seed,
+                fold_fits.fold,
                 [epoch.task_loss for epoch in fit.history],
                 [epoch.validation_metric if has_metric else epoch.validation_loss for epoch in fit.history],
                 fit.best_epoch - 1,
             )
 
 
-def _predictions(given: Run, rows: Sequence[HeldOut]) -> tuple[Prediction, ...]:
-    return mean_predictions(rows, given.task, {bag.bag_id: len(bag.slide_ids) for bag in given.bags})
+def _predictions(trained_run: Run, rows: Sequence[HeldOut]) -> tuple[Prediction, ...]:
+    return mean_predictions(rows, trained_run.task, {bag.bag_id: len(bag.slide_ids) for bag in trained_run.bags})
 
 
-def _panels(given: Run, predictions: Sequence[Prediction], config: ReportConfig) -> Iterator[SlidePanel]:
+def _panels(trained_run: Run, predictions: Sequence[Prediction], config: ReportConfig) -> Iterator[SlidePanel]:
     """Wrong ones first, then the surest: what a reader wants to look at."""
     from flows.prediction.panels import slide_panel
 
-    source = given.bag_source()
-    uris = {str(slide.slide_id): given.slide_uri(slide) for slide in given.slides}
-    of_fold = attention_folds(given)
-    for one in _ordered(given, predictions):
-        caption = f"fold {one.fold}, patient {one.patient_id}"
-        if len(given.seeds) > 1:
-            caption += f"; the attention is that of seed {given.seeds[0]}"
-        for table in source.read_tables(BagId(one.bag_id)):
-            if of_fold[table.slide_id] != one.fold:
+    source = trained_run.bag_source()
+    uris = {str(slide.slide_id): trained_run.slide_uri(slide) for slide in trained_run.slides}
+    of_fold = attention_folds(trained_run)
+    for prediction in _ordered(trained_run, predictions):
+        caption = f"fold {prediction.fold}, patient {prediction.patient_id}"
+        if len(trained_run.seeds) > 1:
+            caption += f"; the attention is that of seed {trained_run.seeds[0]}"
+        for table in source.read_tables(BagId(prediction.bag_id)):
+            if of_fold[table.slide_id] != prediction.fold:
                 continue  # another fold's prediction of the bag, whose attention is not kept
-            attention = given.storage.get(attention_key(table.slide_id))
+            attention = trained_run.storage.get(attention_key(table.slide_id))
             uri = uris[table.slide_id]
-            yield slide_panel(one, uri, table, attention, run_tiling(given), config.page.top_tiles, caption)
+            yield slide_panel(
+                prediction, uri, table, attention, run_tiling(trained_run), config.page.top_tiles, caption
+            )
 
 
-def _ordered(given: Run, predictions: Sequence[Prediction]) -> list[Prediction]:
-    if given.task.kind is not TaskKind.classification:
+def _ordered(trained_run: Run, predictions: Sequence[Prediction]) -> list[Prediction]:
+    if trained_run.task.kind is not TaskKind.classification:
         return [row.prediction for row in sort_by_error(predictions)]
 
-    def key(one: Prediction) -> tuple[bool, float, str]:
-        assert isinstance(one.output, ClassOutput)
-        return one.output.predicted == one.output.label, -max(one.output.probabilities), one.bag_id
+    def key(prediction: Prediction) -> tuple[bool, float, str]:
+        assert isinstance(prediction.output, ClassOutput)
+        return (
+            prediction.output.predicted == prediction.output.label,
+            -max(prediction.output.probabilities),
+            prediction.bag_id,
+        )
 
     return sorted(predictions, key=key)
 
 
-def _site_note(given: Run) -> str:
+def _site_note(trained_run: Run) -> str:
     """Had the models that judged a site's bags seen the site?"""
-    sites = {slide.slide_id: slide.site for slide in given.slides}
-    for split in given.splits:
+    sites = {slide.slide_id: slide.site for slide in trained_run.slides}
+    for split in trained_run.splits:
         fitted = {sites[slide_id] for slide_id in (*split.train, *split.validation)}
         if any(sites[slide_id] in fitted for slide_id in split.test if sites[slide_id]):
             return "Models were trained on other patients of the same sites: this is no test on new sites."
     return "No model was trained on a slide of the site that it is judged on."
 
 
-def _notes(given: Run, metrics: dict[str, Any]) -> tuple[str, ...]:
+def _notes(trained_run: Run, metrics: dict[str, Any]) -> tuple[str, ...]:
     num_patients = metrics["num_patients"]
     few = (f"{num_patients} patients are few: the intervals are wide, and the comparison of models is open.",)
     return (*(few if num_patients < _FEW_PATIENTS else ()), *undefined_notes(metrics))
 
 
-def _is_there(given: Run, digest: str) -> bool:
+def _is_there(trained_run: Run, digest: str) -> bool:
     import json
 
     try:
-        found = json.loads(given.storage.get(MARKER))
+        marker = json.loads(trained_run.storage.get(MARKER))
     except NotFoundError:
         return False
-    if found["of"] != digest:
+    if marker["of"] != digest:
         return False
-    present = {entry.key for entry in given.storage.list("")}
+    present = {entry.key for entry in trained_run.storage.list("")}
     return {PAGE, CARD} <= present

@@ -22,7 +22,7 @@ from flows.config.flat import keys_of
 from flows.config.lifecycle import RetrainConfig
 from flows.engine.records import FlowPlace, StepOutput, list_flows
 from flows.engine.result import FlowResult
-from flows.engine.runner import Patience, Step, StepCall, run_steps
+from flows.engine.runner import RetryPolicy, Step, StepCall, run_steps
 from flows.lifecycle.discover import read_features, with_prefix
 from flows.lifecycle.gate_steps import (
     SUPERSEDED,
@@ -70,16 +70,16 @@ def run(config: RetrainConfig) -> FlowResult:
     config.embedding.check_room(config.ray)
     config.execution.check_room(config.ray)
     registry = open_storage(config.registry)
-    patience = Patience(config.steps.retries, config.steps.retry_wait_s)
-    found = _finish(config, registry, patience)
+    retry_policy = RetryPolicy(config.steps.retries, config.steps.retry_wait_s)
+    result = _finish(config, registry, retry_policy)
     for _ in range(_MAX_ROUNDS):
-        if found is not None:
-            return found
-        found = _retrain(config, registry, patience)
+        if result is not None:
+            return result
+        result = _retrain(config, registry, retry_policy)
     raise ConflictError(f"{config.name}: the champion was replaced {_MAX_ROUNDS} times while challengers were judged")
 
 
-def _retrain(config: RetrainConfig, registry: Storage, patience: Patience) -> FlowResult | None:
+def _retrain(config: RetrainConfig, registry: Storage, retry_policy: RetryPolicy) -> FlowResult | None:
     """One retraining against the champion of now; None where it was replaced meanwhile."""
     present = _champion(registry, config.name)
     config = as_before(config, registry)
@@ -92,25 +92,27 @@ def _retrain(config: RetrainConfig, registry: Storage, patience: Patience) -> Fl
     judged = _judged_flow(work, registry, occasion) if occasion.trains else None
     if judged is not None:
         if not is_complete(judged):
-            return _complete(judged, config, patience)
+            return _complete(judged, config, retry_policy)
         words = (
             f"{occasion.words}; judged against this champion before, by retraining {judged.fingerprint[:16]}: not again"
         )
         print(f"nothing to do: {words}", flush=True)
         occasion = occasion._replace(words=words, trains=False, embeds=num_waiting(work, features) > 0)
     work = _another_seed(work, config, occasion)
-    others = fingerprint(sorted((row.slide_id, row.uri) for row in work.given.cohort.rows if not row.is_labelled))
+    others = fingerprint(
+        sorted((row.slide_id, row.uri) for row in work.cohort_input.cohort.rows if not row.is_labelled)
+    )
     inputs = occasion.inputs(_keys(config, work), others)
     work = work.at(fingerprint(inputs))
     steps = _steps(work, registry, occasion, present)
     if work.place.read_flow() is None:
         write_resolved(work.place.storage, config, FLOW, work.place.folder)
-    work.place.found([step.name for step in steps], inputs)
+    work.place.begin([step.name for step in steps], inputs)
     with kept_alive():
-        found = run_steps(work.place, steps, patience)
-    if not found.recomputed:
+        result = run_steps(work.place, steps, retry_policy)
+    if not result.recomputed:
         print("nothing to do: all of it was done before", flush=True)
-    return _unless_superseded(work.place, settled(found, config))
+    return _unless_superseded(work.place, settled(result, config))
 
 
 def _judged_flow(work: ModelWork, registry: Storage, occasion: Occasion) -> FlowPlace | None:
@@ -181,7 +183,7 @@ def _unless_unchanged(step: Step, work: ModelWork, registry: Storage, occasion: 
     return step._replace(work=run)
 
 
-def _finish(config: RetrainConfig, registry: Storage, patience: Patience) -> FlowResult | None:
+def _finish(config: RetrainConfig, registry: Storage, retry_policy: RetryPolicy) -> FlowResult | None:
     """Complete the newest retraining that was judged, if it was cut off afterwards, whatever champion and cohort are.
 
     Its promotion may be there already: what is new since is for the next run. An older one is completed when its data
@@ -189,30 +191,30 @@ def _finish(config: RetrainConfig, registry: Storage, patience: Patience) -> Flo
     """
     for place in list_flows(registry, FLOW, config.name):
         if "judge" in place.done_steps():
-            return None if is_complete(place) else _complete(place, config, patience)
+            return None if is_complete(place) else _complete(place, config, retry_policy)
     return None
 
 
 def is_complete(place: FlowPlace) -> bool:
     """Of a flow that was judged."""
     done = place.done_steps()
-    return "assess" in done or any(one.output.is_last for one in done.values())
+    return "assess" in done or any(record.output.is_last for record in done.values())
 
 
-def _complete(place: FlowPlace, config: RetrainConfig, patience: Patience) -> FlowResult | None:
+def _complete(place: FlowPlace, config: RetrainConfig, retry_policy: RetryPolicy) -> FlowResult | None:
     """What comes after a judgement, which alone is followed; None where its champion was replaced meanwhile."""
     print(f"{config.name}: a retraining was cut off after its judgement, and is completed", flush=True)
-    known = {step: one.output for step, one in place.done_steps().items() if step not in ("promote", "assess")}
+    known = {step: record.output for step, record in place.done_steps().items() if step not in ("promote", "assess")}
     base = judged_base(place.storage, place.folder, known["judge"].identity["assessment"])
     steps = [promote_step(place, place.storage, base), assess_step(place, config.tracking)]
-    return _unless_superseded(place, settled(run_steps(place, steps, patience, known), config))
+    return _unless_superseded(place, settled(run_steps(place, steps, retry_policy, known), config))
 
 
-def _unless_superseded(place: FlowPlace, found: FlowResult) -> FlowResult | None:
+def _unless_superseded(place: FlowPlace, result: FlowResult) -> FlowResult | None:
     """None where this run was too late to promote, and has to be judged again; what was known before stays as it is."""
     promoted = place.done_steps().get("promote")
     is_late = promoted is not None and promoted.output.identity["outcome"] == SUPERSEDED
-    return None if is_late and found.recomputed else found
+    return None if is_late and result.recomputed else result
 
 
 def _champion(registry: Storage, name: str) -> Promotion:
@@ -226,22 +228,24 @@ def _champion(registry: Storage, name: str) -> Promotion:
 
 def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWork:
     """Everything that is settled before any work, the champion's keys with what the config changes of them."""
-    given = load_cohort(
+    cohort_input = load_cohort(
         config.data.cohort,
         strict=config.failures.strict,
         labels_uri=config.data.labels,
         options=config.table,
     )
-    require_patients(given.cohort)
-    given = given._replace(cohort=spell_as(given.cohort, model.classes, config.table.label_spellings))
-    for line in (*given.cohort.notes, *(f"warning: {finding}" for finding in given.warnings)):
+    require_patients(cohort_input.cohort)
+    cohort_input = cohort_input._replace(
+        cohort=spell_as(cohort_input.cohort, model.classes, config.table.label_spellings)
+    )
+    for line in (*cohort_input.cohort.notes, *(f"warning: {finding}" for finding in cohort_input.warnings)):
         print(line)
     if config.slides_prefix:
-        given = with_prefix(given, config.slides_prefix)
+        cohort_input = with_prefix(cohort_input, config.slides_prefix)
     keys = champion_keys(model)
     _check_changes(keys, config)
     if config.warm_start:
-        _check_start(model, keys | config.changes.given())
+        _check_start(model, keys | config.changes.changed())
     known = [name for name in metrics_of(model.task.kind) if name != "uno_c"]
     if config.gate.gate_metric and config.gate.gate_metric not in known:
         raise ConfigError(f"gate_metric={config.gate.gate_metric} is none of a {model.task.kind}: {', '.join(known)}")
@@ -249,13 +253,13 @@ def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWo
     return ModelWork(
         flows=CalledFlows(embed.embed_cohort, train.run, evaluate.run, report.run),
         config=config,
-        given=given,
+        cohort_input=cohort_input,
         encoder=model.encoder_here(config.encoder.encoder_weights or None),
         spec=model.tile_spec(),
         feature_set=FeatureSet(
             tiling=model.tiling, encoder=model.encoder, encoder_identity=model.card.encoder_identity
         ),
-        keys=keys | config.changes.given(),
+        keys=keys | config.changes.changed(),
         scheme=config.scheme,
         folds=keys["folds"] if config.folds is None else config.folds,
         work=open_storage(out),
@@ -272,18 +276,18 @@ def champion_keys(model: Predictor) -> dict[str, Any]:
     seeds = flat.pop("seeds")
     if unknown := sorted(flat.keys() - kinds.keys()):
         raise IntegrityError(f"{model.words} was made with {', '.join(unknown)}, which this version of mhim lacks")
-    found = {}
+    keys = {}
     for name, value in flat.items():
         kind = kinds[name].kind
-        found[name] = kind[value] if issubclass(kind, Enum) and value is not None else value
-    del found["scheme"]  # of the final training; how the estimate is split is the retraining's own
-    return found | {"seed": seeds[0], "seeds": len(seeds)}
+        keys[name] = kind[value] if issubclass(kind, Enum) and value is not None else value
+    del keys["scheme"]  # of the final training; how the estimate is split is the retraining's own
+    return keys | {"seed": seeds[0], "seeds": len(seeds)}
 
 
 def _check_changes(keys: dict[str, Any], config: RetrainConfig) -> None:
     """Raises ConfigError, before any work, for a key that the gate would refuse for being changed."""
     allowed = {*config.gate.may_change, *(("seed", "seeds") if "seed" in config.gate.may_change else ())}
-    changed = {name: value for name, value in config.changes.given().items() if keys[name] != value}
+    changed = {name: value for name, value in config.changes.changed().items() if keys[name] != value}
     if wrong := sorted(changed.keys() - allowed):
         listed = ", ".join(f"{name} ({keys[name]} → {changed[name]})" for name in wrong)
         raise ConfigError(f"the gate would refuse a challenger with another {listed}; name it in may_change= first")

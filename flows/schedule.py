@@ -61,9 +61,9 @@ def ls(config: ScheduleLsConfig) -> FlowResult:
     """One block of lines a schedule. Needs no more than to read the registry."""
     storage = open_storage(config.registry)
     book = Book(storage)
-    found = book.planned()
-    now = _now(storage, found)
-    for planned in found:
+    schedules = book.planned()
+    now = _now(storage, schedules)
+    for planned in schedules:
         print("\n".join(_lines(book, planned, now)))
     for message in book.damaged.values():
         print(f"warning: {message}")
@@ -100,10 +100,10 @@ def run_now(config: ScheduleRunNowConfig) -> FlowResult:
 
 def read_schedule(config: ScheduleAddConfig) -> Schedule:
     """The flow's words, checked. Raises ConfigError as the flow would, or for times that cannot be."""
-    given = spelt_out(config.flow, config.overrides) if config.flow in FLOWS else []
-    words = sorted([*given, *_passed_on(config, given)])
+    flow_words = spelt_out(config.flow, config.overrides) if config.flow in FLOWS else []
+    words = sorted([*flow_words, *_passed_on(config, flow_words)])
     read_flow(config.flow, words)
-    _refuse_address(config.target, given)
+    _refuse_address(config.target, flow_words)
     schedule = Schedule(
         flow=config.flow,
         words=tuple(words),
@@ -118,12 +118,12 @@ def read_schedule(config: ScheduleAddConfig) -> Schedule:
 def _passed_on(config: ScheduleAddConfig, words: Sequence[str]) -> Iterator[str]:
     """What this command was told and its flow must know too; and an exit code that no machinery takes for a failure."""
     keys = keys_of(config_class(config.flow)) if config.flow in FLOWS else {}
-    given = {word.partition("=")[0] for word in words}
+    set_keys = {word.partition("=")[0] for word in words}
     if "registry" in keys:
         yield f"registry={config.registry}"
-    if config.target is not Target.local and "partial_ok" in keys and "partial_ok" not in given:
+    if config.target is not Target.local and "partial_ok" in keys and "partial_ok" not in set_keys:
         yield "partial_ok=true"
-    if config.target is Target.kuberay and "ray_address" in keys and "ray_address" not in given:
+    if config.target is Target.kuberay and "ray_address" in keys and "ray_address" not in set_keys:
         yield "ray_address=auto"
 
 
@@ -174,12 +174,12 @@ def _lines(book: Book, planned: Planned, now: datetime) -> Iterator[str]:
         yield f"  last run {last.run}: {what}; {left}"
 
 
-def _now(storage: Storage, found: Sequence[Planned]) -> datetime:
+def _now(storage: Storage, schedules: Sequence[Planned]) -> datetime:
     """By the store; where this reader may not write there, by this machine, and no earlier than the newest record."""
     try:
         return StoreClock(storage)()
     except StorageError:
-        newest_s = max((max(one.added_s, one.sign_s) for one in found), default=0.0)
+        newest_s = max((max(planned.added_s, planned.sign_s) for planned in schedules), default=0.0)
         print("note: the registry cannot be written from here, so ages are counted on this machine's clock")
         return datetime.fromtimestamp(max(newest_s, time.time()), UTC)
 

@@ -33,25 +33,25 @@ def run(config: FlowStatusConfig) -> FlowResult:
 def status_lines(place: FlowPlace, states: Sequence[StepState]) -> Iterator[str]:
     """The flow in a heading, then a line a step."""
     yield f"{place.flow} {place.name}  {place.uri}"
-    width = max(len(one.step) for one in states)
-    for one in states:
-        seconds = "" if one.seconds is None else f"{one.seconds:,.1f} s"
-        age = "" if one.age_s is None else f"{_duration(one.age_s)} ago"
-        tries = f"attempt {one.num_attempts}" if one.num_attempts > 1 else ""
-        line = f"  {one.step:<{width}}  {_word(one):<20} {seconds:>10}  {age:<16} {tries:<10} {_details(one)}"
+    width = max(len(state.step) for state in states)
+    for state in states:
+        seconds = "" if state.seconds is None else f"{state.seconds:,.1f} s"
+        age = "" if state.age_s is None else f"{_duration(state.age_s)} ago"
+        tries = f"attempt {state.num_attempts}" if state.num_attempts > 1 else ""
+        line = f"  {state.step:<{width}}  {_word(state):<20} {seconds:>10}  {age:<16} {tries:<10} {_details(state)}"
         yield line.rstrip()
 
 
-def _word(one: StepState) -> str:
-    if one.state is State.failed:
-        return f"failed, exit code {one.exit_code}"
-    if one.state is State.started:
+def _word(state: StepState) -> str:
+    if state.state is State.failed:
+        return f"failed, exit code {state.exit_code}"
+    if state.state is State.started:
         return "started, no end"
-    return str(one.state) + (f", exit code {one.exit_code}" if one.exit_code else "")
+    return str(state.state) + (f", exit code {state.exit_code}" if state.exit_code else "")
 
 
-def _details(one: StepState) -> str:
-    cost = one.cost
+def _details(state: StepState) -> str:
+    cost = state.cost
     numbers = [
         f"{value:,} {what}"
         for value, what in ((cost.num_slides, "slides"), (cost.num_tiles, "tiles"), (cost.num_bytes, "bytes"))
@@ -59,7 +59,7 @@ def _details(one: StepState) -> str:
     ]
     if cost.device_seconds is not None:
         numbers.append(f"{cost.device_seconds:,.1f} device-seconds")
-    return "; ".join(part for part in (one.note, ", ".join(numbers)) if part)
+    return "; ".join(part for part in (state.note, ", ".join(numbers)) if part)
 
 
 def _duration(seconds: float) -> str:

@@ -24,11 +24,11 @@ from flows.submission.words import JobWords, job_words
 def run(config: SubmitConfig) -> JobEnded:
     """Raises InputError (2) for what flow, machine or cluster would refuse, ConflictError (5), UnreachableError (6)."""
     flow_config = read_flow(config.flow, config.overrides)
-    given = job_words(config.flow, flow_config, config.overrides, ship=not config.image)
-    for note in given.notes:
+    job = job_words(config.flow, flow_config, config.overrides, ship=not config.image)
+    for note in job.notes:
         print(f"note: {note}")
     server = JobServer(config.cluster.ray_address, allow_insecure=config.cluster.allow_insecure)
-    submitted = send(server, config.flow, given, config.image)
+    submitted = send(server, config.flow, job, config.image)
     print(f"{submitted.job_id} {'goes on' if submitted.attached else 'is submitted'} at {server.address}", flush=True)
     if config.wait:
         return follow(server, submitted.job_id)
@@ -36,15 +36,15 @@ def run(config: SubmitConfig) -> JobEnded:
     return JobEnded(0)
 
 
-def send(server: JobServer, flow: str, given: JobWords, image: str = "") -> Submitted:
+def send(server: JobServer, flow: str, job: JobWords, image: str = "") -> Submitted:
     """Submit or attach, with the installed code, or in an image that has it."""
     with ExitStack() as stack:
         runtime_env: dict[str, Any] = {}
         if image:
             runtime_env["image_uri"] = image
         else:
-            runtime_env["working_dir"] = str(stack.enter_context(job_folder(DISTRIBUTION, PACKAGES, given.files)))
-        return server.submit(given.stem, entrypoint(flow, given.words), runtime_env)
+            runtime_env["working_dir"] = str(stack.enter_context(job_folder(DISTRIBUTION, PACKAGES, job.files)))
+        return server.submit(job.stem, entrypoint(flow, job.words), runtime_env)
 
 
 def entrypoint(flow: str, words: tuple[str, ...]) -> str:

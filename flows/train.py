@@ -54,29 +54,29 @@ def run(config: TrainConfig) -> FlowResult:
         print(note)
     _try_plugin(config, data)
     require_put_if_absent(open_storage(config.out))
-    given = open_run(config, cohort, feature_set, manifest, data)
-    _say_if_newer(given)
-    plan = train_plan(given, config)
-    if all_finished(given, plan):
-        print(f"{given.storage.uri}: all {len(plan.fits)} fits are finished; nothing to do")
-        mirror_run(given, config.tracking)
-        return FlowResult(outputs={"run": given.storage.uri}, recomputed=False)
-    write_resolved(given.storage, config, "train")
+    trained_run = open_run(config, cohort, feature_set, manifest, data)
+    _say_if_newer(trained_run)
+    plan = train_plan(trained_run, config)
+    if all_finished(trained_run, plan):
+        print(f"{trained_run.storage.uri}: all {len(plan.fits)} fits are finished; nothing to do")
+        mirror_run(trained_run, config.tracking)
+        return FlowResult(outputs={"run": trained_run.storage.uri}, recomputed=False)
+    write_resolved(trained_run.storage, config, "train")
     if config.protocol.teacher:
-        take_teachers(given, config)
+        take_teachers(trained_run, config)
     if config.warm_start:
-        take_start(given, config)
-    for result in fit_all(given, plan, config):
+        take_start(trained_run, config)
+    for result in fit_all(trained_run, plan, config):
         print(f"{result.name}: validation {_judged(result)} at epoch {result.best_epoch}")
-    mirror_run(given, config.tracking)
-    print(f"run: {given.storage.uri}")
-    return FlowResult(outputs={"run": given.storage.uri})
+    mirror_run(trained_run, config.tracking)
+    print(f"run: {trained_run.storage.uri}")
+    return FlowResult(outputs={"run": trained_run.storage.uri})
 
 
 def open_run(
     config: TrainConfig, cohort: Cohort, feature_set: FeatureSet, manifest: Manifest, data: TrainingData
 ) -> Run:
-    """Found the run or resume it: slides with a target and tiles, their splits, the pinned manifest."""
+    """Create the run or resume it: slides with a target and tiles, their splits, the pinned manifest."""
     record = {
         "identity": run_identity(config, seeds_of(config), data.task, feature_set.fingerprint),
         **recorded_places(open_storage(config.out), open_storage(config.store)),
@@ -102,7 +102,7 @@ def open_run(
 
 
 def _started(config: TrainConfig, record: dict[str, Any], task: Task, feature_set: FeatureSet) -> dict[str, Any]:
-    """What a warm start adds to the record; a run that was founded with it stands on its own."""
+    """What a warm start adds to the record; a run that was created with it stands on its own."""
     standing = pinned_start(open_storage(config.out), config.warm_start)
     if standing is not None:
         return {"identity": record["identity"] | {"warm_start": standing}}
@@ -112,7 +112,7 @@ def _started(config: TrainConfig, record: dict[str, Any], task: Task, feature_se
 
 
 def _check_plan(config: TrainConfig, data: TrainingData) -> None:
-    """What could refuse the plan does so before the run is founded, or the corrected keys would not fit it."""
+    """What could refuse the plan does so before the run is created, or the corrected keys would not fit it."""
     bags = make_bags(data.slides, data.task, config.target.bags)
     TrainPlan(
         fits=_fits(config, data.task, bags, data.splits, seeds_of(config)),
@@ -140,49 +140,49 @@ def seeds_of(config: TrainConfig) -> list[int]:
     return [config.fit.seed + index for index in range(config.protocol.seeds)]
 
 
-def train_plan(given: Run, config: TrainConfig) -> TrainPlan:
+def train_plan(trained_run: Run, config: TrainConfig) -> TrainPlan:
     """Seeds × folds × stages. A teacher precedes its student; one worker group runs them all."""
-    start = given.identity.get("warm_start")
+    start = trained_run.identity.get("warm_start")
     return TrainPlan(
-        fits=_fits(config, given.task, given.bags, given.splits, given.seeds),
-        d_in=given.feature_set.dim,
-        task=given.task,
+        fits=_fits(config, trained_run.task, trained_run.bags, trained_run.splits, trained_run.seeds),
+        d_in=trained_run.feature_set.dim,
+        task=trained_run.task,
         model=config.model,
         mhim=config.mhim,
         fit=config.fit,
         warm_start={int(seed): digest for seed, digest in start["models"].items()} if start else {},
         provenance={
-            "feature_set": given.feature_set.fingerprint,
-            "encoder": given.feature_set.encoder_fingerprint,
-            "manifest_sha256": given.record["manifest"]["sha256"],
+            "feature_set": trained_run.feature_set.fingerprint,
+            "encoder": trained_run.feature_set.encoder_fingerprint,
+            "manifest_sha256": trained_run.record["manifest"]["sha256"],
         },
-        about=versions() | {"manifest_version": str(given.record["manifest"]["version"])},
+        about=versions() | {"manifest_version": str(trained_run.record["manifest"]["version"])},
         execution=config.execution.checkpoints,
     )
 
 
-def all_finished(given: Run, plan: TrainPlan) -> bool:
+def all_finished(trained_run: Run, plan: TrainPlan) -> bool:
     """Is every fit's result there? Whether each is the plan's own was settled by the run's fingerprint."""
-    present = {entry.key for entry in given.storage.list("fits")}
+    present = {entry.key for entry in trained_run.storage.list("fits")}
     return all(f"fits/{fit.name}/result.json" in present for fit in plan.fits)
 
 
-def take_teachers(given: Run, config: TrainConfig) -> None:
+def take_teachers(trained_run: Run, config: TrainConfig) -> None:
     """Copy the other run's stage-1 models into this run, so that it stands on its own; what it has is left alone."""
     from mhim_core.train.results import import_stage_one, read_result
 
-    names = [fit_name(seed, split.fold, Stage.plain) for seed in given.seeds for split in given.splits]
-    missing = [name for name in names if read_result(given.storage, name) is None]
+    names = [fit_name(seed, split.fold, Stage.plain) for seed in trained_run.seeds for split in trained_run.splits]
+    missing = [name for name in names if read_result(trained_run.storage, name) is None]
     if missing:
         other = read_run(config.protocol.teacher, spare_store=config.store)
         for name in missing:
-            import_stage_one(other.storage, given.storage, name)
+            import_stage_one(other.storage, trained_run.storage, name)
 
 
 def _teacher_digests(config: TrainConfig, wanted: dict[str, Any], manifest: Manifest) -> dict[str, str]:
     """sha256 of every stage-1 model that is to be taken, by fit: they identify this run.
 
-    Raises ConfigError, before the run is founded, where the other run is of other folds, seeds or data or not finished;
+    Raises ConfigError, before the run is created, where the other run is of other folds, seeds or data or not finished;
     each student's own check follows in its fit.
     """
     from mhim_core.train.results import read_result
@@ -223,13 +223,13 @@ class FitPayload(NamedTuple):
     cache_gib: float
 
 
-def fit_all(given: Run, plan: TrainPlan, config: TrainConfig) -> Any:
+def fit_all(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> Any:
     """Start the workers and run every fit on them; the fits' results."""
     from cluster.training import WorkerSpec, run_workers
 
     used = {bag.bag_id for fit in plan.fits for bag in (*fit.train, *fit.validation)}
-    members = {bag.bag_id: bag.slide_ids for bag in given.bags if bag.bag_id in used}
-    manifest = given.manifest.entries
+    members = {bag.bag_id: bag.slide_ids for bag in trained_run.bags if bag.bag_id in used}
+    manifest = trained_run.manifest.entries
     entries = {slide_id: manifest[slide_id] for slide_ids in members.values() for slide_id in slide_ids}
     plugin = config.plugin.plugin()
     payload = FitPayload(
@@ -237,14 +237,14 @@ def fit_all(given: Run, plan: TrainPlan, config: TrainConfig) -> Any:
         entries,
         members,
         None if plugin is None else plugin.given,
-        given.store_uri,
-        given.storage.uri,
+        trained_run.store_uri,
+        trained_run.storage.uri,
         config.execution.cache_gib,
     )
     spec = WorkerSpec(config.execution.workers, config.execution.gpus_per_worker, config.execution.threads_per_worker)
     progress = FitProgress(len(plan.fits))
     with ray_session(config.ray.ray_address, config.ray.local_cpus) as cluster:
-        return run_workers(fit_on_worker, payload, spec, cluster, f"{given.storage.uri}/ray", progress.update)
+        return run_workers(fit_on_worker, payload, spec, cluster, f"{trained_run.storage.uri}/ray", progress.update)
 
 
 def fit_on_worker(payload: FitPayload, context: Any, tell: Callable[[Any], None]) -> Any:
@@ -275,9 +275,9 @@ def _judged(result: Any) -> str:
     return f"{title} undefined" if result.metric is None else f"{title} {result.metric:.3f}"
 
 
-def _say_if_newer(given: Run) -> None:
-    pinned = given.record["manifest"]["version"]
-    newest = newest_version(given.feature_store, given.identity["feature_set"])
+def _say_if_newer(trained_run: Run) -> None:
+    pinned = trained_run.record["manifest"]["version"]
+    newest = newest_version(trained_run.feature_store, trained_run.identity["feature_set"])
     if newest is not None and newest > pinned:
         print(
             f"the run stays with manifest version {pinned}, pinned at its start; the store has version {newest} by now"

@@ -39,17 +39,17 @@ def read_keys(uri: str, keys: Mapping[str, Key], command: str) -> dict[str, str 
         return {}
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"config={uri} is no mapping of keys; write one `key: value` a line")
-    found: dict[str, str | tuple[str, ...]] = {}
+    values: dict[str, str | tuple[str, ...]] = {}
     for name_node, node in root.value:
         name = str(name_node.value)
         if name not in keys:
             if name == CONFIG.name:
                 raise ConfigError(f"config={uri} names another file with config; only the command line may name one")
             raise ConfigError(f"config={uri}: {unknown_key(name, list(keys), command)}")
-        if name in found:
+        if name in values:
             raise ConfigError(f"config={uri} gives key {name!r} twice; give it once")
-        found[name] = _text(uri, keys[name], node)
-    return found
+        values[name] = _text(uri, keys[name], node)
+    return values
 
 
 def resolved(config: Any, command: str) -> bytes:

@@ -132,8 +132,8 @@ class FlowPlace:
     def uri(self) -> str:
         return self.storage.locate(self.folder)
 
-    def found(self, steps: Sequence[str], inputs: Mapping[str, Any]) -> None:
-        """Say once what the flow is of. Whoever comes later finds it said."""
+    def begin(self, steps: Sequence[str], inputs: Mapping[str, Any]) -> None:
+        """Record once what the flow works on; a later runner finds the record and leaves it as it is."""
         record = {
             "schema": SCHEMA,
             "flow": self.flow,
@@ -168,8 +168,8 @@ class FlowPlace:
     def done_steps(self) -> dict[str, Done]:
         """The newest done record of each step that has one, whatever its inputs."""
         keys = sorted(self.storage.list(f"{self.folder}/done"), key=lambda entry: (entry.modified_s, entry.key))
-        found = [_parse_done(read_json(self.storage, entry.key) or {}, entry.key) for entry in keys]
-        return {done.step: done for done in found}
+        records = [_parse_done(read_json(self.storage, entry.key) or {}, entry.key) for entry in keys]
+        return {done.step: done for done in records}
 
     def start_attempt(self, step: str, digest: str) -> int:
         """Take the step's next number and say that an attempt has started."""

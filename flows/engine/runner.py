@@ -45,8 +45,8 @@ class Step(NamedTuple):
     """The steps whose outputs are inputs too."""
 
 
-class Patience(NamedTuple):
-    """How often a step that may be tried again is, within one run of the flow."""
+class RetryPolicy(NamedTuple):
+    """How often and how soon a step that may be retried is retried within a single run of the flow."""
 
     retries: int = 1
     wait_s: float = 5.0
@@ -56,7 +56,7 @@ class Patience(NamedTuple):
 def run_steps(
     place: FlowPlace,
     steps: Sequence[Step],
-    patience: Patience = Patience(),  # noqa: B008 - immutable
+    retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - immutable
     known: Before = MappingProxyType({}),
 ) -> FlowResult:
     """Every step in order; those that are done are adopted. Exit code 3 of a step goes on, and the flow ends with it.
@@ -73,7 +73,7 @@ def run_steps(
         if done is None:
             print(f"── {step.name}", flush=True)
             recomputed = True
-            output = _try(place, step, call, patience)
+            output = _try(place, step, call, retry_policy)
             if output.note:
                 print(f"   {output.note}", flush=True)
         else:
@@ -106,22 +106,22 @@ def may_be_retried(error: BaseException) -> bool:
     return isinstance(error, MhimError) and type(cause).__module__.partition(".")[0] == "ray"
 
 
-def _try(place: FlowPlace, step: Step, call: StepCall, patience: Patience) -> StepOutput:
-    """Attempts until one succeeds, fails for good, or patience is over."""
-    for retry in range(patience.retries + 1):
+def _try(place: FlowPlace, step: Step, call: StepCall, retry_policy: RetryPolicy) -> StepOutput:
+    """Attempts until one succeeds, fails for good, or the retry policy allows no more."""
+    for retry in range(retry_policy.retries + 1):
         try:
             return _attempt(place, step, call)
         except MhimError as error:
-            if retry == patience.retries or not may_be_retried(error):
+            if retry == retry_policy.retries or not may_be_retried(error):
                 raise
-            wait_s = patience.wait_s * 2**retry
+            wait_s = retry_policy.wait_s * 2**retry
             print(f"{step.name}: {error}; once more in {wait_s:g} s", flush=True)
             time.sleep(wait_s)
     raise AssertionError("the last retry returns or raises")
 
 
 def _attempt(place: FlowPlace, step: Step, call: StepCall) -> StepOutput:
-    """One attempt between its two records. The output that stands, which may be that of a runner who was quicker."""
+    """One attempt between its two records. The output that stands, which may be that of a runner that was quicker."""
     number = place.start_attempt(step.name, call.fingerprint)
     start_s = time.monotonic()
     try:

@@ -32,40 +32,42 @@ def read_features(store: Storage, feature_set: str) -> Features:
     return Features({} if version is None else read_manifest(store, feature_set, version).entries)
 
 
-def contents_of(given: CohortInput, features: Features) -> dict[SlideId, SourceIdentity]:
+def contents_of(cohort_input: CohortInput, features: Features) -> dict[SlideId, SourceIdentity]:
     """Which bytes each slide's file holds now, for those that can be read.
 
     One whose hint the manifest knows is not read again; one that cannot be seen keeps the identity that it had.
     """
 
     def look(task: SlideTask) -> SourceIdentity | None:
-        hint, entry = given.hints.get(task.slide_id), features.entries.get(task.slide_id)
+        hint, entry = cohort_input.hints.get(task.slide_id), features.entries.get(task.slide_id)
         if entry is not None and hint in (None, entry.hint):
             return entry.source
         return None if hint is None else slide_identity(task)
 
-    tasks = given.tasks()
-    found = zip(tasks, map_all(look, tasks), strict=True)
-    return {task.slide_id: source for task, source in found if source is not None}
+    tasks = cohort_input.tasks()
+    sources = zip(tasks, map_all(look, tasks), strict=True)
+    return {task.slide_id: source for task, source in sources if source is not None}
 
 
-def with_prefix(given: CohortInput, prefix: str) -> CohortInput:
+def with_prefix(cohort_input: CohortInput, prefix: str) -> CohortInput:
     """The cohort and, without labels, the slide files below a folder or `s3://` prefix that it does not list.
 
     Their ids are their file names, made safe. Raises CohortError where two files, or a file and a row, would share one.
     """
-    listed = {row.uri for row in given.cohort.rows}
+    listed = {row.uri for row in cohort_input.cohort.rows}
     storage = open_storage(prefix)
-    found = [storage.locate(entry.key) for entry in storage.list("") if has_slide_extension(entry.key)]
-    rows = [_row(uri) for uri in found if uri not in listed]
+    uris = [storage.locate(entry.key) for entry in storage.list("") if has_slide_extension(entry.key)]
+    rows = [_row(uri) for uri in uris if uri not in listed]
     if wrong := [row.slide_id for row in rows if not SLIDE_ID.fullmatch(row.slide_id)]:
         raise CohortError(
             f"slides_prefix={prefix}: {len(wrong)} file names cannot be slide ids (of 128 characters at most), such as "
             f"{wrong[0]!r}; rename them, or list them in the table under other ids"
         )
-    cohort = dataclasses.replace(given.cohort, rows=(*given.cohort.rows, *rows))
+    cohort = dataclasses.replace(cohort_input.cohort, rows=(*cohort_input.cohort.rows, *rows))
     validate(cohort)
-    return given._replace(cohort=cohort, hints=given.hints | {row.slide_id: slide_hint(row.uri) for row in rows})
+    return cohort_input._replace(
+        cohort=cohort, hints=cohort_input.hints | {row.slide_id: slide_hint(row.uri) for row in rows}
+    )
 
 
 def _row(uri: str) -> CohortRow:

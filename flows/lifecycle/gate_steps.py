@@ -63,35 +63,37 @@ class Data(NamedTuple):
 def trained_data(work: ModelWork, registry: Storage) -> Data:
     """As the cohort and the store are now; the snapshot is kept, so that a later retraining can say what is new."""
     features = read_features(open_storage(work.config.store), work.feature_set.fingerprint)
-    now = trainable_snapshot(work.given, features, read_frozen(registry, work.name), work.config.policy)
+    now = trainable_snapshot(work.cohort_input, features, read_frozen(registry, work.name), work.config.policy)
     keep_snapshot(registry, work.name, now)
     return Data(now.fingerprint, now.of(features.with_tiles()))
 
 
-def trainable_snapshot(given: CohortInput, features: Features, holdout: Holdout, policy: SlidePolicy) -> Snapshot:
+def trainable_snapshot(
+    cohort_input: CohortInput, features: Features, holdout: Holdout, policy: SlidePolicy
+) -> Snapshot:
     """Of the labelled slides that no patient or file of the holdout forbids."""
-    contents = contents_of(given, features)
-    return snapshot(split_off(holdout, given.cohort.rows, contents).trainable, contents, policy)
+    contents = contents_of(cohort_input, features)
+    return snapshot(split_off(holdout, cohort_input.cohort.rows, contents).trainable, contents, policy)
 
 
 def read_frozen(registry: Storage, name: str) -> Holdout:
     """Raises InputError where the name has no holdout."""
-    found = read_holdout(registry, name)
-    if found is None:
+    holdout = read_holdout(registry, name)
+    if holdout is None:
         raise InputError(
             f"{registry.uri} has no holdout of {name}: mhim pipeline freezes it before it makes the first champion; a "
             "champion made otherwise cannot be judged against"
         )
-    return found
+    return holdout
 
 
 def register_step(work: ModelWork, registry: Storage, against: Against, options: GateOptions) -> Step:
     """The final fit's model into the registry, with the estimate and its figures on the holdout on its card."""
 
     def run(call: StepCall) -> StepOutput:
-        given = read_run(call.before["final"].places["final"])
+        trained_run = read_run(call.before["final"].places["final"])
         estimate = estimate_of(read_run(call.before["train"].places["train"]))
-        packaged = package_run(given, created_by=f"mhim {work.place.flow}", estimate=estimate)
+        packaged = package_run(trained_run, created_by=f"mhim {work.place.flow}", estimate=estimate)
         card = packaged.card
         if card.version != against.version:
             figures = _holdout_figures(work, registry, packaged, against, options)
@@ -143,9 +145,11 @@ def judge_step(
             return StepOutput(is_last=True, note=f"the same data, keys and seed gave the champion itself, {version}")
         claim = read_claim(registry, marker) if marker else None
         if claim is None:
-            found = _judge(work, registry, read_frozen(registry, work.name), against, version, options)
+            assessment = _judge(work, registry, read_frozen(registry, work.name), against, version, options)
             data = trained_data(work, registry)
-            record = canonical_json(found | {"data": data.asked, "trained": data.trained, "new": words, "schema": 1})
+            record = canonical_json(
+                assessment | {"data": data.asked, "trained": data.trained, "new": words, "schema": 1}
+            )
             place = keep_assessment(work.place.storage, work.place.folder, record)
             claim = put_claim(registry, marker, Claim(work.place.fingerprint, place)) if marker else None
         if claim is not None:
@@ -157,12 +161,12 @@ def judge_step(
             place = keep_assessment(work.place.storage, work.place.folder, record)
             if claim.flow != work.place.fingerprint:
                 registry.put(marker, Claim(work.place.fingerprint, place).to_bytes())
-        found = json.loads(record)
-        verdict = "passed" if found["decision"]["promote"] else "refused"
+        assessment = json.loads(record)
+        verdict = "passed" if assessment["decision"]["promote"] else "refused"
         return StepOutput(
-            identity={"promote": found["decision"]["promote"], "assessment": place},
+            identity={"promote": assessment["decision"]["promote"], "assessment": place},
             places={"assessment": work.place.storage.locate(assessment_key(work.place.folder, place))},
-            note=f"{found['challenger']} {verdict}: {found['reason']}",
+            note=f"{assessment['challenger']} {verdict}: {assessment['reason']}",
         )
 
     inputs = {"against": against, "gate": options}
@@ -173,21 +177,21 @@ def promote_step(place: FlowPlace, registry: Storage, base: int) -> Step:
     """Put the promotion of a challenger that passed; where the champion was replaced meanwhile, say so and end."""
 
     def run(call: StepCall) -> StepOutput:
-        found = _assessment(place, call)
-        if not found["decision"]["promote"]:
-            kept = f"{found['champion']['version']} stays champion" if base else "there is no champion"
-            return StepOutput(identity={"outcome": KEPT}, note=f"{kept}: {found['reason']}")
-        decision = {key: found["decision"][key] for key in ("promote", "checks")}
+        assessment = _assessment(place, call)
+        if not assessment["decision"]["promote"]:
+            kept = f"{assessment['champion']['version']} stays champion" if base else "there is no champion"
+            return StepOutput(identity={"outcome": KEPT}, note=f"{kept}: {assessment['reason']}")
+        decision = {key: assessment["decision"][key] for key in ("promote", "checks")}
         done = promote(
             registry,
             place.name,
-            found["challenger"],
+            assessment["challenger"],
             base=base,
             by_flow=place.flow,
             by_fingerprint=place.fingerprint,
-            reason=found["reason"],
-            decision=decision | {key: found[key] for key in ("data", "trained", "settings")},
-            figures=found["decision"]["figures"],
+            reason=assessment["reason"],
+            decision=decision | {key: assessment[key] for key in ("data", "trained", "settings")},
+            figures=assessment["decision"]["figures"],
         )
         if not done.is_ours:
             note = f"{done.record.version} became champion meanwhile; nothing was promoted"
@@ -204,8 +208,8 @@ def assess_step(place: FlowPlace, keys: TrackingKeys) -> Step:
     """The page: verdict, figures, checks, and how long each step took; then the mirror, which shows it too."""
 
     def run(call: StepCall) -> StepOutput:
-        found, outcome = _assessment(place, call), call.before["promote"]
-        states = [one for one in place.states() if one.step != "assess"]
+        assessment, outcome = _assessment(place, call), call.before["promote"]
+        states = [state for state in place.states() if state.step != "assess"]
         key = f"{place.folder}/{PAGE}"
         page = render_assessment(
             Assessment(
@@ -213,8 +217,8 @@ def assess_step(place: FlowPlace, keys: TrackingKeys) -> Step:
                 flow=place.flow,
                 outcome=str(outcome.identity["outcome"]),
                 sentence=outcome.note,
-                record=found,
-                steps=tuple(StepBar(one.step, str(one.state), one.seconds) for one in states),
+                record=assessment,
+                steps=tuple(StepBar(state.step, str(state.state), state.seconds) for state in states),
                 places={what: where for output in call.before.values() for what, where in output.places.items()},
             )
         )
@@ -227,8 +231,8 @@ def assess_step(place: FlowPlace, keys: TrackingKeys) -> Step:
 
 def _assessment(place: FlowPlace, call: StepCall) -> dict[str, Any]:
     digest = call.before["judge"].identity["assessment"]
-    found: dict[str, Any] = json.loads(read_assessment(place.storage, place.folder, digest))
-    return found
+    assessment: dict[str, Any] = json.loads(read_assessment(place.storage, place.folder, digest))
+    return assessment
 
 
 def _judge(
@@ -247,7 +251,9 @@ def _judge(
         contender(challenger, bags, source),
         holdout,
         options,
-        holdout_changes=check_unchanged(holdout, work.given.cohort.rows, contents_of(work.given, features)),
+        holdout_changes=check_unchanged(
+            holdout, work.cohort_input.cohort.rows, contents_of(work.cohort_input, features)
+        ),
         never_miss_rows=held_out(challenger, never_miss, _source(work, features, never_miss)) if never_miss else (),
         withdrawn=_taken_back(registry, work.name, version),
     )
@@ -274,16 +280,22 @@ def _taken_back(registry: Storage, name: str, version: str) -> frozenset[str]:
 
     The version of a model holds the manifest of its features, which any new slide changes.
     """
-    found = withdrawn(history(registry, name))
+    versions = withdrawn(history(registry, name))
     same = _content(registry, name, version)
-    return found | {version} if any(_content(registry, name, one) == same for one in found) else found
+    return (
+        versions | {version}
+        if any(_content(registry, name, taken_back) == same for taken_back in versions)
+        else versions
+    )
 
 
 def _content(registry: Storage, name: str, version: str) -> list[tuple[str, float | None, float | None]]:
     """Weights, temperature and threshold of every member: what predicts."""
     model = read_model_folder(registry, name, version)
-    files = {one.file: weights_digest(read_member_file(registry, model, one.file)) for one in model.card.members}
-    return [(files[one.file], one.temperature, one.threshold) for one in model.card.members]
+    files = {
+        member.file: weights_digest(read_member_file(registry, model, member.file)) for member in model.card.members
+    }
+    return [(files[member.file], member.temperature, member.threshold) for member in model.card.members]
 
 
 def _started(model: Predictor) -> list[str]:
@@ -292,14 +304,20 @@ def _started(model: Predictor) -> list[str]:
 
 def _holdout_bags(work: ModelWork, holdout: Holdout, model: Predictor, features: Features) -> tuple[BagMembers, ...]:
     """The frozen slides that have features, with the targets that were frozen; sites are the table's."""
-    sites = {row.slide_id: row.site for row in work.given.cohort.rows}
+    sites = {row.slide_id: row.site for row in work.cohort_input.cohort.rows}
     present = features.with_tiles()
     rows = [
         CohortRow(
-            one.slide_id, "", one.patient_id, one.label, site=sites.get(one.slide_id), time=one.time, event=one.event
+            slide.slide_id,
+            "",
+            slide.patient_id,
+            slide.label,
+            site=sites.get(slide.slide_id),
+            time=slide.time,
+            event=slide.event,
         )
-        for one in holdout.slides
-        if one.slide_id in present
+        for slide in holdout.slides
+        if slide.slide_id in present
     ]
     return make_bags(rows, holdout.task, model.unit)
 

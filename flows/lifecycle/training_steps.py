@@ -61,7 +61,7 @@ class ModelWork:
 
     flows: CalledFlows
     config: PipelineConfig | RetrainConfig
-    given: CohortInput
+    cohort_input: CohortInput
     encoder: EncoderCard
     spec: TileSpec
     feature_set: FeatureSet
@@ -88,7 +88,7 @@ class ModelWork:
 
     @property
     def labelled(self) -> tuple[CohortRow, ...]:
-        return tuple(row for row in self.given.cohort.rows if row.is_labelled)
+        return tuple(row for row in self.cohort_input.cohort.rows if row.is_labelled)
 
     def identity(self) -> dict[str, Any]:
         """Of the training's keys, as the run's own: plain JSON."""
@@ -106,8 +106,8 @@ class ModelWork:
 
     def settings(self, gate: GateOptions) -> dict[str, Any]:
         """What a later retraining goes by where it is not told otherwise: plain JSON."""
-        found = {"gate": gate, "policy": self.config.policy}
-        plain: dict[str, Any] = json.loads(canonical_json(found))
+        values = {"gate": gate, "policy": self.config.policy}
+        plain: dict[str, Any] = json.loads(canonical_json(values))
         return plain
 
     def train_config(self, cohort: str, out: str, scheme: SplitScheme) -> TrainConfig:
@@ -138,7 +138,7 @@ class ModelWork:
             sources = {slide_id: record.source for slide_id, record in entries.items()}
             rows = split_off(frozen, rows, sources).trainable
         data = _table(rows)
-        key = f"cohorts/{sha256(data)[:16]}/{_stem(self.given.cohort.name)}.parquet"
+        key = f"cohorts/{sha256(data)[:16]}/{_stem(self.cohort_input.cohort.name)}.parquet"
         self.work.put_if_absent(key, data)
         return self.work.locate(key)
 
@@ -153,7 +153,7 @@ def embed_step(work: ModelWork, data: str) -> Step:
 
     def run(call: StepCall) -> StepOutput:
         config = _embed_config(work)
-        embedded = work.flows.embed(work.given, work.encoder, work.spec, config, config.store)
+        embedded = work.flows.embed(work.cohort_input, work.encoder, work.spec, config, config.store)
         # of what may be trained on alone: a slide without a label starts no training anew
         usable = {row.slide_id for row in work.labelled}
         features = {slide_id: record.sha256 for slide_id, record in embedded.entries.items() if slide_id in usable}
@@ -168,7 +168,7 @@ def embed_step(work: ModelWork, data: str) -> Step:
     inputs = {
         "feature_set": work.feature_set.fingerprint,
         "data": data,
-        "rows": rows_digest(work.given.cohort.rows),
+        "rows": rows_digest(work.cohort_input.cohort.rows),
         "policy": to_plain(work.config.policy),
     }
     return Step("embed", inputs, run)
@@ -189,14 +189,14 @@ def _training(work: ModelWork, name: str, scheme: SplitScheme, after: tuple[str,
         start_s = time.monotonic()
         out = work.work.locate(f"{name}-{call.fingerprint[:16]}")
         config = work.train_config(work.train_table(), out, scheme)
-        found = work.flows.train(config)
-        given = read_run(out)
-        seconds = time.monotonic() - start_s if found.recomputed else 0.0
+        result = work.flows.train(config)
+        trained_run = read_run(out)
+        seconds = time.monotonic() - start_s if result.recomputed else 0.0
         return StepOutput(
-            identity={"run": given.record["fingerprint"]},
-            places={name: given.storage.uri},
-            cost=_training_cost(given, round(seconds * config.execution.workers, 3)),
-            note=f"{len(given.slides)} slides, {len(given.splits)} folds, {len(given.seeds)} seeds",
+            identity={"run": trained_run.record["fingerprint"]},
+            places={name: trained_run.storage.uri},
+            cost=_training_cost(trained_run, round(seconds * config.execution.workers, 3)),
+            note=f"{len(trained_run.slides)} slides, {len(trained_run.splits)} folds, {len(trained_run.seeds)} seeds",
         )
 
     keys = keys_identity(work.train_config("-", "-", scheme))
@@ -230,7 +230,7 @@ def report_step(work: ModelWork) -> Step:
     config = work.config
 
     def run(call: StepCall) -> StepOutput:
-        found = work.flows.report(
+        result = work.flows.report(
             ReportConfig(
                 run=call.before["train"].places["train"],
                 page=config.page,
@@ -238,7 +238,7 @@ def report_step(work: ModelWork) -> Step:
                 tracking=work.tracking,
             )
         )
-        return StepOutput(places=found.outputs)
+        return StepOutput(places=result.outputs)
 
     return Step("report", flat(config.page), run, ("evaluate",))
 
@@ -259,9 +259,9 @@ def _embed_cost(outcome: Outcome) -> Cost:
     )
 
 
-def _training_cost(given: Run, device_seconds: float) -> Cost:
-    entries = given.manifest.entries
-    used = [entries[slide.slide_id] for slide in given.slides]
+def _training_cost(run: Run, device_seconds: float) -> Cost:
+    entries = run.manifest.entries
+    used = [entries[slide.slide_id] for slide in run.slides]
     return Cost(
         num_slides=len(used),
         num_tiles=sum(record.num_tiles for record in used),
@@ -287,10 +287,10 @@ def _stem(name: str) -> str:
     return _UNFIT.sub("_", name.rpartition(".")[0]).lstrip("._-")[:64] or "cohort"
 
 
-def settled(found: FlowResult, config: PipelineConfig | RetrainConfig) -> FlowResult:
+def settled(result: FlowResult, config: PipelineConfig | RetrainConfig) -> FlowResult:
     """Say where the pages lie; exit code 3 becomes 0 where the config says so."""
     for what in ("page", "assessment page"):
-        if what in found.outputs:
-            print(f"{what}: {found.outputs[what]}")
-    is_ok = config.failures.partial_ok and found.exit_code is ExitCode.PARTIAL
-    return dataclasses.replace(found, exit_code=ExitCode.OK) if is_ok else found
+        if what in result.outputs:
+            print(f"{what}: {result.outputs[what]}")
+    is_ok = config.failures.partial_ok and result.exit_code is ExitCode.PARTIAL
+    return dataclasses.replace(result, exit_code=ExitCode.OK) if is_ok else result

@@ -29,7 +29,7 @@ def discover(
     config: RetrainConfig,
 ) -> Occasion:
     """The cohort as it is now against what the champion was made from."""
-    now = trainable_snapshot(work.given, features, holdout, config.policy)
+    now = trainable_snapshot(work.cohort_input, features, holdout, config.policy)
     origin = made_from(registry, present)
     return find_occasion(
         now,
@@ -45,7 +45,7 @@ def discover(
 
 
 def num_waiting(work: ModelWork, features: Features) -> int:
-    return sum(row.slide_id not in features.entries for row in work.given.cohort.rows if not row.is_labelled)
+    return sum(row.slide_id not in features.entries for row in work.cohort_input.cohort.rows if not row.is_labelled)
 
 
 def made_from(registry: Storage, present: Promotion) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def as_before(config: RetrainConfig, registry: Storage) -> RetrainConfig:
 
     What was given and differs is printed, and so is what is taken over: neither changes in silence.
     """
-    records = [one for one in history(registry, config.name) if "settings" in one.decision]
+    records = [record for record in history(registry, config.name) if "settings" in record.decision]
     values, changed = flat(config), dict[str, Any]()
     for name, value in (_settings(records[-1], registry) if records else {}).items():
         before = tuple(value) if isinstance(value, list) else value

@@ -36,26 +36,26 @@ def main(folder: Path) -> None:
 
 
 def _experiment(client: Any, name: str, artifacts: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
     place = {"artifact_location": Path(artifacts).as_uri()} if artifacts else {}
     try:
         return str(client.create_experiment(name, **place))
     except Exception:
-        found = client.get_experiment_by_name(name)  # another command was quicker
-        if found is None:
+        experiment = client.get_experiment_by_name(name)  # another command was quicker
+        if experiment is None:
             raise
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
 
 def _mirror_run(client: Any, experiment: str, run: dict[str, Any], parent: str, folder: Path) -> str:
     """Make or complete the run; its id."""
     tags = run["tags"] | {_KEY: run["key"]} | ({_PARENT: parent} if parent else {})
-    found = client.search_runs([experiment], filter_string=f"tags.`{_KEY}` = '{run['key']}'", max_results=1)
-    if found:
-        known = dict(found[0].data.tags)
-        run_id = str(found[0].info.run_id)
+    matches = client.search_runs([experiment], filter_string=f"tags.`{_KEY}` = '{run['key']}'", max_results=1)
+    if matches:
+        known = dict(matches[0].data.tags)
+        run_id = str(matches[0].info.run_id)
         for key, value in tags.items():
             if known.get(key) != value:
                 client.set_tag(run_id, key, value)
@@ -67,7 +67,7 @@ def _mirror_run(client: Any, experiment: str, run: dict[str, Any], parent: str, 
         if known.get(tag) != part["digest"]:
             _send_part(client, run_id, part, folder)
             client.set_tag(run_id, tag, part["digest"])  # last: it says that the rest is there
-    if not found or found[0].info.status != "FINISHED":
+    if not matches or matches[0].info.status != "FINISHED":
         client.set_terminated(run_id)
     return run_id
 
@@ -90,21 +90,21 @@ def _mirror_model(client: Any, model: dict[str, Any], ids: dict[str, str]) -> No
     if not client.search_registered_models(f"name = '{name}'", max_results=1):
         client.create_registered_model(name, description="Mirror of mhim's registry, which is the truth.")
     present = client.search_model_versions(f"name = '{name}'")
-    numbers = {found.tags.get("mhim.version"): found.version for found in present}
-    for one in model["versions"]:
-        if one["version"] in numbers:
+    numbers = {present_version.tags.get("mhim.version"): present_version.version for present_version in present}
+    for mirrored in model["versions"]:
+        if mirrored["version"] in numbers:
             continue
-        run_id = ids[one["run"]]
+        run_id = ids[mirrored["run"]]
         source = f"{client.get_run(run_id).info.artifact_uri}/model"
         made = client.create_model_version(
             name,
             source,
             run_id=run_id,
-            tags={"mhim.version": one["version"]},
-            description=one["description"],
+            tags={"mhim.version": mirrored["version"]},
+            description=mirrored["description"],
             await_creation_for=0,
         )
-        numbers[one["version"]] = made.version
+        numbers[mirrored["version"]] = made.version
     standing = client.get_registered_model(name).aliases
     for alias, version in model["aliases"].items():
         if str(standing.get(alias)) != str(numbers[version]):

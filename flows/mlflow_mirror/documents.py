@@ -98,23 +98,23 @@ class Mirror:
     models: tuple[MirroredModel, ...] = ()
 
 
-def mirror_of_run(given: Run, figures: Iterable[ReportFigure] = ()) -> Mirror:
+def mirror_of_run(trained_run: Run, figures: Iterable[ReportFigure] = ()) -> Mirror:
     """A training run with a child for each finished fit; with evaluation and page as far as they are there."""
-    key = str(given.record["fingerprint"])
-    aggregator = str(given.identity["model"]["aggregator"])
+    key = str(trained_run.record["fingerprint"])
+    aggregator = str(trained_run.identity["model"]["aggregator"])
     parts = [
-        Part(name="training", params=_run_params(given)),
-        Part(name="evaluation", metrics=tuple(_evaluation(given))),
-        Part(name="page", files=_pages(given.storage)),
-        Part(name="figures", files={f"figures/{_file(one)}": one.image for one in figures}),
+        Part(name="training", params=_run_params(trained_run)),
+        Part(name="evaluation", metrics=tuple(_evaluation(trained_run))),
+        Part(name="page", files=_pages(trained_run.storage)),
+        Part(name="figures", files={f"figures/{_file(figure)}": figure.image for figure in figures}),
     ]
     run = MirroredRun(
         key=key,
-        name=f"{given.method} {aggregator} {key[:8]}",
-        tags={"mhim.kind": "train", "mhim.place": given.storage.uri},
+        name=f"{trained_run.method} {aggregator} {key[:8]}",
+        tags={"mhim.kind": "train", "mhim.place": trained_run.storage.uri},
         parts=tuple(part for part in parts if part.params or part.metrics or part.files),
     )
-    return Mirror(runs=(run, *(_fit_run(fit, key) for fit in _finished(given))))
+    return Mirror(runs=(run, *(_fit_run(fit, key) for fit in _finished(trained_run))))
 
 
 def mirror_of_registry(registry: Storage, name: str) -> Mirror:
@@ -123,11 +123,11 @@ def mirror_of_registry(registry: Storage, name: str) -> Mirror:
     registered = list_models(registry, name)
     place = fingerprint(registry.uri)[:12]  # two registries may have models of one name
     versions, runs = [], []
-    for one in registered:
-        key = f"model/{place}/{name}/{one.version}"
-        runs.append(_version_run(key, name, read_model_folder(registry, name, one.version).card))
-        where = registry.locate(model_prefix(name, one.version))
-        versions.append(MirroredVersion(one.version, key, f"Mirrored; the model itself is {where}"))
+    for entry in registered:
+        key = f"model/{place}/{name}/{entry.version}"
+        runs.append(_version_run(key, name, read_model_folder(registry, name, entry.version).card))
+        where = registry.locate(model_prefix(name, entry.version))
+        versions.append(MirroredVersion(entry.version, key, f"Mirrored; the model itself is {where}"))
     runs += _judgements(registry, name, place, records)
     runs += [_promotion_run(record, place) for record in records]
     aliases = {CHAMPION: records[-1].version} if records else {}
@@ -138,21 +138,21 @@ def mirror_of_registry(registry: Storage, name: str) -> Mirror:
     return Mirror(runs=tuple(runs), models=models)
 
 
-def _run_params(given: Run) -> dict[str, str]:
+def _run_params(run: Run) -> dict[str, str]:
     """What identifies the run, but for labels and digests of data that are tags elsewhere."""
-    identity = {key: value for key, value in given.identity.items() if key not in ("cohort", "task", "teachers")}
-    encoder = given.record["encoder"]
-    found = identity | {
-        "task": given.task.kind,
-        "num_classes": len(given.classes),
-        "num_folds": len(given.splits),
-        "num_slides": len(given.slides),
+    identity = {key: value for key, value in run.identity.items() if key not in ("cohort", "task", "teachers")}
+    encoder = run.record["encoder"]
+    values = identity | {
+        "task": run.task.kind,
+        "num_classes": len(run.classes),
+        "num_folds": len(run.splits),
+        "num_slides": len(run.slides),
         "encoder": {key: encoder[key] for key in ("id", "weights_sha256", "precision") if key in encoder},
-        "tiling": {key: given.record["tiling"][key] for key in ("target_mpp", "tile_px", "overlap_px")},
-        "manifest": given.record["manifest"],
-        "versions": given.record["versions"],
+        "tiling": {key: run.record["tiling"][key] for key in ("target_mpp", "tile_px", "overlap_px")},
+        "manifest": run.record["manifest"],
+        "versions": run.record["versions"],
     }
-    return dict(_params(found))
+    return dict(_params(values))
 
 
 def _params(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -165,14 +165,14 @@ def _params(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
             yield _plain(f"{prefix}{key}"), text[:_MAX_VALUE]
 
 
-def _finished(given: Run) -> Iterator[FitResult]:
+def _finished(run: Run) -> Iterator[FitResult]:
     """Of every seed and fold; none where one is missing still."""
     try:
-        fits = results_of(given)
+        fits = results_of(run)
     except InputError:
         return
-    for one in fits:
-        yield from one.results.values()
+    for fold_fits in fits:
+        yield from fold_fits.results.values()
 
 
 def _fit_run(fit: FitResult, parent: str) -> MirroredRun:
@@ -194,19 +194,19 @@ def _fit_run(fit: FitResult, parent: str) -> MirroredRun:
     )
 
 
-def _evaluation(given: Run) -> Iterator[Point]:
+def _evaluation(run: Run) -> Iterator[Point]:
     """Pooled over folds, of the reported model without a prefix and of the others with their names."""
-    metrics = read_metrics(given)
+    metrics = read_metrics(run)
     if metrics is None:
         return
-    for model in model_names(given):
+    for model in model_names(run):
         prefix = "" if model == metrics["reported"] else f"{model}/"
         yield from _estimates(metrics["models"][model]["pooled"], prefix)
 
 
-def _estimates(found: Mapping[str, Any], prefix: str = "") -> Iterator[Point]:
+def _estimates(estimates: Mapping[str, Any], prefix: str = "") -> Iterator[Point]:
     """`auroc`, `auroc_low`, `auroc_high` of {metric: estimate}; what is undefined has none."""
-    for name, estimate in sorted(found.items()):
+    for name, estimate in sorted(estimates.items()):
         if not isinstance(estimate, Mapping):
             continue
         for suffix, field in (("", "value"), ("_low", "low"), ("_high", "high")):
@@ -259,20 +259,20 @@ def _judgements(registry: Storage, name: str, place: str, records: tuple[Promoti
         digest = json.loads(registry.get(entry.key))["output"]["identity"].get("assessment")
         if digest is None:  # nothing was judged
             continue
-        found = json.loads(registry.get(f"{folder}/assessment-{digest[:16]}.json"))
+        assessment = json.loads(registry.get(f"{folder}/assessment-{digest[:16]}.json"))
         page = _maybe(registry, f"{folder}/report.html")
-        is_promoted = any(one.startswith(match["digits"]) for one in promoted)
-        outcome = "promoted" if is_promoted else "passed" if found["decision"]["promote"] else "kept"
+        is_promoted = any(start.startswith(match["digits"]) for start in promoted)
+        outcome = "promoted" if is_promoted else "passed" if assessment["decision"]["promote"] else "kept"
         yield MirroredRun(
             key=f"judgement/{place}/{folder}",
             name=f"{match['flow']} {name} {match['digits'][:8]}",
             tags={
                 "mhim.kind": match["flow"],
-                "mhim.champion": str(found["champion"]["version"]),
-                "mhim.challenger": str(found["challenger"]),
+                "mhim.champion": str(assessment["champion"]["version"]),
+                "mhim.challenger": str(assessment["challenger"]),
                 "mhim.outcome": outcome,
             },
-            parts=tuple(_judgement_parts(found["decision"], page)),
+            parts=tuple(_judgement_parts(assessment["decision"], page)),
         )
 
 

@@ -48,15 +48,15 @@ class Destination(NamedTuple):
     """The folder of files, for a SQLite file; empty: the server knows."""
 
 
-def mirror_run(given: "Run", keys: TrackingKeys, figures: "Iterable[ReportFigure]" = ()) -> None:
+def mirror_run(run: "Run", keys: TrackingKeys, figures: "Iterable[ReportFigure]" = ()) -> None:
     """Show a training run as far as it is: its fits, its evaluation, its page. Never raises, nor waits long."""
 
     def make() -> "Mirror":
         from flows.mlflow_mirror.documents import mirror_of_run
 
-        return mirror_of_run(given, figures)
+        return mirror_of_run(run, figures)
 
-    _mirror(make, keys, given.storage)
+    _mirror(make, keys, run.storage)
 
 
 def mirror_promotion(registry: Storage, name: str, keys: TrackingKeys) -> None:
@@ -72,9 +72,9 @@ def mirror_promotion(registry: Storage, name: str, keys: TrackingKeys) -> None:
 
 def with_file(keys: TrackingKeys, storage: Storage) -> TrackingKeys:
     """The keys for the flows that a flow calls, so that all of them write one file, in this one's folder."""
-    found = destination(keys, storage)
-    is_file = found is not None and bool(found.artifacts)
-    file = found.uri.removeprefix("sqlite:///") if found is not None and is_file else keys.tracking_file
+    target = destination(keys, storage)
+    is_file = target is not None and bool(target.artifacts)
+    file = target.uri.removeprefix("sqlite:///") if target is not None and is_file else keys.tracking_file
     return TrackingKeys(tracking=keys.tracking, tracking_file=file)
 
 
@@ -95,19 +95,19 @@ def is_installed() -> bool:
 
 
 def _mirror(make: "Callable[[], Mirror]", keys: TrackingKeys, storage: Storage) -> None:
-    found = destination(keys, storage)
-    if found is None:
+    target = destination(keys, storage)
+    if target is None:
         if keys.tracking is not None:
             _warn(f"{storage.uri} cannot hold a SQLite file; set {URI}, or tracking_file=")
         return None
     if not is_installed():
         return _warn("mlflow is not installed: pip install 'mhim[mlflow]'")
     try:
-        _send(make(), found)
+        _send(make(), target)
     except subprocess.TimeoutExpired:
-        _warn(f"{_shown(found.uri)} took longer than {_LIMIT_S:g} s")
+        _warn(f"{_shown(target.uri)} took longer than {_LIMIT_S:g} s")
     except Exception as error:  # whatever it is, it is the mirror's, and the flow's work is done and kept
-        _warn(f"{_shown(found.uri)}: {_without_login(str(error) or type(error).__name__, found.uri)}")
+        _warn(f"{_shown(target.uri)}: {_without_login(str(error) or type(error).__name__, target.uri)}")
     return None
 
 
@@ -115,12 +115,12 @@ class _ClientError(Exception):
     """What the client said last."""
 
 
-def _send(mirror: "Mirror", found: Destination) -> None:
+def _send(mirror: "Mirror", target: Destination) -> None:
     with tempfile.TemporaryDirectory(prefix="mhim-mlflow-") as folder:
         document = _write(mirror, Path(folder)) | {
-            "uri": found.uri,
+            "uri": target.uri,
             "experiment": os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT,
-            "artifacts": found.artifacts,
+            "artifacts": target.artifacts,
         }
         Path(folder, "mirror.json").write_bytes(canonical_json(document))
         ended = subprocess.run(
@@ -160,8 +160,8 @@ def _write(mirror: "Mirror", folder: Path) -> dict[str, Any]:
             )
         runs.append({"key": run.key, "name": run.name, "parent": run.parent, "tags": run.tags, "parts": parts})
     models = [dataclasses.asdict(model) for model in mirror.models]
-    found: dict[str, Any] = json.loads(canonical_json({"runs": runs, "models": models}))
-    return found
+    document: dict[str, Any] = json.loads(canonical_json({"runs": runs, "models": models}))
+    return document
 
 
 def _warn(message: str) -> None:

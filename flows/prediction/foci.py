@@ -44,23 +44,23 @@ class _Looked(NamedTuple):
     rows: Mapping[str, FociRow]
 
 
-def judge_foci(given: Run, truth: bytes, out: Storage) -> FociResult:
+def judge_foci(run: Run, truth: bytes, out: Storage) -> FociResult:
     """Write foci.json, foci.html and foci.jpg into `out`, unless they are there, of the same models and foci.
 
     The run is of one fold and seed, and its test slides are painted ones. Raises InputError where it is not finished.
     """
-    [fits] = results_of(given)
+    [fits] = results_of(run)
     digest = fingerprint({"models": model_digests([fits]), "truth": sha256(truth), "schema": _SCHEMA})
     present = _read(out)
     if present is not None and present["of"] == digest:
         return FociResult(present["summary"], False)
     from mhim_core.report.foci import FociPage, render_foci
 
-    looked = list(_look(given, read_truth(truth)))
-    summary = json.loads(canonical_json(summarise_foci([row for one in looked for row in one.rows.values()])))
+    looked = list(_look(run, read_truth(truth)))
+    summary = json.loads(canonical_json(summarise_foci([row for view in looked for row in view.rows.values()])))
     titles = {name: TITLES[name] for name in TITLES if name in summary["models"]}
-    panels = [_panel(given, one, titles) for one in _drawn(looked)]
-    num_train = sum(len(split.train) for split in given.splits)
+    panels = [_panel(run, view, titles) for view in _drawn(looked)]
+    num_train = sum(len(split.train) for split in run.splits)
     out.put(PAGE, render_foci(FociPage(summary, titles, num_train, panels)).encode())
     if panels:
         out.put(PICTURE, panels[0].picture)
@@ -72,13 +72,16 @@ def foci_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     """What the demo prints: the AUROCs, the Dice and the shares of the ten top tiles, a line a model."""
     num, possible = summary["num"], summary["possible"]
     yield (
-        f"test slides: {num['quiet']} with quiet foci alone, {num['loud']} with loud ones alone, {num['none']} without "
+        f"test slides: {num['quiet']} with quiet foci only, {num['loud']} with loud ones only, {num['none']} without "
         f"tumour; of the ten top tiles at most {_number(possible['quiet'])} and {_number(possible['loud'])} inside"
     )
     yield _columns("", ["AUROC all", "quiet", "loud", "Dice quiet", "loud", "top ten quiet", "loud"])
     for name in (name for name in TITLES if name in summary["models"]):
-        one = summary["models"][name]
-        shown = [one["auroc"]["all"], *(one[figure][kind] for figure in ("auroc", "dice", "top_ten") for kind in SHOWN)]
+        figures = summary["models"][name]
+        shown = [
+            figures["auroc"]["all"],
+            *(figures[figure][kind] for figure in ("auroc", "dice", "top_ten") for kind in SHOWN),
+        ]
         yield _columns(TITLES[name], [_number(value) for value in shown])
 
 
@@ -86,20 +89,20 @@ def _columns(title: str, values: Sequence[str]) -> str:
     return f"{title:<13}" + "".join(f"{value:>{width}}" for value, width in zip(values, _WIDTHS, strict=True))
 
 
-def _look(given: Run, truth: Mapping[str, SlideTruth]) -> Iterator[_Looked]:
+def _look(run: Run, truth: Mapping[str, SlideTruth]) -> Iterator[_Looked]:
     from mhim_core.train.inference import predict_tables
 
-    [fits], [split] = results_of(given), given.splits
-    source, voters = given.bag_source(), load_fold(given, fits).voters
-    for bag in bags_in(given.bags, split.test):
+    [fits], [split] = results_of(run), run.splits
+    source, voters = run.bag_source(), load_fold(run, fits).voters
+    for bag in bags_in(run.bags, split.test):
         [table] = source.read_tables(bag.bag_id)
         known = truth[table.slide_id]
         share_N = focus_shares(known.foci, table.coords_l0_px, tuple(table.metadata["tile_size_l0_px"]))
         attention, rows = {}, {}
         for name in (name for name in TITLES if name in voters):
-            found = predict_tables([table], [voters[name]])
-            [attention[name]] = found.attention
-            normal, tumour = found.logits_MC[0]
+            prediction = predict_tables([table], [voters[name]])
+            [attention[name]] = prediction.attention
+            normal, tumour = prediction.logits_MC[0]
             rows[name] = FociRow(
                 name,
                 table.slide_id,
@@ -114,27 +117,27 @@ def _look(given: Run, truth: Mapping[str, SlideTruth]) -> Iterator[_Looked]:
 
 def _drawn(looked: list[_Looked]) -> Iterator[_Looked]:
     for kind in SHOWN:
-        yield from [one for one in looked if one.truth.shows is kind][: _NUM_DRAWN[kind]]
+        yield from [view for view in looked if view.truth.shows is kind][: _NUM_DRAWN[kind]]
 
 
-def _panel(given: Run, one: _Looked, titles: Mapping[str, str]) -> "FociPanel":
+def _panel(run: Run, view: _Looked, titles: Mapping[str, str]) -> "FociPanel":
     from mhim_core.report.foci import FociPanel, draw_foci
 
-    facts = one.table.metadata
-    uri = next(slide.uri for slide in given.slides if slide.slide_id == one.table.slide_id)
+    facts = view.table.metadata
+    uri = next(slide.uri for slide in run.slides if slide.slide_id == view.table.slide_id)
     picture = draw_foci(
         Path(uri),
-        one.truth.foci,
-        one.table.coords_l0_px,
+        view.truth.foci,
+        view.table.coords_l0_px,
         tuple(facts["tile_size_l0_px"]),
         MppUsed(facts["mpp"][0], facts["mpp"][1], "features"),
-        [one.attention[name] for name in titles],
+        [view.attention[name] for name in titles],
     )
     said = {
-        title: f"Dice {_number(one.rows[name].dice)}, {_number(one.rows[name].top_ten)} of the ten top tiles inside"
+        title: f"Dice {_number(view.rows[name].dice)}, {_number(view.rows[name].top_ten)} of the ten top tiles inside"
         for name, title in titles.items()
     }
-    return FociPanel(one.table.slide_id, one.truth.shows, len(one.table.features), said, picture)
+    return FociPanel(view.table.slide_id, view.truth.shows, len(view.table.features), said, picture)
 
 
 def _number(value: float | None) -> str:
@@ -143,7 +146,7 @@ def _number(value: float | None) -> str:
 
 def _read(out: Storage) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(out.get(SUMMARY))
+        summary: dict[str, Any] = json.loads(out.get(SUMMARY))
     except NotFoundError:
         return None
-    return found
+    return summary

@@ -28,7 +28,7 @@ class PackagedModel(NamedTuple):
 
 
 def package_run(
-    given: Run,
+    run: Run,
     *,
     fits: Sequence[FoldFits] | None = None,
     created_by: str = "mhim model register",
@@ -41,17 +41,17 @@ def package_run(
     `estimate`, `holdout`: figures for the card, plain JSON; without an estimate the run's own evaluation counts, where
     there is one. Raises InputError where a fit is not finished, IntegrityError where a file is damaged.
     """
-    chosen = results_of(given) if fits is None else list(fits)
+    chosen = results_of(run) if fits is None else list(fits)
     if not chosen:
-        raise InputError(f"{given.storage.uri}: a model needs at least one fit of the run")
-    card = run_card(given, chosen, created_by=created_by, estimate=estimate, holdout=holdout)
-    stage = model_names(given)[0]
-    files = {member_file(one): read_model(given.storage, one.results[stage]) for one in chosen}
+        raise InputError(f"{run.storage.uri}: a model needs at least one fit of the run")
+    card = run_card(run, chosen, created_by=created_by, estimate=estimate, holdout=holdout)
+    stage = model_names(run)[0]
+    files = {member_file(fold_fits): read_model(run.storage, fold_fits.results[stage]) for fold_fits in chosen}
     return PackagedModel(card, files)
 
 
 def run_card(
-    given: Run,
+    run: Run,
     fits: Sequence[FoldFits],
     *,
     created_by: str = "",
@@ -59,37 +59,37 @@ def run_card(
     holdout: Mapping[str, Any] | None = None,
 ) -> RegistryCard:
     """The card that these fits have as one model. Cost: one pass over their validation bags."""
-    source = given.bag_source()
+    source = run.bag_source()
     return RegistryCard(
-        task=given.task,
-        unit=str(given.identity["target"]["bags"]),
-        members=tuple(_member(given, one, source) for one in fits),
-        encoder=given.record["encoder"],
-        encoder_identity=given.feature_set.encoder_identity,
-        tiling=given.record["tiling"],
-        recipe={key: given.identity[key] for key in _RECIPE if key in given.identity},
-        trained_on=trained_on(given, {one.fold for one in fits}),
-        estimate=dict(estimate_of(given) if estimate is None else estimate),
+        task=run.task,
+        unit=str(run.identity["target"]["bags"]),
+        members=tuple(_member(run, fold_fits, source) for fold_fits in fits),
+        encoder=run.record["encoder"],
+        encoder_identity=run.feature_set.encoder_identity,
+        tiling=run.record["tiling"],
+        recipe={key: run.identity[key] for key in _RECIPE if key in run.identity},
+        trained_on=trained_on(run, {fold_fits.fold for fold_fits in fits}),
+        estimate=dict(estimate_of(run) if estimate is None else estimate),
         holdout=dict(holdout or {}),
         versions=versions(),
         created_by=created_by,
         intended_use=INTENDED_USE,
-        started_from=given.record.get("started_from", ""),
+        started_from=run.record.get("started_from", ""),
     )
 
 
-def trained_on(given: Run, folds: set[int]) -> TrainedOn:
+def trained_on(run: Run, folds: set[int]) -> TrainedOn:
     """Whom the models of these folds learned from, or were chosen by, and whom the model did that they started from."""
-    entries, rows = given.manifest.entries, {row.slide_id: row for row in given.slides}
-    used = [slide_id for split in given.splits if split.fold in folds for slide_id in (*split.train, *split.validation)]
+    entries, rows = run.manifest.entries, {row.slide_id: row for row in run.slides}
+    used = [slide_id for split in run.splits if split.fold in folds for slide_id in (*split.train, *split.validation)]
     return TrainedOn.of(
-        cohort=given.identity["cohort"],
-        feature_set=given.identity["feature_set"],
-        manifest_version=given.record["manifest"]["version"],
-        manifest_sha256=given.record["manifest"]["sha256"],
+        cohort=run.identity["cohort"],
+        feature_set=run.identity["feature_set"],
+        manifest_version=run.record["manifest"]["version"],
+        manifest_sha256=run.record["manifest"]["sha256"],
         patients=[rows[slide_id].patient_id for slide_id in used],
         sources=[entries[slide_id].source for slide_id in used],
-        before=known_before(given),
+        before=known_before(run),
     )
 
 
@@ -98,16 +98,16 @@ def member_file(fits: FoldFits) -> str:
     return f"members/seed-{fits.seed}-fold-{fits.fold}.safetensors"
 
 
-def _member(given: Run, fits: FoldFits, source: "PatientBags") -> Member:
+def _member(run: Run, fits: FoldFits, source: "PatientBags") -> Member:
     from mhim_core.train.inference import predict_tables
 
-    stage = model_names(given)[0]
+    stage = model_names(run)[0]
     result = fits.results[stage]
-    voter = load_fold(given, fits).voters[stage]
+    voter = load_fold(run, fits).voters[stage]
     temperature, threshold = Temperature(None), Threshold(None)
-    if given.classes:
-        split = next(split for split in given.splits if split.fold == fits.fold)
-        bags = bags_in(given.bags, split.validation)
+    if run.classes:
+        split = next(split for split in run.splits if split.fold == fits.fold)
+        bags = bags_in(run.bags, split.validation)
         logits = [predict_tables(source.read_tables(bag.bag_id), [voter]).logits_MC[0].tolist() for bag in bags]
         truth = [bag.target.class_index for bag in bags if isinstance(bag.target, ClassTarget)]
         temperature, threshold = choose(truth, logits)
@@ -130,9 +130,9 @@ def _validation(result: FitResult) -> dict[str, Any]:
     return {"metric": result.metric_name, "value": result.metric, "loss": result.validation_loss}
 
 
-def estimate_of(given: Run) -> dict[str, Any]:
+def estimate_of(run: Run) -> dict[str, Any]:
     """The reported model's pooled figures on the folds' test bags, for a card; empty where the run is not evaluated."""
-    metrics = read_metrics(given)
+    metrics = read_metrics(run)
     if metrics is None:
         return {}
     model = metrics["models"][metrics["reported"]]

@@ -38,7 +38,7 @@ Rows = Sequence[dict[str, Any]]
 
 
 def prediction_page(
-    given: Predictor,
+    predictor: Predictor,
     rows: Rows,
     panels: Sequence[SlidePanel],
     cohort: CohortInput,
@@ -49,15 +49,15 @@ def prediction_page(
     from mhim_core.report.page import render_report
 
     members, metrics = cohort.cohort.rows, external.metrics
-    unit, num_models = given.unit.value, len(given.fits)
+    unit, num_models = predictor.unit.value, len(predictor.fits)
     models = f"{num_models} models" if num_models > 1 else "one model"
-    of_what = f" ({given.num_folds} folds, {given.num_seeds} seeds)" if given.num_seeds > 1 else ""
+    of_what = f" ({predictor.num_folds} folds, {predictor.num_seeds} seeds)" if predictor.num_seeds > 1 else ""
     by = f"{'the mean of ' if num_models > 1 else ''}{models}{of_what}"
-    whose = "" if "run" in given.origin else f" of {given.words}"
+    whose = "" if "run" in predictor.origin else f" of {predictor.words}"
     data = ReportData(
         title=f"Predictions for {cohort.cohort.name}",
-        task=f"{what_is_predicted(given.task, unit)}, by {by}{whose}.",
-        kind=given.task.kind,
+        task=f"{what_is_predicted(predictor.task, unit)}, by {by}{whose}.",
+        kind=predictor.task.kind,
         unit=unit,
         cohort=CohortSummary(
             name=cohort.cohort.name,
@@ -70,57 +70,59 @@ def prediction_page(
             failures=tuple(FailedSlide(row.slide_id, str(row.reason), row.message) for row in outcome.failed),
             empty=tuple(row.slide_id for row in outcome.empty),
         ),
-        classes=given.classes,
-        protocol="" if metrics is None else _protocol(given, metrics),
-        models=() if metrics is None else (_model_result(given, metrics),),
-        sites=() if metrics is None else _sites(given, metrics),
-        predictions=tuple(as_prediction(given, row) for row in rows),
+        classes=predictor.classes,
+        protocol="" if metrics is None else _protocol(predictor, metrics),
+        models=() if metrics is None else (_model_result(predictor, metrics),),
+        sites=() if metrics is None else _sites(predictor, metrics),
+        predictions=tuple(as_prediction(predictor, row) for row in rows),
         averaged=models if num_models > 1 else "",
         panels=tuple(panels),
-        encoder=given.encoder,
-        tiling=given.tiling,
-        provenance={**given.origin, "weights sha256": given.digests, "versions": versions()},
+        encoder=predictor.encoder,
+        tiling=predictor.tiling,
+        provenance={**predictor.origin, "weights sha256": predictor.digests, "versions": versions()},
         notes=tuple(external.notes),
     )
     return render_report(data)
 
 
-def _model_result(given: Predictor, metrics: dict[str, Any]) -> ModelResult:
+def _model_result(predictor: Predictor, metrics: dict[str, Any]) -> ModelResult:
     parts = metrics.get("calibration")
     return ModelResult(
-        name=given.reported,
+        name=predictor.reported,
         estimates=estimates_of(metrics["estimates"]),
         is_reported=True,
         calibration=Calibration(estimates_of(parts["before"]), estimates_of(parts["after"])) if parts else None,
-        decisions=_decisions(given, metrics),
+        decisions=_decisions(predictor, metrics),
     )
 
 
-def _sites(given: Predictor, metrics: dict[str, Any]) -> tuple[SiteResult, ...]:
+def _sites(predictor: Predictor, metrics: dict[str, Any]) -> tuple[SiteResult, ...]:
     return tuple(
-        SiteResult(name, one["num_bags"], one["num_patients"], estimates_of(one["estimates"]), _decisions(given, one))
-        for name, one in metrics.get("sites", {}).items()
+        SiteResult(
+            name, site["num_bags"], site["num_patients"], estimates_of(site["estimates"]), _decisions(predictor, site)
+        )
+        for name, site in metrics.get("sites", {}).items()
     )
 
 
-def _decisions(given: Predictor, metrics: dict[str, Any]) -> dict[str, Estimate]:
+def _decisions(predictor: Predictor, metrics: dict[str, Any]) -> dict[str, Estimate]:
     """Of two classes; of more the highest probability decides, as in the estimates."""
-    return estimates_of(metrics["thresholded"]) if len(given.classes) == 2 else {}
+    return estimates_of(metrics["thresholded"]) if len(predictor.classes) == 2 else {}
 
 
 def draw_panels(
-    given: Predictor, rows: Rows, bags: "PatientBags", cohort: CohortInput, out: Storage, num: int, top_tiles: int
+    predictor: Predictor, rows: Rows, bags: "PatientBags", cohort: CohortInput, out: Storage, num: int, top_tiles: int
 ) -> list[SlidePanel]:
     """Heat maps of the mean attention, at most `num` slides; the surest predictions (or the highest) first."""
     from itertools import islice
 
-    predictions = [as_prediction(given, row) for row in rows]
-    ordered = sorted(predictions, key=lambda one: (-_sureness(one), one.bag_id))
-    return list(islice(_panels(given, ordered, bags, cohort, out, top_tiles), num))
+    predictions = [as_prediction(predictor, row) for row in rows]
+    ordered = sorted(predictions, key=lambda prediction: (-_sureness(prediction), prediction.bag_id))
+    return list(islice(_panels(predictor, ordered, bags, cohort, out, top_tiles), num))
 
 
 def _panels(
-    given: Predictor,
+    predictor: Predictor,
     ordered: Sequence[Prediction],
     bags: "PatientBags",
     cohort: CohortInput,
@@ -130,34 +132,36 @@ def _panels(
     from flows.prediction.panels import slide_panel
 
     uris = {str(row.slide_id): row.uri for row in cohort.cohort.rows}
-    for one in ordered:
-        for table in bags.read_tables(BagId(one.bag_id)):
+    for prediction in ordered:
+        for table in bags.read_tables(BagId(prediction.bag_id)):
             attention = out.get(f"attention/{table.slide_id}.parquet")
-            caption = f"patient {one.patient_id}"
-            yield slide_panel(one, uris[table.slide_id], table, attention, given.tile_spec(), top_tiles, caption)
+            caption = f"patient {prediction.patient_id}"
+            yield slide_panel(
+                prediction, uris[table.slide_id], table, attention, predictor.tile_spec(), top_tiles, caption
+            )
 
 
-def as_prediction(given: Predictor, row: dict[str, Any]) -> Prediction:
+def as_prediction(predictor: Predictor, row: dict[str, Any]) -> Prediction:
     """A row of predictions.csv as the page knows it."""
     return Prediction(
         bag_id=str(row.get("slide_id") or row["patient_id"]),
         patient_id=row["patient_id"],
-        output=_output(given, row),
+        output=_output(predictor, row),
         site=row.get("site"),
         num_slides=row.get("num_slides", 1),
     )
 
 
-def _output(given: Predictor, row: dict[str, Any]) -> ClassOutput | RiskOutput | NumberOutput:
+def _output(predictor: Predictor, row: dict[str, Any]) -> ClassOutput | RiskOutput | NumberOutput:
     several = row["num_models"] > 1
-    if given.task.kind is TaskKind.survival:
+    if predictor.task.kind is TaskKind.survival:
         return RiskOutput(row["time"], row["event"], row["risk"], row["risk_spread"] if several else None)
-    if given.task.kind is TaskKind.regression:
+    if predictor.task.kind is TaskKind.regression:
         truth = None if row["label"] is None else number_of(row["label"])
         return NumberOutput(truth, row["prediction"], row["prediction_spread"] if several else None)
-    probabilities = class_values(row, "probability", given.task)
-    spread = class_values(row, "spread", given.task) if several else ()
-    calibrated = class_values(row, "calibrated", given.task)
+    probabilities = class_values(row, "probability", predictor.task)
+    spread = class_values(row, "spread", predictor.task) if several else ()
+    calibrated = class_values(row, "calibrated", predictor.task)
     return ClassOutput(row["label"], row["predicted"], probabilities, spread, calibrated, row.get("decision"))
 
 
@@ -166,11 +170,11 @@ def _sureness(prediction: Prediction) -> float:
     return max(output.probabilities) if isinstance(output, ClassOutput) else height(prediction)
 
 
-def _protocol(given: Predictor, metrics: dict[str, Any]) -> str:
-    is_survival = given.task.kind is TaskKind.survival
+def _protocol(predictor: Predictor, metrics: dict[str, Any]) -> str:
+    is_survival = predictor.task.kind is TaskKind.survival
     known, used = ("times and events", "Times and events") if is_survival else ("labels", "Labels")
-    whom = ", of patients that no model has seen" if given.by_slide else " that no model has seen"
+    whom = ", of patients that no model has seen" if predictor.by_slide else " that no model has seen"
     return (
-        f"On the {metrics['num_bags']} {given.unit.value}s with {known}{whom}, by the mean prediction. {used} were "
+        f"On the {metrics['num_bags']} {predictor.unit.value}s with {known}{whom}, by the mean prediction. {used} were "
         "used for these figures and for nothing else."
     )

@@ -24,26 +24,26 @@ def slide_panel(
 
     `prediction`: of the slide, or of its patient; the attention is then the slide's part of the patient's.
     """
-    found = decode_attention(attention)
-    pictures = _draw(uri, table, found, spec, num_top_tiles)
+    decoded = decode_attention(attention)
+    pictures = _draw(uri, table, decoded, spec, num_top_tiles)
     return SlidePanel(
         slide_id=table.slide_id,
         overview=pictures.overview,
         heatmap=pictures.heatmap,
         top_tiles=pictures.top_tiles,
         prediction=prediction,
-        attention_share=float(found.attention.sum(dtype="float64")) if prediction.num_slides > 1 else None,
+        attention_share=float(decoded.attention.sum(dtype="float64")) if prediction.num_slides > 1 else None,
         num_tiles=len(table.features),
         caption=caption,
     )
 
 
-def _draw(uri: str, table: FeatureTable, found: AttentionTable, spec: TileSpec, num_top_tiles: int) -> SlidePictures:
+def _draw(uri: str, table: FeatureTable, decoded: AttentionTable, spec: TileSpec, num_top_tiles: int) -> SlidePictures:
     """Where the slide's file is gone or broken by now, the heat map lies on white."""
     facts = table.metadata
     slide = AttendedSlide(
-        found.coords_l0_px,
-        found.attention,
+        decoded.coords_l0_px,
+        decoded.attention,
         (facts["tile_size_l0_px"][0], facts["tile_size_l0_px"][1]),
         (facts["width_l0_px"], facts["height_l0_px"]),
         MppUsed(facts["mpp"][0], facts["mpp"][1], "features"),

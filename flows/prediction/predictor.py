@@ -104,8 +104,8 @@ class Predictor:
         stored = EncoderCard.from_dict(self.encoder)
         device = "cuda" if stored.runtime == "torch-cuda" else "cpu"
         here = encoder_card(stored.id, weights=weights, revision=stored.revision or None, device=device)
-        made, found = stored.identity(), here.identity()
-        if wrong := sorted(key for key in {*made, *found} if made.get(key) != found.get(key)):
+        made, present = stored.identity(), here.identity()
+        if wrong := sorted(key for key in {*made, *present} if made.get(key) != present.get(key)):
             raise EncoderError(
                 f"{self.words} was trained on features of {stored.id} with another {', '.join(wrong)} than is found "
                 "here; give the same weights with encoder_weights="
@@ -113,25 +113,25 @@ class Predictor:
         return stored
 
 
-def predictor_of_run(given: Run) -> Predictor:
+def predictor_of_run(run: Run) -> Predictor:
     """All fold models of a finished run. Raises InputError where it is not finished."""
-    fits, stage = results_of(given), str(given.method)
-    results = {member_file(one): one.results[stage] for one in fits}
-    trained = {slide_id for split in given.splits for slide_id in split.train}
+    fits, stage = results_of(run), str(run.method)
+    results = {member_file(fold_fits): fold_fits.results[stage] for fold_fits in fits}
+    trained = {slide_id for split in run.splits for slide_id in split.train}
     return Predictor(
-        origin={"run": given.record["fingerprint"]},
+        origin={"run": run.record["fingerprint"]},
         words="the run",
-        task=given.task,
-        unit=BagUnit(given.identity["target"]["bags"]),
-        encoder=given.record["encoder"],
-        tiling=given.record["tiling"],
+        task=run.task,
+        unit=BagUnit(run.identity["target"]["bags"]),
+        encoder=run.record["encoder"],
+        tiling=run.record["tiling"],
         digests=tuple(result.model_sha256 for result in results.values()),
-        fits=tuple((one.seed, one.fold) for one in fits),
+        fits=tuple((fold_fits.seed, fold_fits.fold) for fold_fits in fits),
         reported=stage,
-        store_uri=given.store_place.uri if given.store_place.is_own else "",
-        make_card=lambda: run_card(given, fits),
-        read_file=lambda file: read_model(given.storage, results[file]),
-        train_targets=tuple(bag.target for bag in bags_in(given.bags, trained)),
+        store_uri=run.store_place.uri if run.store_place.is_own else "",
+        make_card=lambda: run_card(run, fits),
+        read_file=lambda file: read_model(run.storage, results[file]),
+        train_targets=tuple(bag.target for bag in bags_in(run.bags, trained)),
     )
 
 

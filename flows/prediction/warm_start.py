@@ -46,14 +46,14 @@ def find_start(config: TrainConfig, seeds: Sequence[int]) -> Start:
     Raises ConfigError where it has no model of a seed, or one a fold; InputError where there is none or it is not
     finished.
     """
-    found = _of_registry(config) if is_reference(config.warm_start) else _of_run(config.warm_start, config.store)
-    if missing := sorted(set(seeds) - found.digests.keys()):
+    start = _of_registry(config) if is_reference(config.warm_start) else _of_run(config.warm_start, config.store)
+    if missing := sorted(set(seeds) - start.digests.keys()):
         raise ConfigError(f"warm_start={config.warm_start} has no model of the seeds {', '.join(map(str, missing))}")
-    return found._replace(digests={seed: found.digests[seed] for seed in seeds})
+    return start._replace(digests={seed: start.digests[seed] for seed in seeds})
 
 
 def check_start(start: Start, config: TrainConfig, task: Task, features: FeatureSet) -> None:
-    """Raises ConfigError, before the run is founded, where the model is of other features, another task or options."""
+    """Raises ConfigError, before the run is created, where the model is of other features, another task or options."""
     provenance = {"feature_set": features.fingerprint, "encoder": features.encoder_fingerprint}
     for seed in start.digests:
         wrong = initial_differences(load_card(start.read(seed)), features.dim, task, config.model, provenance)
@@ -61,24 +61,24 @@ def check_start(start: Start, config: TrainConfig, task: Task, features: Feature
             raise ConfigError(f"warm_start={config.warm_start} does not match what is trained; {'; '.join(wrong)}")
 
 
-def take_start(given: Run, config: TrainConfig) -> None:
+def take_start(run: Run, config: TrainConfig) -> None:
     """Copy the models and whom they know into the run, so that it stands on its own; what it has is left alone.
 
-    Raises ConfigError where the model is no longer the one that the run was founded with.
+    Raises ConfigError where the model is no longer the one that the run was created with.
     """
-    pinned = given.identity["warm_start"]
+    pinned = run.identity["warm_start"]
     wanted = {initial_key(digest) for digest in pinned["models"].values()} | {known_key(pinned["trained_on"])}
-    if wanted <= {entry.key for entry in given.storage.list("initial")}:
+    if wanted <= {entry.key for entry in run.storage.list("initial")}:
         return
-    start = find_start(config, given.seeds)
+    start = find_start(config, run.seeds)
     if start.identity() != pinned:
         raise ConfigError(
-            f"warm_start={config.warm_start} is {start.origin} now, and the run was founded with "
-            f"{given.record['started_from']}; name that one, or choose another out="
+            f"warm_start={config.warm_start} is {start.origin} now, and the run was created with "
+            f"{run.record['started_from']}; name that one, or choose another out="
         )
     for seed, digest in start.digests.items():
-        given.storage.put_if_absent(initial_key(digest), start.read(seed))
-    given.storage.put_if_absent(known_key(pinned["trained_on"]), canonical_json(start.trained_on))
+        run.storage.put_if_absent(initial_key(digest), start.read(seed))
+    run.storage.put_if_absent(known_key(pinned["trained_on"]), canonical_json(start.trained_on))
 
 
 def _of_registry(config: TrainConfig) -> Start:
@@ -98,10 +98,10 @@ def _of_registry(config: TrainConfig) -> Start:
 def _of_run(uri: str, store: str) -> Start:
     other = read_run(uri, spare_store=store)
     fits = results_of(other)
-    results = {one.seed: one.results[other.method] for one in fits}
+    results = {fold_fits.seed: fold_fits.results[other.method] for fold_fits in fits}
     _check_one_a_seed(uri, len(fits), len(results))
     digests = {seed: result.model_sha256 for seed, result in results.items()}
-    known = trained_on(other, {one.fold for one in fits})
+    known = trained_on(other, {fold_fits.fold for fold_fits in fits})
     return Start(other.record["fingerprint"], digests, known, lambda seed: read_model(other.storage, results[seed]))
 
 

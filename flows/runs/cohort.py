@@ -143,8 +143,8 @@ def slide_identity(task: SlideTask) -> SourceIdentity | None:
 def _hints(rows: Iterable[CohortRow]) -> dict[str, SourceHint]:
     uris = sorted({row.uri for row in rows if row.uri})
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        found = zip(uris, pool.map(_maybe_hint, uris), strict=True)
-        return {uri: hint for uri, hint in found if hint is not None}
+        hints = zip(uris, pool.map(_maybe_hint, uris), strict=True)
+        return {uri: hint for uri, hint in hints if hint is not None}
 
 
 def _maybe_hint(uri: str) -> SourceHint | None:

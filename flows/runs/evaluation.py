@@ -23,41 +23,39 @@ TABLES = (PREDICTIONS_KEY, PREDICTIONS_CSV, VALIDATION_KEY)
 DEFAULT_REPLICATES = 2000
 
 
-def ensure_evaluated(given: Run, replicates: int | None = None) -> dict[str, Any]:
+def ensure_evaluated(run: Run, replicates: int | None = None) -> dict[str, Any]:
     """The run's metrics, computed where they or a table beside them are missing, or are of other models, of another
     version or (where given) of other replicates. Raises InputError where the run holds nobody out."""
-    return evaluated(given, replicates).metrics
+    return evaluated(run, replicates).metrics
 
 
-def read_metrics(given: Run) -> dict[str, Any] | None:
+def read_metrics(run: Run) -> dict[str, Any] | None:
     """The run's evaluation, or None if there is none that this version can read."""
     try:
-        found: dict[str, Any] = json.loads(given.storage.get(METRICS_KEY))
+        metrics: dict[str, Any] = json.loads(run.storage.get(METRICS_KEY))
     except NotFoundError:
         return None
-    return found if found.get("schema") == SCHEMA else None
+    return metrics if metrics.get("schema") == SCHEMA else None
 
 
-def train_targets(given: Run) -> TrainTargets:
+def train_targets(run: Run) -> TrainTargets:
     """The targets of each fold's training bags, from which Uno's C takes the censoring."""
-    return {split.fold: [bag.target for bag in bags_in(given.bags, split.train)] for split in given.splits}
+    return {split.fold: [bag.target for bag in bags_in(run.bags, split.train)] for split in run.splits}
 
 
-def read_held_out(given: Run, key: str = PREDICTIONS_KEY) -> list[HeldOut]:
+def read_held_out(run: Run, key: str = PREDICTIONS_KEY) -> list[HeldOut]:
     """The held-out rows of an evaluated run (VALIDATION_KEY: those of its validation). Raises InputError if it is not
     evaluated."""
     try:
-        data = given.storage.get(key)
+        data = run.storage.get(key)
     except NotFoundError:
-        raise InputError(
-            f"{given.storage.uri} is not evaluated yet; run mhim evaluate run={given.storage.uri}"
-        ) from None
-    return decode_held_out(data, given.task, bag_unit(given), given.storage.locate(key))
+        raise InputError(f"{run.storage.uri} is not evaluated yet; run mhim evaluate run={run.storage.uri}") from None
+    return decode_held_out(data, run.task, bag_unit(run), run.storage.locate(key))
 
 
-def bag_unit(given: Run) -> BagUnit:
+def bag_unit(run: Run) -> BagUnit:
     """What a bag of the run is."""
-    return BagUnit(given.identity["target"]["bags"])
+    return BagUnit(run.identity["target"]["bags"])
 
 
 def attention_key(slide_id: str) -> str:
@@ -65,9 +63,9 @@ def attention_key(slide_id: str) -> str:
     return f"{FOLDER}/attention/{slide_id}.parquet"
 
 
-def attention_folds(given: Run) -> dict[str, int]:
+def attention_folds(run: Run) -> dict[str, int]:
     """The fold whose attention is kept, by held-out slide: the first that holds it out."""
-    held_out = {split.fold: bags_in(given.bags, split.test) for split in reversed(given.splits)}
+    held_out = {split.fold: bags_in(run.bags, split.test) for split in reversed(run.splits)}
     return {slide_id: fold for fold, bags in held_out.items() for bag in bags for slide_id in bag.slide_ids}
 
 
@@ -76,57 +74,57 @@ class Evaluated(NamedTuple):
     recomputed: bool
 
 
-def evaluated(given: Run, replicates: int | None) -> Evaluated:
-    if not any(split.test for split in given.splits):
+def evaluated(run: Run, replicates: int | None) -> Evaluated:
+    if not any(split.test for split in run.splits):
         raise InputError(
-            f"{given.storage.uri} holds no slide out (scheme=final trains on every patient), so there is nothing to "
+            f"{run.storage.uri} holds no slide out (scheme=final trains on every patient), so there is nothing to "
             "evaluate; mhim predict judges its models on new slides"
         )
-    fits = results_of(given)
+    fits = results_of(run)
     digest = fingerprint(model_digests(fits))
-    present = read_metrics(given)
+    present = read_metrics(run)
     if present is not None and present["of"] == digest and replicates in (None, present["replicates"]):
-        there = {entry.key for entry in given.storage.list(FOLDER)}
-        if there.issuperset([*TABLES, *map(attention_key, attention_folds(given))]):
+        there = {entry.key for entry in run.storage.list(FOLDER)}
+        if there.issuperset([*TABLES, *map(attention_key, attention_folds(run))]):
             return Evaluated(present, False)
     test_rows: list[HeldOut] = []
     validation_rows: list[HeldOut] = []
-    for one in fits:
-        _predict_fold(given, one, test_rows, validation_rows)
+    for fold_fits in fits:
+        _predict_fold(run, fold_fits, test_rows, validation_rows)
     metrics = summarise(
         test_rows,
         validation_rows,
-        given.task,
-        train_targets=train_targets(given),
+        run.task,
+        train_targets=train_targets(run),
         replicates=DEFAULT_REPLICATES if replicates is None else replicates,
     )
-    metrics |= {"of": digest, "reported": model_names(given)[0]}
-    models, unit = model_names(given), bag_unit(given)
+    metrics |= {"of": digest, "reported": model_names(run)[0]}
+    models, unit = model_names(run), bag_unit(run)
     table = ordered(test_rows, models)
-    given.storage.put(PREDICTIONS_KEY, encode_held_out(table, given.task, unit))
-    given.storage.put(PREDICTIONS_CSV, write_csv([held_out_line(row, given.task, unit) for row in table]))
-    given.storage.put(VALIDATION_KEY, encode_held_out(ordered(validation_rows, models), given.task, unit))
-    given.storage.put(METRICS_KEY, canonical_json(metrics))  # last: it says that the rest is there
+    run.storage.put(PREDICTIONS_KEY, encode_held_out(table, run.task, unit))
+    run.storage.put(PREDICTIONS_CSV, write_csv([held_out_line(row, run.task, unit) for row in table]))
+    run.storage.put(VALIDATION_KEY, encode_held_out(ordered(validation_rows, models), run.task, unit))
+    run.storage.put(METRICS_KEY, canonical_json(metrics))  # last: it says that the rest is there
     return Evaluated(metrics, True)
 
 
-def _predict_fold(given: Run, fits: FoldFits, test_rows: list[HeldOut], validation_rows: list[HeldOut]) -> None:
+def _predict_fold(run: Run, fits: FoldFits, test_rows: list[HeldOut], validation_rows: list[HeldOut]) -> None:
     from mhim_core.store.attention import encode_attention
     from mhim_core.train.inference import predict_tables
 
-    split = next(split for split in given.splits if split.fold == fits.fold)
-    source, keeper = given.bag_source(), attention_folds(given)
-    voters = load_fold(given, fits).voters
+    split = next(split for split in run.splits if split.fold == fits.fold)
+    source, keeper = run.bag_source(), attention_folds(run)
+    voters = load_fold(run, fits).voters
     for part, rows in ((split.test, test_rows), (split.validation, validation_rows)):
-        for bag in bags_in(given.bags, part):
+        for bag in bags_in(run.bags, part):
             tables = source.read_tables(bag.bag_id)
-            for name in model_names(given):
-                found = predict_tables(tables, [voters[name]])
-                logits = tuple(found.logits_MC[0].tolist())
+            for name in model_names(run):
+                prediction = predict_tables(tables, [voters[name]])
+                logits = tuple(prediction.logits_MC[0].tolist())
                 rows.append(
                     HeldOut(name, fits.seed, fits.fold, bag.bag_id, bag.patient_id, bag.site, bag.target, logits)
                 )
-                if part is split.test and name == model_names(given)[0] and fits.seed == given.seeds[0]:
-                    for table, attention in zip(tables, found.attention, strict=True):
+                if part is split.test and name == model_names(run)[0] and fits.seed == run.seeds[0]:
+                    for table, attention in zip(tables, prediction.attention, strict=True):
                         if keeper[table.slide_id] == fits.fold:
-                            given.storage.put(attention_key(table.slide_id), encode_attention(table, attention))
+                            run.storage.put(attention_key(table.slide_id), encode_attention(table, attention))

@@ -36,7 +36,7 @@ def model_names(run: Run) -> tuple[str, ...]:
 def results_of(run: Run) -> list[FoldFits]:
     """The finished fits of every seed and fold. Raises InputError naming the first that is missing."""
     stages = (Stage.mhim, Stage.plain) if run.method == Stage.mhim else (Stage.plain,)
-    found = []
+    folds = []
     for seed in run.seeds:
         for split in run.splits:
             fits = {}
@@ -48,8 +48,8 @@ def results_of(run: Run) -> list[FoldFits]:
                         f"{run.storage.uri}: the fit {name} is not finished; run mhim train with the same keys to go on"
                     )
                 fits[str(stage)] = result
-            found.append(FoldFits(seed, split.fold, fits))
-    return found
+            folds.append(FoldFits(seed, split.fold, fits))
+    return folds
 
 
 def load_fold(run: Run, fits: FoldFits) -> FoldModels:
@@ -70,4 +70,4 @@ def load_fold(run: Run, fits: FoldFits) -> FoldModels:
 
 def model_digests(fits: Sequence[FoldFits]) -> list[str]:
     """sha256 of every model file, in order: what an evaluation is of."""
-    return [result.model_sha256 for one in fits for result in one.results.values()]
+    return [result.model_sha256 for fold_fits in fits for result in fold_fits.results.values()]

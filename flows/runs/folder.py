@@ -128,7 +128,7 @@ def start_run(
     splits: tuple[Split, ...],
     teachers: dict[str, str] | None = None,
 ) -> Run:
-    """Open the run at its folder or found it. Who comes second with the same identity takes what the first pinned.
+    """Open the run in its folder or create it. A second command with the same identity takes what the first pinned.
 
     `teachers`: the sha256 of each stage-1 model that is taken from another run, by fit; None: the run trains its own.
 
@@ -180,7 +180,7 @@ def pinned_manifest(storage: Storage) -> Pin | None:
 
 
 def pinned_teachers(storage: Storage, teacher: str) -> dict[str, str] | None:
-    """The stage-1 models that the run in this folder took from `teacher` when it was founded; None where it did not."""
+    """The stage-1 models that the run in this folder took from `teacher` when it was created; None where it did not."""
     record = _maybe_read(storage)
     if record is None or record["config"].get("teacher") != teacher:
         return None
@@ -201,7 +201,7 @@ def read_run(uri: str, *, store: str = "", spare_store: str = "") -> Run:
 
 
 def pinned_start(storage: Storage, warm_start: str) -> dict[str, Any] | None:
-    """What the run in this folder fixed of its `warm_start` when it was founded; None where it did not."""
+    """What the run in this folder fixed of its `warm_start` when it was created; None where it did not."""
     record = _maybe_read(storage)
     if record is None or record["config"].get("warm_start") != warm_start:
         return None
@@ -209,39 +209,39 @@ def pinned_start(storage: Storage, warm_start: str) -> dict[str, Any] | None:
     return start
 
 
-def known_before(given: Run) -> TrainedOn | None:
+def known_before(run: Run) -> TrainedOn | None:
     """Whom the model knew that the run started from; None without a warm start. Raises IntegrityError."""
-    start = given.identity.get("warm_start")
+    start = run.identity.get("warm_start")
     if start is None:
         return None
     key = known_key(start["trained_on"])
     try:
-        found = read_record(TrainedOn, json.loads(given.storage.get(key)), given.storage.locate(key))
+        known = read_record(TrainedOn, json.loads(run.storage.get(key)), run.storage.locate(key))
     except (NotFoundError, ValueError) as error:
-        raise IntegrityError(f"{given.storage.locate(key)} is gone or damaged; run mhim train again") from error
-    if fingerprint(found) != start["trained_on"]:
-        raise IntegrityError(f"{given.storage.locate(key)} is not what {RUN} names")
-    return found
+        raise IntegrityError(f"{run.storage.locate(key)} is gone or damaged; run mhim train again") from error
+    if fingerprint(known) != start["trained_on"]:
+        raise IntegrityError(f"{run.storage.locate(key)} is not what {RUN} names")
+    return known
 
 
 def known_key(digest: str) -> str:
     return f"initial/known-{digest[:16]}.json"
 
 
-def run_tiling(given: Run) -> TileSpec:
+def run_tiling(run: Run) -> TileSpec:
     """The run's tile spec. Raises InputError if this version cuts tiles otherwise."""
-    return stored_spec(given.record["tiling"], "the run's slides")
+    return stored_spec(run.record["tiling"], "the run's slides")
 
 
 def versions() -> dict[str, str]:
     """Of the packages that the result depends on."""
-    found = {"python": platform.python_version()}
+    version_of = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            version_of[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return version_of
 
 
 def _maybe_read(storage: Storage) -> dict[str, Any] | None:
@@ -254,8 +254,8 @@ def _maybe_read(storage: Storage) -> dict[str, Any] | None:
     schema = record.get("schema") if isinstance(record, dict) else None
     if schema != _SCHEMA:
         raise IntegrityError(f"{storage.locate(RUN)} has schema {schema}; this mhim reads {_SCHEMA}")
-    found: dict[str, Any] = record
-    return found
+    document: dict[str, Any] = record
+    return document
 
 
 def _cohort_key(record: dict[str, Any]) -> str:
@@ -314,7 +314,7 @@ def _cohort_rows(slides: tuple[CohortRow, ...], splits: tuple[Split, ...]) -> li
             "folds": [fold for fold, _ in places.get(slide.slide_id, [])],
             "parts": [part for _, part in places.get(slide.slide_id, [])],
         }
-        for slide in sorted(slides, key=lambda one: one.slide_id)
+        for slide in sorted(slides, key=lambda row: row.slide_id)
     ]
 
 
@@ -322,7 +322,9 @@ def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
     """`epochs: 200 there, 20 here, …`, in the words of the keys that a person gave."""
     there, here = _settings(present), _settings(wanted)
     if present["identity"]["method"] != wanted["identity"]["method"]:  # a plain run has none of MHIM's keys
-        there, here = ({key: value for key, value in one.items() if key not in _MHIM} for one in (there, here))
+        there, here = (
+            {key: value for key, value in identity.items() if key not in _MHIM} for identity in (there, here)
+        )
     keys = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
     parts = [f"{key}: {there.get(key, 'none')} there, {here.get(key, 'none')} here" for key in keys[:6]]
     if len(keys) > 6:

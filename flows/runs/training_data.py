@@ -42,8 +42,8 @@ class TrainingData(NamedTuple):
 def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> TrainingData:
     """Raises InputError and its kin where the table, the store and the keys do not make a training."""
     require_patients(cohort)
-    found = infer_task(cohort.rows, config.target)
-    targets = targets_of(cohort.rows, found.task)
+    inferred = infer_task(cohort.rows, config.target)
+    targets = targets_of(cohort.rows, inferred.task)
     excluded = _excluded(cohort, manifest, targets)
     slides = tuple(row for row in cohort.rows if row.slide_id in targets and row.slide_id in manifest.bags())
     if not slides:
@@ -51,19 +51,19 @@ def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> Tr
             f"no slide of {cohort.name} is both labelled and embedded with tiles; run `mhim embed` with the same table"
         )
     _check_sources(slides, manifest)
-    notes = list(found.notes)
+    notes = list(inferred.notes)
     if any(excluded.values()):
         left_out = ", ".join(f"{number} {what}" for what, number in excluded.items())
         notes.append(f"{len(slides)} slides to train on; left out: {left_out}")
     seed, protocol = config.fit.seed, config.protocol
     if protocol.split_files:
         files, partial = load_split_files(protocol.split_files), protocol.partial_splits
-        predefined = splits_from_files(slides, files, found.task, config.splits, seed, cohort.rows, partial=partial)
-        return TrainingData(found.task, slides, predefined.splits, excluded, (*notes, *predefined.notes))
+        predefined = splits_from_files(slides, files, inferred.task, config.splits, seed, cohort.rows, partial=partial)
+        return TrainingData(inferred.task, slides, predefined.splits, excluded, (*notes, *predefined.notes))
     require_split_column(cohort, config.splits)
-    splits = make_splits(slides, found.task, config.splits, seed)
-    notes += split_notes(slides, found.task, config.splits)
-    return TrainingData(found.task, slides, splits, excluded, tuple(notes))
+    splits = make_splits(slides, inferred.task, config.splits, seed)
+    notes += split_notes(slides, inferred.task, config.splits)
+    return TrainingData(inferred.task, slides, splits, excluded, tuple(notes))
 
 
 def choose_features(config: TrainConfig) -> FeatureSet:

@@ -51,7 +51,7 @@ class Cron:
                 "and not both, as few expect; leave one of them *, or add two schedules"
             )
         numbers = [_numbers(field, text, expression) for field, text in zip(_FIELDS, fields, strict=True)]
-        minute, hour, day, month, _ = (",".join(map(str, sorted(one))) for one in numbers)
+        minute, hour, day, month, _ = (",".join(map(str, sorted(allowed))) for allowed in numbers)
         days = ",".join(dict.fromkeys(_DAYS[number % 7] for number in sorted(numbers[4])))
         self._is_hourly = fields[1].startswith("*")
         self._trigger = CronTrigger(
@@ -62,9 +62,9 @@ class Cron:
 
     def next_after(self, moment: datetime) -> datetime:
         """The first time strictly after `moment`, in UTC."""
-        found = self._next(moment)
-        assert found is not None, "the constructor saw that there always is one"
-        return found
+        moment_after = self._next(moment)
+        assert moment_after is not None, "the constructor saw that there always is one"
+        return moment_after
 
     def latest(self, after: datetime, until: datetime) -> datetime | None:
         """The last time in (after, until]: of many that were missed the one that counts. None: there is none."""
@@ -81,11 +81,11 @@ class Cron:
             moment = self._next(moment)
 
     def _next(self, moment: datetime) -> datetime | None:
-        found = cast(datetime | None, self._trigger.get_next_fire_time(None, moment + timedelta(microseconds=1)))
-        if found is not None and found.fold and not self._is_hourly:
+        moment_after = cast(datetime | None, self._trigger.get_next_fire_time(None, moment + timedelta(microseconds=1)))
+        if moment_after is not None and moment_after.fold and not self._is_hourly:
             # clocks went back: 02:30 comes a second time, and a daily time is once a day
-            return self._next(found.astimezone(UTC))
-        return None if found is None else found.astimezone(UTC)
+            return self._next(moment_after.astimezone(UTC))
+        return None if moment_after is None else moment_after.astimezone(UTC)
 
 
 def _zone(name: str) -> ZoneInfo:
@@ -97,7 +97,7 @@ def _zone(name: str) -> ZoneInfo:
 
 def _numbers(field: _Field, text: str, expression: str) -> set[int]:
     """The numbers that a field like `*/15`, `1-5` or `mon,wed` stands for."""
-    found: set[int] = set()
+    allowed: set[int] = set()
     for part in text.lower().split(","):
         match = _PART.fullmatch(part)
         if match is None or (match["step"] and match["low"] and not match["high"]):
@@ -111,8 +111,8 @@ def _numbers(field: _Field, text: str, expression: str) -> set[int]:
         step = int(match["step"] or 1)
         if step < 1 or low > high:
             raise ConfigError(f"cron={expression!r}: {field.name} {part!r} is empty")
-        found.update(range(low, high + 1, step))
-    return found
+        allowed.update(range(low, high + 1, step))
+    return allowed
 
 
 def _number(field: _Field, text: str, expression: str) -> int:

@@ -71,9 +71,9 @@ class Schedule:
             raw = json.loads(data)
             if raw.pop("schema") != SCHEMA:
                 raise IntegrityError(f"{where} has another schema than {SCHEMA}; another version of mhim wrote it")
-            found = read_record(cls, raw, where)
-            Cron(found.cron, found.timezone)
-            return found
+            schedule = read_record(cls, raw, where)
+            Cron(schedule.cron, schedule.timezone)
+            return schedule
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IntegrityError(f"{where} is no schedule: {type(error).__name__}: {error}") from error
 
@@ -148,10 +148,10 @@ class Book:
     def find(self, schedule_id: str) -> Planned:
         """Raises InputError where there is no such schedule."""
         planned = self.planned()
-        for one in planned:
-            if one.schedule.id == schedule_id:
-                return one
-        known = ", ".join(one.schedule.id for one in planned)
+        for candidate in planned:
+            if candidate.schedule.id == schedule_id:
+                return candidate
+        known = ", ".join(candidate.schedule.id for candidate in planned)
         raise InputError(
             f"{self.storage.uri} has no schedule {schedule_id!r}; " + (f"it has {known}" if known else "it has none")
         )
@@ -171,7 +171,7 @@ class Book:
                 added[match["id"]] = entry.modified_s
             else:
                 signs[match["id"]] = entry.modified_s
-        found = []
+        listed = []
         for schedule_id, added_s in sorted(added.items()):
             schedule = self._read(schedule_id, added_s)
             if schedule is None:
@@ -182,8 +182,8 @@ class Book:
             is_over = name in runs.get((schedule_id, "ended"), {})
             is_stopped = name in runs.get((schedule_id, "stopped"), {})
             sign_s = max(claims.get(name, 0.0), signs.get(schedule_id, 0.0))
-            found.append(Planned(schedule, added_s, last, is_over, is_stopped, sign_s))
-        return found
+            listed.append(Planned(schedule, added_s, last, is_over, is_stopped, sign_s))
+        return listed
 
     def claim(self, schedule: Schedule, slot: Slot, by: str) -> bool:
         """False: another service has it."""

@@ -143,7 +143,7 @@ def require_able(answers: Mapping[NodeId, NodeState], driver: NodeState, slides:
         for node, state in answers.items():
             if there and state.slides[index] is not Sight.SLIDE:
                 raise ConfigError(f"node {node}: {_absent(uri)}, though node {there[0]} sees them; {_ADVICE}")
-    if slides and all(one is Sight.NOTHING for state in answers.values() for one in state.slides):
+    if slides and all(sight is Sight.NOTHING for state in answers.values() for sight in state.slides):
         raise ConfigError(f"node {next(iter(answers))}: {_absent(slides[0])}, nor on any other node; {_ADVICE}")
 
 

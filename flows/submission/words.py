@@ -38,9 +38,9 @@ def job_words(flow: str, config: Any, words: Sequence[str], *, ship: bool) -> Jo
 
     Raises CohortError for a local table that cannot be used, ConfigError for a file that is not there.
     """
-    given = _Given(config, ship)
+    shipped = _Given(config, ship)
     keys, values = keys_of(type(config)), flat(config)
-    changed = {name: given.file(key, values[name]) for name, key in keys.items() if is_file(key, values[name])}
+    changed = {name: shipped.file(key, values[name]) for name, key in keys.items() if is_file(key, values[name])}
     places = {name: key.values(values[name]) for name, key in keys.items() if is_place(key, values[name])}
     changed |= {name: ",".join(map(_absolute, uris)) for name, uris in places.items()}
     identity = {
@@ -48,18 +48,18 @@ def job_words(flow: str, config: Any, words: Sequence[str], *, ship: bool) -> Jo
         for name, key in keys.items()
         if changes_results(key) and not key.is_neutral(values[name])
     }
-    digest = fingerprint({"flow": flow, "config": identity, "data": given.digests})[:_DIGEST_DIGITS]
+    digest = fingerprint({"flow": flow, "config": identity, "data": shipped.digests})[:_DIGEST_DIGITS]
     if "ray_address" in keys:
         changed["ray_address"] = "auto"
     # its own relative places are given anew as full ones, which win over it
     if config_file := _value_of(words, CONFIG.name):
-        changed[CONFIG.name] = given.file(CONFIG, config_file)
+        changed[CONFIG.name] = shipped.file(CONFIG, config_file)
     kept = [word for word in words if word.partition("=")[0] not in changed]
     return JobWords(
         (*kept, *(f"{key}={value}" for key, value in changed.items())),
-        given.files,
+        shipped.files,
         f"{flow}-{digest}",
-        tuple(given.notes),
+        tuple(shipped.notes),
     )
 
 

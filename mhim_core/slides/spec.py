@@ -73,17 +73,19 @@ class TileSpec:
     overlap_px: int = 0
     """Overlap of neighbouring tiles in pixels at `target_mpp`; 0 for none."""
     min_tissue: float = 0.25
-    """Least share of a tile's area that must be tissue, 0 to 1; 0 keeps every tile, background included."""
+    """Minimum share of a tile's area that must be tissue, 0 to 1; 0 keeps every tile, background included."""
     tissue: TissueMethod = field(default=TissueMethod.auto, metadata={"neutral": TissueMethod.otsu})
-    """glass: what differs from the slide's own glass; otsu: saturation above 0.05, as mhim 0.1 did, which misses pale
-    tissue; auto: glass, except in a store that holds features of the same keys made by otsu alone: those go on."""
+    """glass: tissue is what differs from the slide's own glass; otsu: saturation above 0.05, as in mhim 0.1, which
+    misses pale tissue; auto: glass, except in a store that has features with the same keys made only with otsu, which
+    is then continued with otsu."""
     keep_fat: bool = field(default=True, metadata={"neutral": True})
-    """Fat counts as tissue; false leaves it out (tissue=glass alone)."""
+    """Count fat as tissue; false leaves it out. Only with tissue=glass."""
     keep_pen: bool = field(default=False, metadata={"neutral": False})
-    """true: blue, green and red marks count as tissue, for special stains of these colours (tissue=glass alone)."""
+    """Count blue, green and red marks as tissue, for special stains of these colours; false leaves them out as pen.
+    Only with tissue=glass."""
     backend: BackendName = field(default=BackendName.openslide, metadata={"neutral": BackendName.openslide})
-    """Decoder of the slides: openslide, with plain for the files it does not read (PNG, JPEG, untiled TIFF, planes of
-    OME-TIFF); plain: for all of them, whole in memory."""
+    """Decoder of the slides. openslide: with plain for files that it cannot read (PNG, JPEG, untiled TIFF, planes of
+    OME-TIFF); plain: for all files, each read whole into memory."""
 
     def __post_init__(self) -> None:
         if self.tissue is TissueMethod.otsu and (self.keep_pen or not self.keep_fat):
@@ -103,12 +105,12 @@ class SlidePolicy:
     """Which slides are let in: never part of an identity."""
 
     max_upsample: float = 1.1
-    """How far level 0 may be enlarged to reach `target_mpp` before the slide is refused; 1.0 allows no enlarging."""
+    """How far level 0 may be enlarged to reach `target_mpp` before the slide is refused; 1.0 allows no enlargement."""
     default_mpp: float | None = None
-    """Resolution in µm/px for slides which state none and have none in the cohort table; null refuses them."""
+    """Resolution in µm/px of slides that state none and have none in the cohort table; null: such slides fail."""
     max_mpp_factor: float = field(default=4.0, metadata={"neutral": 4.0})  # what was let in before stays in
-    """How many times the cohort table's mpp may be above or below what the file states before the slide is refused. A
-    smaller contradiction is warned of; 0 confirms the table whatever the file states."""
+    """Factor by which the mpp in the cohort table may differ from that in the file before the slide is refused; smaller
+    differences give a warning. 0: trust the table whatever the file states."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.max_upsample) and self.max_upsample >= 1):

@@ -28,7 +28,7 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def train_refused(refused: Refused, write_table: WriteTable, made_store: Any, tmp_path: Path) -> Callable[..., str]:
-    """train_refused(rows, "folds=3", …, embedded=ids) → the sentence; no run is founded."""
+    """train_refused(rows, "folds=3", …, embedded=ids) → the sentence; no run is created."""
 
     def run(rows: Rows, *words: str, embedded: list[str] | None = None, empty: list[str] | None = None) -> str:
         slide_ids = [row["slide_id"] for row in rows] if embedded is None else embedded

@@ -175,7 +175,7 @@ def test_a_teacher_that_does_not_match_is_refused(
     table, store = f"cohort={tmp_path / 'my.csv'}", f"store={tmp_path / 'store'}"
     message = refused("train", table, store, f"out={tmp_path / 'second'}", f"teacher={first}", *quick, *words)
     assert said in message
-    assert not (tmp_path / "second").exists(), "a run that cannot be is not founded"
+    assert not (tmp_path / "second").exists(), "a run that cannot be is not created"
 
 
 def test_a_recipe_sets_what_is_not_given(train: Callable[..., Path], rows: Rows) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flows.engine.records import Cost, FlowPlace, State, StepOutput, list_flows
-from flows.engine.runner import Patience, Step, StepCall, may_be_retried, run_steps, step_fingerprint
+from flows.engine.runner import RetryPolicy, Step, StepCall, may_be_retried, run_steps, step_fingerprint
 from mhim_core.errors import (
     CohortError,
     ConfigError,
@@ -27,7 +27,7 @@ from mhim_core.storage import LocalStorage
 from mhim_core.types import ExitCode
 
 NAMES = ("embed", "train", "report")
-AT_ONCE = Patience(retries=1, wait_s=0)
+AT_ONCE = RetryPolicy(retries=1, wait_s=0)
 
 
 class Work:
@@ -48,7 +48,7 @@ class Work:
 @pytest.fixture
 def place(tmp_path: Path) -> FlowPlace:
     made = FlowPlace(storage=LocalStorage(tmp_path), flow="retrain", name="lung", fingerprint=fingerprint("a flow"))
-    made.found(NAMES, {"data": "d"})
+    made.begin(NAMES, {"data": "d"})
     return made
 
 
@@ -169,7 +169,7 @@ def test_only_storage_and_lost_workers_are_tried_again(place: FlowPlace, error: 
     assert len(work.calls) == 1 + retried
     patient = Work(error)
     with pytest.raises(type(error)):
-        run_steps(place, steps_of(patient, names=["train"]), Patience(retries=2, wait_s=0))
+        run_steps(place, steps_of(patient, names=["train"]), RetryPolicy(retries=2, wait_s=0))
     assert len(patient.calls) == 1 + 2 * retried
 
 
@@ -280,7 +280,7 @@ def test_what_may_quote_the_table_is_told_by_its_kind_alone(
 @pytest.mark.parametrize("kind", [ConfigError, ConflictError, StorageError, NotFoundError])
 def test_what_speaks_of_keys_and_places_is_told_in_its_own_sentence(place: FlowPlace, kind: type[Exception]) -> None:
     with pytest.raises(kind):
-        run_steps(place, steps_of(Work(kind("store=/x is\nread-only"))), Patience(retries=0))
+        run_steps(place, steps_of(Work(kind("store=/x is\nread-only"))), RetryPolicy(retries=0))
     assert place.states()[0].note == f"{kind.__name__}: store=/x is read-only"
 
 
@@ -321,7 +321,7 @@ def test_the_newest_flow_of_a_name_comes_first(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     for number in range(3):
         one = FlowPlace(storage=storage, flow="retrain", name="lung", fingerprint=fingerprint(number))
-        one.found(("embed",), {})
+        one.begin(("embed",), {})
         os.utime(tmp_path / one.folder / "flow.json", (1000 + number, 1000 + number))
     assert [one.fingerprint for one in list_flows(storage, "retrain", "lung")] == [fingerprint(n) for n in (2, 1, 0)]
     assert not list(list_flows(storage, "retrain", "liver"))

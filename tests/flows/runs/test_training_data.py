@@ -61,7 +61,7 @@ def test_one_file_embedded_under_two_ids_is_refused_by_its_content(
     assert ids[1] in sentence
 
 
-def test_mining_with_an_aggregator_without_attention_is_refused_before_a_run_is_founded(
+def test_mining_with_an_aggregator_without_attention_is_refused_before_a_run_is_created(
     refused: Callable[..., str], made_store: Callable[..., str], tmp_path: Path
 ) -> None:
     store = made_store(["a"])
