@@ -75,8 +75,8 @@ def decode(data: bytes, name: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        found = data[max(0, error.start - 20) : error.start + 20].decode("cp1252", "replace")
-        around = quote(" ".join(found.split()), 60)
+        excerpt = data[max(0, error.start - 20) : error.start + 20].decode("cp1252", "replace")
+        around = quote(" ".join(excerpt.split()), 60)
         raise CohortError(
             f"{name}: line {line} is not UTF-8 text (near {around}); save the table as CSV (UTF-8)"
         ) from None

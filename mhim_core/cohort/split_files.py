@@ -65,9 +65,11 @@ def read_split_file(data: bytes, name: str) -> SplitFile:
             f"{name}: found columns {columns}; expected an id column and `split`, or the columns train, val and test"
         )
     parts: dict[str, str] = {}
-    for one, part in listed:
-        if parts.setdefault(one, part) != part:
-            raise SplitError(f"{name}: {quote(one)} is in {parts[one]} and in {part}: an id belongs to one part")
+    for listed_id, part in listed:
+        if parts.setdefault(listed_id, part) != part:
+            raise SplitError(
+                f"{name}: {quote(listed_id)} is in {parts[listed_id]} and in {part}: an id belongs to one part"
+            )
     return SplitFile(name, kind, parts)
 
 
@@ -110,25 +112,25 @@ def _read_long(table: TextTable, ids: Sequence[int], name: str) -> Iterator[tupl
             part = read_split(row.cells[split])
         except CellError as error:
             raise SplitError(f"{name}: row {row.row}: {error}") from None
-        one = row.cells[id_column].strip()
-        if part is not None and not one:
+        listed_id = row.cells[id_column].strip()
+        if part is not None and not listed_id:
             raise SplitError(f"{name}: row {row.row} has a split but no id")
         if part is not None:
-            yield one, part
+            yield listed_id, part
 
 
 def _read_wide(table: TextTable, columns: Mapping[int, str], name: str) -> Iterator[tuple[str, str]]:
     """(id, part) of every cell under train, val and test."""
     if len(set(columns.values())) < len(columns):
-        found = ", ".join(quote(table.header[index]) for index in columns)
-        raise SplitError(f"{name}: of columns {found} two are the same part: keep one")
+        headings = ", ".join(quote(table.header[index]) for index in columns)
+        raise SplitError(f"{name}: of columns {headings} two are the same part: keep one")
     cells = [
         (row.cells[index].strip(), part)
         for index, part in columns.items()
         for row in table.rows
         if len(row.cells) > index and row.cells[index].strip()
     ]
-    if {one.casefold() for one, _ in cells} <= {"true", "false"}:
+    if {listed_id.casefold() for listed_id, _ in cells} <= {"true", "false"}:
         raise SplitError(f"{name}: its columns hold true and false, not ids; give the file that lists the ids")
     return iter(cells)
 
@@ -190,12 +192,12 @@ def _parts(file: SplitFile, index: IdIndex) -> dict[SlideId, str]:
     if ambiguity := index.ambiguity(file.parts, file.kind):
         raise SplitError(f"{file.name}: {ambiguity}")
     part_of: dict[SlideId, str] = {}
-    for one, part in file.parts.items():
-        for slide_id in index.slides(one, file.kind):
+    for listed_id, part in file.parts.items():
+        for slide_id in index.slides(listed_id, file.kind):
             if part_of.setdefault(slide_id, part) != part:
                 raise SplitError(
-                    f"{file.name}: slide {quote(slide_id)} is in {part_of[slide_id]} and, by {quote(one)}, in {part}: "
-                    "a slide belongs to one part"
+                    f"{file.name}: slide {quote(slide_id)} is in {part_of[slide_id]} and, by {quote(listed_id)}, in "
+                    f"{part}: a slide belongs to one part"
                 )
     return part_of
 

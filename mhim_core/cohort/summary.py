@@ -17,8 +17,8 @@ _MAX_CLASSES = 20
 def summarise(rows: Sequence[CohortRow], options: TaskOptions) -> tuple[str, ...]:
     """The task, and the counts of its targets; or why there is nothing to train on, which embedding does not mind."""
     try:
-        found = infer_task(rows, options)
-        return (*found.notes, describe_targets(rows, found.task))
+        inferred = infer_task(rows, options)
+        return (*inferred.notes, describe_targets(rows, inferred.task))
     except CohortError as error:
         return tuple(f"not to be trained on: {line}" if not index else line for index, line in enumerate(_lines(error)))
 

@@ -113,10 +113,10 @@ def read_fold(text: str) -> int | None:
     """The number of a fold, 0 or more; None for an empty cell."""
     if not text.strip():
         return None
-    found = _FOLD.fullmatch(text.strip())
-    if found is None:
+    match = _FOLD.fullmatch(text.strip())
+    if match is None:
         raise CellError(f"{quote(text)} is not the number of a fold (0, 1, 2, …)")
-    return int(found[1])
+    return int(match[1])
 
 
 def read_sha256(text: str) -> str | None:
