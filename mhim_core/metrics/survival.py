@@ -108,8 +108,8 @@ def log_rank(time: ArrayLike, event: ArrayLike, group: ArrayLike) -> LogRank:
         raise UndefinedMetricError("at no event are two groups at risk of which somebody goes on")
     from lifelines.statistics import multivariate_logrank_test
 
-    found = multivariate_logrank_test(time_N[at_risk_N], group_K, event_N[at_risk_N])
-    return LogRank(float(found.test_statistic), len(labels) - 1, float(found.p_value))
+    test = multivariate_logrank_test(time_N[at_risk_N], group_K, event_N[at_risk_N])
+    return LogRank(float(test.test_statistic), len(labels) - 1, float(test.p_value))
 
 
 SURVIVAL_METRICS: Mapping[str, MetricDefinition] = MappingProxyType(
