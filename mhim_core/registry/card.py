@@ -179,8 +179,8 @@ class RegistryCard:
         """
         if len(self.classes) != 2:
             return None
-        found = [0.5 if one.threshold is None else one.threshold for one in self.members]
-        return sum(found) / len(found)
+        thresholds = [0.5 if member.threshold is None else member.threshold for member in self.members]
+        return sum(thresholds) / len(thresholds)
 
     @property
     def version(self) -> str:

@@ -31,7 +31,7 @@ class Check(NamedTuple):
 def check_identity(champion: Contender, challenger: Contender, options: GateOptions) -> Iterator[Check]:
     """What must be the same, and what must not."""
     before, after = champion.card, challenger.card
-    logits = [{row.bag_id: row.logits for row in one.rows} for one in (champion, challenger)]
+    logits = [{row.bag_id: row.logits for row in contender.rows} for contender in (champion, challenger)]
     if before.version == after.version:
         yield Check("new_model", False, None, None, "the challenger is the champion itself")
     elif logits[0] == logits[1]:
@@ -44,13 +44,13 @@ def check_identity(champion: Contender, challenger: Contender, options: GateOpti
         ("same_task", "task", (before.task, before.unit) == (after.task, after.unit)),
     ):
         yield Check(name, same, None, None, f"{'the same' if same else 'another'} {what}")
-    found = changes(before, after)
-    if undeclared := [change for change in found if change.key not in options.may_change]:
+    changed = changes(before, after)
+    if undeclared := [change for change in changed if change.key not in options.may_change]:
         listed = ", ".join(change.words for change in undeclared)
         reason = f"changed and not declared in may_change: {listed}"
         yield Check("declared_changes", False, len(undeclared), 0, reason)
     else:
-        listed = ", ".join(change.key for change in found) or "nothing"
+        listed = ", ".join(change.key for change in changed) or "nothing"
         yield Check("declared_changes", True, 0, 0, f"changed, as declared: {listed}")
 
 
@@ -94,7 +94,7 @@ def check_predicted(champion: Contender | None, challenger: Contender, holdout: 
         reason = f"{len(set(bags) & wanted)} of {len(wanted)} bags of the holdout, and {len(set(bags) - wanted)} others"
         return Check("holdout_predicted", False, len(bags), len(wanted), f"the challenger predicts {reason}")
     if champion is not None:
-        known = ({row.bag_id: row for row in one.rows} for one in (champion, challenger))
+        known = ({row.bag_id: row for row in contender.rows} for contender in (champion, challenger))
         first, second = known
         if bag_differences("the champion", first, "the challenger", second) or len(first) != len(champion.rows):
             reason = "champion and challenger were not given the same bags and targets"
@@ -104,9 +104,9 @@ def check_predicted(champion: Contender | None, challenger: Contender, holdout: 
 
 def check_finite(champion: Contender | None, challenger: Contender) -> Check:
     wrong = [
-        f"{sum(not is_finite([row]) for row in one.rows)} of the {role}'s"
-        for role, one in (("champion", champion), ("challenger", challenger))
-        if one is not None and not is_finite(one.rows)
+        f"{sum(not is_finite([row]) for row in contender.rows)} of the {role}'s"
+        for role, contender in (("champion", champion), ("challenger", challenger))
+        if contender is not None and not is_finite(contender.rows)
     ]
     if wrong:
         return Check("finite", False, None, None, f"{' and '.join(wrong)} predictions are NaN or infinite")

@@ -163,13 +163,13 @@ def check_unchanged(
     `sources`: the content of the slides now; one that is not there counts as gone.
     """
     now = {row.slide_id: row for row in rows}
-    found = []
+    differing = []
     for slide in holdout.slides:
         row, source = now.get(slide.slide_id), sources.get(slide.slide_id)
         if row is None:
-            found.append(f"{slide.slide_id} is no longer in the table")
+            differing.append(f"{slide.slide_id} is no longer in the table")
         elif source is None:
-            found.append(f"{slide.slide_id} has no features")
+            differing.append(f"{slide.slide_id} has no features")
         else:
             before, after = slide, _frozen(row, holdout.task.kind, source)
             words = [
@@ -180,8 +180,8 @@ def check_unchanged(
             words += ["its patient is another one"] if before.patient_id != after.patient_id else []
             words += ["its file is another one"] if before.source != after.source else []
             if words:
-                found.append(f"{slide.slide_id}: {', '.join(words)}")
-    return tuple(found)
+                differing.append(f"{slide.slide_id}: {', '.join(words)}")
+    return tuple(differing)
 
 
 def split_off(
@@ -251,7 +251,7 @@ def _check_judgeable(chosen: Sequence[Patient], task: Task) -> None:
         if absent := [label for label in task.classes if label not in present]:
             raise SplitError(f"no patient of class {', '.join(absent)} could be set aside as holdout; {advice}")
     elif task.kind is TaskKind.survival:
-        if not has_comparable_pair(one for one in targets if isinstance(one, SurvivalTarget)):
+        if not has_comparable_pair(target for target in targets if isinstance(target, SurvivalTarget)):
             raise SplitError(f"the patients set aside as holdout have no two that can be compared; {advice}")
     elif len(set(targets)) < 2:
         raise SplitError(f"fewer than two different values could be set aside as holdout; {advice}")

@@ -60,5 +60,5 @@ def numbered(prefix: str, number: int) -> str:
 
 def number_in(key: str) -> int | None:
     """The number of a numbered record's key; None for other keys."""
-    found = re.search(r"/([0-9]{6,})\.json$", key)
-    return None if found is None else int(found[1])
+    match = re.search(r"/([0-9]{6,})\.json$", key)
+    return None if match is None else int(match[1])

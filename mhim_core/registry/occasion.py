@@ -41,10 +41,10 @@ class Occasion(NamedTuple):
 
     def inputs(self, keys: str, others: str) -> dict[str, Any]:
         """What a retraining is of. `others`: the unlabelled slides, which make a flow of their own where alone."""
-        found = {"against": self.against.version, "data": self.data, "keys": keys, "period": self.period}
+        parts = {"against": self.against.version, "data": self.data, "keys": keys, "period": self.period}
         if not self.trains:
-            found = {"against": self.against.version, "data": self.data, "others": others if self.embeds else ""}
-        plain: dict[str, Any] = json.loads(canonical_json(found))
+            parts = {"against": self.against.version, "data": self.data, "others": others if self.embeds else ""}
+        plain: dict[str, Any] = json.loads(canonical_json(parts))
         return plain
 
 

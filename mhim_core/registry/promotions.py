@@ -150,7 +150,7 @@ def rollback(storage: Storage, name: str, to: str, *, by_flow: str, reason: str 
     now = records[-1]
     if now.version == version:
         return now
-    found = promote(
+    promoted = promote(
         storage,
         name,
         version,
@@ -159,12 +159,12 @@ def rollback(storage: Storage, name: str, to: str, *, by_flow: str, reason: str 
         kind=Kind.rollback,
         reason=reason or f"taken back from {now.version}, number {now.number}",
     )
-    if not found.is_ours:
+    if not promoted.is_ours:
         raise ConflictError(
-            f"{name}: {found.record.version} became champion (number {found.record.number}) at the same moment; look "
-            "at it, and roll back again if that is still what you want"
+            f"{name}: {promoted.record.version} became champion (number {promoted.record.number}) at the same moment; "
+            "look at it, and roll back again if that is still what you want"
         )
-    return found.record
+    return promoted.record
 
 
 def withdrawn(records: Sequence[Promotion]) -> frozenset[str]:
@@ -173,20 +173,20 @@ def withdrawn(records: Sequence[Promotion]) -> frozenset[str]:
     All that came after the champion to which was gone back. No gate promotes them again: the same data would train the
     same model again.
     """
-    found: set[str] = set()
+    taken_back: set[str] = set()
     for index, record in enumerate(records):
         if record.kind is Kind.rollback:
-            later = [one.version for one in records[:index]]
-            last = max(place for place, version in enumerate(later) if version == record.version)
-            found.update(later[last + 1 :])
+            past = [earlier.version for earlier in records[:index]]
+            last = max(place for place, version in enumerate(past) if version == record.version)
+            taken_back.update(past[last + 1 :])
         if record.kind is not Kind.gate:
-            found.discard(record.version)
-    return frozenset(found)
+            taken_back.discard(record.version)
+    return frozenset(taken_back)
 
 
 def _entries(storage: Storage, name: str) -> list[Entry]:
-    found = [entry for entry in storage.list(promotions_prefix(name)) if number_in(entry.key) is not None]
-    return sorted(found, key=lambda entry: number_in(entry.key) or 0)
+    entries = [entry for entry in storage.list(promotions_prefix(name)) if number_in(entry.key) is not None]
+    return sorted(entries, key=lambda entry: number_in(entry.key) or 0)
 
 
 def _numbered(storage: Storage, name: str, number: int) -> Promotion:
