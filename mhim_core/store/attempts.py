@@ -98,8 +98,8 @@ def last_failures(
         key = newest.get(layout.attempt_folder(feature_set, task.slide_id, digest))
         if key is not None:
             keys[task.slide_id] = key
-    found = read_all(storage, keys.values())
-    return {slide_id: _parse(found[key], storage.locate(key)) for slide_id, key in keys.items() if key in found}
+    contents = read_all(storage, keys.values())
+    return {slide_id: _parse(contents[key], storage.locate(key)) for slide_id, key in keys.items() if key in contents}
 
 
 def attempt_digest(task: SlideTask, hint: SourceHint | None) -> str:

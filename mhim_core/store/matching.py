@@ -69,9 +69,9 @@ def find_match(
     back with the present hint.
     """
     fitting = [
-        one
-        for one in records
-        if mpp_matches(one.mpp, task.mpp_override, default_mpp) and sha256_matches(one.source_sha256, task.sha256)
+        record
+        for record in records
+        if mpp_matches(record.mpp, task.mpp_override, default_mpp) and sha256_matches(record.source_sha256, task.sha256)
     ]
     if not fitting or hint is None:
         return None
