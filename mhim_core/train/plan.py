@@ -157,9 +157,9 @@ def _check_classes(fold: FoldBags, num_classes: int, where: str) -> None:
     def classes(bags: Sequence[LabelledBag]) -> set[int]:
         return {bag.target.class_index for bag in bags if isinstance(bag.target, ClassTarget)}
 
-    found = classes((*fold.train, *fold.validation))
-    if not found <= set(range(num_classes)):
-        raise SplitError(f"{where}: class indices {sorted(found)} are not all among 0 to {num_classes - 1}")
+    present = classes((*fold.train, *fold.validation))
+    if not present <= set(range(num_classes)):
+        raise SplitError(f"{where}: class indices {sorted(present)} are not all among 0 to {num_classes - 1}")
     missing = sorted(set(range(num_classes)) - classes(fold.train))
     if missing:
         raise SplitError(f"{where}: no training bag of the classes with index {missing}")

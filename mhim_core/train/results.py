@@ -270,9 +270,9 @@ def initial_differences(
 
 
 def _differences(expected: Mapping[str, tuple[Any, Any]]) -> list[str]:
-    """A phrase for each of {what: (found, wanted)} that differs in its canonical form."""
+    """A phrase for each of {what: (actual, wanted)} that differs in its canonical form."""
     return [
-        f"{name}: {found} instead of {wanted}"
-        for name, (found, wanted) in expected.items()
-        if to_plain(found) != to_plain(wanted)
+        f"{name}: {actual} instead of {wanted}"
+        for name, (actual, wanted) in expected.items()
+        if to_plain(actual) != to_plain(wanted)
     ]
