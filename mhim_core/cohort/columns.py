@@ -29,7 +29,7 @@ KNOWN_NAMES = (
     *(*ID_NAMES, *FILE_NAMES, *PATH_NAMES, *PATIENT_NAMES, *LABEL_NAMES, *MPP_NAMES, *SPLIT_NAMES, *FOLD_NAMES),
     *(*SITE_NAMES, *SHA256_NAMES, "id", "train", "val", "test", "time", "event"),
 )
-"""By which a header is told from other lines."""
+"""What identifies a header line."""
 
 SLIDE_EXTENSIONS = (
     ".ome.tiff",  # before .tiff: the longest match is the extension
@@ -67,9 +67,9 @@ class Columns(NamedTuple):
 
 
 _PATIENT_WORDS = ("patient", "subject", "participant", "donor", "proband")
-"""Parts of names that tell of patients, also inside a word: `PatientNr`."""
+"""Parts of names that indicate patients, also inside a word: `PatientNr`."""
 _PATIENT_TOKENS = frozenset({"case", "mrn", "pid", "submitter", "person", "individual"})
-"""Whole words that do."""
+"""Whole words that indicate patients."""
 _ATTRIBUTES = frozenset(
     {
         *(
@@ -90,7 +90,7 @@ _ATTRIBUTES = frozenset(
         *("type", "count", "num", "label", "class", "target", "consent", "country"),
     }
 )
-"""What a column says of a patient who is named elsewhere: `patient_age`."""
+"""Attributes of a patient, who is named in another column: `patient_age`."""
 
 
 def column_key(name: str) -> str:
@@ -158,7 +158,7 @@ def find_columns(header: Sequence[str], table_name: str, options: TableOptions =
 
 
 def likely_patient_columns(header: Sequence[str]) -> list[str]:
-    """The columns whose name tells of patients (`patient_number`, `bcr_patient_barcode`, `MRN`), not of their age."""
+    """The columns whose names indicate patients (`patient_number`, `bcr_patient_barcode`, `MRN`), not of their age."""
     likely = []
     for cell in header:
         words = [word.casefold() for word in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![^\W\d_A-Z])", cell)]
@@ -193,7 +193,7 @@ class _Search:
         return matches[0] if matches else None
 
     def slide_columns(self) -> tuple[int | None, int | None]:
-        """The id's and the path's."""
+        """The columns of the id and of the path."""
         if "id_column" in self.named:
             own = self.named["id_column"]
             path = self.column((*PATH_NAMES, *FILE_NAMES), "path")

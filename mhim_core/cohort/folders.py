@@ -1,4 +1,4 @@
-"""A folder of slides as a cohort: the table that a person would have written of it."""
+"""A folder of slides as a cohort: the table that one would write for it by hand."""
 
 import posixpath
 from collections import defaultdict

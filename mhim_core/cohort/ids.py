@@ -1,11 +1,11 @@
 """The ids of a table beside the cohort: whether slides' or patients', and which slides each of them names.
 
 The column's name says whose they are. Where it does not (no header, a bare `id`, the columns of a wide split file) an
-id may be either, and one that names a slide and also a patient of other slides is refused: of slides 1 to 8 of patients
-1 to 4 the wrong one would be taken without a word.
+id may be either, and one that names a slide and also a patient of other slides is refused: with slides 1 to 8 of
+patients 1 to 4, the wrong one would be taken silently.
 
-A data frame that has gaps in a column of whole numbers writes 17 as `17.0`: where no id is spelt so, the whole number
-is meant. Nothing else is made equal: ids that are alike but for case or leading zeros are named as such.
+A data frame that has gaps in a column of whole numbers writes 17 as `17.0`: where no id is spelt like that, the whole
+number is meant. Nothing else is made equal: ids that are alike but for case or leading zeros are named as such.
 """
 
 import re

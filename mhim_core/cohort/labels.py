@@ -62,7 +62,7 @@ class LabelTable:
     others: tuple["LabelTable", ...] = ()
     """The same labels by other columns of ids."""
     errors: tuple[str, ...] = ()
-    """Rows that say nothing, by these ids; they refuse the table where these ids are taken."""
+    """Rows that cannot be read by these ids; the table is refused if these ids are used."""
 
 
 class _Layout(NamedTuple):
@@ -149,7 +149,7 @@ def join_labels(cohort: Cohort, labels: LabelTable) -> Cohort:
 def _check_near_misses(cohort: Cohort, labels: LabelTable, index: IdIndex, cells: Mapping[SlideId, LabelCells]) -> None:
     """Raises CohortError for ids that nearly name slides which get no label.
 
-    The table may cover more than the cohort, but no slide that it means is to be left out for a capital or a zero.
+    The table may cover more than the cohort, but no slide that it means may be left out because of a capital or a zero.
     """
     near = index.near_misses(index.unknown(labels.cells, labels.kind), labels.kind)
     missed = {
@@ -190,7 +190,7 @@ def _best_known(labels: LabelTable, index: IdIndex) -> LabelTable:
 
 
 def _without_errors(table: LabelTable) -> LabelTable:
-    """Raises CohortError listing the rows that say nothing."""
+    """Raises CohortError listing the rows that cannot be read."""
     if table.errors:
         lines = listed(table.errors)
         raise CohortError("\n  ".join([f"{table.name}: {len(table.errors)} errors in the labels", *lines]))
@@ -198,7 +198,7 @@ def _without_errors(table: LabelTable) -> LabelTable:
 
 
 def _cells_of_slides(labels: LabelTable, index: IdIndex) -> dict[SlideId, LabelCells]:
-    """What each slide is given. Raises CohortError where two ids of one slide or patient (17, 17.0) say two things."""
+    """The label cells of each slide. Raises CohortError where two ids of one slide or patient (17, 17.0) disagree."""
     cells: dict[SlideId, LabelCells] = {}
     for kind in (IdKind.patient, IdKind.slide):  # in this order, so that a slide's own row overwrites its patient's
         if labels.kind not in (kind, IdKind.either):
@@ -299,7 +299,7 @@ def _read_row(row: TextRow, layout: _Layout, labels: LabelReader) -> tuple[str, 
 
 
 def _patient_finding(finding: Finding, with_target: Set[int]) -> Finding:
-    """A slide needs a patient if, and only if, it has something to be learned from."""
+    """A slide needs a patient if, and only if, it has a target."""
     if finding.message not in (NO_PATIENT, OWN_PATIENT):
         return finding
     if finding.row in with_target:

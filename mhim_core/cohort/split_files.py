@@ -3,7 +3,7 @@
 Long: a column of slide or patient ids and a column `split` (train, val, test). Wide, as of CLAM, TransMIL and MHIM-MIL:
 columns `train`, `val` and `test` that list ids, of unequal length; the index column and `train_label` and its like are
 not read. Ids are compared whole: in a long file with slides' or patients', as its column is named, else with both; a
-data frame's `17.0` is 17. What a file says is what is trained: an id that nobody knows, a part that is filled and of
+data frame's `17.0` is 17. What a file says is what is trained: an unknown id, a part that is filled and of
 which nothing can be used, and a column that seems to be a part and is not read are errors.
 """
 
@@ -40,7 +40,7 @@ class SplitFile(NamedTuple):
 
 
 class FileSplits(NamedTuple):
-    """The folds, numbered from 0 in the order of their files, and what is to be said of them."""
+    """The folds, numbered from 0 in the order of their files, and notes on them."""
 
     splits: tuple[Split, ...]
     notes: tuple[str, ...]
@@ -148,7 +148,7 @@ def splits_from_files(
     """The folds that the files give, of the slides that can be trained on.
 
     `rows`: the slides with a target and tiles; `cohort_rows`: all of the table, so that a slide without tiles is told
-    from an id that nobody knows; `partial`: such ids are left out, with a note. Notes say what takes no part, where
+    from an unknown id; `partial`: such ids are left out, with a note. Notes say what takes no part, where
     validation is taken from, what a file does not test, and what several files test again. Raises SplitError for an id
     that nobody knows (unless `partial`), one that could be a slide's or another patient's and nothing says which, a
     slide or patient in two parts, a file that knows no slide of the cohort, a part that lists ids of which none can be
@@ -203,14 +203,14 @@ def _parts(file: SplitFile, index: IdIndex) -> dict[SlideId, str]:
 
 
 def check_known(files: Sequence[SplitFile], rows: Sequence[CohortRow], *, partial: bool) -> None:
-    """Raises SplitError for ids of the files that are none of the cohort's, unless `partial`."""
+    """Raises SplitError for ids of the files that are not the cohort's, unless `partial`."""
     index = IdIndex(rows)
     for file in files:
         _check_known(file, index, partial=partial)
 
 
 def _check_known(file: SplitFile, index: IdIndex, *, partial: bool) -> None:
-    """Raises SplitError for ids that nobody knows: without them another experiment would be made than the file says."""
+    """Raises SplitError for unknown ids: without them, the experiment would not be the one that the file describes."""
     unknown = index.unknown(file.parts, file.kind)
     if unknown and not partial:
         hint = index.other_kind(unknown, file.kind) + index.alike(unknown, file.kind)

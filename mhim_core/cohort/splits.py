@@ -18,7 +18,7 @@ _MAX_ATTEMPTS = 20
 """Where one attempt can fail and another succeed: patients of several classes, orders of times."""
 _NUM_PARTS = 3
 _WITHOUT_TEST = (SplitScheme.leave_one_patient_out, SplitScheme.final)
-"""Nothing is asked of their test parts."""
+"""Their test parts are not checked."""
 
 
 def make_splits(rows: Sequence[CohortRow], task: Task, options: SplitOptions, seed: int) -> tuple[Split, ...]:
@@ -84,7 +84,7 @@ def split_by_part(
 
 
 def resolve_scheme(rows: Sequence[CohortRow], scheme: SplitScheme) -> SplitScheme:
-    """What auto stands for: column where the table's split or fold column is filled, else folds.
+    """What auto means: column where the table's split or fold column is filled, else folds.
 
     Raises SplitError where both are filled, or none and the scheme is column.
     """

@@ -34,7 +34,7 @@ class Cohort:
     likely_splits: tuple[str, ...] = ()
     """Those of them that hold train, val and test, or folds, where no column is read that does."""
     patients_are_slides: bool = False
-    """It was said on purpose that every slide is a patient of its own."""
+    """The user stated that every slide is a patient of its own."""
     sha256: str = field(default="")
     """Of the table's bytes."""
 

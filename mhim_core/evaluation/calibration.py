@@ -21,7 +21,7 @@ from mhim_core.metrics.arrays import Floats
 from mhim_core.metrics.outputs import softmax
 
 TEMPERATURE_RANGE = (0.1, 10.0)
-"""A validation set that is told apart without error would ask for 0, and for certainty."""
+"""On a perfectly separated validation set the best temperature would be 0, which claims certainty."""
 _NUM_HALVINGS = 60
 _NO_ROWS = "there is no validation prediction of this fit"
 
@@ -49,8 +49,8 @@ class Threshold(NamedTuple):
 def fit_temperature(class_index: ArrayLike, logits: ArrayLike) -> Temperature:
     """The temperature of least negative log-likelihood (Guo 2017) within TEMPERATURE_RANGE.
 
-    `class_index` (V,), `logits` (V, C). The likelihood is convex in 1/T, so its slope is halved to its zero: the same
-    input gives the same number everywhere.
+    `class_index` (V,), `logits` (V, C). The likelihood is convex in 1/T, so bisection finds the zero of its slope: the
+    same input gives the same number everywhere.
     """
     truth_V, logits_VC = np.asarray(class_index, dtype=np.int64), np.asarray(logits, dtype=np.float64)
     if not len(truth_V):

@@ -1,4 +1,4 @@
-"""How good the predictions of new bags are, that no model has seen: one prediction a bag, judged as held-out rows are.
+"""The quality of predictions on new bags, which no model has seen: one prediction a bag, judged as held-out rows are.
 
 {num_bags, num_patients, num_bags_without_site, replicates, bootstrap_seed, uno_tau,
  estimates    {metric: {value, low, high, num_undefined, reason}}
@@ -40,7 +40,7 @@ def summarise_new(
 ) -> dict[str, Any]:
     """The document above, of values that `canonical_json` takes.
 
-    `rows`: at least one, every bag once; seed and fold tell nothing here. `train_targets`: of all bags that the models
+    `rows`: at least one, every bag once; seed and fold are ignored. `train_targets`: of all bags that the models
     were trained on, each once, for Uno's C. Raises InputError for a bag that is there twice.
     """
     bootstrap = bootstrap or Bootstrap()

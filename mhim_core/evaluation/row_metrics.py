@@ -1,7 +1,7 @@
 """The metrics of held-out rows, whatever the task.
 
 Several seeds give every bag several rows: a metric is the mean over seeds of each seed's metric, in every bootstrap
-replicate too, under one draw of patients. So it says how good one model is expected to be, not how good an ensemble is.
+replicate too, under one draw of patients. So it estimates how good a single model is, not an ensemble.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""From held-out rows to one JSON document: what every number is, is said in docs/evaluation.md.
+"""From held-out rows to one JSON document: docs/evaluation.md defines every number.
 
 {schema, task, classes, num_bags, num_patients, num_bags_without_site, num_repeated_bags, seeds, folds, replicates,
  bootstrap_seed, uno_tau,
@@ -37,7 +37,7 @@ from mhim_core.metrics import UndefinedMetricError, mean_and_std
 from mhim_core.task import Task, TaskKind
 
 SCHEMA = 2
-"""Of the document. 1, which did not say it, ranked bags by probabilities."""
+"""Of the document. Version 1, which had no such key, ranked bags by probabilities."""
 
 
 def summarise(

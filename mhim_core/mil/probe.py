@@ -113,7 +113,7 @@ def _require(condition: bool, otherwise: str) -> None:
 
 @contextmanager
 def _blamed(plugin: Plugin, options: ModelOptions) -> Iterator[None]:
-    """Whatever goes wrong in the block is the file's: say so, with its line."""
+    """Attribute every error in the block to the file, with its line."""
     try:
         yield
     except Exception as error:

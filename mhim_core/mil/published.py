@@ -120,7 +120,7 @@ def _without_alias(tensors: Mapping[str, Tensor]) -> set[str]:
 
 
 def _match(present: set[str], published: bool) -> _Match:
-    """The published model whose names, whole, are exactly the given ones."""
+    """The published model whose names, whole, are exactly those present."""
     closest: tuple[int, str, list[str], list[str]] | None = None
     for aggregator, encoder in _ENCODERS.items():
         names = _MODEL | encoder

@@ -1,4 +1,4 @@
-"""What the gate looks at beside the figures: the two cards, the holdout, and whether predictions can be compared."""
+"""What the gate checks besides the figures: the two cards, the holdout, and whether predictions can be compared."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ _MAX_LISTED = 10
 
 
 class Check(NamedTuple):
-    """One thing that was looked at."""
+    """One condition and its outcome."""
 
     name: str
     passed: bool | None
@@ -25,7 +25,7 @@ class Check(NamedTuple):
     limit: float | None
     """With what."""
     reason: str
-    """A sentence for people, in either case. It names no patient."""
+    """A sentence, in either case. It names no patient."""
 
 
 def check_identity(champion: Contender, challenger: Contender, options: GateOptions) -> Iterator[Check]:
@@ -62,7 +62,7 @@ def check_not_withdrawn(challenger: Contender, withdrawn: Collection[str]) -> Ch
 
 
 def check_holdout(challenger: Contender, holdout: Holdout, holdout_changes: Sequence[str]) -> Iterator[Check]:
-    """The holdout is what it was, and nobody learned from it."""
+    """The holdout is unchanged, and the challenger was not trained on it."""
     patients, slides = holdout.known_to(challenger.card.trained_on)
     reason = f"{patients} of {len(holdout.patients)} holdout patients and {slides} of {len(holdout.sources)} slides"
     yield Check("holdout_unseen", not patients + slides, patients + slides, 0, f"{reason} were trained on")
@@ -75,7 +75,7 @@ def check_holdout(challenger: Contender, holdout: Holdout, holdout_changes: Sequ
 
 
 def check_champion(champion: Contender, holdout: Holdout) -> Iterator[Check]:
-    """Nothing where the champion is honest; one that was made past the gate may have learned from the holdout."""
+    """No check where the champion has not seen the holdout; one that bypassed the gate may have been trained on it."""
     patients, slides = holdout.known_to(champion.card.trained_on)
     if patients + slides:
         reason = (
@@ -119,7 +119,7 @@ def check_never_miss(challenger: Contender, rows: Rows, options: GateOptions) ->
     if not wanted:
         return Check("never_miss", True, 0, 0, "the list is empty")
     if not card.classes:
-        return Check("never_miss", False, None, 0, f"a {card.task.kind} has no classes to be right about")
+        return Check("never_miss", False, None, 0, f"a {card.task.kind} has no classes to be correct about")
     known = {row.bag_id: row for row in rows}
     absent = [bag for bag in wanted if bag not in known]
     missed = [bag for bag in wanted if bag in known and not _is_right(challenger, known[bag])]

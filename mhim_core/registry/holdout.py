@@ -1,8 +1,8 @@
 """The frozen holdout of a model's name: patients that none of its models is ever trained on, the same for all.
 
 `holdouts/<name>/holdout.json` is written once, when the name gets its first model. It lists the slides with what was
-true of each at that moment, so that a label that changed since is noticed before two models are compared by it. Each
-use is a record in `readings/`: the more often a holdout is read, the less it says.
+true of each at that moment, so that a later change of a label is noticed before two models are compared by it. Each
+use is a record in `readings/`: the more often a holdout is read, the less it proves.
 
 It names slides and patients, as the cohort's table does; whoever may read the registry may read them.
 """
@@ -32,7 +32,7 @@ from mhim_core.types import PatientId, SlideId
 
 SCHEMA = 1
 _LEAVE = 3
-"""Patients of each stratum that stay: training, validation and one to estimate by."""
+"""Patients of each stratum that stay: for training, validation and test."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +207,7 @@ def split_off(
 
 
 def record_reading(storage: Storage, name: str, reading: dict[str, Any]) -> int:
-    """Note that the holdout was read, by whom and for what; the reading's number, counted from 1.
+    """Record that the holdout was read, by which flow and for what; the reading's number, counted from 1.
 
     `reading`: plain JSON such as {flow, fingerprint, champion, challenger}; the same reading again, after a crash, is
     the one that is there.

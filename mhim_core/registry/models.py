@@ -35,7 +35,7 @@ class ModelVersion(NamedTuple):
 
 
 def register_model(storage: Storage, name: str, card: RegistryCard, files: Mapping[str, bytes]) -> RegisteredModel:
-    """Write the model folder, or find it written: the card that stands is given back.
+    """Write the model folder, or find it written: the existing card is returned.
 
     `files`: the members' safetensors by `Member.file`. Safe to repeat and to race: every writer of one version writes
     the same bytes. Raises IntegrityError where a file is not the one its member names.
@@ -85,12 +85,12 @@ def find_version(storage: Storage, name: str, digits: str) -> RegisteredModel:
 
 
 def read_member_file(storage: Storage, model: RegisteredModel, file: str) -> bytes:
-    """A member's safetensors, verified. Raises IntegrityError where it is gone or not what the card names."""
+    """A member's safetensors, verified. Raises IntegrityError where it is missing or not what the card names."""
     key = f"{model_prefix(model.name, model.version)}/{file}"
     try:
         data = storage.get(key)
     except NotFoundError as error:
-        raise IntegrityError(f"model {model.name}@{model.version}: {storage.locate(key)} is gone") from error
+        raise IntegrityError(f"model {model.name}@{model.version}: {storage.locate(key)} is missing") from error
     if sha256(data) != model.card.files[file]:
         raise IntegrityError(
             f"model {model.name}@{model.version}: {storage.locate(key)} does not have the sha256 its card names"

@@ -1,4 +1,4 @@
-"""Is there an occasion for a retraining: what the champion was made from, against the cohort as it is now."""
+"""Is a retraining due? What the champion was made from, compared with the cohort as it is now."""
 
 import json
 from collections.abc import Mapping
@@ -61,8 +61,8 @@ def find_occasion(
 ) -> Occasion:
     """Whether there is anything to do, and why.
 
-    `now`: the slides that may be trained on. `origin`: {data, trained} of the champion's making, empty where a person
-    registered it; `before`: the snapshot that it names, if it is kept. `with_tiles`: the slides that have features.
+    `now`: the slides that may be trained on. `origin`: {data, trained} of the champion's making, empty where it was
+    registered by hand; `before`: the snapshot that it names, if it is kept. `with_tiles`: the slides with features.
     `num_waiting`: unlabelled slides that are not embedded yet. `age_days` of the champion counts where `max_age_days`
     is given; once in each such period.
     """

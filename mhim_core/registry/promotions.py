@@ -1,7 +1,7 @@
 """Who is champion: numbered records that are only ever added, of which the highest counts.
 
-A record's number is that of the champion it was judged against + 1, and put-if-absent lets one of two win: so nobody
-takes the place of a champion that they were not judged against. Every age is by the store's own clock.
+A record's number is that of the champion it was judged against + 1, and put-if-absent lets one of two win: so no model
+replaces a champion that it was not judged against. Every age is by the store's own clock.
 """
 
 import json
@@ -26,9 +26,9 @@ class Kind(StrEnum):
     gate = "gate"
     """It passed the gate."""
     manual = "manual"
-    """A person said so."""
+    """Promoted by hand."""
     rollback = "rollback"
-    """A person took back what came after it."""
+    """Restored by hand; the champions after it were withdrawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,9 @@ class Promotion:
     by_flow: str
     """The flow or command that wrote it."""
     by_fingerprint: str = ""
-    """Of that flow's inputs; empty: a person's command."""
+    """Of that flow's inputs; empty: a command."""
     reason: str = ""
-    """A sentence for people."""
+    """A sentence."""
     decision: dict[str, Any] = field(default_factory=dict)
     """The gate's checks, whole; empty where no gate was asked."""
     figures: dict[str, Any] = field(default_factory=dict)
@@ -77,9 +77,9 @@ class Promoted(NamedTuple):
     """How a promotion went."""
 
     record: Promotion
-    """What stands under the number."""
+    """The record under the number."""
     is_ours: bool
-    """False: another model was promoted against the same champion; judge again, against the champion of now."""
+    """False: another model was promoted against the same champion; judge again, against the present champion."""
 
 
 def champion(storage: Storage, name: str) -> Promotion | None:
@@ -108,8 +108,8 @@ def promote(
 ) -> Promoted:
     """Make `version` the champion after number `base` (0: the first).
 
-    Where the number is taken, the same version and base is success (a promotion that was cut off and runs again); else
-    what stands is given back and nothing was changed. Raises InputError where the version is no model, or there is no
+    Where the number is taken, the same version and base is success (an interrupted promotion that runs again); otherwise
+    the existing record is returned and nothing changes. Raises InputError where the version is no model, or there is no
     champion of number `base`.
     """
     read_model_folder(storage, name, version)
@@ -134,10 +134,10 @@ def promote(
 
 
 def rollback(storage: Storage, name: str, to: str, *, by_flow: str, reason: str = "") -> Promotion:
-    """Make a model champion again that was one before: a new record; none where it is the champion.
+    """Make a former champion the champion again: a new record; none where it is the champion now.
 
     `to`: its version, or the first digits. Raises InputError where no champion of the past is meant, ConflictError
-    where somebody else promotes at the same moment.
+    where another promotion happens at the same time.
     """
     records = history(storage, name)
     if not records:
@@ -168,9 +168,9 @@ def rollback(storage: Storage, name: str, to: str, *, by_flow: str, reason: str 
 
 
 def withdrawn(records: Sequence[Promotion]) -> frozenset[str]:
-    """The versions that a person took back by a rollback, and that nobody made champion by hand since.
+    """The versions withdrawn by a rollback and not made champion by hand since.
 
-    All that came after the champion to which was gone back. No gate promotes them again: the same data would train the
+    All champions between the restored one and the rollback. No gate promotes them again: the same data would train the
     same model again.
     """
     taken_back: set[str] = set()
@@ -194,7 +194,7 @@ def _numbered(storage: Storage, name: str, number: int) -> Promotion:
     for entry in _entries(storage, name):
         if number_in(entry.key) == number:
             return _read(storage, entry)
-    raise IntegrityError(f"{storage.locate(numbered(promotions_prefix(name), number))} was written and is gone")
+    raise IntegrityError(f"{storage.locate(numbered(promotions_prefix(name), number))} was written but is missing")
 
 
 def _read(storage: Storage, entry: Entry) -> Promotion:

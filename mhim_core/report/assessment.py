@@ -1,4 +1,4 @@
-"""One self-contained page of a judgement: who was judged against whom, by what, and why the model was taken or not."""
+"""One self-contained page: challenger and champion, the checks, and why the model was promoted or not."""
 
 from collections.abc import Iterator, Mapping
 from importlib import resources

@@ -50,7 +50,7 @@ class ParquetBags:
     def read(self, bag_id: BagId) -> Float[Tensor, "N d_in"]:
         """One bag as float32, tiles in row-major order, a fresh tensor each time.
 
-        Raises IntegrityError naming the slide if the file is gone or is not what was committed; KeyError.
+        Raises IntegrityError naming the slide if the file is missing or not what was committed; KeyError.
         """
         with self._lock:
             features = self._cache.get(bag_id)
@@ -67,7 +67,7 @@ class ParquetBags:
         try:
             data = self.storage.get(record.key)
         except NotFoundError as error:
-            raise IntegrityError(f"slide {bag_id}: its committed feature file is gone: {error}") from error
+            raise IntegrityError(f"slide {bag_id}: its committed feature file is missing: {error}") from error
         table = decode_features(data, slide_id=record.slide_id, dim=record.dim, expect_sha256=record.sha256)
         if len(table.features) != record.num_tiles:
             raise IntegrityError(

@@ -62,7 +62,7 @@ class FeatureSet:
         return dict(_leaves(self.tiling))
 
     def describe(self, settings: Collection[str] | None = None) -> str:
-        """One line for people: fingerprint, encoder, dimension and the named tiling settings (None: all)."""
+        """One line for display: fingerprint, encoder, dimension and the named tiling settings (None: all)."""
         shown = [
             f"{path}={value}" for path, value in self.tiling_settings.items() if settings is None or path in settings
         ]

@@ -22,7 +22,7 @@ from mhim_core.types import SlideId, SlideTask, StatusRow
 HintReader = Callable[[SlideTask], SourceHint | None]
 """How a task's source looks now, without reading it; None if it is not there."""
 IdentityReader = Callable[[SlideTask], SourceIdentity | None]
-"""Which bytes a task's source holds; None if that is not cheap to say here."""
+"""Which bytes a task's source holds; None if finding out would not be cheap here."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def write_manifest(
     """The next version: the previous one with the cohort's entries put in; None takes a slide out.
 
     Slides that are not named keep their entry. If that changes nothing, the present version is returned. Two runs that
-    write at once both end up in the newest version: who comes second merges again. Raises IntegrityError for an entry
+    write at once both end up in the newest version: the second writer merges again. Raises IntegrityError for an entry
     of another feature set.
     """
     for slide_id, record in cohort_entries.items():

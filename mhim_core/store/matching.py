@@ -1,4 +1,4 @@
-"""Is this commit what this task asks for? Pure rules over (commit, task, policy, how the source looks now).
+"""Does this commit fit this task? Pure rules over (commit, task, policy, how the source looks now).
 
 Resolution, by who stated the committed one:
 

@@ -108,7 +108,7 @@ def encode_features(features: SlideFeatures) -> bytes:
 
 
 def file_metadata(features: SlideFeatures) -> dict[str, Any]:
-    """What the file says of itself.
+    """The file's metadata.
 
     The hint, the source's sha256 and who stated the mpp are left to the commit: they change no feature.
     """

@@ -32,7 +32,7 @@ def fixed_threads() -> Iterator[None]:
 
 
 class Voter(NamedTuple):
-    """One model and how it is asked."""
+    """One model and how it is applied."""
 
     model: MilModel
     append_recycled: bool
@@ -69,7 +69,7 @@ def predict_tables(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -> B
 
 
 def outputs_of(logits_C: np.ndarray, kind: TaskKind) -> np.ndarray:
-    """What a person reads: class probabilities (C,), the risk (1,) or the number (1,), float64."""
+    """The prediction as reported: class probabilities (C,), the risk (1,) or the number (1,), float64."""
     logits = np.asarray(logits_C, dtype=np.float64)
     if kind is TaskKind.classification:
         return softmax(logits[None])[0]

@@ -1,4 +1,4 @@
-"""The state a fit starts from, or goes on from."""
+"""The state from which a fit starts or resumes."""
 
 from collections.abc import Callable
 
