@@ -61,26 +61,26 @@ FLOWS = {
     "pipeline": FlowCommand(
         "pipeline",
         "lifecycle.PipelineConfig",
-        "embed, train, evaluate, report; the first champion of a name",
+        "embed, train, evaluate, report; makes the first champion",
         "cohort=my.csv store=./features out=runs registry=./registry name=lung",
     ),
     "retrain": FlowCommand(
         "retrain",
         "lifecycle.RetrainConfig",
-        "what is new → a challenger → promoted or kept",
+        "new data → a challenger → promoted or not",
         "name=lung registry=./registry cohort=my.csv store=./features",
     ),
     "flow status": FlowCommand(
         "status",
         "lifecycle.FlowStatusConfig",
-        "how the steps of a pipeline or retraining stand",
+        "progress of the steps of a pipeline or retraining",
         "lung registry=./registry",
         positional=("name",),
     ),
     "schedule add": FlowCommand(
         "schedule",
         "schedules.ScheduleAddConfig",
-        "a flow at its times: here, in crontab or on Kubernetes",
+        "run a flow on a schedule: here, from crontab or on Kubernetes",
         'retrain cron="0 2 * * 0" registry=./registry name=lung cohort=my.csv store=./features',
         function="add",
         positional=("flow",),
@@ -92,7 +92,7 @@ FLOWS = {
     "schedule rm": FlowCommand(
         "schedule",
         "schedules.ScheduleRmConfig",
-        "no further run",
+        "remove a schedule",
         "retrain-1a2b3c4d registry=./registry",
         function="rm",
         positional=("schedule",),
@@ -100,7 +100,7 @@ FLOWS = {
     "schedule run-now": FlowCommand(
         "schedule",
         "schedules.ScheduleRunNowConfig",
-        "once, at once",
+        "run a schedule once, now",
         "retrain-1a2b3c4d registry=./registry",
         function="run_now",
         positional=("schedule",),
@@ -135,7 +135,7 @@ FLOWS = {
     "model promote": FlowCommand(
         "model",
         "registry.ModelPromoteConfig",
-        "a person makes a model champion",
+        "make a model champion by hand",
         "lung version=1f0c9a3e registry=./registry",
         function="promote_by_hand",
         positional=("name",),

@@ -50,7 +50,7 @@ class CheckConfig:
     failures: FailurePolicy = part(FailurePolicy, Role.identity)
     decode: DecodeKeys = part(DecodeKeys, Role.execution)
     pictures: str = field(default="", metadata=role(Role.output))
-    """A folder or s3:// prefix for a picture of each slide with its tissue and tile grid; empty: none."""
+    """A folder or s3:// prefix for pictures of each slide with its tissue and tile grid; empty: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +79,13 @@ class TrainConfig:
     store: str = field(metadata=role(Role.features))
     """The feature store: a folder or s3://bucket/prefix."""
     out: str = field(metadata=role(Role.output))
-    """The run: a folder or s3://bucket/prefix. The same configuration again resumes it, another one is refused."""
+    """The run: a folder or s3://bucket/prefix. The same configuration resumes it; a different one is refused."""
     features: FeatureChoice = part(FeatureChoice, Role.identity)
     splits: SplitOptions = part(SplitOptions, Role.identity)
     target: TaskOptions = part(TaskOptions, Role.identity)
     plugin: PluginFile = part(PluginFile, Role.identity)  # before the model, whose aggregator it may register
     method: Method = field(default=Method.mhim, metadata=role(Role.identity))
-    """mhim: two stages, masked hard instance mining; plain: the aggregator alone (stage 1)."""
+    """mhim: masked hard instance mining in two stages; plain: the aggregator alone (stage 1)."""
     model: ModelOptions = part(ModelOptions, Role.identity)
     mhim: MhimOptions = part(MhimOptions, Role.identity)
     fit: FitOptions = part(FitOptions, Role.identity)
@@ -94,10 +94,10 @@ class TrainConfig:
     execution: TrainExecution = part(TrainExecution, Role.execution)
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
     warm_start: str = field(default="", metadata=role(Role.model))
-    """With scheme=final: start from the weights of this model, a run's out= or with registry= lung@champion; empty:
-    start anew."""
+    """With scheme=final: start from the weights of this model, the out= of a run, or lung@champion with registry=;
+    empty: start from scratch."""
     registry: str = field(default="", metadata=role(Role.place))
-    """With warm_start=lung@champion: the model's registry, a folder or s3://bucket/prefix; otherwise unused."""
+    """With warm_start=lung@champion: the registry of that model, a folder or s3://bucket/prefix; otherwise unused."""
 
     def __post_init__(self) -> None:
         check_workers(self.execution, self.fit)
@@ -130,7 +130,7 @@ class EvaluateConfig:
     run: str = field(metadata=role(Role.run))
     """The training run: the out= of mhim train."""
     store: str = field(default="", metadata=role(Role.features) | {"neutral": ""})
-    """The store that holds the run's features by now; empty: where the run recorded it, seen from the run's folder."""
+    """The store that holds the run's features now; empty: where the run recorded it, relative to the run's folder."""
     plugin: PluginFile = part(PluginFile, Role.identity)
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
     bootstrap_replicates: int = field(default=2000, metadata=role(Role.identity))
@@ -147,17 +147,18 @@ class PredictConfig:
     data: CohortKeys = part(CohortKeys, Role.identity)
     table: TableOptions = part(TableOptions, Role.identity)
     out: str = field(metadata=role(Role.output))
-    """The predictions: a folder or s3://bucket/prefix. The same again does nothing; another model's are refused."""
+    """The predictions: a folder or s3://bucket/prefix. Running again does nothing; predictions of another model are
+    refused."""
     plugin: PluginFile = part(PluginFile, Role.identity)
     run: str = field(default="", metadata=role(Role.run))
-    """The training run whose fold models predict (the out= of mhim train); empty: model= says what does."""
+    """The training run whose fold models predict (the out= of mhim train); empty: use model=."""
     model: str = field(default="", metadata=role(Role.identity))
-    """The registered model that predicts: lung@champion or lung@<version>; empty: run= says what does."""
+    """The registered model that predicts: lung@champion or lung@<version>; empty: use run=."""
     registry: str = field(default="", metadata=role(Role.place))
-    """With model=: its registry, a folder or s3://bucket/prefix; otherwise unused."""
+    """With model=: the registry, a folder or s3://bucket/prefix; otherwise unused."""
     store: str = field(default="", metadata=role(Role.output))
-    """The feature store of the new slides; empty: the run's where it lies as the run recorded it, seen from the run's
-    folder, else (and with model=) the folder features/ in out=."""
+    """The feature store of the new slides; empty: the run's store if it is where the run recorded it, relative to the
+    run's folder; otherwise, and with model=, the folder features/ in out=."""
     page: PageKeys = part(PageKeys, Role.identity)
     policy: SlidePolicy = part(SlidePolicy, Role.identity)
     failures: FailurePolicy = part(FailurePolicy, Role.identity)
@@ -183,7 +184,7 @@ class ReportConfig:
     run: str = field(metadata=role(Role.run))
     """The training run: the out= of mhim train."""
     store: str = field(default="", metadata=role(Role.features) | {"neutral": ""})
-    """The store that holds the run's features by now; empty: where the run recorded it, seen from the run's folder."""
+    """The store that holds the run's features now; empty: where the run recorded it, relative to the run's folder."""
     plugin: PluginFile = part(PluginFile, Role.identity)
     page: PageKeys = part(PageKeys, Role.identity)
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
@@ -195,19 +196,20 @@ class DemoConfig:
 
     ray: RayKeys = part(RayKeys, Role.execution)
     out: str = field(default="demo", metadata=role(Role.output))
-    """The folder that receives slides, features, run, predictions and page."""
+    """The folder for slides, features, run, predictions and page."""
     num_slides: int = field(default=84, metadata=role(Role.identity))
-    """Slides of the labelled cohort: three of seven to train on, one to choose the epoch by, three to test."""
+    """Slides of the labelled cohort: of seven, three for training, one for choosing the epoch, three for testing."""
     num_new: int = field(default=6, metadata=role(Role.identity))
-    """Slides to predict afterwards, of patients that training never sees."""
+    """Slides to predict afterwards, of patients unseen in training."""
     encoder: str = field(default="efficientnet-lite0", metadata=role(Role.identity))
     """The tile encoder: efficientnet-lite0, hed-texture or timm/<model>."""
     aggregator: str = field(default="abmil", metadata=role(Role.identity))
     """The bag aggregator."""
     method: Method = field(default=Method.mhim, metadata=role(Role.identity))
-    """mhim: two stages, masked hard instance mining; plain: the aggregator alone (stage 1)."""
+    """mhim: masked hard instance mining in two stages; plain: the aggregator alone (stage 1)."""
     full_view_weight: float = field(default=0.5, metadata=role(Role.identity))
-    """Share of the whole bag's task loss in the student's loss, 0 to below 1; 0: it sees the masked bag alone."""
+    """Weight of the unmasked bag's task loss in the student's loss, 0 to below 1; 0: the student sees only the masked
+    bag."""
     epochs: int = field(default=20, metadata=role(Role.identity))
     """Training epochs of each stage."""
     seed: int = field(default=2021, metadata=role(Role.identity))
@@ -240,17 +242,18 @@ class ConvertConfig:
     classes: tuple[str, ...] = field(default=(), metadata=role(Role.identity))
     """From a .pt: the names of its classes in the order of the logits, separated by commas."""
     embed_activation: Activation = field(default=Activation.gelu, metadata=role(Role.identity))
-    """From a .pt: non-linearity after the embedding layer, which no tensor says: gelu (v2), relu (v1) or tanh."""
+    """From a .pt: non-linearity after the embedding layer, which is stored in no tensor: gelu (v2), relu (v1) or
+    tanh."""
     attention_activation: Activation = field(default=Activation.relu, metadata=role(Role.identity))
-    """From a .pt: non-linearity inside ABMIL's attention, which no tensor says: relu, gelu or tanh."""
+    """From a .pt: non-linearity inside ABMIL's attention, which is stored in no tensor: relu, gelu or tanh."""
     run: str = field(default="", metadata=role(Role.run))
-    """Write a fit of this training run (its out=); empty: checkpoint= is read."""
+    """Export a fit of this training run (its out=); empty: read checkpoint=."""
     fold: int | None = field(default=None, metadata=role(Role.identity))
-    """With run=: the fit's fold; none: there is but one."""
+    """With run=: the fold of the fit; none: if there is only one."""
     seed: int | None = field(default=None, metadata=role(Role.identity))
-    """With run=: the fit's seed; none: there is but one."""
+    """With run=: the seed of the fit; none: if there is only one."""
     stage: Stage | None = field(default=None, metadata=role(Role.identity))
-    """With run=: plain (stage 1) or mhim (the student, with its teacher); none: there is but one."""
+    """With run=: plain (stage 1) or mhim (the student, with its teacher); none: if there is only one."""
 
     def __post_init__(self) -> None:
         check_least(self, 0, "fold")
@@ -281,14 +284,14 @@ class CompareConfig:
 
     plugin: PluginFile = part(PluginFile, Role.identity)
     runs: str = field(metadata=role(Role.run, listed=True))
-    """Training runs (out= of mhim train), separated by commas, brackets optional: runs=[runs/a,runs/b]. Of one run
-    alone all its models are compared."""
+    """Training runs (the out= of mhim train), separated by commas, brackets optional: runs=[runs/a,runs/b]. With a
+    single run, all its models are compared."""
     store: str = field(default="", metadata=role(Role.features) | {"neutral": ""})
-    """The store that holds the runs' features by now; empty: where each recorded it, seen from its folder."""
+    """The store that holds the runs' features now; empty: where each run recorded it, relative to its folder."""
     out: str = field(metadata=role(Role.output))
-    """The folder or s3://bucket/prefix that receives the table, the figure and comparison.json, anew each time."""
+    """The folder or s3://bucket/prefix for the table, the figure and comparison.json, rewritten each time."""
     models: str = field(default="", metadata=role(Role.identity, listed=True))
-    """Models to compare, separated by commas (mhim, mhim teacher, plain), of every run that has them; empty: each
+    """Models to compare, separated by commas (mhim, mhim teacher, plain), from every run that has them; empty: each
     run's reported model."""
     bootstrap_replicates: int = field(default=2000, metadata=role(Role.identity))
     """Replicates of the paired, patient-clustered bootstrap; 0: no intervals but DeLong's."""

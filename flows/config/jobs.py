@@ -16,9 +16,10 @@ class ClusterKeys:
     """Where jobs go."""
 
     ray_address: str = "http://127.0.0.1:8265"
-    """The cluster's dashboard, http://host:8265; a tunnel to a remote one ends at this default."""
+    """The dashboard of the cluster, http://host:8265; the default is where a tunnel to a remote one ends."""
     allow_insecure: bool = False
-    """Go to a cluster that is neither on this machine nor guarded by a token: all who reach it can do as you do."""
+    """Use a cluster that is neither on this machine nor protected by a token: anyone who can reach it can do what you
+    can."""
 
     def __post_init__(self) -> None:
         if not _ADDRESS.fullmatch(self.ray_address):
@@ -34,13 +35,14 @@ class SubmitConfig:
 
     cluster: ClusterKeys = part(ClusterKeys, Role.execution)
     flow: str = field(metadata=role(Role.identity))
-    """The flow to run there; the words that are no keys of submit are the flow's own."""
+    """The flow to run; words that are not keys of submit are passed to the flow."""
     wait: bool = field(default=False, metadata=role(Role.execution))
-    """Follow the job's log and end with its exit code; false: name the job and end."""
+    """Follow the job's log and end with its exit code; false: print the job's id and end."""
     image: str = field(default="", metadata=role(Role.execution))
-    """A container image that holds mhim, run by podman on every node; empty: the code installed here is sent along."""
+    """A container image that contains mhim, run by podman on every node; empty: the code installed here is sent with
+    the job."""
     overrides: tuple[str, ...] = field(default=(), metadata=role(Role.identity))
-    """The flow's own words, collected by the command line."""
+    """Words for the flow, collected from the command line."""
 
     def __post_init__(self) -> None:
         if self.image and not _IMAGE.fullmatch(self.image):
@@ -73,7 +75,7 @@ class JobsLogsConfig:
     cluster: ClusterKeys = part(ClusterKeys, Role.execution)
     which: JobKeys = part(JobKeys, Role.identity)
     follow: bool = field(default=False, metadata=role(Role.execution))
-    """Go on until the job is over, and end with its exit code; false: what there is now."""
+    """Follow the log until the job is over, and end with its exit code; false: print what there is now."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ class Method(StrEnum):
 @dataclass(frozen=True, kw_only=True)
 class PluginFile:
     aggregator_file: str = field(default="", metadata=role(Role.file))
-    """A Python file of your own that registers aggregators (docs/method.md); empty: none. Naming it here runs it."""
+    """A Python file of yours that registers aggregators (docs/method.md); empty: none. The file is executed."""
 
     def __post_init__(self) -> None:
         self.plugin()  # the name of its aggregator must be known before the model's keys are checked
@@ -50,21 +50,22 @@ class PluginFile:
 @dataclass(frozen=True, kw_only=True)
 class CohortKeys:
     cohort: str = field(metadata=role(Role.file))
-    """The cohort table, CSV, xlsx or Parquet: a path or an s3:// URI; paths in it are relative to the table. Or a
-    folder of slides, s3://bucket/prefix/ with a slash at its end: every slide file below it."""
+    """The cohort table (CSV, xlsx or Parquet): a path or an s3:// URI; paths in it are relative to the table. Or a
+    folder of slides, or s3://bucket/prefix/ with a slash at its end: every slide file below it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledCohort(CohortKeys):
     labels: str = field(default="", metadata=role(Role.file))
-    """A table of labels, CSV or xlsx, with or without header: an id of a slide or patient, then its label; empty: the
-    cohort's own."""
+    """A table of labels (CSV or xlsx), with or without header: the id of a slide or patient, then its label; empty: the
+    cohort's own labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderFiles:
     encoder_weights: str = field(default="", metadata=role(Role.node_path))
-    """A local weights file or folder for timm/<model>; empty: from the package or the hub. Its sha256 is identity."""
+    """A local weights file or folder for timm/<model>; empty: from the package or the hub. The sha256 of the weights is
+    part of the encoder's identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,20 +75,21 @@ class EncoderKeys(EncoderFiles):
     encoder: str = "efficientnet-lite0"
     """The tile encoder: efficientnet-lite0, hed-texture or timm/<model>."""
     encoder_revision: str = ""
-    """The revision of a timm model on the hub; empty: the one timm pins."""
+    """The revision of a timm model on the hub; empty: the one that timm pins."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailurePolicy:
     max_failed_fraction: float = 0.1
-    """The share of the cohort's slides that may fail before the exit code becomes 4 instead of 3."""
+    """Share of the cohort's slides that may fail before the exit code becomes 4 instead of 3."""
     retry_failed: bool = True
-    """Try slides again that failed before with the same source and policies; false: only those whose failure said
-    nothing of the slide (a full disk, storage), the others count as failed."""
+    """Retry slides that failed before with the same source and policies; false: retry only those whose failure had
+    nothing to do with the slide (full disk, storage), and count the others as failed."""
     partial_ok: bool = False
-    """End with 0 instead of 3 where some slides failed, no more than the fraction: schedulers take 3 for a failure."""
+    """End with exit code 0 instead of 3 when some slides failed, but no more than max_failed_fraction: for schedulers
+    that take 3 for a failure."""
     strict: bool = False
-    """A slide file that is not there ends the command before any work (exit 2); false: it fails as not_found."""
+    """Stop before any work (exit 2) if a slide file is missing; false: that slide fails as not_found."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_failed_fraction <= 1:
@@ -104,9 +106,10 @@ class RayKeys:
     """Where Ray is."""
 
     ray_address: str = "local"
-    """local: a Ray of this command's own; auto: the cluster of this Ray job; host:6379: from a node of the cluster."""
+    """local: start Ray for this command only; auto: the cluster of this Ray job; host:6379: that cluster, from one of
+    its nodes."""
     local_cpus: int | None = None
-    """CPUs that a local Ray may use; none: all that this process may use."""
+    """CPUs that a local Ray may use; none: all CPUs available to this process."""
 
     def __post_init__(self) -> None:
         check_address(self.ray_address)
@@ -118,7 +121,8 @@ class DecodeKeys:
     """Slides on their way to the decoder."""
 
     decode_timeout_s: float = 300.0
-    """Seconds a slide may show no progress, once copied and hashed, before its decoder is killed: failed as timeout."""
+    """Seconds without progress, once a slide is copied and hashed, after which its decoder is killed and the slide
+    fails as timeout."""
     staging_dir: str = ""
     """The node's folder for temporary copies of s3:// slides; empty: the system's temporary folder."""
 
@@ -132,11 +136,11 @@ class EmbedExecution:
     """How slides are embedded."""
 
     embed_actors: int | None = None
-    """Encoder actors; none: one per CPU (or one per GPU share), also of the nodes that join the cluster later."""
+    """Number of encoder actors; none: one per CPU (or per GPU share), including nodes that join the cluster later."""
     gpus_per_actor: float = 0.0
-    """GPU share of an encoder actor; 0: the encoder runs on the CPU."""
+    """GPUs per encoder actor, a fraction to share one; 0: the encoder runs on the CPU."""
     slides_per_call: int = 4
-    """Slides handed to an actor at once: the next is decoded while one is encoded."""
+    """Slides given to an actor at a time; the next one is decoded while one is encoded."""
 
     def __post_init__(self) -> None:
         check_least(self, 1, "embed_actors", "slides_per_call")
@@ -155,17 +159,17 @@ class FeatureChoice:
     """Which of the store's feature sets: any key left out is open."""
 
     encoder: str | None = None
-    """Use features of this encoder; none: whichever the store holds, if there is one."""
+    """Use features of this encoder; none: any, if the choice is unique."""
     target_mpp: float | None = None
-    """Use features tiled at this resolution, µm/px; none: open."""
+    """Use features tiled at this resolution, µm/px; none: any."""
     tile_px: int | None = None
-    """Use features of tiles of this many pixels; none: open."""
+    """Use features of tiles with sides of this many pixels; none: any."""
     overlap_px: int | None = None
-    """Use features of tiles with this overlap in pixels; none: open."""
+    """Use features of tiles with this overlap in pixels; none: any."""
     min_tissue: float | None = None
-    """Use features tiled with this least share of tissue; none: open."""
+    """Use features tiled with this minimum share of tissue; none: any."""
     feature_set: str | None = None
-    """Use the feature set whose fingerprint begins with these digits, as a refusal lists it; none: open."""
+    """Use the feature set whose fingerprint begins with these digits, as the error message lists it; none: any."""
 
     @property
     def tiling(self) -> dict[str, float | int]:
@@ -182,11 +186,11 @@ class TrainExecution:
     workers: int = 1
     """Data-parallel training workers, at most global_batch."""
     gpus_per_worker: float = 0.0
-    """GPU share of a training worker; 0: CPU."""
+    """GPUs per training worker; 0: CPU."""
     threads_per_worker: int = 2
-    """Torch threads of a worker on a CPU; never taken from the machine, since the last bits of a sum depend on it."""
+    """Torch threads of a worker on a CPU. Not derived from the machine, since the last bits of a sum depend on it."""
     cache_gib: float = 4.0
-    """Memory of each worker that keeps bags between epochs, GiB; 0: every epoch reads the store."""
+    """Memory in GiB in which each worker keeps bags between epochs; 0: every epoch reads the store."""
 
     def __post_init__(self) -> None:
         check_least(self, 1, "workers", "threads_per_worker")
@@ -220,16 +224,18 @@ def check_method(method: Method, model: ModelOptions, teacher: str) -> None:
 @dataclass(frozen=True, kw_only=True)
 class ProtocolKeys:
     recipe: str = DEFAULT_RECIPE
-    """Named options, below the keys you give yourself: mhim, mhim-v2 (IJCV 2025's text), mhim-v1 (ICCV 2023) or
-    published-code (docs/method.md has the table)."""
+    """A named set of options, which the keys that you set override: mhim, mhim-v2 (the text of IJCV 2025), mhim-v1
+    (ICCV 2023) or published-code (table in docs/method.md)."""
     seeds: int = 1
-    """Trainings of every fold, with seed, seed + 1, …; the folds are those of the first."""
+    """How many times each fold is trained, with seed, seed + 1, …, always on the folds of the first seed."""
     teacher: str = field(default="", metadata=role(Role.run))
-    """Take the stage-1 models of another run (its out=) with the same folds, seeds and data; empty: train them."""
+    """Use the stage-1 models of another run (its out=) with the same folds, seeds and data as teachers; empty: train
+    them."""
     split_files: tuple[str, ...] = field(default=(), metadata=role(Role.file))
-    """Predefined folds, one CSV each, separated by commas: id and split columns, or columns train, val, test of ids."""
+    """Predefined folds, one CSV file each, separated by commas: with columns id and split, or with columns of ids
+    train, val and test."""
     partial_splits: bool = field(default=False, metadata={"neutral": True})
-    """Go without the ids of split files that the cohort does not have, and say which; false: they end the command."""
+    """Leave out ids in split files that the cohort does not have, and list them; false: such ids stop the command."""
 
     def __post_init__(self) -> None:
         check_recipe(self.recipe)
@@ -239,9 +245,9 @@ class ProtocolKeys:
 @dataclass(frozen=True, kw_only=True)
 class PageKeys:
     max_heatmaps: int = 24
-    """Slides with a heat map and top tiles on the page; 0: none."""
+    """Number of slides with a heat map and top tiles on the page; 0: none."""
     top_tiles: int = 8
-    """Most attended tiles shown per slide; 0: none."""
+    """Number of most attended tiles shown per slide; 0: none."""
 
     def __post_init__(self) -> None:
         check_least(self, 0, "max_heatmaps", "top_tiles")

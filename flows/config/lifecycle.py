@@ -35,9 +35,9 @@ class StepKeys:
     """How often a flow's steps are tried."""
 
     retries: int = 1
-    """Times a step is tried again where storage did not answer or workers were lost; 0: never."""
+    """How many times a step is retried when storage did not answer or workers were lost; 0: never."""
     retry_wait_s: float = 5.0
-    """Seconds before the first of them, doubled before each further one; 0: at once."""
+    """Seconds before the first retry, doubled before each further one; 0: immediately."""
 
     def __post_init__(self) -> None:
         for name in ("retries", "retry_wait_s"):
@@ -54,10 +54,10 @@ class PipelineConfig:
     store: str = field(metadata=role(Role.output))
     """The feature store: a folder or s3://bucket/prefix."""
     out: str = field(metadata=role(Role.output))
-    """Where the training runs go: a folder or s3://bucket/prefix; each lies in a folder that carries the fingerprint
-    of its inputs."""
+    """Where the training runs go: a folder or s3://bucket/prefix; each gets a folder named by the fingerprint of its
+    inputs."""
     registry: str = field(default="", metadata=role(Role.output))
-    """The model registry, in which the first champion is to appear: a folder or s3://bucket/prefix; empty: none."""
+    """The model registry for the first champion: a folder or s3://bucket/prefix; empty: none."""
     name: str = field(default="", metadata=role(Role.identity))
     """The model's name in the registry; empty: no model is registered."""
     encoder: EncoderKeys = part(EncoderKeys, Role.identity)
@@ -68,7 +68,7 @@ class PipelineConfig:
     target: TaskOptions = part(TaskOptions, Role.identity)
     plugin: PluginFile = part(PluginFile, Role.identity)
     method: Method = field(default=Method.mhim, metadata=role(Role.identity))
-    """mhim: two stages, masked hard instance mining; plain: the aggregator alone (stage 1)."""
+    """mhim: masked hard instance mining in two stages; plain: the aggregator alone (stage 1)."""
     model: ModelOptions = part(ModelOptions, Role.identity)
     mhim: MhimOptions = part(MhimOptions, Role.identity)
     fit: FitOptions = part(FitOptions, Role.identity)
@@ -99,27 +99,27 @@ class RecipeChanges:
     """What a challenger is trained with, where it is not the champion's own."""
 
     epochs: int | None = None
-    """Passes over the training bags, per stage; none: the champion's."""
+    """Epochs per stage; none: the champion's value."""
     learning_rate: float | None = None
-    """Adam's learning rate in the first epoch; none: the champion's."""
+    """Adam's learning rate in the first epoch; none: the champion's value."""
     patience: int | None = None
-    """Epochs without a better validation result before stopping; none: the champion's."""
+    """Stop after this many epochs without a better validation result; none: the champion's value."""
     max_instances: int | None = None
-    """Most instances of a bag in training; none: the champion's."""
+    """Maximum number of instances of a bag in training; none: the champion's value."""
     class_weights: bool | None = None
-    """Weight the task loss by inverse class frequency; none: as the champion."""
+    """Weight the task loss by inverse class frequency; none: as for the champion."""
     balanced_sampling: bool | None = None
-    """Draw bags so that every epoch holds as many of each class; none: as the champion."""
+    """Draw bags so that every epoch has equally many of each class; none: as for the champion."""
     val_fraction: float | None = None
-    """Share of the patients that choose the model and train nothing; none: the champion's."""
+    """Share of the patients used for choosing the epoch instead of training; none: the champion's value."""
     aggregator: str | None = None
-    """How a bag becomes a prediction; none: the champion's."""
+    """The model that turns a bag into a prediction; none: the champion's."""
     embed_dim: int | None = None
-    """Features of an embedded instance; none: the champion's."""
+    """Number of features of an embedded instance; none: the champion's value."""
     seed: int | None = None
-    """Seed of splits and training; none: the champion's. The same data, keys and seed give the same model."""
+    """Seed of splits and training; none: the champion's. The same data, keys and seed give the same model again."""
     seeds: int | None = None
-    """Trainings, with seed, seed + 1, …, that vote together; none: as many as the champion's."""
+    """Number of models, trained with seed, seed + 1, …, that vote together; none: as many as the champion has."""
 
     def __post_init__(self) -> None:
         given = self.given()
@@ -148,17 +148,17 @@ class RetrainConfig:
     out: str = field(default="", metadata=role(Role.output))
     """Where the training runs go: a folder or s3://bucket/prefix; empty: runs/<name> in the registry."""
     slides_prefix: str = field(default="", metadata=role(Role.place))
-    """A folder or s3://bucket/prefix whose slides are embedded too, though the table does not list them yet; empty:
+    """A folder or s3://bucket/prefix whose slides are also embedded, although the table does not list them yet; empty:
     none."""
     max_age: float | None = field(default=None, metadata=role(Role.identity))
-    """Days after which the champion is challenged though nothing is new; none: never."""
+    """Age of the champion in days at which it is challenged even without new data; none: never."""
     folds: int | None = field(default=None, metadata=role(Role.identity))
-    """Folds of the challenger's cross-validated estimate; none: the champion's."""
+    """Folds of the challenger's cross-validated estimate; none: as for the champion."""
     scheme: SplitScheme = field(default=SplitScheme.auto, metadata=role(Role.identity))
-    """How they are made; the model itself is trained on every patient that is not in the holdout."""
+    """How the folds are made; the model itself is trained on every patient outside the holdout."""
     warm_start: bool = field(default=False, metadata=role(Role.identity))
-    """Start the challenger from the champion's weights. Its estimate over the folds starts anew in either case, since
-    the champion has seen their test patients."""
+    """Start the challenger from the champion's weights. The estimate over the folds always starts from scratch, since
+    the champion has seen the test patients of the folds."""
     data: LabelledCohort = part(LabelledCohort, Role.identity)
     table: TableOptions = part(TableOptions, Role.identity)
     store: str = field(metadata=role(Role.output))
@@ -198,11 +198,11 @@ class FlowStatusConfig:
     """mhim flow status: how a flow's steps stand."""
 
     name: str = field(metadata=role(Role.identity))
-    """The model's name, under which the pipeline or retraining was started; of a pipeline without one: pipeline."""
+    """The model's name, under which the pipeline or retraining was started; pipeline for a pipeline without a name."""
     registry: str = field(metadata=role(Role.place))
-    """Where the records lie: the registry, or the out= of a pipeline without one; a folder or s3://bucket/prefix."""
+    """Where the records are: the registry, or the out= of a pipeline without one; a folder or s3://bucket/prefix."""
     last: int = field(default=2, metadata=role(Role.identity))
-    """Runs shown of each flow, the newest first."""
+    """Number of runs to show of each flow, the newest first."""
 
     def __post_init__(self) -> None:
         if self.last < 1:

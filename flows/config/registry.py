@@ -16,7 +16,7 @@ class ModelListConfig:
     registry: str = field(metadata=role(Role.place))
     """The model registry: a folder or s3://bucket/prefix."""
     name: str = field(default="", metadata=role(Role.identity))
-    """Only the models of this name; empty: of every name."""
+    """Only models of this name; empty: all models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +40,13 @@ class ModelRegisterConfig:
     name: str = field(metadata=role(Role.identity))
     """The model's name: letters, digits and ._- only."""
     run: str = field(metadata=role(Role.run))
-    """The finished training run (the out= of mhim train) whose models vote."""
+    """The finished training run (the out= of mhim train) whose models make up the new one."""
     store: str = field(default="", metadata=role(Role.features) | {"neutral": ""})
-    """The store that holds the run's features by now; empty: where the run recorded it, seen from the run's folder."""
+    """The store that holds the run's features now; empty: where the run recorded it, relative to the run's folder."""
     fold: int | None = field(default=None, metadata=role(Role.identity))
-    """Take the models of this fold alone; none: of every fold."""
+    """Only the models of this fold; none: of every fold."""
     seed: int | None = field(default=None, metadata=role(Role.identity))
-    """Take the models of this seed alone; none: of every seed."""
+    """Only the models of this seed; none: of every seed."""
 
     def __post_init__(self) -> None:
         if self.fold is not None and self.fold < 0:
@@ -65,7 +65,7 @@ class ModelPromoteConfig:
     version: str = field(metadata=role(Role.identity))
     """The version to promote, or its first digits, as mhim model ls shows it."""
     reason: str = field(default="", metadata=role(Role.identity))
-    """A sentence for the record; no patient's name. Empty: none."""
+    """A sentence for the record, without names of patients; empty: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class ModelRollbackConfig:
     to: str = field(metadata=role(Role.identity))
     """The version to go back to, or its first digits, as mhim model show lists them."""
     reason: str = field(default="", metadata=role(Role.identity))
-    """A sentence for the record; no patient's name. Empty: one that says what was taken back."""
+    """A sentence for the record, without names of patients; empty: one that says what was rolled back."""
 
 
 def checked_name(name: str) -> str:

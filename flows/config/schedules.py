@@ -23,20 +23,21 @@ class ScheduleAddConfig:
     registry: str = field(metadata=role(Role.output))
     """The model registry: a folder or s3://bucket/prefix."""
     flow: str = field(metadata=role(Role.identity))
-    """The flow to run: retrain, pipeline, embed, train, …; the words that are no keys of this command are its own."""
+    """The flow to run: retrain, pipeline, embed, train, …; words that are not keys of this command are passed to it."""
     cron: str = field(metadata=role(Role.identity))
-    """When, in five fields: minute, hour, day of month, month, day of week (0 and 7 are Sunday), like '0 2 * * 0'."""
+    """When to run, in five fields: minute, hour, day of month, month, day of week (0 and 7 are Sunday), such as '0 2 *
+    * 0'."""
     timezone: str = field(default="UTC", metadata=role(Role.identity))
-    """The time zone that the fields are meant in, like Europe/Berlin."""
+    """The time zone of these fields, such as Europe/Berlin."""
     target: Target = field(default=Target.local, metadata=role(Role.identity))
-    """local: kept below the registry for `mhim schedule serve`; the others print a crontab line, a Kubernetes CronJob
-    that submits to a Ray cluster, or a RayCronJob that makes one, and keep nothing."""
+    """local: stored in the registry for `mhim schedule serve`. The others store nothing and print a crontab line, a
+    Kubernetes CronJob that submits to a Ray cluster, or a RayCronJob that starts one."""
     image: str = field(default="", metadata=role(Role.identity))
-    """The container image of deploy/Dockerfile, as your cluster pulls it; needed for kubernetes and kuberay alone."""
+    """The container image of deploy/Dockerfile, as your cluster pulls it; needed only for kubernetes and kuberay."""
     submit_to: str = field(default="http://mhim-head-svc:8265", metadata=role(Role.execution))
-    """kubernetes: the dashboard of the Ray cluster that the job is submitted to."""
+    """kubernetes: the dashboard of the Ray cluster to submit the job to."""
     overrides: tuple[str, ...] = field(default=(), metadata=role(Role.identity))
-    """The flow's own key=value words; you need not name this key."""
+    """The key=value words for the flow; collected from the command line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class ScheduleRunNowConfig:
     schedule: str = field(metadata=role(Role.identity))
     """The schedule's id, as `mhim schedule ls` lists it."""
     force: bool = field(default=False, metadata=role(Role.execution))
-    """Run although a run of the schedule seems to be going on; false: that is refused (exit 5)."""
+    """Run even if a run of this schedule seems to be in progress; false: refuse (exit 5)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ class ScheduleServeConfig:
     registry: str = field(metadata=role(Role.output))
     """The model registry: a folder or s3://bucket/prefix."""
     look_every_s: float = field(default=20.0, metadata=role(Role.execution))
-    """Seconds between two looks at the schedules, at least 1: a run starts that late at most."""
+    """Seconds between two looks at the schedules, at least 1; a run starts at most this late."""
 
     def __post_init__(self) -> None:
         if not self.look_every_s >= 1:

@@ -17,8 +17,8 @@ class TrackingKeys:
     """A mirror for people, which no flow reads; that it fails stops nothing."""
 
     tracking: Tracking | None = None
-    """mlflow: mirror runs, figures and models into tracking_file, or where MLFLOW_TRACKING_URI says; none: only where
+    """mlflow: mirror runs, figures and models to tracking_file, or to MLFLOW_TRACKING_URI; none: only if
     MLFLOW_TRACKING_URI is set."""
     tracking_file: str = field(default="", metadata=role(Role.mirror))
-    """The SQLite file for tracking=mlflow; empty: MLFLOW_TRACKING_URI or, where that is not set, mlflow.db in the
-    folder of the run or registry."""
+    """The SQLite file for tracking=mlflow; empty: MLFLOW_TRACKING_URI or, if that is not set, mlflow.db in the folder
+    of the run or registry."""

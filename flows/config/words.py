@@ -26,8 +26,8 @@ CONFIG = Key(
     kind=str,
     optional=False,
     default="",
-    doc="A YAML file of keys of this command, a path or an s3:// URI; what is given here too is taken from here. "
-    "Relative paths in it are of the current folder, as those typed here; empty: none.",
+    doc="A YAML file with keys of this command, a path or an s3:// URI; keys on the command line override it. "
+    "Relative paths in it are relative to the current folder, as on the command line; empty: none.",
     role=Role.file,
     listed=False,
     path=(),

@@ -72,7 +72,7 @@ def foci_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     """What the demo prints: the AUROCs, the Dice and the shares of the ten top tiles, a line a model."""
     num, possible = summary["num"], summary["possible"]
     yield (
-        f"test slides: {num['quiet']} with quiet foci alone, {num['loud']} with loud ones alone, {num['none']} without "
+        f"test slides: {num['quiet']} with quiet foci only, {num['loud']} with loud ones only, {num['none']} without "
         f"tumour; of the ten top tiles at most {_number(possible['quiet'])} and {_number(possible['loud'])} inside"
     )
     yield _columns("", ["AUROC all", "quiet", "loud", "Dice quiet", "loud", "top ten quiet", "loud"])

@@ -29,32 +29,32 @@ class TableOptions:
     """How the user's tables are read. What comes of it, rows with their targets, patients and folds, is identity."""
 
     id_column: str = field(default="", metadata={"neutral": ""})
-    """The column of the slides' ids, in labels= the column of its ids where it has it; empty: found by its name."""
+    """The column of slide ids, also in labels= if it has a column of that name; empty: found by its name."""
     patient_column: str = field(default="", metadata={"neutral": ""})
-    """The column of the patients; empty: found by its name."""
+    """The column of patient ids; empty: found by its name."""
     label_column: str = field(default="", metadata={"neutral": ""})
-    """The column of the labels, in labels= where that is given; with it, times and events are read where they are
-    named as well; empty: found by its name."""
+    """The column of labels, in labels= if that is given. If it is set, times and events are read only if their columns
+    are set too; empty: found by its name."""
     time_column: str = field(default="", metadata={"neutral": ""})
-    """Survival: the column of the times, in labels= where that is given; with it, labels are read where label_column=
-    is given as well; empty: found by its name."""
+    """Survival: the column of times, in labels= if that is given. If it is set, labels are read only if label_column=
+    is set too; empty: found by its name."""
     event_column: str = field(default="", metadata={"neutral": ""})
-    """Survival: the column of the events, as time_column; empty: found by its name."""
+    """Survival: the column of events, in the same way as time_column; empty: found by its name."""
     patients: PatientUnit = PatientUnit.column
-    """column: as the table says, and training refuses a table that does not; slides: every slide is a patient of its
-    own, and no column of patients is read."""
+    """column: the patients of the table; training refuses a table without them. slides: every slide counts as a patient
+    of its own, and no patient column is read."""
     na_values: tuple[str, ...] = field(default=NO_LABEL, metadata={"neutral": ()})
-    """Words that say that a slide has no label, whatever their case; leave one out and it is a class; empty: only an
-    empty cell says it."""
+    """Words that mean that a slide has no label, regardless of case. A word that you leave out becomes a class; empty:
+    only an empty cell means no label."""
     label_spellings: LabelSpellings = LabelSpellings.refuse
-    """Labels that differ only in case, blanks, underscores or hyphens (Tumour, tumour), or as numbers not at all (1,
-    1.0). refuse: the command ends, naming them; merge: the most frequent spelling counts."""
+    """What to do about labels that differ only in case, spaces, underscores or hyphens (Tumour, tumour), or are the
+    same number (1, 1.0). refuse: stop and name them; merge: make them one class under the most frequent spelling."""
     slides_dir: str = field(default="", metadata={"neutral": "", "role": "place"})
-    """Where the slides lie, a folder or s3://bucket/prefix, for tables of ids or relative paths; empty: beside the
+    """Where the slides are, a folder or s3://bucket/prefix, for tables of ids or relative paths; empty: beside the
     table."""
     extension: str = field(default="", metadata={"neutral": ""})
-    """The extension of the slide files, such as .svs, for tables that give ids or files of features (.h5, .pt); empty:
-    as the table gives them."""
+    """The extension of the slide files, such as .svs, for tables that list ids or feature files (.h5, .pt); empty: as
+    in the table."""
 
     def __post_init__(self) -> None:
         if self.patients is PatientUnit.slides and self.patient_column:
@@ -106,14 +106,14 @@ class TaskOptions:
     """Part of a result's identity."""
 
     task: TaskName = TaskName.auto
-    """auto: regression for labels that are numbers and either not all whole or more than 20 different ones, else
-    classification; survival where there is no label but time and event; or name it: classification, survival,
+    """auto: regression if the labels are numbers that are not all whole or have more than 20 different values, else
+    classification; survival if there are time and event but no label. Or set it: classification, survival,
     regression."""
     time_bins: int = 4
-    """Survival: number of time bins, at least 2, cut at quantiles of the times of the training bags' events; otherwise
+    """Survival: number of time bins, at least 2, cut at quantiles of the event times of the training bags; otherwise
     unused."""
     bags: BagUnit = BagUnit.slide
-    """slide: a bag a slide; patient: a bag a patient, of all slides of the patient one after another."""
+    """slide: one bag per slide; patient: one bag per patient, all slides of the patient joined."""
 
     def __post_init__(self) -> None:
         if self.time_bins < 2:
@@ -135,16 +135,17 @@ class SplitOptions:
     """Part of a result's identity; the seed is passed beside it."""
 
     scheme: SplitScheme = SplitScheme.auto
-    """auto: the table's split or fold column if one is filled, else folds; folds: patient-level stratified folds;
-    leave_one_patient_out: one fold a patient; column: the table's own train, val and test, or its own test folds;
-    final: one split without a test part, of every patient: for a model that is judged on patients kept elsewhere."""
+    """auto: the table's split or fold column if it is filled in, else folds; folds: stratified folds at patient level;
+    leave_one_patient_out: one fold per patient; column: the table's own train, val and test, or its own test folds;
+    final: one split of all patients without a test part, for a model that is judged on other patients."""
     folds: int = 5
-    """Number of folds, each patient in the test part of one; 1 makes a single train/validation/test split; unused where
-    the scheme is final."""
+    """Number of folds; each patient is in the test part of exactly one. 1: a single train/validation/test split. Unused
+    with scheme=final."""
     val_fraction: float = 0.2
-    """Share of the patients outside the test part that choose the model and train nothing, above 0 and below 1."""
+    """Share of the patients outside the test part that are used for choosing the epoch instead of training, above 0 and
+    below 1."""
     test_fraction: float = 0.2
-    """Share of the patients that are tested on where folds is 1, above 0 and below 1; otherwise unused."""
+    """Share of the patients in the test part if folds is 1, above 0 and below 1; otherwise unused."""
 
     def __post_init__(self) -> None:
         if self.folds < 1:

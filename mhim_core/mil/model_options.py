@@ -74,28 +74,29 @@ class ModelOptions:
     """The architecture of student and teacher alike."""
 
     aggregator: str = field(default="abmil", metadata={"choices": AGGREGATOR_NAMES})
-    """How a bag becomes a prediction: one of these (mean and max for method=plain alone), or the name that your own
-    aggregator_file registers."""
+    """The model that turns a bag into a prediction: one of these (mean and max only with method=plain), or a name that
+    your own aggregator_file registers."""
     plugin_sha256: str | None = None
-    """The sha256 that the aggregator_file must have; none: whichever is given. Filled in, it is part of the model."""
+    """The sha256 that aggregator_file must have; none: any. It is filled in as part of the model's options."""
     embed_dim: int = 512
-    """Features D of an embedded instance; a multiple of 8 for transmil."""
+    """Number D of features of an embedded instance; a multiple of 8 for transmil."""
     embed_activation: Activation = Activation.gelu
     """Non-linearity after the embedding layer: gelu, relu or tanh."""
     attention_activation: Activation = Activation.relu
     """Non-linearity inside ABMIL's attention: gelu, relu or tanh; ignored where gated."""
     gated: bool = False
-    """Gated attention (tanh times sigmoid) instead of the plain one."""
+    """Use gated attention (tanh times sigmoid) in ABMIL; false: plain attention."""
     dropout: float = 0.25
-    """Share of embedded features dropped in training, 0 to below 1; 0 disables it."""
+    """Dropout on embedded features in training, 0 to below 1; 0 disables it."""
     transmil_dropout: float = 0.1
-    """Share of values dropped behind each attention layer of transmil in training, 0 to below 1; 0 disables it."""
+    """Dropout after each attention layer of transmil in training, 0 to below 1; 0 disables it."""
     clam_instance_weight: float = 0.3
-    """Share of CLAM's instance clustering loss in its task loss, 0 to below 1; 0 disables it."""
+    """Weight of CLAM's instance clustering loss in its task loss, 0 to below 1; 0 disables it."""
     clam_num_sampled: int = 8
-    """Most and least attended instances of a bag, this many each, that CLAM's clustering loss looks at."""
+    """Number of most attended and of least attended instances of a bag that enter CLAM's clustering loss."""
     clam_subtyping: bool = False
-    """Also teach the other classes' instance classifiers of CLAM that what a bag attends to is none of theirs."""
+    """Also train the instance classifiers of the other classes in CLAM, with the most attended instances as
+    negatives."""
 
     def __post_init__(self) -> None:
         self._settle_plugin()
@@ -146,15 +147,16 @@ class MhimOptions:
     """Masked hard instance mining, stage 2 (IJCV 2025, with ICCV 2023's masks as options)."""
 
     high_mask_ratio: float = 0.03
-    """Share of a bag's instances with the highest teacher scores hidden from the student; 0 disables it."""
+    """Share of a bag's instances, those with the highest teacher scores, that is hidden from the student; 0 disables
+    it."""
     high_mask_subsample: float = 1.0
-    """Share of the high-score candidates that is hidden, drawn from proportionally more of them; 1 disables it."""
+    """Share of the highest-scored candidates that is hidden, out of proportionally more of them; 1 disables it."""
     high_mask_schedule: Schedule = Schedule.constant
-    """constant, or cosine from high_mask_ratio to 0 over the fit."""
+    """constant, or cosine: from high_mask_ratio down to 0 over the fit."""
     random_mask_ratio: float = 0.1
     """Share of the remaining instances set aside and condensed into recycled tokens; 0 disables recycling."""
     recycle_queries: int = 5
-    """Number k of global queries, hence of recycled tokens."""
+    """Number k of global queries, and so of recycled tokens."""
     recycle_momentum: float = 0.9999
     """Momentum of the global queries' moving average per step; 1 freezes them."""
     recycle_dropout: float = 0.1
@@ -164,26 +166,27 @@ class MhimOptions:
     consistency_weight: float = 0.05
     """Weight of the consistency loss; 0 disables it."""
     ema_momentum: str = AUTO
-    """Momentum of the teacher per step, a number from 0 to 1 (1 freezes it), or auto: 1 - 12/steps in [.99, .9999]."""
+    """Momentum of the teacher per step, 0 to 1 (1 freezes it), or auto: 1 - 12/steps, within [.99, .9999]."""
     ema_schedule: Schedule = Schedule.constant
     """constant, or cosine: the momentum rises to 1 over the fit."""
     score: Score = Score.margin
-    """Teacher's instance score: margin (tie-free), softmax_max (the published numbers) or attention."""
+    """The teacher's instance score: margin (free of ties), softmax_max (as published) or attention."""
     teacher_mode: TeacherMode = TeacherMode.eval
-    """eval: no dropout in the teacher; train: dropout acts, as in the published code."""
+    """eval: no dropout in the teacher; train: with dropout, as in the published code."""
     student_init: StudentInit = StudentInit.fresh
-    """What the student takes from the stage-1 model: nothing (fresh), its embedding layer (embed) or all."""
+    """What the student starts from: fresh weights, the embedding layer of the stage-1 model (embed) or all of it."""
     recycle_at_test: RecycleAtTest = RecycleAtTest.auto
-    """Append recycled tokens at inference: on, off, or auto (on where random_mask_ratio is at least 0.5)."""
+    """Append recycled tokens at inference: on, off, or auto (on if random_mask_ratio is at least 0.5)."""
     token_order: TokenOrder = TokenOrder.shuffled
-    """Order of the instances that random masking leaves: shuffled (published) or sorted; matters to transmil alone."""
+    """Order of the instances that are left after random masking: shuffled (published) or sorted; matters only for
+    transmil."""
     v1_random_mask_ratio: float = 0.0
     """Share of all instances hidden at random, redrawn every step (ICCV 2023); 0 disables it."""
     v1_low_mask_ratio: float = 0.0
-    """Share of all instances with the lowest scores hidden (ICCV 2023); 0 disables it."""
+    """Share of all instances, those with the lowest scores, that is hidden (ICCV 2023); 0 disables it."""
     full_view_weight: float = field(default=0.0, metadata={"neutral": 0.0})
-    """Share of the whole bag's task loss in the student's loss, 0 to below 1: it keeps the student from forgetting what
-    is always masked; 0 disables it."""
+    """Weight of the unmasked bag's task loss in the student's loss, 0 to below 1, meant to keep the student from
+    forgetting what is always masked; 0 disables it."""
 
     def __post_init__(self) -> None:
         for name in ("high_mask_ratio", "v1_random_mask_ratio", "v1_low_mask_ratio", "recycle_momentum"):

@@ -14,10 +14,10 @@ class HoldoutOptions:
     """How the holdout is frozen; read once, when a name gets its first model."""
 
     holdout_fraction: float = 0.2
-    """Share of the patients, of every class alike, that are set aside for good when the first model is made, above 0
+    """Share of the patients, stratified by class, that is set aside permanently when the first model is made, above 0
     and below 1."""
     holdout_seed: int = 2021
-    """Which patients those are; 0 or more."""
+    """Seed of the draw of the holdout patients; 0 or more."""
 
     def __post_init__(self) -> None:
         if not 0 < self.holdout_fraction < 1:
@@ -31,27 +31,27 @@ class GateOptions:
     """What a challenger must show to take the champion's place; part of a judgement's identity."""
 
     gate_metric: str = ""
-    """The metric that is compared on the holdout; empty: auroc, in survival harrell_c, in regression rmse."""
+    """The metric to compare on the holdout; empty: auroc (survival: harrell_c; regression: rmse)."""
     gate_delta: float = 0.02
-    """How much worse the challenger may be: the lower bound of the paired interval of the difference must not lie
-    below its negative, overall and in every site; in the metric's own unit, 0 or more. A small holdout needs a wide
-    one: of 200 patients, an AUROC's interval is about 0.1 to either side."""
+    """How much worse the challenger may be, in the unit of the metric, 0 or more: the lower bound of the paired
+    interval of the difference must not be below minus this value, overall and in every site. A small holdout needs a
+    large value: with 200 patients, the interval of an AUROC is about ±0.1."""
     gate_site_delta: float | None = None
-    """The same within a site, whose fewer patients make a wider interval, 0 or more; none: gate_delta."""
+    """The same within a site, where fewer patients give a wider interval, 0 or more; none: gate_delta."""
     gate_brier_epsilon: float = 0.02
-    """How much higher than the champion's the challenger's Brier score may be, 0 or more; classification alone."""
+    """By how much the challenger's Brier score may exceed the champion's, 0 or more; classification only."""
     gate_floor: float = 0.7
     """What a first model must reach on the holdout, in the metric's own unit (rmse and mae: stay at or below), 0 or
     more."""
     gate_site_patients: int = 10
-    """A site with fewer holdout patients is listed and not judged by itself, at least 1."""
+    """A site with fewer holdout patients than this is listed, but not judged on its own; at least 1."""
     gate_replicates: int = 2000
     """Replicates of the paired, patient-clustered bootstrap, at least 100."""
     gate_level: float = 0.95
-    """Of its two-sided interval, above 0 and below 1."""
+    """Confidence level of the two-sided interval, above 0 and below 1."""
     never_miss: tuple[str, ...] = ()
-    """Slides (or patients, where bags are patients) that a challenger must get right at its threshold, separated by
-    commas; empty: none."""
+    """Slides (patients with bags=patient) that a challenger must get right at its threshold, separated by commas;
+    empty: none."""
     may_change: tuple[str, ...] = CHANGES
     """What may differ between champion and challenger, separated by commas: data, seed, epochs, thresholds, fits, or
     any key of mhim train; everything else must be the same."""

@@ -65,3 +65,12 @@ def _encode(image: RgbImage, image_format: str, **options: int | bool) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format=image_format, **options)
     return buffer.getvalue()
+
+
+def is_long(data: bytes) -> bool:
+    """Whether a page should give an encoded picture its own scroll bar rather than shrink it: one side is over four
+    times the other."""
+    from PIL import Image
+
+    width, height = Image.open(io.BytesIO(data)).size
+    return max(width, height) > 4 * min(width, height)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mhim_core.evaluation.calibration import TEMPERATURE_RANGE
 from mhim_core.metrics import BINARY_METRICS, CLASSIFICATION_METRICS, METRICS
 from mhim_core.report.data import ModelResult, ReportData
-from mhim_core.report.images import media_type
+from mhim_core.report.images import is_long, media_type
 from mhim_core.report.numbers import (
     format_amount,
     format_difference,
@@ -39,6 +39,7 @@ def render_report(data: ReportData) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_source)
     )
+    environment.tests["long"] = is_long
     environment.filters.update(
         number=format_number,
         amount=format_amount,

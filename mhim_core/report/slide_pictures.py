@@ -13,7 +13,8 @@ from mhim_core.slides.grid import TilePlan, tile_geometry
 from mhim_core.slides.reader import SlideReader, open_slide
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 
-_MAX_SIDE_PX = 900
+_USUAL_SIDE_PX, _LEAST_SIDE_PX, _MAX_SIDE_PX = 900, 160, 7200
+"""Sides of a picture. Of a long, narrow slide the longer one is more than usual, so that the shorter can be read."""
 _ROUNDING = 1.001
 
 
@@ -50,10 +51,18 @@ def draw_slide(path: Path | None, slide: AttendedSlide, spec: TileSpec, num_top_
         return _drawn(_blank(slide), slide, top, None)
     with open_slide(path) as reader:
         slide = _sized(slide, (reader.info().width_l0_px, reader.info().height_l0_px))
-        side_um = max(slide.slide_size_l0_px[0] * slide.mpp.x, slide.slide_size_l0_px[1] * slide.mpp.y)
-        thumbnail = reader.thumbnail(slide.mpp, max(side_um / _MAX_SIDE_PX, slide.mpp.x, slide.mpp.y))
+        sides_um = (slide.slide_size_l0_px[0] * slide.mpp.x, slide.slide_size_l0_px[1] * slide.mpp.y)
+        thumbnail = reader.thumbnail(
+            slide.mpp, max(max(sides_um) / picture_side_px(*sides_um), slide.mpp.x, slide.mpp.y)
+        )
         tiles = _read_tiles(reader, slide, spec, top) if len(top) else None
     return _drawn(thumbnail.pixels, slide, top, tiles)
+
+
+def picture_side_px(width: float, height: float) -> float:
+    """Pixels of the longer side of a slide's picture; width and height in any one unit."""
+    wanted = _LEAST_SIDE_PX * max(width, height) / min(width, height)
+    return min(max(_USUAL_SIDE_PX, wanted), _MAX_SIDE_PX)
 
 
 def top_tiles(attention: ArrayLike, num: int) -> NDArray[np.int64]:
@@ -100,5 +109,5 @@ def _reach(slide: AttendedSlide) -> tuple[int, int]:
 
 def _blank(slide: AttendedSlide) -> NDArray[np.uint8]:
     width, height = slide.slide_size_l0_px
-    scale = _MAX_SIDE_PX / max(width, height)
+    scale = picture_side_px(width, height) / max(width, height)
     return np.full((max(1, round(height * scale)), max(1, round(width * scale)), 3), 255, np.uint8)

@@ -51,7 +51,7 @@ class TileSpec:
     overlap_px: int = 0
     """Overlap of neighbouring tiles in pixels at `target_mpp`; 0 for none."""
     min_tissue: float = 0.25
-    """Least share of a tile's area that must be tissue, 0 to 1; 0 keeps every tile, background included."""
+    """Minimum share of a tile's area that must be tissue, 0 to 1; 0 keeps every tile, background included."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.target_mpp) and MIN_MPP <= self.target_mpp <= MAX_MPP):
@@ -69,9 +69,9 @@ class SlidePolicy:
     """Which slides are let in: never part of an identity."""
 
     max_upsample: float = 1.1
-    """How far level 0 may be enlarged to reach `target_mpp` before the slide is refused; 1.0 allows no enlarging."""
+    """How far level 0 may be enlarged to reach `target_mpp` before the slide is refused; 1.0 allows no enlargement."""
     default_mpp: float | None = None
-    """Resolution in µm/px for slides which state none and have none in the cohort table; null refuses them."""
+    """Resolution in µm/px of slides that state none and have none in the cohort table; null: such slides fail."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.max_upsample) and self.max_upsample >= 1):

@@ -28,27 +28,32 @@ class FitOptions:
     """How one stage is fitted; part of the result's identity."""
 
     epochs: int = 200
-    """Passes over the training bags, per stage; the schedules' length even when stopped early."""
+    """Epochs per stage; also the length of the schedules, even when training stops early."""
     learning_rate: float = 2e-4
     """Adam's learning rate in the first epoch."""
     min_learning_rate: float = 1e-7
-    """Where the cosine, stepped once per epoch, ends; equal to learning_rate disables it."""
+    """Final learning rate of the cosine schedule, which steps once per epoch; the value of learning_rate disables
+    it."""
     weight_decay: float = 1e-5
     """Coupled (L2) weight decay; 0 disables it."""
     patience: int | None = None
-    """Epochs without a better validation result before stopping; 0 disables early stopping; none: 20 (survival 15)."""
+    """Stop after this many epochs without a better validation result; 0 disables early stopping; none: 20 (survival
+    15)."""
     patience_from_epoch: int | None = None
-    """No early stop before this many epochs are done; none: 100 (survival 30)."""
+    """Never stop early before this many epochs; none: 100 (survival 30)."""
     global_batch: int = 1
-    """Bags per optimizer step, over all workers; 1 is the published recipe."""
+    """Bags per optimizer step, summed over all workers; 1 is the published recipe."""
     class_weights: bool = False
-    """Weight the task loss by inverse class frequency, scaled to mean 1 over the training bags."""
+    """Weight the task loss by inverse class frequency, scaled to a mean of 1 over the training bags."""
     balanced_sampling: bool = False
-    """Draw bags so that every epoch holds as many of each class, rare ones repeatedly; false: every bag once."""
+    """Draw bags so that every epoch has equally many of each class, repeating bags of rare classes; false: every bag
+    once."""
     max_instances: int = 0
-    """Most instances of a bag in training, drawn anew every epoch; 0: all. Evaluation always takes the full bag."""
+    """Maximum number of instances of a bag in training, redrawn every epoch; 0: all. Evaluation always uses the whole
+    bag."""
     selection: Selection = Selection.best
-    """best: the epoch of the best validation AUROC (survival: Harrell's C; regression: loss); last: the last."""
+    """best: keep the epoch with the best validation AUROC (survival: Harrell's C; regression: loss); last: keep the
+    last epoch."""
     precision: Precision = Precision.float32
     """float32, or float64 for comparisons to the last digit."""
     seed: int = 2021
@@ -91,7 +96,7 @@ class FitExecution:
     """How a fit is carried out; changes no result and is in no fingerprint."""
 
     checkpoint_every: int = 10
-    """Epochs between mid-fit checkpoints, from which an interrupted fit resumes; 0 disables them."""
+    """Epochs between checkpoints, from which an interrupted fit resumes; 0 disables them."""
 
     def __post_init__(self) -> None:
         if self.checkpoint_every < 0:

@@ -79,7 +79,7 @@ def test_every_file_of_the_packages_is_in_the_wheel(wheel: Path) -> None:
 def test_the_installed_wheel_runs_the_demo_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     for folder in run([installed / "python", "-c", FOLDERS], tmp_path).split():
         assert Path(folder).is_relative_to(installed.parent)
-    words = ["num_slides=12", "num_new=2", "folds=2", "epochs=2", "encoder=hed-texture", "local_cpus=2"]
+    words = ["num_slides=28", "num_new=2", "epochs=2", "encoder=hed-texture", "local_cpus=2"]
     printed = run([installed / "mhim", "demo", "out=demo", *words], tmp_path)
     assert "Research use only" in printed
     for page in ("run/report.html", "predictions/report.html"):

@@ -15,7 +15,7 @@ from cluster.shipping import Requirements
 from cluster.storage import open_storage
 from flows.commands import IN_JOB, read_flow
 from flows.engine.result import FlowResult
-from flows.submission.start import NodeState, Question, Sight, check_nodes, look
+from flows.submission.start import NodeState, Question, Sight, check_nodes, look, require_able
 from mhim_core.errors import ConfigError, StorageError
 from mhim_core.storage import LocalStorage
 
@@ -37,9 +37,9 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nodes_that_agree_and_reach_everything_pass() -> None:
-    check_nodes({ONE: FINE, TWO: FINE}, FINE, ())
+    require_able({ONE: FINE, TWO: FINE}, FINE, ())
     seen = FINE._replace(slides=(Sight.SLIDE, Sight.FOLDER))
-    check_nodes({ONE: seen, TWO: seen}, FINE, ("/data/a.svs", "/data/missing.svs"))
+    require_able({ONE: seen, TWO: seen}, FINE, ("/data/a.svs", "/data/missing.svs"))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_nodes_that_agree_and_reach_everything_pass() -> None:
 )
 def test_a_node_that_differs_is_named_with_what_differs(state: NodeState, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        check_nodes({ONE: FINE, TWO: state}, FINE, ())
+        require_able({ONE: FINE, TWO: state}, FINE, ())
     assert str(caught.value).startswith(f"node {TWO}")
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -66,15 +66,15 @@ def test_a_node_that_differs_is_named_with_what_differs(state: NodeState, told: 
 def test_slides_that_one_node_alone_does_not_see_are_told_with_both_nodes(sight: Sight) -> None:
     states = {ONE: FINE._replace(slides=(Sight.SLIDE,)), TWO: FINE._replace(slides=(sight,))}
     with pytest.raises(ConfigError, match=r"node 10\.0\.0\.2 \(bbbbbb\): slides of /data .* node 10\.0\.0\.1"):
-        check_nodes(states, FINE, ("/data/a.svs",))
+        require_able(states, FINE, ("/data/a.svs",))
 
 
 def test_a_folder_that_is_nowhere_is_told_and_one_missing_slide_is_its_own_failure() -> None:
     nowhere = FINE._replace(slides=(Sight.NOTHING, Sight.NOTHING))
     with pytest.raises(ConfigError, match="slides of /data are not there, nor on any other node"):
-        check_nodes({ONE: nowhere, TWO: nowhere}, FINE, ("/data/a.svs", "/data/b.svs"))
+        require_able({ONE: nowhere, TWO: nowhere}, FINE, ("/data/a.svs", "/data/b.svs"))
     some = FINE._replace(slides=(Sight.NOTHING, Sight.SLIDE))
-    check_nodes({ONE: some, TWO: some}, FINE, ("/gone/a.svs", "/data/b.svs"))
+    require_able({ONE: some, TWO: some}, FINE, ("/gone/a.svs", "/data/b.svs"))
 
 
 def test_a_node_sees_slides_folders_and_nothing_as_what_they_are(table: Path, tmp_path: Path) -> None:

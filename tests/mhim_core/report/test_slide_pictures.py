@@ -3,10 +3,11 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from mhim_core.features import MppUsed
-from mhim_core.report.slide_pictures import AttendedSlide, draw_slide, top_tiles
+from mhim_core.report.slide_pictures import AttendedSlide, draw_slide, picture_side_px, top_tiles
 from mhim_core.slides.spec import TileSpec
 
 COORDS = np.array([[0, 0], [512, 0], [512, 256]], np.int32)
@@ -26,3 +27,12 @@ def test_features_that_do_not_state_the_slides_size_are_drawn_as_far_as_their_ti
 
 def test_the_most_attended_tiles_come_first_and_ties_by_place():
     assert top_tiles([0.2, 0.5, 0.2, 0.5], 3).tolist() == [1, 3, 0]
+
+
+def test_a_long_narrow_slide_is_drawn_so_that_its_short_side_can_be_read():
+    drawn = draw_slide(None, slide((43 * 400, 400)), TileSpec(), 2)
+    width, height = Image.open(io.BytesIO(drawn.heatmap)).size
+    assert height >= 150, "it was 900 x 22 px"
+    assert width / height == pytest.approx(43, rel=0.02)
+    assert picture_side_px(1000, 900) == picture_side_px(10, 9) == 900
+    assert picture_side_px(1, 1000) == 7200, "a bound for what is longer still"
