@@ -63,7 +63,7 @@ def read_assessment(storage: Storage, folder: str, digest: str) -> bytes:
     try:
         record = storage.get(key)
     except NotFoundError:
-        raise ConflictError(f"{storage.locate(key)} is missing, and its content is lost") from None
+        raise ConflictError(f"{storage.locate(key)} is gone, and its content with it") from None
     if sha256(record) != digest:
         raise ConflictError(f"{storage.locate(key)} is not the assessment that was made")
     return record

@@ -90,7 +90,7 @@ def read_member_file(storage: Storage, model: RegisteredModel, file: str) -> byt
     try:
         data = storage.get(key)
     except NotFoundError as error:
-        raise IntegrityError(f"model {model.name}@{model.version}: {storage.locate(key)} is missing") from error
+        raise IntegrityError(f"model {model.name}@{model.version}: {storage.locate(key)} is gone") from error
     if sha256(data) != model.card.files[file]:
         raise IntegrityError(
             f"model {model.name}@{model.version}: {storage.locate(key)} does not have the sha256 its card names"

@@ -108,7 +108,7 @@ def promote(
 ) -> Promoted:
     """Make `version` the champion after number `base` (0: the first).
 
-    Where the number is taken, the same version and base is success (an interrupted promotion that runs again); otherwise
+    Where the number is taken, the same version and base is success (an interrupted promotion runs again); otherwise
     the existing record is returned and nothing changes. Raises InputError where the version is no model, or there is no
     champion of number `base`.
     """
@@ -194,7 +194,7 @@ def _numbered(storage: Storage, name: str, number: int) -> Promotion:
     for entry in _entries(storage, name):
         if number_in(entry.key) == number:
             return _read(storage, entry)
-    raise IntegrityError(f"{storage.locate(numbered(promotions_prefix(name), number))} was written but is missing")
+    raise IntegrityError(f"{storage.locate(numbered(promotions_prefix(name), number))} was written but is gone")
 
 
 def _read(storage: Storage, entry: Entry) -> Promotion:

@@ -67,7 +67,7 @@ class ParquetBags:
         try:
             data = self.storage.get(record.key)
         except NotFoundError as error:
-            raise IntegrityError(f"slide {bag_id}: its committed feature file is missing: {error}") from error
+            raise IntegrityError(f"slide {bag_id}: its committed feature file is gone: {error}") from error
         table = decode_features(data, slide_id=record.slide_id, dim=record.dim, expect_sha256=record.sha256)
         if len(table.features) != record.num_tiles:
             raise IntegrityError(

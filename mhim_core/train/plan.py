@@ -67,7 +67,7 @@ class TrainPlan:
     from; empty: from the seed's own draw."""
     provenance: dict[str, str] = field(default_factory=dict)
     """What the features are (manifest, encoder fingerprint, …); kept in every model file and part of its identity. A
-    finished fit is adopted by its identity, which knows the features by this alone: state here what distinguishes yours."""
+    finished fit is adopted by its identity, which knows the features by this alone: state what distinguishes yours."""
     about: dict[str, str] = field(default_factory=dict)
     """What else a model's card records (versions, …); identifies nothing."""
     execution: FitExecution = FitExecution()  # noqa: RUF009 - frozen
