@@ -28,6 +28,7 @@ from mhim_core.fingerprint import canonical_json
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.store.commit import Committed, commit, find_commit
 from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.store.record import skipped_row
 from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
 
 Batch = dict[str, np.ndarray]
@@ -119,7 +120,7 @@ class SlideActor:
             self._storage, self._job.feature_set, task.slide_id, facts.source, facts.mpp, facts.source_sha256
         )
         if present is not None:
-            return StatusRow(task.slide_id, Status.SKIPPED, commit_key=present.commit_key)
+            return skipped_row(present)
         (features,) = encoder(items, facts)
         self._unforeseen = None
         return self._commit(features)
@@ -127,10 +128,14 @@ class SlideActor:
     def _commit(self, features: SlideFeatures) -> StatusRow:
         result = commit(self._storage, self._job.feature_set, features)
         record = result.record
-        status = record.status if isinstance(result, Committed) else Status.SKIPPED
+        if not isinstance(result, Committed):
+            return skipped_row(record)
+        is_empty = record.status is Status.EMPTY
         return StatusRow(
             record.slide_id,
-            status,
+            record.status,
+            message=features.view.describe() if is_empty else features.view.warning(),
+            is_empty=is_empty,
             num_tiles=record.num_tiles,
             num_bytes=record.num_bytes,
             commit_key=record.commit_key,

@@ -76,11 +76,13 @@ def _row(task: SlideTask, stream: JobStream, pictures: Storage | None) -> Status
 
 
 def _describe(found: SlideInspection) -> str:
-    tiles = f"{found.num_tiles} tiles" if found.num_tiles else "empty: no tissue"
+    tiles = f"{found.num_tiles} tiles" if found.num_tiles else "empty: no tissue found"
+    view = found.view._replace(resolution="")  # said once, in the warning
+    look = f"; warning: {warning}" if (warning := found.view.warning()) else ""
     upsampled = f", enlarged {found.upsample:.2f}×" if found.upsample > 1 else ""
     return (
         f"{tiles}, {found.width_l0_px}×{found.height_l0_px} px at {found.mpp_x:.4g} µm/px ({found.mpp_source})"
-        f"{upsampled}, {found.vendor}"
+        f"{upsampled}, {found.vendor}; {view.describe()}{look}"
     )
 
 

@@ -17,17 +17,19 @@ from flows.config.commands import EmbedConfig, PredictConfig
 from flows.config.keys import EmbedExecution
 from flows.engine.result import FlowResult
 from flows.runs.cohort import CohortInput, load_cohort, slide_identity
-from flows.runs.embed_report import Embedded, retry_advice, write_report
+from flows.runs.embed_report import MAX_LINES, Embedded, retry_advice, view_lines, write_report
 from flows.runs.progress import SlideProgress
+from flows.runs.tiling import feature_set_of, settled_spec
 from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConfigError, StorageError
 from mhim_core.outcome import Outcome, reconcile
-from mhim_core.slides.spec import TileSpec, tiling_identity
+from mhim_core.slides.spec import TileSpec
 from mhim_core.storage import Storage
-from mhim_core.store.feature_sets import FeatureSet, register
+from mhim_core.store.feature_sets import register
 from mhim_core.store.ledger import Ledger, Pending
 from mhim_core.store.manifest import write_manifest
+from mhim_core.store.record import skipped_row
 from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
 from mhim_core.workload import spread_order
 
@@ -63,7 +65,8 @@ def embed_cohort(
     """
     config.embedding.check_room(config.ray)
     storage = open_storage(store_uri)
-    feature_set = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
+    spec = settled_spec(spec, card, storage)
+    feature_set = feature_set_of(spec, card)
     ledger = Ledger(storage, feature_set)
     tasks = given.tasks()
     pending = ledger.pending(
@@ -198,15 +201,17 @@ def actor_pool(config: EmbedExecution, cluster: Resources, num_tasks: int) -> Ac
 
 def _tell(outcome: Outcome, pending: Pending) -> None:
     print(outcome.summary())
-    for row in outcome.failed[:20]:
+    for row in outcome.failed[:MAX_LINES]:
         print(f"  {row.slide_id}: {row.reason}: {row.message}")
+    for line in view_lines(outcome):
+        print(line)
     if advice := retry_advice(pending.given_up):
         print(advice)
 
 
 def _already_known(pending: Pending) -> Iterable[StatusRow]:
-    for slide_id, record in pending.done.items():
-        yield StatusRow(slide_id, Status.SKIPPED, commit_key=record.commit_key)
+    for record in pending.done.values():
+        yield skipped_row(record)
     yield from pending.given_up
 
 

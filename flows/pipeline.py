@@ -33,6 +33,7 @@ from flows.lifecycle.training_steps import (
     train_step,
 )
 from flows.runs.cohort import load_cohort, load_split_files
+from flows.runs.tiling import feature_set_of, settled_spec
 from mhim_core.cohort.split_files import check_known
 from mhim_core.cohort.split_notes import require_split_column
 from mhim_core.cohort.table import require_patients
@@ -44,9 +45,7 @@ from mhim_core.registry.holdout import freeze
 from mhim_core.registry.occasion import Against
 from mhim_core.registry.promotions import history
 from mhim_core.registry.snapshot import Snapshot, snapshot
-from mhim_core.slides.spec import tiling_identity
 from mhim_core.storage import Storage
-from mhim_core.store.feature_sets import FeatureSet
 
 FLOW, NO_NAME = "pipeline", "pipeline"
 
@@ -98,8 +97,8 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
         revision=config.encoder.encoder_revision or None,
         device="cuda" if config.embedding.gpus_per_actor else "cpu",
     )
-    spec = config.tiles
-    feature_set = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
+    spec = settled_spec(config.tiles, card, open_storage(config.store))
+    feature_set = feature_set_of(spec, card)
     contents = contents_of(given, read_features(open_storage(config.store), feature_set.fingerprint))
     data = snapshot(given.cohort.rows, contents, config.policy)
     registry = open_storage(config.registry) if config.registry else None

@@ -33,6 +33,59 @@ class MppUsed(NamedTuple):
     """override (the cohort table) | slide (the file's own) | default (`default_mpp`)."""
 
 
+class SlideView(NamedTuple):
+    """What was seen of a slide when its tissue was looked for."""
+
+    tissue_mm2: float = 0.0
+    left_out_mm2: float = 0.0
+    """Darker than the slide's glass and yet neither tissue nor pen nor black frame."""
+    pen_share: float = 0.0
+    """Share of the scan under pen."""
+    black_share: float = 0.0
+    """Share of the scan that is black: frames, unscanned areas."""
+    glass_rgb: tuple[int, ...] | None = None
+    """The glass's colour, 0 to 255; None where nothing looks like glass."""
+    resolution: str = ""
+    """What speaks against the resolution used, with its numbers; empty: nothing."""
+
+    def describe(self) -> str:
+        """In words, for people: `3.1 mm² tissue, 12 % pen`."""
+        parts = [f"{self.tissue_mm2:.3g} mm² tissue"]
+        if self.left_out_mm2 >= 0.05:
+            parts.append(f"{self.left_out_mm2:.3g} mm² darker than glass left out")
+        parts += [
+            f"{share:.0%} {what}"
+            for share, what in ((self.pen_share, "pen"), (self.black_share, "black"))
+            if share >= 0.005
+        ]
+        if self.glass_rgb is None:
+            parts.append("no bright glass")
+        if self.resolution:
+            parts.append(self.resolution)
+        return ", ".join(parts)
+
+    def warning(self) -> str:
+        """What a person should look at; empty: nothing."""
+        return "; ".join(text for text in (self.resolution, self._tissue_warning()) if text)
+
+    def _tissue_warning(self) -> str:
+        dark_mm2 = self.tissue_mm2 + self.left_out_mm2
+        if self.left_out_mm2 >= MIN_LEFT_OUT_MM2 and self.left_out_mm2 > MAX_LEFT_OUT_SHARE * dark_mm2:
+            return (
+                f"{self.left_out_mm2 / dark_mm2:.0%} of what is darker than glass ({self.left_out_mm2:.3g} mm²) is not "
+                "taken as tissue; look at it with `mhim check pictures=FOLDER`"
+            )
+        if self.pen_share > MAX_PEN_SHARE:
+            return f"{self.pen_share:.0%} of the slide is taken as pen; if that is stain, set keep_pen=true"
+        return ""
+
+
+MIN_LEFT_OUT_MM2, MAX_LEFT_OUT_SHARE = 0.25, 0.25
+"""Of what is darker than glass: beyond both, a slide's tissue is worth a look."""
+MAX_PEN_SHARE = 0.1
+NOTHING_SEEN = SlideView()
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SlideFeatures:
     """The tile features of one slide by one encoder. N tiles, D features, row-major order, N = 0: no tissue."""
@@ -67,3 +120,5 @@ class SlideFeatures:
     """Planned tiles that could not be read and are therefore missing here."""
     width_l0_px: int = 0
     height_l0_px: int = 0
+    view: SlideView = NOTHING_SEEN
+    """What was seen of the slide when its tissue was looked for."""

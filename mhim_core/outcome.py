@@ -28,9 +28,24 @@ class Outcome:
         """Failures by reason, most frequent first."""
         return dict(Counter(row.reason.value for row in self.failed if row.reason).most_common())
 
-    def exit_code(self, max_failed_fraction: float) -> ExitCode:
-        """0, 3 (some failed) or 4 (more than the fraction of all slides, skipped ones included, failed)."""
+    @property
+    def empty(self) -> tuple[StatusRow, ...]:
+        """Slides without tissue, those that an earlier run found so included."""
+        return tuple(row for row in self.rows if row.is_empty or row.status is Status.EMPTY)
+
+    @property
+    def notable(self) -> tuple[StatusRow, ...]:
+        """Embedded slides with something to look at."""
+        return tuple(row for row in self.rows if row.status is Status.OK and row.message)
+
+    def exit_code(self, max_failed_fraction: float, max_empty_fraction: float = 1.0) -> ExitCode:
+        """0, 3 (some failed) or 4 (more than the fraction of all slides, skipped ones included, failed).
+
+        Slides without tissue count as failed once they are more than `max_empty_fraction` of all.
+        """
         num_failed = len(self.failed)
+        if len(self.empty) > max_empty_fraction * len(self.rows):
+            num_failed += len(self.empty)
         if num_failed == 0:
             return ExitCode.OK
         within = num_failed <= max_failed_fraction * len(self.rows)

@@ -86,6 +86,7 @@ class StatusRow(NamedTuple):
     """open | plan | tiles | encode | commit: where it failed."""
     error_type: str = ""
     message: str = ""
+    """Of a failure: why. Of an empty slide: what was seen. Of another: what to look at, empty for nothing."""
     attempts: int = 1
     num_tiles: int = 0
     num_bytes: int = 0
@@ -93,3 +94,5 @@ class StatusRow(NamedTuple):
     node_id: str = ""
     """The Ray node that did the work."""
     commit_key: str = ""
+    is_empty: bool = False
+    """No tissue, found by this run or, of a skipped slide, by an earlier one."""

@@ -7,6 +7,7 @@ dataclasses; only identity is ever fingerprinted. Light: no torch, no Ray.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from cluster.session import check_address, check_fits_here
 from flows.config.recipes import DEFAULT_RECIPE, check_recipe
@@ -15,6 +16,7 @@ from mhim_core.errors import ConfigError
 from mhim_core.mil.model_options import ModelOptions
 from mhim_core.mil.plugins import Plugin, read_plugin
 from mhim_core.outcome import Outcome
+from mhim_core.slides.spec import RULE_NAMES, TissueMethod
 from mhim_core.train.fit_options import FitExecution, FitOptions
 from mhim_core.types import ExitCode
 
@@ -82,6 +84,9 @@ class EncoderKeys(EncoderFiles):
 class FailurePolicy:
     max_failed_fraction: float = 0.1
     """Share of the cohort's slides that may fail before the exit code becomes 4 instead of 3."""
+    max_empty_fraction: float = 0.5
+    """Share of the cohort's slides that may have no tissue; if more have none, all of these count as failed (exit code
+    3 or 4). 0: any such slide counts. They are listed by name in any case."""
     retry_failed: bool = True
     """Retry slides that failed before with the same source and policies; false: retry only those whose failure had
     nothing to do with the slide (full disk, storage), and count the others as failed."""
@@ -92,12 +97,13 @@ class FailurePolicy:
     """Stop before any work (exit 2) if a slide file is missing; false: that slide fails as not_found."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_failed_fraction <= 1:
-            raise ConfigError(f"max_failed_fraction={self.max_failed_fraction} must lie between 0 and 1")
+        for name in ("max_failed_fraction", "max_empty_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must lie between 0 and 1")
 
     def exit_code_of(self, outcome: Outcome) -> ExitCode:
         """0, 3 (0 with partial_ok) or 4."""
-        code = outcome.exit_code(self.max_failed_fraction)
+        code = outcome.exit_code(self.max_failed_fraction, self.max_empty_fraction)
         return ExitCode.OK if self.partial_ok and code is ExitCode.PARTIAL else code
 
 
@@ -168,13 +174,17 @@ class FeatureChoice:
     """Use features of tiles with this overlap in pixels; none: any."""
     min_tissue: float | None = None
     """Use features tiled with this minimum share of tissue; none: any."""
+    tissue: TissueMethod | None = None
+    """Use features of tiles that this tissue finder chose, glass or otsu; none: any."""
     feature_set: str | None = None
     """Use the feature set whose fingerprint begins with these digits, as the error message lists it; none: any."""
 
     @property
-    def tiling(self) -> dict[str, float | int]:
+    def tiling(self) -> dict[str, Any]:
         """What is asked of the tiles."""
         asked = {name: getattr(self, name) for name in ("target_mpp", "tile_px", "overlap_px", "min_tissue")}
+        if self.tissue is not None and self.tissue is not TissueMethod.auto:
+            asked["tissue.name"] = RULE_NAMES[self.tissue]
         return {name: value for name, value in asked.items() if value is not None}
 
 

@@ -68,7 +68,7 @@ def prediction_page(
             num_failed=outcome.count(Status.FAILED),
             num_skipped=outcome.count(Status.SKIPPED),
             failures=tuple(FailedSlide(row.slide_id, str(row.reason), row.message) for row in outcome.failed),
-            empty=tuple(row.slide_id for row in outcome.rows if row.status is Status.EMPTY),
+            empty=tuple(row.slide_id for row in outcome.empty),
         ),
         classes=given.classes,
         protocol="" if metrics is None else _protocol(given, metrics),

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from flows.engine.result import FlowResult
@@ -26,8 +26,12 @@ class Embedded(NamedTuple):
     """The commit of each slide that has one of its present file and resolution; of the others nothing is here."""
 
 
+MAX_LINES = 20
+"""Of one kind, on the terminal."""
+
+
 def write_report(storage: Storage, feature_set: FeatureSet, outcome: Outcome, manifest: ManifestRef) -> str:
-    """Write `reports/<time>-<random>/summary.json` and `failed.csv`; returns the folder's address."""
+    """Write `reports/<time>-<random>/summary.json`, `failed.csv`, `seen.csv`; returns the folder's address."""
     folder = f"reports/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
     summary = {
         "feature_set": feature_set.fingerprint,
@@ -36,6 +40,7 @@ def write_report(storage: Storage, feature_set: FeatureSet, outcome: Outcome, ma
         "num_input": len(outcome.rows),
         "counts": {status.value: outcome.count(status) for status in Status},
         "failures_by_reason": outcome.reasons,
+        "empty": [row.slide_id for row in outcome.empty],
         "num_tiles": sum(row.num_tiles for row in outcome.rows),
         "nodes": sorted({row.node_id for row in outcome.rows if row.node_id}),
     }
@@ -43,7 +48,23 @@ def write_report(storage: Storage, feature_set: FeatureSet, outcome: Outcome, ma
     columns = ("slide_id", "reason", "stage", "error_type", "message", "attempts")
     rows = [{name: str(getattr(row, name)) for name in columns} for row in outcome.failed]
     storage.put(f"{folder}/failed.csv", write_csv(rows, columns))
+    seen = [
+        {"slide_id": row.slide_id, "what": "no tissue" if row in outcome.empty else "warning", "message": row.message}
+        for row in (*outcome.empty, *outcome.notable)
+    ]
+    storage.put(f"{folder}/seen.csv", write_csv(seen, ("slide_id", "what", "message")))
     return storage.locate(folder)
+
+
+def view_lines(outcome: Outcome) -> Iterator[str]:
+    """The slides without tissue, by name and with what was seen, and those with something to look at."""
+    for row in outcome.empty[:MAX_LINES]:
+        yield f"  {row.slide_id}: no tissue" + (f": {row.message}" if row.message else "")
+    for row in outcome.notable[:MAX_LINES]:
+        yield f"  warning: {row.slide_id}: {row.message}"
+    num_more = max(0, len(outcome.empty) - MAX_LINES) + max(0, len(outcome.notable) - MAX_LINES)
+    if num_more:
+        yield f"  and {num_more} more, in the report"
 
 
 def retry_advice(given_up: Iterable[StatusRow]) -> str:

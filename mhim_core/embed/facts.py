@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mhim_core.features import MppUsed, SourceHint, SourceIdentity
+from mhim_core.features import NOTHING_SEEN, MppUsed, SlideView, SourceHint, SourceIdentity
 from mhim_core.slides.prepare import PreparedSlide
 from mhim_core.slides.spec import TileSpec, tiling_identity
 from mhim_core.types import SlideId
@@ -30,6 +30,7 @@ class PlanFacts:
     width_l0_px: int
     height_l0_px: int
     source_sha256: str = ""
+    view: SlideView = NOTHING_SEEN
 
 
 def plan_facts(
@@ -56,4 +57,5 @@ def plan_facts(
         width_l0_px=prepared.info.width_l0_px,
         height_l0_px=prepared.info.height_l0_px,
         source_sha256=source_sha256,
+        view=prepared.view,
     )

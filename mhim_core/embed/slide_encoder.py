@@ -121,6 +121,7 @@ class _Collector:
             width_l0_px=facts.width_l0_px,
             height_l0_px=facts.height_l0_px,
             source_sha256=facts.source_sha256,
+            view=facts.view,
         )
 
     def _take_pending(self) -> tuple[np.ndarray, np.ndarray]:

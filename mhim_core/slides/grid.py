@@ -81,7 +81,8 @@ def tile_geometry(info: SlideInfo, mpp: MppUsed, spec: TileSpec, policy: SlidePo
         raise SlideError(
             FailureReason.UPSAMPLE,
             f"level 0 has {mpp.x:g} × {mpp.y:g} µm/px and target_mpp is {spec.target_mpp:g}: it would be enlarged "
-            f"{upsample:.3g} times, and max_upsample is {policy.max_upsample:g}; set a coarser target_mpp",
+            f"{upsample:.3g} times, and max_upsample is {policy.max_upsample:g}; set a coarser target_mpp, or where a "
+            f"model fixes the tiling max_upsample={math.ceil(upsample * 10) / 10:g}",
         )
     level = info.level_for(min(spec.target_mpp / mpp.x, spec.target_mpp / mpp.y))
     downsample = info.levels[level].downsample

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mhim_core.errors import SlideError
+from mhim_core.features import SlideView
 from mhim_core.slides.grid import TilePlan
 from mhim_core.slides.identity import check_sha256
 from mhim_core.slides.prepare import PreparedSlide, prepare_slide
@@ -29,6 +30,7 @@ class SlideInspection(NamedTuple):
     mpp_source: str
     upsample: float
     num_tiles: int
+    view: SlideView
     picture: bytes | None = None
     """JPEG of the slide with the tissue's outline and the tile grid, where it was asked for."""
 
@@ -51,6 +53,7 @@ def inspect_slide(
             slide.mpp.source,
             slide.plan.upsample,
             len(slide.plan),
+            slide.view,
             _picture(slide) if with_picture else None,
         )
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mhim_core.features import MppUsed
+from mhim_core.features import MppUsed, SlideView
 from mhim_core.slides.grid import TilePlan, plan_tiles, tile_geometry
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.mask import TissueMask
 from mhim_core.slides.reader import SlideReader, open_slide
-from mhim_core.slides.resolution import resolve_mpp
+from mhim_core.slides.resolution import resolution_warning, resolve_mpp
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.slides.tissue import find_tissue
 
@@ -23,6 +23,8 @@ class PreparedSlide:
     info: SlideInfo
     mpp: MppUsed
     tissue: TissueMask
+    view: SlideView
+    """What was seen of the slide when its tissue was looked for."""
     plan: TilePlan
     """Empty if there is no tissue."""
 
@@ -45,14 +47,15 @@ def prepare_slide(
 
     Raises SlideError: NOT_FOUND, OPEN, TOO_LARGE, NO_MPP, IMPLAUSIBLE_MPP, UPSAMPLE, READ; the file is closed then.
     """
-    reader = open_slide(path)
+    reader = open_slide(path, spec.backend)
     try:
         info = reader.info()
         mpp = resolve_mpp(info, mpp_override, policy)
         tile_geometry(info, mpp, spec, policy)  # refuses before anything is decoded
-        tissue = find_tissue(reader, mpp)
+        tissue, view = find_tissue(reader, mpp, spec)
+        view = view._replace(resolution=resolution_warning(info, mpp, view.tissue_mm2))
         plan = plan_tiles(info, mpp, spec, policy, tissue)
     except BaseException:
         reader.close()
         raise
-    return PreparedSlide(reader=reader, info=info, mpp=mpp, tissue=tissue, plan=plan)
+    return PreparedSlide(reader=reader, info=info, mpp=mpp, tissue=tissue, view=view, plan=plan)

@@ -1,6 +1,6 @@
-"""Pixels of a slide: the reader interface and its OpenSlide form, the only place that imports openslide.
+"""Pixels of a slide, whichever backend decodes them: tiles, thumbnails, what cannot be read.
 
-Everything handed out is RGB on white: what the scanner did not store is transparent in OpenSlide and would turn black
+Everything handed out is RGB on white: what the scanner did not store is transparent in a backend and would turn black
 if alpha were dropped.
 """
 
@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 
 import numpy as np
-import openslide
 from PIL import Image
 
 from mhim_core.errors import SlideError
 from mhim_core.features import MppUsed
+from mhim_core.slides.backends import Backend, open_backend
 from mhim_core.slides.grid import TilePlan
-from mhim_core.slides.info import Level, SlideInfo
-from mhim_core.slides.spec import MAX_THUMBNAIL_PX
-from mhim_core.slides.tiff import check_dimensions, check_tiff
+from mhim_core.slides.info import SlideInfo
+from mhim_core.slides.spec import MAX_THUMBNAIL_PX, BackendName
+from mhim_core.slides.tiff import check_tiff
 from mhim_core.types import FailureReason
 
 MAX_BAD_TILE_SHARE = 0.05
@@ -30,8 +30,6 @@ _THUMBNAIL_SOURCE_PX = 2048
 _SMALLEST_RETRY_PX = 256
 _MAX_FAILED_READS = 256
 """Failed reads (each costs re-opening the file) after which a thumbnail is given up."""
-
-_LIBRARY_ERRORS = (openslide.OpenSlideError, OSError, ValueError, MemoryError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,50 +53,35 @@ class Thumbnail(NamedTuple):
     """bool (rows, columns): the file is broken here; `pixels` is white."""
 
 
-class SlideReader(Protocol):
-    """One open slide. Not shared between threads; close it, or use it as a context manager."""
-
-    bad_tiles: list[int]
-    """Positions in the plan of the tiles the last `tiles` call could not read."""
-
-    def info(self) -> SlideInfo: ...
-
-    def thumbnail(self, mpp: MppUsed, thumbnail_mpp: float) -> Thumbnail:
-        """The slide at exactly `thumbnail_mpp` µm/px, given its level-0 resolution."""
-        ...
-
-    def tiles(self, plan: TilePlan, batch_size: int = 64) -> Iterator[TileBatch]:
-        """The plan's tiles in order; unreadable ones are left out and listed in `bad_tiles`."""
-        ...
-
-    def close(self) -> None: ...
-
-
-def open_slide(path: str | Path) -> "OpenSlideReader":
+def open_slide(path: str | Path, backend: BackendName = BackendName.openslide) -> "SlideReader":
     """Open a slide after checking its headers.
 
     Raises SlideError: NOT_FOUND (no such file), OPEN (unknown format, truncated or broken), TOO_LARGE (a header claims
-    more than any scanner makes).
+    more than any scanner makes, or more than may be read whole).
     """
-    return OpenSlideReader(Path(path))
+    path = Path(path)
+    _check_file(path)
+    try:
+        return SlideReader(open_backend(path, backend))
+    except OSError as error:
+        raise SlideError(FailureReason.OPEN, f"the slide file cannot be read: {error.strerror}") from error
 
 
-class OpenSlideReader:
-    """The reference reader: every format OpenSlide 4 knows."""
+class SlideReader:
+    """One open slide. Not shared between threads; close it, or use it as a context manager."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._info = backend.info()
         self._last = ""
-        self._check_file()
-        self._slide = self._open()
-        self._info = self._read_info()
         self.bad_tiles: list[int] = []
+        """Positions in the plan of the tiles that the last `tiles` call could not read."""
 
     def info(self) -> SlideInfo:
         return self._info
 
     def close(self) -> None:
-        self._slide.close()
+        self._backend.close()
 
     def __enter__(self) -> Self:
         return self
@@ -188,18 +171,14 @@ class OpenSlideReader:
         return 1 + sum(self._fill(thumbnail, part, source) for part in parts)
 
     def _maybe_region(self, x_l0: int, y_l0: int, level: int, width: int, height: int) -> "_Region | None":
-        """One region on white, or None if the file is broken there.
-
-        OpenSlide's errors are sticky: after one, every later read of the handle fails. So the handle is replaced.
-        """
+        """One region on white, or None if the file is broken there."""
         try:
-            rgba = np.asarray(self._slide.read_region((x_l0, y_l0), level, (width, height)))
-        except _LIBRARY_ERRORS as error:
-            self._last = self._describe(error)
-            self._slide.close()
-            self._slide = self._open()
+            return _on_white(self._backend.read_region(x_l0, y_l0, level, width, height))
+        except SlideError as error:
+            if error.reason is not FailureReason.READ:
+                raise
+            self._last = error.message
             return None
-        return _on_white(rgba)
 
     def _check_bad_tiles(self, plan: TilePlan) -> None:
         bad = len(self.bad_tiles)
@@ -208,47 +187,16 @@ class OpenSlideReader:
                 FailureReason.READ, f"{bad} of {len(plan)} planned tiles cannot be read, the limit is 5 %; {self._last}"
             )
 
-    def _check_file(self) -> None:
-        try:
-            if not self._path.is_file():
-                raise SlideError(FailureReason.NOT_FOUND, "the slide file does not exist; check the cohort's path")
-            check_tiff(self._path)
-        except OSError as error:
-            raise SlideError(FailureReason.OPEN, f"the slide file cannot be read: {error.strerror}") from error
-        except ValueError as error:  # a NUL in the path
-            raise SlideError(FailureReason.NOT_FOUND, f"the slide's path is not one: {error}") from error
 
-    def _open(self) -> openslide.OpenSlide:
-        try:
-            return openslide.OpenSlide(self._path)
-        except _LIBRARY_ERRORS as error:
-            raise SlideError(FailureReason.OPEN, f"OpenSlide cannot open it: {self._describe(error)}") from error
-
-    def _describe(self, error: BaseException) -> str:
-        # paths can name patients: they are not repeated in messages
-        text = str(error).replace(str(self._path), "the file")
-        return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-    def _read_info(self) -> SlideInfo:
-        slide = self._slide
-        try:
-            sizes, downsamples = slide.level_dimensions, slide.level_downsamples
-            properties = slide.properties
-            info = SlideInfo(
-                levels=tuple(Level(w, h, float(d)) for (w, h), d in zip(sizes, downsamples, strict=True)),
-                mpp_x=_maybe_float(properties.get(openslide.PROPERTY_NAME_MPP_X)),
-                mpp_y=_maybe_float(properties.get(openslide.PROPERTY_NAME_MPP_Y)),
-                vendor=properties.get(openslide.PROPERTY_NAME_VENDOR, ""),
-                objective_power=_maybe_float(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
-            )
-            check_dimensions(info.width_l0_px, info.height_l0_px)
-        except _LIBRARY_ERRORS as error:
-            slide.close()
-            raise SlideError(FailureReason.OPEN, f"its properties cannot be read: {self._describe(error)}") from error
-        except SlideError:
-            slide.close()
-            raise
-        return info
+def _check_file(path: Path) -> None:
+    try:
+        if not path.is_file():
+            raise SlideError(FailureReason.NOT_FOUND, "the slide file does not exist; check the cohort's path")
+        check_tiff(path)
+    except OSError as error:
+        raise SlideError(FailureReason.OPEN, f"the slide file cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the path
+        raise SlideError(FailureReason.NOT_FOUND, f"the slide's path is not one: {error}") from error
 
 
 class _ThumbnailSource(NamedTuple):
@@ -303,10 +251,3 @@ def _resized(pixels: np.ndarray, tile_px: int) -> np.ndarray:
     if pixels.shape[:2] == (tile_px, tile_px):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((tile_px, tile_px), Image.Resampling.LANCZOS))
-
-
-def _maybe_float(text: str | None) -> float | None:
-    try:
-        return float(text) if text is not None else None
-    except ValueError:
-        return None

@@ -8,6 +8,16 @@ from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.spec import MAX_MPP, MAX_MPP_ANISOTROPY, MIN_MPP, SlidePolicy
 from mhim_core.types import FailureReason
 
+_WARN_FACTOR = 1.1
+_MPP_TIMES_POWER = 10.0
+"""20× is 0.5 µm/px, 40× is 0.25."""
+_POWER_FACTOR = 2.5
+_MIN_SCAN_MM = 0.1
+"""A region of interest may be half a millimetre; a scan of a tenth is a mistake in the resolution."""
+_FINEST_USUAL_MPP = 0.08
+"""63× gives 0.1 and 100× oil 0.09."""
+_GLASS_MM = (80.0, 55.0)
+
 
 def resolve_mpp(info: SlideInfo, override: float | None, policy: SlidePolicy) -> MppUsed:
     """The level-0 µm/px to use, and who stated it.
@@ -20,6 +30,13 @@ def resolve_mpp(info: SlideInfo, override: float | None, policy: SlidePolicy) ->
     """
     if override is not None:
         _check_range(override, override, "the cohort table gives", "correct the mpp column")
+        factor = contradiction(info, MppUsed(override, override, "override"))
+        if policy.max_mpp_factor and factor > policy.max_mpp_factor:
+            raise SlideError(
+                FailureReason.IMPLAUSIBLE_MPP,
+                f"the cohort table gives {override:g} µm/px and the file states {info.mpp_x:g}, {factor:.3g} times "
+                "apart; correct the mpp column, or set max_mpp_factor=0 where the table is right",
+            )
         return MppUsed(override, override, "override")
     if _is_stated(info.mpp_x) and _is_stated(info.mpp_y):
         x, y = float(info.mpp_x or 0), float(info.mpp_y or 0)
@@ -38,6 +55,35 @@ def resolve_mpp(info: SlideInfo, override: float | None, policy: SlidePolicy) ->
         f"the file states no resolution (x: {info.mpp_x}, y: {info.mpp_y}); "
         "give the slide's mpp in the cohort table, or set default_mpp",
     )
+
+
+def contradiction(info: SlideInfo, used: MppUsed) -> float:
+    """How many times what is used lies above or below what the file states; 1.0 where it states nothing plausible."""
+    stated = [mpp for mpp in (info.mpp_x, info.mpp_y) if mpp is not None and MIN_MPP <= mpp <= MAX_MPP]
+    return max((max(mpp / used.x, used.x / mpp) for mpp in stated), default=1.0)
+
+
+def resolution_warning(info: SlideInfo, used: MppUsed, tissue_mm2: float) -> str:
+    """What speaks against the resolution that is used, with its numbers; empty: nothing."""
+    size = (info.width_l0_px * used.x / 1000, info.height_l0_px * used.y / 1000)
+    area = f"the scan is {size[0]:.3g} × {size[1]:.3g} mm with {tissue_mm2:.3g} mm² of tissue at {used.x:.4g} µm/px"
+    factor = contradiction(info, used)
+    if factor > _WARN_FACTOR:
+        return (
+            f"the file states {info.mpp_x:.4g} µm/px, the cohort table {used.x:.4g}: {factor:.3g} times apart; {area}"
+        )
+    if info.objective_power:
+        usual = _MPP_TIMES_POWER / info.objective_power
+        if max(used.x / usual, usual / used.x) > _POWER_FACTOR:
+            power = f"a {info.objective_power:g}× objective usually gives {usual:.3g} µm/px"
+            return f"{power}, and {used.x:.4g} is used; {area}"
+    if max(size) < _MIN_SCAN_MM:
+        return f"{area}: is it ten times that size? If so, give the slide's mpp in the cohort table"
+    if used.x < _FINEST_USUAL_MPP:
+        return f"{used.x:.4g} µm/px is finer than scanners give; {area}"
+    if size[0] > _GLASS_MM[0] or size[1] > _GLASS_MM[0] or min(size) > _GLASS_MM[1]:
+        return f"{area}: larger than a glass; give the slide's mpp in the cohort table"
+    return ""
 
 
 def _is_stated(mpp: float | None) -> bool:

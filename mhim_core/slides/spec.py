@@ -6,10 +6,11 @@ only admit or refuse a slide, so relaxing them later never invalidates what is a
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
-from mhim_core.errors import ConfigError, InputError
+from mhim_core.errors import ConfigError, InputError, IntegrityError
 from mhim_core.fingerprint import to_plain
 from mhim_core.records import read_record
 
@@ -33,11 +34,32 @@ MAX_TILES = 2_000_000
 """Tiles kept of one slide."""
 MAX_READ_PX = 67_108_864
 """Pixels decoded for one tile (8192 × 8192): more means that the file lacks a level near the wanted resolution."""
+MAX_PLAIN_PX = 150_000_000
+"""Pixels of a picture that has no tiles and is therefore read whole: 450 MB in memory."""
 MAX_THUMBNAIL_PX = 100_000_000
 """Pixels of the picture tissue is found on: at 8 µm/px three whole glasses."""
 
 LEVEL_TOLERANCE = 1.01
 """A level up to 1 % coarser than wanted is taken as it is: pyramids round their sizes (3.997 for 4, 4.001 for 4)."""
+
+
+class TissueMethod(StrEnum):
+    """How tissue is told from glass."""
+
+    auto = "auto"
+    glass = "glass"
+    otsu = "otsu"
+
+
+class BackendName(StrEnum):
+    """Who decodes a file's pixels."""
+
+    openslide = "openslide"
+    plain = "plain"
+
+
+BACKEND_VERSIONS = {BackendName.openslide: 1, BackendName.plain: 1}
+"""Raised when a backend's pixels change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +74,20 @@ class TileSpec:
     """Overlap of neighbouring tiles in pixels at `target_mpp`; 0 for none."""
     min_tissue: float = 0.25
     """Minimum share of a tile's area that must be tissue, 0 to 1; 0 keeps every tile, background included."""
+    tissue: TissueMethod = field(default=TissueMethod.auto, metadata={"neutral": TissueMethod.otsu})
+    """glass: what differs from the slide's own glass; otsu: saturation above 0.05, as mhim 0.1 did, which misses pale
+    tissue; auto: glass, except in a store that holds features of the same keys made by otsu alone: those go on."""
+    keep_fat: bool = field(default=True, metadata={"neutral": True})
+    """Fat counts as tissue; false leaves it out (tissue=glass alone)."""
+    keep_pen: bool = field(default=False, metadata={"neutral": False})
+    """true: blue, green and red marks count as tissue, for special stains of these colours (tissue=glass alone)."""
+    backend: BackendName = field(default=BackendName.openslide, metadata={"neutral": BackendName.openslide})
+    """Decoder of the slides: openslide, with plain for the files it does not read (PNG, JPEG, untiled TIFF, planes of
+    OME-TIFF); plain: for all of them, whole in memory."""
 
     def __post_init__(self) -> None:
+        if self.tissue is TissueMethod.otsu and (self.keep_pen or not self.keep_fat):
+            raise ConfigError("tissue=otsu knows neither fat nor pen; leave keep_fat and keep_pen, or set tissue=glass")
         if not (math.isfinite(self.target_mpp) and MIN_MPP <= self.target_mpp <= MAX_MPP):
             raise ConfigError(f"target_mpp is {self.target_mpp}; set it between {MIN_MPP} and {MAX_MPP} µm/px")
         if not MIN_TILE_PX <= self.tile_px <= MAX_TILE_PX:
@@ -72,12 +106,17 @@ class SlidePolicy:
     """How far level 0 may be enlarged to reach `target_mpp` before the slide is refused; 1.0 allows no enlargement."""
     default_mpp: float | None = None
     """Resolution in µm/px of slides that state none and have none in the cohort table; null: such slides fail."""
+    max_mpp_factor: float = field(default=4.0, metadata={"neutral": 4.0})  # what was let in before stays in
+    """How many times the cohort table's mpp may be above or below what the file states before the slide is refused. A
+    smaller contradiction is warned of; 0 confirms the table whatever the file states."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.max_upsample) and self.max_upsample >= 1):
             raise ConfigError(f"max_upsample is {self.max_upsample}; set a finite number of at least 1.0")
         if self.default_mpp is not None and not MIN_MPP <= self.default_mpp <= MAX_MPP:
             raise ConfigError(f"default_mpp is {self.default_mpp}; set {MIN_MPP} to {MAX_MPP} µm/px, or null for none")
+        if self.max_mpp_factor and not self.max_mpp_factor >= 1:
+            raise ConfigError(f"max_mpp_factor is {self.max_mpp_factor}; set at least 1.0, or 0 for no limit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,20 +143,65 @@ class TissueRule:
     """Holes up to this area are lumens and cracks, part of the tissue."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class GlassRule:
+    """The tissue finder that stands relative to the slide's own glass; its constants are identity.
+
+    Saturation and optical density are those of pixels divided by the glass's colour, so that glass is 0 in both.
+    """
+
+    name: str = "glass"
+    version: int = 1
+    mask_mpp: float = 8.0
+    """µm/px of the mask: 16 mask pixels along a tile of 128 µm."""
+    glass_spread: float = 1.25
+    """Saturation below this many times the 99th percentile of the glass's own is glass."""
+    min_saturation: float = 0.03
+    """Saturation that is tissue by itself. Stray light around tissue reaches 0.02."""
+    faint_saturation: float = 0.012
+    """Saturation that is tissue where the pixel is also darker than glass: grey dust and shadows stay below it."""
+    max_glass_saturation: float = 0.06
+    """Ceiling of what the glass's own spread makes of the two."""
+    min_density: float = 0.018
+    """Optical density (mean of the channels) above which a pixel is darker than glass. Stray light stays below."""
+    min_value: float = 0.2
+    """HSV value below which a pixel is black: an unscanned area, a frame, a fluorescence background."""
+    min_background_value: float = 0.6
+    """HSV value that glass reaches: bright-field glass is bright."""
+    max_speck_um2: float = 6_000.0
+    """Tissue islands up to this area are dust."""
+    max_hole_um2: float = 20_000.0
+    """Holes up to this area are lumens and cracks, part of the tissue."""
+    pen_version: int = 1
+    fat_version: int = 1
+
+
 TISSUE_RULE = TissueRule()
+GLASS_RULE = GlassRule()
+
+RULE_NAMES = {TissueMethod.glass: GLASS_RULE.name, TissueMethod.otsu: TISSUE_RULE.name}
+"""What a tiling's identity calls them."""
 
 
 def tiling_identity(spec: TileSpec) -> dict[str, Any]:
-    """Everything that decides which tiles exist and what their pixels are, as plain JSON types, for fingerprints."""
-    return {
-        **to_plain(spec),
-        "tissue": to_plain(TISSUE_RULE),
+    """Everything that decides which tiles exist and what their pixels are, as plain JSON types, for fingerprints.
+
+    tissue=otsu and backend=openslide give the identity that version 0.1 recorded; tissue=auto stands for glass.
+    """
+    identity: dict[str, Any] = {
+        **{name: value for name, value in to_plain(spec).items() if name not in _OF_RULES},
+        "tissue": _tissue_identity(spec),
         "grid": {"version": 1, "level_tolerance": LEVEL_TOLERANCE},
         "pixels": {"version": 1, "resample": "lanczos", "background": "white"},
     }
+    if spec.backend is not BackendName.openslide:
+        identity["backend"] = {"name": spec.backend.value, "version": BACKEND_VERSIONS[spec.backend]}
+    return identity
 
 
-_RULES = ("tissue", "grid", "pixels")
+_OF_RULES = ("tissue", "keep_fat", "keep_pen", "backend")
+"""Options that the identity states by their rule."""
+_RULES = ("tissue", "grid", "pixels", "backend")
 """The parts of a tiling's identity that are this version's own, not the spec's."""
 
 
@@ -127,10 +211,30 @@ def stored_spec(tiling: Mapping[str, Any], what: str) -> TileSpec:
     Raises InputError if this version cuts tiles otherwise, IntegrityError if a newer one wrote options that are unknown
     here.
     """
-    spec = read_record(TileSpec, {key: item for key, item in tiling.items() if key not in _RULES}, what)
+    values = {key: item for key, item in tiling.items() if key not in _RULES}
+    spec = read_record(TileSpec, values | _rule_options(tiling, what), what)
     here = tiling_identity(spec)
-    if differing := [key for key in _RULES if tiling.get(key) != here[key]]:
+    if differing := [key for key in _RULES if tiling.get(key) != here.get(key)]:
         raise InputError(
             f"{what} were tiled by another version of the {' and the '.join(differing)} rule; use that version of mhim"
         )
     return spec
+
+
+def _tissue_identity(spec: TileSpec) -> dict[str, Any]:
+    if spec.tissue is TissueMethod.otsu:
+        return dict(to_plain(TISSUE_RULE))
+    return to_plain(GLASS_RULE) | {"keep_fat": spec.keep_fat, "keep_pen": spec.keep_pen}
+
+
+def _rule_options(tiling: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """What the identity's rules say of the spec's options."""
+    try:
+        rule, backend = tiling["tissue"], tiling.get("backend", {"name": BackendName.openslide.value})
+        if rule["name"] == GLASS_RULE.name:
+            options = {"tissue": TissueMethod.glass.value, "keep_fat": rule["keep_fat"], "keep_pen": rule["keep_pen"]}
+        else:
+            options = {"tissue": TissueMethod.otsu.value}
+        return options | {"backend": backend["name"]}
+    except (KeyError, TypeError) as error:
+        raise IntegrityError(f"{what}: not the identity of a tiling: {error!r}") from error

@@ -1,60 +1,70 @@
-"""Finding tissue on a bright-field slide: saturation at a fixed µm/px, Otsu within bounds, cleaned by area.
+"""Finding tissue on a bright-field slide, and saying what else was seen there.
 
-Works on what all stains share: tissue is coloured and glass is not (Otsu 1979 on HSV saturation, as CLAM and TRIDENT's
-classical path do). The guards refuse what is no bright-field picture: fluorescence, label masks, flat colours, blanks.
+Two rules: `tissue_glass`, relative to the slide's own glass, and `tissue_otsu`, that of version 0.1. What a slide holds
+beside tissue (pen, black frames, what is darker than glass and yet not taken) is measured the same way under both.
 """
 
+from typing import NamedTuple
+
 import numpy as np
-from skimage.color import rgb2hsv
-from skimage.filters import gaussian, threshold_otsu
-from skimage.morphology import remove_small_holes, remove_small_objects
+from scipy import ndimage
 
-from mhim_core.features import MppUsed
+from mhim_core.features import MppUsed, SlideView
+from mhim_core.slides.fat import find_fat
+from mhim_core.slides.glass import density_beside, find_glass, is_black_frame, smoothed
 from mhim_core.slides.mask import TissueMask
+from mhim_core.slides.pen import find_pen
 from mhim_core.slides.reader import SlideReader, Thumbnail
-from mhim_core.slides.spec import TISSUE_RULE, TissueRule
+from mhim_core.slides.spec import GLASS_RULE, TISSUE_RULE, TileSpec, TissueMethod
+from mhim_core.slides.tissue_glass import cleaned, tissue_beside_glass
+from mhim_core.slides.tissue_otsu import tissue_of
+
+_EDGE_PX = 2
+"""Around tissue, darker than glass by blur."""
 
 
-def find_tissue(reader: SlideReader, mpp: MppUsed) -> TissueMask:
+class FoundTissue(NamedTuple):
+    """The mask, and what was seen of the slide."""
+
+    mask: TissueMask
+    view: SlideView
+
+
+def find_tissue(reader: SlideReader, mpp: MppUsed, spec: TileSpec) -> FoundTissue:
     """The slide's tissue at 8 µm/px. Raises SlideError as `SlideReader.thumbnail` does."""
-    thumbnail = reader.thumbnail(mpp, TISSUE_RULE.mask_mpp)
-    is_tissue = tissue_of(thumbnail, TISSUE_RULE)
+    thumbnail = reader.thumbnail(mpp, GLASS_RULE.mask_mpp)
+    is_tissue, view = tissue_and_view(thumbnail, spec)
     # what cannot be read is unknown, not empty: planned, it meets the tile reader and is recorded as bad there
-    return TissueMask(is_tissue=is_tissue | thumbnail.is_unreadable, mask_mpp=TISSUE_RULE.mask_mpp)
+    return FoundTissue(TissueMask(is_tissue=is_tissue | thumbnail.is_unreadable, mask_mpp=GLASS_RULE.mask_mpp), view)
 
 
-def tissue_of(thumbnail: Thumbnail, rule: TissueRule) -> np.ndarray:
-    """bool (rows, columns): tissue in a thumbnail taken at `rule.mask_mpp`."""
-    saturation, value = _saturation_and_value(thumbnail.pixels, rule)
-    is_seen = ~thumbnail.is_unreadable & (value >= rule.min_value)
-    nothing = np.zeros(is_seen.shape, bool)
-    if not is_seen.any():
-        return nothing
-    seen = saturation[is_seen]
-    threshold = threshold_otsu(seen) if np.ptp(seen) > 0 else 1.0
-    threshold = min(max(float(threshold), rule.min_saturation), rule.max_saturation)
-    is_tissue = is_seen & (saturation > threshold)
-    is_glass = ~is_tissue & ~thumbnail.is_unreadable
-    if not is_tissue.any() or not _is_bright_field(saturation, value, is_tissue, is_glass, rule):
-        return nothing
-    pixel_um2 = rule.mask_mpp**2
-    is_tissue = remove_small_objects(is_tissue, max_size=int(rule.max_speck_um2 / pixel_um2))
-    return np.asarray(remove_small_holes(is_tissue, max_size=int(rule.max_hole_um2 / pixel_um2)))
-
-
-def _saturation_and_value(pixels: np.ndarray, rule: TissueRule) -> tuple[np.ndarray, np.ndarray]:
-    """HSV saturation and value, float64 (rows, columns), of the lightly smoothed picture."""
-    smooth = gaussian(pixels.astype(np.float64) / 255, sigma=1.0, channel_axis=-1, mode="nearest")
-    hsv = rgb2hsv(np.clip(smooth, 0, 1))
-    return hsv[..., 1], hsv[..., 2]
-
-
-def _is_bright_field(
-    saturation: np.ndarray, value: np.ndarray, is_tissue: np.ndarray, is_glass: np.ndarray, rule: TissueRule
-) -> bool:
-    """Bright where no tissue is, and tissue stands out; a slide full of tissue is judged by its own brightness."""
-    if not is_glass.any():
-        return bool(np.median(value[is_tissue]) >= rule.min_background_value and saturation.std() > 0.01)
-    if np.median(value[is_glass]) < rule.min_background_value:
-        return False
-    return bool(saturation[is_tissue].mean() - saturation[is_glass].mean() >= rule.min_contrast)
+def tissue_and_view(thumbnail: Thumbnail, spec: TileSpec) -> tuple[np.ndarray, SlideView]:
+    """bool (rows, columns), tissue in a thumbnail taken at 8 µm/px; and the shares of what it shows."""
+    smooth = smoothed(thumbnail.pixels)
+    is_black = is_black_frame(thumbnail.pixels, GLASS_RULE)
+    is_scanned = ~thumbnail.is_unreadable & ~is_black
+    glass = find_glass(thumbnail.pixels, smooth, is_scanned, GLASS_RULE)
+    is_pen = np.zeros(is_scanned.shape, bool) if glass is None else find_pen(smooth, glass, is_scanned)
+    if spec.tissue is TissueMethod.otsu:
+        is_tissue = tissue_of(thumbnail, TISSUE_RULE)
+    else:
+        is_seen = is_scanned if spec.keep_pen else is_scanned & ~is_pen
+        is_tissue = tissue_beside_glass(thumbnail.pixels, smooth, is_seen, glass, GLASS_RULE)
+        if not spec.keep_fat and glass is not None and is_tissue.any():
+            is_tissue = cleaned(is_tissue & ~find_fat(thumbnail.pixels, is_tissue, glass), GLASS_RULE)
+    is_read = ~thumbnail.is_unreadable
+    if glass is None:
+        is_left_out = np.zeros(is_tissue.shape, bool)
+    else:
+        is_left_out = (density_beside(smooth, glass.rgb) > GLASS_RULE.min_density) & is_scanned & ~is_pen
+        is_left_out &= ~ndimage.binary_dilation(is_tissue | is_black | is_pen, iterations=_EDGE_PX)
+    num_read = max(1, int(is_read.sum()))
+    pixel_mm2 = (GLASS_RULE.mask_mpp / 1000) ** 2
+    view = SlideView(
+        tissue_mm2=round(float(is_tissue.sum()) * pixel_mm2, 4),
+        left_out_mm2=round(float(is_left_out.sum()) * pixel_mm2, 4),
+        pen_share=round(float(is_pen.sum()) / num_read, 6),
+        black_share=round(float((is_black & is_read).sum()) / num_read, 6),
+        glass_rgb=None if glass is None else tuple(int(v) for v in np.rint(glass.rgb * 255)),
+    )
+    return is_tissue, view

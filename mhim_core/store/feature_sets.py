@@ -96,6 +96,12 @@ def register(storage: Storage, feature_set: FeatureSet) -> None:
             raise ConflictError(f"{storage.locate(key)} describes another feature set than its name says")
 
 
+def is_registered(storage: Storage, fingerprint: str) -> bool:
+    """Does the store know a feature set of this fingerprint?"""
+    key = layout.feature_set_key(fingerprint)
+    return any(entry.key == key for entry in storage.list(layout.FEATURE_SETS))
+
+
 def list_feature_sets(storage: Storage) -> list[FeatureSet]:
     """Every registered set, sorted by fingerprint. Raises IntegrityError if one is not what its name says."""
     feature_sets = []

@@ -5,6 +5,7 @@ A version is written once, whole, and never changed. Readers see exactly the sli
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -100,7 +101,10 @@ def write_manifest(
         version = newest_version(storage, feature_set.fingerprint)
         present = read_manifest(storage, feature_set.fingerprint, version=version) if version is not None else None
         merged: dict[SlideId, CommitRecord | None] = {**(present.entries if present else {}), **cohort_entries}
-        entries = {slide_id: record for slide_id, record in sorted(merged.items()) if record is not None}
+        # what was seen of a slide stays with its commit: the manifest is what training needs
+        entries = {
+            slide_id: replace(record, view=None) for slide_id, record in sorted(merged.items()) if record is not None
+        }
         if present is not None and entries == present.entries:
             return present.ref
         data = _encode(feature_set.fingerprint, entries)

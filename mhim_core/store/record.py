@@ -1,17 +1,17 @@
 """The commit record: everything known of one committed slide, small enough to read by the thousand."""
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from mhim_core.errors import IntegrityError
-from mhim_core.features import MppUsed, SlideFeatures, SourceHint, SourceIdentity
+from mhim_core.features import MppUsed, SlideFeatures, SlideView, SourceHint, SourceIdentity
 from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
 from mhim_core.records import read_record
 from mhim_core.store import layout
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.schema import DTYPE, SCHEMA_VERSION
-from mhim_core.types import SlideId, Status
+from mhim_core.types import SlideId, Status, StatusRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,8 @@ class CommitRecord:
     versions: dict[str, str]
     committed_by: str
     """`mhim <version>`."""
+    view: SlideView | None = field(default=None, compare=False, metadata={"neutral": None})
+    """What was seen of the slide beside its tiles; None: committed by version 0.1."""
 
     @property
     def digest(self) -> str:
@@ -68,7 +70,10 @@ class CommitRecord:
         return canonical_json({"schema_version": SCHEMA_VERSION} | to_plain(self))
 
     def to_dict(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {column.name: getattr(self, column.name) for column in fields(self)}
+        if self.view is None:
+            del values["view"]  # a record of version 0.1 stays byte for byte what it was
+        return values
 
     @classmethod
     def from_json(cls, data: bytes | str, origin: str) -> "CommitRecord":
@@ -91,6 +96,13 @@ def commit_digest(source: SourceIdentity, mpp: MppUsed) -> str:
     it, and the commit that settles this needs a key of its own (the feature file stays one, its bytes are the same).
     """
     return fingerprint({"source": source, "mpp": mpp})
+
+
+def skipped_row(record: CommitRecord) -> StatusRow:
+    """The status row of a slide that an earlier run committed."""
+    is_empty = record.status is Status.EMPTY
+    seen = record.view.describe() if is_empty and record.view is not None else ""
+    return StatusRow(record.slide_id, Status.SKIPPED, message=seen, commit_key=record.commit_key, is_empty=is_empty)
 
 
 def make_record(
@@ -119,4 +131,5 @@ def make_record(
         encoder=feature_set.encoder_fingerprint,
         versions=dict(features.versions),
         committed_by=committed_by,
+        view=features.view,
     )

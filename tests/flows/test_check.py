@@ -170,8 +170,9 @@ def test_every_shared_slide_has_a_row_and_a_reason_of_the_list(
     assert found["slides-ndpi_test3-DAPI-2-387"] == "empty"
     assert found["slides-tcga-cr-7395-01a-01-ts1"] == "no_mpp"
     assert found["odd-unreadable"] == "read"
-    for name in ("unopenable", "histolab_broken", "lfs_pointer_default", "gcp_lfs_or_stub", "flat-rgb", "uint16-grey"):
+    for name in ("unopenable", "histolab_broken", "lfs_pointer_default", "gcp_lfs_or_stub", "uint16-grey"):
         assert found[f"odd-{name}"] == "open"
+    assert found["odd-flat-rgb"] == "no_mpp"
     assert found["odd-small"] == "empty"
     atlas = [found[f"atlas10x-{path.stem}"] for path in files if path.parent.name == "atlas10x"]
     assert sorted(atlas) == ["no_mpp"] * 5 + ["ok"] * 16

@@ -21,7 +21,7 @@ from mhim_core.registry.card import Member, RegistryCard, TrainedOn
 from mhim_core.registry.gate_options import GateOptions, HoldoutOptions
 from mhim_core.registry.holdout import Holdout, HoldoutSlide
 from mhim_core.registry.promotions import Kind, Promotion
-from mhim_core.slides.spec import SlidePolicy, TileSpec, TissueRule, stored_spec, tiling_identity
+from mhim_core.slides.spec import SlidePolicy, TileSpec, TissueMethod, TissueRule, stored_spec, tiling_identity
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.record import CommitRecord
 from mhim_core.task import ClassTarget, FittedTask, SurvivalTarget, Task, TaskKind, ValueTarget, fit_task
@@ -34,6 +34,8 @@ from mhim_core.types import BagId, PatientId, SlideId, Status
 SOURCE = SourceIdentity(10, "ab")
 TASK = Task(kind=TaskKind.classification, classes=("no", "yes"))
 SPEC = FitSpec("seed-1/fold-0/plain", 0, Stage.plain, 1, (LabelledBag(BagId("a"), ClassTarget(1)),), (), None)
+OTSU = TileSpec(tissue=TissueMethod.otsu)
+"""The tiles of 0.1: the default of later versions is another tissue finder."""
 CARD = EncoderCard(
     id="toy",
     source="made up",
@@ -73,7 +75,7 @@ EXAMPLES: dict[type, Any] = {
         FitOptions(),
         TaskOptions(),
         SplitOptions(),
-        TileSpec(),
+        OTSU,
         TissueRule(),
         SlidePolicy(),
         GateOptions(),
@@ -81,7 +83,7 @@ EXAMPLES: dict[type, Any] = {
         TASK,
         FittedTask(kind=TaskKind.survival, time_bins=2, inner_edges=(1.5,)),
         CARD,
-        FeatureSet(tiling=tiling_identity(TileSpec()), encoder=CARD.to_dict(), encoder_identity=CARD.identity()),
+        FeatureSet(tiling=tiling_identity(OTSU), encoder=CARD.to_dict(), encoder_identity=CARD.identity()),
         ModelCard(
             stage=Stage.mhim,
             fold=0,
@@ -101,7 +103,7 @@ EXAMPLES: dict[type, Any] = {
             members=(MEMBER,),
             encoder=CARD.to_dict(),
             encoder_identity=CARD.identity(),
-            tiling=tiling_identity(TileSpec()),
+            tiling=tiling_identity(OTSU),
             recipe={"method": "plain", "fit": {"epochs": 2}},
             trained_on=KNOWN,
         ),
@@ -293,7 +295,7 @@ def test_what_0_1_wrote_keeps_its_fingerprint(kind: type) -> None:
     ("digest", "pin"),
     [
         (
-            lambda: fingerprint(tiling_identity(TileSpec())),
+            lambda: fingerprint(tiling_identity(OTSU)),
             "8a4188948c177d724cf1e055297a7b09c056f0f30c6065f6cafbe48d1dba0a5e",
         ),
         (lambda: fingerprint(CARD.identity()), "9a46e3e2ff46021bcc0e6e727f9b957d41ff2ee2f22a8fb3e953d1d306a019f1"),
@@ -343,7 +345,7 @@ def test_a_record_of_a_newer_version_is_refused_by_the_option_that_it_uses(kind:
 
 def test_an_option_within_an_identity_counts_as_by_itself() -> None:
     def digests(added: float) -> list[str]:
-        spec, card, task = later(TileSpec(), added), later(CARD, added), later(TASK, added)
+        spec, card, task = later(OTSU, added), later(CARD, added), later(TASK, added)
         feature_set = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
         registered = dataclasses.replace(EXAMPLES[RegistryCard], task=task)
         return [

@@ -17,7 +17,7 @@ def test_colours_and_levels_come_back_through_openslide(tmp_path: Path) -> None:
         info = reader.info()
         for level in range(3):
             # a read through the library itself: the picture, not the tile path
-            region = np.asarray(reader._slide.read_region((0, 0), level, info.levels[level][:2]))
+            region = np.asarray(reader._backend.read_region(0, 0, level, *info.levels[level][:2]))
             step = 128 // (1, 2, 8)[level]
             for i, colour in enumerate(COLOURS):
                 assert np.abs(region[10, step * i + step // 2, :3].astype(int) - colour).max() <= 4

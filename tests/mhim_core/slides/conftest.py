@@ -13,7 +13,7 @@ from mhim_core.demo.slide import paint_slide
 @pytest.fixture(scope="session")
 def painted() -> np.ndarray:
     """One painted H&E-like slide of about 2,500 × 2,500 px at 0.5 µm/px."""
-    return paint_slide(np.random.default_rng(3), has_tumour=True).pixels
+    return paint_slide(np.random.default_rng(3), loud=True, quiet=True).pixels
 
 
 @pytest.fixture(scope="session")

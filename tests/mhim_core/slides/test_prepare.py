@@ -171,7 +171,7 @@ def test_the_20x_twins_of_the_atlas_have_the_tissue_of_the_10x_ones(shared_data:
         ("odd/histolab_broken.svs", None, FailureReason.OPEN),
         ("odd/lfs_pointer_default.svs", None, FailureReason.OPEN),
         ("odd/gcp_lfs_or_stub.ndpi", None, FailureReason.OPEN),
-        ("odd/flat-rgb.tif", None, FailureReason.OPEN),
+        ("odd/flat-rgb.tif", None, FailureReason.NO_MPP),
         ("odd/uint16-grey.tif", None, FailureReason.OPEN),
     ],
 )

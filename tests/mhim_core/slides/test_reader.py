@@ -9,7 +9,7 @@ from mhim_core.errors import SlideError
 from mhim_core.features import MppUsed
 from mhim_core.slides.grid import TilePlan, plan_tiles
 from mhim_core.slides.mask import TissueMask
-from mhim_core.slides.reader import OpenSlideReader, open_slide
+from mhim_core.slides.reader import SlideReader, open_slide
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.types import FailureReason
 
@@ -17,7 +17,7 @@ Write = Callable[..., Path]
 HALF = MppUsed(0.5, 0.5, "slide")
 
 
-def plan_everything(reader: OpenSlideReader, spec: TileSpec | None = None, mpp: MppUsed = HALF) -> TilePlan:
+def plan_everything(reader: SlideReader, spec: TileSpec | None = None, mpp: MppUsed = HALF) -> TilePlan:
     nothing = TissueMask(is_tissue=np.zeros((1, 1), bool), mask_mpp=8.0)
     return plan_tiles(reader.info(), mpp, spec or TileSpec(min_tissue=0), SlidePolicy(), nothing)
 

@@ -4,7 +4,7 @@ import pytest
 
 from mhim_core.errors import SlideError
 from mhim_core.slides.info import Level, SlideInfo
-from mhim_core.slides.resolution import resolve_mpp
+from mhim_core.slides.resolution import resolution_warning, resolve_mpp
 from mhim_core.slides.spec import SlidePolicy
 from mhim_core.types import FailureReason
 
@@ -63,3 +63,30 @@ def test_an_override_is_judged_as_well(override: float) -> None:
     with pytest.raises(SlideError, match="mpp column") as failure:
         resolve_mpp(info(0.5, 0.5), override, STRICT)
     assert failure.value.reason is FailureReason.IMPLAUSIBLE_MPP
+
+
+def slide_of(mpp: float | None, power: float | None = None, side_px: int = 20_000) -> SlideInfo:
+    return SlideInfo(levels=(Level(side_px, side_px, 1.0),), mpp_x=mpp, mpp_y=mpp, vendor="", objective_power=power)
+
+
+def test_a_table_that_contradicts_the_file_is_warned_of_with_both_numbers_and_the_size() -> None:
+    used = resolve_mpp(slide_of(0.25), 0.5, STRICT)
+    said = resolution_warning(slide_of(0.25), used, tissue_mm2=12.0)
+    for number in ("0.25", "0.5", "10 × 10 mm", "12 mm²"):
+        assert number in said
+    assert resolution_warning(slide_of(0.5), resolve_mpp(slide_of(0.5), 0.5, STRICT), 12.0) == ""
+
+
+def test_a_tenfold_contradiction_is_refused_until_confirmed() -> None:
+    with pytest.raises(SlideError, match="max_mpp_factor") as refused:
+        resolve_mpp(slide_of(0.25), 2.5, STRICT)
+    assert refused.value.reason is FailureReason.IMPLAUSIBLE_MPP
+    assert resolve_mpp(slide_of(0.25), 2.5, SlidePolicy(max_mpp_factor=0)).x == 2.5
+    assert resolve_mpp(slide_of(352.8), 0.5, STRICT).x == 0.5  # 72 dpi is nothing that a table could contradict
+
+
+def test_a_resolution_that_no_scanner_gives_is_warned_of() -> None:
+    for info in (slide_of(0.05, side_px=600), slide_of(0.06), slide_of(5.0, power=20), slide_of(0.5, side_px=200_000)):
+        assert resolution_warning(info, resolve_mpp(info, None, STRICT), 1.0)
+    for info in (slide_of(0.5, power=20), slide_of(1.0), slide_of(0.5, side_px=640), slide_of(2.02, power=None)):
+        assert resolution_warning(info, resolve_mpp(info, None, STRICT), 1.0) == ""

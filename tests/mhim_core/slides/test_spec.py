@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from mhim_core.errors import ConfigError
+from mhim_core.errors import ConfigError, InputError, IntegrityError
 from mhim_core.fingerprint import fingerprint
-from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
+from mhim_core.slides.spec import BackendName, SlidePolicy, TileSpec, TissueMethod, stored_spec, tiling_identity
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,10 @@ def test_every_field_of_the_tile_spec_changes_the_identity() -> None:
         TileSpec(tile_px=224),
         TileSpec(overlap_px=32),
         TileSpec(min_tissue=0.5),
+        TileSpec(tissue=TissueMethod.otsu),
+        TileSpec(keep_fat=False),
+        TileSpec(keep_pen=True),
+        TileSpec(backend=BackendName.plain),
     ]
     assert len({fingerprint(tiling_identity(spec)) for spec in specs}) == len(specs)
 
@@ -46,3 +50,35 @@ def test_every_field_of_the_tile_spec_changes_the_identity() -> None:
 def test_the_identity_is_plain_json() -> None:
     identity = tiling_identity(TileSpec())
     assert json.loads(json.dumps(identity)) == identity
+
+
+def test_the_tiling_of_version_0_1_keeps_its_fingerprint() -> None:
+    """Every store of 0.1 hangs on these digits."""
+    by_otsu = TileSpec(tissue=TissueMethod.otsu)
+    assert fingerprint(tiling_identity(by_otsu)) == "8a4188948c177d724cf1e055297a7b09c056f0f30c6065f6cafbe48d1dba0a5e"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        TileSpec(tissue=TissueMethod.otsu, target_mpp=1.0),
+        TileSpec(tissue=TissueMethod.glass, keep_fat=False),
+        TileSpec(tissue=TissueMethod.glass, keep_pen=True, backend=BackendName.plain),
+    ],
+)
+def test_a_recorded_tiling_gives_its_spec_back(spec: TileSpec) -> None:
+    assert stored_spec(json.loads(json.dumps(tiling_identity(spec))), "the slides") == spec
+
+
+def test_a_tiling_by_other_constants_is_refused() -> None:
+    tiling = tiling_identity(TileSpec())
+    with pytest.raises(InputError, match="version"):
+        stored_spec(tiling | {"tissue": tiling["tissue"] | {"min_saturation": 0.04}}, "the slides")
+    with pytest.raises(IntegrityError):
+        stored_spec({"target_mpp": 0.5}, "the slides")
+
+
+def test_otsu_refuses_what_it_does_not_know() -> None:
+    for wrong in ({"keep_fat": False}, {"keep_pen": True}):
+        with pytest.raises(ConfigError, match="otsu"):
+            TileSpec(tissue=TissueMethod.otsu, **wrong)
