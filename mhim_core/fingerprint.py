@@ -63,10 +63,10 @@ def neutral_values(kind: type) -> Mapping[str, Any]:
     """By field of a dataclass or NamedTuple what its absence from a record means, in plain JSON types."""
     if dataclasses.is_dataclass(kind):
         fields = dataclasses.fields(kind)
-        found = {field.name: to_plain(field.metadata[NEUTRAL]) for field in fields if NEUTRAL in field.metadata}
+        values = {field.name: to_plain(field.metadata[NEUTRAL]) for field in fields if NEUTRAL in field.metadata}
     else:
-        found = to_plain(getattr(kind, "NEUTRAL", {}))
-    return MappingProxyType(found)
+        values = to_plain(getattr(kind, "NEUTRAL", {}))
+    return MappingProxyType(values)
 
 
 def stated(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:

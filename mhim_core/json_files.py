@@ -1,4 +1,4 @@
-"""Small JSON records of one schema on a storage: what is put there once and read by whoever comes next."""
+"""Small JSON records of one schema on a storage: what is put there once and read by any later process."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ SCHEMA = 1
 
 
 def read_json(storage: Storage, key: str) -> dict[str, Any] | None:
-    """The record at a key; None where there is none. Raises IntegrityError if it is no record of this schema."""
+    """The record at a key; None where there is none. Raises IntegrityError if it is not a record of this schema."""
     try:
         record = json.loads(storage.get(key))
     except NotFoundError:

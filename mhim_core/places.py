@@ -1,4 +1,4 @@
-"""Places that move together: a project's folder may be renamed, copied, or handed to somebody else.
+"""Places that move together: a project's folder may be renamed, copied, or handed to someone else.
 
 A place is an absolute folder or file, or `s3://bucket/key`. What is recorded beside its place relative to the record's
 own stays true when both move.

@@ -21,8 +21,8 @@ Record = TypeVar("Record")
 def read_record(kind: type[Record], raw: Any, where: str) -> Record:
     """The `kind` that `to_plain` made `raw` from; nested records, enums and tuples by the fields' types.
 
-    Raises IntegrityError naming `where` (a place or a thing, for people) and the fields, if some are missing that have
-    no neutral value, if this version does not know some, or if a value is none of its field's.
+    Raises IntegrityError naming `where` (used in messages) and the fields, if some are missing that have
+    no neutral value, if this version does not know some, or if a value is not of its field's type.
     """
     if not isinstance(raw, Mapping):
         raise IntegrityError(f"{where}: {raw!r} is no record of {kind.__name__}")

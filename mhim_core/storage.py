@@ -1,4 +1,4 @@
-"""The one door to what is kept: a small protocol, and its form on a local file system.
+"""All stored data pass through here: a small protocol, and its implementation on a local file system.
 
 Every output of the system goes through a `Storage` (features, manifests, runs, reports), because a job's own disk is
 gone when the job is. Keys are relative, `/`-separated, and never leave the root.
@@ -34,7 +34,7 @@ class Storage(Protocol):
     """
 
     uri: str
-    """Where it lies, for people: an absolute folder or `s3://bucket/prefix`."""
+    """Where it lies, for messages: an absolute folder or `s3://bucket/prefix`."""
 
     def get(self, key: str) -> bytes: ...
 
@@ -55,7 +55,7 @@ class Storage(Protocol):
         ...
 
     def locate(self, key: str) -> str:
-        """The key's full address, for people."""
+        """The key's full address, for messages."""
         ...
 
 

@@ -15,7 +15,7 @@ BagId = NewType("BagId", str)
 
 
 class ExitCode(IntEnum):
-    """What every command tells its caller."""
+    """Exit codes of every command."""
 
     OK = 0
     BUG = 1

@@ -57,7 +57,7 @@ class TimeLeft(Generic[Job]):
         self._start_s: float | None = None
 
     def done(self, job: Job, seconds: float, now_s: float) -> None:
-        """A job ended now after so many seconds of a worker's time; 0: it took none, and tells nothing."""
+        """A job ended now after so many seconds of a worker's time; 0: it took none, and does not count."""
         size = self._left.pop(job, None)
         if self._start_s is None:
             self._start_s = now_s - seconds

@@ -146,7 +146,7 @@ def _check_patients(cohort: Cohort) -> Iterator[Finding]:
 
 
 def _patient_key(patient_id: str) -> str:
-    """What the spellings of one patient have in common: `17`, `17.0` and `017` come of three programs."""
+    """What the spellings of one patient have in common: `17`, `17.0` and `017` come from three programs."""
     key = "".join(whole_id(patient_id.strip()).casefold().split())
     return key.lstrip("0") if key.isdigit() else key
 
@@ -236,7 +236,7 @@ def _groups(rows: Iterable[CohortRow], key: Callable[[CohortRow], object | None]
 
 
 def _with_earlier(group: Sequence[CohortRow]) -> Iterator[tuple[CohortRow, list[CohortRow]]]:
-    """Each row but the first with the ones before it: every pair once, in groups of a size that people can read."""
+    """Each row but the first with the ones before it: every pair once, in groups of readable size."""
     for index, row in enumerate(group[1:], start=1):
         yield row, list(group[: min(index, _MAX_EARLIER)])
 

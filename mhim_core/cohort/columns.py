@@ -29,7 +29,7 @@ KNOWN_NAMES = (
     *(*ID_NAMES, *FILE_NAMES, *PATH_NAMES, *PATIENT_NAMES, *LABEL_NAMES, *MPP_NAMES, *SPLIT_NAMES, *FOLD_NAMES),
     *(*SITE_NAMES, *SHA256_NAMES, "id", "train", "val", "test", "time", "event"),
 )
-"""By which a header is told from other lines."""
+"""What identifies a header line."""
 
 SLIDE_EXTENSIONS = (
     ".ome.tiff",  # before .tiff: the longest match is the extension
@@ -67,9 +67,9 @@ class Columns(NamedTuple):
 
 
 _PATIENT_WORDS = ("patient", "subject", "participant", "donor", "proband")
-"""Parts of names that tell of patients, also inside a word: `PatientNr`."""
+"""Parts of names that indicate patients, also inside a word: `PatientNr`."""
 _PATIENT_TOKENS = frozenset({"case", "mrn", "pid", "submitter", "person", "individual"})
-"""Whole words that do."""
+"""Whole words that indicate patients."""
 _ATTRIBUTES = frozenset(
     {
         *(
@@ -90,7 +90,7 @@ _ATTRIBUTES = frozenset(
         *("type", "count", "num", "label", "class", "target", "consent", "country"),
     }
 )
-"""What a column says of a patient who is named elsewhere: `patient_age`."""
+"""Attributes of a patient, who is named in another column: `patient_age`."""
 
 
 def column_key(name: str) -> str:
@@ -110,12 +110,12 @@ def named_column(header: Sequence[str], name: str, key: str, table_name: str) ->
     Raises CohortError where there is none, with the nearest name, or where several are equally meant.
     """
     wanted = name.strip()
-    found = [index for index, cell in enumerate(header) if cell.strip() == wanted]
-    found = found or [index for index, cell in enumerate(header) if column_key(cell) == column_key(name)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        columns = ", ".join(quote(header[index]) for index in found)
+    matches = [index for index, cell in enumerate(header) if cell.strip() == wanted]
+    matches = matches or [index for index, cell in enumerate(header) if column_key(cell) == column_key(name)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        columns = ", ".join(quote(header[index]) for index in matches)
         raise CohortError(f"{table_name}: {key}={name} could be each of the columns {columns}: rename all but one")
     close = difflib.get_close_matches(wanted.casefold(), [cell.casefold() for cell in header], n=1)
     nearest = next((f"; the nearest is {quote(cell)}" for cell in header if cell.casefold() in close), "")
@@ -158,14 +158,14 @@ def find_columns(header: Sequence[str], table_name: str, options: TableOptions =
 
 
 def likely_patient_columns(header: Sequence[str]) -> list[str]:
-    """The columns whose name tells of patients (`patient_number`, `bcr_patient_barcode`, `MRN`), not of their age."""
-    found = []
+    """The columns whose names indicate patients (`patient_number`, `bcr_patient_barcode`, `MRN`), not of their age."""
+    likely = []
     for cell in header:
         words = [word.casefold() for word in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![^\W\d_A-Z])", cell)]
         tells = any(word in column_key(cell) for word in _PATIENT_WORDS) or not _PATIENT_TOKENS.isdisjoint(words)
         if tells and _ATTRIBUTES.isdisjoint(words):
-            found.append(cell)
-    return found
+            likely.append(cell)
+    return likely
 
 
 class _Search:
@@ -183,17 +183,17 @@ class _Search:
         if option in self.named:
             return self.named[option]
         wanted, taken = {column_key(name) for name in names}, set(self.named.values())
-        found = [index for index, key in enumerate(self.keys) if key in wanted and index not in taken]
-        if len(found) > 1:
-            columns = ", ".join(quote(self.header[index]) for index in found)
+        matches = [index for index, key in enumerate(self.keys) if key in wanted and index not in taken]
+        if len(matches) > 1:
+            columns = ", ".join(quote(self.header[index]) for index in matches)
             advice = f"; {option}= names the one that counts" if option else ""
             raise CohortError(
                 f"{self.table_name}: columns {columns} all mean the {meaning}: keep one and rename the others{advice}"
             )
-        return found[0] if found else None
+        return matches[0] if matches else None
 
     def slide_columns(self) -> tuple[int | None, int | None]:
-        """The id's and the path's."""
+        """The columns of the id and of the path."""
         if "id_column" in self.named:
             own = self.named["id_column"]
             path = self.column((*PATH_NAMES, *FILE_NAMES), "path")

@@ -1,4 +1,4 @@
-"""What people's tools make of a CSV table, undone one after another: packing, encoding, comments, delimiter."""
+"""The ways in which other tools write a CSV table, undone one after another: packing, encoding, comments, delimiter."""
 
 import csv
 import gzip
@@ -16,7 +16,7 @@ _ZIP, _GZIP = b"PK\x03\x04", b"\x1f\x8b"
 _MAX_UNPACKED_BYTES = 2**30
 _DELIMITERS = ",;\t"
 _SAMPLE_LINES = 20
-"""Of a table's beginning, by which its delimiter is chosen."""
+"""How many lines at the start of a table decide its delimiter."""
 
 
 class CsvText(NamedTuple):
@@ -42,7 +42,7 @@ def unpack(data: bytes, name: str) -> bytes:
         if not data.startswith(_ZIP) or is_office_file(data):
             return data
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            # what macOS packs beside each file is none of it
+            # the resource forks that macOS adds do not count
             files = [entry for entry in archive.namelist() if not entry.endswith("/") and "__MACOSX" not in entry]
             if len(files) != 1:
                 raise CohortError(
@@ -55,7 +55,7 @@ def unpack(data: bytes, name: str) -> bytes:
 
 
 def is_office_file(data: bytes) -> bool:
-    """True for xlsx, ods and their like, and for what starts like a zip file and is none."""
+    """True for xlsx, ods and their like, and for what starts like a zip file but is not one."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
@@ -70,13 +70,13 @@ def decode(data: bytes, name: str) -> str:
         try:
             return data.decode("utf-16")
         except UnicodeDecodeError:
-            raise CohortError(f"{name}: begins like UTF-16 text and is none; save the table as CSV (UTF-8)") from None
+            raise CohortError(f"{name}: begins like UTF-16 text but is not; save the table as CSV (UTF-8)") from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        found = data[max(0, error.start - 20) : error.start + 20].decode("cp1252", "replace")
-        around = quote(" ".join(found.split()), 60)
+        excerpt = data[max(0, error.start - 20) : error.start + 20].decode("cp1252", "replace")
+        around = quote(" ".join(excerpt.split()), 60)
         raise CohortError(
             f"{name}: line {line} is not UTF-8 text (near {around}); save the table as CSV (UTF-8)"
         ) from None

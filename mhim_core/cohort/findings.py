@@ -17,7 +17,7 @@ class Severity(StrEnum):
 
 
 class Finding(NamedTuple):
-    """What is wrong, and where. `str()` gives the sentence for people; untrusted text in it is escaped."""
+    """What is wrong, and where. `str()` gives the sentence to print; untrusted text in it is escaped."""
 
     row: int
     """The line of a CSV file (its header is line 1), or the 1-based row of a Parquet file."""

@@ -1,4 +1,4 @@
-"""A folder of slides as a cohort: the table that a person would have written of it."""
+"""A folder of slides as a cohort: the table that one would write for it by hand."""
 
 import posixpath
 from collections import defaultdict
@@ -24,10 +24,10 @@ def folder_table(keys: Iterable[str], name: str) -> FolderTable:
     Of a folder of DICOM files, which are parts of one slide, the first stands for all. Raises CohortError where there
     is no slide.
     """
-    found = list(keys)
-    slides = [key for key in found if has_slide_extension(posixpath.basename(key))]
+    files = list(keys)
+    slides = [key for key in files if has_slide_extension(posixpath.basename(key))]
     if not slides:
-        raise CohortError(f"cohort={name}: none of the {len(found)} files of this folder is a slide by its extension")
+        raise CohortError(f"cohort={name}: none of the {len(files)} files of this folder is a slide by its extension")
     parts: dict[str, list[str]] = defaultdict(list)
     for key in sorted(slides, key=natural_key):
         if key.lower().endswith(".dcm"):

@@ -1,11 +1,11 @@
 """The ids of a table beside the cohort: whether slides' or patients', and which slides each of them names.
 
 The column's name says whose they are. Where it does not (no header, a bare `id`, the columns of a wide split file) an
-id may be either, and one that names a slide and also a patient of other slides is refused: of slides 1 to 8 of patients
-1 to 4 the wrong one would be taken without a word.
+id may be either, and one that names a slide and also a patient of other slides is refused: with slides 1 to 8 of
+patients 1 to 4, the wrong one would be taken silently.
 
-A data frame that has gaps in a column of whole numbers writes 17 as `17.0`: where no id is spelt so, the whole number
-is meant. Nothing else is made equal: ids that are alike but for case or leading zeros are named as such.
+A data frame that has gaps in a column of whole numbers writes 17 as `17.0`: where no id is spelt like that, the whole
+number is meant. Nothing else is made equal: ids that are alike but for case or leading zeros are named as such.
 """
 
 import re
@@ -49,7 +49,7 @@ def id_candidates(header: Sequence[str]) -> list[IdColumns]:
     """All columns that could be the id, the most telling name first; a file's only where there is no other."""
     # a bare id beside the patients' is not the patients'
     bare = IdKind.slide if any(is_named(cell, PATIENT_NAMES) for cell in header) else IdKind.either
-    found: list[IdColumns] = []
+    candidates: list[IdColumns] = []
     for names, kind in (
         (ID_NAMES, IdKind.slide),
         (BARE_ID_NAMES, bare),
@@ -58,15 +58,15 @@ def id_candidates(header: Sequence[str]) -> list[IdColumns]:
     ):
         keys = {column_key(name) for name in names}
         indices = tuple(index for index, cell in enumerate(header) if column_key(cell) in keys)
-        if indices and not (found and names is FILE_NAMES):
-            found.append(IdColumns(indices, kind))
-    return found
+        if indices and not (candidates and names is FILE_NAMES):
+            candidates.append(IdColumns(indices, kind))
+    return candidates
 
 
 def whole_id(text: str) -> str:
     """`17.0` → `17`, as it was before a data frame had it; any other id as it stands."""
-    found = _WHOLE_FLOAT.fullmatch(text)
-    return text if found is None else found[1]
+    match = _WHOLE_FLOAT.fullmatch(text)
+    return text if match is None else match[1]
 
 
 class IdIndex:
@@ -80,13 +80,13 @@ class IdIndex:
             self._slides_of[row.patient_id].append(row.slide_id)
         self._whole_slides, self._whole_patients = _by_whole_id(self._slides), _by_whole_id(self._slides_of)
 
-    def slides(self, one: str, kind: IdKind) -> Sequence[SlideId]:
+    def slides(self, listed_id: str, kind: IdKind) -> Sequence[SlideId]:
         """The slides that the id names.
 
         A slide's may have its file's extension, and may be the file's name as it was before it was made an id; a
         patient's is taken as it stands. `17.0` is 17, here or in the cohort, where neither is spelt as the other.
         """
-        spellings = _spellings(one, kind)
+        spellings = _spellings(listed_id, kind)
         for text in spellings:
             if kind is not IdKind.patient and text in self._slides:
                 return [SlideId(text)]
@@ -103,13 +103,17 @@ class IdIndex:
         """Those that name a slide as whole numbers alone: `17.0` for 17."""
         slides = self._slides if kind is not IdKind.patient else ()
         known = {*slides, *(self._slides_of if kind is not IdKind.slide else ())}
-        return [one for one in ids if whole_id(one) != one and not known.intersection(_spellings(one, kind))]
+        return [
+            listed_id
+            for listed_id in ids
+            if whole_id(listed_id) != listed_id and not known.intersection(_spellings(listed_id, kind))
+        ]
 
     def near_misses(self, ids: Iterable[str], kind: IdKind) -> dict[str, str]:
         """Of these unknown ids those that are one of the cohort's but for case, blanks or leading zeros, and which."""
         slides = self._slides if kind is not IdKind.patient else ()
         known = {_likeness(text): text for text in (*slides, *(self._slides_of if kind is not IdKind.slide else ()))}
-        return {one: known[key] for one in ids if (key := _likeness(whole_id(one))) in known}
+        return {listed_id: known[key] for listed_id in ids if (key := _likeness(whole_id(listed_id))) in known}
 
     def alike(self, ids: Iterable[str], kind: IdKind) -> str:
         """Words on the first near miss among these unknown ids; "" if there is none."""
@@ -118,22 +122,26 @@ class IdIndex:
 
     def unknown(self, ids: Iterable[str], kind: IdKind) -> list[str]:
         """Those that name no slide."""
-        return [one for one in ids if not self.slides(one, kind)]
+        return [listed_id for listed_id in ids if not self.slides(listed_id, kind)]
 
     def ambiguity(self, ids: Iterable[str], kind: IdKind) -> str:
         """The sentence that refuses ids of two meanings; "" where there are none."""
         if kind is not IdKind.either:
             return ""
-        found = [
-            one
-            for one in ids
-            if any(self._has_two_meanings(text) for spelt in _spellings(one, kind) for text in {spelt, whole_id(spelt)})
+        ambiguous = [
+            listed_id
+            for listed_id in ids
+            if any(
+                self._has_two_meanings(text)
+                for spelt in _spellings(listed_id, kind)
+                for text in {spelt, whole_id(spelt)}
+            )
         ]
-        if not found:
+        if not ambiguous:
             return ""
         return (
-            f"{quote_all(found)}: a slide has this id, and so has a patient of other slides; give the ids in a column "
-            "named slide_id or patient_id, which says whose they are"
+            f"{quote_all(ambiguous)}: a slide has this id, and so does a patient of other slides; give the ids "
+            "in a column named slide_id or patient_id"
         )
 
     def other_kind(self, ids: Sequence[str], kind: IdKind) -> str:
@@ -146,10 +154,10 @@ class IdIndex:
         return text in self._slides and self._slides_of.get(text, [text]) != [text]
 
 
-def _spellings(one: str, kind: IdKind) -> list[str]:
+def _spellings(listed_id: str, kind: IdKind) -> list[str]:
     if kind is IdKind.patient:
-        return [one]
-    return list(dict.fromkeys((one, strip_extension(one), safe_id(strip_extension(one)))))
+        return [listed_id]
+    return list(dict.fromkeys((listed_id, strip_extension(listed_id), safe_id(strip_extension(listed_id)))))
 
 
 def _by_whole_id(ids: Iterable[str]) -> dict[str, str]:

@@ -62,7 +62,7 @@ class LabelTable:
     others: tuple["LabelTable", ...] = ()
     """The same labels by other columns of ids."""
     errors: tuple[str, ...] = ()
-    """Rows that say nothing, by these ids; they refuse the table where these ids are taken."""
+    """Rows that cannot be read by these ids; the table is refused if these ids are used."""
 
 
 class _Layout(NamedTuple):
@@ -87,8 +87,8 @@ def read_labels(data: bytes, name: str, options: TableOptions = AS_FOUND) -> Lab
     if not _is_header(header, options):
         _check_two_columns(lines.rows, name)
         note = f"{name} has no header: its first row is read as an id and a label, like the others"
-        found = _table(lines.rows, _Layout(0, IdKind.either, 1, None), name, {"label": "label"}, options)
-        return _without_errors(replace(found, notes=(*lines.notes, note, *found.notes)))
+        table = _table(lines.rows, _Layout(0, IdKind.either, 1, None), name, {"label": "label"}, options)
+        return _without_errors(replace(table, notes=(*lines.notes, note, *table.notes)))
     if not rows:
         raise CohortError(f"{name}: the table has no rows")
     survival = find_survival(header, rows, name, options)
@@ -106,8 +106,8 @@ def read_labels(data: bytes, name: str, options: TableOptions = AS_FOUND) -> Lab
     names = {key: header[index] for key, index in targets.items() if index is not None}
     tables = []
     for key, kind in _id_columns(header, name, options):
-        found = _table(rows, _Layout(key, kind, label, survival.columns), name, names, options)
-        tables.append(replace(found, id_column=header[key], notes=(*lines.notes, *survival.notes, *found.notes)))
+        table = _table(rows, _Layout(key, kind, label, survival.columns), name, names, options)
+        tables.append(replace(table, id_column=header[key], notes=(*lines.notes, *survival.notes, *table.notes)))
     first, *others = tables
     return replace(first, others=tuple(others)) if others else _without_errors(first)
 
@@ -149,12 +149,16 @@ def join_labels(cohort: Cohort, labels: LabelTable) -> Cohort:
 def _check_near_misses(cohort: Cohort, labels: LabelTable, index: IdIndex, cells: Mapping[SlideId, LabelCells]) -> None:
     """Raises CohortError for ids that nearly name slides which get no label.
 
-    The table may cover more than the cohort, but no slide that it means is to be left out for a capital or a zero.
+    The table may cover more than the cohort, but no slide that it means may be left out because of a capital or a zero.
     """
     near = index.near_misses(index.unknown(labels.cells, labels.kind), labels.kind)
-    missed = {one: twin for one, twin in near.items() if any(s not in cells for s in index.slides(twin, labels.kind))}
+    missed = {
+        listed_id: twin
+        for listed_id, twin in near.items()
+        if any(s not in cells for s in index.slides(twin, labels.kind))
+    }
     if missed:
-        pairs = listed([f"{quote(one)} ({quote(twin)} there)" for one, twin in missed.items()])
+        pairs = listed([f"{quote(listed_id)} ({quote(twin)} there)" for listed_id, twin in missed.items()])
         raise CohortError(
             f"{labels.name}: {len(missed)} ids differ from those of {cohort.name} only in case, blanks or leading "
             f"zeros, which leaves these without a label: {', '.join(pairs)}; write them alike"
@@ -178,15 +182,15 @@ def _best_known(labels: LabelTable, index: IdIndex) -> LabelTable:
     best = max(range(len(tables)), key=lambda place: (known[place], -place))
     if known[best] <= _FAR_MORE * known[0]:
         return labels
-    found = tables[best]
-    counts = f"the cohort knows {known[best]} of its {len(found.cells)}"
+    chosen = tables[best]
+    counts = f"the cohort knows {known[best]} of its {len(chosen.cells)}"
     others = f"{known[0]} of the {len(labels.cells)} of {quote(labels.id_column)}"
-    note = f"{found.name}: the ids are taken from {quote(found.id_column)}: {counts}, and {others}"
-    return replace(found, notes=(*found.notes, note))
+    note = f"{chosen.name}: the ids are taken from {quote(chosen.id_column)}: {counts}, and {others}"
+    return replace(chosen, notes=(*chosen.notes, note))
 
 
 def _without_errors(table: LabelTable) -> LabelTable:
-    """Raises CohortError listing the rows that say nothing."""
+    """Raises CohortError listing the rows that cannot be read."""
     if table.errors:
         lines = listed(table.errors)
         raise CohortError("\n  ".join([f"{table.name}: {len(table.errors)} errors in the labels", *lines]))
@@ -194,21 +198,21 @@ def _without_errors(table: LabelTable) -> LabelTable:
 
 
 def _cells_of_slides(labels: LabelTable, index: IdIndex) -> dict[SlideId, LabelCells]:
-    """What each slide is given. Raises CohortError where two ids of one slide or patient (17, 17.0) say two things."""
+    """The label cells of each slide. Raises CohortError where two ids of one slide or patient (17, 17.0) disagree."""
     cells: dict[SlideId, LabelCells] = {}
     for kind in (IdKind.patient, IdKind.slide):  # in this order, so that a slide's own row overwrites its patient's
         if labels.kind not in (kind, IdKind.either):
             continue
         giver: dict[SlideId, str] = {}
-        for one, found in labels.cells.items():
-            for slide_id in index.slides(one, kind):
-                other = giver.setdefault(slide_id, one)
-                if labels.cells[other] != found:
+        for listed_id, row_cells in labels.cells.items():
+            for slide_id in index.slides(listed_id, kind):
+                other = giver.setdefault(slide_id, listed_id)
+                if labels.cells[other] != row_cells:
                     raise CohortError(
-                        f"{labels.name}: {quote(one)} and {quote(other)} both name slide {quote(slide_id)}, and have "
-                        "different labels"
+                        f"{labels.name}: {quote(listed_id)} and {quote(other)} both name slide {quote(slide_id)}, "
+                        "and have different labels"
                     )
-                cells[slide_id] = found
+                cells[slide_id] = row_cells
     return cells
 
 
@@ -229,9 +233,9 @@ def _id_columns(header: Sequence[str], name: str, options: TableOptions) -> list
         if wanted and any(is_named(cell, [wanted]) for cell in header):
             column = named_column(header, wanted, key, name)
             # of its own table an id's column may be slides' or patients', as its name says
-            kinds = [one.kind for one in id_candidates([header[column]])]
+            kinds = [candidate.kind for candidate in id_candidates([header[column]])]
             return [(column, IdKind.patient if kind is IdKind.patient else (kinds or [IdKind.either])[0])]
-    found = []
+    candidates = []
     for candidate in id_candidates([cell if cell not in named else "" for cell in header]):
         if len(candidate.indices) > 1:
             columns = ", ".join(quote(header[index]) for index in candidate.indices)
@@ -239,8 +243,8 @@ def _id_columns(header: Sequence[str], name: str, options: TableOptions) -> list
                 f"{name}: columns {columns} could all be the id: id_column= names the one that is, or keep one and "
                 "rename the others"
             )
-        found.append((candidate.indices[0], candidate.kind))
-    return found or [(0, IdKind.either)]
+        candidates.append((candidate.indices[0], candidate.kind))
+    return candidates or [(0, IdKind.either)]
 
 
 def _label_column(header: Sequence[str], name: str, options: TableOptions) -> int | None:
@@ -248,14 +252,14 @@ def _label_column(header: Sequence[str], name: str, options: TableOptions) -> in
         return named_column(header, options.label_column, "label_column", name)
     if options.time_column or options.event_column:
         return None
-    found = [index for index, cell in enumerate(header) if is_named(cell, LABEL_NAMES)]
-    if len(found) > 1:
-        columns = ", ".join(quote(header[index]) for index in found)
+    matches = [index for index, cell in enumerate(header) if is_named(cell, LABEL_NAMES)]
+    if len(matches) > 1:
+        columns = ", ".join(quote(header[index]) for index in matches)
         raise CohortError(
             f"{name}: columns {columns} all mean the label: label_column= names the one that counts, or keep one and "
             "rename the others"
         )
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
 def _table(
@@ -267,11 +271,11 @@ def _table(
     labels = LabelReader(options)
     for row in rows:
         try:
-            key, found = _read_row(row, layout, labels)
+            key, row_cells = _read_row(row, layout, labels)
         except CellError as error:
             errors.append(f"row {row.row}: {error}")
             continue
-        if cells.setdefault(key, found) != found:
+        if cells.setdefault(key, row_cells) != row_cells:
             errors.append(f"row {row.row}: {quote(key)} has another label than in row {first_row[key]}")
         first_row.setdefault(key, row.row)
     return LabelTable(
@@ -295,7 +299,7 @@ def _read_row(row: TextRow, layout: _Layout, labels: LabelReader) -> tuple[str, 
 
 
 def _patient_finding(finding: Finding, with_target: Set[int]) -> Finding:
-    """A slide needs a patient if, and only if, it has something to be learned from."""
+    """A slide needs a patient if, and only if, it has a target."""
     if finding.message not in (NO_PATIENT, OWN_PATIENT):
         return finding
     if finding.row in with_target:

@@ -1,4 +1,4 @@
-"""The order in which people expect ids and labels."""
+"""The natural order of ids and labels."""
 
 import re
 

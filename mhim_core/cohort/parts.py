@@ -34,7 +34,7 @@ def check_parts(parts: Parts, task: Task, fold: int, *, with_test: bool) -> None
     """Raise UnusablePartError unless every part can serve.
 
     Classification: every class is in training, validation and (`with_test`) test. Survival: training has an event, and
-    validation a pair of patients of whom one is known to have had it first, else no C-index exists to select by.
+    validation a pair of patients, one of whom is known to have had it first, else no C-index exists to select by.
     """
     if task.kind is TaskKind.classification:
         _check_classes(parts, task.classes, fold, with_test)

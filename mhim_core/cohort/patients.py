@@ -37,16 +37,16 @@ def patients_of(
     slides: dict[PatientId, list[SlideId]] = defaultdict(list)
     for row in rows:
         slides[row.patient_id].append(row.slide_id)
-    found = {patient: tuple(targets[slide_id] for slide_id in sorted(ids)) for patient, ids in slides.items()}
+    own_targets = {patient: tuple(targets[slide_id] for slide_id in sorted(ids)) for patient, ids in slides.items()}
     # of a smaller bin, one patient for validation would be more than the share asked for
     least = max(3, options.folds, math.ceil(1 / options.val_fraction))
-    strata = strata_of(found, task, least)
+    strata = strata_of(own_targets, task, least)
     return [
         Patient(
             patient_id=patient,
             stratum=strata[patient],
-            labels=labels_of(found[patient], task.classes),
-            targets=found[patient],
+            labels=labels_of(own_targets[patient], task.classes),
+            targets=own_targets[patient],
             slide_ids=tuple(sorted(slides[patient])),
         )
         for patient in sorted(slides, key=natural_key)

@@ -67,7 +67,7 @@ class CohortRow(NamedTuple):
 
 
 class LabelReader:
-    """Turns label cells into labels, and counts the words that say that there is none."""
+    """Turns label cells into labels, and counts the words that mean "no label"."""
 
     def __init__(self, options: TableOptions) -> None:
         self.words = options.missing_words()

@@ -23,10 +23,10 @@ def slide_id_of(path: str) -> str:
 
 def safe_id(name: str) -> str:
     """The name as an id; one that is an id already, and holds no escape, stays as it is."""
-    escaped = _UNSAFE.sub(lambda found: f"_x{ord(found[0]):02x}_", unicodedata.normalize("NFC", name))
+    escaped = _UNSAFE.sub(lambda match: f"_x{ord(match[0]):02x}_", unicodedata.normalize("NFC", name))
     return escaped if not escaped or (escaped[0].isascii() and escaped[0].isalnum()) else _PREFIX + escaped
 
 
 def name_of(slide_id: str) -> str:
     """The file name, without extension, that `safe_id` made this id of."""
-    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), slide_id.removeprefix(_PREFIX))
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), slide_id.removeprefix(_PREFIX))

@@ -3,7 +3,7 @@
 Long: a column of slide or patient ids and a column `split` (train, val, test). Wide, as of CLAM, TransMIL and MHIM-MIL:
 columns `train`, `val` and `test` that list ids, of unequal length; the index column and `train_label` and its like are
 not read. Ids are compared whole: in a long file with slides' or patients', as its column is named, else with both; a
-data frame's `17.0` is 17. What a file says is what is trained: an id that nobody knows, a part that is filled and of
+data frame's `17.0` is 17. What a file says is what is trained: an unknown id, a part that is filled and of
 which nothing can be used, and a column that seems to be a part and is not read are errors.
 """
 
@@ -40,7 +40,7 @@ class SplitFile(NamedTuple):
 
 
 class FileSplits(NamedTuple):
-    """The folds, numbered from 0 in the order of their files, and what is to be said of them."""
+    """The folds, numbered from 0 in the order of their files, and notes on them."""
 
     splits: tuple[Split, ...]
     notes: tuple[str, ...]
@@ -65,9 +65,11 @@ def read_split_file(data: bytes, name: str) -> SplitFile:
             f"{name}: found columns {columns}; expected an id column and `split`, or the columns train, val and test"
         )
     parts: dict[str, str] = {}
-    for one, part in listed:
-        if parts.setdefault(one, part) != part:
-            raise SplitError(f"{name}: {quote(one)} is in {parts[one]} and in {part}: an id belongs to one part")
+    for listed_id, part in listed:
+        if parts.setdefault(listed_id, part) != part:
+            raise SplitError(
+                f"{name}: {quote(listed_id)} is in {parts[listed_id]} and in {part}: an id belongs to one part"
+            )
     return SplitFile(name, kind, parts)
 
 
@@ -110,25 +112,25 @@ def _read_long(table: TextTable, ids: Sequence[int], name: str) -> Iterator[tupl
             part = read_split(row.cells[split])
         except CellError as error:
             raise SplitError(f"{name}: row {row.row}: {error}") from None
-        one = row.cells[id_column].strip()
-        if part is not None and not one:
+        listed_id = row.cells[id_column].strip()
+        if part is not None and not listed_id:
             raise SplitError(f"{name}: row {row.row} has a split but no id")
         if part is not None:
-            yield one, part
+            yield listed_id, part
 
 
 def _read_wide(table: TextTable, columns: Mapping[int, str], name: str) -> Iterator[tuple[str, str]]:
     """(id, part) of every cell under train, val and test."""
     if len(set(columns.values())) < len(columns):
-        found = ", ".join(quote(table.header[index]) for index in columns)
-        raise SplitError(f"{name}: of columns {found} two are the same part: keep one")
+        headings = ", ".join(quote(table.header[index]) for index in columns)
+        raise SplitError(f"{name}: of columns {headings} two are the same part: keep one")
     cells = [
         (row.cells[index].strip(), part)
         for index, part in columns.items()
         for row in table.rows
         if len(row.cells) > index and row.cells[index].strip()
     ]
-    if {one.casefold() for one, _ in cells} <= {"true", "false"}:
+    if {listed_id.casefold() for listed_id, _ in cells} <= {"true", "false"}:
         raise SplitError(f"{name}: its columns hold true and false, not ids; give the file that lists the ids")
     return iter(cells)
 
@@ -146,7 +148,7 @@ def splits_from_files(
     """The folds that the files give, of the slides that can be trained on.
 
     `rows`: the slides with a target and tiles; `cohort_rows`: all of the table, so that a slide without tiles is told
-    from an id that nobody knows; `partial`: such ids are left out, with a note. Notes say what takes no part, where
+    from an unknown id; `partial`: such ids are left out, with a note. Notes say what takes no part, where
     validation is taken from, what a file does not test, and what several files test again. Raises SplitError for an id
     that nobody knows (unless `partial`), one that could be a slide's or another patient's and nothing says which, a
     slide or patient in two parts, a file that knows no slide of the cohort, a part that lists ids of which none can be
@@ -190,25 +192,25 @@ def _parts(file: SplitFile, index: IdIndex) -> dict[SlideId, str]:
     if ambiguity := index.ambiguity(file.parts, file.kind):
         raise SplitError(f"{file.name}: {ambiguity}")
     part_of: dict[SlideId, str] = {}
-    for one, part in file.parts.items():
-        for slide_id in index.slides(one, file.kind):
+    for listed_id, part in file.parts.items():
+        for slide_id in index.slides(listed_id, file.kind):
             if part_of.setdefault(slide_id, part) != part:
                 raise SplitError(
-                    f"{file.name}: slide {quote(slide_id)} is in {part_of[slide_id]} and, by {quote(one)}, in {part}: "
-                    "a slide belongs to one part"
+                    f"{file.name}: slide {quote(slide_id)} is in {part_of[slide_id]} and, by {quote(listed_id)}, in "
+                    f"{part}: a slide belongs to one part"
                 )
     return part_of
 
 
 def check_known(files: Sequence[SplitFile], rows: Sequence[CohortRow], *, partial: bool) -> None:
-    """Raises SplitError for ids of the files that are none of the cohort's, unless `partial`."""
+    """Raises SplitError for ids of the files that are not the cohort's, unless `partial`."""
     index = IdIndex(rows)
     for file in files:
         _check_known(file, index, partial=partial)
 
 
 def _check_known(file: SplitFile, index: IdIndex, *, partial: bool) -> None:
-    """Raises SplitError for ids that nobody knows: without them another experiment would be made than the file says."""
+    """Raises SplitError for unknown ids: without them, the experiment would not be the one that the file describes."""
     unknown = index.unknown(file.parts, file.kind)
     if unknown and not partial:
         hint = index.other_kind(unknown, file.kind) + index.alike(unknown, file.kind)

@@ -1,4 +1,4 @@
-"""What is to be said of splits that the user gives: what takes no part, what chooses the model, what is not tested."""
+"""Notes on splits that the user gives: what takes no part, what chooses the model, what is not tested."""
 
 from collections.abc import Iterator, Sequence
 

@@ -18,7 +18,7 @@ _MAX_ATTEMPTS = 20
 """Where one attempt can fail and another succeed: patients of several classes, orders of times."""
 _NUM_PARTS = 3
 _WITHOUT_TEST = (SplitScheme.leave_one_patient_out, SplitScheme.final)
-"""Nothing is asked of their test parts."""
+"""Their test parts are not checked."""
 
 
 def make_splits(rows: Sequence[CohortRow], task: Task, options: SplitOptions, seed: int) -> tuple[Split, ...]:
@@ -84,7 +84,7 @@ def split_by_part(
 
 
 def resolve_scheme(rows: Sequence[CohortRow], scheme: SplitScheme) -> SplitScheme:
-    """What auto stands for: column where the table's split or fold column is filled, else folds.
+    """What auto means: column where the table's split or fold column is filled, else folds.
 
     Raises SplitError where both are filled, or none and the scheme is column.
     """
@@ -178,8 +178,8 @@ def _given_tests(rows: Sequence[CohortRow], patients: Sequence[Patient]) -> dict
     fold_of: dict[PatientId, int | None] = {}
     for row in rows:
         if fold_of.setdefault(row.patient_id, row.fold) != row.fold:
-            found = f"{fold_of[row.patient_id]} and {row.fold}"
-            raise SplitError(f"patient {quote(row.patient_id)} is in folds {found}: a patient belongs to one fold")
+            both_folds = f"{fold_of[row.patient_id]} and {row.fold}"
+            raise SplitError(f"patient {quote(row.patient_id)} is in folds {both_folds}: a patient belongs to one fold")
     folds = sorted({fold for fold in fold_of.values() if fold is not None})
     if len(folds) < 2:
         raise SplitError(f"every patient is in fold {folds[0]} of the fold column; two folds are needed")
@@ -204,11 +204,12 @@ def _check_counts(patients: Sequence[Patient], task: Task, options: SplitOptions
     # one patient of each class in each part; one fewer need not be tested on where test parts hold one patient
     needed = _NUM_PARTS if one_out else max(_NUM_PARTS, options.folds)
     for label in task.classes:
-        found = sum(label in patient.labels for patient in patients)
-        if found < needed:
+        num_patients = sum(label in patient.labels for patient in patients)
+        if num_patients < needed:
             raise SplitError(
-                f"class {quote(label)} has {_patients(found)}, and {what} needs {needed} of each "
-                f"(train, validation and test are disjoint in patients){_advice(found, one_out, 'of that class')}"
+                f"class {quote(label)} has {_patients(num_patients)}, and {what} needs {needed} of each "
+                "(train, validation and test are disjoint in patients)"
+                f"{_advice(num_patients, one_out, 'of that class')}"
             )
     if task.kind is TaskKind.classification:
         return
@@ -233,10 +234,10 @@ def _patients(count: int) -> str:
     return f"{count} patient{'s' * (count != 1)}"
 
 
-def _advice(found: int, one_out: bool, kind: str) -> str:
-    if found < _NUM_PARTS or one_out:
+def _advice(num_patients: int, one_out: bool, kind: str) -> str:
+    if num_patients < _NUM_PARTS or one_out:
         return f"; add patients {kind}".rstrip()
-    return f"; set folds={found} or lower, or scheme=leave_one_patient_out"
+    return f"; set folds={num_patients} or lower, or scheme=leave_one_patient_out"
 
 
 def _of_that_kind(task: Task) -> str:

@@ -60,7 +60,7 @@ def _trimmed(rows: list[list[Any]], name: str, title: str) -> list[list[Any]]:
 
 
 def _plain(cell: Any) -> Any:
-    """A date is written as ISO 8601 has it, without a time that nobody gave."""
+    """A date is written as ISO 8601 has it, without a time of day unless it has one."""
     if isinstance(cell, datetime.datetime):
         return cell.date().isoformat() if cell.time() == datetime.time() else cell.isoformat(sep=" ")
     return cell.isoformat() if isinstance(cell, datetime.date | datetime.time) else cell

@@ -42,29 +42,35 @@ def labels_of(targets: Sequence[Target], classes: Sequence[str]) -> frozenset[st
 
 
 def _by_label(targets: Targets, classes: Sequence[str]) -> dict[PatientId, str]:
-    labels = {patient: labels_of(found, classes) for patient, found in targets.items()}
-    num_with = Counter(label for found in labels.values() for label in found)
-    return {patient: min(found, key=lambda label: (num_with[label], label)) for patient, found in labels.items()}
+    labels = {patient: labels_of(own_targets, classes) for patient, own_targets in targets.items()}
+    num_with = Counter(label for own_labels in labels.values() for label in own_labels)
+    return {
+        patient: min(own_labels, key=lambda label: (num_with[label], label)) for patient, own_labels in labels.items()
+    }
 
 
 def _by_event_and_time(targets: Targets, num_bins: int, least: int) -> dict[PatientId, str]:
     """The bins are cut at quantiles of the times of events, and hold for the censored too."""
     first = {
-        patient: min(target for target in found if isinstance(target, SurvivalTarget))
-        for patient, found in targets.items()
+        patient: min(target for target in own_targets if isinstance(target, SurvivalTarget))
+        for patient, own_targets in targets.items()
     }
     edges = _edges((target.time for target in first.values() if target.event), num_bins)
     strata: dict[PatientId, str] = {}
     for event in (True, False):
-        bins = {patient: bisect.bisect_right(edges, one.time) for patient, one in first.items() if one.event is event}
+        bins = {
+            patient: bisect.bisect_right(edges, target.time)
+            for patient, target in first.items()
+            if target.event is event
+        }
         strata |= _merged(bins, least, "event" if event else "censored")
     return strata
 
 
 def _by_value(targets: Targets, least: int) -> dict[PatientId, str]:
     values = {
-        patient: statistics.fmean(target.value for target in found if isinstance(target, ValueTarget))
-        for patient, found in targets.items()
+        patient: statistics.fmean(target.value for target in own_targets if isinstance(target, ValueTarget))
+        for patient, own_targets in targets.items()
     }
     edges = _edges(values.values(), NUM_VALUE_BINS)
     return _merged({patient: bisect.bisect_right(edges, value) for patient, value in values.items()}, least, "value")

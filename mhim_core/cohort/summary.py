@@ -1,4 +1,4 @@
-"""What a cohort holds to learn from, in sentences for people."""
+"""The targets of a cohort, in sentences."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ _MAX_CLASSES = 20
 
 
 def summarise(rows: Sequence[CohortRow], options: TaskOptions) -> tuple[str, ...]:
-    """The task, and the counts of its targets; or why there is nothing to train on, which embedding does not mind."""
+    """The task, and the counts of its targets; or why there is nothing to train on (embedding needs no targets)."""
     try:
-        found = infer_task(rows, options)
-        return (*found.notes, describe_targets(rows, found.task))
+        inferred = infer_task(rows, options)
+        return (*inferred.notes, describe_targets(rows, inferred.task))
     except CohortError as error:
         return tuple(f"not to be trained on: {line}" if not index else line for index, line in enumerate(_lines(error)))
 

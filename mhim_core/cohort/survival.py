@@ -1,6 +1,6 @@
 """Which columns say how long a patient was followed, and whether the event was seen.
 
-Names alone do not tell: `status` is a scan's state in one table and a death in the next, and there are tables of
+Names alone do not decide: `status` is a scan's state in one table and a death in the next, and there are tables of
 survival whose `Event` holds months and whose `Status` holds the event. So a column is taken by its name and by what
 its cells hold, what was taken is said in a note, and where two columns could mean the same the table is refused.
 """
@@ -70,7 +70,7 @@ class SurvivalColumns(NamedTuple):
 
 
 class SurvivalFound(NamedTuple):
-    """The columns, if the table has both, and what is to be said of it."""
+    """The columns, if the table has both, and notes on it."""
 
     columns: SurvivalColumns | None
     notes: tuple[str, ...] = ()
@@ -137,7 +137,7 @@ def _refused_if(is_named: bool, notes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _event_of_months(named: dict[int, str], rows: Sequence[TextRow]) -> SurvivalColumns | None:
-    """`Event` = months and `Status` = 1 dead: told by the cells, and only if no other column could be either."""
+    """`Event` = months and `Status` = 1 dead: decided by the cells, and only if no other column could be either."""
     candidates = [index for index, name in named.items() if name in _EVENTS | _CENSORSHIPS]
     if sorted(named[index] for index in candidates) != ["event", "status"]:
         return None

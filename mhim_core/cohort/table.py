@@ -34,7 +34,7 @@ class Cohort:
     likely_splits: tuple[str, ...] = ()
     """Those of them that hold train, val and test, or folds, where no column is read that does."""
     patients_are_slides: bool = False
-    """It was said on purpose that every slide is a patient of its own."""
+    """The user stated that every slide is a patient of its own."""
     sha256: str = field(default="")
     """Of the table's bytes."""
 
@@ -122,17 +122,17 @@ def _no_label_note(name: str, unread: tuple[str, ...]) -> str:
 
 def _likely_splits(table: TextTable, unread: tuple[str, ...]) -> tuple[str, ...]:
     """The unread columns that hold parts, whatever they are called, or folds, if they are called so."""
-    found = []
+    likely = []
     for name in unread:
         index = table.header.index(name)
         cells = [row.cells[index] for row in table.rows if len(row.cells) > index and row.cells[index].strip()]
         read = read_fold if "fold" in column_key(name) else read_split
         try:
             if len({read(cell) for cell in cells}) > 1:
-                found.append(name)
+                likely.append(name)
         except CellError:
             continue
-    return tuple(found)
+    return tuple(likely)
 
 
 def _with_path(columns: Columns, table: TextTable, name: str, options: TableOptions) -> Columns:

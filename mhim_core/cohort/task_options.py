@@ -82,7 +82,7 @@ class TableOptions:
 
 
 AS_FOUND = TableOptions()
-"""Columns by their names, and nothing said on purpose."""
+"""Columns by their names, and no option set."""
 
 
 class TaskName(Enum):

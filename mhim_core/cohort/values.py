@@ -1,4 +1,4 @@
-"""What one cell says: text → value, or a sentence on why it says nothing. Nothing is guessed."""
+"""What one cell says: text → value, or a sentence on why it cannot be read. Nothing is guessed."""
 
 import math
 import re
@@ -26,7 +26,7 @@ _EVENTS = {
     True: ("dead", "deceased", "event", "1:deceased", "1:dead"),
     False: ("alive", "living", "censored", "0:living", "0:alive"),
 }
-"""Words that say it themselves, in any column."""
+"""Words with the same meaning in any column."""
 _ANSWERS = {True: ("1", "1.0", "true", "yes", "y", "t"), False: ("0", "0.0", "false", "no", "n", "f")}
 """Answers to what the column's name asks: was there an event, or was the patient censored?"""
 _EVENT_OF = {word: event for event, words in _EVENTS.items() for word in words}
@@ -34,11 +34,11 @@ _ANSWER_OF = {word: answer for answer, words in _ANSWERS.items() for word in wor
 
 
 class CellError(ValueError):
-    """The cell says nothing that can be used; the message says why."""
+    """The cell cannot be read; the message says why."""
 
 
 def number_of(text: str) -> float | None:
-    """The finite number that the text is; None: it is none."""
+    """The finite number that the text represents; None: it is not a number."""
     text = text.strip()
     if not NUMBER.fullmatch(text) or not math.isfinite(float(text)):
         return None
@@ -105,7 +105,7 @@ def read_split(text: str) -> str | None:
     """train, val or test; None for an empty cell."""
     split = _SPLIT_OF.get(text.strip().casefold())
     if split is None and text:
-        raise CellError(f"{quote(text)} is none of train, val, test")
+        raise CellError(f"{quote(text)} is not one of train, val, test")
     return split
 
 
@@ -113,10 +113,10 @@ def read_fold(text: str) -> int | None:
     """The number of a fold, 0 or more; None for an empty cell."""
     if not text.strip():
         return None
-    found = _FOLD.fullmatch(text.strip())
-    if found is None:
+    match = _FOLD.fullmatch(text.strip())
+    if match is None:
         raise CellError(f"{quote(text)} is not the number of a fold (0, 1, 2, …)")
-    return int(found[1])
+    return int(match[1])
 
 
 def read_sha256(text: str) -> str | None:

@@ -21,7 +21,7 @@ from mhim_core.metrics.arrays import Floats
 from mhim_core.metrics.outputs import softmax
 
 TEMPERATURE_RANGE = (0.1, 10.0)
-"""A validation set that is told apart without error would ask for 0, and for certainty."""
+"""On a perfectly separated validation set the best temperature would be 0, which claims certainty."""
 _NUM_HALVINGS = 60
 _NO_ROWS = "there is no validation prediction of this fit"
 
@@ -49,8 +49,8 @@ class Threshold(NamedTuple):
 def fit_temperature(class_index: ArrayLike, logits: ArrayLike) -> Temperature:
     """The temperature of least negative log-likelihood (Guo 2017) within TEMPERATURE_RANGE.
 
-    `class_index` (V,), `logits` (V, C). The likelihood is convex in 1/T, so its slope is halved to its zero: the same
-    input gives the same number everywhere.
+    `class_index` (V,), `logits` (V, C). The likelihood is convex in 1/T, so bisection finds the zero of its slope: the
+    same input gives the same number everywhere.
     """
     truth_V, logits_VC = np.asarray(class_index, dtype=np.int64), np.asarray(logits, dtype=np.float64)
     if not len(truth_V):
@@ -63,7 +63,7 @@ def fit_temperature(class_index: ArrayLike, logits: ArrayLike) -> Temperature:
         else:
             lowest = middle
     before = _nll(truth_V, logits_VC, 1.0)
-    inverse = min((1.0, lowest, highest), key=lambda one: _nll(truth_V, logits_VC, one))
+    inverse = min((1.0, lowest, highest), key=lambda candidate: _nll(truth_V, logits_VC, candidate))
     return Temperature(1 / inverse, before, _nll(truth_V, logits_VC, inverse))
 
 
@@ -82,9 +82,9 @@ def choose_threshold(y_true: ArrayLike, y_score: ArrayLike) -> Threshold:
     candidates = np.append((distinct[1:] + distinct[:-1]) / 2, 0.5)
     positive, negative = np.sort(score_V[truth_V == 1]), np.sort(score_V[truth_V == 0])
     # whole numbers, so that equally good thresholds compare equal
-    found = len(positive) - np.searchsorted(positive, candidates)
-    spared = np.searchsorted(negative, candidates)
-    quality = found * len(negative) + spared * len(positive)
+    true_positives = len(positive) - np.searchsorted(positive, candidates)
+    true_negatives = np.searchsorted(negative, candidates)
+    quality = true_positives * len(negative) + true_negatives * len(positive)
     best = min(range(len(candidates)), key=lambda i: (-quality[i], abs(candidates[i] - 0.5), candidates[i]))
     youden = quality[best] / (len(positive) * len(negative)) - 1
     return Threshold(float(candidates[best]), float(youden))
@@ -120,9 +120,9 @@ def thresholds(validation_rows: Rows) -> dict[FitId, Threshold]:
     }
 
 
-def calibrated_probabilities(rows: Rows, found: Mapping[FitId, Temperature]) -> Floats:
+def calibrated_probabilities(rows: Rows, chosen: Mapping[FitId, Temperature]) -> Floats:
     """(N, C), each row at its fit's temperature, at 1 where that has none."""
-    values = [found.get(row.fit, Temperature(None)).value for row in rows]
+    values = [chosen.get(row.fit, Temperature(None)).value for row in rows]
     return class_probabilities(rows, np.array([1.0 if value is None else value for value in values]))
 
 

@@ -104,22 +104,26 @@ def _by_bags(
 ) -> Iterator[Difference]:
     """`models`: by name, the rows by seed."""
     _check_same_bags(models)
-    bound = {name: bind_seeds(found, binds[name]) for name, found in models.items()}
-    flat = {f"{metric} of {name}": one for name, found in bound.items() for metric, one in found.items()}
+    bound = {name: bind_seeds(seeds, binds[name]) for name, seeds in models.items()}
+    flat = {
+        f"{metric} of {name}": bound_metric
+        for name, metrics in bound.items()
+        for metric, bound_metric in metrics.items()
+    }
     drawn = replicate_values(flat, patients_of(next(iter(models.values()))), **bootstrap._asdict())
     for a, b in combinations(models, 2):
         for metric in metrics_of(task.kind):
             values = [drawn.get(f"{metric} of {name}") for name in (a, b)]
-            one = _bootstrapped(metric, a, b, bound[a][metric], bound[b][metric], values)
+            difference = _bootstrapped(metric, a, b, bound[a][metric], bound[b][metric], values)
             if metric == "auroc" and _delong_applies(task, models[a], models[b]):
-                one = _delong(one, models[a], models[b])
-            yield one
+                difference = _delong(difference, models[a], models[b])
+            yield difference
 
 
 def _by_folds(models: Mapping[str, Rows], task: Task, binds: Mapping[str, Bind]) -> Iterator[Difference]:
     """Differences of fold means. The folds must hold out the same bags in all models."""
     folds = {name: by_fold(rows) for name, rows in models.items()}
-    numbers = {name: sorted(found) for name, found in folds.items()}
+    numbers = {name: sorted(own_folds) for name, own_folds in folds.items()}
     first, *others = folds
     if other := next((name for name in others if numbers[name] != numbers[first]), None):
         raise InputError(
@@ -127,7 +131,7 @@ def _by_folds(models: Mapping[str, Rows], task: Task, binds: Mapping[str, Bind])
             f"{numbers[other]}): such runs are compared fold by fold"
         )
     for fold in numbers[first]:
-        _check_same_bags({name: found[fold] for name, found in folds.items()}, f" in fold {fold}")
+        _check_same_bags({name: own_folds[fold] for name, own_folds in folds.items()}, f" in fold {fold}")
     values = {name: _fold_values(folds[name], models[name], binds[name]) for name in models}
     for a, b in combinations(models, 2):
         for metric in metrics_of(task.kind):
@@ -136,8 +140,8 @@ def _by_folds(models: Mapping[str, Rows], task: Task, binds: Mapping[str, Bind])
 
 def _fold_values(folds: Mapping[int, Mapping[int, Rows]], rows: Rows, bind: Bind) -> dict[str, list[Metric]]:
     """Each metric by fold, the mean over its seeds."""
-    found = [bind_seeds(seeds, lambda members: bind_fold(members, rows, bind)) for seeds in folds.values()]
-    return {name: [one[name].metric for one in found] for name in found[0]}
+    bound_folds = [bind_seeds(seeds, lambda members: bind_fold(members, rows, bind)) for seeds in folds.values()]
+    return {name: [bound[name].metric for bound in bound_folds] for name in bound_folds[0]}
 
 
 def _paired_folds(metric: str, a: str, b: str, folds_a: Sequence[Metric], folds_b: Sequence[Metric]) -> Difference:
@@ -145,7 +149,7 @@ def _paired_folds(metric: str, a: str, b: str, folds_a: Sequence[Metric], folds_
         (x.value, y.value) for x, y in zip(folds_a, folds_b, strict=True) if x.value is not None and y.value is not None
     ]
     if not pairs:
-        reason = next((one.reason for one in (*folds_a, *folds_b) if one.reason), "")
+        reason = next((fold_metric.reason for fold_metric in (*folds_a, *folds_b) if fold_metric.reason), "")
         return Difference(metric, a, b, None, None, None, None, None, None, FOLDS, 0, reason)
     value_a, value_b = (math.fsum(values) / len(pairs) for values in zip(*pairs, strict=True))
     return Difference(metric, a, b, value_a, value_b, value_a - value_b, None, None, None, FOLDS, 0, "")
@@ -158,12 +162,12 @@ def _bootstrapped(
     empty = Difference(metric, a, b, value_a, value_b, None, None, None, None, BOOTSTRAP, 0, "")
     if value_a is None or value_b is None:
         return empty._replace(reason=bound_a.metric.reason or bound_b.metric.reason)
-    found = empty._replace(difference=value_a - value_b)
+    difference = empty._replace(difference=value_a - value_b)
     first, second = drawn
     if first is None or second is None or not len(first):
-        return found
+        return difference
     low, high, num_undefined = percentile_interval(first - second)
-    return found._replace(low=low, high=high, num_undefined=num_undefined)
+    return difference._replace(low=low, high=high, num_undefined=num_undefined)
 
 
 def _delong_applies(task: Task, a: Mapping[int, Rows], b: Mapping[int, Rows]) -> bool:
@@ -171,14 +175,14 @@ def _delong_applies(task: Task, a: Mapping[int, Rows], b: Mapping[int, Rows]) ->
     return len(task.classes) == 2 and len(a) == len(b) == 1 and len(set(patients)) == len(patients)
 
 
-def _delong(one: Difference, a: Mapping[int, Rows], b: Mapping[int, Rows]) -> Difference:
+def _delong(difference: Difference, a: Mapping[int, Rows], b: Mapping[int, Rows]) -> Difference:
     """The difference with DeLong's interval; as it is where the test has no variance to work with."""
     (rows_a,), (rows_b,) = a.values(), b.values()
     try:
-        found = delong(class_targets(rows_a), *(ranking_scores(logits_of(rows)) for rows in (rows_a, rows_b)))
+        test = delong(class_targets(rows_a), *(ranking_scores(logits_of(rows)) for rows in (rows_a, rows_b)))
     except UndefinedMetricError:
-        return one
-    return one._replace(low=found.low, high=found.high, p=found.p, method=DELONG, num_undefined=0)
+        return difference
+    return difference._replace(low=test.low, high=test.high, p=test.p, method=DELONG, num_undefined=0)
 
 
 def _check_one_model(name: str, rows: Rows) -> None:
@@ -195,17 +199,17 @@ def _check_same_bags(seeds: Mapping[str, Mapping[int, Rows]], where: str = "") -
 
     first, *others = seeds
     for other in others:
-        if found := bag_differences(first, bags(first), other, bags(other)):
-            raise InputError(f"{first} and {other} were not judged on the same bags{where}: {found}")
+        if differing := bag_differences(first, bags(first), other, bags(other)):
+            raise InputError(f"{first} and {other} were not judged on the same bags{where}: {differing}")
 
 
 def _common_censoring(
     models: Mapping[str, Rows], train_targets: Mapping[str, TrainTargets] | None
 ) -> dict[str, Censoring]:
     """With one tau for all, so that the same events count; empty unless every model's training targets are given."""
-    given = {name: censoring_of((train_targets or {}).get(name)) for name in models}
-    known = {name: one for name, one in given.items() if one is not None}
+    censorings = {name: censoring_of((train_targets or {}).get(name)) for name in models}
+    known = {name: censoring for name, censoring in censorings.items() if censoring is not None}
     if len(known) < len(models):
         return {}
-    tau = min(one.tau for one in known.values())
-    return {name: one._replace(tau=tau) for name, one in known.items()}
+    tau = min(censoring.tau for censoring in known.values())
+    return {name: censoring._replace(tau=tau) for name, censoring in known.items()}

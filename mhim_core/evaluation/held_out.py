@@ -106,10 +106,10 @@ def repeated_bags(rows: Iterable[HeldOut]) -> tuple[str, ...]:
 
 def by_fit(rows: Iterable[HeldOut]) -> dict[FitId, list[HeldOut]]:
     """In the order of seeds and folds, each sorted by bag."""
-    found: dict[FitId, list[HeldOut]] = defaultdict(list)
-    for row in sorted(rows, key=lambda one: (one.fit, one.bag_id)):
-        found[row.fit].append(row)
-    return dict(found)
+    fits: dict[FitId, list[HeldOut]] = defaultdict(list)
+    for row in sorted(rows, key=lambda held_out: (held_out.fit, held_out.bag_id)):
+        fits[row.fit].append(row)
+    return dict(fits)
 
 
 def by_seed(rows: Iterable[HeldOut]) -> dict[int, list[HeldOut]]:
@@ -117,16 +117,16 @@ def by_seed(rows: Iterable[HeldOut]) -> dict[int, list[HeldOut]]:
 
     Raises InputError naming a bag that is twice in a seed, is missing in one, or differs between seeds.
     """
-    found: dict[int, dict[str, HeldOut]] = defaultdict(dict)
-    for row in sorted(rows, key=lambda one: (one.seed, one.bag_id)):
-        if row.bag_id in found[row.seed]:
+    seeds: dict[int, dict[str, HeldOut]] = defaultdict(dict)
+    for row in sorted(rows, key=lambda held_out: (held_out.seed, held_out.bag_id)):
+        if row.bag_id in seeds[row.seed]:
             raise InputError(f"bag {row.bag_id} is held out twice by {row.model}, seed {row.seed}")
-        found[row.seed][row.bag_id] = row
-    first_seed = next(iter(found), 0)
-    for seed, members in found.items():
-        if differences := bag_differences(f"seed {first_seed}", found[first_seed], f"seed {seed}", members):
+        seeds[row.seed][row.bag_id] = row
+    first_seed = next(iter(seeds), 0)
+    for seed, members in seeds.items():
+        if differences := bag_differences(f"seed {first_seed}", seeds[first_seed], f"seed {seed}", members):
             raise InputError(f"the seeds do not hold out the same bags: {differences}")
-    return {seed: list(members.values()) for seed, members in found.items()}
+    return {seed: list(members.values()) for seed, members in seeds.items()}
 
 
 def by_fold(rows: Iterable[HeldOut]) -> dict[int, dict[int, list[HeldOut]]]:

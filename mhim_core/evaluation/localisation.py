@@ -1,4 +1,4 @@
-"""Did the model look where the disease is? Attention beside outlines that a person, or the demo, has drawn.
+"""Did the model look where the disease is? Attention compared with outlines drawn by a pathologist or by the demo.
 
 Shapes: N tiles of one slide, without overlap.
 """
@@ -14,7 +14,7 @@ def attention_dice(attention_N: ArrayLike, share_N: ArrayLike) -> float:
     """Dice's coefficient of two areas, 0 to 1: the tiles that got more than an even share of attention, 1/N of its sum,
     and what is inside the outlines (Dice 1945: twice the common area over the sum of both).
 
-    `share_N`: of each tile's area inside the outlines, 0 to 1. The threshold knows nothing of the outlines. NaN where
+    `share_N`: of each tile's area inside the outlines, 0 to 1. The threshold does not depend on the outlines. NaN where
     nothing is inside.
     """
     attention, share = _checked(attention_N, share_N)

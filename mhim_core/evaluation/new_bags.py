@@ -1,4 +1,4 @@
-"""How good the predictions of new bags are, that no model has seen: one prediction a bag, judged as held-out rows are.
+"""The quality of predictions on new bags, which no model has seen: one prediction a bag, judged as held-out rows are.
 
 {num_bags, num_patients, num_bags_without_site, replicates, bootstrap_seed, uno_tau,
  estimates    {metric: {value, low, high, num_undefined, reason}}
@@ -40,14 +40,14 @@ def summarise_new(
 ) -> dict[str, Any]:
     """The document above, of values that `canonical_json` takes.
 
-    `rows`: at least one, every bag once; seed and fold tell nothing here. `train_targets`: of all bags that the models
+    `rows`: at least one, every bag once; seed and fold are ignored. `train_targets`: of all bags that the models
     were trained on, each once, for Uno's C. Raises InputError for a bag that is there twice.
     """
     bootstrap = bootstrap or Bootstrap()
     rows = [row._replace(seed=0, fold=0) for row in rows]
     censoring = censoring_of({0: train_targets} if train_targets else None) if task.kind is TaskKind.survival else None
     bind = partial(bind_rows, task=task, censoring=censoring)
-    found: dict[str, Any] = {
+    document: dict[str, Any] = {
         "num_bags": len(rows),
         "num_patients": len({row.patient_id for row in rows}),
         "num_bags_without_site": sum(not row.site for row in rows),
@@ -59,26 +59,26 @@ def summarise_new(
     chosen = chosen or Chosen(None, None)
     if task.kind is TaskKind.classification:
         after = partial(_bind_calibrated, probabilities=chosen.probabilities)
-        found["calibration"] = {
-            "before": {name: found["estimates"][name] for name in CALIBRATION_METRICS},
+        document["calibration"] = {
+            "before": {name: document["estimates"][name] for name in CALIBRATION_METRICS},
             "after": estimate_pooled(rows, after, bootstrap),
         }
-        found["thresholded"] = _decided(rows, task, chosen, bootstrap)
+        document["thresholded"] = _decided(rows, task, chosen, bootstrap)
     if sites := sorted({row.site for row in rows if row.site}):
-        found["sites"] = {site: _site(site, rows, task, bind, chosen, bootstrap) for site in sites}
-    return found
+        document["sites"] = {site: _site(site, rows, task, bind, chosen, bootstrap) for site in sites}
+    return document
 
 
 def _site(site: str, rows: Rows, task: Task, bind: Bind, chosen: Chosen, bootstrap: Bootstrap) -> dict[str, Any]:
     own = [row for row in rows if row.site == site]
-    found: dict[str, Any] = {
+    document: dict[str, Any] = {
         "num_bags": len(own),
         "num_patients": len({row.patient_id for row in own}),
         "estimates": estimate_pooled(own, bind, bootstrap),
     }
     if task.kind is TaskKind.classification:
-        found["thresholded"] = _decided(own, task, chosen, bootstrap)
-    return found
+        document["thresholded"] = _decided(own, task, chosen, bootstrap)
+    return document
 
 
 def _decided(rows: Rows, task: Task, chosen: Chosen, bootstrap: Bootstrap) -> dict[str, Estimate]:

@@ -35,21 +35,21 @@ _NO_ROWS = "there is no validation prediction of this fit"
 
 def calibration(test_rows: Rows, validation_rows: Rows, bootstrap: Bootstrap) -> dict[str, Any]:
     """One model's Brier score and calibration error before and after each fit's temperature."""
-    found = temperatures(validation_rows)
-    fits = {fit: found.get(fit, Temperature(None, reason=_NO_ROWS)) for fit in by_fit(test_rows)}
+    chosen = temperatures(validation_rows)
+    fits = {fit: chosen.get(fit, Temperature(None, reason=_NO_ROWS)) for fit in by_fit(test_rows)}
     return {
         "fits": _of_fits(fits),
         "before": estimate_pooled(test_rows, _bind_calibration, bootstrap),
-        "after": estimate_pooled(test_rows, partial(_bind_calibrated, found=fits), bootstrap),
+        "after": estimate_pooled(test_rows, partial(_bind_calibrated, chosen=fits), bootstrap),
     }
 
 
 def thresholded(test_rows: Rows, validation_rows: Rows, task: Task, bootstrap: Bootstrap) -> dict[str, Any]:
     """One model's metrics of decisions: two classes at each fit's own threshold, more by the highest probability."""
     binary = len(task.classes) == 2
-    found = thresholds(validation_rows) if binary else {}
-    fits = {fit: found.get(fit, Threshold(None, reason=_NO_ROWS)) for fit in by_fit(test_rows)} if binary else {}
-    bind = partial(_bind_decisions, found=fits, names=decision_metrics(binary))
+    chosen = thresholds(validation_rows) if binary else {}
+    fits = {fit: chosen.get(fit, Threshold(None, reason=_NO_ROWS)) for fit in by_fit(test_rows)} if binary else {}
+    bind = partial(_bind_decisions, chosen=fits, names=decision_metrics(binary))
     folds = [bind_fold(rows, test_rows, bind) for rows in by_fit(test_rows).values()]
     return {
         "rule": "Youden's J on validation" if binary else "highest probability",
@@ -71,30 +71,30 @@ def _bind_calibration(rows: Rows) -> dict[str, BoundMetric]:
     return bind_classification(class_targets(rows), class_probabilities(rows), names=CALIBRATION_METRICS)
 
 
-def _bind_calibrated(rows: Rows, found: Mapping[FitId, Temperature]) -> dict[str, BoundMetric]:
-    if reason := _first_reason(rows, found):
+def _bind_calibrated(rows: Rows, chosen: Mapping[FitId, Temperature]) -> dict[str, BoundMetric]:
+    if reason := _first_reason(rows, chosen):
         return {name: undefined(reason) for name in CALIBRATION_METRICS}
-    return bind_classification(class_targets(rows), calibrated_probabilities(rows, found), names=CALIBRATION_METRICS)
+    return bind_classification(class_targets(rows), calibrated_probabilities(rows, chosen), names=CALIBRATION_METRICS)
 
 
-def _bind_decisions(rows: Rows, found: Mapping[FitId, Threshold], names: Sequence[str]) -> dict[str, BoundMetric]:
+def _bind_decisions(rows: Rows, chosen: Mapping[FitId, Threshold], names: Sequence[str]) -> dict[str, BoundMetric]:
     probability_NC = class_probabilities(rows)
-    if not found:
+    if not chosen:
         return bind_classification(class_targets(rows), probability_NC, names=names)
-    if reason := _first_reason(rows, found):
+    if reason := _first_reason(rows, chosen):
         return {name: undefined(reason) for name in names}
-    threshold_N = np.array([found[row.fit].value for row in rows], dtype=np.float64)
+    threshold_N = np.array([chosen[row.fit].value for row in rows], dtype=np.float64)
     predicted_N = (probability_NC[:, 1] >= threshold_N).astype(np.int64)
     return bind_classification(class_targets(rows), y_pred=predicted_N, names=names)
 
 
-def _first_reason(rows: Rows, found: Mapping[FitId, Any]) -> str:
+def _first_reason(rows: Rows, chosen: Mapping[FitId, Any]) -> str:
     """Why some fit's choice is missing; empty: all are there."""
     for fit in sorted({row.fit for row in rows}):
-        if found[fit].value is None:
-            return f"seed {fit.seed}, fold {fit.fold}: {found[fit].reason}"
+        if chosen[fit].value is None:
+            return f"seed {fit.seed}, fold {fit.fold}: {chosen[fit].reason}"
     return ""
 
 
 def _of_fits(fits: Mapping[FitId, NamedTuple]) -> list[dict[str, Any]]:
-    return [{"seed": fit.seed, "fold": fit.fold} | one._asdict() for fit, one in fits.items()]
+    return [{"seed": fit.seed, "fold": fit.fold} | choice._asdict() for fit, choice in fits.items()]

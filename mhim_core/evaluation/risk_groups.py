@@ -30,15 +30,15 @@ def risk_groups(test_rows: Rows, validation_rows: Rows) -> dict[int, SeedGroups]
     if reason := why_not_pooled(test_rows):
         raise UndefinedMetricError(reason)
     medians = median_risks(validation_rows)
-    found = {}
+    groups = {}
     for seed, rows in by_seed(test_rows).items():
         if missing := sorted({row.fit for row in rows} - medians.keys()):
             raise UndefinedMetricError(
                 f"seed {missing[0].seed}, fold {missing[0].fold}: there is no validation prediction to split risks at"
             )
         high = risks(rows) > np.array([medians[row.fit] for row in rows])
-        found[seed] = SeedGroups(rows, tuple(high.tolist()))
-    return found
+        groups[seed] = SeedGroups(rows, tuple(high.tolist()))
+    return groups
 
 
 def log_rank_of(groups: SeedGroups) -> LogRank:

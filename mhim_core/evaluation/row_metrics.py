@@ -1,7 +1,7 @@
 """The metrics of held-out rows, whatever the task.
 
 Several seeds give every bag several rows: a metric is the mean over seeds of each seed's metric, in every bootstrap
-replicate too, under one draw of patients. So it says how good one model is expected to be, not how good an ensemble is.
+replicate too, under one draw of patients. So it estimates how good a single model is, not an ensemble.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -100,16 +100,16 @@ def bind_rows(rows: Rows, task: Task, censoring: Censoring | None = None) -> dic
 
 def bind_fold(rows: Rows, all_rows: Rows, bind: Bind) -> dict[str, BoundMetric]:
     """The metrics of one fit, whose rows are among those of all fits; without values in leave-one-patient-out."""
-    found = bind(rows)
+    bound = bind(rows)
     if len({row.patient_id for row in rows}) == 1 < len({row.patient_id for row in all_rows}):
-        return {name: undefined(ONE_PATIENT) for name in found}
-    return found
+        return {name: undefined(ONE_PATIENT) for name in bound}
+    return bound
 
 
 def bind_seeds(seeds: Mapping[int, Rows], bind: Bind) -> dict[str, BoundMetric]:
     """Each metric's mean over seeds. `seeds`: rows of the same bags in the same order, as `by_seed` gives them."""
     each = [bind(rows) for rows in seeds.values()]
-    return {name: mean_of([one[name] for one in each]) for name in each[0]}
+    return {name: mean_of([bound[name] for bound in each]) for name in each[0]}
 
 
 def estimate_pooled(rows: Rows, bind: Bind, bootstrap: Bootstrap) -> dict[str, Estimate]:

@@ -1,4 +1,4 @@
-"""From held-out rows to one JSON document: what every number is, is said in docs/evaluation.md.
+"""From held-out rows to one JSON document: docs/evaluation.md defines every number.
 
 {schema, task, classes, num_bags, num_patients, num_bags_without_site, num_repeated_bags, seeds, folds, replicates,
  bootstrap_seed, uno_tau,
@@ -37,7 +37,7 @@ from mhim_core.metrics import UndefinedMetricError, mean_and_std
 from mhim_core.task import Task, TaskKind
 
 SCHEMA = 2
-"""Of the document. 1, which did not say it, ranked bags by probabilities."""
+"""Of the document. Version 1, which had no such key, ranked bags by probabilities."""
 
 
 def summarise(
@@ -102,7 +102,7 @@ def _model(test_rows: Rows, validation_rows: Rows, task: Task, bind: Bind, boots
         }
         for fit, rows in by_fit(test_rows).items()
     ]
-    found: dict[str, Any] = {
+    document: dict[str, Any] = {
         "pooled": estimate_pooled(test_rows, bind, bootstrap),
         "over_folds": {
             name: mean_and_std([fold["metrics"][name].value for fold in folds]) for name in metrics_of(task.kind)
@@ -110,13 +110,13 @@ def _model(test_rows: Rows, validation_rows: Rows, task: Task, bind: Bind, boots
         "folds": folds,
     }
     if task.kind is TaskKind.classification:
-        found["calibration"] = probabilities.calibration(test_rows, validation_rows, bootstrap)
-        found["thresholded"] = probabilities.thresholded(test_rows, validation_rows, task, bootstrap)
+        document["calibration"] = probabilities.calibration(test_rows, validation_rows, bootstrap)
+        document["thresholded"] = probabilities.thresholded(test_rows, validation_rows, task, bootstrap)
     if task.kind is TaskKind.survival:
-        found["risk_groups"] = _risk_groups(test_rows, validation_rows)
+        document["risk_groups"] = _risk_groups(test_rows, validation_rows)
     if sites := sorted({row.site for row in test_rows if row.site}):
-        found["sites"] = {site: _site(site, test_rows, validation_rows, task, bind, bootstrap) for site in sites}
-    return found
+        document["sites"] = {site: _site(site, test_rows, validation_rows, task, bind, bootstrap) for site in sites}
+    return document
 
 
 def _risk_groups(test_rows: Rows, validation_rows: Rows) -> dict[str, Any]:
@@ -128,15 +128,15 @@ def _risk_groups(test_rows: Rows, validation_rows: Rows) -> dict[str, Any]:
     except UndefinedMetricError as error:
         return {"fits": fits, "log_rank": [], "reason": str(error)}
     tests: list[dict[str, Any]] = []
-    for seed, one in groups.items():
-        num_high = sum(one.is_high)
-        line: dict[str, Any] = {"seed": seed, "num_high": num_high, "num_low": len(one.is_high) - num_high}
+    for seed, seed_groups in groups.items():
+        num_high = sum(seed_groups.is_high)
+        line: dict[str, Any] = {"seed": seed, "num_high": num_high, "num_low": len(seed_groups.is_high) - num_high}
         try:
-            found = log_rank_of(one)
+            test = log_rank_of(seed_groups)
         except UndefinedMetricError as error:
             tests.append(line | {"statistic": None, "p": None, "reason": str(error)})
         else:
-            tests.append(line | {"statistic": found.statistic, "p": found.p, "reason": ""})
+            tests.append(line | {"statistic": test.statistic, "p": test.p, "reason": ""})
     return {"fits": fits, "log_rank": tests, "reason": ""}
 
 
@@ -145,11 +145,11 @@ def _site(
 ) -> dict[str, Any]:
     """The same models on the bags of one site alone; thresholds come from all validation bags."""
     own = [row for row in test_rows if row.site == site]
-    found: dict[str, Any] = {
+    document: dict[str, Any] = {
         "num_bags": len({row.bag_id for row in own}),
         "num_patients": len({row.patient_id for row in own}),
         "pooled": estimate_pooled(own, bind, bootstrap),
     }
     if task.kind is TaskKind.classification:
-        found["thresholded"] = probabilities.thresholded(own, validation_rows, task, bootstrap)["pooled"]
-    return found
+        document["thresholded"] = probabilities.thresholded(own, validation_rows, task, bootstrap)["pooled"]
+    return document

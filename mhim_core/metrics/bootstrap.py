@@ -45,10 +45,12 @@ def mean_of(bound: Sequence[BoundMetric]) -> BoundMetric:
     """The mean of several metrics of the same N rows; without a value where one of them has none."""
     if len(bound) == 1:
         return bound[0]
-    values = [one.metric.value for one in bound if one.metric.value is not None]
-    reason = next((one.metric.reason for one in bound if one.metric.value is None), "")
+    values = [bound_metric.metric.value for bound_metric in bound if bound_metric.metric.value is not None]
+    reason = next((bound_metric.metric.reason for bound_metric in bound if bound_metric.metric.value is None), "")
     metric = Metric(None, reason) if reason else Metric(math.fsum(values) / len(values))
-    return BoundMetric(metric, lambda weights_RN: np.mean([one.kernel(weights_RN) for one in bound], axis=0))
+    return BoundMetric(
+        metric, lambda weights_RN: np.mean([bound_metric.kernel(weights_RN) for bound_metric in bound], axis=0)
+    )
 
 
 def replicate_values(
@@ -58,7 +60,7 @@ def replicate_values(
 
     `patients` (N,). Which patients a replicate draws is a function of the seed and the set of patients alone.
     """
-    known = {name: one.kernel for name, one in bound.items() if one.metric.value is not None}
+    known = {name: bound_metric.kernel for name, bound_metric in bound.items() if bound_metric.metric.value is not None}
     drawn: dict[str, list[Floats]] = {name: [np.empty(0)] for name in known}
     for weights_RN in replicate_weights(patients, replicates, seed) if known else ():
         for name, kernel in known.items():
@@ -72,10 +74,10 @@ def estimate(
     """Every metric with its 95 % percentile interval, from one set of replicates; 0 replicates: no intervals."""
     drawn = replicate_values(bound, patients, replicates=replicates, seed=seed)
     estimates = {}
-    for name, one in bound.items():
+    for name, bound_metric in bound.items():
         interval = percentile_interval(drawn[name]) if name in drawn and replicates else Interval(None, None, 0)
         estimates[name] = Estimate(
-            one.metric.value, interval.low, interval.high, interval.num_undefined, one.metric.reason
+            bound_metric.metric.value, interval.low, interval.high, interval.num_undefined, bound_metric.metric.reason
         )
     return estimates
 

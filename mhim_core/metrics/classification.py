@@ -157,10 +157,10 @@ def bind_classification(
         assert y_score is not None, "scores or predicted classes are needed"
         y_pred = np.argmax(as_columns(y_score), axis=1)
     by_order = y_score if ranking is None else ranking
-    given_as = {name: by_order if name in RANKING_METRICS else y_score for name in names}
-    inputs = {name: y_pred if _DEFINITIONS[name].takes_classes else given for name, given in given_as.items()}
-    assert all(given is not None for given in inputs.values()), "a metric of scores was named without scores"
-    return {name: _bind(name, y_true, given) for name, given in inputs.items() if given is not None}
+    scores = {name: by_order if name in RANKING_METRICS else y_score for name in names}
+    inputs = {name: y_pred if _DEFINITIONS[name].takes_classes else values for name, values in scores.items()}
+    assert all(values is not None for values in inputs.values()), "a metric of scores was named without scores"
+    return {name: _bind(name, y_true, values) for name, values in inputs.items() if values is not None}
 
 
 def evaluate_predictions(

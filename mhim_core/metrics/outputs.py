@@ -1,4 +1,4 @@
-"""What a model's logits say to a person: class probabilities, a survival curve, its risk. The one place that says how.
+"""What a model's logits mean: class probabilities, a survival curve, its risk. The only place that converts them.
 
 Shapes: C classes or time bins, on the last axis; any axes before it. float64 throughout.
 """

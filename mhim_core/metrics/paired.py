@@ -40,8 +40,8 @@ def delong(y_true: ArrayLike, score_a: ArrayLike, score_b: ArrayLike, *, level: 
     positive_N = truth_N == 1
     counts = (int(positive_N.sum()), int((~positive_N).sum()))
     if min(counts) < 2:
-        found = f"{counts[0]} slides of class 1 and {counts[1]} of class 0"
-        raise UndefinedMetricError(missing_class(truth_N, 2) or f"a variance needs two slides of each class: {found}")
+        counted = f"{counts[0]} slides of class 1 and {counts[1]} of class 0"
+        raise UndefinedMetricError(missing_class(truth_N, 2) or f"a variance needs two slides of each class: {counted}")
     a, b = _components(first_NC[:, 1], positive_N), _components(second_NC[:, 1], positive_N)
     difference = a.auc - b.auc
     variance = _variance_of_mean(a.of_positives - b.of_positives) + _variance_of_mean(a.of_negatives - b.of_negatives)

@@ -31,7 +31,7 @@ class LogRank(NamedTuple):
 def harrell_c(time: ArrayLike, event: ArrayLike, risk: ArrayLike) -> float:
     """Harrell's concordance: the share of comparable pairs in which the earlier event has the higher risk.
 
-    Comparable: an event and somebody with a later time, or censored at the same time; two events at one time are not.
+    Comparable: an event and a patient with a later time, or censored at the same time; two events at one time are not.
     Equal risks count half. Raises UndefinedMetricError without a comparable pair.
     """
     time_N, event_N, risk_N = _checked(time, event, risk)
@@ -62,7 +62,7 @@ def uno_c(
 def censoring_weights(
     train_time: ArrayLike, train_event: ArrayLike, time: ArrayLike, event: ArrayLike, *, tau: float | None = None
 ) -> Floats:
-    """(N,): 1/G(time)² of each event before `tau`, 0 of everybody else. Arguments and errors as `uno_c`."""
+    """(N,): 1/G(time)² of each event before `tau`, 0 of everything else. Arguments and errors as `uno_c`."""
     train_time_M, train_event_M, _ = _checked(train_time, train_event, np.zeros(np.shape(train_time)))
     time_N, event_N, _ = _checked(time, event, np.zeros(np.shape(time)))
     counts_N = event_N if tau is None else event_N & (time_N < tau)
@@ -102,14 +102,14 @@ def log_rank(time: ArrayLike, event: ArrayLike, group: ArrayLike) -> LogRank:
     if not event_N.any():
         raise UndefinedMetricError("no event was seen")
     first = time_N[event_N].min()
-    at_risk_N = time_N >= first  # who left before the first event tells nothing
+    at_risk_N = time_N >= first  # patients censored before the first event carry no information
     labels, group_K = np.unique(labels_N[at_risk_N], return_inverse=True)
     if len(labels) < 2 or (event_N & (time_N == first)).sum() == at_risk_N.sum():
-        raise UndefinedMetricError("at no event are two groups at risk of which somebody goes on")
+        raise UndefinedMetricError("at no event are two groups at risk with a patient who stays at risk")
     from lifelines.statistics import multivariate_logrank_test
 
-    found = multivariate_logrank_test(time_N[at_risk_N], group_K, event_N[at_risk_N])
-    return LogRank(float(found.test_statistic), len(labels) - 1, float(found.p_value))
+    test = multivariate_logrank_test(time_N[at_risk_N], group_K, event_N[at_risk_N])
+    return LogRank(float(test.test_statistic), len(labels) - 1, float(test.p_value))
 
 
 SURVIVAL_METRICS: Mapping[str, MetricDefinition] = MappingProxyType(

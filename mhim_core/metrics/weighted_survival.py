@@ -15,7 +15,7 @@ _MAX_PAIRS = 1_000_000
 def concordance(weights_RN: Floats, time_N: Floats, event_N: Bools, risk_N: Floats, event_weight_N: Floats) -> Floats:
     """Share of comparable pairs in which the earlier event has the higher risk, equal risks counted half.
 
-    A pair is an event and somebody whose time is later, or equal and censored; it counts `event_weight` of the event.
+    A pair is an event and a patient whose time is later, or equal and censored; it counts `event_weight` of the event.
     """
     won_R, compared_R = np.zeros(len(weights_RN)), np.zeros(len(weights_RN))
     events = np.flatnonzero(event_N & (event_weight_N > 0))

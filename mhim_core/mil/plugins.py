@@ -54,9 +54,9 @@ def load_plugin(source: bytes, file_name: str) -> Plugin:
     module.__file__ = file_name
     sys.modules[module.__name__] = module  # dataclasses, pickle and annotations look their module up
     try:
-        with registering(digest) as found:
+        with registering(digest) as registered:
             exec(compile(source, file_name, "exec", dont_inherit=True), module.__dict__)
-            if not found:
+            if not registered:
                 raise InputError('it registers no aggregator; put @register_aggregator("name") above its class')
     except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]

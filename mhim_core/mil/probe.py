@@ -54,8 +54,8 @@ def _check_forward(aggregator: PluggedAggregator, h_ND: Tensor, task: Task) -> N
     before = {name: tensor.clone() for name, tensor in aggregator.state_dict().items()}
     draws = Draws(0, 0, BagId("probe"))
     output, again = aggregator(h_ND, draws), aggregator(h_ND, draws)
-    for found in (output, aggregator(h_ND)):
-        _check_output(found, len(h_ND), task.num_outputs, h_ND.dtype)
+    for candidate in (output, aggregator(h_ND)):
+        _check_output(candidate, len(h_ND), task.num_outputs, h_ND.dtype)
     changed = [name for name, tensor in aggregator.state_dict().items() if not torch.equal(tensor, before[name])]
     _require(
         not changed,
@@ -113,7 +113,7 @@ def _require(condition: bool, otherwise: str) -> None:
 
 @contextmanager
 def _blamed(plugin: Plugin, options: ModelOptions) -> Iterator[None]:
-    """Whatever goes wrong in the block is the file's: say so, with its line."""
+    """Attribute every error in the block to the file, with its line."""
     try:
         yield
     except Exception as error:

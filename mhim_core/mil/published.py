@@ -119,17 +119,17 @@ def _without_alias(tensors: Mapping[str, Tensor]) -> set[str]:
     return {name for name in tensors if name != _QUERIES_ALIAS}
 
 
-def _match(given: set[str], published: bool) -> _Match:
-    """The published model whose names, whole, are exactly the given ones."""
+def _match(present: set[str], published: bool) -> _Match:
+    """The published model whose names, whole, are exactly those present."""
     closest: tuple[int, str, list[str], list[str]] | None = None
     for aggregator, encoder in _ENCODERS.items():
         names = _MODEL | encoder
-        if given & set(_RECYCLE.values() if published else _RECYCLE):
+        if present & set(_RECYCLE.values() if published else _RECYCLE):
             names = names | _RECYCLE
         expected = set(names.values()) if published else set(names)
-        if expected == given:
+        if expected == present:
             return _Match(aggregator, names)
-        unknown, missing = sorted(given - expected), sorted(expected - given)
+        unknown, missing = sorted(present - expected), sorted(expected - present)
         candidate = (len(unknown) + len(missing), aggregator, unknown, missing)
         closest = candidate if closest is None else min(closest, candidate)
     assert closest is not None

@@ -48,19 +48,19 @@ def load_published(data: bytes, options: ModelOptions | None = None) -> Publishe
     Recycle weights that the teacher lacks are the student's. Raises InputError where the file holds more than tensors
     and plain data, or tensors (listed) that no published model has.
     """
-    given = _unpickle(data)
-    student = _state(given, _MODEL_KEYS)
+    checkpoint = _unpickle(data)
+    student = _state(checkpoint, _MODEL_KEYS)
     if student is None:
         raise InputError(
             f"the checkpoint holds no state dict, neither itself nor under {', '.join(_MODEL_KEYS)}; "
-            f"found {', '.join(map(str, list(given)[:10])) or 'nothing'}"
+            f"found {', '.join(map(str, list(checkpoint)[:10])) or 'nothing'}"
         )
-    found = _describe(student, options or ModelOptions())
-    teacher = None if _is_state(given) else _state(given, (_TEACHER_KEY,))
+    model = _describe(student, options or ModelOptions())
+    teacher = None if _is_state(checkpoint) else _state(checkpoint, (_TEACHER_KEY,))
     if teacher is not None:
-        teacher = found.student | from_published(teacher)
-        _check_shapes(teacher, found, "teacher")
-    return found._replace(teacher=teacher)
+        teacher = model.student | from_published(teacher)
+        _check_shapes(teacher, model, "teacher")
+    return model._replace(teacher=teacher)
 
 
 def save_published(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor] | None = None) -> bytes:
@@ -76,25 +76,25 @@ def save_published(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor] 
 
 def _unpickle(data: bytes) -> dict[str, Any]:
     try:
-        given = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file may break the reader in any way
         reason = str(error).strip().split("\n")[0]
         raise InputError(
             "not a checkpoint of tensors and plain data, and nothing else is read, since a pickle can run code; save "
             f"the state dict alone ({type(error).__name__}: {reason})"
         ) from error
-    if not isinstance(given, Mapping):
-        raise InputError(f"the checkpoint holds a {type(given).__name__}, not a state dict")
-    return dict(given)
+    if not isinstance(checkpoint, Mapping):
+        raise InputError(f"the checkpoint holds a {type(checkpoint).__name__}, not a state dict")
+    return dict(checkpoint)
 
 
-def _is_state(given: Any) -> TypeGuard[Mapping[str, Tensor]]:
-    return isinstance(given, Mapping) and len(given) > 0 and all(isinstance(item, Tensor) for item in given.values())
+def _is_state(value: Any) -> TypeGuard[Mapping[str, Tensor]]:
+    return isinstance(value, Mapping) and len(value) > 0 and all(isinstance(item, Tensor) for item in value.values())
 
 
-def _state(given: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Tensor] | None:
+def _state(checkpoint: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Tensor] | None:
     """The state dict itself or the first one under `keys`, without the prefix of data parallelism."""
-    for candidate in (given, *(given.get(key) for key in keys)):
+    for candidate in (checkpoint, *(checkpoint.get(key) for key in keys)):
         if _is_state(candidate):
             names = [name.removeprefix(_DISTRIBUTED) for name in candidate]
             state = dict(zip(names, (tensor.detach() for tensor in candidate.values()), strict=True))
@@ -112,7 +112,7 @@ def _describe(published: Mapping[str, Tensor], options: ModelOptions) -> Publish
     if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
         raise InputError(f"the checkpoint's tensors are of {sorted(map(str, dtypes))}; expected one kind of float")
     embed_dim, d_in = state["embed.weight"].shape
-    found = PublishedModel(
+    model = PublishedModel(
         options=ModelOptions(
             aggregator=aggregator,
             embed_dim=embed_dim,
@@ -126,15 +126,15 @@ def _describe(published: Mapping[str, Tensor], options: ModelOptions) -> Publish
         student=state,
         teacher=None,
     )
-    _check_shapes(state, found, "model")
-    return found
+    _check_shapes(state, model, "model")
+    return model
 
 
-def _check_shapes(state: Mapping[str, Tensor], found: PublishedModel, role: str) -> None:
+def _check_shapes(state: Mapping[str, Tensor], model: PublishedModel, role: str) -> None:
     """Names are known to fit by now; do the shapes, for the aggregator as we build it?"""
-    mhim = None if found.recycle_queries is None else MhimOptions(recycle_queries=found.recycle_queries)
+    mhim = None if model.recycle_queries is None else MhimOptions(recycle_queries=model.recycle_queries)
     with torch.device("meta"):
-        expected = MilModel(found.d_in, found.num_outputs, found.options, mhim).state_dict()
+        expected = MilModel(model.d_in, model.num_outputs, model.options, mhim).state_dict()
     wrong = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
         for name, tensor in expected.items()
@@ -143,8 +143,8 @@ def _check_shapes(state: Mapping[str, Tensor], found: PublishedModel, role: str)
     unmatched = sorted(set(expected) ^ set(state))
     if wrong or unmatched:
         raise InputError(
-            f"the {role} of the checkpoint is no {found.options.aggregator} of D={found.options.embed_dim}, "
-            f"C={found.num_outputs} as published: {'; '.join(wrong) or ', '.join(unmatched)}"
+            f"the {role} of the checkpoint is no {model.options.aggregator} of D={model.options.embed_dim}, "
+            f"C={model.num_outputs} as published: {'; '.join(wrong) or ', '.join(unmatched)}"
         )
 
 

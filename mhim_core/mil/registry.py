@@ -52,7 +52,7 @@ class AggregatorKey(NamedTuple):
 
 class _Loading(NamedTuple):
     plugin_sha256: str
-    found: dict[str, type]
+    classes: dict[str, type]
 
 
 AGGREGATORS: dict[AggregatorKey, type] = {}
@@ -82,7 +82,7 @@ def register_aggregator(name: str, *, mining: bool = False) -> Callable[[Aggrega
             AGGREGATORS[AggregatorKey(name, None)] = aggregator
         elif loading is not None:
             _check_name(name, loading)
-            loading.found[name] = aggregator
+            loading.classes[name] = aggregator
         return aggregator
 
     return register
@@ -94,10 +94,10 @@ def registering(plugin_sha256: str) -> Iterator[dict[str, type]]:
     loading = _Loading(plugin_sha256, {})
     token = _LOADING.set(loading)
     try:
-        yield loading.found
+        yield loading.classes
     finally:
         _LOADING.reset(token)
-    for name, aggregator in loading.found.items():
+    for name, aggregator in loading.classes.items():
         AGGREGATORS[AggregatorKey(name, plugin_sha256)] = aggregator
         _NEWEST[name] = plugin_sha256
 
@@ -106,14 +106,14 @@ def aggregator_class(name: str, plugin_sha256: str | None) -> type[Any]:
     """The class of that name, of that file where it is a plug-in's. Raises InputError if the file is not loaded."""
     if plugin_sha256 is None:
         importlib.import_module(_BUILT_IN[name].module)
-    found = AGGREGATORS.get(AggregatorKey(name, plugin_sha256))
-    if found is None:
+    aggregator = AGGREGATORS.get(AggregatorKey(name, plugin_sha256))
+    if aggregator is None:
         other = f" (loaded is {_NEWEST[name][:16]}…, another one)" if name in _NEWEST else ""
         raise InputError(
             f"the aggregator {name!r} is a plug-in, of the file with sha256 {plugin_sha256}, which is not loaded"
             f"{other}; give that file with aggregator_file="
         )
-    return found
+    return aggregator
 
 
 def newest_plugin(name: str) -> str | None:
@@ -126,7 +126,7 @@ def _check_name(name: str, loading: _Loading) -> None:
         raise InputError(f"the aggregator {name!r} is built in; register yours under another name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InputError(f"the aggregator name {name!r} must be of a-z, 0-9, - and _, and begin with a letter or digit")
-    if name in loading.found:
+    if name in loading.classes:
         raise InputError(f"the aggregator {name!r} is registered twice in one file")
 
 

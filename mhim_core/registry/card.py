@@ -1,7 +1,8 @@
-"""A model folder's card: what the model predicts, from which features, how it was made and how good it was found.
+"""A model folder's card: what the model predicts, from which features, how it was made and how good it is.
 
-It names no patient and no slide: whom a model was trained on is kept as digests, which answer "is this patient among
-them?" for who has the id, and no more. They are pseudonyms, not secrets: short ids can be guessed one after another.
+It names no patient and no slide: the training patients are kept as digests, which answer "is this patient among
+them?" for anyone who has the id, and nothing more. They are pseudonyms, not secrets: short ids can be
+guessed one after another.
 """
 
 import hashlib
@@ -81,7 +82,7 @@ class TrainedOn:
         sources: Iterable[SourceIdentity],
         before: "TrainedOn | None" = None,
     ) -> "TrainedOn":
-        """From ids and contents in clear, none of which are kept. `before`: of the model that it started from."""
+        """From ids and contents in plain text, none of which are kept. `before`: of the model that it started from."""
         patients, sources = set(patients), set(sources)
         salt = cohort if before is None else before.own_salt
         told = {_digest(salt, patient) for patient in patients}
@@ -179,8 +180,8 @@ class RegistryCard:
         """
         if len(self.classes) != 2:
             return None
-        found = [0.5 if one.threshold is None else one.threshold for one in self.members]
-        return sum(found) / len(found)
+        thresholds = [0.5 if member.threshold is None else member.threshold for member in self.members]
+        return sum(thresholds) / len(thresholds)
 
     @property
     def version(self) -> str:

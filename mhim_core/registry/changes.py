@@ -1,4 +1,4 @@
-"""What differs between two models' cards, in the words of the keys that a person gave."""
+"""What differs between two models' cards, in terms of the configuration keys."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""What the gate looks at beside the figures: the two cards, the holdout, and whether predictions can be compared."""
+"""What the gate checks besides the figures: the two cards, the holdout, and whether predictions can be compared."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ _MAX_LISTED = 10
 
 
 class Check(NamedTuple):
-    """One thing that was looked at."""
+    """One condition and its outcome."""
 
     name: str
     passed: bool | None
@@ -25,13 +25,13 @@ class Check(NamedTuple):
     limit: float | None
     """With what."""
     reason: str
-    """A sentence for people, in either case. It names no patient."""
+    """A sentence, in either case. It names no patient."""
 
 
 def check_identity(champion: Contender, challenger: Contender, options: GateOptions) -> Iterator[Check]:
     """What must be the same, and what must not."""
     before, after = champion.card, challenger.card
-    logits = [{row.bag_id: row.logits for row in one.rows} for one in (champion, challenger)]
+    logits = [{row.bag_id: row.logits for row in contender.rows} for contender in (champion, challenger)]
     if before.version == after.version:
         yield Check("new_model", False, None, None, "the challenger is the champion itself")
     elif logits[0] == logits[1]:
@@ -44,13 +44,13 @@ def check_identity(champion: Contender, challenger: Contender, options: GateOpti
         ("same_task", "task", (before.task, before.unit) == (after.task, after.unit)),
     ):
         yield Check(name, same, None, None, f"{'the same' if same else 'another'} {what}")
-    found = changes(before, after)
-    if undeclared := [change for change in found if change.key not in options.may_change]:
+    changed = changes(before, after)
+    if undeclared := [change for change in changed if change.key not in options.may_change]:
         listed = ", ".join(change.words for change in undeclared)
         reason = f"changed and not declared in may_change: {listed}"
         yield Check("declared_changes", False, len(undeclared), 0, reason)
     else:
-        listed = ", ".join(change.key for change in found) or "nothing"
+        listed = ", ".join(change.key for change in changed) or "nothing"
         yield Check("declared_changes", True, 0, 0, f"changed, as declared: {listed}")
 
 
@@ -62,7 +62,7 @@ def check_not_withdrawn(challenger: Contender, withdrawn: Collection[str]) -> Ch
 
 
 def check_holdout(challenger: Contender, holdout: Holdout, holdout_changes: Sequence[str]) -> Iterator[Check]:
-    """The holdout is what it was, and nobody learned from it."""
+    """The holdout is unchanged, and the challenger was not trained on it."""
     patients, slides = holdout.known_to(challenger.card.trained_on)
     reason = f"{patients} of {len(holdout.patients)} holdout patients and {slides} of {len(holdout.sources)} slides"
     yield Check("holdout_unseen", not patients + slides, patients + slides, 0, f"{reason} were trained on")
@@ -75,7 +75,7 @@ def check_holdout(challenger: Contender, holdout: Holdout, holdout_changes: Sequ
 
 
 def check_champion(champion: Contender, holdout: Holdout) -> Iterator[Check]:
-    """Nothing where the champion is honest; one that was made past the gate may have learned from the holdout."""
+    """No check where the champion has not seen the holdout; one that bypassed the gate may have been trained on it."""
     patients, slides = holdout.known_to(champion.card.trained_on)
     if patients + slides:
         reason = (
@@ -94,7 +94,7 @@ def check_predicted(champion: Contender | None, challenger: Contender, holdout: 
         reason = f"{len(set(bags) & wanted)} of {len(wanted)} bags of the holdout, and {len(set(bags) - wanted)} others"
         return Check("holdout_predicted", False, len(bags), len(wanted), f"the challenger predicts {reason}")
     if champion is not None:
-        known = ({row.bag_id: row for row in one.rows} for one in (champion, challenger))
+        known = ({row.bag_id: row for row in contender.rows} for contender in (champion, challenger))
         first, second = known
         if bag_differences("the champion", first, "the challenger", second) or len(first) != len(champion.rows):
             reason = "champion and challenger were not given the same bags and targets"
@@ -104,9 +104,9 @@ def check_predicted(champion: Contender | None, challenger: Contender, holdout: 
 
 def check_finite(champion: Contender | None, challenger: Contender) -> Check:
     wrong = [
-        f"{sum(not is_finite([row]) for row in one.rows)} of the {role}'s"
-        for role, one in (("champion", champion), ("challenger", challenger))
-        if one is not None and not is_finite(one.rows)
+        f"{sum(not is_finite([row]) for row in contender.rows)} of the {role}'s"
+        for role, contender in (("champion", champion), ("challenger", challenger))
+        if contender is not None and not is_finite(contender.rows)
     ]
     if wrong:
         return Check("finite", False, None, None, f"{' and '.join(wrong)} predictions are NaN or infinite")
@@ -119,7 +119,7 @@ def check_never_miss(challenger: Contender, rows: Rows, options: GateOptions) ->
     if not wanted:
         return Check("never_miss", True, 0, 0, "the list is empty")
     if not card.classes:
-        return Check("never_miss", False, None, 0, f"a {card.task.kind} has no classes to be right about")
+        return Check("never_miss", False, None, 0, f"a {card.task.kind} has no classes to be correct about")
     known = {row.bag_id: row for row in rows}
     absent = [bag for bag in wanted if bag not in known]
     missed = [bag for bag in wanted if bag in known and not _is_right(challenger, known[bag])]

@@ -58,12 +58,12 @@ def keep_assessment(storage: Storage, folder: str, record: bytes) -> str:
 
 
 def read_assessment(storage: Storage, folder: str, digest: str) -> bytes:
-    """Raises ConflictError where it is gone or changed: the judgement is then done, and it cannot be followed."""
+    """Raises ConflictError where it is missing or changed: the judgement is then done, and it cannot be followed."""
     key = assessment_key(folder, digest)
     try:
         record = storage.get(key)
     except NotFoundError:
-        raise ConflictError(f"{storage.locate(key)} is gone, and what it said with it") from None
+        raise ConflictError(f"{storage.locate(key)} is gone, and its content with it") from None
     if sha256(record) != digest:
         raise ConflictError(f"{storage.locate(key)} is not the assessment that was made")
     return record

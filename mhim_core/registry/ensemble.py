@@ -41,7 +41,7 @@ def pooled_logits(logits_MC: Floats, kind: TaskKind) -> tuple[float, ...]:
 
 def calibrated_probabilities(logits_MC: Floats, members: Sequence[Member]) -> Floats:
     """(C,): the mean of the members' probabilities, each at its own temperature (1 for one without)."""
-    temperature_M = np.array([1.0 if one.temperature is None else one.temperature for one in members])
+    temperature_M = np.array([1.0 if member.temperature is None else member.temperature for member in members])
     return np.asarray(softmax(np.asarray(logits_MC, dtype=np.float64), temperature_M).mean(axis=0))
 
 

@@ -33,7 +33,7 @@ class NewBag(NamedTuple):
 
 
 def new_bags(unit: BagUnit, rows: Sequence[CohortRow], slide_ids: Container[SlideId]) -> list[NewBag]:
-    """The table's bags in natural order; `slide_ids`: those with tiles, the others are in none."""
+    """The table's bags in natural order; `slide_ids`: those with tiles, bags without tiles are left out."""
     members: dict[str, list[CohortRow]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: natural_key(row.slide_id)):
         if row.slide_id in slide_ids:

@@ -54,11 +54,15 @@ class Figures:
 
     def __init__(self, contenders: Mapping[str, Contender], options: GateOptions) -> None:
         self.options = options
-        rows = {role: sorted(one.rows, key=lambda row: row.bag_id) for role, one in contenders.items()}
+        rows = {role: sorted(contender.rows, key=lambda row: row.bag_id) for role, contender in contenders.items()}
         self.rows = next(iter(rows.values()))
         self.kind = next(iter(contenders.values())).card.task.kind
-        self.bound = {role: _bind(rows[role], one.card) for role, one in contenders.items()}
-        flat = {_key(role, name): one for role, found in self.bound.items() for name, one in found.items()}
+        self.bound = {role: _bind(rows[role], contender.card) for role, contender in contenders.items()}
+        flat = {
+            _key(role, name): bound_metric
+            for role, metrics in self.bound.items()
+            for name, bound_metric in metrics.items()
+        }
         self.drawn = replicate_values(
             flat, [row.patient_id for row in self.rows], replicates=options.gate_replicates, seed=_SEED
         )
@@ -71,8 +75,8 @@ class Figures:
         """The metric with its patient-clustered interval."""
         value, reason = self.bound[role][metric].metric
         drawn = self.drawn.get(_key(role, metric))
-        found = Interval(None, None, 0) if drawn is None else percentile_interval(drawn, self.options.gate_level)
-        return Estimate(value, found.low, found.high, found.num_undefined, reason)
+        interval = Interval(None, None, 0) if drawn is None else percentile_interval(drawn, self.options.gate_level)
+        return Estimate(value, interval.low, interval.high, interval.num_undefined, reason)
 
     def gain(self, metric: str) -> Gain:
         """Of the challenger over the champion, with its paired interval."""
@@ -86,12 +90,12 @@ class Figures:
 
     def to_dict(self, metric: str) -> dict[str, Any]:
         """Plain JSON: {metric, num_bags, num_patients, champion: {metric: estimate}, challenger: …, gain}."""
-        found: dict[str, Any] = {"metric": metric, "num_bags": len(self.rows), "num_patients": self.num_patients}
+        document: dict[str, Any] = {"metric": metric, "num_bags": len(self.rows), "num_patients": self.num_patients}
         for role, bound in self.bound.items():
-            found[role] = {name: self.estimate(role, name)._asdict() for name in bound}
+            document[role] = {name: self.estimate(role, name)._asdict() for name in bound}
         if len(self.bound) > 1:
-            found["gain"] = self.gain(metric)._asdict()
-        return found
+            document["gain"] = self.gain(metric)._asdict()
+        return document
 
 
 def site_of(contender: Contender, site: str) -> Contender:
@@ -110,10 +114,10 @@ def _key(role: str, metric: str) -> str:
 def _bind(rows: Rows, card: RegistryCard) -> dict[str, BoundMetric]:
     if not is_finite(rows):
         raise ValueError("a prediction is not finite")
-    found = bind_rows(rows, card.task)
-    found.pop("uno_c", None)  # it needs the training patients' follow-up, which no card holds
+    bound = bind_rows(rows, card.task)
+    bound.pop("uno_c", None)  # it needs the training patients' follow-up, which no card holds
     if len(card.classes) == 2:
         decided = [decide(probability, card) for probability in class_probabilities(rows).tolist()]
-        names = [name for name, one in metrics_of(card.task.kind).items() if one.takes_classes]
-        found |= bind_classification(class_targets(rows), y_pred=decided, names=[*names, *BINARY_METRICS])
-    return found
+        names = [name for name, definition in metrics_of(card.task.kind).items() if definition.takes_classes]
+        bound |= bind_classification(class_targets(rows), y_pred=decided, names=[*names, *BINARY_METRICS])
+    return bound

@@ -92,10 +92,10 @@ def judge(
         checks += [_non_inferior(figures, metric, options), *_sites(sites, metric, options)]
         checks.append(_brier(figures, options, challenger.card.task.kind))
     checks.append(check_never_miss(challenger, (*challenger.rows, *never_miss_rows), options))
-    found = {} if figures is None else figures.to_dict(metric)
+    record = {} if figures is None else figures.to_dict(metric)
     if sites:
-        found["sites"] = {site: one.to_dict(metric) for site, one in sites.items()}
-    return GateDecision(all(check.passed is not False for check in checks), tuple(checks), found)
+        record["sites"] = {site: of_site.to_dict(metric) for site, of_site in sites.items()}
+    return GateDecision(all(check.passed is not False for check in checks), tuple(checks), record)
 
 
 def figures_alone(challenger: Contender, options: GateOptions) -> dict[str, Any]:
@@ -134,13 +134,13 @@ def _floor(figures: Figures | None, metric: str, options: GateOptions) -> Check:
     if figures is None:
         return Check("floor", False, None, limit, _NOT_COMPARED)
     definition = metrics_of(figures.kind)[metric]
-    found = figures.estimate("challenger", metric)
-    if found.value is None:
-        return Check("floor", False, None, limit, f"{definition.title} has no value on the holdout: {found.reason}")
-    passed = found.value >= limit if definition.higher_is_better else found.value <= limit
+    estimate = figures.estimate("challenger", metric)
+    if estimate.value is None:
+        return Check("floor", False, None, limit, f"{definition.title} has no value on the holdout: {estimate.reason}")
+    passed = estimate.value >= limit if definition.higher_is_better else estimate.value <= limit
     word = "at least" if definition.higher_is_better else "at most"
-    reason = f"{definition.title} {found.value:.4g} on the holdout; {word} {limit:g} is asked for"
-    return Check("floor", passed, found.value, limit, reason)
+    reason = f"{definition.title} {estimate.value:.4g} on the holdout; {word} {limit:g} is asked for"
+    return Check("floor", passed, estimate.value, limit, reason)
 
 
 def _non_inferior(figures: Figures | None, metric: str, options: GateOptions, where: str = "") -> Check:

@@ -1,4 +1,4 @@
-"""What a person may choose about the holdout and the gate. Standard library and ground only: `--help` reads this."""
+"""The options of the holdout and the gate. Standard library and ground only: `--help` reads this."""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,8 @@
 """The frozen holdout of a model's name: patients that none of its models is ever trained on, the same for all.
 
 `holdouts/<name>/holdout.json` is written once, when the name gets its first model. It lists the slides with what was
-true of each at that moment, so that a label that changed since is noticed before two models are compared by it. Each
-use is a record in `readings/`: the more often a holdout is read, the less it says.
+true of each at that moment, so that a later change of a label is noticed before two models are compared by it. Each
+use is a record in `readings/`: the more often a holdout is read, the less it proves.
 
 It names slides and patients, as the cohort's table does; whoever may read the registry may read them.
 """
@@ -32,7 +32,7 @@ from mhim_core.types import PatientId, SlideId
 
 SCHEMA = 1
 _LEAVE = 3
-"""Patients of each stratum that stay: training, validation and one to estimate by."""
+"""Patients of each stratum that stay: for training, validation and test."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,13 +163,13 @@ def check_unchanged(
     `sources`: the content of the slides now; one that is not there counts as gone.
     """
     now = {row.slide_id: row for row in rows}
-    found = []
+    differing = []
     for slide in holdout.slides:
         row, source = now.get(slide.slide_id), sources.get(slide.slide_id)
         if row is None:
-            found.append(f"{slide.slide_id} is no longer in the table")
+            differing.append(f"{slide.slide_id} is no longer in the table")
         elif source is None:
-            found.append(f"{slide.slide_id} has no features")
+            differing.append(f"{slide.slide_id} has no features")
         else:
             before, after = slide, _frozen(row, holdout.task.kind, source)
             words = [
@@ -180,8 +180,8 @@ def check_unchanged(
             words += ["its patient is another one"] if before.patient_id != after.patient_id else []
             words += ["its file is another one"] if before.source != after.source else []
             if words:
-                found.append(f"{slide.slide_id}: {', '.join(words)}")
-    return tuple(found)
+                differing.append(f"{slide.slide_id}: {', '.join(words)}")
+    return tuple(differing)
 
 
 def split_off(
@@ -207,7 +207,7 @@ def split_off(
 
 
 def record_reading(storage: Storage, name: str, reading: dict[str, Any]) -> int:
-    """Note that the holdout was read, by whom and for what; the reading's number, counted from 1.
+    """Record that the holdout was read, by which flow and for what; the reading's number, counted from 1.
 
     `reading`: plain JSON such as {flow, fingerprint, champion, challenger}; the same reading again, after a crash, is
     the one that is there.
@@ -251,7 +251,7 @@ def _check_judgeable(chosen: Sequence[Patient], task: Task) -> None:
         if absent := [label for label in task.classes if label not in present]:
             raise SplitError(f"no patient of class {', '.join(absent)} could be set aside as holdout; {advice}")
     elif task.kind is TaskKind.survival:
-        if not has_comparable_pair(one for one in targets if isinstance(one, SurvivalTarget)):
+        if not has_comparable_pair(target for target in targets if isinstance(target, SurvivalTarget)):
             raise SplitError(f"the patients set aside as holdout have no two that can be compared; {advice}")
     elif len(set(targets)) < 2:
         raise SplitError(f"fewer than two different values could be set aside as holdout; {advice}")

@@ -35,7 +35,7 @@ class ModelVersion(NamedTuple):
 
 
 def register_model(storage: Storage, name: str, card: RegistryCard, files: Mapping[str, bytes]) -> RegisteredModel:
-    """Write the model folder, or find it written: the card that stands is given back.
+    """Write the model folder, or find it written: the existing card is returned.
 
     `files`: the members' safetensors by `Member.file`. Safe to repeat and to race: every writer of one version writes
     the same bytes. Raises IntegrityError where a file is not the one its member names.
@@ -54,14 +54,14 @@ def register_model(storage: Storage, name: str, card: RegistryCard, files: Mappi
 
 def read_model_folder(storage: Storage, name: str, version: str) -> RegisteredModel:
     """The model of exactly this version. Raises InputError where there is none, IntegrityError for a damaged card."""
-    found = maybe_model(storage, name, version)
-    if found is None:
-        known = [one.version for one in list_models(storage, name)]
+    model = maybe_model(storage, name, version)
+    if model is None:
+        known = [candidate.version for candidate in list_models(storage, name)]
         raise InputError(
             f"{storage.uri} has no model {name} of version {version}; "
             + (f"versions: {', '.join(known[:10])}" if known else f"{name} has none at all")
         )
-    return found
+    return model
 
 
 def maybe_model(storage: Storage, name: str, version: str) -> RegisteredModel | None:
@@ -78,14 +78,14 @@ def maybe_model(storage: Storage, name: str, version: str) -> RegisteredModel | 
 
 def find_version(storage: Storage, name: str, digits: str) -> RegisteredModel:
     """The one model whose version begins with these digits. Raises InputError where there is none, or several."""
-    fitting = [one.version for one in list_models(storage, name) if one.version.startswith(digits)]
+    fitting = [candidate.version for candidate in list_models(storage, name) if candidate.version.startswith(digits)]
     if len(fitting) > 1:
         raise InputError(f"{len(fitting)} versions of {name} begin with {digits}: {', '.join(fitting)}")
     return read_model_folder(storage, name, fitting[0] if fitting else digits)
 
 
 def read_member_file(storage: Storage, model: RegisteredModel, file: str) -> bytes:
-    """A member's safetensors, verified. Raises IntegrityError where it is gone or not what the card names."""
+    """A member's safetensors, verified. Raises IntegrityError where it is missing or not what the card names."""
     key = f"{model_prefix(model.name, model.version)}/{file}"
     try:
         data = storage.get(key)
@@ -101,18 +101,18 @@ def read_member_file(storage: Storage, model: RegisteredModel, file: str) -> byt
 def list_models(storage: Storage, name: str = "") -> list[ModelVersion]:
     """Every model of the registry, or of one name, by name and then by age; no file is opened."""
     prefix = f"models/{check_name(name)}" if name else "models"
-    return sorted(_listed(storage, prefix), key=lambda one: (one.name, one.registered_s, one.version))
+    return sorted(_listed(storage, prefix), key=lambda model: (model.name, model.registered_s, model.version))
 
 
 def _listed(storage: Storage, prefix: str) -> Iterator[ModelVersion]:
     for entry in storage.list(prefix):
-        found = _CARD_KEY.fullmatch(entry.key)
-        if found is not None:
-            yield ModelVersion(found[1], found[2], entry.modified_s)
+        match = _CARD_KEY.fullmatch(entry.key)
+        if match is not None:
+            yield ModelVersion(match[1], match[2], entry.modified_s)
 
 
 def _check_files(card: RegistryCard, files: Mapping[str, bytes]) -> None:
-    found = {file: sha256(data) for file, data in files.items()}
-    if found != card.files:
-        differing = sorted(file for file in {*found, *card.files} if found.get(file) != card.files.get(file))
+    digests = {file: sha256(data) for file, data in files.items()}
+    if digests != card.files:
+        differing = sorted(file for file in {*digests, *card.files} if digests.get(file) != card.files.get(file))
         raise IntegrityError(f"the files to register are not those that the card names: {', '.join(differing)}")

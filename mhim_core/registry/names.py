@@ -1,4 +1,4 @@
-"""How models are called: `lung`, `lung@champion`, `lung@1f0c…`; and where each thing lies below the registry."""
+"""The names of models: `lung`, `lung@champion`, `lung@1f0c…`; and where each thing lies below the registry."""
 
 import re
 from typing import NamedTuple
@@ -12,7 +12,7 @@ _VERSION = re.compile(r"[0-9a-f]{4,64}")
 
 
 class ModelReference(NamedTuple):
-    """What a person means by `<name>@<version>`."""
+    """A model as the user names it: `<name>@<version>`."""
 
     name: str
     version: str
@@ -22,7 +22,9 @@ class ModelReference(NamedTuple):
 def check_name(name: str) -> str:
     """The name itself. Raises ConfigError for what cannot be a model's name."""
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"{name!r} cannot name a model: letters, digits and ._- only, 1 to 64, the first no sign")
+        raise ConfigError(
+            f"{name!r} cannot name a model: letters, digits and ._- only, 1 to 64, the first a letter or digit"
+        )
     return name
 
 
@@ -60,5 +62,5 @@ def numbered(prefix: str, number: int) -> str:
 
 def number_in(key: str) -> int | None:
     """The number of a numbered record's key; None for other keys."""
-    found = re.search(r"/([0-9]{6,})\.json$", key)
-    return None if found is None else int(found[1])
+    match = re.search(r"/([0-9]{6,})\.json$", key)
+    return None if match is None else int(match[1])

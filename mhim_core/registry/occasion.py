@@ -1,4 +1,4 @@
-"""Is there an occasion for a retraining: what the champion was made from, against the cohort as it is now."""
+"""Is a retraining due? What the champion was made from, compared with the cohort as it is now."""
 
 import json
 from collections.abc import Mapping
@@ -41,10 +41,10 @@ class Occasion(NamedTuple):
 
     def inputs(self, keys: str, others: str) -> dict[str, Any]:
         """What a retraining is of. `others`: the unlabelled slides, which make a flow of their own where alone."""
-        found = {"against": self.against.version, "data": self.data, "keys": keys, "period": self.period}
+        parts = {"against": self.against.version, "data": self.data, "keys": keys, "period": self.period}
         if not self.trains:
-            found = {"against": self.against.version, "data": self.data, "others": others if self.embeds else ""}
-        plain: dict[str, Any] = json.loads(canonical_json(found))
+            parts = {"against": self.against.version, "data": self.data, "others": others if self.embeds else ""}
+        plain: dict[str, Any] = json.loads(canonical_json(parts))
         return plain
 
 
@@ -61,8 +61,8 @@ def find_occasion(
 ) -> Occasion:
     """Whether there is anything to do, and why.
 
-    `now`: the slides that may be trained on. `origin`: {data, trained} of the champion's making, empty where a person
-    registered it; `before`: the snapshot that it names, if it is kept. `with_tiles`: the slides that have features.
+    `now`: the slides that may be trained on. `origin`: {data, trained} of the champion's making, empty where it was
+    registered by hand; `before`: the snapshot that it names, if it is kept. `with_tiles`: the slides with features.
     `num_waiting`: unlabelled slides that are not embedded yet. `age_days` of the champion counts where `max_age_days`
     is given; once in each such period.
     """

@@ -1,7 +1,7 @@
 """Who is champion: numbered records that are only ever added, of which the highest counts.
 
-A record's number is that of the champion it was judged against + 1, and put-if-absent lets one of two win: so nobody
-takes the place of a champion that they were not judged against. Every age is by the store's own clock.
+A record's number is that of the champion it was judged against + 1, and put-if-absent lets one of two win: so no model
+replaces a champion that it was not judged against. Every age is by the store's own clock.
 """
 
 import json
@@ -26,9 +26,9 @@ class Kind(StrEnum):
     gate = "gate"
     """It passed the gate."""
     manual = "manual"
-    """A person said so."""
+    """Promoted by hand."""
     rollback = "rollback"
-    """A person took back what came after it."""
+    """Restored by hand; the champions after it were withdrawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,9 @@ class Promotion:
     by_flow: str
     """The flow or command that wrote it."""
     by_fingerprint: str = ""
-    """Of that flow's inputs; empty: a person's command."""
+    """Of that flow's inputs; empty: a command."""
     reason: str = ""
-    """A sentence for people."""
+    """A sentence."""
     decision: dict[str, Any] = field(default_factory=dict)
     """The gate's checks, whole; empty where no gate was asked."""
     figures: dict[str, Any] = field(default_factory=dict)
@@ -77,9 +77,9 @@ class Promoted(NamedTuple):
     """How a promotion went."""
 
     record: Promotion
-    """What stands under the number."""
+    """The record under the number."""
     is_ours: bool
-    """False: another model was promoted against the same champion; judge again, against the champion of now."""
+    """False: another model was promoted against the same champion; judge again, against the present champion."""
 
 
 def champion(storage: Storage, name: str) -> Promotion | None:
@@ -108,8 +108,8 @@ def promote(
 ) -> Promoted:
     """Make `version` the champion after number `base` (0: the first).
 
-    Where the number is taken, the same version and base is success (a promotion that was cut off and runs again); else
-    what stands is given back and nothing was changed. Raises InputError where the version is no model, or there is no
+    Where the number is taken, the same version and base is success (an interrupted promotion runs again); otherwise
+    the existing record is returned and nothing changes. Raises InputError where the version is no model, or there is no
     champion of number `base`.
     """
     read_model_folder(storage, name, version)
@@ -134,10 +134,10 @@ def promote(
 
 
 def rollback(storage: Storage, name: str, to: str, *, by_flow: str, reason: str = "") -> Promotion:
-    """Make a model champion again that was one before: a new record; none where it is the champion.
+    """Make a former champion the champion again: a new record; none where it is the champion now.
 
     `to`: its version, or the first digits. Raises InputError where no champion of the past is meant, ConflictError
-    where somebody else promotes at the same moment.
+    where another promotion happens at the same time.
     """
     records = history(storage, name)
     if not records:
@@ -150,7 +150,7 @@ def rollback(storage: Storage, name: str, to: str, *, by_flow: str, reason: str 
     now = records[-1]
     if now.version == version:
         return now
-    found = promote(
+    promoted = promote(
         storage,
         name,
         version,
@@ -159,34 +159,34 @@ def rollback(storage: Storage, name: str, to: str, *, by_flow: str, reason: str 
         kind=Kind.rollback,
         reason=reason or f"taken back from {now.version}, number {now.number}",
     )
-    if not found.is_ours:
+    if not promoted.is_ours:
         raise ConflictError(
-            f"{name}: {found.record.version} became champion (number {found.record.number}) at the same moment; look "
-            "at it, and roll back again if that is still what you want"
+            f"{name}: {promoted.record.version} became champion (number {promoted.record.number}) at the same moment; "
+            "look at it, and roll back again if that is still what you want"
         )
-    return found.record
+    return promoted.record
 
 
 def withdrawn(records: Sequence[Promotion]) -> frozenset[str]:
-    """The versions that a person took back by a rollback, and that nobody made champion by hand since.
+    """The versions withdrawn by a rollback and not made champion by hand since.
 
-    All that came after the champion to which was gone back. No gate promotes them again: the same data would train the
+    All champions between the restored one and the rollback. No gate promotes them again: the same data would train the
     same model again.
     """
-    found: set[str] = set()
+    taken_back: set[str] = set()
     for index, record in enumerate(records):
         if record.kind is Kind.rollback:
-            later = [one.version for one in records[:index]]
-            last = max(place for place, version in enumerate(later) if version == record.version)
-            found.update(later[last + 1 :])
+            past = [earlier.version for earlier in records[:index]]
+            last = max(place for place, version in enumerate(past) if version == record.version)
+            taken_back.update(past[last + 1 :])
         if record.kind is not Kind.gate:
-            found.discard(record.version)
-    return frozenset(found)
+            taken_back.discard(record.version)
+    return frozenset(taken_back)
 
 
 def _entries(storage: Storage, name: str) -> list[Entry]:
-    found = [entry for entry in storage.list(promotions_prefix(name)) if number_in(entry.key) is not None]
-    return sorted(found, key=lambda entry: number_in(entry.key) or 0)
+    entries = [entry for entry in storage.list(promotions_prefix(name)) if number_in(entry.key) is not None]
+    return sorted(entries, key=lambda entry: number_in(entry.key) or 0)
 
 
 def _numbered(storage: Storage, name: str, number: int) -> Promotion:
@@ -194,7 +194,7 @@ def _numbered(storage: Storage, name: str, number: int) -> Promotion:
     for entry in _entries(storage, name):
         if number_in(entry.key) == number:
             return _read(storage, entry)
-    raise IntegrityError(f"{storage.locate(numbered(promotions_prefix(name), number))} was written and is gone")
+    raise IntegrityError(f"{storage.locate(numbered(promotions_prefix(name), number))} was written but is gone")
 
 
 def _read(storage: Storage, entry: Entry) -> Promotion:

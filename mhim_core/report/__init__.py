@@ -1,1 +1,1 @@
-"""What people look at: heat maps, figures, an HTML page per run, a model card. From numbers and images, no store."""
+"""Everything visual: heat maps, figures, an HTML page per run, a model card. From numbers and images, no store."""

@@ -1,4 +1,4 @@
-"""One self-contained page of a judgement: who was judged against whom, by what, and why the model was taken or not."""
+"""One self-contained page: challenger and champion, the checks, and why the model was promoted or not."""
 
 from collections.abc import Iterator, Mapping
 from importlib import resources
@@ -64,7 +64,7 @@ class CheckRow(NamedTuple):
     reason: str
 
 
-def render_assessment(one: Assessment) -> str:
+def render_assessment(assessment: Assessment) -> str:
     """The page; the same assessment gives the same bytes."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
@@ -72,17 +72,17 @@ def render_assessment(one: Assessment) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_source)
     )
     environment.filters |= {"estimate": _estimate, "difference": format_difference}
-    decision = one.record["decision"]
+    decision = assessment.record["decision"]
     return environment.get_template("assessment.html.j2").render(
-        one=one,
-        record=one.record,
-        verdict=_VERDICTS[one.outcome],
+        assessment=assessment,
+        record=assessment.record,
+        verdict=_VERDICTS[assessment.outcome],
         figures=list(_figures(decision["figures"])),
         gain=decision["figures"].get("gain"),
         metric=decision["figures"].get("metric", ""),
         metric_title=_title(decision["figures"].get("metric", "")),
         checks=[_check(check) for check in decision["checks"]],
-        steps_picture=data_uri(step_figure(one.steps)) if one.steps else "",
+        steps_picture=data_uri(step_figure(assessment.steps)) if assessment.steps else "",
         research_use=RESEARCH_USE,
     )
 

@@ -141,8 +141,8 @@ def _risk_groups(data: ReportData) -> list[str]:
     return ["### Risk groups", rule, _table(["Model", "Seed", "High risk", "Low risk", "χ²", "p"], lines)]
 
 
-def _estimates(names: Sequence[str], found: Mapping[str, Estimate]) -> list[str]:
-    cells = [format_estimate(found[name], name) if name in found else format_number(None) for name in names]
+def _estimates(names: Sequence[str], estimates: Mapping[str, Estimate]) -> list[str]:
+    cells = [format_estimate(estimates[name], name) if name in estimates else format_number(None) for name in names]
     return [cell.replace("[", "\\[") for cell in cells]
 
 

@@ -190,7 +190,7 @@ class ReportData:
 
     title: str
     task: str
-    """One sentence: what is told from what, by which model."""
+    """One sentence: which classes are told apart, by which model."""
     cohort: CohortSummary
     kind: TaskKind = TaskKind.classification
     classes: tuple[str, ...] = ()

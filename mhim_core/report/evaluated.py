@@ -26,12 +26,12 @@ def model_results(metrics: Mapping[str, Any]) -> tuple[ModelResult, ...]:
         ModelResult(
             name=name,
             estimates=estimates_of(model["pooled"]),
-            over_folds={key: MeanStd(**one) for key, one in model["over_folds"].items()},
+            over_folds={key: MeanStd(**spread) for key, spread in model["over_folds"].items()},
             is_reported=name == metrics["reported"],
             calibration=_calibration(model),
             # of more classes the highest probability decides, as in `pooled`
             decisions=estimates_of(model["thresholded"]["pooled"]) if binary else {},
-            risk_groups=tuple(RiskGroups(**one) for one in model.get("risk_groups", {}).get("log_rank", [])),
+            risk_groups=tuple(RiskGroups(**test) for test in model.get("risk_groups", {}).get("log_rank", [])),
             risk_reason=model.get("risk_groups", {}).get("reason", ""),
         )
         for name, model in metrics["models"].items()
@@ -42,23 +42,23 @@ def fold_results(metrics: Mapping[str, Any], facts: Mapping[FitId, FitFacts]) ->
     """The reported model by seed and fold."""
     model = metrics["models"][metrics["reported"]]
     chosen = _chosen(model)
-    found = []
-    for one in model["folds"]:
-        fit = FitId(one["seed"], one["fold"])
+    results = []
+    for record in model["folds"]:
+        fit = FitId(record["seed"], record["fold"])
         known = facts[fit]
-        found.append(
+        results.append(
             FoldResult(
                 seed=fit.seed,
                 fold=fit.fold,
                 num_train=known.num_train,
                 num_validation=known.num_validation,
-                num_test=one["num_bags"],
-                metrics={name: Metric(**metric) for name, metric in one["metrics"].items()},
+                num_test=record["num_bags"],
+                metrics={name: Metric(**metric) for name, metric in record["metrics"].items()},
                 best_epoch=known.best_epoch - 1,
                 chosen={name: of_fits[fit] for name, of_fits in chosen.items() if fit in of_fits},
             )
         )
-    return tuple(found)
+    return tuple(results)
 
 
 def site_results(metrics: Mapping[str, Any]) -> tuple[SiteResult, ...]:
@@ -79,17 +79,19 @@ def site_results(metrics: Mapping[str, Any]) -> tuple[SiteResult, ...]:
 def undefined_notes(metrics: Mapping[str, Any]) -> tuple[str, ...]:
     """A sentence for each pooled metric of the reported model that has no value; one if none has, for one reason."""
     pooled = metrics["models"][metrics["reported"]]["pooled"]
-    reasons = {one["reason"] for one in pooled.values()}
-    if len(reasons) == 1 and all(one["value"] is None for one in pooled.values()):
+    reasons = {estimate["reason"] for estimate in pooled.values()}
+    if len(reasons) == 1 and all(estimate["value"] is None for estimate in pooled.values()):
         return (f"Pooled metrics are undefined: {reasons.pop()}.",)
     return tuple(
-        f"{METRICS[name].title} is undefined: {one['reason']}." for name, one in pooled.items() if one["value"] is None
+        f"{METRICS[name].title} is undefined: {estimate['reason']}."
+        for name, estimate in pooled.items()
+        if estimate["value"] is None
     )
 
 
-def estimates_of(found: Mapping[str, Any]) -> dict[str, Estimate]:
+def estimates_of(record: Mapping[str, Any]) -> dict[str, Estimate]:
     """Metrics by name."""
-    return {name: Estimate(**one) for name, one in found.items()}
+    return {name: Estimate(**estimate) for name, estimate in record.items()}
 
 
 def _calibration(model: Mapping[str, Any]) -> Calibration | None:
@@ -106,7 +108,9 @@ def _chosen(model: Mapping[str, Any]) -> dict[str, dict[FitId, Metric]]:
         MEDIAN: (model.get("risk_groups", {}).get("fits", []), "median"),
     }
     return {
-        heading: {FitId(one["seed"], one["fold"]): Metric(one[key], one.get("reason", "")) for one in fits}
+        heading: {
+            FitId(choice["seed"], choice["fold"]): Metric(choice[key], choice.get("reason", "")) for choice in fits
+        }
         for heading, (fits, key) in lists.items()
         if fits
     }

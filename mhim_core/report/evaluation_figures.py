@@ -60,8 +60,8 @@ def reliability_figure(
     lines = [("before temperature", before)] if after is None else [("before temperature", before), ("after", after)]
     with blank_figure(4.6, 4.4) as (figure, (axes,)):
         axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.8, linestyle="--")
-        for colour, (name, given) in zip(COLOURS, lines, strict=False):
-            _reliability_line(axes, reliability_curve(y_true, given, num_bins), name, colour)
+        for colour, (name, probabilities) in zip(COLOURS, lines, strict=False):
+            _reliability_line(axes, reliability_curve(y_true, probabilities, num_bins), name, colour)
         axes.set(xlabel="Probability of the predicted class", ylabel="Share correct", xlim=(0, 1.03), ylim=(-0.03, 1.1))
         legend = axes.legend(loc="upper left", frameon=False, fontsize=8)
         for handle in legend.legend_handles:
@@ -75,14 +75,14 @@ def comparison_figure(differences: Sequence[Difference]) -> bytes:
 
     A line without difference says why. ValueError if there are none.
     """
-    metrics = list(dict.fromkeys(one.metric for one in differences))
+    metrics = list(dict.fromkeys(difference.metric for difference in differences))
     if not metrics:
         raise ValueError("there is no difference to draw")
-    counts = [sum(one.metric == metric for one in differences) for metric in metrics]
+    counts = [sum(difference.metric == metric for difference in differences) for metric in metrics]
     heights = tuple(0.55 + 0.3 * count for count in counts)
     with blank_figure(6.4, sum(heights) + 0.5, rows=len(metrics), heights=heights) as (figure, axes):
         for panel, metric in zip(axes, metrics, strict=True):
-            _difference_panel(panel, metric, [one for one in differences if one.metric == metric])
+            _difference_panel(panel, metric, [difference for difference in differences if difference.metric == metric])
         axes[-1].set_xlabel("First − second, with its 95 % interval")
         return png_bytes(figure)
 
@@ -129,27 +129,34 @@ def _reliability_line(axes: "Axes", curve: ReliabilityCurve, name: str, colour: 
 
 def _difference_panel(axes: "Axes", metric: str, members: Sequence[Difference]) -> None:
     axes.axvline(0, color="#666666", linewidth=0.9)
-    for line, one in enumerate(members):
-        if one.difference is None:
-            text = "undefined: " + plain_text(one.reason, 60)
+    for line, difference in enumerate(members):
+        if difference.difference is None:
+            text = "undefined: " + plain_text(difference.reason, 60)
             axes.text(0, -line, text, fontsize=7, color="#666666", ha="center", va="center")
             continue
-        apart = one.low is not None and one.high is not None and (one.low > 0 or one.high < 0)
+        apart = (
+            difference.low is not None and difference.high is not None and (difference.low > 0 or difference.high < 0)
+        )
         colour = COLOURS[0] if apart else "#777777"
-        if one.low is not None and one.high is not None:
-            axes.plot([one.low, one.high], [-line, -line], color=colour, linewidth=2)
-        axes.plot([one.difference], [-line], marker="o", markersize=5, color=colour)
+        if difference.low is not None and difference.high is not None:
+            axes.plot([difference.low, difference.high], [-line, -line], color=colour, linewidth=2)
+        axes.plot([difference.difference], [-line], marker="o", markersize=5, color=colour)
     definition = METRICS[metric]
     better = "higher is better" if definition.higher_is_better else "lower is better"
     axes.set_title(f"{definition.title} ({better})", loc="left", fontsize=9)
-    axes.set_yticks([-line for line in range(len(members))], [_pair(one) for one in members], fontsize=8)
+    axes.set_yticks([-line for line in range(len(members))], [_pair(difference) for difference in members], fontsize=8)
     axes.set_ylim(-len(members) + 0.4, 0.6)
-    if all(one.difference is None for one in members):
+    if all(difference.difference is None for difference in members):
         axes.set_xticks([])
-    ends = [abs(end) for one in members for end in (one.low, one.high, one.difference) if end is not None]
+    ends = [
+        abs(end)
+        for difference in members
+        for end in (difference.low, difference.high, difference.difference)
+        if end is not None
+    ]
     reach = 1.12 * max(ends, default=0.0) or 1.0
     axes.set_xlim(-reach, reach)  # zero in the middle: which side is seen at once
 
 
-def _pair(one: Difference) -> str:
-    return f"{plain_text(one.a)} − {plain_text(one.b)}"
+def _pair(difference: Difference) -> str:
+    return f"{plain_text(difference.a)} − {plain_text(difference.b)}"

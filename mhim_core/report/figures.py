@@ -49,15 +49,15 @@ def roc_figure(series: Sequence[RocSeries]) -> bytes:
     """ROC curves: each series' pooled curve, thin ones for its parts. Raises UndefinedMetricError as `roc_curve`."""
     with blank_figure(5.2, 5.0) as (figure, (axes,)):
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle="--")
-        for colour, one in zip(cycle_colours(len(series)), series, strict=True):
-            for part in one.parts:
+        for colour, line in zip(cycle_colours(len(series)), series, strict=True):
+            for part in line.parts:
                 try:
                     curve = roc_curve(*part)
                 except UndefinedMetricError:
                     continue
                 axes.plot(curve.false_positive_rate, curve.true_positive_rate, color=colour, alpha=0.3, linewidth=0.9)
-            mean = mean_roc([roc_curve(*scores) for scores in one.pooled])
-            label = plain_text(one.name, 36) + _estimate_text(one.estimate)
+            mean = mean_roc([roc_curve(*scores) for scores in line.pooled])
+            label = plain_text(line.name, 36) + _estimate_text(line.estimate)
             axes.plot(mean.false_positive_rate, mean.true_positive_rate, color=colour, linewidth=2, label=label)
         axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.set_aspect("equal")

@@ -38,7 +38,7 @@ def mean_predictions(rows: Rows, task: Task, num_slides: Mapping[str, int] | Non
         for seeds in by_fold(rows).values()
         for members in zip(*seeds.values(), strict=True)
     )
-    return tuple(sorted(predictions, key=lambda one: (one.bag_id, one.fold)))
+    return tuple(sorted(predictions, key=lambda prediction: (prediction.bag_id, prediction.fold)))
 
 
 def _output(members: Sequence[HeldOut], task: Task) -> ClassOutput | RiskOutput | NumberOutput:
@@ -46,12 +46,12 @@ def _output(members: Sequence[HeldOut], task: Task) -> ClassOutput | RiskOutput 
     target = members[0].target
     several = len(members) > 1
     if isinstance(target, ClassTarget):
-        probability_SC = np.array([one.probabilities for one in members])
+        probability_SC = np.array([row.probabilities for row in members])
         mean_C = probability_SC.mean(axis=0)
         spread = tuple(probability_SC.std(axis=0).tolist()) if several else ()
         predicted = task.classes[int(mean_C.argmax())]
         return ClassOutput(task.classes[target.class_index], predicted, tuple(mean_C.tolist()), spread)
-    values_S = np.array([one.risk if isinstance(target, SurvivalTarget) else one.value for one in members])
+    values_S = np.array([row.risk if isinstance(target, SurvivalTarget) else row.value for row in members])
     mean, spread_of_one = float(values_S.mean()), float(values_S.std()) if several else None
     if isinstance(target, SurvivalTarget):
         return RiskOutput(target.time, target.event, mean, spread_of_one)
@@ -75,11 +75,11 @@ def sort_by_error(predictions: Sequence[Prediction], classes: Sequence[str] = ()
 
 def errors_of(predictions: Sequence[Prediction], classes: Sequence[str] = ()) -> list[float | None]:
     """(N,), as `PredictionRow.error`; all predictions are of one task."""
-    outputs = [one.output for one in predictions]
-    risks = [one for one in outputs if isinstance(one, RiskOutput)]
+    outputs = [prediction.output for prediction in predictions]
+    risks = [output for output in outputs if isinstance(output, RiskOutput)]
     if risks:
         return _misordered(risks)
-    return [_error(one, classes) for one in outputs]
+    return [_error(output, classes) for output in outputs]
 
 
 def height(prediction: Prediction) -> float:
@@ -101,10 +101,10 @@ def _error(output: ClassOutput | RiskOutput | NumberOutput, classes: Sequence[st
 
 def _misordered(outputs: Sequence[RiskOutput]) -> list[float | None]:
     """A pair's order is known if the earlier time is an event's; at equal times an event comes before a censoring."""
-    known = [one.time is not None and one.event is not None for one in outputs]
-    time_N = np.array([one.time if one.time is not None else np.nan for one in outputs], dtype=np.float64)
-    event_N = np.array([bool(one.event) for one in outputs]) & known
-    risk_N = np.array([one.risk for one in outputs], dtype=np.float64)
+    known = [output.time is not None and output.event is not None for output in outputs]
+    time_N = np.array([output.time if output.time is not None else np.nan for output in outputs], dtype=np.float64)
+    event_N = np.array([bool(output.event) for output in outputs]) & known
+    risk_N = np.array([output.risk for output in outputs], dtype=np.float64)
     shares: list[float | None] = []
     for index in range(len(outputs)):
         if not known[index]:

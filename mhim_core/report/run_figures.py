@@ -75,12 +75,12 @@ def _classification(run: EvaluatedRun) -> Iterator[ReportFigure]:
         yield ReportFigure("ROC", roc_figure(_roc_series(run)), f"Held-out {run.unit}s; {thin}.")
     rows = run.of_model(run.reported)
     predictions = mean_predictions(rows, run.task)
-    outputs = [one.output for one in predictions if isinstance(one.output, ClassOutput)]
-    truth = [run.task.classes.index(str(one.label)) for one in outputs]
+    outputs = [prediction.output for prediction in predictions if isinstance(prediction.output, ClassOutput)]
+    truth = [run.task.classes.index(str(output.label)) for output in outputs]
     mean = f", its mean over {num_seeds} seeds" if num_seeds > 1 else ""
     yield ReportFigure(
         "Scores",
-        score_figure(truth, [one.probabilities for one in outputs], run.task.classes),
+        score_figure(truth, [output.probabilities for output in outputs], run.task.classes),
         f"Each dot is a held-out {run.unit}{mean}.",
     )
     before = class_probabilities(rows)
@@ -96,14 +96,14 @@ def _survival(run: EvaluatedRun) -> Iterator[ReportFigure]:
         groups = risk_groups(rows, [row for row in run.validation_rows if row.model == run.reported])
     except UndefinedMetricError:
         return  # the table of risk groups says why
-    seed, one = next(iter(groups.items()))
+    seed, seed_groups = next(iter(groups.items()))
     try:
-        test = log_rank_of(one)
+        test = log_rank_of(seed_groups)
     except UndefinedMetricError:
         test = None
     drawn = []
     for name, wanted in (("high risk", True), ("low risk", False)):
-        members = [row for row, is_high in zip(one.rows, one.is_high, strict=True) if is_high is wanted]
+        members = [row for row, is_high in zip(seed_groups.rows, seed_groups.is_high, strict=True) if is_high is wanted]
         drawn.append(FollowedGroup(name, *follow_up(row.target for row in members)))
     of_seed = f" Seed {seed}." if len(groups) > 1 else ""
     yield ReportFigure(
@@ -116,16 +116,16 @@ def _survival(run: EvaluatedRun) -> Iterator[ReportFigure]:
 
 def _regression(run: EvaluatedRun) -> Iterator[ReportFigure]:
     predictions = mean_predictions(run.of_model(run.reported), run.task)
-    outputs = [one.output for one in predictions if isinstance(one.output, NumberOutput)]
-    pooled = {name: Estimate(**one) for name, one in run.metrics["models"][run.reported]["pooled"].items()}
+    outputs = [prediction.output for prediction in predictions if isinstance(prediction.output, NumberOutput)]
+    pooled = {name: Estimate(**estimate) for name, estimate in run.metrics["models"][run.reported]["pooled"].items()}
     text = ", ".join(f"{METRICS[name].title} {format_metric(pooled[name].value, name)}" for name in ("mae", "r2"))
-    spread = [one.spread for one in outputs if one.spread is not None]
+    spread = [output.spread for output in outputs if output.spread is not None]
     bars = " Bars: standard deviation over seeds." if spread else ""
     yield ReportFigure(
         "Predicted and true",
         scatter_figure(
-            [one.truth for one in outputs if one.truth is not None],
-            [one.predicted for one in outputs],
+            [output.truth for output in outputs if output.truth is not None],
+            [output.predicted for output in outputs],
             spread,
             text,
         ),
@@ -150,7 +150,9 @@ def _series(title: str, rows: Rows, column: int, estimate: Estimate | None) -> R
         return Scores([int(index == column) for index in class_targets(members)], ranking.tolist())
 
     if repeated_bags(rows):
-        fits = tuple(one for one in map(scores, by_fit(rows).values()) if len(set(one.y_true)) == 2)
+        fits = tuple(
+            fit_scores for fit_scores in map(scores, by_fit(rows).values()) if len(set(fit_scores.y_true)) == 2
+        )
         return RocSeries(title, fits or (scores(rows),), fits, estimate)
     seeds = list(by_seed(rows).values())
     if len(seeds) > 1:
@@ -164,7 +166,7 @@ def _series(title: str, rows: Rows, column: int, estimate: Estimate | None) -> R
 def _calibrated(run: EvaluatedRun, rows: Rows) -> Any:
     """(N, C) probabilities at each fit's temperature, or None where a fit has none."""
     fits = run.metrics["models"][run.reported]["calibration"]["fits"]
-    found = {FitId(one["seed"], one["fold"]): Temperature(one["value"]) for one in fits}
-    if any(one.value is None for one in found.values()):
+    chosen = {FitId(fit["seed"], fit["fold"]): Temperature(fit["value"]) for fit in fits}
+    if any(temperature.value is None for temperature in chosen.values()):
         return None
-    return calibrated_probabilities(rows, found)
+    return calibrated_probabilities(rows, chosen)

@@ -1,4 +1,4 @@
-"""The pictures of one slide that a person looks at: its overview, where the model looked, what it looked at most."""
+"""The pictures of one slide in a report: its overview, the attention map, the tiles of highest attention."""
 
 from pathlib import Path
 from typing import NamedTuple

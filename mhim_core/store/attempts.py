@@ -16,7 +16,7 @@ from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
 
 MAX_ATTEMPTS = 9999
 NOT_THE_SLIDE = frozenset({FailureReason.NO_SPACE, FailureReason.STORAGE})
-"""Reasons that tell of a disk or a store, and nothing of the slide that met them."""
+"""Reasons that concern a disk or a store, not the slide."""
 MAY_PASS = frozenset(
     {
         FailureReason.OPEN,
@@ -26,8 +26,8 @@ MAY_PASS = frozenset(
         FailureReason.BAD_FEATURES,
     }
 )
-"""Mostly the file's fault, though a sick mount, too little memory or a broken device gives them too: whether to try
-again is for a person to say. The other reasons come back as they are while file, question and policy stay."""
+"""Mostly the file's fault, though a faulty mount, too little memory or a broken device causes them too: whether to try
+again is the user's decision. The other reasons recur as long as file, task and policy are the same."""
 
 
 class Attempt(NamedTuple):
@@ -98,8 +98,8 @@ def last_failures(
         key = newest.get(layout.attempt_folder(feature_set, task.slide_id, digest))
         if key is not None:
             keys[task.slide_id] = key
-    found = read_all(storage, keys.values())
-    return {slide_id: _parse(found[key], storage.locate(key)) for slide_id, key in keys.items() if key in found}
+    contents = read_all(storage, keys.values())
+    return {slide_id: _parse(contents[key], storage.locate(key)) for slide_id, key in keys.items() if key in contents}
 
 
 def attempt_digest(task: SlideTask, hint: SourceHint | None) -> str:

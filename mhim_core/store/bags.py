@@ -33,8 +33,8 @@ class ParquetBags:
         self._entries = {BagId(key): entries[key] for key in sorted(entries) if entries[key].status is Status.OK}
         dims = sorted({record.dim for record in self._entries.values()})
         if len(dims) != 1:
-            found = f"features of lengths {dims}" if dims else f"{len(entries)} slides, none with tiles"
-            raise InputError(f"{storage.uri}: {found}; bags need one length")
+            present = f"features of lengths {dims}" if dims else f"{len(entries)} slides, none with tiles"
+            raise InputError(f"{storage.uri}: {present}; bags need one length")
         self._dim = dims[0]
         self._cache_bytes = int(cache_gib * 2**30)
         self._forget()
@@ -50,7 +50,7 @@ class ParquetBags:
     def read(self, bag_id: BagId) -> Float[Tensor, "N d_in"]:
         """One bag as float32, tiles in row-major order, a fresh tensor each time.
 
-        Raises IntegrityError naming the slide if the file is gone or is not what was committed; KeyError.
+        Raises IntegrityError naming the slide if the file is missing or not what was committed; KeyError.
         """
         with self._lock:
             features = self._cache.get(bag_id)

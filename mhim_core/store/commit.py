@@ -50,8 +50,8 @@ def find_commit(
     except NotFoundError:
         return None
     record = CommitRecord.from_json(data, storage.locate(key))
-    found = (record.slide_id, record.source, record.mpp, record.feature_set, record.dim)
-    if found != (slide_id, source, mpp, feature_set.fingerprint, feature_set.dim):
+    committed = (record.slide_id, record.source, record.mpp, record.feature_set, record.dim)
+    if committed != (slide_id, source, mpp, feature_set.fingerprint, feature_set.dim):
         raise ConflictError(f"{storage.locate(key)} holds a commit of another source or feature set than its name says")
     if source_sha256 and record.source_sha256 and source_sha256 != record.source_sha256:
         raise SlideError(

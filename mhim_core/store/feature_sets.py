@@ -62,7 +62,7 @@ class FeatureSet:
         return dict(_leaves(self.tiling))
 
     def describe(self, settings: Collection[str] | None = None) -> str:
-        """One line for people: fingerprint, encoder, dimension and the named tiling settings (None: all)."""
+        """One line for display: fingerprint, encoder, dimension and the named tiling settings (None: all)."""
         shown = [
             f"{path}={value}" for path, value in self.tiling_settings.items() if settings is None or path in settings
         ]
@@ -104,13 +104,13 @@ def is_registered(storage: Storage, fingerprint: str) -> bool:
 
 def list_feature_sets(storage: Storage) -> list[FeatureSet]:
     """Every registered set, sorted by fingerprint. Raises IntegrityError if one is not what its name says."""
-    found = []
+    feature_sets = []
     for entry in storage.list(layout.FEATURE_SETS):
         feature_set = FeatureSet.from_json(storage.get(entry.key))
         if layout.feature_set_key(feature_set.fingerprint) != entry.key:
             raise IntegrityError(f"{storage.locate(entry.key)} does not match its name")
-        found.append(feature_set)
-    return found
+        feature_sets.append(feature_set)
+    return feature_sets
 
 
 def _no_features(storage: Storage) -> str:
@@ -144,24 +144,24 @@ def choose_feature_set(
         raise InputError(_no_features(storage))
     wanted = dict(tiling or {})
     fitting = [
-        one
-        for one in present
-        if (encoder_id is None or one.encoder_id == encoder_id)
-        and (fingerprint is None or one.fingerprint.startswith(fingerprint))
-        and all(_has_setting(one, name, value, neutral) for name, value in wanted.items())
+        candidate
+        for candidate in present
+        if (encoder_id is None or candidate.encoder_id == encoder_id)
+        and (fingerprint is None or candidate.fingerprint.startswith(fingerprint))
+        and all(_has_setting(candidate, name, value, neutral) for name, value in wanted.items())
     ]
     if len(fitting) == 1:
         return fitting[0]
     asked = {"encoder": encoder_id, "feature_set": fingerprint, **wanted}
-    given = ", ".join(f"{key}={value}" for key, value in asked.items() if value is not None) or "no choice given"
+    choice = ", ".join(f"{key}={value}" for key, value in asked.items() if value is not None) or "no choice given"
     finding = f"{len(fitting)} feature sets fit; say which" if fitting else "no feature set fits; present"
     listing = "\n".join(f"  {line}" for line in _listing(fitting or present))
-    raise InputError(f"{storage.uri} ({given}): {finding}:\n{listing}")
+    raise InputError(f"{storage.uri} ({choice}): {finding}:\n{listing}")
 
 
 def _has_setting(feature_set: FeatureSet, name: str, value: Any, neutral: Mapping[str, Any]) -> bool:
     settings = feature_set.tiling_settings
-    stated = [found for path, found in settings.items() if path == name or path.endswith(f".{name}")]
+    stated = [setting for path, setting in settings.items() if path == name or path.endswith(f".{name}")]
     return value in stated if stated else name in neutral and neutral[name] == value
 
 
@@ -170,11 +170,11 @@ def _listing(feature_sets: list[FeatureSet]) -> list[str]:
     first = feature_sets[0].tiling_settings
     differing = {
         path
-        for one in feature_sets[1:]
-        for path in first.keys() | one.tiling_settings.keys()
-        if first.get(path) != one.tiling_settings.get(path)
+        for feature_set in feature_sets[1:]
+        for path in first.keys() | feature_set.tiling_settings.keys()
+        if first.get(path) != feature_set.tiling_settings.get(path)
     }
-    return [one.describe(differing if len(feature_sets) > 1 else None) for one in feature_sets]
+    return [feature_set.describe(differing if len(feature_sets) > 1 else None) for feature_set in feature_sets]
 
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -49,8 +49,8 @@ class H5Bags:
         self._lengths = {bag_id: shapes[path].num for bag_id, path in self._paths.items()}
         dims = sorted({shapes[path].dim for path in self._paths.values()})
         if len(dims) != 1:
-            found = f"features of lengths {dims}" if dims else f"{len(paths)} .h5 files, none with instances"
-            raise InputError(f"{self.folder}: {found}; bags need one length")
+            described = f"features of lengths {dims}" if dims else f"{len(paths)} .h5 files, none with instances"
+            raise InputError(f"{self.folder}: {described}; bags need one length")
         self._dim = dims[0]
 
     @property
@@ -104,8 +104,8 @@ def _read_shape(path: Path) -> _Shape:
                 )
             num, dim = features.shape
             if getattr(coords, "shape", None) != (num, 2):
-                found = "no coords" if coords is None else f"coords of shape {getattr(coords, 'shape', None)}"
-                raise IntegrityError(f"{path}: {found}, expected ({num}, 2) beside {num} features")
+                described = "no coords" if coords is None else f"coords of shape {getattr(coords, 'shape', None)}"
+                raise IntegrityError(f"{path}: {described}, expected ({num}, 2) beside {num} features")
             return _Shape(num, dim)
     except (OSError, RuntimeError) as error:
         raise IntegrityError(f"{path} cannot be read as HDF5: {error}") from error
@@ -114,8 +114,8 @@ def _read_shape(path: Path) -> _Shape:
 def _find_features(file: Any, path: Path) -> Any:
     present = [name for name in FEATURE_NAMES if hasattr(file.get(name), "shape")]
     if len(present) != 1:
-        found = ", ".join(sorted(file)) or "nothing"
-        raise IntegrityError(f"{path} holds {found}; expected exactly one of {' and '.join(FEATURE_NAMES)}")
+        names = ", ".join(sorted(file)) or "nothing"
+        raise IntegrityError(f"{path} holds {names}; expected exactly one of {' and '.join(FEATURE_NAMES)}")
     return file[present[0]]
 
 

@@ -22,7 +22,7 @@ from mhim_core.types import SlideId, SlideTask, StatusRow
 HintReader = Callable[[SlideTask], SourceHint | None]
 """How a task's source looks now, without reading it; None if it is not there."""
 IdentityReader = Callable[[SlideTask], SourceIdentity | None]
-"""Which bytes a task's source holds; None if that is not cheap to say here."""
+"""Which bytes a task's source holds; None if finding out would not be cheap here."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ class Ledger:
         self._remember({slide_id: entries[slide_id] for slide_id in unmatched if slide_id in entries})
         matches |= self._match_commits(unmatched, hints, policy, identity, seen)
 
-        refused = {slide_id: row for slide_id, one in matches.items() if (row := refusal(one, policy)) is not None}
+        refused = {
+            slide_id: row for slide_id, record in matches.items() if (row := refusal(record, policy)) is not None
+        }
         todo = [task for task in tasks if task.slide_id not in matches]
         if not retry_failed:
             refused |= self._failed_before(todo, hints, policy, seen, decode_timeout_s)
@@ -143,13 +145,13 @@ class Ledger:
     ) -> dict[SlideId, CommitRecord]:
         known = [task for slide_id, task in tasks.items() if slide_id in entries]
         self._look(known, hints, seen)
-        found = {
+        matches = {
             task.slide_id: find_match(
                 task, [entries[task.slide_id]], hint=seen[task.slide_id], default_mpp=policy.default_mpp
             )
             for task in known
         }
-        return {slide_id: record for slide_id, record in found.items() if record is not None}
+        return {slide_id: record for slide_id, record in matches.items() if record is not None}
 
     def _match_commits(
         self,
@@ -175,8 +177,8 @@ class Ledger:
             hint = seen[task.slide_id]
             return find_match(task, own, hint=hint, default_mpp=policy.default_mpp, identity=identity)
 
-        found = zip(candidates, map_all(match, candidates), strict=True)
-        return {task.slide_id: record for task, record in found if record is not None}
+        matches = zip(candidates, map_all(match, candidates), strict=True)
+        return {task.slide_id: record for task, record in matches if record is not None}
 
     def _failed_before(
         self,
@@ -189,9 +191,9 @@ class Ledger:
         self._look(tasks, hints, seen)
         failures = attempts.last_failures(self.storage, self.feature_set.fingerprint, tasks, seen)
         return {
-            slide_id: one.row
-            for slide_id, one in failures.items()
-            if not one.could_differ(policy, decode_timeout_s=decode_timeout_s, is_there=seen[slide_id] is not None)
+            slide_id: attempt.row
+            for slide_id, attempt in failures.items()
+            if not attempt.could_differ(policy, decode_timeout_s=decode_timeout_s, is_there=seen[slide_id] is not None)
         }
 
     def _look(self, tasks: Iterable[SlideTask], hints: HintReader, seen: dict[SlideId, SourceHint | None]) -> None:

@@ -75,7 +75,7 @@ class Manifest(NamedTuple):
 
     def bags(self) -> dict[SlideId, CommitRecord]:
         """The slides that have tiles."""
-        return {slide_id: one for slide_id, one in self.entries.items() if one.status is Status.OK}
+        return {slide_id: record for slide_id, record in self.entries.items() if record.status is Status.OK}
 
 
 def newest_version(storage: Storage, feature_set: str) -> int | None:
@@ -91,7 +91,7 @@ def write_manifest(
     """The next version: the previous one with the cohort's entries put in; None takes a slide out.
 
     Slides that are not named keep their entry. If that changes nothing, the present version is returned. Two runs that
-    write at once both end up in the newest version: who comes second merges again. Raises IntegrityError for an entry
+    write at once both end up in the newest version: the second writer merges again. Raises IntegrityError for an entry
     of another feature set.
     """
     for slide_id, record in cohort_entries.items():
@@ -148,12 +148,12 @@ def _decode(data: bytes, feature_set: str, origin: str) -> dict[SlideId, CommitR
     try:
         table = read_parquet(data)
         metadata = json.loads((table.schema.metadata or {})[METADATA_KEY])
-        found = (metadata["schema_version"], metadata["feature_set"])
+        stated = (metadata["schema_version"], metadata["feature_set"])
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise IntegrityError(f"{origin} is not a manifest: {error!r}") from error
-    if found != (SCHEMA_VERSION, feature_set) or not table.schema.equals(_SCHEMA):
+    if stated != (SCHEMA_VERSION, feature_set) or not table.schema.equals(_SCHEMA):
         raise IntegrityError(
-            f"{origin} is of schema version {found[0]} and feature set {found[1]}, or has other columns"
+            f"{origin} is of schema version {stated[0]} and feature set {stated[1]}, or has other columns"
         )
     records = [_from_row(row, feature_set) for row in table.to_pylist()]
     return {record.slide_id: record for record in records}

@@ -1,4 +1,4 @@
-"""Is this commit what this task asks for? Pure rules over (commit, task, policy, how the source looks now).
+"""Does this commit fit this task? Pure rules over (commit, task, policy, how the source looks now).
 
 Resolution, by who stated the committed one:
 
@@ -69,9 +69,9 @@ def find_match(
     back with the present hint.
     """
     fitting = [
-        one
-        for one in records
-        if mpp_matches(one.mpp, task.mpp_override, default_mpp) and sha256_matches(one.source_sha256, task.sha256)
+        record
+        for record in records
+        if mpp_matches(record.mpp, task.mpp_override, default_mpp) and sha256_matches(record.source_sha256, task.sha256)
     ]
     if not fitting or hint is None:
         return None

@@ -40,5 +40,5 @@ def read_all(storage: Storage, keys: Iterable[str]) -> dict[str, bytes]:
             return None
 
     keys = list(keys)
-    found = zip(keys, map_all(read, keys), strict=True)
-    return {key: data for key, data in found if data is not None}
+    contents = zip(keys, map_all(read, keys), strict=True)
+    return {key: data for key, data in contents if data is not None}

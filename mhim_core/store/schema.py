@@ -108,7 +108,7 @@ def encode_features(features: SlideFeatures) -> bytes:
 
 
 def file_metadata(features: SlideFeatures) -> dict[str, Any]:
-    """What the file says of itself.
+    """The file's metadata.
 
     The hint, the source's sha256 and who stated the mpp are left to the commit: they change no feature.
     """
@@ -133,13 +133,13 @@ def file_metadata(features: SlideFeatures) -> dict[str, Any]:
 def check_features(features: SlideFeatures) -> None:
     """Raises SlideError(bad_features): wrong shapes or types, NaN or Inf, a share outside 0–1, a tile twice."""
     num_tiles = len(features.features)
-    found = {
+    arrays = {
         "features": (features.features, np.float16, 2),
         "coords_l0_px": (features.coords_l0_px, np.int32, 2),
         "tissue_share": (features.tissue_share, np.float32, 1),
         "background_share": (features.background_share, np.float32, 1),
     }
-    for name, (array, dtype, ndim) in found.items():
+    for name, (array, dtype, ndim) in arrays.items():
         if array.dtype != dtype or array.ndim != ndim or len(array) != num_tiles:
             raise _bad(features, f"{name} is {array.dtype} {array.shape}, not {np.dtype(dtype)} of {num_tiles} tiles")
     if features.coords_l0_px.shape[1] != 2 or features.features.shape[1] < 1:
@@ -175,9 +175,9 @@ def decode_features(
         raise IntegrityError(f"slide {slide_id}: its feature file cannot be read: {error}") from error
     metadata = _read_metadata(slide_id, table.schema)
     if not table.schema.equals(feature_schema(dim)):
-        found = ", ".join(f"{field.name} {field.type}" for field in table.schema)
+        columns = ", ".join(f"{field.name} {field.type}" for field in table.schema)
         raise IntegrityError(
-            f"slide {slide_id}: its feature file holds ({found}), not float16 features of length {dim}"
+            f"slide {slide_id}: its feature file holds ({columns}), not float16 features of length {dim}"
         )
     if metadata["slide_id"] != slide_id or metadata["schema_version"] != SCHEMA_VERSION:
         raise IntegrityError(

@@ -22,7 +22,7 @@ class LoadedModel(NamedTuple):
 
 
 class ModelOutput(NamedTuple):
-    """One bag's prediction, on the model's device. What the C numbers mean is the card's `task`'s to say."""
+    """One bag's prediction, on the model's device. The card's `task` defines the C numbers."""
 
     logits_C: Float[Tensor, "C"]
     attention_N: Float[Tensor, "N"]

@@ -1,4 +1,4 @@
-"""What a fit tells whoever watches it. Events are for people: no result depends on them."""
+"""Progress events of a fit. No result depends on them."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -37,4 +37,4 @@ OnEvent = Callable[[FitEvent], None]
 
 
 def ignore_events(event: FitEvent) -> None:
-    """For callers who do not watch."""
+    """For callers that report no progress."""

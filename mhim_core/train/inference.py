@@ -32,7 +32,7 @@ def fixed_threads() -> Iterator[None]:
 
 
 class Voter(NamedTuple):
-    """One model and how it is asked."""
+    """One model and how it is applied."""
 
     model: MilModel
     append_recycled: bool
@@ -59,23 +59,23 @@ def predict_tables(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -> B
     """
     h_NF = torch.from_numpy(np.concatenate([table.features for table in tables])).float()
     with fixed_threads():
-        found = [predict_bag(voter.model, h_NF, voter.append_recycled) for voter in voters]
-    logits_MC = np.stack([_in_users_unit(one, voter.task) for one, voter in zip(found, voters, strict=True)])
+        outputs = [predict_bag(voter.model, h_NF, voter.append_recycled) for voter in voters]
+    logits_MC = np.stack([_in_users_unit(output, voter.task) for output, voter in zip(outputs, voters, strict=True)])
     outputs_MK = np.stack([outputs_of(logits_C, voters[0].task.kind) for logits_C in logits_MC])
-    attention_MN = torch.stack([one.attention_N.float().cpu() for one in found]).numpy()
+    attention_MN = torch.stack([output.attention_N.float().cpu() for output in outputs]).numpy()
     ends = np.cumsum([len(table.features) for table in tables])[:-1]
     attention = tuple(np.split(attention_MN.mean(axis=0), ends))
     return BagPrediction(logits_MC, outputs_MK.mean(axis=0), outputs_MK.std(axis=0), attention)
 
 
 def outputs_of(logits_C: np.ndarray, kind: TaskKind) -> np.ndarray:
-    """What a person reads: class probabilities (C,), the risk (1,) or the number (1,), float64."""
+    """The prediction as reported: class probabilities (C,), the risk (1,) or the number (1,), float64."""
     logits = np.asarray(logits_C, dtype=np.float64)
     if kind is TaskKind.classification:
         return softmax(logits[None])[0]
     return survival_risk(logits)[None] if kind is TaskKind.survival else logits
 
 
-def _in_users_unit(found: ModelOutput, task: FittedTask) -> np.ndarray:
-    logits_C = found.logits_C.double().cpu().numpy()
+def _in_users_unit(output: ModelOutput, task: FittedTask) -> np.ndarray:
+    logits_C = output.logits_C.double().cpu().numpy()
     return logits_C * task.target_deviation + task.target_mean  # 1 and 0 but in a regression

@@ -60,7 +60,7 @@ def run_fit(
     context: TrainContext,
     on_event: OnEvent = ignore_events,
 ) -> FitResult:
-    """One fit, from its newest valid checkpoint if it was interrupted. Events are told on rank 0.
+    """One fit, from its newest valid checkpoint if it was interrupted. Events are reported on rank 0.
 
     Raises InputError (bags absent, teacher missing or mismatched, initial model mismatched), ConflictError (another fit
     under this name), IntegrityError (damaged files, NaN features, ranks drifted apart) and MhimError (the loss is no

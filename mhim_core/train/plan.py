@@ -67,9 +67,9 @@ class TrainPlan:
     from; empty: from the seed's own draw."""
     provenance: dict[str, str] = field(default_factory=dict)
     """What the features are (manifest, encoder fingerprint, …); kept in every model file and part of its identity. A
-    finished fit is adopted by its identity, which knows the features by this alone: say here what tells yours apart."""
+    finished fit is adopted by its identity, which knows the features by this alone: state what distinguishes yours."""
     about: dict[str, str] = field(default_factory=dict)
-    """What else a model's card is to say (versions, …); identifies nothing."""
+    """What else a model's card records (versions, …); identifies nothing."""
     execution: FitExecution = FitExecution()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
@@ -157,9 +157,9 @@ def _check_classes(fold: FoldBags, num_classes: int, where: str) -> None:
     def classes(bags: Sequence[LabelledBag]) -> set[int]:
         return {bag.target.class_index for bag in bags if isinstance(bag.target, ClassTarget)}
 
-    found = classes((*fold.train, *fold.validation))
-    if not found <= set(range(num_classes)):
-        raise SplitError(f"{where}: class indices {sorted(found)} are not all among 0 to {num_classes - 1}")
+    present = classes((*fold.train, *fold.validation))
+    if not present <= set(range(num_classes)):
+        raise SplitError(f"{where}: class indices {sorted(present)} are not all among 0 to {num_classes - 1}")
     missing = sorted(set(range(num_classes)) - classes(fold.train))
     if missing:
         raise SplitError(f"{where}: no training bag of the classes with index {missing}")

@@ -1,4 +1,4 @@
-"""The state a fit starts from, or goes on from."""
+"""The state from which a fit starts or resumes."""
 
 from collections.abc import Callable
 
@@ -61,11 +61,11 @@ def start_state(
 
 def _take_over(student: MilModel, initial: MilModel) -> None:
     """Every weight of `initial` that the student has too; a plain model has no recycle network."""
-    own, given = student.state_dict(), initial.state_dict()
-    shared = {name: tensor for name, tensor in given.items() if name in own}
+    own, source = student.state_dict(), initial.state_dict()
+    shared = {name: tensor for name, tensor in source.items() if name in own}
     wrong = [name for name, tensor in shared.items() if tensor.shape != own[name].shape]
     if wrong:
-        listed = ", ".join(f"{name} {tuple(given[name].shape)} instead of {tuple(own[name].shape)}" for name in wrong)
+        listed = ", ".join(f"{name} {tuple(source[name].shape)} instead of {tuple(own[name].shape)}" for name in wrong)
         raise InputError(f"the model to start from has weights of other shapes: {listed}")
     student.load_state_dict(own | shared)
 

@@ -69,7 +69,7 @@ def model_key(name: str, digest: str) -> str:
 
 
 def card_key(name: str, digest: str) -> str:
-    """The model's card for people and other programs, beside it."""
+    """The model's card as JSON, beside it."""
     return f"fits/{name}/models/{digest}.json"
 
 
@@ -115,7 +115,7 @@ def fit_identity(plan: TrainPlan, spec: FitSpec, teacher_sha256: str | None) -> 
 
 
 def describe(card: ModelCard, plan: TrainPlan, result: FitResult) -> dict[str, object]:
-    """The card beside the model file, for people and other programs; `load_card` reads the file's own."""
+    """The JSON card beside the model file, for readers and other programs; `load_card` reads the file's own."""
     spec = next(spec for spec in plan.fits if spec.name == result.name)
     return to_plain(card) | {
         "schema": CARD_SCHEMA,
@@ -179,7 +179,7 @@ def adopt(storage: Storage, name: str, identity: str) -> FitResult | None:
 
 
 def commit_result(storage: Storage, result: FitResult, model: bytes) -> FitResult:
-    """Model first, result last and only if absent; returns the result that stands, ours or an identical run's."""
+    """Model first, result last and only if absent; returns the stored result, ours or an identical run's."""
     storage.put(result.model_key, model)
     if storage.put_if_absent(result_key(result.name), result.to_bytes()):
         return result
@@ -190,7 +190,7 @@ def commit_result(storage: Storage, result: FitResult, model: bytes) -> FitResul
 
 
 def import_stage_one(source: Storage, target: Storage, name: str) -> str:
-    """Copy a finished stage-1 fit of another run, verified, so that the run stands on its own; its model's sha256.
+    """Copy a finished stage-1 fit of another run, verified, so that the run is self-contained; its model's sha256.
 
     Whether it is of the same fold, seed and bags is checked by `read_teacher` before each student starts.
     Raises InputError if the other run has no such fit, ConflictError if the target has another under that name.
@@ -270,9 +270,9 @@ def initial_differences(
 
 
 def _differences(expected: Mapping[str, tuple[Any, Any]]) -> list[str]:
-    """A phrase for each of {what: (found, wanted)} that differs in its canonical form."""
+    """A phrase for each of {what: (actual, wanted)} that differs in its canonical form."""
     return [
-        f"{name}: {found} instead of {wanted}"
-        for name, (found, wanted) in expected.items()
-        if to_plain(found) != to_plain(wanted)
+        f"{name}: {actual} instead of {wanted}"
+        for name, (actual, wanted) in expected.items()
+        if to_plain(actual) != to_plain(wanted)
     ]

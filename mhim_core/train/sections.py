@@ -35,10 +35,10 @@ def known_options(record: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def flat(record: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of nested mappings, without the mappings' own names."""
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for key, item in record.items():
-        found |= flat(item) if isinstance(item, Mapping) else {key: item}
-    return found
+        leaves |= flat(item) if isinstance(item, Mapping) else {key: item}
+    return leaves
 
 
 def _neutral(section: str) -> Mapping[str, Any]:

@@ -50,7 +50,7 @@ class StudentView(NamedTuple):
     tokens_kD: Tensor | None
     """T; None where nothing was recycled."""
     whole: BagOutput | None = None
-    """What it makes of the whole bag, from the same embedded instances; None: it is not asked (full_view_weight=0)."""
+    """What it makes of the whole bag, from the same embedded instances; None: not computed (full_view_weight=0)."""
 
 
 class StepResult(NamedTuple):

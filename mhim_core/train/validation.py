@@ -60,7 +60,7 @@ def _metric(kind: TaskKind, logits_VC: Tensor, targets: Sequence[Target]) -> flo
         if kind is TaskKind.survival:
             known = [target for target in targets if isinstance(target, SurvivalTarget)]
             risk_V = survival_risk(logits_VC.cpu().numpy())
-            return metrics.harrell_c([one.time for one in known], [one.event for one in known], risk_V)
+            return metrics.harrell_c([target.time for target in known], [target.event for target in known], risk_V)
     except metrics.UndefinedMetricError:
         pass
     return None

@@ -63,7 +63,7 @@ def test_a_cohort_table_that_is_not_there(refused: Refused, store: Path, tmp_pat
         (b"slide_id,path,uri\na,b,c\n", "'path', 'uri' all mean the path"),
         (b"slide_id,path\na,b.svs,c\n", "row 2, slide 'a': 3 cells where the header has 2"),
         (b'slide_id,path,mpp\na,b.svs,"0,5"\n', "not a number of \u00b5m per pixel; write 0.5"),
-        (b"slide_id,path,split\na,b.svs,tset\n", "'tset' is none of train, val, test"),
+        (b"slide_id,path,split\na,b.svs,tset\n", "'tset' is not one of train, val, test"),
         (b"slide_id,path\na,ftp://host/b.svs\n", "neither a path nor an s3:// URI"),
         (b"slide_id,path\na,\n", "the path is empty"),
         (b"PAR1rest", "not a readable Parquet file"),

@@ -64,7 +64,7 @@ def test_comments_above_the_table_are_counted_and_its_rows_keep_their_line() -> 
     ("data", "message"),
     [
         (b"path;label\na.svs;M\xfcller\n", r"line 2 is not UTF-8 text \(near '.*M\u00fcller'\)"),
-        (b"\xff\xfea", "UTF-16 text and is none"),
+        (b"\xff\xfea", "UTF-16 text"),
         (zipped(a=b"1", b=b"2"), r"zip file of 2 files \('a', 'b'\)"),
         (gzip.compress(PLAIN)[:-9], "cannot be unpacked"),
         (zipped(mimetype=b"application/vnd.oasis"), r"spreadsheet \(ods, xls\); save it as CSV"),

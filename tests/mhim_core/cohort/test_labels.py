@@ -103,7 +103,7 @@ def test_ids_of_slides_are_not_taken_for_those_of_patients(text):
 
 @pytest.mark.parametrize("text", ["1,neg\n2,pos\n9,pos\n", "id,label\n1,neg\n2,pos\n9,pos\n"])
 def test_an_id_of_two_meanings_is_refused_where_nothing_says_which(text):
-    message = r"^labels.csv: '1', '2': a slide has this id, and so has a patient .* slide_id or patient_id"
+    message = r"^labels.csv: '1', '2': a slide .* a patient .* slide_id or patient_id"
     with pytest.raises(CohortError, match=message):
         join_labels(NUMBERED, read(text))
 

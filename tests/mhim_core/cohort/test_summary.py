@@ -1,4 +1,4 @@
-"""What a cohort holds to learn from, in sentences."""
+"""The targets of a cohort, in sentences."""
 
 from mhim_core.cohort.summary import summarise
 from mhim_core.cohort.table import CohortRow

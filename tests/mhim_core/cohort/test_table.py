@@ -165,7 +165,7 @@ def test_resolutions_are_numbers_or_findings(mpp, value, severity, message):
         ("a,,train,", "the path is empty"),
         ("a,http://host/a.svs,train,", "neither a path nor an s3:// URI"),
         ("a,a\0.svs,train,", "control character"),
-        ("a,a.svs,holdout,", "none of train, val, test"),
+        ("a,a.svs,holdout,", "train, val, test"),
         ("a,a.svs,train,abc", "not a sha256"),
         ("a,a.svs,train", "3 cells where the header has 4"),
         ("a,a.svs,train,,extra", "5 cells where the header has 4"),

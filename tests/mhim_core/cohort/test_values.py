@@ -91,7 +91,7 @@ def test_the_parts_of_a_split_have_their_usual_names():
         "test",
         None,
     ]
-    with pytest.raises(CellError, match="none of train, val, test"):
+    with pytest.raises(CellError, match="train, val, test"):
         read_split("holdout")
 
 

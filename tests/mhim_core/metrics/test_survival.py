@@ -222,7 +222,7 @@ def test_the_log_rank_test_takes_any_labels_and_more_than_two_groups():
         ([1, 2], [1, 1], [0, 0], "two groups"),
         ([1, 2], [0, 0], [0, 1], "no event"),
         ([1, 2, 3], [0, 1, 1], [0, 1, 1], "at no event"),
-        ([2, 2], [1, 1], [0, 1], "somebody goes on"),
+        ([2, 2], [1, 1], [0, 1], "two groups at risk"),
     ],
 )
 def test_a_log_rank_test_without_information_is_undefined(times, events, group, message):

@@ -7,7 +7,7 @@ from enum import StrEnum
 import pytest
 
 from mhim_core.errors import ConfigError
-from mhim_core.mil import options as module
+from mhim_core.mil import model_options as module
 from mhim_core.mil.model_options import AGGREGATOR_NAMES, MINING_AGGREGATORS, MhimOptions, ModelOptions, RecycleAtTest
 
 
