@@ -108,9 +108,9 @@ def embedding(painted: Any, tmp_path: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def store(painted: Any, one_ray: None, tmp_path_factory: pytest.TempPathFactory, run_mhim: Callable[..., Any]) -> Path:
+def store(painted: Any, tmp_path_factory: pytest.TempPathFactory, run_here: Callable[..., Any]) -> Path:
     folder = tmp_path_factory.mktemp("faults") / "store"
-    said = run_mhim("embed", f"cohort={painted.cohort}", "encoder=hed-texture", f"store={folder}", "local_cpus=2")
+    said = run_here("embed", f"cohort={painted.cohort}", "encoder=hed-texture", f"store={folder}", "local_cpus=2")
     assert said.code == 0, said
     return folder
 
@@ -123,9 +123,9 @@ def training(painted: Any, store: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(training: tuple[str, ...], store: Path, run_mhim: Callable[..., Any]) -> dict[str, bytes]:
+def uninterrupted(training: tuple[str, ...], store: Path, run_here: Callable[..., Any]) -> dict[str, bytes]:
     out = store.parent / "uninterrupted"
-    said = run_mhim(*training, f"out={out}")
+    said = run_here(*training, f"out={out}")
     assert said.code == 0, said
     return results(out)
 
