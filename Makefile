@@ -3,6 +3,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # idle OpenMP threads sleep instead of spinning: on a busy machine this is the difference between 1 and 5 minutes of tests
 export OMP_WAIT_POLICY ?= PASSIVE
+# the tests start hundreds of processes: each would compile the sources anew
+export PYTHONDONTWRITEBYTECODE :=
 PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
@@ -11,7 +13,7 @@ JOBS ?= auto
 # all tests: each of these processes may start a Ray of two CPUs
 RAY_JOBS ?= 2
 
-.PHONY: install demo check test test-e2e format clean
+.PHONY: install demo check style core-tests test durations test-e2e format clean
 
 install: $(VENV)/.installed
 
@@ -26,17 +28,25 @@ demo: install
 	$(BIN)/mhim demo out=demo
 
 # what needs no cluster: style, types, import direction, and the core's tests with ray, hydra and omegaconf unimportable
-check: install
+check: style core-tests
+
+style: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+core-tests: install
 	MHIM_WITHOUT=ray,hydra,omegaconf,cluster,flows PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 \
 		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p pytest_timeout -p xdist -n $(JOBS) --dist loadfile tests/mhim_core
 
 TESTS ?= tests/mhim_core tests/cluster tests/flows
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(RAY_JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
+
+# how long each file of tests takes, which settles their order: on a quiet machine, after tests were added
+durations: install
+	MHIM_RECORD_DURATIONS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(RAY_JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 # a model's life on a cluster of two nodes, with drivers killed at every step: some minutes
 test-e2e: install

@@ -1,8 +1,10 @@
 """Fixtures for all tests. This is the one place that knows where the shared data and golden vectors lie."""
 
 import importlib.abc
+import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,18 +35,34 @@ if WITHOUT:
 _SHAPE_CHECKS = install_import_hook(["mhim_core.mil", "mhim_core.embed"], "beartype.beartype")
 
 
-SLOW_FILES = (
-    *("test_shared_slides.py", "test_pipeline_faults.py", "test_pipeline_s3.py", "test_pipeline.py"),
-    *("test_jobs_cluster.py", "test_pipeline_cluster.py", "test_training.py", "test_pipeline_atlas.py"),
-    "test_wheel.py",
-)
-"""Files that take a minute and more, the slowest first: the processes that share the files then end together."""
+DURATIONS = Path(__file__).with_name("durations.json")
+"""Seconds by file of tests, of those that take one and more; `make durations` measures them anew."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow files first; the order of the others, and within a file, stays."""
-    places = {name: place for place, name in enumerate(SLOW_FILES)}
-    items.sort(key=lambda item: places.get(item.path.name, len(SLOW_FILES)))
+    """The longest file first, so that the processes that share the files end together; the order within one stays."""
+    seconds = json.loads(DURATIONS.read_text())
+    items.sort(key=lambda item: -seconds.get(_file_of(item.nodeid), 0))
+
+
+def _file_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+_measured: Counter[str] = Counter()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Seconds of the process that ran the test, where they are to be recorded."""
+    _measured[_file_of(report.nodeid)] += report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With MHIM_RECORD_DURATIONS set, what was measured takes the place of what was recorded of these files."""
+    if os.environ.get("MHIM_RECORD_DURATIONS") and "PYTEST_XDIST_WORKER" not in os.environ:
+        known = json.loads(DURATIONS.read_text()) | {name: round(value) for name, value in _measured.items()}
+        kept = {name: value for name, value in sorted(known.items()) if value and (ROOT / name).is_file()}
+        DURATIONS.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 @pytest.fixture(scope="session")

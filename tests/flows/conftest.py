@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -174,38 +174,51 @@ def _features(slide_id: str, num_tiles: int, feature_set: FeatureSet) -> SlideFe
     )
 
 
-@pytest.fixture
-def embed_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`mhim embed` with its real actor, called in this process instead of by Ray."""
+@contextlib.contextmanager
+def _one_cpu(*_: object) -> Iterator[Resources]:
+    """In place of a session of Ray."""
+    yield Resources(1, 1.0, 0.0)
 
-    @contextlib.contextmanager
-    def session(*_: object) -> Iterator[Resources]:
-        yield Resources(1, 1.0, 0.0)
 
+def _embed_in_this_process(patch: pytest.MonkeyPatch) -> None:
     def rows(tasks: Sequence[SlideTask], job: EmbedJob, *_: object) -> Iterator[StatusRow]:
         actor = SlideActor(job)
         for row in actor({"task": np.array([row["task"] for row in task_rows(tasks)])}):
             yield status_of({"status": row["status"][0]})
         actor.close()
 
-    monkeypatch.setattr("cluster.embedding._node_id", lambda: "here")
-    monkeypatch.setattr("flows.embed.ray_session", session)
-    monkeypatch.setattr("flows.embed.status_rows", rows)
+    patch.setattr("cluster.embedding._node_id", lambda: "here")
+    patch.setattr("flows.embed.ray_session", _one_cpu)
+    patch.setattr("flows.embed.status_rows", rows)
+
+
+def _train_in_this_process(patch: pytest.MonkeyPatch) -> None:
+    """With as many torch threads as a worker has: a sum's last bits depend on them."""
+
+    def run_workers(work: Any, payload: Any, spec: Any, cluster: Any, scratch: str, on_event: Any) -> Any:
+        import torch
+
+        num_threads = torch.get_num_threads()
+        torch.set_num_threads(spec.threads_per_worker)
+        try:
+            return work(payload, SingleProcess(), on_event)
+        finally:
+            torch.set_num_threads(num_threads)
+
+    patch.setattr("flows.train.ray_session", _one_cpu)
+    patch.setattr("cluster.training.run_workers", run_workers)
+
+
+@pytest.fixture
+def embed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mhim embed` with its real actor, called in this process instead of by Ray."""
+    _embed_in_this_process(monkeypatch)
 
 
 @pytest.fixture
 def train_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """`mhim train` with its real work, called in this process instead of on Ray's workers."""
-
-    @contextlib.contextmanager
-    def session(*_: object) -> Iterator[Resources]:
-        yield Resources(1, 1.0, 0.0)
-
-    def run_workers(work: Callable[..., object], payload: object, *_: object) -> object:
-        return work(payload, SingleProcess(), lambda event: None)
-
-    monkeypatch.setattr("flows.train.ray_session", session)
-    monkeypatch.setattr("cluster.training.run_workers", run_workers)
+    _train_in_this_process(monkeypatch)
 
 
 class Painted(NamedTuple):
@@ -287,6 +300,22 @@ def run_mhim() -> Callable[..., Ended]:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(words)
         return Ended(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_here(run_mhim: Callable[..., Ended]) -> Callable[..., Ended]:
+    """As `run_mhim`, but slides are embedded and models trained in this process, without the seconds Ray takes.
+
+    For what a test compares with Ray's results, or goes on from: the work, and its bytes, are the same.
+    """
+
+    def run(*words: str) -> Ended:
+        with pytest.MonkeyPatch.context() as patch:
+            _embed_in_this_process(patch)
+            _train_in_this_process(patch)
+            return run_mhim(*words)
 
     return run
 

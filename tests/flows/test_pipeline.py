@@ -40,20 +40,21 @@ def embedded(painted: Any, one_ray: None, folder: Path, run_mhim: Callable[..., 
 
 
 @pytest.fixture(scope="module")
-def embedded_again(painted: Any, one_ray: None, folder: Path, run_mhim: Callable[..., Any]) -> Station:
+def embedded_again(painted: Any, folder: Path, run_here: Callable[..., Any]) -> Station:
+    """By the actor in this process: what Ray adds must not show."""
     store = folder / "store-again"
     words = ("embed", f"cohort={painted.cohort}", "encoder=hed-texture", f"store={store}", "local_cpus=2")
-    return Station(store, words, run_mhim(*words))
+    return Station(store, words, run_here(*words))
 
 
 @pytest.fixture(scope="module")
 def train(painted: Any, folder: Path, run_mhim: Callable[..., Any]) -> Callable[..., Station]:
-    """train(store, "name", "seed=1", …): a run, evaluated."""
+    """train(store, "name", "seed=1", …, by=run_here): a run, evaluated; trained by Ray's workers, unless told."""
 
-    def run(store: Path, name: str, *more: str) -> Station:
+    def run(store: Path, name: str, *more: str, by: Callable[..., Any] = run_mhim) -> Station:
         out = folder / name
         words = ("train", f"cohort={painted.cohort}", f"store={store}", f"out={out}", *TRAINING, *more)
-        said = run_mhim(*words)
+        said = by(*words)
         assert said.code == 0, said
         evaluated = run_mhim("evaluate", f"run={out}", "bootstrap_replicates=50")
         assert evaluated.code == 0, evaluated
@@ -105,15 +106,17 @@ def test_embedding_a_cohort_twice_gives_the_same_files_and_manifest(
 
 
 def test_two_trainings_of_one_seed_are_equal_to_the_last_bit(
-    trained: Station, embedded_again: Station, train: Callable[..., Station]
+    trained: Station, embedded_again: Station, train: Callable[..., Station], run_here: Callable[..., Any]
 ) -> None:
-    again = train(embedded_again.folder, "run-again")
+    again = train(embedded_again.folder, "run-again", by=run_here)
     assert len([key for key in results(trained.folder) if key.endswith("result.json")]) == 4
     assert results(again.folder) == results(trained.folder)
 
 
-def test_another_seed_gives_another_model(trained: Station, embedded: Station, train: Callable[..., Station]) -> None:
-    other = train(embedded.folder, "run-other", "seed=7", "method=plain")
+def test_another_seed_gives_another_model(
+    trained: Station, embedded: Station, train: Callable[..., Station], run_here: Callable[..., Any]
+) -> None:
+    other = train(embedded.folder, "run-other", "seed=7", "method=plain", by=run_here)
     models = {key for key in results(trained.folder) if "/plain/models/" in key}
     assert models.isdisjoint(results(other.folder))
     assert metrics_of(other.folder)["models"].keys() == {"plain"}
@@ -132,13 +135,13 @@ def test_the_reported_model_its_teacher_and_the_baseline_are_judged_on_held_out_
 
 
 def test_an_interrupted_training_fits_only_what_is_missing_on_the_manifest_of_its_start(
-    trained: Station, predicted: Station, folder: Path, run_mhim: Callable[..., Any]
+    trained: Station, predicted: Station, folder: Path, run_here: Callable[..., Any]
 ) -> None:
     copy = folder / "run-copy"
     shutil.copytree(trained.folder, copy)
     (copy / "fits/seed-2021/fold-1/mhim/result.json").unlink()
     words = [f"out={copy}" if word.startswith("out=") else word for word in trained.words]
-    said = run_mhim(*words)
+    said = run_here(*words)
     assert said.code == 0
     names = ["fold-0/plain", "fold-0/mhim", "fold-1/plain"]
     adopted = re.findall(r"^(\S+): adopted", said.err, re.MULTILINE)
@@ -231,25 +234,25 @@ def test_prediction_refuses_an_encoder_that_is_not_the_run_s(
 
 
 def test_a_failed_slide_is_counted_recorded_and_tried_again_unless_told_otherwise(
-    embedded: Station, painted: Any, folder: Path, run_mhim: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    embedded: Station, painted: Any, folder: Path, run_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "broken.tiff").write_bytes(b"no slide at all")
     table = folder / "with-broken.csv"
     rows = painted.cohort.read_text().replace(",s", f",{painted.cohort.parent}/s")
     table.write_text(rows + "broken,broken.tiff,p99,tumour\n")
     words = [f"cohort={table}" if word.startswith("cohort=") else word for word in embedded.words]
-    said = run_mhim(*words)
+    said = run_here(*words)
     assert said.code == 3, said
     assert "13 slides: 0 ok, 0 empty, 1 failed (open 1), 12 skipped" in said.out
     assert newest_report(embedded.folder)["failures_by_reason"] == {"open": 1}
-    assert run_mhim(*words, "max_failed_fraction=0.01").code == 4
+    assert run_here(*words, "max_failed_fraction=0.01").code == 4
     assert len(list(embedded.folder.glob("attempts/*/broken/*/*.json"))) == 2
 
     def no_work(*_: object) -> None:
         raise AssertionError("there was nothing to do")
 
     monkeypatch.setattr("flows.embed.embed_pending", no_work)
-    given_up = run_mhim(*words, "retry_failed=false")
+    given_up = run_here(*words, "retry_failed=false")
     assert given_up.code == 3
     assert "1 failed (open 1), 12 skipped" in given_up.out
     assert len(list(embedded.folder.glob("attempts/*/broken/*/*.json"))) == 2

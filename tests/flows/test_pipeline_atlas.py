@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.filterwarnings("ignore:::ray"), pytest.mark.usefixtures("one_ray")]
-
 STATED = {"BS27_HE_10x", "lung-squamous-cell-carcinoma_HE3_10x"}
 """Slides that state their resolution."""
 ESTIMATED = {"erosion_HE_10x"}
@@ -37,25 +35,25 @@ def write_atlas(shared_data: Path, tmp_path: Path) -> Callable[[str], Path]:
 
 
 def test_each_relaxation_embeds_only_what_was_refused_and_no_slide_twice(
-    write_atlas: Callable[[str], Path], tmp_path: Path, run_mhim: Callable[..., Any], features_of: Callable[..., Any]
+    write_atlas: Callable[[str], Path], tmp_path: Path, run_here: Callable[..., Any], features_of: Callable[..., Any]
 ) -> None:
     store = tmp_path / "store"
     words = ("embed", "encoder=hed-texture", f"store={store}", "target_mpp=1.0", "local_cpus=2")
     first, second = write_atlas("atlas10x.csv"), write_atlas("atlas10x_mpp.csv")
 
-    silent = run_mhim(*words, f"cohort={first}")
+    silent = run_here(*words, f"cohort={first}")
     assert silent.code == 4
     assert "5 slides: 2 ok, 0 empty, 3 failed (no_mpp 3), 0 skipped" in silent.out
     after_first = features_of(store)
     assert len(after_first) == len(STATED)
 
-    told = run_mhim(*words, f"cohort={second}")
+    told = run_here(*words, f"cohort={second}")
     assert told.code == 4
     assert "5 slides: 1 ok, 0 empty, 2 failed (upsample 2), 2 skipped" in told.out
     after_second = features_of(store)
     assert after_first.items() < after_second.items()
 
-    relaxed = run_mhim(*words, f"cohort={second}", "max_upsample=2.1")
+    relaxed = run_here(*words, f"cohort={second}", "max_upsample=2.1")
     assert relaxed.code == 0
     assert "5 slides: 2 ok, 0 empty, 0 failed, 3 skipped" in relaxed.out
     assert after_second.items() < features_of(store).items()

@@ -108,9 +108,9 @@ def embedding(painted: Any, tmp_path: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def store(painted: Any, one_ray: None, tmp_path_factory: pytest.TempPathFactory, run_mhim: Callable[..., Any]) -> Path:
+def store(painted: Any, tmp_path_factory: pytest.TempPathFactory, run_here: Callable[..., Any]) -> Path:
     folder = tmp_path_factory.mktemp("faults") / "store"
-    said = run_mhim("embed", f"cohort={painted.cohort}", "encoder=hed-texture", f"store={folder}", "local_cpus=2")
+    said = run_here("embed", f"cohort={painted.cohort}", "encoder=hed-texture", f"store={folder}", "local_cpus=2")
     assert said.code == 0, said
     return folder
 
@@ -123,9 +123,9 @@ def training(painted: Any, store: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(training: tuple[str, ...], store: Path, run_mhim: Callable[..., Any]) -> dict[str, bytes]:
+def uninterrupted(training: tuple[str, ...], store: Path, run_here: Callable[..., Any]) -> dict[str, bytes]:
     out = store.parent / "uninterrupted"
-    said = run_mhim(*training, f"out={out}")
+    said = run_here(*training, f"out={out}")
     assert said.code == 0, said
     return results(out)
 
@@ -202,12 +202,12 @@ def test_an_encoder_that_an_actor_cannot_load_ends_the_run_with_a_sentence(
 
 @pytest.mark.parametrize(("taken", "code"), [(("features",), 4), (("features", "probe"), 6)])
 def test_a_store_that_stopped_taking_features_ends_the_run_and_one_that_refuses_a_slide_does_not(
-    embedding: tuple[str, ...], tmp_path: Path, run_mhim: Callable[..., Any], taken: tuple[str, ...], code: int
+    embedding: tuple[str, ...], tmp_path: Path, run_here: Callable[..., Any], taken: tuple[str, ...], code: int
 ) -> None:
     (tmp_path / "store").mkdir()
     for name in taken:
         (tmp_path / "store" / name).write_text("a file where a folder belongs")
-    said = run_mhim(*embedding)
+    said = run_here(*embedding)
     assert said.code == code, said
     assert ("12 failed (storage 12)" in said.out) == (code == 4)
     assert ("the store stopped taking writes" in said.err) == (code == 6)

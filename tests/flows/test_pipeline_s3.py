@@ -54,12 +54,17 @@ def digests(storage: Storage, *prefixes: str) -> dict[str, str]:
 
 
 def test_the_whole_path_lies_at_s3_and_equals_the_path_through_folders(
-    bucket: str, painted: Any, tmp_path: Path, run_mhim: Callable[..., Any], clean_features: dict[str, str]
+    bucket: str,
+    painted: Any,
+    tmp_path: Path,
+    run_mhim: Callable[..., Any],
+    run_here: Callable[..., Any],
+    clean_features: dict[str, str],
 ) -> None:
     for path in painted.cohort.parent.iterdir():
         open_storage(f"s3://{bucket}/lab").put(path.name, path.read_bytes())
 
-    def walk(slides: str, base: str, stations: int) -> None:
+    def walk(run_command: Callable[..., Any], slides: str, base: str, stations: int) -> None:
         store, run = f"{base}/store", f"{base}/run"
         words = (f"cohort={slides}/cohort.csv", f"store={store}")
         commands = (
@@ -70,17 +75,17 @@ def test_the_whole_path_lies_at_s3_and_equals_the_path_through_folders(
             ("report", f"run={run}", "max_heatmaps=2"),
         )
         for command in commands[:stations]:
-            said = run_mhim(*command)
+            said = run_command(*command)
             assert said.code == 0, (command, said)
 
-    walk(f"s3://{bucket}/lab", f"s3://{bucket}/out", stations=5)
+    walk(run_mhim, f"s3://{bucket}/lab", f"s3://{bucket}/out", stations=5)
     features = digests(open_storage(f"s3://{bucket}/out/store"), "features")
     assert features.items() >= clean_features.items()
     assert len(features) == 15
     assert open_storage(f"s3://{bucket}/out/run").get("report.html")
     assert open_storage(f"s3://{bucket}/out/predictions").get("predictions.csv")
 
-    walk(str(painted.cohort.parent), str(tmp_path), stations=3)
+    walk(run_here, str(painted.cohort.parent), str(tmp_path), stations=3)
     evaluation = digests(LocalStorage(tmp_path / "run"), "evaluation")
     assert {"evaluation/predictions.csv", "evaluation/attention/s00.parquet"} < evaluation.keys()
     assert digests(open_storage(f"s3://{bucket}/out/run"), "evaluation") == evaluation

@@ -122,7 +122,10 @@ def world(first: World, tmp_path: Path, mhim: Callable[..., Any]) -> World:
 
 @pytest.fixture(scope="module")
 def module_patch() -> Iterator[pytest.MonkeyPatch]:
-    """Training in this process instead of on Ray's workers, for as long as the tests of this file run."""
+    """Training in this process instead of on Ray's workers, for as long as the tests of this file run.
+
+    The figures of every report that is written on the way, which other tests look at, are not drawn in full.
+    """
 
     @contextlib.contextmanager
     def session(*_: object) -> Iterator[Resources]:
@@ -134,6 +137,7 @@ def module_patch() -> Iterator[pytest.MonkeyPatch]:
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: file.write(b"drawn"))
         patch.setattr("flows.train.ray_session", session)
         patch.setattr("cluster.training.run_workers", run_workers)
         yield patch
