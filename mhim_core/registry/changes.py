@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from mhim_core.registry.card import RegistryCard
-from mhim_core.train.sections import flat_options
+from mhim_core.train.sections import flat_options, neutral_options
 
 _SEED_KEYS = ("seed", "seeds")
 
@@ -26,7 +26,8 @@ class Change(NamedTuple):
 
 def changes(before: RegistryCard, after: RegistryCard) -> tuple[Change, ...]:
     """Of data, training keys, number of models and thresholds, by key. Encoder, tiling and task are not looked at."""
-    there, here = _facts(before), _facts(after)
+    neutral = neutral_options()
+    there, here = neutral | _facts(before), neutral | _facts(after)
     keys = sorted(key for key in {*there, *here} if there.get(key) != here.get(key))
     return tuple(Change(key, there.get(key), here.get(key)) for key in keys)
 

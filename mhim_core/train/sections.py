@@ -41,6 +41,11 @@ def flat(record: Mapping[str, Any]) -> dict[str, Any]:
     return leaves
 
 
+def neutral_options() -> dict[str, Any]:
+    """Of every option added since 0.1, its neutral value: what a record without its section says of it."""
+    return {key: value for section in SECTIONS for key, value in _neutral(section).items()}
+
+
 def _neutral(section: str) -> Mapping[str, Any]:
     kind = SECTIONS.get(section)
     return {} if kind is None else neutral_values(kind)
