@@ -56,7 +56,7 @@ def test_a_cohort_table_that_is_not_there(refused: Refused, store: Path, tmp_pat
         (b"PK\x03\x04rest", "save it as CSV"),
         (b"\xd0\xcf\x11\xe0rest", "save it as CSV"),
         ("slide_id,path\n1,hôpital.svs\n".encode("latin-1"), "line 2 is not UTF-8"),
-        ("slide_id,path\n1,a.svs\n".encode("utf-16")[:-1], "is none; save the table as CSV"),
+        ("slide_id,path\n1,a.svs\n".encode("utf-16")[:-1], "save the table as CSV"),
         (b'slide_id,path\n"a,b.svs\n', "check the quotes"),
         (b"foo,bar\n1,2\n", "no column names the slides. Found 'foo', 'bar'"),
         (b"a.svs,1\nb.svs,0\n", "If the table has no header line, add one"),
