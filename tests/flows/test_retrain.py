@@ -137,7 +137,8 @@ def module_patch() -> Iterator[pytest.MonkeyPatch]:
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: file.write(b"\x89PNG\r\n\x1a\ndrawn"))
+        drawn = b"\x89PNG\r\n\x1a\n"  # pages look at the first bytes
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: file.write(drawn))
         patch.setattr("flows.train.ray_session", session)
         patch.setattr("cluster.training.run_workers", run_workers)
         yield patch
