@@ -8,8 +8,8 @@ from mhim_core.places import join_place, moved_along, nearby_places, relative_pl
 @pytest.mark.parametrize(
     ("place", "base", "relative"),
     [
-        ("/work/a/store", "/work/a/runs/first", "../../store"),
-        ("/work/a/store", "/work/a/store/run", ".."),
+        ("/data/a/store", "/data/a/runs/first", "../../store"),
+        ("/data/a/store", "/data/a/store/run", ".."),
         ("s3://bucket/a/store", "s3://bucket/a/run", "../store"),
     ],
 )
@@ -28,12 +28,12 @@ def test_places_that_share_no_folder_have_no_relative_one(place: str, base: str)
 
 
 def test_what_moved_along_is_found_beside_the_base() -> None:
-    assert moved_along("/work/a/slides/1.svs", "/work/a/run", "/mnt/b/run") == "/mnt/b/slides/1.svs"
-    assert moved_along("/work/a/slides/1.svs", "/work/a/run", "s3://bucket/b/run") == "s3://bucket/b/slides/1.svs"
+    assert moved_along("/data/a/slides/1.svs", "/data/a/run", "/mnt/b/run") == "/mnt/b/slides/1.svs"
+    assert moved_along("/data/a/slides/1.svs", "/data/a/run", "s3://bucket/b/run") == "s3://bucket/b/slides/1.svs"
 
 
 def test_the_nearest_place_is_guessed_first() -> None:
-    guesses = list(nearby_places("/work/a/data/store", "/mnt/b/runs/first"))
+    guesses = list(nearby_places("/data/a/data/store", "/mnt/b/runs/first"))
     assert guesses[0] == "/mnt/b/runs/store"
     assert "/mnt/b/store" in guesses
     assert "/mnt/b/data/store" in guesses
