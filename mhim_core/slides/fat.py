@@ -7,6 +7,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.morphology import remove_small_objects
 
+from mhim_core.slides.channels import channel_mean
 from mhim_core.slides.glass import Glass
 
 _CELL_PX = 7
@@ -23,7 +24,7 @@ _MIN_AREA_PX = 782
 
 def find_fat(pixels: np.ndarray, is_tissue: np.ndarray, glass: Glass) -> np.ndarray:
     """bool (rows, columns): fat within the tissue of a thumbnail at 8 µm/px."""
-    density = -np.log10(np.clip(pixels.mean(axis=-1) / 255 / glass.rgb.mean(), 0.01, 1))
+    density = -np.log10(np.clip(channel_mean(pixels) / 255 / glass.rgb.mean(), 0.01, 1))
     weight = np.maximum(_window_mean(is_tissue.astype(np.float64)), 1e-6)
     is_by_empty = ndimage.minimum_filter(density, _CELL_PX) < _EMPTY_DENSITY
     empty = _window_mean(is_tissue & is_by_empty) / weight

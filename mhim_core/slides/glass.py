@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from mhim_core.slides.channels import brightest, channel_mean, darkest
 from mhim_core.slides.spec import GlassRule
 
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
@@ -41,10 +42,10 @@ def find_glass(pixels: np.ndarray, smooth: np.ndarray, is_scanned: np.ndarray, r
     glass is there: converters pad with it.
     """
     luminance = np.rint(smooth @ _LUMINANCE * 255).astype(np.int64)
-    value = smooth.max(axis=-1)
+    value = brightest(smooth)
     is_bright = is_scanned & (luminance >= rule.min_background_value * 255)
-    is_bright &= 1 - smooth.min(axis=-1) / np.maximum(value, 1e-6) <= _MAX_OWN_SATURATION
-    is_padding = pixels.min(axis=-1) >= _PADDING
+    is_bright &= 1 - darkest(smooth) / np.maximum(value, 1e-6) <= _MAX_OWN_SATURATION
+    is_padding = darkest(pixels) >= _PADDING
     for candidates in (is_bright & ~is_padding, is_bright):
         peak = _peak(luminance[candidates])
         if peak is None:
@@ -71,18 +72,18 @@ def smoothed(pixels: np.ndarray) -> np.ndarray:
 def saturation_beside(smooth: np.ndarray, glass_rgb: np.ndarray) -> np.ndarray:
     """HSV saturation of the picture as if its glass were neutral, float32 (rows, columns)."""
     balanced = _blurred(np.clip(smooth / glass_rgb.astype(np.float32), 0, 1))
-    return np.asarray(1 - balanced.min(axis=-1) / np.maximum(balanced.max(axis=-1), 1e-6))
+    return np.asarray(1 - darkest(balanced) / np.maximum(brightest(balanced), 1e-6))
 
 
 def density_beside(smooth: np.ndarray, glass_rgb: np.ndarray) -> np.ndarray:
     """Optical density of the channels' mean against the glass, float32 (rows, columns); glass is 0."""
-    ratio = ndimage.gaussian_filter(smooth.mean(axis=-1), 1.0, mode="nearest") / np.float32(glass_rgb.mean())
+    ratio = ndimage.gaussian_filter(channel_mean(smooth), 1.0, mode="nearest") / np.float32(glass_rgb.mean())
     return np.asarray(-np.log10(np.clip(ratio, 0.01, 1)))
 
 
 def is_black_frame(pixels: np.ndarray, rule: GlassRule) -> np.ndarray:
     """bool (rows, columns): black areas too large for a fold or dust, with the grey that blurs their edges."""
-    labels, num = ndimage.label(pixels.max(axis=-1) < rule.min_value * 255)
+    labels, num = ndimage.label(brightest(pixels) < rule.min_value * 255)
     sizes = np.bincount(labels.ravel(), minlength=num + 1)
     is_frame = sizes > _MIN_FRAME_PX
     is_frame[0] = False

@@ -8,6 +8,7 @@ has no colour and is no tissue anyway.
 import numpy as np
 from scipy import ndimage
 
+from mhim_core.slides.channels import brightest
 from mhim_core.slides.glass import Glass
 
 _MIN_DENSITY = 0.12
@@ -32,7 +33,7 @@ def find_pen(smooth: np.ndarray, glass: Glass, is_scanned: np.ndarray) -> np.nda
         return core
     near = ndimage.binary_dilation(core, iterations=_EDGE_PX)
     is_edge = (red > _EDGE * green) | (red < _RED_MAX_RED * green)
-    return np.asarray(core | (near & is_edge & is_scanned & (density.max(axis=-1) > 0.01)))
+    return np.asarray(core | (near & is_edge & is_scanned & (brightest(density) > 0.01)))
 
 
 def _large(mask: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.morphology import remove_small_holes, remove_small_objects
 
+from mhim_core.slides.channels import brightest, channel_mean, darkest
 from mhim_core.slides.glass import Glass, density_beside, saturation_beside
 from mhim_core.slides.spec import GlassRule
 
@@ -32,7 +33,7 @@ def tissue_beside_glass(
     density = density_beside(smooth, glass.rgb)
     is_coloured = saturation > max(spread, rule.min_saturation)
     is_faint = (density > rule.min_density) & (saturation > max(spread, rule.faint_saturation))
-    is_tissue = (is_coloured | is_faint) & is_seen & (smooth.max(axis=-1) >= rule.min_value)
+    is_tissue = (is_coloured | is_faint) & is_seen & (brightest(smooth) >= rule.min_value)
     is_tissue &= ~_halo(is_tissue, pixels, glass, rule)
     return cleaned(is_tissue, rule) & is_seen
 
@@ -40,8 +41,8 @@ def tissue_beside_glass(
 def _halo(is_tissue: np.ndarray, pixels: np.ndarray, glass: Glass, rule: GlassRule) -> np.ndarray:
     """bool: the rim that smoothing added, glass as it lies there unsmoothed."""
     ratio = np.clip(pixels / np.float32(255) / glass.rgb.astype(np.float32), 0.01, 1)
-    is_glass = -np.log10(ratio.mean(axis=-1)) < rule.min_density / 2
-    is_glass &= 1 - ratio.min(axis=-1) / ratio.max(axis=-1) < rule.min_saturation
+    is_glass = -np.log10(channel_mean(ratio)) < rule.min_density / 2
+    is_glass &= 1 - darkest(ratio) / brightest(ratio) < rule.min_saturation
     return np.asarray(is_tissue & is_glass & ~ndimage.binary_erosion(is_tissue, iterations=_HALO_PX, border_value=1))
 
 
@@ -58,6 +59,6 @@ def _is_full(smooth: np.ndarray, is_seen: np.ndarray, rule: GlassRule) -> bool:
     """No glass anywhere: is the slide full of tissue? Then it is bright, not flat, and not framed by darkness."""
     if is_seen.mean() < 0.5:
         return False
-    value, seen = smooth.max(axis=-1)[is_seen], smooth[is_seen]
-    saturation = 1 - seen.min(axis=-1) / np.maximum(seen.max(axis=-1), 1e-6)
+    value, seen = brightest(smooth)[is_seen], smooth[is_seen]
+    saturation = 1 - darkest(seen) / np.maximum(brightest(seen), 1e-6)
     return bool(np.median(value) >= rule.min_background_value and saturation.std() > 0.01)
