@@ -39,7 +39,7 @@ def task_plan(plan_of: PlanOf, task: Task, aggregator: str = "abmil", **fit: obj
         target = late if task.kind is TaskKind.survival else ValueTarget(100.0 + 40 * bad + index / 10)
         bags.append(LabelledBag(BagId(f"bag-{index:02d}"), target))
     cut = NUM * 2 // 3
-    options = FitOptions(**{"epochs": 12, "learning_rate": 5e-3} | fit)  # type: ignore[arg-type]
+    options = FitOptions(**{"epochs": 5, "learning_rate": 1e-2} | fit)  # type: ignore[arg-type]
     return dataclasses.replace(
         plan_of(),
         fits=plan_fits([FoldBags(0, tuple(bags[:cut]), tuple(bags[cut:]))], Stage.mhim, task, [7]),
