@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = Path(os.environ.get("MHIM_SHARED_DATA", ROOT / "../shared/data")).resolve()
@@ -30,10 +29,6 @@ if WITHOUT:
     loaded = [name for name in WITHOUT if name in sys.modules]
     assert not loaded, f"{loaded} were imported before they could be refused"
     sys.meta_path.insert(0, _Refuse())
-
-# shapes written in signatures are checked wherever a test calls them
-_SHAPE_CHECKS = install_import_hook(["mhim_core.mil", "mhim_core.embed"], "beartype.beartype")
-
 
 DURATIONS = Path(__file__).with_name("durations.json")
 """Seconds by file of tests, of those that take one and more; `make durations` measures them anew."""

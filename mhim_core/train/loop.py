@@ -76,7 +76,8 @@ def run_fit(
     if spec.stage is Stage.mhim:
         teacher_data = from_rank_zero(context, lambda: read_teacher(storage, plan, spec))
     identity = fit_identity(plan, spec, None if teacher_data is None else sha256(teacher_data))
-    finished = _as_result(from_rank_zero(context, lambda: _as_bytes(adopt(storage, spec.name, identity))), spec)
+    attempts = Attempts(storage, spec.name, identity, uuid.uuid4().hex)
+    finished = _as_result(from_rank_zero(context, lambda: _adopted(storage, spec.name, identity, attempts)), spec)
     if finished is not None:
         tell(FitEventKind.adopted, "an identical fit is already finished", finished.history[finished.best_epoch - 1])
         return finished
@@ -84,7 +85,6 @@ def run_fit(
     setup = make_setup(plan, spec)
     feed = BagFeed(bags, setup, context.device)
     feed.require((*spec.train, *spec.validation))
-    attempts = Attempts(storage, spec.name, identity, uuid.uuid4().hex)
     teacher = None if teacher_data is None else load_model(teacher_data)
     initial = None
     if plan.warm_start:
@@ -150,6 +150,14 @@ def should_stop(state: TrainState) -> bool:
     if fit.patience == 0 or state.best is None or state.epoch < fit.patience_from_epoch:
         return False
     return state.epoch - state.best.record.epoch >= fit.patience
+
+
+def _adopted(storage: Storage, fit: str, identity: str, attempts: Attempts) -> bytes:
+    """The finished fit's result, without the checkpoints that a process killed just after finishing it left there."""
+    finished = adopt(storage, fit, identity)
+    if finished is not None:
+        attempts.clear()
+    return _as_bytes(finished)
 
 
 def _finish(

@@ -142,6 +142,17 @@ def test_a_later_identical_run_adopts_what_is_there(plan_of: PlanOf, bags, tmp_p
     assert bags.reads == reads
 
 
+def test_what_a_process_killed_just_after_finishing_left_is_cleared_away(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    run(plan_of(), bags, tmp_path)
+    before = contents(tmp_path)
+    left = tmp_path / f"fits/{MHIM}/attempts/of-the-killed"
+    left.mkdir(parents=True)
+    for name in ("epoch-0004.safetensors", "epoch-0004.json"):
+        (left / name).write_bytes(b"no longer needed")
+    run(plan_of(), bags, tmp_path)
+    assert contents(tmp_path) == before
+
+
 def test_a_result_that_appears_while_a_fit_runs_is_adopted(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     plan = plan_of(stage=Stage.plain)
 
