@@ -69,10 +69,10 @@ def trained(embedded: Station, train: Callable[..., Station]) -> Station:
 
 
 @pytest.fixture(scope="module")
-def predicted(trained: Station, painted: Any, folder: Path, run_mhim: Callable[..., Any]) -> Station:
+def predicted(trained: Station, painted: Any, folder: Path, run_here: Callable[..., Any]) -> Station:
     out = folder / "predictions"
     words = ("predict", f"run={trained.folder}", f"cohort={painted.new}", f"out={out}", "local_cpus=2")
-    return Station(out, words, run_mhim(*words))
+    return Station(out, words, run_here(*words))
 
 
 def results(run: Path) -> dict[str, bytes]:

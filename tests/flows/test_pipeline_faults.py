@@ -150,7 +150,7 @@ def test_an_embedding_killed_half_way_goes_on_with_what_was_not_committed(
     assert len(commits(store)) == 12
 
 
-def test_an_encoder_s_actor_killed_amid_a_slide_changes_nothing(
+def test_a_decoder_and_then_an_actor_killed_amid_a_slide_change_nothing(
     embedding: tuple[str, ...],
     tmp_path: Path,
     killing: Callable[..., Any],
@@ -159,29 +159,16 @@ def test_an_encoder_s_actor_killed_amid_a_slide_changes_nothing(
     clean_features: dict[str, str],
 ) -> None:
     store = tmp_path / "store"
-    with killing("SlideActor", lambda: len(commits(store)) >= 2) as killed:
+    with (
+        killing("multiprocessing.spawn", lambda: commits(store)) as decoders,
+        killing("SlideActor", lambda: decoders and len(commits(store)) >= 3) as actors,
+    ):
         said = run_mhim(*embedding)
-    assert killed
+    assert decoders
+    assert actors
     assert said.code == 0, said
     assert features_of(store) == clean_features
     assert len(commits(store)) == 12
-
-
-def test_a_decoder_killed_amid_a_slide_changes_nothing(
-    embedding: tuple[str, ...],
-    tmp_path: Path,
-    killing: Callable[..., Any],
-    run_mhim: Callable[..., Any],
-    features_of: Callable[[Path], dict[str, str]],
-    clean_features: dict[str, str],
-) -> None:
-    store = tmp_path / "store"
-    with killing("multiprocessing.spawn", lambda: len(commits(store)) >= 2) as killed:
-        said = run_mhim(*embedding)
-    assert killed
-    assert said.code == 0, said
-    assert "12 slides: 12 ok" in said.out
-    assert features_of(store) == clean_features
 
 
 def test_an_encoder_that_an_actor_cannot_load_ends_the_run_with_a_sentence(
