@@ -134,7 +134,7 @@ def test_an_embedding_killed_half_way_goes_on_with_what_was_not_committed(
     embedding: tuple[str, ...],
     tmp_path: Path,
     killed_when: Callable[..., None],
-    run_mhim: Callable[..., Any],
+    run_here: Callable[..., Any],
     features_of: Callable[[Path], dict[str, str]],
     clean_features: dict[str, str],
 ) -> None:
@@ -142,7 +142,7 @@ def test_an_embedding_killed_half_way_goes_on_with_what_was_not_committed(
     killed_when(lambda: len(commits(store)) >= 2, *embedding)
     before = {path: path.stat().st_mtime_ns for path in commits(store)}
     assert 2 <= len(before) < 12
-    said = run_mhim(*embedding)
+    said = run_here(*embedding)
     assert said.code == 0, said
     assert f"12 slides: {12 - len(before)} ok, 0 empty, 0 failed, {len(before)} skipped" in said.out
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -205,13 +205,13 @@ def test_a_training_killed_half_way_resumes_and_ends_in_the_same_models(
     uninterrupted: dict[str, bytes],
     tmp_path: Path,
     killed_when: Callable[..., None],
-    run_mhim: Callable[..., Any],
+    run_here: Callable[..., Any],
 ) -> None:
     out = tmp_path / "run"
     half_way = out / "fits/seed-2021/fold-0/mhim/attempts"
     killed_when(lambda: list(half_way.glob("*/epoch-0005.json")), *training, f"out={out}", and_all_below=True)
     assert not (out / "fits/seed-2021/fold-0/mhim/result.json").exists()
-    said = run_mhim(*training, f"out={out}")
+    said = run_here(*training, f"out={out}")
     assert said.code == 0, said
     assert "seed-2021/fold-0/plain: adopted" in said.err
     resumed = re.search(r"^seed-2021/fold-0/mhim: resumed: after epoch (\d+)$", said.err, re.MULTILINE)

@@ -68,7 +68,7 @@ def test_the_whole_path_lies_at_s3_and_equals_the_path_through_folders(
         store, run = f"{base}/store", f"{base}/run"
         words = (f"cohort={slides}/cohort.csv", f"store={store}")
         commands = (
-            ("embed", *words, "encoder=hed-texture", "local_cpus=2"),
+            ("embed", *words, "encoder=hed-texture", "local_cpus=2", "embed_actors=1"),
             ("train", *words, f"out={run}", *TRAINING),
             ("evaluate", f"run={run}", "bootstrap_replicates=20"),
             ("predict", f"run={run}", f"cohort={slides}/new.csv", f"out={base}/predictions", "local_cpus=2"),

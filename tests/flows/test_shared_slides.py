@@ -27,18 +27,8 @@ def summary_of(store: Path) -> dict[str, Any]:
     return json.loads((newest_report(store) / "summary.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def one_ray() -> Any:
-    """One Ray for the commands of this file."""
-    from cluster.session import kept_alive
-
-    with kept_alive():
-        yield
-
-
-@pytest.mark.usefixtures("one_ray")
 def test_every_shared_slide_is_embedded_empty_or_refused_with_a_listed_reason(
-    shared_data: Path, tmp_path: Path
+    shared_data: Path, tmp_path: Path, run_here: Callable[..., Any]
 ) -> None:
     slides = shared_data / "slides"
     files = sorted(path for path in slides.rglob("*") if path.suffix in (".svs", ".tiff", ".tif", ".ndpi"))
@@ -49,8 +39,8 @@ def test_every_shared_slide_is_embedded_empty_or_refused_with_a_listed_reason(
         writer.writeheader()
         writer.writerows(rows)
     store = tmp_path / "store"
-    code = main(["embed", f"cohort={table}", "encoder=hed-texture", f"store={store}", "target_mpp=2.0"])
-    assert code == ExitCode.TOO_MANY_FAILED
+    said = run_here("embed", f"cohort={table}", "encoder=hed-texture", f"store={store}", "target_mpp=2.0")
+    assert said.code == ExitCode.TOO_MANY_FAILED
     summary = summary_of(store)
     assert summary["num_input"] == len(files) == sum(summary["counts"].values())
     assert summary["counts"]["ok"] >= 16 + 3 + 1
