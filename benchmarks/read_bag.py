@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from mhim_core.features import MppUsed, SlideFeatures, SourceHint, SourceIdentity
+from mhim_core.features import MppUsed, SlideFeatures, SlideReading, SourceHint, SourceIdentity, TileCut
 from mhim_core.storage import LocalStorage
 from mhim_core.store.bags import ParquetBags
 from mhim_core.store.commit import commit
@@ -84,13 +84,15 @@ def make_features(num_tiles: int, feature_set: FeatureSet) -> SlideFeatures:
         coords_l0_px=np.stack([grid % 100 * 256, grid // 100 * 256], axis=1).astype(np.int32),
         tissue_share=np.ones(num_tiles, np.float32),
         background_share=np.zeros(num_tiles, np.float32),
-        source=SourceIdentity(1, "benchmark"),
-        hint=SourceHint("benchmark", 1, "1"),
-        mpp=MppUsed(0.5, 0.5, "slide"),
-        effective_mpp=(0.5, 0.5),
-        tile_size_l0_px=(256, 256),
-        upsample=1.0,
-        tiling=feature_set.tiling,
+        reading=SlideReading(
+            source=SourceIdentity(1, "benchmark"),
+            hint=SourceHint("benchmark", 1, "1"),
+            source_sha256="",
+            mpp=MppUsed(0.5, 0.5, "slide"),
+            effective_mpp=(0.5, 0.5),
+            upsample=1.0,
+        ),
+        cut=TileCut(tiling=feature_set.tiling, tile_size_l0_px=(256, 256), width_l0_px=1024, height_l0_px=256),
         encoder=feature_set.encoder,
     )
 

@@ -116,8 +116,9 @@ class SlideActor:
         items = iter(stream)
         facts = next(items)
         assert isinstance(facts, PlanFacts)
+        reading = facts.reading
         present = find_commit(
-            self._storage, self._job.feature_set, task.slide_id, facts.source, facts.mpp, facts.source_sha256
+            self._storage, self._job.feature_set, task.slide_id, reading.source, reading.mpp, reading.source_sha256
         )
         if present is not None:
             return skipped_row(present)
@@ -131,10 +132,12 @@ class SlideActor:
         if not isinstance(result, Committed):
             return skipped_row(record)
         is_empty = record.status is Status.EMPTY
+        view = features.reading.view
+        seen = "" if view is None else view.describe() if is_empty else view.warning()
         return StatusRow(
             record.slide_id,
             record.status,
-            message=features.view.describe() if is_empty else features.view.warning(),
+            message=seen,
             is_empty=is_empty,
             num_tiles=record.num_tiles,
             num_bytes=record.num_bytes,

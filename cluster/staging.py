@@ -6,7 +6,6 @@ long.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,4 +61,4 @@ def decode_staged(
     with at_hand(task, staging_dir) as slide:
         yield AtHand()
         for item in decode_slide(slide.path, slide.task, slide.hint, spec=spec, policy=policy):
-            yield replace(item, source_sha256=slide.sha256) if isinstance(item, PlanFacts) else item
+            yield item.with_sha256(slide.sha256) if isinstance(item, PlanFacts) else item

@@ -154,7 +154,7 @@ def _holdout_step(work: ModelWork, config: PipelineConfig, registry: Storage) ->
         features = read_features(open_storage(config.store), work.feature_set.fingerprint).with_tiles()
         rows = [row for row in work.labelled if row.slide_id in features]
         task = infer_task(work.cohort_input.cohort.rows, task_options).task
-        sources = {row.slide_id: features[row.slide_id].source for row in rows}
+        sources = {row.slide_id: features[row.slide_id].reading.source for row in rows}
         frozen = freeze(registry, work.name, rows, task, sources, options)
         note = f"{len(frozen.slides)} slides of {len(frozen.patients)} patients are set aside"
         if frozen.options != options:

@@ -85,7 +85,7 @@ def run(config: PredictConfig) -> FlowResult:
         external = external_metrics(
             predictor.card,
             predicted,
-            {slide_id: record.source for slide_id, record in entries.items()},
+            {slide_id: record.reading.source for slide_id, record in entries.items()},
             holdout=predictor.holdout,
             train_targets=predictor.train_targets,
         )

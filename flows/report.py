@@ -141,7 +141,9 @@ def _cohort(trained_run: Run, metrics: dict[str, Any]) -> CohortSummary:
         num_per_class={name: sum(slide.label == name for slide in trained_run.slides) for name in trained_run.classes},
         num_unlabelled=excluded["unlabelled"],
         targets=_targets(trained_run) | _sites(trained_run, metrics),
-        upsampled=tuple(UpsampledSlide(entry.slide_id, entry.upsample) for entry in members if entry.upsample > 1.0),
+        upsampled=tuple(
+            UpsampledSlide(entry.slide_id, entry.reading.upsample) for entry in members if entry.reading.upsample > 1.0
+        ),
     )
 
 

@@ -83,7 +83,38 @@ class SlideView(NamedTuple):
 MIN_LEFT_OUT_MM2, MAX_LEFT_OUT_SHARE = 0.25, 0.25
 """Of what is darker than glass: beyond both, a slide's tissue is worth a look."""
 MAX_PEN_SHARE = 0.1
-NOTHING_SEEN = SlideView()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideReading:
+    """How a slide was read: what its commit states beside the features. The commit's record has these fields flat."""
+
+    source: SourceIdentity
+    """Which bytes the slide was read from."""
+    hint: SourceHint
+    """How the source looked when its identity was last read: unchanged means that it need not be read again."""
+    source_sha256: str
+    """sha256 of the whole source, where the cohort table named one and it was checked; empty: it was not read whole."""
+    mpp: MppUsed
+    effective_mpp: tuple[float, float]
+    """µm/px of the encoded tiles along x and y: what `target_mpp` became after rounding the read size."""
+    upsample: float
+    """How far the finest level had to be enlarged: 1.0 means not at all."""
+    view: SlideView | None = field(default=None, compare=False, metadata={"neutral": None})
+    """What was seen of the slide when its tissue was looked for; None: committed by version 0.1, or a manifest's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileCut:
+    """How a slide was cut into tiles: what a feature file states beside the reading."""
+
+    tiling: dict[str, Any]
+    """The tiling's identity: tile spec and tissue algorithm."""
+    tile_size_l0_px: tuple[int, int]
+    """Width and height of a tile at level 0."""
+    width_l0_px: int
+    """Of the slide, at level 0."""
+    height_l0_px: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,26 +130,11 @@ class SlideFeatures:
     """float32 (N,): share of the tile's area that is tissue, 0 to 1."""
     background_share: np.ndarray
     """float32 (N,): share of the tile where the scanner stored nothing: transparent, or over the slide's edge."""
-    source: SourceIdentity
-    hint: SourceHint
-    mpp: MppUsed
-    effective_mpp: tuple[float, float]
-    """µm/px of the encoded tiles along x and y: what `target_mpp` became after rounding the read size."""
-    tile_size_l0_px: tuple[int, int]
-    """Width and height of a tile at level 0."""
-    upsample: float
-    """How far the finest level had to be enlarged: 1.0 means not at all."""
-    tiling: dict[str, Any]
-    """The tiling's identity: tile spec and tissue algorithm."""
+    reading: SlideReading
+    cut: TileCut
     encoder: dict[str, Any]
     """The encoder's card, whole."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of what computed it: mhim, openslide, torch, …"""
-    source_sha256: str = ""
-    """sha256 of the whole source, where the cohort table named one and it was checked; empty: it was not read whole."""
     num_bad_tiles: int = 0
     """Planned tiles that could not be read and are therefore missing here."""
-    width_l0_px: int = 0
-    height_l0_px: int = 0
-    view: SlideView = NOTHING_SEEN
-    """What was seen of the slide when its tissue was looked for."""

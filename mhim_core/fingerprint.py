@@ -3,19 +3,23 @@
 A field that says `metadata={"neutral": value}` is left out while it has that value, which means what versions without
 the field did: so an option that is added later changes no fingerprint and no record until it is used (ADR 10). A
 NamedTuple says the same in its class attribute `NEUTRAL`, {field: value}.
+
+A field that says `metadata={"flat": True}` holds a dataclass whose fields are written beside those of its owner, which
+share no name with them.
 """
 
 import dataclasses
 import functools
 import hashlib
 import json
+import typing
 from collections.abc import Mapping
 from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
-NEUTRAL = "neutral"
-"""The key of a field's metadata."""
+NEUTRAL, FLAT = "neutral", "flat"
+"""The keys of a field's metadata."""
 
 
 def canonical_json(value: Any) -> bytes:
@@ -45,7 +49,10 @@ def to_plain(value: Any) -> Any:
     Never `dataclasses.asdict`, which keeps neutral fields: what it gives would change whenever an option is added.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        own: dict[str, Any] = {}
+        for field in dataclasses.fields(value):
+            plain = to_plain(getattr(value, field.name))
+            own |= plain if field.metadata.get(FLAT) else {field.name: plain}
         return stated(type(value), own)
     if isinstance(value, Enum):
         return value.value
@@ -64,9 +71,19 @@ def neutral_values(kind: type) -> Mapping[str, Any]:
     if dataclasses.is_dataclass(kind):
         fields = dataclasses.fields(kind)
         values = {field.name: to_plain(field.metadata[NEUTRAL]) for field in fields if NEUTRAL in field.metadata}
+        for part in flat_parts(kind).values():
+            values |= neutral_values(part)
     else:
         values = to_plain(getattr(kind, "NEUTRAL", {}))
     return MappingProxyType(values)
+
+
+@functools.cache
+def flat_parts(kind: type) -> Mapping[str, type]:
+    """The classes of a dataclass's flat fields, by field."""
+    names = [field.name for field in dataclasses.fields(kind) if field.metadata.get(FLAT)]
+    types = typing.get_type_hints(kind) if names else {}
+    return MappingProxyType({name: types[name] for name in names})
 
 
 def stated(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:

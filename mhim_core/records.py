@@ -1,7 +1,8 @@
 """From a stored record's plain JSON back to a dataclass or NamedTuple, across versions.
 
 A record leaves out what is at its neutral value (`mhim_core.fingerprint`): what it lacks is filled in with that value,
-whatever the default is by now. What this version does not know was not neutral, and is refused by name.
+whatever the default is by now. What this version does not know was not neutral, and is refused by name. A flat field
+is read from those of its owner's record that belong to it.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
 from mhim_core.errors import IntegrityError
-from mhim_core.fingerprint import neutral_values
+from mhim_core.fingerprint import flat_parts, neutral_values
 
 Record = TypeVar("Record")
 
@@ -31,6 +32,8 @@ def read_record(kind: type[Record], raw: Any, where: str) -> Record:
         raise IntegrityError(f"{where}: {kind.__name__} lacks the fields {', '.join(missing)}")
     record_type: Any = kind
     types = _types(record_type)
+    for name, part in _parts(kind).items():
+        values[name] = {inner: values.pop(inner) for inner in field_names(part)}
     try:
         return kind(**{name: _value(types[name], value, f"{where}, {name}") for name, value in values.items()})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -51,10 +54,16 @@ def with_neutral(kind: type, raw: Mapping[str, Any], where: str) -> dict[str, An
 
 
 def field_names(kind: type) -> frozenset[str]:
-    """Of a dataclass or NamedTuple."""
-    if dataclasses.is_dataclass(kind):
-        return frozenset(field.name for field in dataclasses.fields(kind) if field.init)
-    return frozenset(kind._fields)  # type: ignore[attr-defined]
+    """The keys of a record of this dataclass or NamedTuple."""
+    if not dataclasses.is_dataclass(kind):
+        return frozenset(kind._fields)  # type: ignore[attr-defined]
+    parts = _parts(kind)
+    names = {field.name for field in dataclasses.fields(kind) if field.init} - parts.keys()
+    return frozenset(names.union(*(field_names(part) for part in parts.values())))
+
+
+def _parts(kind: type) -> Mapping[str, type]:
+    return flat_parts(kind) if dataclasses.is_dataclass(kind) else {}
 
 
 @functools.cache

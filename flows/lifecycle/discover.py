@@ -40,8 +40,8 @@ def contents_of(cohort_input: CohortInput, features: Features) -> dict[SlideId, 
 
     def look(task: SlideTask) -> SourceIdentity | None:
         hint, entry = cohort_input.hints.get(task.slide_id), features.entries.get(task.slide_id)
-        if entry is not None and hint in (None, entry.hint):
-            return entry.source
+        if entry is not None and hint in (None, entry.reading.hint):
+            return entry.reading.source
         return None if hint is None else slide_identity(task)
 
     tasks = cohort_input.tasks()

@@ -135,7 +135,7 @@ class ModelWork:
             frozen = read_holdout(self.registry, self.name)
             assert frozen is not None, "the steps before froze it, or the flow read it"
             entries = read_features(open_storage(self.config.store), self.feature_set.fingerprint).entries
-            sources = {slide_id: record.source for slide_id, record in entries.items()}
+            sources = {slide_id: record.reading.source for slide_id, record in entries.items()}
             rows = split_off(frozen, rows, sources).trainable
         data = _table(rows)
         key = f"cohorts/{sha256(data)[:16]}/{_stem(self.cohort_input.cohort.name)}.parquet"

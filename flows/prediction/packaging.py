@@ -88,7 +88,7 @@ def trained_on(run: Run, folds: set[int]) -> TrainedOn:
         manifest_version=run.record["manifest"]["version"],
         manifest_sha256=run.record["manifest"]["sha256"],
         patients=[rows[slide_id].patient_id for slide_id in used],
-        sources=[entries[slide_id].source for slide_id in used],
+        sources=[entries[slide_id].reading.source for slide_id in used],
         before=known_before(run),
     )
 

@@ -92,13 +92,13 @@ def _check_sources(slides: Sequence[CohortRow], manifest: Manifest) -> None:
     ids_of: dict[SourceIdentity, list[str]] = {}
     strangers = []
     for slide in slides:
-        entry = manifest.entries[slide.slide_id]
-        ids_of.setdefault(entry.source, []).append(slide.slide_id)
-        if slide.mpp is not None and (entry.mpp.x, entry.mpp.y) != (slide.mpp, slide.mpp):
-            strangers.append(f"{slide.slide_id} (embedded at {entry.mpp.x:g} µm/px, the table says {slide.mpp:g})")
-        elif not sha256_matches(entry.source_sha256, slide.sha256):
+        reading = manifest.entries[slide.slide_id].reading
+        ids_of.setdefault(reading.source, []).append(slide.slide_id)
+        if slide.mpp is not None and (reading.mpp.x, reading.mpp.y) != (slide.mpp, slide.mpp):
+            strangers.append(f"{slide.slide_id} (embedded at {reading.mpp.x:g} µm/px, the table says {slide.mpp:g})")
+        elif not sha256_matches(reading.source_sha256, slide.sha256):
             strangers.append(f"{slide.slide_id} (no embedding is verified to be of the sha256 that the table names)")
-        elif slide.uri != entry.hint.uri and _is_another_file(slide.uri, entry.source):
+        elif slide.uri != reading.hint.uri and _is_another_file(slide.uri, reading.source):
             strangers.append(f"{slide.slide_id} (embedded from another file than {slide.uri})")
     twins = [ids for ids in ids_of.values() if len(ids) > 1]
     if twins:

@@ -1,11 +1,10 @@
 """What travels from whoever decodes a slide to whoever encodes it, beside the tiles. Light: decoding needs no torch."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mhim_core.features import NOTHING_SEEN, MppUsed, SlideView, SourceHint, SourceIdentity
+from mhim_core.features import SlideReading, SourceHint, SourceIdentity, TileCut
 from mhim_core.slides.prepare import PreparedSlide
 from mhim_core.slides.spec import TileSpec, tiling_identity
 from mhim_core.types import SlideId
@@ -13,24 +12,19 @@ from mhim_core.types import SlideId
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PlanFacts:
-    """What is known of a slide before its first tile is encoded; picklable, fields as in `SlideFeatures`."""
+    """What is known of a slide before its first tile is encoded; picklable. N planned tiles."""
 
     slide_id: SlideId
     coords_l0_px: np.ndarray
     """int32 (N, 2), row-major; N = 0: no tissue."""
     tissue_share: np.ndarray
     """float32 (N,)."""
-    source: SourceIdentity
-    hint: SourceHint
-    mpp: MppUsed
-    effective_mpp: tuple[float, float]
-    tile_size_l0_px: tuple[int, int]
-    upsample: float
-    tiling: dict[str, Any]
-    width_l0_px: int
-    height_l0_px: int
-    source_sha256: str = ""
-    view: SlideView = NOTHING_SEEN
+    reading: SlideReading
+    cut: TileCut
+
+    def with_sha256(self, source_sha256: str) -> "PlanFacts":
+        """The same, of a source whose sha256 was verified by someone else ("": by nobody)."""
+        return replace(self, reading=replace(self.reading, source_sha256=source_sha256))
 
 
 def plan_facts(
@@ -41,21 +35,25 @@ def plan_facts(
     hint: SourceHint,
     source_sha256: str,
 ) -> PlanFacts:
-    """What travels from whoever decodes to whoever encodes, beside the tiles themselves."""
+    """The facts of a slide that is open and planned. `source_sha256`: "" where the file was not read whole."""
     plan = prepared.plan
     return PlanFacts(
         slide_id=slide_id,
         coords_l0_px=plan.coords_l0_px,
         tissue_share=plan.tissue_share,
-        source=source,
-        hint=hint,
-        mpp=prepared.mpp,
-        effective_mpp=plan.effective_mpp,
-        tile_size_l0_px=plan.tile_size_l0_px,
-        upsample=plan.upsample,
-        tiling=tiling_identity(spec),
-        width_l0_px=prepared.info.width_l0_px,
-        height_l0_px=prepared.info.height_l0_px,
-        source_sha256=source_sha256,
-        view=prepared.view,
+        reading=SlideReading(
+            source=source,
+            hint=hint,
+            source_sha256=source_sha256,
+            mpp=prepared.mpp,
+            effective_mpp=plan.effective_mpp,
+            upsample=plan.upsample,
+            view=prepared.view,
+        ),
+        cut=TileCut(
+            tiling=tiling_identity(spec),
+            tile_size_l0_px=plan.tile_size_l0_px,
+            width_l0_px=prepared.info.width_l0_px,
+            height_l0_px=prepared.info.height_l0_px,
+        ),
     )

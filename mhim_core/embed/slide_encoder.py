@@ -108,20 +108,11 @@ class _Collector:
             coords_l0_px=facts.coords_l0_px if is_whole else facts.coords_l0_px[came_N],
             tissue_share=facts.tissue_share if is_whole else facts.tissue_share[came_N],
             background_share=background_N[came_N],
-            source=facts.source,
-            hint=facts.hint,
-            mpp=facts.mpp,
-            effective_mpp=facts.effective_mpp,
-            tile_size_l0_px=facts.tile_size_l0_px,
-            upsample=facts.upsample,
-            tiling=facts.tiling,
+            reading=facts.reading,
+            cut=facts.cut,
             encoder=self._encoder.card.to_dict(),
             versions=versions_of(self._encoder.card),
             num_bad_tiles=int((~came_N).sum()),
-            width_l0_px=facts.width_l0_px,
-            height_l0_px=facts.height_l0_px,
-            source_sha256=facts.source_sha256,
-            view=facts.view,
         )
 
     def _take_pending(self) -> tuple[np.ndarray, np.ndarray]:

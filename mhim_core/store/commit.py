@@ -50,13 +50,14 @@ def find_commit(
     except NotFoundError:
         return None
     record = CommitRecord.from_json(data, storage.locate(key))
-    committed = (record.slide_id, record.source, record.mpp, record.feature_set, record.dim)
+    committed = (record.slide_id, record.reading.source, record.reading.mpp, record.feature_set, record.dim)
     if committed != (slide_id, source, mpp, feature_set.fingerprint, feature_set.dim):
         raise ConflictError(f"{storage.locate(key)} holds a commit of another source or feature set than its name says")
-    if source_sha256 and record.source_sha256 and source_sha256 != record.source_sha256:
+    verified = record.reading.source_sha256
+    if source_sha256 and verified and source_sha256 != verified:
         raise SlideError(
             FailureReason.SOURCE_HASH_MISMATCH,
-            f"slide {slide_id}: committed from a file of sha256 {record.source_sha256}; the present one has "
+            f"slide {slide_id}: committed from a file of sha256 {verified}; the present one has "
             f"{source_sha256} though size and sampled blocks are equal: give it another slide id or another store",
         )
     return record
@@ -90,7 +91,8 @@ def commit(storage: Storage, feature_set: FeatureSet, features: SlideFeatures) -
 
 
 def _find_own(storage: Storage, feature_set: FeatureSet, features: SlideFeatures) -> CommitRecord | None:
-    return find_commit(storage, feature_set, features.slide_id, features.source, features.mpp, features.source_sha256)
+    reading = features.reading
+    return find_commit(storage, feature_set, features.slide_id, reading.source, reading.mpp, reading.source_sha256)
 
 
 def _check_belongs(feature_set: FeatureSet, features: SlideFeatures) -> None:
@@ -99,7 +101,7 @@ def _check_belongs(feature_set: FeatureSet, features: SlideFeatures) -> None:
         finding = f"features of length {dim}, the encoder {feature_set.encoder_id} promises {feature_set.dim}"
     elif canonical_json(features.encoder) != canonical_json(feature_set.encoder):
         finding = f"features of encoder {features.encoder.get('id')!r}, not of the set's {feature_set.encoder_id!r}"
-    elif canonical_json(features.tiling) != canonical_json(feature_set.tiling):
+    elif canonical_json(features.cut.tiling) != canonical_json(feature_set.tiling):
         finding = "features of another tiling than the feature set's"
     else:
         return

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mhim_core.errors import InputError, IntegrityError, NotFoundError
-from mhim_core.features import MppUsed, SourceHint, SourceIdentity
-from mhim_core.fingerprint import canonical_json, sha256
+from mhim_core.features import MppUsed, SlideReading, SourceHint, SourceIdentity
+from mhim_core.fingerprint import canonical_json, sha256, to_plain
 from mhim_core.storage import Storage
 from mhim_core.store import layout
 from mhim_core.store.feature_sets import FeatureSet
@@ -103,7 +103,9 @@ def write_manifest(
         merged: dict[SlideId, CommitRecord | None] = {**(present.entries if present else {}), **cohort_entries}
         # what was seen of a slide stays with its commit: the manifest is what training needs
         entries = {
-            slide_id: replace(record, view=None) for slide_id, record in sorted(merged.items()) if record is not None
+            slide_id: replace(record, reading=replace(record.reading, view=None))
+            for slide_id, record in sorted(merged.items())
+            if record is not None
         }
         if present is not None and entries == present.entries:
             return present.ref
@@ -160,12 +162,13 @@ def _decode(data: bytes, feature_set: str, origin: str) -> dict[SlideId, CommitR
 
 
 def _to_row(record: CommitRecord) -> dict[str, object]:
-    row = record.to_dict()
+    row: dict[str, object] = to_plain(record)
     del row["feature_set"]
     for name in ("source", "hint", "mpp"):
-        row.update({f"{name}_{key}": value for key, value in row.pop(name)._asdict().items()})
-    row["effective_mpp_x"], row["effective_mpp_y"] = row.pop("effective_mpp")
-    row["status"] = record.status.value
+        del row[name]
+        row.update({f"{name}_{key}": value for key, value in getattr(record.reading, name)._asdict().items()})
+    del row["effective_mpp"]
+    row["effective_mpp_x"], row["effective_mpp_y"] = record.reading.effective_mpp
     row["versions"] = canonical_json(record.versions).decode()
     return row
 
@@ -176,12 +179,16 @@ def _from_row(row: dict[str, object], feature_set: str) -> CommitRecord:
     def take(prefix: str, *names: str) -> list[object]:
         return [values.pop(f"{prefix}_{name}") for name in names]
 
+    reading = SlideReading(
+        source=SourceIdentity(*take("source", "num_bytes", "digest")),  # type: ignore[arg-type]
+        hint=SourceHint(*take("hint", "uri", "num_bytes", "version")),  # type: ignore[arg-type]
+        source_sha256=values.pop("source_sha256"),  # type: ignore[arg-type]
+        mpp=MppUsed(*take("mpp", "x", "y", "source")),  # type: ignore[arg-type]
+        effective_mpp=tuple(take("effective_mpp", "x", "y")),  # type: ignore[arg-type]
+        upsample=values.pop("upsample"),  # type: ignore[arg-type]
+    )
     nested = {
-        "source": SourceIdentity(*take("source", "num_bytes", "digest")),  # type: ignore[arg-type]
-        "hint": SourceHint(*take("hint", "uri", "num_bytes", "version")),  # type: ignore[arg-type]
-        "mpp": MppUsed(*take("mpp", "x", "y", "source")),  # type: ignore[arg-type]
-        "effective_mpp": tuple(take("effective_mpp", "x", "y")),
         "status": Status(str(values.pop("status"))),
         "versions": json.loads(str(values.pop("versions"))),
     }
-    return CommitRecord(**values, **nested, feature_set=feature_set)  # type: ignore[arg-type]
+    return CommitRecord(**values, **nested, reading=reading, feature_set=feature_set)  # type: ignore[arg-type]

@@ -71,23 +71,25 @@ def find_match(
     fitting = [
         record
         for record in records
-        if mpp_matches(record.mpp, task.mpp_override, default_mpp) and sha256_matches(record.source_sha256, task.sha256)
+        if mpp_matches(record.reading.mpp, task.mpp_override, default_mpp)
+        and sha256_matches(record.reading.source_sha256, task.sha256)
     ]
     if not fitting or hint is None:
         return None
     for record in fitting:
-        if record.hint == hint:
+        if record.reading.hint == hint:
             return record
     present = identity(task) if identity is not None else None
     for record in fitting:
-        if record.source == present:
+        if record.reading.source == present:
             return record.with_hint(hint)
     return None
 
 
 def refusal(record: CommitRecord, policy: Admission) -> StatusRow | None:
     """The failure row of a committed slide that the present policy does not let in; None if it does."""
-    if record.upsample <= policy.max_upsample:
+    upsample = record.reading.upsample
+    if upsample <= policy.max_upsample:
         return None
     return StatusRow(
         record.slide_id,
@@ -96,7 +98,7 @@ def refusal(record: CommitRecord, policy: Admission) -> StatusRow | None:
         stage="plan",
         error_type="SlideError",
         message=(
-            f"slide {record.slide_id} was committed with level 0 enlarged {record.upsample:.3g} times, over "
+            f"slide {record.slide_id} was committed with level 0 enlarged {upsample:.3g} times, over "
             f"max_upsample {policy.max_upsample:.3g}; its features are kept, set max_upsample higher to use them"
         ),
         attempts=0,

@@ -1,12 +1,11 @@
 """The commit record: everything known of one committed slide, small enough to read by the thousand."""
 
 import json
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from mhim_core.errors import IntegrityError
-from mhim_core.features import MppUsed, SlideFeatures, SlideView, SourceHint, SourceIdentity
-from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
+from mhim_core.features import MppUsed, SlideFeatures, SlideReading, SourceHint, SourceIdentity
+from mhim_core.fingerprint import FLAT, canonical_json, fingerprint, to_plain
 from mhim_core.records import read_record
 from mhim_core.store import layout
 from mhim_core.store.feature_sets import FeatureSet
@@ -28,15 +27,7 @@ class CommitRecord:
     num_tiles: int
     dim: int
     dtype: str
-    source: SourceIdentity
-    """Which bytes the slide was read from."""
-    hint: SourceHint
-    """How the source looked when its identity was last read: unchanged means that it need not be read again."""
-    source_sha256: str
-    """The whole source's sha256 as the cohort table named it and a worker found it; empty: never checked."""
-    mpp: MppUsed
-    effective_mpp: tuple[float, float]
-    upsample: float
+    reading: SlideReading = field(metadata={FLAT: True})
     num_bad_tiles: int
     feature_set: str
     """Fingerprint of tiling × encoder × schema."""
@@ -47,12 +38,10 @@ class CommitRecord:
     versions: dict[str, str]
     committed_by: str
     """`mhim <version>`."""
-    view: SlideView | None = field(default=None, compare=False, metadata={"neutral": None})
-    """What was seen of the slide beside its tiles; None: committed by version 0.1."""
 
     @property
     def digest(self) -> str:
-        return commit_digest(self.source, self.mpp)
+        return commit_digest(self.reading.source, self.reading.mpp)
 
     @property
     def commit_key(self) -> str:
@@ -60,20 +49,14 @@ class CommitRecord:
 
     def with_hint(self, hint: SourceHint) -> "CommitRecord":
         """The same commit, its source seen at another place or time."""
-        return replace(self, hint=hint)
+        return replace(self, reading=replace(self.reading, hint=hint))
 
     def with_sha256(self, source_sha256: str) -> "CommitRecord":
         """The same commit, its source's sha256 verified since. Commits are immutable: a manifest's entry says it."""
-        return replace(self, source_sha256=source_sha256)
+        return replace(self, reading=replace(self.reading, source_sha256=source_sha256))
 
     def to_json(self) -> bytes:
         return canonical_json({"schema_version": SCHEMA_VERSION} | to_plain(self))
-
-    def to_dict(self) -> dict[str, Any]:
-        values = {column.name: getattr(self, column.name) for column in fields(self)}
-        if self.view is None:
-            del values["view"]  # a record of version 0.1 stays byte for byte what it was
-        return values
 
     @classmethod
     def from_json(cls, data: bytes | str, origin: str) -> "CommitRecord":
@@ -101,7 +84,8 @@ def commit_digest(source: SourceIdentity, mpp: MppUsed) -> str:
 def skipped_row(record: CommitRecord) -> StatusRow:
     """The status row of a slide that an earlier run committed."""
     is_empty = record.status is Status.EMPTY
-    seen = record.view.describe() if is_empty and record.view is not None else ""
+    view = record.reading.view
+    seen = view.describe() if is_empty and view is not None else ""
     return StatusRow(record.slide_id, Status.SKIPPED, message=seen, commit_key=record.commit_key, is_empty=is_empty)
 
 
@@ -119,17 +103,11 @@ def make_record(
         num_tiles=num_tiles,
         dim=dim,
         dtype=DTYPE,
-        source=features.source,
-        hint=features.hint,
-        source_sha256=features.source_sha256,
-        mpp=features.mpp,
-        effective_mpp=features.effective_mpp,
-        upsample=features.upsample,
+        reading=features.reading,
         num_bad_tiles=features.num_bad_tiles,
         feature_set=feature_set.fingerprint,
         tiling=feature_set.tiling_fingerprint,
         encoder=feature_set.encoder_fingerprint,
         versions=dict(features.versions),
         committed_by=committed_by,
-        view=features.view,
     )

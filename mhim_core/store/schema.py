@@ -112,19 +112,20 @@ def file_metadata(features: SlideFeatures) -> dict[str, Any]:
 
     The hint, the source's sha256 and who stated the mpp are left to the commit: they change no feature.
     """
+    reading, cut = features.reading, features.cut
     return {
         "schema_version": SCHEMA_VERSION,
         "slide_id": features.slide_id,
         "dim": features.features.shape[1],
         "encoder": features.encoder,
-        "tiling": features.tiling,
-        "mpp": [features.mpp.x, features.mpp.y],
-        "effective_mpp": list(features.effective_mpp),
-        "tile_size_l0_px": list(features.tile_size_l0_px),
-        "upsample": features.upsample,
-        "source": features.source,
-        "width_l0_px": features.width_l0_px,
-        "height_l0_px": features.height_l0_px,
+        "tiling": cut.tiling,
+        "mpp": [reading.mpp.x, reading.mpp.y],
+        "effective_mpp": list(reading.effective_mpp),
+        "tile_size_l0_px": list(cut.tile_size_l0_px),
+        "upsample": reading.upsample,
+        "source": reading.source,
+        "width_l0_px": cut.width_l0_px,
+        "height_l0_px": cut.height_l0_px,
         "num_bad_tiles": features.num_bad_tiles,
         "versions": features.versions,
     }

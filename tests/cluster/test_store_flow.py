@@ -10,7 +10,7 @@ import pytest
 
 from cluster.storage import S3Storage, open_storage
 from mhim_core.errors import IntegrityError
-from mhim_core.features import MppUsed, SlideFeatures, SourceHint, SourceIdentity
+from mhim_core.features import MppUsed, SlideFeatures, SlideReading, SourceHint, SourceIdentity, TileCut
 from mhim_core.storage import LocalStorage, Storage
 from mhim_core.store.bags import ParquetBags
 from mhim_core.store.commit import AlreadyCommitted, Committed, commit
@@ -53,13 +53,15 @@ def features(slide_id: str, seed: int = 0) -> SlideFeatures:
         coords_l0_px=np.stack([x, np.zeros_like(x)], axis=1),
         tissue_share=np.ones(num_tiles, np.float32),
         background_share=np.zeros(num_tiles, np.float32),
-        source=SourceIdentity(10, slide_id),
-        hint=hint(task(slide_id)),
-        mpp=MppUsed(0.5, 0.5, "slide"),
-        effective_mpp=(0.5, 0.5),
-        tile_size_l0_px=(256, 256),
-        upsample=1.0,
-        tiling=SET.tiling,
+        reading=SlideReading(
+            source=SourceIdentity(10, slide_id),
+            hint=hint(task(slide_id)),
+            source_sha256="",
+            mpp=MppUsed(0.5, 0.5, "slide"),
+            effective_mpp=(0.5, 0.5),
+            upsample=1.0,
+        ),
+        cut=TileCut(tiling=SET.tiling, tile_size_l0_px=(256, 256), width_l0_px=1024, height_l0_px=256),
         encoder=SET.encoder,
     )
 

@@ -17,7 +17,7 @@ from flows.cli import main
 from mhim_core.demo.pyramid import write_pyramid
 from mhim_core.embed.embedder import embed_slide
 from mhim_core.embed.registry import load_encoder
-from mhim_core.features import MppUsed, SlideFeatures, SourceHint, SourceIdentity
+from mhim_core.features import MppUsed, SlideFeatures, SlideReading, SourceHint, SourceIdentity, TileCut
 from mhim_core.fingerprint import sha256
 from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
 from mhim_core.storage import LocalStorage
@@ -146,7 +146,7 @@ def made_store(tmp_path: Path) -> Callable[..., str]:
             num_tiles = 0 if slide_id in empty else 3
             features = _features(slide_id, num_tiles, feature_set)
             if slide_id in twins:  # several ids for one file
-                features = replace(features, source=SourceIdentity(10, "twin"))
+                features = replace(features, reading=replace(features.reading, source=SourceIdentity(10, "twin")))
             entries[SlideId(slide_id)] = commit(storage, feature_set, features).record
         write_manifest(storage, feature_set, entries)
         return f"store={storage.uri}"
@@ -163,13 +163,15 @@ def _features(slide_id: str, num_tiles: int, feature_set: FeatureSet) -> SlideFe
         coords_l0_px=np.stack([x, np.zeros_like(x)], axis=1),
         tissue_share=np.ones(num_tiles, np.float32),
         background_share=np.zeros(num_tiles, np.float32),
-        source=SourceIdentity(10, slide_id),
-        hint=SourceHint(f"/slides/{slide_id}.svs", 10, "1"),
-        mpp=MppUsed(0.5, 0.5, "slide"),
-        effective_mpp=(0.5, 0.5),
-        tile_size_l0_px=(256, 256),
-        upsample=1.0,
-        tiling=feature_set.tiling,
+        reading=SlideReading(
+            source=SourceIdentity(10, slide_id),
+            hint=SourceHint(f"/slides/{slide_id}.svs", 10, "1"),
+            source_sha256="",
+            mpp=MppUsed(0.5, 0.5, "slide"),
+            effective_mpp=(0.5, 0.5),
+            upsample=1.0,
+        ),
+        cut=TileCut(tiling=feature_set.tiling, tile_size_l0_px=(256, 256), width_l0_px=1024, height_l0_px=256),
         encoder=feature_set.encoder,
     )
 

@@ -22,7 +22,7 @@ from cluster.session import Resources
 from flows import retrain
 from flows.commands import read_flow
 from flows.engine.records import FlowPlace
-from mhim_core.features import MppUsed, SlideFeatures
+from mhim_core.features import MppUsed, SlideFeatures, SlideReading, TileCut
 from mhim_core.registry.holdout import count_readings, read_holdout
 from mhim_core.registry.models import read_model_folder
 from mhim_core.registry.promotions import Kind, history, promote
@@ -178,13 +178,15 @@ def features_of(task: Any, feature_set: FeatureSet) -> SlideFeatures:
         coords_l0_px=np.stack([x, np.zeros_like(x)], axis=1),
         tissue_share=np.ones(3, np.float32),
         background_share=np.zeros(3, np.float32),
-        source=source_identity(task.uri),
-        hint=source_hint(task.uri),
-        mpp=MppUsed(0.5, 0.5, "slide"),
-        effective_mpp=(0.5, 0.5),
-        tile_size_l0_px=(256, 256),
-        upsample=1.0,
-        tiling=feature_set.tiling,
+        reading=SlideReading(
+            source=source_identity(task.uri),
+            hint=source_hint(task.uri),
+            source_sha256="",
+            mpp=MppUsed(0.5, 0.5, "slide"),
+            effective_mpp=(0.5, 0.5),
+            upsample=1.0,
+        ),
+        cut=TileCut(tiling=feature_set.tiling, tile_size_l0_px=(256, 256), width_l0_px=1024, height_l0_px=256),
         encoder=feature_set.encoder,
     )
 

@@ -13,10 +13,10 @@ from mhim_core.cohort.rows import CohortRow
 from mhim_core.cohort.task_options import SplitOptions, TaskOptions
 from mhim_core.embed.card import EncoderCard
 from mhim_core.errors import IntegrityError
-from mhim_core.features import MppUsed, SourceHint, SourceIdentity
-from mhim_core.fingerprint import NEUTRAL, fingerprint, to_plain
+from mhim_core.features import MppUsed, SlideReading, SourceHint, SourceIdentity
+from mhim_core.fingerprint import NEUTRAL, fingerprint, neutral_values, to_plain
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
-from mhim_core.records import read_record
+from mhim_core.records import field_names, read_record
 from mhim_core.registry.card import Member, RegistryCard, TrainedOn
 from mhim_core.registry.gate_options import GateOptions, HoldoutOptions
 from mhim_core.registry.holdout import Holdout, HoldoutSlide
@@ -40,6 +40,14 @@ from mhim_core.train.results import FitIdentity, FitResult, fit_identity
 from mhim_core.types import BagId, PatientId, SlideId, Status
 
 SOURCE = SourceIdentity(10, "ab")
+READING = SlideReading(
+    source=SOURCE,
+    hint=SourceHint("a.svs", 10, "1"),
+    source_sha256="",
+    mpp=MppUsed(0.5, 0.5, "slide"),
+    effective_mpp=(0.5, 0.5),
+    upsample=1.0,
+)
 TASK = Task(kind=TaskKind.classification, classes=("no", "yes"))
 SPEC = FitSpec("seed-1/fold-0/plain", 0, Stage.plain, 1, (LabelledBag(BagId("a"), ClassTarget(1)),), (), None)
 OTSU = TileSpec(tissue=TissueMethod.otsu)
@@ -139,12 +147,7 @@ EXAMPLES: dict[type, Any] = {
             num_tiles=2,
             dim=4,
             dtype="float16",
-            source=SOURCE,
-            hint=SourceHint("a.svs", 10, "1"),
-            source_sha256="",
-            mpp=MppUsed(0.5, 0.5, "slide"),
-            effective_mpp=(0.5, 0.5),
-            upsample=1.0,
+            reading=READING,
             num_bad_tiles=0,
             feature_set="f",
             tiling="t",
@@ -419,10 +422,7 @@ def test_what_the_cohort_says_of_a_task_survives_fitting_a_fold() -> None:
 @pytest.mark.parametrize("kind", [*FIELDS_OF_0_1, *NAMED_TUPLES_OF_0_1], ids=lambda kind: kind.__name__)
 def test_every_field_since_0_1_says_what_is_neutral(kind: type) -> None:
     old = set((FIELDS_OF_0_1 | NAMED_TUPLES_OF_0_1)[kind].split())
-    if dataclasses.is_dataclass(kind):
-        neutral = {field.name: NEUTRAL in field.metadata for field in dataclasses.fields(kind)}
-    else:
-        neutral = {name: name in getattr(kind, "NEUTRAL", {}) for name in kind._fields}  # type: ignore[attr-defined]
+    neutral = {name: name in neutral_values(kind) for name in field_names(kind)}
     silent = sorted(name for name, has in neutral.items() if name not in old and not has)
     assert not silent, (
         f"{kind.__name__}: {', '.join(silent)} changes every fingerprint that 0.1 made: declare "

@@ -28,19 +28,19 @@ def test_a_real_slide_becomes_features_of_its_tissue(task: SlideTask, hed_textur
     assert found.features.shape == (num_tiles, hed_texture.card.dim)
     assert found.coords_l0_px.shape == (num_tiles, 2)
     assert np.all(found.tissue_share >= SPEC.min_tissue)
-    assert found.mpp.source == "slide"
-    assert found.effective_mpp == pytest.approx((0.5, 0.5), rel=0.01)
-    assert (found.width_l0_px, found.height_l0_px) == (2220, 2967)
-    assert found.tiling == tiling_identity(SPEC)
-    assert found.hint.uri == task.uri
-    assert found.source_sha256 == ""
+    assert found.reading.mpp.source == "slide"
+    assert found.reading.effective_mpp == pytest.approx((0.5, 0.5), rel=0.01)
+    assert (found.cut.width_l0_px, found.cut.height_l0_px) == (2220, 2967)
+    assert found.cut.tiling == tiling_identity(SPEC)
+    assert found.reading.hint.uri == task.uri
+    assert found.reading.source_sha256 == ""
 
 
 def test_tiles_over_the_slide_s_edge_tell_how_much_of_them_is_missing(
     task: SlideTask, hed_texture: TileEncoder
 ) -> None:
     (found,) = embed_slide(task, [hed_texture], spec=TileSpec(min_tissue=0), policy=SlidePolicy())
-    tile_xy = np.array(found.tile_size_l0_px)
+    tile_xy = np.array(found.cut.tile_size_l0_px)
     held = np.clip((np.array([2220, 2967]) - found.coords_l0_px) / tile_xy, 0, 1).prod(axis=1)
     assert found.background_share.max() > 0.1
     assert np.abs(found.background_share - (1 - held)).max() < 0.01
@@ -55,8 +55,8 @@ def test_a_staged_copy_is_the_same_source_at_the_tasks_own_address(
     (first,) = embed_slide(task, [hed_texture], spec=SPEC, policy=SlidePolicy())
     (second,) = embed_slide(remote, [hed_texture], spec=SPEC, policy=SlidePolicy(), path=copy)
     assert second.features.tobytes() == first.features.tobytes()
-    assert second.source == first.source
-    assert second.hint.uri == remote.uri
+    assert second.reading.source == first.reading.source
+    assert second.reading.hint.uri == remote.uri
 
 
 def test_a_slide_that_is_not_there_fails_alone(hed_texture: TileEncoder, tmp_path: Path) -> None:
@@ -70,9 +70,9 @@ def test_a_verified_sha256_travels_with_the_features(task: SlideTask, hed_textur
     digest = file_sha256(task.uri)
     named = task._replace(sha256=digest.upper())
     (found,) = embed_slide(named, [hed_texture], spec=SPEC, policy=SlidePolicy())
-    facts = next(decode_slide(Path(task.uri), named, found.hint, spec=SPEC, policy=SlidePolicy()))
+    facts = next(decode_slide(Path(task.uri), named, found.reading.hint, spec=SPEC, policy=SlidePolicy()))
     assert isinstance(facts, PlanFacts)
-    assert found.source_sha256 == facts.source_sha256 == digest
+    assert found.reading.source_sha256 == facts.reading.source_sha256 == digest
 
 
 def test_another_file_than_the_cohort_names_is_refused(task: SlideTask, hed_texture: TileEncoder) -> None:

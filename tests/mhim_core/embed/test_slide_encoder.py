@@ -13,7 +13,7 @@ from mhim_core.embed.encoder import TileEncoder
 from mhim_core.embed.facts import PlanFacts
 from mhim_core.embed.slide_encoder import SlideEncoder, versions_of
 from mhim_core.errors import EncoderError, SlideError
-from mhim_core.features import MppUsed, SourceHint, SourceIdentity
+from mhim_core.features import MppUsed, SlideReading, SourceHint, SourceIdentity, TileCut
 from mhim_core.types import FailureReason, SlideId
 
 
@@ -55,15 +55,15 @@ def make_facts(num_tiles: int) -> PlanFacts:
         slide_id=SlideId("slide-1"),
         coords_l0_px=np.stack([np.arange(num_tiles) * 10, np.arange(num_tiles) + 5], axis=1).astype(np.int32),
         tissue_share=np.linspace(0.5, 1, num_tiles).astype(np.float32),
-        source=SourceIdentity(1, "ab"),
-        hint=SourceHint("/slides/s.svs", 1, "2"),
-        mpp=MppUsed(0.5, 0.5, "slide"),
-        effective_mpp=(0.5, 0.5),
-        tile_size_l0_px=(96, 96),
-        upsample=1.0,
-        tiling={"tile_px": 96},
-        width_l0_px=1000,
-        height_l0_px=800,
+        reading=SlideReading(
+            source=SourceIdentity(1, "ab"),
+            hint=SourceHint("/slides/s.svs", 1, "2"),
+            source_sha256="",
+            mpp=MppUsed(0.5, 0.5, "slide"),
+            effective_mpp=(0.5, 0.5),
+            upsample=1.0,
+        ),
+        cut=TileCut(tiling={"tile_px": 96}, tile_size_l0_px=(96, 96), width_l0_px=1000, height_l0_px=800),
     )
 
 
@@ -201,7 +201,7 @@ def test_an_encoder_that_breaks_its_card_is_refused(noisy_tiles: Tensor) -> None
 def test_facts_travel_between_processes() -> None:
     facts = pickle.loads(pickle.dumps(make_facts(3)))
     assert np.array_equal(facts.coords_l0_px, make_facts(3).coords_l0_px)
-    assert facts.mpp == make_facts(3).mpp
+    assert facts.reading == make_facts(3).reading
 
 
 def test_versions_name_what_computed(hed_texture: TileEncoder) -> None:

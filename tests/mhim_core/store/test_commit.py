@@ -136,12 +136,13 @@ def test_a_commit_key_that_holds_something_else_is_a_conflict(
 ) -> None:
     features = make_features()
     record = commit(storage, feature_set, features).record
-    storage.put(record.commit_key, replace(record, source=SourceIdentity(1, "other")).to_json())
+    reading = replace(record.reading, source=SourceIdentity(1, "other"))
+    storage.put(record.commit_key, replace(record, reading=reading).to_json())
     with pytest.raises(ConflictError, match=record.commit_key):
         commit(storage, feature_set, features)
     storage.put(record.commit_key, b"{}")
     with pytest.raises(IntegrityError, match=record.commit_key):
-        find_commit(storage, feature_set, features.slide_id, features.source, features.mpp)
+        find_commit(storage, feature_set, features.slide_id, features.reading.source, features.reading.mpp)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def test_a_commit_serves_a_source_of_its_sha256_or_of_an_unknown_one(
     storage: LocalStorage, feature_set: FeatureSet, make_features: Make
 ) -> None:
     record = commit(storage, feature_set, make_features(source_sha256="a" * 64)).record
-    assert record.source_sha256 == "a" * 64
+    assert record.reading.source_sha256 == "a" * 64
     for verified in ("", "a" * 64):
         again = commit(storage, feature_set, make_features(source_sha256=verified))
         assert again == AlreadyCommitted(record)

@@ -149,7 +149,7 @@ def test_a_changed_slide_is_done_again_and_replaces_its_entry(bench: Bench) -> N
     pending = bench.pending([task("a")])
     assert ids(pending.todo) == ["a"]
     bench.finish(pending, [bench.commit("a", source=SourceIdentity(1000, "rescanned"))])
-    assert bench.manifest()[SlideId("a")].source.digest == "rescanned"
+    assert bench.manifest()[SlideId("a")].reading.source.digest == "rescanned"
 
 
 def test_a_worker_that_finds_the_commit_of_a_moved_slide_renews_its_hint(bench: Bench) -> None:
@@ -331,12 +331,12 @@ def test_a_sha256_named_later_opens_the_slide_once_and_is_then_known(bench: Benc
     pending = bench.pending([asked])
     assert ids(pending.todo) == ["a"]
     bench.finish(pending, [bench.commit("a", source_sha256="a" * 64)])  # the worker finds the commit, which says none
-    assert bench.manifest()[SlideId("a")].source_sha256 == "a" * 64
+    assert bench.manifest()[SlideId("a")].reading.source_sha256 == "a" * 64
     for again in (asked, task("a")):
         pending = bench.pending([again])
         assert ids(pending.todo) == []
         bench.finish(pending)
-    assert bench.manifest()[SlideId("a")].source_sha256 == "a" * 64
+    assert bench.manifest()[SlideId("a")].reading.source_sha256 == "a" * 64
 
 
 def test_a_moved_slide_keeps_its_verified_sha256(bench: Bench) -> None:
@@ -368,4 +368,4 @@ def test_records_survive_a_manifest_unchanged(bench: Bench) -> None:
     (record,) = Ledger(bench.storage, bench.feature_set).read([row.commit_key]).values()
     write_manifest(bench.storage, bench.feature_set, {record.slide_id: record})
     assert bench.manifest() == {record.slide_id: record}
-    assert replace(record, upsample=2.0) != record
+    assert replace(record, reading=replace(record.reading, upsample=2.0)) != record

@@ -73,7 +73,7 @@ def test_a_task_that_names_a_sha256_is_served_only_by_a_commit_verified_to_be_of
     committed = record.with_sha256(verified)
     hint = HINT if how == "equal hint" else SourceHint("/archive/s1.svs", 1000, "2")
     found = find_match(
-        TASK._replace(sha256=named), [committed], hint=hint, default_mpp=None, identity=lambda _: record.source
+        TASK._replace(sha256=named), [committed], hint=hint, default_mpp=None, identity=lambda _: record.reading.source
     )
     assert found == (committed.with_hint(hint) if matches else None)
 
@@ -93,8 +93,8 @@ def test_an_equal_hint_settles_it_without_reading_the_source(record: CommitRecor
 
 def test_a_moved_or_touched_source_is_the_same_and_a_rescanned_one_is_new(record: CommitRecord) -> None:
     moved = SourceHint("/archive/s1.svs", 1000, "2")
-    found = find_match(TASK, [record], hint=moved, default_mpp=None, identity=lambda _: record.source)
-    assert found == replace(record, hint=moved)
+    found = find_match(TASK, [record], hint=moved, default_mpp=None, identity=lambda _: record.reading.source)
+    assert found == record.with_hint(moved)
     rescanned = SourceIdentity(1000, "other bytes")
     assert find_match(TASK, [record], hint=moved, default_mpp=None, identity=lambda _: rescanned) is None
 
@@ -106,11 +106,11 @@ def test_a_changed_hint_without_a_way_to_read_the_source_is_no_match(record: Com
 
 
 def test_a_source_that_is_gone_matches_nothing(record: CommitRecord) -> None:
-    assert find_match(TASK, [record], hint=None, default_mpp=None, identity=lambda _: record.source) is None
+    assert find_match(TASK, [record], hint=None, default_mpp=None, identity=lambda _: record.reading.source) is None
 
 
 def test_a_stricter_policy_refuses_without_work_and_says_what_to_set(record: CommitRecord) -> None:
-    enlarged = replace(record, upsample=2.0)
+    enlarged = replace(record, reading=replace(record.reading, upsample=2.0))
     assert refusal(enlarged, Policy(max_upsample=2.0)) is None
     row = refusal(enlarged, Policy(max_upsample=1.1))
     assert row is not None

@@ -28,7 +28,7 @@ def test_features_come_back_as_they_went_in(make_features: Make) -> None:
     np.testing.assert_array_equal(table.background_share, given.background_share)
     assert table.background_share.dtype == np.float32
     assert table.metadata["encoder"] == given.encoder
-    assert table.metadata["tiling"] == given.tiling
+    assert table.metadata["tiling"] == given.cut.tiling
     assert table.metadata["tile_size_l0_px"] == [512, 512]
 
 
