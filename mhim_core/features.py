@@ -33,6 +33,13 @@ class MppUsed(NamedTuple):
     """override (the cohort table) | slide (the file's own) | default (`default_mpp`)."""
 
 
+class BackendUsed(NamedTuple):
+    """Whose pixels they are: a backend, and its version, which is raised when its pixels change."""
+
+    name: str
+    version: int
+
+
 class SlideView(NamedTuple):
     """What was seen of a slide when its tissue was looked for."""
 

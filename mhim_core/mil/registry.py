@@ -8,36 +8,16 @@ A configuration can never name arbitrary code: a name is looked up here, and a f
 of a file can live in one process and a model always finds its own.
 """
 
-import ast
 import importlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from mhim_core.errors import InputError
 from mhim_core.mil import aggregators
-
-
-class BuiltIn(NamedTuple):
-    """What a class of `aggregators/` registers, as its decorator says."""
-
-    name: str
-    module: str
-    mining: bool
-
-
-def _built_in() -> Iterator[BuiltIn]:
-    for path in sorted(path for folder in aggregators.__path__ for path in Path(folder).glob("[!_]*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            for call in node.decorator_list if isinstance(node, ast.ClassDef) else ():
-                if isinstance(call, ast.Call) and getattr(call.func, "id", "") == register_aggregator.__name__:
-                    (name,) = (ast.literal_eval(argument) for argument in call.args)
-                    mining = {word.arg: ast.literal_eval(word.value) for word in call.keywords}.get("mining", False)
-                    yield BuiltIn(name, f"{aggregators.__name__}.{path.stem}", mining)
-
+from mhim_core.registrations import registrations
 
 AggregatorClass = TypeVar("AggregatorClass", bound=type)
 
@@ -130,8 +110,8 @@ def _check_name(name: str, loading: _Loading) -> None:
         raise InputError(f"the aggregator {name!r} is registered twice in one file")
 
 
-_BUILT_IN = {entry.name: entry for entry in _built_in()}
+_BUILT_IN = {entry.name: entry for entry in registrations(aggregators, register_aggregator.__name__)}
 AGGREGATOR_NAMES = tuple(_BUILT_IN)
 """The built-in ones."""
-MINING_AGGREGATORS = tuple(entry.name for entry in _BUILT_IN.values() if entry.mining)
+MINING_AGGREGATORS = tuple(entry.name for entry in _BUILT_IN.values() if entry.options.get("mining", False))
 """Those of them that weigh single instances."""

@@ -16,10 +16,10 @@ from PIL import Image
 
 from mhim_core.errors import SlideError
 from mhim_core.features import MppUsed
-from mhim_core.slides.backends import Backend, open_backend
+from mhim_core.slides.backend import Backend, open_backend
 from mhim_core.slides.grid import TilePlan
 from mhim_core.slides.info import SlideInfo
-from mhim_core.slides.spec import MAX_THUMBNAIL_PX, BackendName
+from mhim_core.slides.spec import AUTO, MAX_THUMBNAIL_PX
 from mhim_core.slides.tiff import check_tiff
 from mhim_core.types import FailureReason
 
@@ -53,8 +53,8 @@ class Thumbnail(NamedTuple):
     """bool (rows, columns): the file is broken here; `pixels` is white."""
 
 
-def open_slide(path: str | Path, backend: BackendName = BackendName.openslide) -> "SlideReader":
-    """Open a slide after checking its headers.
+def open_slide(path: str | Path, backend: str = AUTO) -> "SlideReader":
+    """Open a slide after checking its headers; `backend` as in `TileSpec`.
 
     Raises SlideError: NOT_FOUND (no such file), OPEN (unknown format, truncated or broken), TOO_LARGE (a header claims
     more than any scanner makes, or more than may be read whole).

@@ -13,6 +13,7 @@ from typing import Any
 from mhim_core.errors import ConfigError, InputError, IntegrityError
 from mhim_core.fingerprint import to_plain
 from mhim_core.records import read_record
+from mhim_core.slides.registry import BACKEND_NAMES, BACKEND_VERSIONS
 
 MIN_MPP, MAX_MPP = 0.05, 20.0
 """µm/px: what a light microscope's level 0 can plausibly be (100× oil is about 0.06, a macro scan 20)."""
@@ -51,15 +52,9 @@ class TissueMethod(StrEnum):
     otsu = "otsu"
 
 
-class BackendName(StrEnum):
-    """Who decodes a file's pixels."""
-
-    openslide = "openslide"
-    plain = "plain"
-
-
-BACKEND_VERSIONS = {BackendName.openslide: 1, BackendName.plain: 1}
-"""Raised when a backend's pixels change."""
+AUTO = "auto"
+OPENSLIDE, PLAIN = "openslide", "plain"
+"""The backends among which auto chooses by the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +78,13 @@ class TileSpec:
     keep_pen: bool = field(default=False, metadata={"neutral": False})
     """Count blue, green and red marks as tissue, for special stains of these colours; false leaves them out as pen.
     Only with tissue=glass."""
-    backend: BackendName = field(default=BackendName.openslide, metadata={"neutral": BackendName.openslide})
-    """Decoder of the slides. openslide: with plain for files that it cannot read (PNG, JPEG, untiled TIFF, planes of
-    OME-TIFF); plain: for all files, each read whole into memory."""
+    backend: str = field(default=AUTO, metadata={"neutral": AUTO, "choices": (AUTO, *BACKEND_NAMES)})
+    """Decoder of the slides. auto: openslide, or plain for files that openslide cannot read (PNG, JPEG, untiled TIFF,
+    planes of OME-TIFF); openslide: such files fail; plain: all files, each read whole into memory."""
 
     def __post_init__(self) -> None:
+        if self.backend not in (AUTO, *BACKEND_NAMES):
+            raise ConfigError(f"backend is {self.backend!r}; set {AUTO} or one of {', '.join(BACKEND_NAMES)}")
         if self.tissue is TissueMethod.otsu and (self.keep_pen or not self.keep_fat):
             raise ConfigError("tissue=otsu knows neither fat nor pen; leave keep_fat and keep_pen, or set tissue=glass")
         if not (math.isfinite(self.target_mpp) and MIN_MPP <= self.target_mpp <= MAX_MPP):
@@ -191,7 +188,8 @@ RULE_NAMES = {TissueMethod.glass: GLASS_RULE.name, TissueMethod.otsu: TISSUE_RUL
 def tiling_identity(spec: TileSpec) -> dict[str, Any]:
     """Everything that decides which tiles exist and what their pixels are, as plain JSON types, for fingerprints.
 
-    tissue=otsu and backend=openslide give the identity that version 0.1 recorded; tissue=auto stands for glass.
+    tissue=otsu with backend=auto gives the identity that version 0.1 recorded; tissue=auto stands for glass.
+    backend=openslide makes the same tiles as auto, of fewer files, and is not told apart from it.
     """
     identity: dict[str, Any] = {
         **{name: value for name, value in to_plain(spec).items() if name not in _OF_RULES},
@@ -199,8 +197,8 @@ def tiling_identity(spec: TileSpec) -> dict[str, Any]:
         "grid": {"version": 1, "level_tolerance": LEVEL_TOLERANCE},
         "pixels": {"version": 1, "resample": "lanczos", "background": "white"},
     }
-    if spec.backend is not BackendName.openslide:
-        identity["backend"] = {"name": spec.backend.value, "version": BACKEND_VERSIONS[spec.backend]}
+    if backend := _backend_identity(spec.backend):
+        identity["backend"] = backend
     return identity
 
 
@@ -232,10 +230,18 @@ def _tissue_identity(spec: TileSpec) -> dict[str, Any]:
     return to_plain(GLASS_RULE) | {"keep_fat": spec.keep_fat, "keep_pen": spec.keep_pen}
 
 
+def _backend_identity(name: str) -> dict[str, Any]:
+    """Empty for what version 0.1 did: auto, or openslide, whose backends' pixels never changed."""
+    if name not in (AUTO, OPENSLIDE):
+        return {"name": name, "version": BACKEND_VERSIONS[name]}
+    changed = {reader: BACKEND_VERSIONS[reader] for reader in (OPENSLIDE, PLAIN) if BACKEND_VERSIONS[reader] > 1}
+    return {"name": AUTO, "versions": changed} if changed else {}
+
+
 def _rule_options(tiling: Mapping[str, Any], what: str) -> dict[str, Any]:
     """What the identity's rules say of the spec's options."""
     try:
-        rule, backend = tiling["tissue"], tiling.get("backend", {"name": BackendName.openslide.value})
+        rule, backend = tiling["tissue"], tiling.get("backend", {"name": AUTO})
         if rule["name"] == GLASS_RULE.name:
             options = {"tissue": TissueMethod.glass.value, "keep_fat": rule["keep_fat"], "keep_pen": rule["keep_pen"]}
         else:

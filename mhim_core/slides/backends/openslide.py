@@ -6,21 +6,22 @@ import numpy as np
 import openslide
 
 from mhim_core.errors import SlideError
+from mhim_core.slides.backend import Backend, register_backend
 from mhim_core.slides.backends.layouts import FileLayout
 from mhim_core.slides.info import Level, SlideInfo
-from mhim_core.slides.spec import BackendName
 from mhim_core.slides.tiff import check_dimensions
 from mhim_core.types import FailureReason
 
 _LIBRARY_ERRORS = (openslide.OpenSlideError, OSError, ValueError, MemoryError)
 
 
-class OpenSlideBackend:
+@register_backend("openslide", version=1)
+class OpenSlideBackend(Backend):
     """An open OpenSlide handle, replaced after an error."""
 
-    name = BackendName.openslide
-
     def __init__(self, path: Path, layout: FileLayout) -> None:
+        if layout.is_plain:  # of planes of colour, OpenSlide would show one
+            raise SlideError(FailureReason.OPEN, f"OpenSlide does not read {layout.kind}; set backend=auto")
         self._path = path
         self._layout = layout
         self._slide = self._open()

@@ -9,18 +9,18 @@ import tifffile
 from PIL import Image
 
 from mhim_core.errors import SlideError
+from mhim_core.slides.backend import Backend, cut_region, register_backend
 from mhim_core.slides.backends.layouts import FileLayout
 from mhim_core.slides.info import Level, SlideInfo
-from mhim_core.slides.spec import MAX_PLAIN_PX, BackendName
+from mhim_core.slides.spec import MAX_PLAIN_PX
 from mhim_core.types import FailureReason
 
 _MODES = ("RGB", "RGBA", "P", "CMYK", "YCbCr")
 
 
-class PlainBackend:
+@register_backend("plain", version=1)
+class PlainBackend(Backend):
     """One level, in memory from the first read on."""
-
-    name = BackendName.plain
 
     def __init__(self, path: Path, layout: FileLayout) -> None:
         self._path = path
@@ -42,16 +42,7 @@ class PlainBackend:
                 self._pixels = self._read()
             except Exception as error:
                 raise SlideError(FailureReason.READ, f"its pixels cannot be read: {type(error).__name__}") from error
-        region = np.zeros((height, width, 4), np.uint8)
-        rows, columns = self._pixels.shape[:2]
-        left, top, right, bottom = max(x_l0, 0), max(y_l0, 0), min(x_l0 + width, columns), min(y_l0 + height, rows)
-        if left < right and top < bottom:
-            part = self._pixels[top:bottom, left:right]
-            into = region[top - y_l0 : bottom - y_l0, left - x_l0 : right - x_l0]
-            into[..., : part.shape[2]] = part
-            if part.shape[2] == 3:
-                into[..., 3] = 255
-        return region
+        return cut_region(self._pixels, x_l0, y_l0, width, height)
 
     def close(self) -> None:
         self._pixels = None

@@ -4,7 +4,8 @@ import pytest
 
 from mhim_core.errors import ConfigError, InputError, IntegrityError
 from mhim_core.fingerprint import fingerprint
-from mhim_core.slides.spec import BackendName, SlidePolicy, TileSpec, TissueMethod, stored_spec, tiling_identity
+from mhim_core.slides.registry import BACKEND_VERSIONS
+from mhim_core.slides.spec import SlidePolicy, TileSpec, TissueMethod, stored_spec, tiling_identity
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_every_field_of_the_tile_spec_changes_the_identity() -> None:
         TileSpec(tissue=TissueMethod.otsu),
         TileSpec(keep_fat=False),
         TileSpec(keep_pen=True),
-        TileSpec(backend=BackendName.plain),
+        TileSpec(backend="plain"),
     ]
     assert len({fingerprint(tiling_identity(spec)) for spec in specs}) == len(specs)
 
@@ -63,7 +64,7 @@ def test_the_tiling_of_version_0_1_keeps_its_fingerprint() -> None:
     [
         TileSpec(tissue=TissueMethod.otsu, target_mpp=1.0),
         TileSpec(tissue=TissueMethod.glass, keep_fat=False),
-        TileSpec(tissue=TissueMethod.glass, keep_pen=True, backend=BackendName.plain),
+        TileSpec(tissue=TissueMethod.glass, keep_pen=True, backend="plain"),
     ],
 )
 def test_a_recorded_tiling_gives_its_spec_back(spec: TileSpec) -> None:
@@ -82,3 +83,20 @@ def test_otsu_refuses_what_it_does_not_know() -> None:
     for wrong in ({"keep_fat": False}, {"keep_pen": True}):
         with pytest.raises(ConfigError, match="otsu"):
             TileSpec(tissue=TissueMethod.otsu, **wrong)
+
+
+def test_a_backend_is_in_the_identity_by_name_and_version_where_its_pixels_are_not_those_of_0_1(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for spec in (TileSpec(), TileSpec(backend="openslide")):
+        assert "backend" not in tiling_identity(spec)
+    assert tiling_identity(TileSpec(backend="plain"))["backend"] == {"name": "plain", "version": 1}
+    monkeypatch.setitem(BACKEND_VERSIONS, "plain", 2)  # pixels that auto reads as well
+    for spec in (TileSpec(), TileSpec(backend="openslide")):
+        assert tiling_identity(spec)["backend"] == {"name": "auto", "versions": {"plain": 2}}
+    assert stored_spec(tiling_identity(TileSpec()), "the slides") == TileSpec(tissue=TissueMethod.glass)
+
+
+def test_an_unknown_backend_is_a_config_error_with_the_choices() -> None:
+    with pytest.raises(ConfigError, match=r"auto.*openslide.*plain"):
+        TileSpec(backend="gdal")
