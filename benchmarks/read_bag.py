@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from mhim_core.features import MppUsed, SlideFeatures, SlideReading, SourceHint, SourceIdentity, TileCut
+from mhim_core.features import BACKEND_OF_0_1, MppUsed, SlideFeatures, SlideReading, SourceHint, SourceIdentity, TileCut
 from mhim_core.storage import LocalStorage
 from mhim_core.store.bags import ParquetBags
 from mhim_core.store.commit import commit
@@ -91,6 +91,7 @@ def make_features(num_tiles: int, feature_set: FeatureSet) -> SlideFeatures:
             mpp=MppUsed(0.5, 0.5, "slide"),
             effective_mpp=(0.5, 0.5),
             upsample=1.0,
+            backend=BACKEND_OF_0_1,
         ),
         cut=TileCut(tiling=feature_set.tiling, tile_size_l0_px=(256, 256), width_l0_px=1024, height_l0_px=256),
         encoder=feature_set.encoder,

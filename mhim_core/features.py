@@ -40,6 +40,10 @@ class BackendUsed(NamedTuple):
     version: int
 
 
+BACKEND_OF_0_1 = BackendUsed("openslide", 1)
+"""The only one of version 0.1."""
+
+
 class SlideView(NamedTuple):
     """What was seen of a slide when its tissue was looked for."""
 
@@ -107,6 +111,8 @@ class SlideReading:
     """µm/px of the encoded tiles along x and y: what `target_mpp` became after rounding the read size."""
     upsample: float
     """How far the finest level had to be enlarged: 1.0 means not at all."""
+    backend: BackendUsed | None = field(compare=False, metadata={"neutral": BACKEND_OF_0_1})
+    """Who decoded the slide; None: not known here, since a manifest does not state it."""
     view: SlideView | None = field(default=None, compare=False, metadata={"neutral": None})
     """What was seen of the slide when its tissue was looked for; None: committed by version 0.1, or a manifest's."""
 

@@ -48,6 +48,7 @@ def plan_facts(
             mpp=prepared.mpp,
             effective_mpp=plan.effective_mpp,
             upsample=plan.upsample,
+            backend=prepared.reader.backend,
             view=prepared.view,
         ),
         cut=TileCut(

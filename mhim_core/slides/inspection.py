@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mhim_core.errors import SlideError
-from mhim_core.features import SlideView
+from mhim_core.features import BackendUsed, SlideView
 from mhim_core.slides.grid import TilePlan
 from mhim_core.slides.identity import check_sha256
 from mhim_core.slides.prepare import PreparedSlide, prepare_slide
@@ -26,6 +26,7 @@ class SlideInspection(NamedTuple):
     width_l0_px: int
     height_l0_px: int
     vendor: str
+    backend: BackendUsed
     mpp_x: float
     mpp_source: str
     upsample: float
@@ -49,6 +50,7 @@ def inspect_slide(
             slide.info.width_l0_px,
             slide.info.height_l0_px,
             slide.info.vendor,
+            slide.reader.backend,
             slide.mpp.x,
             slide.mpp.source,
             slide.plan.upsample,

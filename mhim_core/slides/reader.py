@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mhim_core.errors import SlideError
-from mhim_core.features import MppUsed
+from mhim_core.features import BackendUsed, MppUsed
 from mhim_core.slides.backend import Backend, open_backend
 from mhim_core.slides.grid import TilePlan
 from mhim_core.slides.info import SlideInfo
@@ -79,6 +79,11 @@ class SlideReader:
 
     def info(self) -> SlideInfo:
         return self._info
+
+    @property
+    def backend(self) -> BackendUsed:
+        """Who decodes it."""
+        return self._backend.used
 
     def close(self) -> None:
         self._backend.close()

@@ -101,9 +101,9 @@ def write_manifest(
         version = newest_version(storage, feature_set.fingerprint)
         present = read_manifest(storage, feature_set.fingerprint, version=version) if version is not None else None
         merged: dict[SlideId, CommitRecord | None] = {**(present.entries if present else {}), **cohort_entries}
-        # what was seen of a slide stays with its commit: the manifest is what training needs
+        # what was seen of a slide, and by which decoder, stays with its commit: the manifest is what training needs
         entries = {
-            slide_id: replace(record, reading=replace(record.reading, view=None))
+            slide_id: replace(record, reading=replace(record.reading, view=None, backend=None))
             for slide_id, record in sorted(merged.items())
             if record is not None
         }
@@ -163,7 +163,7 @@ def _decode(data: bytes, feature_set: str, origin: str) -> dict[SlideId, CommitR
 
 def _to_row(record: CommitRecord) -> dict[str, object]:
     row: dict[str, object] = to_plain(record)
-    del row["feature_set"]
+    del row["feature_set"], row["backend"]
     for name in ("source", "hint", "mpp"):
         del row[name]
         row.update({f"{name}_{key}": value for key, value in getattr(record.reading, name)._asdict().items()})
@@ -186,6 +186,7 @@ def _from_row(row: dict[str, object], feature_set: str) -> CommitRecord:
         mpp=MppUsed(*take("mpp", "x", "y", "source")),  # type: ignore[arg-type]
         effective_mpp=tuple(take("effective_mpp", "x", "y")),  # type: ignore[arg-type]
         upsample=values.pop("upsample"),  # type: ignore[arg-type]
+        backend=None,
     )
     nested = {
         "status": Status(str(values.pop("status"))),

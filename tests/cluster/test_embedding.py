@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cluster.embedding import EmbedJob, SlideActor, status_of, task_rows
 from mhim_core.demo.pyramid import write_pyramid
@@ -13,6 +14,7 @@ from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConflictError, EncoderError, MhimError, StorageError
 from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
 from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.store.record import CommitRecord
 from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
 
 
@@ -44,6 +46,18 @@ def slide(folder: Path, name: str, mpp: float | None = 0.5) -> SlideTask:
     pixels[100:500, 100:500] = np.clip(np.array([205, 130, 175]) + noise, 0, 255)
     write_pyramid(folder / name, pixels, mpp=None if mpp is None else (mpp, mpp))
     return SlideTask(SlideId(name), str(folder / name))
+
+
+def test_a_commit_states_who_decoded_its_slide(actor: SlideActor, tmp_path: Path) -> None:
+    """One feature set holds slides of both backends: only the commit can tell."""
+    pyramid = slide(tmp_path, "pyramid.tiff")
+    with Image.open(pyramid.uri) as picture:
+        picture.convert("RGB").save(tmp_path / "picture.png")
+    rows = rows_of(actor, pyramid, SlideTask(SlideId("picture.png"), str(tmp_path / "picture.png"), 0.5))
+    assert [row.status for row in rows] == [Status.OK, Status.OK]
+    records = [CommitRecord.from_json(actor._storage.get(row.commit_key), row.slide_id) for row in rows]
+    assert [record.reading.backend for record in records] == [("openslide", 1), ("plain", 1)]
+    assert records[0].feature_set == records[1].feature_set
 
 
 def test_each_slide_s_row_tells_its_status_its_stage_and_who_did_it(actor: SlideActor, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.storage import S3Storage, open_storage
 from mhim_core.errors import IntegrityError
-from mhim_core.features import MppUsed, SlideFeatures, SlideReading, SourceHint, SourceIdentity, TileCut
+from mhim_core.features import BACKEND_OF_0_1, MppUsed, SlideFeatures, SlideReading, SourceHint, SourceIdentity, TileCut
 from mhim_core.storage import LocalStorage, Storage
 from mhim_core.store.bags import ParquetBags
 from mhim_core.store.commit import AlreadyCommitted, Committed, commit
@@ -60,6 +60,7 @@ def features(slide_id: str, seed: int = 0) -> SlideFeatures:
             mpp=MppUsed(0.5, 0.5, "slide"),
             effective_mpp=(0.5, 0.5),
             upsample=1.0,
+            backend=BACKEND_OF_0_1,
         ),
         cut=TileCut(tiling=SET.tiling, tile_size_l0_px=(256, 256), width_l0_px=1024, height_l0_px=256),
         encoder=SET.encoder,

@@ -17,7 +17,7 @@ from flows.cli import main
 from mhim_core.demo.pyramid import write_pyramid
 from mhim_core.embed.embedder import embed_slide
 from mhim_core.embed.registry import load_encoder
-from mhim_core.features import MppUsed, SlideFeatures, SlideReading, SourceHint, SourceIdentity, TileCut
+from mhim_core.features import BACKEND_OF_0_1, MppUsed, SlideFeatures, SlideReading, SourceHint, SourceIdentity, TileCut
 from mhim_core.fingerprint import sha256
 from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
 from mhim_core.storage import LocalStorage
@@ -170,6 +170,7 @@ def _features(slide_id: str, num_tiles: int, feature_set: FeatureSet) -> SlideFe
             mpp=MppUsed(0.5, 0.5, "slide"),
             effective_mpp=(0.5, 0.5),
             upsample=1.0,
+            backend=BACKEND_OF_0_1,
         ),
         cut=TileCut(tiling=feature_set.tiling, tile_size_l0_px=(256, 256), width_l0_px=1024, height_l0_px=256),
         encoder=feature_set.encoder,

@@ -22,7 +22,7 @@ from cluster.session import Resources
 from flows import retrain
 from flows.commands import read_flow
 from flows.engine.records import FlowPlace
-from mhim_core.features import MppUsed, SlideFeatures, SlideReading, TileCut
+from mhim_core.features import BACKEND_OF_0_1, MppUsed, SlideFeatures, SlideReading, TileCut
 from mhim_core.registry.holdout import count_readings, read_holdout
 from mhim_core.registry.models import read_model_folder
 from mhim_core.registry.promotions import Kind, history, promote
@@ -185,6 +185,7 @@ def features_of(task: Any, feature_set: FeatureSet) -> SlideFeatures:
             mpp=MppUsed(0.5, 0.5, "slide"),
             effective_mpp=(0.5, 0.5),
             upsample=1.0,
+            backend=BACKEND_OF_0_1,
         ),
         cut=TileCut(tiling=feature_set.tiling, tile_size_l0_px=(256, 256), width_l0_px=1024, height_l0_px=256),
         encoder=feature_set.encoder,

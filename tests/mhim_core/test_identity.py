@@ -13,7 +13,7 @@ from mhim_core.cohort.rows import CohortRow
 from mhim_core.cohort.task_options import SplitOptions, TaskOptions
 from mhim_core.embed.card import EncoderCard
 from mhim_core.errors import IntegrityError
-from mhim_core.features import MppUsed, SlideReading, SourceHint, SourceIdentity
+from mhim_core.features import BACKEND_OF_0_1, MppUsed, SlideReading, SourceHint, SourceIdentity
 from mhim_core.fingerprint import NEUTRAL, fingerprint, neutral_values, to_plain
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.records import field_names, read_record
@@ -47,6 +47,7 @@ READING = SlideReading(
     mpp=MppUsed(0.5, 0.5, "slide"),
     effective_mpp=(0.5, 0.5),
     upsample=1.0,
+    backend=BACKEND_OF_0_1,
 )
 TASK = Task(kind=TaskKind.classification, classes=("no", "yes"))
 SPEC = FitSpec("seed-1/fold-0/plain", 0, Stage.plain, 1, (LabelledBag(BagId("a"), ClassTarget(1)),), (), None)

@@ -13,7 +13,7 @@ from mhim_core.embed.encoder import TileEncoder
 from mhim_core.embed.facts import PlanFacts
 from mhim_core.embed.slide_encoder import SlideEncoder, versions_of
 from mhim_core.errors import EncoderError, SlideError
-from mhim_core.features import MppUsed, SlideReading, SourceHint, SourceIdentity, TileCut
+from mhim_core.features import BACKEND_OF_0_1, MppUsed, SlideReading, SourceHint, SourceIdentity, TileCut
 from mhim_core.types import FailureReason, SlideId
 
 
@@ -62,6 +62,7 @@ def make_facts(num_tiles: int) -> PlanFacts:
             mpp=MppUsed(0.5, 0.5, "slide"),
             effective_mpp=(0.5, 0.5),
             upsample=1.0,
+            backend=BACKEND_OF_0_1,
         ),
         cut=TileCut(tiling={"tile_px": 96}, tile_size_l0_px=(96, 96), width_l0_px=1000, height_l0_px=800),
     )

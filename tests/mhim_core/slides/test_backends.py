@@ -151,7 +151,7 @@ def test_only_auto_hands_a_picture_without_tiles_to_plain(tmp_path: Path, pictur
     Image.fromarray(picture).save(path)
     for backend in ("auto", "plain"):
         with open_slide(path, backend) as reader:
-            assert reader._backend.used.name == "plain"
+            assert reader.backend == ("plain", 1)
     with pytest.raises(SlideError, match="backend=auto") as refused:
         open_slide(path, "openslide")
     assert refused.value.reason is FailureReason.OPEN

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mhim_core.features import MppUsed, SlideFeatures, SlideReading, SourceHint, SourceIdentity, TileCut
+from mhim_core.features import BACKEND_OF_0_1, MppUsed, SlideFeatures, SlideReading, SourceHint, SourceIdentity, TileCut
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.types import SlideId
 
@@ -35,6 +35,7 @@ def make_features() -> Callable[..., SlideFeatures]:
             mpp=MppUsed(0.25, 0.25, "slide"),
             effective_mpp=(0.5, 0.5),
             upsample=1.0,
+            backend=BACKEND_OF_0_1,
         )
         cut = TileCut(tiling=TILING, tile_size_l0_px=(512, 512), width_l0_px=0, height_l0_px=0)
         values: dict[str, Any] = {

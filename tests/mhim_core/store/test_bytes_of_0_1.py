@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mhim_core.errors import IntegrityError
-from mhim_core.features import MppUsed, SlideFeatures, SlideReading, SourceIdentity, TileCut
+from mhim_core.features import BACKEND_OF_0_1, MppUsed, SlideFeatures, SlideReading, SourceIdentity, TileCut
 from mhim_core.storage import LocalStorage
 from mhim_core.store import layout
 from mhim_core.store.commit import commit
@@ -51,6 +51,7 @@ def features_of(old: LocalStorage, record: CommitRecord) -> SlideFeatures:
             mpp=MppUsed(*stated["mpp"], record.reading.mpp.source),
             effective_mpp=tuple(stated["effective_mpp"]),
             upsample=stated["upsample"],
+            backend=BACKEND_OF_0_1,
         ),
         cut=TileCut(
             tiling=stated["tiling"],

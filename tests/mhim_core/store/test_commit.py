@@ -1,5 +1,6 @@
 """Commits: whole or not at all, once per slide, the first one wins."""
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mhim_core.errors import ConflictError, IntegrityError, SlideError, StorageError
-from mhim_core.features import MppUsed, SlideFeatures, SourceIdentity
+from mhim_core.features import BACKEND_OF_0_1, BackendUsed, MppUsed, SlideFeatures, SourceIdentity
 from mhim_core.fingerprint import sha256
 from mhim_core.storage import LocalStorage
 from mhim_core.store import commit as commit_module
@@ -40,6 +41,27 @@ def test_a_commit_says_what_lies_where(storage: LocalStorage, feature_set: Featu
     assert (record.status, record.num_tiles, record.dim, record.dtype) == (Status.OK, 5, 8, "float16")
     assert CommitRecord.from_json(storage.get(record.commit_key), "here") == record
     assert keys(storage) == sorted([record.commit_key, record.key])
+
+
+@pytest.mark.parametrize("backend", [BACKEND_OF_0_1, BackendUsed("openslide", 2), BackendUsed("plain", 1)])
+def test_a_record_states_the_backend_unless_it_is_that_of_0_1(
+    storage: LocalStorage, feature_set: FeatureSet, make_features: Make, backend: BackendUsed
+) -> None:
+    record = commit(storage, feature_set, make_features(backend=backend)).record
+    stated = json.loads(storage.get(record.commit_key)).get("backend", "nothing")
+    assert stated == ("nothing" if backend == BACKEND_OF_0_1 else {"name": backend.name, "version": backend.version})
+    assert CommitRecord.from_json(storage.get(record.commit_key), "here").reading.backend == backend
+
+
+def test_the_backend_changes_neither_the_feature_file_nor_any_name(
+    tmp_path: Path, feature_set: FeatureSet, make_features: Make
+) -> None:
+    contents = []
+    for name in ("openslide", "plain"):
+        place = LocalStorage(tmp_path / name)
+        record = commit(place, feature_set, make_features(backend=BackendUsed(name, 1))).record
+        contents.append((record.commit_key, record.key, place.get(record.key)))
+    assert contents[0] == contents[1]
 
 
 def test_an_empty_slide_is_a_commit_without_a_file(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mhim_core.errors import InputError, IntegrityError
-from mhim_core.features import SlideFeatures
+from mhim_core.features import BackendUsed, SlideFeatures
 from mhim_core.storage import LocalStorage
 from mhim_core.store import layout
 from mhim_core.store.commit import commit
@@ -45,6 +45,14 @@ def test_what_is_written_is_read_and_its_pin_holds(
     assert manifest.entries == entries
     assert list(manifest.entries) == ["a", "b", "e"]
     assert [record.status for record in manifest.bags().values()] == [Status.OK, Status.OK]
+
+
+def test_an_entry_does_not_claim_to_know_who_decoded_its_slide(
+    storage: LocalStorage, feature_set: FeatureSet, make_features: Callable[..., SlideFeatures]
+) -> None:
+    record = commit(storage, feature_set, make_features("a", backend=BackendUsed("plain", 1))).record
+    write_manifest(storage, feature_set, {record.slide_id: record})
+    assert read_manifest(storage, feature_set.fingerprint).entries[record.slide_id].reading.backend is None
 
 
 def test_nothing_new_is_no_new_version(storage: LocalStorage, feature_set: FeatureSet, records: Records) -> None:
