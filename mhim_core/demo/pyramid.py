@@ -1,7 +1,7 @@
 """Writing an RGB picture as a tiled, pyramidal JPEG TIFF, the plainest format slide readers open.
 
 TIFF 6.0 with JPEG (Technical Note 2): each tile is a complete JPEG stream, YCbCr with 4:2:0 chroma, as Pillow writes.
-Directories come first and the bytes depend on the pixels alone.
+Directories come first and the bytes depend on the pixels alone. Why tifffile does not write it: ADR 11.
 """
 
 import io
