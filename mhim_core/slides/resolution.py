@@ -12,6 +12,9 @@ _WARN_FACTOR = 1.1
 _MPP_TIMES_POWER = 10.0
 """20× is 0.5 µm/px, 40× is 0.25."""
 _POWER_FACTOR = 2.5
+"""How far from that scanners are: a 20× objective with a doubler gives 0.25."""
+_FINEST_COMMON_MPP = 0.25
+"""40×. A file that claims to be much finer than this says so by its objective's power as well."""
 _MIN_SCAN_MM = 0.1
 """A region of interest may be half a millimetre; a scan of a tenth is a mistake in the resolution."""
 _FINEST_USUAL_MPP = 0.08
@@ -26,11 +29,17 @@ def resolve_mpp(info: SlideInfo, override: float | None, policy: SlidePolicy) ->
     states nonsense is not silently overruled). Missing, zero, negative, NaN or infinite counts as stating none, and so
     does one axis without the other. Below 2 % difference each axis keeps its own value.
 
-    Raises SlideError: NO_MPP, or IMPLAUSIBLE_MPP outside 0.05–20 µm/px or where x and y differ by more than 2 %.
+    A file may contradict itself (`_own_contradiction`): then its word is neither taken, unless `default_mpp` is the
+    same, nor held against the table's.
+
+    Raises SlideError: NO_MPP, or IMPLAUSIBLE_MPP outside 0.05–20 µm/px, where x and y differ by more than 2 %, or where
+    the table and the file, or the file and its objective, are more than `max_mpp_factor` apart.
     """
     if override is not None:
         _check_range(override, override, "the cohort table gives", "correct the mpp column")
         factor = contradiction(info, MppUsed(override, override, "override"))
+        if _own_contradiction(info, policy):
+            factor = 1.0
         if policy.max_mpp_factor and factor > policy.max_mpp_factor:
             raise SlideError(
                 FailureReason.IMPLAUSIBLE_MPP,
@@ -47,6 +56,13 @@ def resolve_mpp(info: SlideInfo, override: float | None, policy: SlidePolicy) ->
                 f"the file states {x:g} µm/px along x and {y:g} along y, more than {MAX_MPP_ANISOTROPY:.0%} apart; "
                 "give the slide's mpp in the cohort table",
             )
+        is_confirmed = policy.default_mpp is not None and _factor(x, policy.default_mpp) <= _WARN_FACTOR
+        if (finding := _own_contradiction(info, policy)) and not is_confirmed:
+            raise SlideError(
+                FailureReason.IMPLAUSIBLE_MPP,
+                f"{finding}; the scan would be {_scan_size(info, x)}: give the slide's mpp in the cohort table, or set "
+                "max_mpp_factor=0 where the file is right",
+            )
         return MppUsed(x, y, "slide")
     if policy.default_mpp is not None:
         return MppUsed(policy.default_mpp, policy.default_mpp, "default")
@@ -60,13 +76,13 @@ def resolve_mpp(info: SlideInfo, override: float | None, policy: SlidePolicy) ->
 def contradiction(info: SlideInfo, used: MppUsed) -> float:
     """How many times what is used lies above or below what the file states; 1.0 where it states nothing plausible."""
     stated = [mpp for mpp in (info.mpp_x, info.mpp_y) if mpp is not None and MIN_MPP <= mpp <= MAX_MPP]
-    return max((max(mpp / used.x, used.x / mpp) for mpp in stated), default=1.0)
+    return max((_factor(mpp, used.x) for mpp in stated), default=1.0)
 
 
 def resolution_warning(info: SlideInfo, used: MppUsed, tissue_mm2: float) -> str:
     """What speaks against the resolution that is used, with its numbers; empty: nothing."""
     size = (info.width_l0_px * used.x / 1000, info.height_l0_px * used.y / 1000)
-    area = f"the scan is {size[0]:.3g} × {size[1]:.3g} mm with {tissue_mm2:.3g} mm² of tissue at {used.x:.4g} µm/px"
+    area = f"the scan is {_scan_size(info, used.x)} with {tissue_mm2:.3g} mm² of tissue at {used.x:.4g} µm/px"
     factor = contradiction(info, used)
     if factor > _WARN_FACTOR:
         return (
@@ -74,7 +90,7 @@ def resolution_warning(info: SlideInfo, used: MppUsed, tissue_mm2: float) -> str
         )
     if info.objective_power:
         usual = _MPP_TIMES_POWER / info.objective_power
-        if max(used.x / usual, usual / used.x) > _POWER_FACTOR:
+        if _factor(used.x, usual) > _POWER_FACTOR:
             power = f"a {info.objective_power:g}× objective usually gives {usual:.3g} µm/px"
             return f"{power}, and {used.x:.4g} is used; {area}"
     if max(size) < _MIN_SCAN_MM:
@@ -86,14 +102,45 @@ def resolution_warning(info: SlideInfo, used: MppUsed, tissue_mm2: float) -> str
     return ""
 
 
+def _own_contradiction(info: SlideInfo, policy: SlidePolicy) -> str:
+    """What in the file itself speaks against the µm/px that it states, beyond `max_mpp_factor`; empty: nothing.
+
+    Its objective's power; where it states none, that hardly any scanner is so fine without saying so. A file that is so
+    coarse that its scan is larger than a glass is refused when its tissue is looked for.
+    """
+    if not policy.max_mpp_factor or not _is_stated(info.mpp_x):
+        return ""
+    mpp, limit = float(info.mpp_x or 0), max(policy.max_mpp_factor, _POWER_FACTOR)
+    if info.objective_power:
+        usual = _MPP_TIMES_POWER / info.objective_power
+        if _factor(mpp, usual) > limit:
+            return (
+                f"the file states {mpp:.4g} µm/px and a {info.objective_power:g}× objective, which usually gives "
+                f"{usual:.3g}, {_factor(mpp, usual):.3g} times apart"
+            )
+    elif _FINEST_COMMON_MPP / mpp > limit:
+        return f"the file states {mpp:.4g} µm/px and no objective: {_FINEST_COMMON_MPP / mpp:.3g} times finer than 40×"
+    return ""
+
+
+def _factor(mpp: float, other_mpp: float) -> float:
+    """How many times they are apart, at least 1."""
+    return max(mpp / other_mpp, other_mpp / mpp)
+
+
+def _scan_size(info: SlideInfo, mpp: float) -> str:
+    return f"{info.width_l0_px * mpp / 1000:.3g} × {info.height_l0_px * mpp / 1000:.3g} mm"
+
+
 def _is_stated(mpp: float | None) -> bool:
     return mpp is not None and math.isfinite(mpp) and mpp > 0
 
 
-def _check_range(x: float, y: float, who: str, remedy: str) -> None:
+def _check_range(x: float, y: float, statement: str, remedy: str) -> None:
+    """`statement`: the sentence's begin, who says so; `remedy`: its end, what to do about it."""
     for mpp in (x, y):
         if not MIN_MPP <= mpp <= MAX_MPP:  # NaN fails this too
             raise SlideError(
                 FailureReason.IMPLAUSIBLE_MPP,
-                f"{who} {mpp:g} µm/px, outside {MIN_MPP}-{MAX_MPP:g} µm/px; {remedy}",
+                f"{statement} {mpp:g} µm/px, outside {MIN_MPP}-{MAX_MPP:g} µm/px; {remedy}",
             )

@@ -106,8 +106,9 @@ class SlidePolicy:
     default_mpp: float | None = None
     """Resolution in µm/px of slides that state none and have none in the cohort table; null: such slides fail."""
     max_mpp_factor: float = field(default=4.0, metadata={"neutral": 4.0})  # what was let in before stays in
-    """Factor by which the mpp in the cohort table may differ from that in the file before the slide is refused; smaller
-    differences give a warning. 0: trust the table whatever the file states."""
+    """Factor by which the mpp in the cohort table may differ from that in the file before the slide is refused, and the
+    file's from what its objective's power gives (10 µm/px / power; without a power, how much finer than 40× it may be);
+    smaller differences give a warning. 0: trust the table, or else the file, in any case."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.max_upsample) and self.max_upsample >= 1):

@@ -38,6 +38,8 @@ class Attempt(NamedTuple):
     default_mpp: float | None
     decode_timeout_s: float | None = None
     """The silence that its decoder was allowed; None: not recorded."""
+    max_mpp_factor: float | None = None
+    """None: not recorded."""
 
     def could_differ(self, policy: Admission, *, decode_timeout_s: float | None, is_there: bool) -> bool:
         """Could the same slide, asked for in the same way, fare otherwise now?
@@ -50,6 +52,8 @@ class Attempt(NamedTuple):
         reason = self.row.reason
         if reason is FailureReason.NO_MPP:
             return policy.default_mpp != self.default_mpp
+        if reason is FailureReason.IMPLAUSIBLE_MPP:
+            return (policy.max_mpp_factor, policy.default_mpp) != (self.max_mpp_factor, self.default_mpp)
         if reason is FailureReason.UPSAMPLE:
             return (policy.max_upsample, policy.default_mpp) != (self.max_upsample, self.default_mpp)
         if reason is FailureReason.TIMEOUT:
@@ -72,9 +76,13 @@ def record_failure(
     """Keep the failure under the next free number; its key. `hint`: how the source looked, None if it was not there."""
     if row.status is not Status.FAILED:
         raise ValueError(f"slide {row.slide_id} is {row.status.value}; only failures are recorded")
-    met = {"max_upsample": policy.max_upsample, "default_mpp": policy.default_mpp, "decode_timeout_s": decode_timeout_s}
-    value = {"row": row, **met}
-    data = canonical_json(value)
+    met = {
+        "max_upsample": policy.max_upsample,
+        "default_mpp": policy.default_mpp,
+        "max_mpp_factor": policy.max_mpp_factor,
+        "decode_timeout_s": decode_timeout_s,
+    }
+    data = canonical_json({"row": row, **met})
     digest = attempt_digest(task, hint)
     folder = layout.attempt_folder(feature_set, task.slide_id, digest)
     first = sum(1 for _ in storage.list(folder)) + 1
@@ -113,6 +121,8 @@ def _parse(data: bytes, origin: str) -> Attempt:
         value: dict[str, Any] = json.loads(data)
         fields = value["row"]
         row = StatusRow(**{**fields, "status": Status(fields["status"]), "reason": FailureReason(fields["reason"])})
-        return Attempt(row, value["max_upsample"], value["default_mpp"], value.get("decode_timeout_s"))
+        return Attempt(
+            row, value["max_upsample"], value["default_mpp"], value.get("decode_timeout_s"), value.get("max_mpp_factor")
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{origin}: not a recorded failure: {error!r}") from error

@@ -40,6 +40,9 @@ class Admission(Protocol):
     @property
     def default_mpp(self) -> float | None: ...
 
+    @property
+    def max_mpp_factor(self) -> float: ...
+
 
 def mpp_matches(used: MppUsed, override: float | None, default_mpp: float | None) -> bool:
     """Would embedding the same source now use the same level-0 resolution? See the table above."""

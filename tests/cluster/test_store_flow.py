@@ -28,6 +28,7 @@ SLIDES = [f"s{number:02d}" for number in range(8)]
 class Policy:
     max_upsample: float = 1.1
     default_mpp: float | None = None
+    max_mpp_factor: float = 4.0
 
 
 @pytest.fixture(params=["folder", "bucket", "failing bucket"])

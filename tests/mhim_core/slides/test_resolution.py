@@ -41,7 +41,7 @@ def test_a_stated_resolution_out_of_range_is_implausible_whatever_the_default(mp
     assert resolve_mpp(info(mpp, mpp), 0.5, STRICT).x == 0.5
 
 
-@pytest.mark.parametrize("mpp", [0.05, 0.25, 20.0])
+@pytest.mark.parametrize("mpp", [0.0625, 0.25, 20.0])
 def test_a_plausible_resolution_is_taken_as_stated(mpp: float) -> None:
     assert resolve_mpp(info(mpp, mpp), None, LENIENT) == (mpp, mpp, "slide")
 
@@ -85,8 +85,36 @@ def test_a_tenfold_contradiction_is_refused_until_confirmed() -> None:
     assert resolve_mpp(slide_of(352.8), 0.5, STRICT).x == 0.5  # 72 dpi is nothing that a table could contradict
 
 
-def test_a_resolution_that_no_scanner_gives_is_warned_of() -> None:
-    for info in (slide_of(0.05, side_px=600), slide_of(0.06), slide_of(5.0, power=20), slide_of(0.5, side_px=200_000)):
+def test_a_resolution_that_scanners_hardly_give_is_warned_of() -> None:
+    for info in (slide_of(0.07, side_px=600), slide_of(0.07), slide_of(1.5, power=20), slide_of(0.5, side_px=200_000)):
         assert resolution_warning(info, resolve_mpp(info, None, STRICT), 1.0)
     for info in (slide_of(0.5, power=20), slide_of(1.0), slide_of(0.5, side_px=640), slide_of(2.02, power=None)):
         assert resolution_warning(info, resolve_mpp(info, None, STRICT), 1.0) == ""
+
+
+@pytest.mark.parametrize(
+    ("mpp", "power", "number"), [(5.0, 20.0, "10"), (0.06, 40.0, "4.17"), (0.0526, None, "4.75"), (2.1, 20.0, "4.2")]
+)
+def test_a_file_that_contradicts_itself_is_refused_until_confirmed(
+    mpp: float, power: float | None, number: str
+) -> None:
+    slide = slide_of(mpp, power)
+    with pytest.raises(SlideError, match="max_mpp_factor=0") as refused:
+        resolve_mpp(slide, None, STRICT)
+    assert refused.value.reason is FailureReason.IMPLAUSIBLE_MPP
+    assert f"{number} times" in refused.value.message
+    assert f"{mpp:.4g} µm/px" in refused.value.message
+    assert resolve_mpp(slide, None, SlidePolicy(max_mpp_factor=0)) == (mpp, mpp, "slide")
+    assert resolve_mpp(slide, None, SlidePolicy(default_mpp=mpp * 1.05)) == (mpp, mpp, "slide")
+    with pytest.raises(SlideError):
+        resolve_mpp(slide, None, SlidePolicy(default_mpp=0.5))  # a default for others does not confirm this one
+    assert resolve_mpp(slide, mpp, STRICT) == (mpp, mpp, "override")
+    assert resolve_mpp(slide, 0.5, STRICT) == (0.5, 0.5, "override"), "its word is not held against the table's"
+
+
+@pytest.mark.parametrize(
+    ("mpp", "power"), [(0.25, 20.0), (0.5, 40.0), (0.1, 63.0), (0.06, 100.0), (0.1, None), (2.0224, None), (1.0, 10.0)]
+)
+def test_a_file_as_scanners_write_them_is_taken_at_its_word(mpp: float, power: float | None) -> None:
+    for factor in (1.0, 4.0):  # an objective's power is no exact number, however strictly the table is held
+        assert resolve_mpp(slide_of(mpp, power), None, SlidePolicy(max_mpp_factor=factor)) == (mpp, mpp, "slide")

@@ -24,6 +24,7 @@ from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
 class Policy:
     max_upsample: float = 1.1
     default_mpp: float | None = None
+    max_mpp_factor: float = 4.0
 
 
 class CountingStorage(LocalStorage):
@@ -195,6 +196,18 @@ def test_relaxing_a_policy_embeds_only_the_slides_that_failed(bench: Bench) -> N
     assert ids(bench.pending(tasks, Policy(max_upsample=3.0, default_mpp=0.5)).todo) == ["b", "c"]
     assert ids(bench.pending(tasks, Policy(default_mpp=0.5), retry_failed=False).todo) == ["b", "c"]
     assert ids(bench.pending(tasks, Policy(max_upsample=3.0), retry_failed=False).todo) == ["c"]
+
+
+def test_a_doubtful_resolution_is_tried_again_once_it_is_confirmed(bench: Bench) -> None:
+    ledger, row = Ledger(bench.storage, bench.feature_set), failed("a", FailureReason.IMPLAUSIBLE_MPP)
+    key = ledger.record_failure(task("a"), row, Policy(), bench.hint(task("a")))
+    assert ids(bench.pending([task("a")], retry_failed=False).todo) == []
+    for confirming in (Policy(max_mpp_factor=0.0), Policy(default_mpp=0.05)):
+        assert ids(bench.pending([task("a")], confirming, retry_failed=False).todo) == ["a"]
+    recorded = json.loads(bench.storage.get(key))
+    assert recorded.pop("max_mpp_factor") == 4.0
+    bench.storage.put(key, json.dumps(recorded).encode())  # as 0.1 recorded it
+    assert ids(bench.pending([task("a")], retry_failed=False).todo) == ["a"]
 
 
 def test_a_stricter_policy_refuses_a_commit_until_it_is_relaxed(bench: Bench) -> None:

@@ -19,6 +19,7 @@ TASK = SlideTask(SlideId("s1"), "/slides/s1.svs")
 class Policy:
     max_upsample: float = 1.1
     default_mpp: float | None = None
+    max_mpp_factor: float = 4.0
 
 
 @pytest.fixture
