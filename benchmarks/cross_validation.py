@@ -102,8 +102,8 @@ def run_folds(bags: BagSet, recipe: Recipe, seeds: Sequence[int], jobs: int, out
         for split in make_splits(rows, TASK, recipe.split, seed)
     ]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        found = list(pool.map(run_fold, tasks))
-    return {seed: [record for task, record in zip(tasks, found, strict=True) if task.seed == seed] for seed in seeds}
+        records = list(pool.map(run_fold, tasks))
+    return {seed: [record for task, record in zip(tasks, records, strict=True) if task.seed == seed] for seed in seeds}
 
 
 def run_fold(task: FoldTask) -> FoldRecord:
@@ -128,7 +128,7 @@ def _fit_fold(task: FoldTask) -> FoldRecord:
     rows = {row.slide_id: row for row in task.bags.rows()}
 
     def labelled(slide_ids: Sequence[SlideId]) -> tuple[LabelledBag, ...]:
-        return tuple(LabelledBag(BagId(one), ClassTarget(_label(rows[one]))) for one in slide_ids)
+        return tuple(LabelledBag(BagId(slide_id), ClassTarget(_label(rows[slide_id]))) for slide_id in slide_ids)
 
     recipe, split = task.recipe, task.split
     train, validation, test = map(labelled, (split.train, split.validation, split.test))

@@ -58,7 +58,7 @@ def read_rows(group: Group, num_seeds: int, out: Path) -> dict[str, Row]:
 
 
 def column(scores: Sequence[Scores], name: str) -> list[float]:
-    return [getattr(one, name) for one in scores]
+    return [getattr(score, name) for score in scores]
 
 
 def line(name: str, scores: Sequence[Scores], baseline: Sequence[Scores]) -> str:
@@ -128,8 +128,8 @@ def main() -> None:
         out = options.out or Path(temporary)
         fit_groups(groups, options.seeds, options.jobs, out)
         rows = [read_rows(group, options.seeds, out) for group in groups]
-    for group, found in zip(groups, rows, strict=True):
-        print_table(group, found, every_model=options.sweep)
+    for group, records in zip(groups, rows, strict=True):
+        print_table(group, records, every_model=options.sweep)
     if not options.sweep:
         print(json.dumps(summarise(rows[0])))
 

@@ -92,7 +92,7 @@ class EncoderCard:
 
     @classmethod
     def from_json(cls, text: str) -> "EncoderCard":
-        """The card of `to_json`. Raises EncoderError if the text is not one."""
+        """The card of `to_json`. Raises EncoderError if the text is not a card."""
         try:
             fields = json.loads(text)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""Stain and texture statistics of an H&E tile: an encoder without weights, for anywhere at once.
+"""Stain and texture statistics of an H&E tile: an encoder without weights, which runs anywhere.
 
 A tile is unmixed into haematoxylin, eosin and a residual by colour deconvolution (Ruifrok & Johnston 2001, their
 vectors) and described by the stains' distributions, by gradients and bands over four scales, by orientation coherence,
@@ -76,21 +76,21 @@ class HedTexture(nn.Module):
         pyramid = [finest]
         for _ in range(_LEVELS):
             pyramid.append(F.avg_pool2d(pyramid[-1], 2))
-        found = _distributions(pyramid[2])
-        found |= _colour(od_b3hw, pyramid[1])
-        found |= _correlations(pyramid[2])
+        statistics = _distributions(pyramid[2])
+        statistics |= _colour(od_b3hw, pyramid[1])
+        statistics |= _correlations(pyramid[2])
         for level in range(_LEVELS):
-            found |= _gradients(pyramid[level], level)
-            found |= _bands(pyramid[level], pyramid[level + 1], level)
+            statistics |= _gradients(pyramid[level], level)
+            statistics |= _bands(pyramid[level], pyramid[level + 1], level)
         for level in (1, 2):
-            found |= _patterns(pyramid[level], level)
-            found |= _blobs(pyramid[level], level)
-        return found
+            statistics |= _patterns(pyramid[level], level)
+            statistics |= _blobs(pyramid[level], level)
+        return statistics
 
 
 def _distributions(stains_bchw: Tensor) -> dict[str, Tensor]:
     """Moments and quantiles of each channel."""
-    found = {}
+    statistics = {}
     sorted_bcs = stains_bchw.flatten(2).sort(dim=2).values
     num_samples = sorted_bcs.shape[2]
     for channel, name in enumerate("hero"):
@@ -98,37 +98,37 @@ def _distributions(stains_bchw: Tensor) -> dict[str, Tensor]:
         mean = samples.mean(1)
         centred = samples - mean[:, None]
         std = centred.square().mean(1).sqrt()
-        found[f"{name}.mean"] = mean
-        found[f"{name}.log_std"] = torch.log(std + _FLOOR)
-        found[f"{name}.skew"] = torch.asinh(centred.pow(3).mean(1) / (std + _FLOOR).pow(3))
+        statistics[f"{name}.mean"] = mean
+        statistics[f"{name}.log_std"] = torch.log(std + _FLOOR)
+        statistics[f"{name}.skew"] = torch.asinh(centred.pow(3).mean(1) / (std + _FLOOR).pow(3))
         for quantile in _QUANTILES:
-            found[f"{name}.q{round(100 * quantile):02d}"] = samples[:, round(quantile * (num_samples - 1))]
-    return found
+            statistics[f"{name}.q{round(100 * quantile):02d}"] = samples[:, round(quantile * (num_samples - 1))]
+    return statistics
 
 
 def _colour(od_b3hw: Tensor, stains_bchw: Tensor) -> dict[str, Tensor]:
     """Raw colour, the empty share, and the shares of dark-blue area at three depths."""
-    found = {f"od_{name}": od_b3hw[:, channel].mean((1, 2)) for channel, name in enumerate("rgb")}
-    found["white"] = (stains_bchw[:, O] < _WHITE_OD).float().mean((1, 2))
+    statistics = {f"od_{name}": od_b3hw[:, channel].mean((1, 2)) for channel, name in enumerate("rgb")}
+    statistics["white"] = (stains_bchw[:, O] < _WHITE_OD).float().mean((1, 2))
     for threshold in _NUCLEAR_OD:
-        found[f"h_over_{threshold:g}"] = (stains_bchw[:, H] > threshold).float().mean((1, 2))
-    return found
+        statistics[f"h_over_{threshold:g}"] = (stains_bchw[:, H] > threshold).float().mean((1, 2))
+    return statistics
 
 
 def _correlations(stains_bchw: Tensor) -> dict[str, Tensor]:
-    """How the stains go together over the tile: −1 to 1."""
+    """How the stains correlate over the tile: −1 to 1."""
     centred = stains_bchw - stains_bchw.mean((2, 3), keepdim=True)
     std = centred.square().mean((2, 3)).sqrt() + _FLOOR
-    found = {}
+    statistics = {}
     for first, second, name in ((H, E, "he"), (E, R, "er"), (H, R, "hr")):
         covariance = (centred[:, first] * centred[:, second]).mean((1, 2))
-        found[f"corr_{name}"] = covariance / (std[:, first] * std[:, second])
-    return found
+        statistics[f"corr_{name}"] = covariance / (std[:, first] * std[:, second])
+    return statistics
 
 
 def _gradients(stains_bchw: Tensor, level: int) -> dict[str, Tensor]:
     """Edge strength (mean and spread) of three channels, and how much edges share a direction."""
-    found = {}
+    statistics = {}
     # over 2×2 pixels, so that noise has no preferred direction and a turned tile the same edges
     right = stains_bchw[:, :, :, 1:] - stains_bchw[:, :, :, :-1]
     down = stains_bchw[:, :, 1:] - stains_bchw[:, :, :-1]
@@ -138,16 +138,16 @@ def _gradients(stains_bchw: Tensor, level: int) -> dict[str, Tensor]:
         strength = (dx[:, channel].square() + dy[:, channel].square()).sqrt()
         mean = strength.mean((1, 2))
         spread = (strength - mean[:, None, None]).square().mean((1, 2)).sqrt()
-        found[f"grad{level}.{name}.log_mean"] = torch.log(mean + _FLOOR)
-        found[f"grad{level}.{name}.log_spread"] = torch.log(spread + _FLOOR)
+        statistics[f"grad{level}.{name}.log_mean"] = torch.log(mean + _FLOOR)
+        statistics[f"grad{level}.{name}.log_spread"] = torch.log(spread + _FLOOR)
     if level > 0:
         tensor = torch.stack(
             [dx[:, O].square() - dy[:, O].square(), 2 * dx[:, O] * dy[:, O], dx[:, O].square() + dy[:, O].square()], 1
         )
-        found[f"coherence{level}.tile"] = _coherence(tensor.mean((2, 3), keepdim=True)).mean((1, 2))
+        statistics[f"coherence{level}.tile"] = _coherence(tensor.mean((2, 3), keepdim=True)).mean((1, 2))
         window_px = max(2, 16 >> level)
-        found[f"coherence{level}.local"] = _coherence(F.avg_pool2d(tensor, window_px)).mean((1, 2))
-    return found
+        statistics[f"coherence{level}.local"] = _coherence(F.avg_pool2d(tensor, window_px)).mean((1, 2))
+    return statistics
 
 
 def _coherence(tensor_b3hw: Tensor) -> Tensor:
@@ -159,17 +159,17 @@ def _coherence(tensor_b3hw: Tensor) -> Tensor:
 def _bands(fine_bchw: Tensor, coarse_bchw: Tensor, level: int) -> dict[str, Tensor]:
     """Energy between one scale and the next: what averaging two by two pixels takes away."""
     height, width = coarse_bchw.shape[2] * 2, coarse_bchw.shape[3] * 2
-    found = {}
+    statistics = {}
     for channel, name in ((H, "h"), (O, "o")):
         rough = coarse_bchw[:, channel].repeat_interleave(2, 1).repeat_interleave(2, 2)
         energy = (fine_bchw[:, channel, :height, :width] - rough).square().mean((1, 2)).sqrt()
-        found[f"band{level}.{name}"] = torch.log(energy + _FLOOR)
-    return found
+        statistics[f"band{level}.{name}"] = torch.log(energy + _FLOOR)
+    return statistics
 
 
 def _patterns(stains_bchw: Tensor, level: int) -> dict[str, Tensor]:
     """Shares of the ten rotation-invariant uniform patterns of eight neighbours (riu2), square-rooted."""
-    found = {}
+    statistics = {}
     for channel, name in ((H, "h"), (O, "o")):
         image = stains_bchw[:, channel]
         height, width = image.shape[1:]
@@ -186,8 +186,8 @@ def _patterns(stains_bchw: Tensor, level: int) -> dict[str, Tensor]:
         code = torch.where(changes <= 2, count, 9)
         for pattern in range(10):
             share = (code == pattern).float().mean((1, 2))
-            found[f"lbp{level}.{name}.{pattern}"] = share.sqrt()
-    return found
+            statistics[f"lbp{level}.{name}.{pattern}"] = share.sqrt()
+    return statistics
 
 
 def _blobs(stains_bchw: Tensor, level: int) -> dict[str, Tensor]:

@@ -38,15 +38,18 @@ def fetch(repo: str, revision: str | None) -> HubFiles:
     """
     if (cached := _cached(repo, revision or "main")) is not None:
         return cached
-    found = _resolve(repo, revision)
-    weights = next((name for name in WEIGHT_NAMES if name in found.files), None)
-    if weights is None or CONFIG_NAME not in found.files:
+    resolved = _resolve(repo, revision)
+    weights = next((name for name in WEIGHT_NAMES if name in resolved.files), None)
+    if weights is None or CONFIG_NAME not in resolved.files:
         raise EncoderError(
-            f"the hub's repository {repo} at {found.commit} has no {CONFIG_NAME} with {' or '.join(WEIGHT_NAMES)}: "
+            f"the hub's repository {repo} at {resolved.commit} has no {CONFIG_NAME} with {' or '.join(WEIGHT_NAMES)}: "
             "it is not a timm model; give the weights as a file with encoder_weights="
         )
     return HubFiles(
-        _download(repo, CONFIG_NAME, found.commit), _download(repo, weights, found.commit), found.commit, found.licence
+        _download(repo, CONFIG_NAME, resolved.commit),
+        _download(repo, weights, resolved.commit),
+        resolved.commit,
+        resolved.licence,
     )
 
 

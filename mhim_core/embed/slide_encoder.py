@@ -143,7 +143,7 @@ class _Collector:
 def versions_of(card: EncoderCard) -> dict[str, str]:
     """Versions of the installed packages that decode and compute; what is not installed is left out."""
     names = (*_PACKAGES, "timm") if "timm_model" in card.network else _PACKAGES
-    return {name: found for name in names if (found := _version(name)) is not None}
+    return {name: installed for name in names if (installed := _version(name)) is not None}
 
 
 @cache

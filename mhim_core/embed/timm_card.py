@@ -53,33 +53,33 @@ class WeightsSource(NamedTuple):
 
 def timm_card(name: str, weights: str | None, revision: str | None, runtime: dict[str, Any]) -> EncoderCard:
     """The card of `timm/…`. Imports timm. Raises EncoderError with what to do."""
-    found = find_source(name, weights, revision)
-    architecture = found.stated.get("architecture") or _architecture_of(name)
+    origin = find_source(name, weights, revision)
+    architecture = origin.stated.get("architecture") or _architecture_of(name)
     if _is_plain(name) and architecture != _architecture_of(name):
         raise EncoderError(
-            f"encoder {name}: the weights {found.path.name} belong to {architecture}; set encoder=timm/{architecture}"
+            f"encoder {name}: the weights {origin.path.name} belong to {architecture}; set encoder=timm/{architecture}"
         )
-    args = found.stated.get("args", {})
+    args = origin.stated.get("args", {})
     network = {"timm_model": architecture, "args": args, "layout": "channels_last"}
     model = make_network(name, network, on_meta=True)
     defaults = model.pretrained_cfg
-    input_px = found.stated.get("input_px") or _square(name, defaults["input_size"])
+    input_px = origin.stated.get("input_px") or _square(name, defaults["input_size"])
     dim = feature_dim(name, model, input_px)
-    if found.stated.get("dim", dim) not in (dim, model.num_features):
-        raise EncoderError(f"encoder {name}: the weights state {found.stated['dim']} features, the model has {dim}")
-    interpolation = found.stated.get("interpolation", defaults.get("interpolation"))
+    if origin.stated.get("dim", dim) not in (dim, model.num_features):
+        raise EncoderError(f"encoder {name}: the weights state {origin.stated['dim']} features, the model has {dim}")
+    interpolation = origin.stated.get("interpolation", defaults.get("interpolation"))
     return EncoderCard(
         id=name,
-        source=found.source,
-        weights_sha256=weights_sha256(found.path),
-        revision=found.revision,
-        licence=found.stated.get("licence") or "unknown",
+        source=origin.source,
+        weights_sha256=weights_sha256(origin.path),
+        revision=origin.revision,
+        licence=origin.stated.get("licence") or "unknown",
         pooling=str(args.get("global_pool") or _pooling(model)),
         network=network,
         transform=transform_facts(
             input_px,
-            [float(value) for value in found.stated.get("mean", defaults["mean"])],
-            [float(value) for value in found.stated.get("std", defaults["std"])],
+            [float(value) for value in origin.stated.get("mean", defaults["mean"])],
+            [float(value) for value in origin.stated.get("std", defaults["std"])],
             interpolation if interpolation in INTERPOLATIONS else "bicubic",
         ),
         dim=dim,

@@ -26,10 +26,10 @@ def weights_sha256(path: Path) -> str:
 
 def check_sha256(path: Path, expected: str, encoder_id: str) -> None:
     """Raises EncoderError if the file is not the one whose sha256 is expected."""
-    found = weights_sha256(path)
-    if found != expected:
+    digest = weights_sha256(path)
+    if digest != expected:
         raise EncoderError(
-            f"encoder {encoder_id}: the weights {path.name} have sha256 {found}, expected {expected}; "
+            f"encoder {encoder_id}: the weights {path.name} have sha256 {digest}, expected {expected}; "
             "features of other weights must not be mixed: give the original file, or embed anew with this one"
         )
 

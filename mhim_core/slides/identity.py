@@ -43,7 +43,7 @@ def identity_of(num_bytes: int, read: Callable[[int, int], bytes]) -> SourceIden
 
 
 def source_hint(path: str | Path) -> SourceHint:
-    """Place, size and mtime of a local file: equal hints: it is not read again. Raises SlideError(NOT_FOUND)."""
+    """Place, size and mtime of a local file; while equal, it is not read again. Raises SlideError(NOT_FOUND)."""
     path = Path(path).absolute()
     return SourceHint(str(path), _size(path), str(path.stat().st_mtime_ns))
 
@@ -66,14 +66,14 @@ def check_sha256(path: str | Path, expected: str | None) -> str:
     """
     if expected is None:
         return ""
-    found = file_sha256(path)
-    if found != expected.strip().lower():
+    digest = file_sha256(path)
+    if digest != expected.strip().lower():
         raise SlideError(
             FailureReason.SOURCE_HASH_MISMATCH,
-            f"the file's sha256 is {found} and the cohort table says {expected}; "
+            f"the file's sha256 is {digest} and the cohort table says {expected}; "
             "copy the slide again or correct the table",
         )
-    return found
+    return digest
 
 
 def _size(path: Path) -> int:

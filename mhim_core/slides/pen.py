@@ -1,4 +1,4 @@
-"""Pen on the glass: blue, green and red marks, told from stain by which channel they absorb.
+"""Pen on the glass: blue, green and red marks, distinguished from stain by the channel that they absorb.
 
 Under haematoxylin and eosin green is absorbed most: density red/green stays below 1.05 on every slide measured, blue
 and green ink are above 1.2. Red ink absorbs green and blue alike and no red; blood and DAB absorb some red. Black ink

@@ -130,7 +130,7 @@ class SlideReader:
             raise SlideError(
                 FailureReason.TOO_LARGE,
                 f"the slide is {columns * thumbnail_mpp / 1000:.0f} × {rows * thumbnail_mpp / 1000:.0f} mm at "
-                f"{mpp.x:g} µm/px ({mpp.source}); no glass is: give the right mpp in the cohort table",
+                f"{mpp.x:g} µm/px ({mpp.source}); no glass is that large: give the right mpp in the cohort table",
             )
         thumbnail = Thumbnail(np.full((rows, columns, 3), 255, np.uint8), np.zeros((rows, columns), bool))
         level = self._info.level_for(min(thumbnail_mpp / mpp.x, thumbnail_mpp / mpp.y))
@@ -151,7 +151,7 @@ class SlideReader:
         return thumbnail
 
     def _fill(self, thumbnail: Thumbnail, box: "_Box", source: "_ThumbnailSource") -> int:
-        """Fill one block, halving it around what cannot be read; the number of failed reads."""
+        """Fill one block, halving it around what cannot be read; returns the number of failed reads."""
         left, right = box.left * source.scale_x, box.right * source.scale_x
         top, bottom = box.top * source.scale_y, box.bottom * source.scale_y
         x, y = math.floor(left), math.floor(top)
@@ -201,7 +201,7 @@ def _check_file(path: Path) -> None:
     except OSError as error:
         raise SlideError(FailureReason.OPEN, f"the slide file cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL in the path
-        raise SlideError(FailureReason.NOT_FOUND, f"the slide's path is not one: {error}") from error
+        raise SlideError(FailureReason.NOT_FOUND, f"the slide's path is not valid: {error}") from error
 
 
 class _ThumbnailSource(NamedTuple):

@@ -119,7 +119,8 @@ def _own_contradiction(info: SlideInfo, policy: SlidePolicy) -> str:
                 f"{usual:.3g}, {_factor(mpp, usual):.3g} times apart"
             )
     elif _FINEST_COMMON_MPP / mpp > limit:
-        return f"the file states {mpp:.4g} µm/px and no objective: {_FINEST_COMMON_MPP / mpp:.3g} times finer than 40×"
+        finer = f"{_FINEST_COMMON_MPP / mpp:.3g} times finer than 40×"
+        return f"the file states {mpp:.4g} µm/px and no objective power: {finer}"
     return ""
 
 
@@ -137,7 +138,7 @@ def _is_stated(mpp: float | None) -> bool:
 
 
 def _check_range(x: float, y: float, statement: str, remedy: str) -> None:
-    """`statement`: the sentence's begin, who says so; `remedy`: its end, what to do about it."""
+    """`statement` begins the message (who states the value), `remedy` ends it (what to do)."""
     for mpp in (x, y):
         if not MIN_MPP <= mpp <= MAX_MPP:  # NaN fails this too
             raise SlideError(

@@ -18,7 +18,7 @@ from mhim_core.slides.registry import BACKEND_NAMES, BACKEND_VERSIONS
 MIN_MPP, MAX_MPP = 0.05, 20.0
 """µm/px: what a light microscope's level 0 can plausibly be (100× oil is about 0.06, a macro scan 20)."""
 MAX_MPP_ANISOTROPY = 0.02
-"""How far x and y may differ before the file's resolution is disbelieved."""
+"""How far x and y may differ before the file's resolution is not believed."""
 
 MIN_TILE_PX, MAX_TILE_PX = 16, 4096
 MAX_SIDE_PX = 1_000_000
@@ -45,7 +45,7 @@ LEVEL_TOLERANCE = 1.01
 
 
 class TissueMethod(StrEnum):
-    """How tissue is told from glass."""
+    """How tissue is distinguished from glass."""
 
     auto = "auto"
     glass = "glass"

@@ -63,8 +63,8 @@ def _fetch(uri: str, path: Path, download: Callable[[str, Path], None], num_byte
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise SlideError(FailureReason.NO_SPACE, "the staging disk filled up while the slide was copied") from error
         raise
-    found = path.stat().st_size if path.exists() else 0
-    if num_bytes is not None and found != num_bytes:
+    num_staged = path.stat().st_size if path.exists() else 0
+    if num_bytes is not None and num_staged != num_bytes:
         raise SlideError(
-            FailureReason.STORAGE, f"the staged copy has {found:,} bytes and the object {num_bytes:,}; run again"
+            FailureReason.STORAGE, f"the staged copy has {num_staged:,} bytes and the object {num_bytes:,}; run again"
         )

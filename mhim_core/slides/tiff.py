@@ -46,7 +46,7 @@ class _Field(NamedTuple):
 
 
 class _UndecidedError(Exception):
-    """The walk cannot follow this file; OpenSlide shall judge."""
+    """The walk cannot follow this file; whether it is a slide is left to OpenSlide."""
 
 
 def check_tiff(path: Path) -> None:

@@ -44,7 +44,7 @@ class ParquetBags:
         return self._dim
 
     def lengths(self) -> dict[BagId, int]:
-        """N of every bag, sorted by id; from the manifest, no file is opened."""
+        """The number of instances of every bag, sorted by id; from the manifest, no file is opened."""
         return {bag_id: record.num_tiles for bag_id, record in self._entries.items()}
 
     def read(self, bag_id: BagId) -> Float[Tensor, "N d_in"]:
@@ -120,7 +120,7 @@ class PatientBags:
         return self._slides.dim
 
     def lengths(self) -> dict[BagId, int]:
-        """N of every bag, sorted by id."""
+        """The number of instances of every bag, sorted by id."""
         known = self._slides.lengths()
         return {bag_id: sum(known[slide] for slide in own) for bag_id, own in self._members.items()}
 

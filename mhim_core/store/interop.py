@@ -1,4 +1,4 @@
-"""Other tools' bags behind the `BagSource` door: folders of .h5 files, and classic multiple-instance sets in .npz."""
+"""Other tools' bags as `BagSource`: folders of .h5 files, and classic multiple-instance sets in .npz."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class H5Bags:
         return self._dim
 
     def lengths(self) -> dict[BagId, int]:
-        """N of every bag, sorted by id."""
+        """The number of instances of every bag, sorted by id."""
         return dict(self._lengths)
 
     def read(self, bag_id: BagId) -> Float[Tensor, "N d_in"]:
@@ -167,7 +167,7 @@ class ClassicBags:
         return int(self._x.shape[1])
 
     def lengths(self) -> dict[BagId, int]:
-        """N of every bag, in the order of first appearance."""
+        """The number of instances of every bag, in the order of first appearance."""
         return {bag_id: len(rows) for bag_id, rows in self._rows.items()}
 
     def labels(self) -> dict[BagId, int]:

@@ -19,7 +19,7 @@ class FileLayout(NamedTuple):
     """What is known before a decoder is chosen."""
 
     kind: str
-    """For people: `PNG`, `untiled TIFF`, `OME-TIFF of planes`; empty: OpenSlide shall say."""
+    """For people: `PNG`, `untiled TIFF`, `OME-TIFF of planes`; empty: left to OpenSlide."""
     is_plain: bool = False
     """A picture that is read whole, by `plain`."""
     is_planes: bool = False
