@@ -9,6 +9,7 @@ Exit code: 0, 3 (some slides failed), 4 (more than max_failed_fraction), 2, 5, 6
 import math
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from cluster.session import Resources, check_address, num_shares, plain_errors, ray_session
@@ -129,10 +130,11 @@ def embed_pending(
             ledger.record_failure(by_id[row.slide_id], row, job.policy, hint, job.decode_timeout_s)
 
     sizes = {slide_id: float(_num_bytes(slide_id, cohort_input)) for slide_id in by_id}
+    kinds = {slide_id: PurePath(task.uri).suffix.lower() for slide_id, task in by_id.items()}
     ordered = [tasks[index] for index in spread_order(list(sizes.values()))]
     with ray_session(config.ray.ray_address, config.ray.local_cpus) as cluster:
         num_actors = actor_pool(config.embedding, cluster, len(tasks)).initial_size
-        with SlideProgress(sizes, num_actors) as progress:
+        with SlideProgress(sizes, num_actors, kinds) as progress:
             for row in status_rows(ordered, job, config.embedding, cluster):
                 progress.update(row)
                 rows.append(row)

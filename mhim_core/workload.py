@@ -40,20 +40,39 @@ def spread_order(sizes: Sequence[float]) -> list[int]:
     return order + ascending[:num_last][::-1]
 
 
+_MIN_OF_KIND = 3
+"""Jobs of a kind before its own rate is taken: a rate of one is mostly chance."""
+
+
+class _Done:
+    """What is known of the jobs that are done."""
+
+    def __init__(self) -> None:
+        self.num, self.size, self.seconds = 0, 0.0, 0.0
+
+    def add(self, size: float, seconds: float) -> None:
+        self.num += 1
+        self.size += size
+        self.seconds += seconds
+
+
 class TimeLeft(Generic[Job]):
     """Seconds until the jobs are done, from the sizes of all and the seconds of those that are.
 
-    A job costs seconds of a worker in proportion to its size. What workers do before their first job counts for
+    A job costs seconds of a worker in proportion to its size, at the rate of its kind once that is known: a byte of one
+    file format holds many times the pixels of a byte of another. What workers do before their first job counts for
     nothing: the clock starts with the first job.
     """
 
-    def __init__(self, sizes: Mapping[Job, float], num_workers: int) -> None:
-        """`sizes`: 0 where it is not known, which is taken for the mean."""
+    def __init__(self, sizes: Mapping[Job, float], num_workers: int, kinds: Mapping[Job, str] | None = None) -> None:
+        """`sizes`: 0 where it is not known, which is taken for the mean. `kinds`: of all jobs, or one of all."""
         known = [size for size in sizes.values() if size > 0]
         mean = sum(known) / len(known) if known else 1.0
         self._left = {job: size or mean for job, size in sizes.items()}
+        self._kinds = dict.fromkeys(sizes, "") if kinds is None else kinds
         self._num_workers = max(1, min(num_workers, len(sizes)))
-        self._num_done, self._size_done, self._seconds_done = 0, 0.0, 0.0
+        self._done = _Done()
+        self._done_of_kind = {kind: _Done() for kind in self._kinds.values()}
         self._start_s: float | None = None
 
     def done(self, job: Job, seconds: float, now_s: float) -> None:
@@ -62,21 +81,25 @@ class TimeLeft(Generic[Job]):
         if self._start_s is None:
             self._start_s = now_s - seconds
         if size is not None and seconds > 0:
-            self._num_done += 1
-            self._size_done += size
-            self._seconds_done += seconds
+            self._done.add(size, seconds)
+            self._done_of_kind[self._kinds[job]].add(size, seconds)
 
     def seconds(self, now_s: float) -> float | None:
         """None: not known yet, before as many jobs as there are workers, and three, have ended; 0: none is left."""
         if not self._left:
             return 0.0
-        if self._start_s is None or self._num_done < max(3, self._num_workers):
+        if self._start_s is None or self._done.num < max(3, self._num_workers):
             return None
         elapsed_s = now_s - self._start_s
-        rate = self._seconds_done / self._size_done
-        to_come = rate * sum(self._left.values())
+        costs = [size * self._rate(self._kinds[job]) for job, size in self._left.items()]
         # workers may have joined: more seconds of work were done than those of the start could do
-        num_workers = max(self._num_workers, self._seconds_done / elapsed_s if elapsed_s > 0 else 0.0)
+        num_workers = max(self._num_workers, self._done.seconds / elapsed_s if elapsed_s > 0 else 0.0)
         # what is under way is part of what is left: all work by all workers, less the time that has gone
-        left = (self._seconds_done + to_come) / num_workers - elapsed_s
-        return max(left, rate * min(self._left.values()) / 2)
+        left = (self._done.seconds + sum(costs)) / num_workers - elapsed_s
+        return max(left, min(costs) / 2)
+
+    def _rate(self, kind: str) -> float:
+        """Seconds per size."""
+        of_kind = self._done_of_kind[kind]
+        done = of_kind if of_kind.num >= _MIN_OF_KIND else self._done
+        return done.seconds / done.size

@@ -23,10 +23,15 @@ _EVERY_S = 5.0
 class SlideProgress:
     """Slides done, empty, failed, skipped and left, tiles per second, time left."""
 
-    def __init__(self, sizes: Mapping[SlideId, float], num_actors: int) -> None:
-        """`sizes`: bytes of every slide to do, 0 where that is not known; the time left is told by them."""
+    def __init__(
+        self, sizes: Mapping[SlideId, float], num_actors: int, kinds: Mapping[SlideId, str] | None = None
+    ) -> None:
+        """`sizes`: bytes of every slide to do, 0 where that is not known; the time left is told by them.
+
+        `kinds`: the file format of every slide, since bytes of several formats are not worth the same.
+        """
         self._num_todo = len(sizes)
-        self._left = TimeLeft(sizes, num_actors)
+        self._left = TimeLeft(sizes, num_actors, kinds)
         self._counts = dict.fromkeys(Status, 0)
         self._num_tiles = 0
         self._start_s = self._printed_s = time.monotonic()

@@ -162,3 +162,44 @@ def test_workers_that_joined_are_counted() -> None:
     for job in "abcd":
         left.done(job, 10.0, 10.0)
     assert left.seconds(10.0) == 10.0
+
+
+def test_a_kind_of_job_is_reckoned_at_its_own_rate_once_three_of_it_are_done() -> None:
+    """A .png byte costs ten times what an .svs byte does; the .png come last."""
+    jobs = [f"svs{number}" for number in range(6)] + [f"png{number}" for number in range(6)]
+    kinds = {job: job[:3] for job in jobs}
+    by_kind, by_size = TimeLeft(dict.fromkeys(jobs, 1.0), 1, kinds), TimeLeft(dict.fromkeys(jobs, 1.0), 1)
+    now_s, guesses = 0.0, []
+    for job in jobs[:10]:
+        seconds = 1.0 if kinds[job] == "svs" else 10.0
+        now_s += seconds
+        for left in (by_kind, by_size):
+            left.done(job, seconds, now_s)
+        guesses.append((by_kind.seconds(now_s), by_size.seconds(now_s)))
+    assert guesses[5] == (6.0, 6.0), "nothing is known of .png yet"
+    assert guesses[7] == (pytest.approx(4 * 26 / 8), pytest.approx(4 * 26 / 8)), "two of them are chance"
+    assert guesses[8] == (30.0, pytest.approx(3 * 36 / 9))
+    assert guesses[9][0] == 20.0
+
+
+def test_a_mixed_cohort_is_estimated_better_by_kind() -> None:
+    """Two formats whose bytes cost 1 and 8, in the order in which they are handed out."""
+    wrong: dict[bool, list[float]] = {True: [], False: []}
+    for seed, cohort in enumerate(cohorts(100)):
+        kinds = [random.Random(f"{seed}-{index}").choice(("svs", "tif")) for index in range(100)]
+        seconds = [value * (8 if kind == "tif" else 1) for value, kind in zip(cohort.seconds, kinds, strict=True)]
+        ended = simulate(seconds, spread_order(cohort.sizes), 2, 1, start_s=15.0)
+        for is_by_kind in wrong:
+            left = TimeLeft(
+                {str(index): size for index, size in enumerate(cohort.sizes)},
+                2,
+                {str(index): kind for index, kind in enumerate(kinds)} if is_by_kind else None,
+            )
+            factors = []
+            for end in ended[:90]:
+                left.done(str(end.job), end.seconds, end.at_s)
+                if (guess := left.seconds(end.at_s)) is not None:
+                    true = ended[-1].at_s - end.at_s
+                    factors.append(max(true / guess, guess / true))
+            wrong[is_by_kind].append(median(factors))
+    assert median(wrong[True]) < 1.15 < median(wrong[False])
