@@ -12,6 +12,8 @@ _LARGE_SHARE = 0.5
 """Of the work handed out at any time, from the large end."""
 _LAST_SHARE = 0.05
 """Of all work, in the smallest jobs, which are kept for the end."""
+_MIN_OF_KIND = 3
+"""Jobs of a kind before its own rate is taken: a rate of one is mostly chance."""
 
 
 def spread_order(sizes: Sequence[float]) -> list[int]:
@@ -38,10 +40,6 @@ def spread_order(sizes: Sequence[float]) -> list[int]:
             small += sizes[ascending[first]]
             first += 1
     return order + ascending[:num_last][::-1]
-
-
-_MIN_OF_KIND = 3
-"""Jobs of a kind before its own rate is taken: a rate of one is mostly chance."""
 
 
 class _Done:

@@ -2,16 +2,18 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from mhim_core.features import BackendUsed
-from mhim_core.slides.backends.layouts import FileLayout, file_layout
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.registry import backend_class
 from mhim_core.slides.registry import register_backend as register_backend
 from mhim_core.slides.spec import AUTO, OPENSLIDE, PLAIN
+
+if TYPE_CHECKING:  # which imports tifffile
+    from mhim_core.slides.backends.layouts import FileLayout
 
 
 class Backend(ABC):
@@ -21,7 +23,7 @@ class Backend(ABC):
     """Set by `register_backend`."""
 
     @abstractmethod
-    def __init__(self, path: Path, layout: FileLayout) -> None:
+    def __init__(self, path: Path, layout: "FileLayout") -> None:
         """Raises SlideError: OPEN if this backend does not read such a file, TOO_LARGE."""
 
     @abstractmethod
@@ -45,6 +47,8 @@ def open_backend(path: Path, name: str) -> Backend:
 
     Raises SlideError: OPEN, TOO_LARGE.
     """
+    from mhim_core.slides.backends.layouts import file_layout
+
     layout = file_layout(path)
     if name == AUTO:
         name = PLAIN if layout.is_plain else OPENSLIDE
