@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from cluster.decoding import Decoder
-from mhim_core.demo.cohort import write_demo_cohort
+from mhim_core.demo.cohort import MIN_SLIDES, write_demo_cohort
 from mhim_core.embed.decode import decode_slide
 from mhim_core.embed.registry import load_encoder
 from mhim_core.embed.slide_encoder import SlideEncoder
@@ -64,7 +64,7 @@ def main() -> None:
     encoder = SlideEncoder([tile_encoder])
     random_tiles = torch.randint(0, 256, (128, 256, 256, 3), dtype=torch.uint8)
     with tempfile.TemporaryDirectory() as folder:
-        write_demo_cohort(folder, num_slides=max(2, options.slides), num_new=0)
+        write_demo_cohort(folder, num_slides=max(MIN_SLIDES, options.slides), num_new=0)
         paths = sorted(Path(folder).rglob("*.tif*"))[: options.slides]
         tasks = [SlideTask(SlideId(path.stem), str(path)) for path in paths]
         decoder: Decoder[SlideTask] = Decoder(decode, 300.0)
