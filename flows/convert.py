@@ -2,8 +2,10 @@
 
 Inputs: a published `.pt`, of CLAM (SB, MB) too (read without running what a pickle may hold), to become a model file
 with a card; or a model file of ours, or the fit of a run (run= fold= seed= stage=), to become a `.pt` with published
-names. Weights are kept bit for bit. Output: the file at out, whose ending says the direction. Cost: seconds. Exit code:
-0, 2 (no published model, names and shapes listed), 5 (out holds something else), 6.
+names. Weights are kept bit for bit. Output: the file at out, whose ending says the direction; its keys are not kept
+beside it, since it is one file that is handed on alone, and a model file's card holds the classes, the options and the
+checkpoint's sha256. Cost: seconds. Exit code: 0, 2 (no published model, names and shapes listed), 5 (out holds
+something else), 6.
 """
 
 import posixpath

@@ -1,8 +1,8 @@
 """mhim embed cohort=my.csv store=./features: slides → one Parquet file of tile features per slide.
 
 Inputs: the cohort table and its slides. Outputs, in the store: feature files, a commit per slide, a new version of the
-manifest; `reports/` with one row per failed slide. Cost: decoding and encoding of what is not committed yet, nothing
-for the rest; where nothing is left, Ray is not even started.
+manifest; a folder in `reports/` with one row per failed slide, and the keys. Cost: decoding and encoding of what is not
+committed yet; if nothing is left to do, Ray is not started.
 Exit code: 0, 3 (some slides failed), 4 (more than max_failed_fraction), 2, 5, 6.
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cluster.session import Resources, check_address, num_shares, plain_errors, ray_session
 from cluster.storage import open_storage, require_put_if_absent
 from flows.config.commands import EmbedConfig, PredictConfig
+from flows.config.files import write_resolved
 from flows.config.keys import EmbedExecution
 from flows.engine.result import FlowResult
 from flows.runs.cohort import CohortInput, load_cohort, slide_identity
@@ -99,7 +100,9 @@ def embed_cohort(
     outcome = reconcile([task.slide_id for task in tasks], rows)
     entries = ledger.cohort_entries(pending, outcome.rows)
     manifest = write_manifest(storage, feature_set, entries)
-    report = write_report(storage, feature_set, outcome, manifest)
+    folder = write_report(storage, feature_set, outcome, manifest)
+    write_resolved(storage, config, "embed" if isinstance(config, EmbedConfig) else "predict", folder)
+    report = storage.locate(folder)
     _tell(outcome, pending)
     print(f"manifest version {manifest.version} in {storage.uri}; report: {report}")
     result = FlowResult(

@@ -9,6 +9,7 @@ stand its teacher and the stage-1 baseline. Cost: one pass over test and validat
 from typing import Any
 
 from flows.config.commands import EvaluateConfig
+from flows.config.files import write_resolved
 from flows.engine.result import FlowResult
 from flows.mlflow_mirror.send import mirror_run
 from flows.runs.evaluation import FOLDER, METRICS_KEY, evaluated
@@ -29,6 +30,8 @@ def run(config: EvaluateConfig) -> FlowResult:
     """Raises InputError (2) where the run is not finished or holds nobody out, IntegrityError for a damaged file."""
     trained_run = read_run(config.run, store=config.store)
     metrics, recomputed = evaluated(trained_run, config.bootstrap_replicates)
+    if recomputed:
+        write_resolved(trained_run.storage, config, "evaluate", FOLDER)
     _print(trained_run, metrics)
     mirror_run(trained_run, config.tracking)
     print(f"evaluation: {trained_run.storage.locate(FOLDER)}")

@@ -1,8 +1,8 @@
 """mhim report run=runs/first: one self-contained HTML page that a pathologist or an engineer can read.
 
 Inputs: an evaluated run (evaluation is run if it is missing), its features, and its slides for thumbnails and top tiles
-(a slide that is no longer there gets its heat map on white). Outputs: `report.html` and `MODEL_CARD.md` in the run.
-Cost: under 5 s a slide with a heat map.
+(a slide that is no longer there gets its heat map on white). Outputs, in the run: `report.html`, `MODEL_CARD.md`, and
+`report/resolved.yaml`, its keys. Cost: under 5 s a slide with a heat map.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from flows.config.commands import ReportConfig
+from flows.config.files import write_resolved
 from flows.engine.result import FlowResult
 from flows.mlflow_mirror.send import mirror_run
 from flows.runs.evaluation import VALIDATION_KEY, attention_folds, attention_key, ensure_evaluated, read_held_out
@@ -52,6 +53,7 @@ def run(config: ReportConfig) -> FlowResult:
         CARD, model_card(data, licence=str(trained_run.record["encoder"].get("licence", ""))).encode()
     )
     trained_run.storage.put(PAGE, render_report(data).encode())
+    write_resolved(trained_run.storage, config, "report", "report")
     trained_run.storage.put(MARKER, canonical_json({"of": digest}))
     mirror_run(trained_run, config.tracking, data.figures)
     print(f"report: {page}")

@@ -15,10 +15,12 @@ from typing import Any
 from cluster.jobs import JobServer, Submitted
 from cluster.shipping import job_folder
 from flows.commands import IN_JOB, read_flow
+from flows.config.files import AS_TYPED
 from flows.config.jobs import SubmitConfig
 from flows.jobs import JobEnded, follow
 from flows.submission.start import DISTRIBUTION, PACKAGES
 from flows.submission.words import JobWords, job_words
+from mhim_core.fingerprint import canonical_json
 
 
 def run(config: SubmitConfig) -> JobEnded:
@@ -44,9 +46,12 @@ def send(server: JobServer, flow: str, job: JobWords, image: str = "") -> Submit
             runtime_env["image_uri"] = image
         else:
             runtime_env["working_dir"] = str(stack.enter_context(job_folder(DISTRIBUTION, PACKAGES, job.files)))
-        return server.submit(job.stem, entrypoint(flow, job.words), runtime_env)
+        return server.submit(job.stem, entrypoint(flow, job), runtime_env)
 
 
-def entrypoint(flow: str, words: tuple[str, ...]) -> str:
+def entrypoint(flow: str, job: JobWords) -> str:
     """The line that a shell on the cluster runs."""
-    return f"exec env {IN_JOB}=1 python -m flows.cli {shlex.join([flow, *words])}"
+    variables = [f"{IN_JOB}=1"]
+    if job.as_typed:
+        variables.append(f"{AS_TYPED}={canonical_json(job.as_typed).decode()}")
+    return shlex.join(["exec", "env", *variables, "python", "-m", "flows.cli", flow, *job.words])

@@ -31,7 +31,7 @@ MAX_LINES = 20
 
 
 def write_report(storage: Storage, feature_set: FeatureSet, outcome: Outcome, manifest: ManifestRef) -> str:
-    """Write `reports/<time>-<random>/summary.json`, `failed.csv`, `seen.csv`; returns the folder's address."""
+    """Write `reports/<time>-<random>/summary.json`, `failed.csv`, `seen.csv`; the folder's key."""
     folder = f"reports/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
     summary = {
         "feature_set": feature_set.fingerprint,
@@ -53,7 +53,7 @@ def write_report(storage: Storage, feature_set: FeatureSet, outcome: Outcome, ma
         for row in (*outcome.empty, *outcome.notable)
     ]
     storage.put(f"{folder}/seen.csv", write_csv(seen, ("slide_id", "what", "message")))
-    return storage.locate(folder)
+    return folder
 
 
 def view_lines(outcome: Outcome) -> Iterator[str]:

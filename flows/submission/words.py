@@ -31,6 +31,8 @@ class JobWords(NamedTuple):
     stem: str
     """`<flow>-<digest>`: equal for what gives equal results from equal data."""
     notes: tuple[str, ...]
+    as_typed: Mapping[str, tuple[str, Any]]
+    """By key, where they differ: the value in the job, and the value that the key has here."""
 
 
 def job_words(flow: str, config: Any, words: Sequence[str], *, ship: bool) -> JobWords:
@@ -60,6 +62,7 @@ def job_words(flow: str, config: Any, words: Sequence[str], *, ship: bool) -> Jo
         shipped.files,
         f"{flow}-{digest}",
         tuple(shipped.notes),
+        {name: (value, values[name]) for name, value in changed.items() if values.get(name, value) != value},
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.session import Resources
+from flows.commands import read_words
 from flows.config.commands import EmbedConfig, PredictConfig
 from flows.config.flat import from_keys
 from flows.config.keys import EmbedExecution
@@ -98,8 +99,10 @@ def test_features_of_a_gpu_that_are_all_there_need_none(
     (task,) = given.tasks()
     (features,) = embed_slide(task, [load_encoder("hed-texture")], spec=spec, policy=SlidePolicy())
     commit(store, feature_set, replace(features, encoder=card.to_dict()))
-    found = embed_cohort(given, card, spec, from_keys(EmbedConfig, cohort="c", store="s"), store.uri)
-    assert found.outcome.count(Status.SKIPPED) == 1
+    config = from_keys(EmbedConfig, cohort="c", store="s")
+    embedded = embed_cohort(given, card, spec, config, store.uri)
+    assert embedded.outcome.count(Status.SKIPPED) == 1
+    assert read_words("embed", [f"config={embedded.result.outputs['report']}/resolved.yaml"]) == config
 
 
 @pytest.mark.parametrize(

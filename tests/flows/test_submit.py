@@ -10,6 +10,8 @@ import pytest
 
 from cluster.dashboard import UnreachableError
 from cluster.jobs import Job, Submitted
+from flows.config.files import AS_TYPED
+from flows.submission.words import JobWords
 from flows.submit import entrypoint
 from mhim_core.errors import ConfigError
 
@@ -101,10 +103,13 @@ def test_an_attempt_that_goes_on_is_said_to(mhim: Callable[..., Any], server: Fa
     ["/data/a b.csv", "/data/it's.csv", "/data/$(touch x).csv", "/data/`x`;&|<>*?.csv", "/data/hôpital.csv", '/"'],
 )
 def test_a_shell_hands_on_every_word_as_it_is(value: str) -> None:
-    line = entrypoint("embed", (f"cohort={value}", "tile_px=128"))
-    assert shlex.split(line) == [
-        "exec", "env", "MHIM_IN_JOB=1", "python", "-m", "flows.cli", "embed", f"cohort={value}", "tile_px=128"
-    ]  # fmt: skip
+    words, typed = (f"cohort={value}", "tile_px=128"), {"cohort": ("inputs/cohort-0/x.csv", value)}
+    line = entrypoint("embed", JobWords(words, {}, "embed-0", (), {}))
+    assert shlex.split(line) == ["exec", "env", "MHIM_IN_JOB=1", "python", "-m", "flows.cli", "embed", *words]
+    line = entrypoint("embed", JobWords(words, {}, "embed-0", (), typed))
+    name, _, document = shlex.split(line)[3].partition("=")
+    assert (name, json.loads(document)) == (AS_TYPED, {"cohort": ["inputs/cohort-0/x.csv", value]})
+    assert shlex.split(line)[4:] == ["python", "-m", "flows.cli", "embed", *words]
 
 
 def test_no_secret_of_the_environment_travels(
