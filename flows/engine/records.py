@@ -3,7 +3,8 @@
 flows/<flow>/<name>/<fingerprint, 16 digits>/
     flow.json                     what the flow is of, and its steps in order (put-if-absent)
     done/<step>-<16 digits>.json  what was done, by which version, how long it took, what it cost (put-if-absent);
-                                  the digits are the fingerprint of the step's inputs
+                                  the digits are the fingerprint of the step's inputs; places in it are relative to
+                                  this folder
     attempts/<step>/<NNNN>.json   written when an attempt starts, and again when it ends, with exit code and reason
 
 Times are for people. Nothing is decided by them but ages, which are counted on the storage's own clock.
@@ -11,13 +12,14 @@ Times are for people. Nothing is decided by them but ages, which are counted on 
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
+from flows.engine.step_places import absolute_places, relative_places
 from mhim_core.errors import IntegrityError
-from mhim_core.fingerprint import canonical_json
+from mhim_core.fingerprint import canonical_json, to_plain
 from mhim_core.json_files import SCHEMA, read_json
 from mhim_core.records import read_record
 from mhim_core.registry.clock import store_time_s
@@ -46,7 +48,7 @@ class StepOutput:
     identity: Mapping[str, Any] = field(default_factory=dict)
     """What was made, plain JSON: digests, versions, verdicts. The same inputs give the same; later steps follow it."""
     places: Mapping[str, str] = field(default_factory=dict)
-    """What → where, for people."""
+    """What → where, an absolute folder or file, or s3://."""
     exit_code: ExitCode = ExitCode.OK
     """0 or 3; any other ends the flow, and the step is not done."""
     cost: Cost = Cost()
@@ -56,7 +58,8 @@ class StepOutput:
     """There is nothing to do after it: the flow is complete, though steps are left."""
 
 
-class Done(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Done:
     """A done record."""
 
     step: str
@@ -67,6 +70,8 @@ class Done(NamedTuple):
     ended_at: str
     """UTC, by the clock of the machine that did it."""
     versions: dict[str, str]
+    folder: str = field(default="", metadata={"neutral": ""})
+    """Where the flow's records lay when the step was done; empty: an earlier version wrote it, with absolute places."""
 
 
 class Attempt(NamedTuple):
@@ -153,12 +158,14 @@ class FlowPlace:
 
     def read_done(self, step: str, digest: str) -> Done | None:
         """The step's done record, or None. Raises IntegrityError if it is damaged."""
-        raw = read_json(self.storage, self.done_key(step, digest))
-        return None if raw is None else _parse_done(raw, self.storage.locate(self.done_key(step, digest)))
+        key = self.done_key(step, digest)
+        raw = read_json(self.storage, key)
+        return None if raw is None else self._parse_done(raw, key)
 
     def write_done(self, done: Done) -> Done:
         """Put the record if there is none; the one that stands, which may be another runner's."""
-        record = {"schema": SCHEMA, **done._asdict(), "output": done.output}
+        output = replace(done.output, places=relative_places(done.output.places, self.uri))
+        record = {"schema": SCHEMA, **to_plain(replace(done, output=output, folder=self.uri))}
         if self.storage.put_if_absent(self.done_key(done.step, done.fingerprint), canonical_json(record)):
             return done
         standing = self.read_done(done.step, done.fingerprint)
@@ -168,7 +175,7 @@ class FlowPlace:
     def done_steps(self) -> dict[str, Done]:
         """The newest done record of each step that has one, whatever its inputs."""
         keys = sorted(self.storage.list(f"{self.folder}/done"), key=lambda entry: (entry.modified_s, entry.key))
-        records = [_parse_done(read_json(self.storage, entry.key) or {}, entry.key) for entry in keys]
+        records = [self._parse_done(read_json(self.storage, entry.key) or {}, entry.key) for entry in keys]
         return {done.step: done for done in records}
 
     def start_attempt(self, step: str, digest: str) -> int:
@@ -210,6 +217,15 @@ class FlowPlace:
             is_over = is_over or (done is not None and done.output.is_last)
         return states
 
+    def _parse_done(self, raw: Mapping[str, Any], key: str) -> Done:
+        origin = self.storage.locate(key)
+        try:
+            done = read_record(Done, {name: raw[name] for name in raw if name != "schema"}, origin)
+        except (KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(f"{origin} is no done record: {error!r}") from error
+        places = absolute_places(done.output.places, self.uri, done.folder) if done.folder else done.output.places
+        return replace(done, output=replace(done.output, places=places))
+
 
 def _state(step: str, last: Attempt, done: Done | None, num_attempts: int, age_s: float) -> StepState:
     if done is not None:
@@ -242,13 +258,6 @@ def versions() -> dict[str, str]:
         return {"mhim": version("mhim")}
     except PackageNotFoundError:
         return {"mhim": "unknown"}
-
-
-def _parse_done(raw: Mapping[str, Any], origin: str) -> Done:
-    try:
-        return read_record(Done, {name: raw[name] for name in raw if name != "schema"}, origin)
-    except (KeyError, TypeError, ValueError) as error:
-        raise IntegrityError(f"{origin} is no done record: {error!r}") from error
 
 
 def _parse_attempt(raw: Mapping[str, Any], origin: str) -> Attempt:

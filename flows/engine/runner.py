@@ -131,7 +131,15 @@ def _attempt(place: FlowPlace, step: Step, call: StepCall) -> StepOutput:
         raise
     seconds = time.monotonic() - start_s
     if output.exit_code in GOES_ON:
-        ours = Done(step.name, call.fingerprint, output, round(seconds, 3), number, utc_now(), versions())
+        ours = Done(
+            step=step.name,
+            fingerprint=call.fingerprint,
+            output=output,
+            seconds=round(seconds, 3),
+            attempt=number,
+            ended_at=utc_now(),
+            versions=versions(),
+        )
         standing = place.write_done(ours).output
         if standing.identity != output.identity:
             print(f"{step.name}: another runner was quicker, with another result; its result is taken", flush=True)
