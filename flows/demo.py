@@ -24,6 +24,7 @@ from flows.prediction.foci import PAGE, SUMMARY, foci_lines, judge_foci
 from flows.runs.folder import read_run
 from mhim_core.demo.slide import TILE_PX
 from mhim_core.errors import ConfigError
+from mhim_core.storage import Storage
 from mhim_core.types import ExitCode
 
 
@@ -39,10 +40,11 @@ def run(config: DemoConfig) -> FlowResult:
     """Each station is the flow that its own command runs; the first that does not end with 0 ends the demo."""
     if "://" in config.out:
         raise ConfigError(f"out={config.out}: the demo lives in a local folder")
+    out = open_storage(config.out)
     lines: list[str] = []
     outputs: dict[str, str] = {}
     with kept_alive():  # starting a Ray costs five seconds: the first station that needs it leaves it to the next
-        for station in _stations(config):
+        for station in _stations(config, out):
             print(f"── {station.name}", flush=True)
             start_s = time.monotonic()
             result = station.run()
@@ -50,12 +52,12 @@ def run(config: DemoConfig) -> FlowResult:
             lines.append(f"{station.name:<9} {time.monotonic() - start_s:6.1f} s  {station.place}")
             if result.exit_code is not ExitCode.OK:
                 return FlowResult(exit_code=result.exit_code, outputs=outputs)
-    write_resolved(open_storage(config.out), config, "demo")
+    write_resolved(out, config, "demo")
     print("\n".join(["──", *lines, *_evidence(config), "Research use only, not for diagnosis."]))
     return FlowResult(outputs=outputs)
 
 
-def _stations(config: DemoConfig) -> Iterator[Station]:
+def _stations(config: DemoConfig, storage: Storage) -> Iterator[Station]:
     """Every station but the first and the last is a command that a person could type."""
     out = Path(config.out).expanduser()
     cohort, store, trained = f"cohort={out}/slides/cohort.csv", f"store={out}/features", f"{out}/run"
@@ -74,7 +76,7 @@ def _stations(config: DemoConfig) -> Iterator[Station]:
     new = [f"run={trained}", f"cohort={out}/slides/new.csv", f"out={out}/predictions", *ray]
     yield _command("predict", f"{out}/predictions/report.html", new)
     yield _command("report", f"{trained}/report.html", [f"run={trained}"])
-    yield Station("foci", f"{out}/foci.html", lambda: _judge_foci(out))
+    yield Station("foci", f"{out}/foci.html", lambda: _judge_foci(out, storage))
 
 
 def _command(name: str, place: str, words: list[str]) -> Station:
@@ -99,9 +101,9 @@ def _write_slides(config: DemoConfig) -> FlowResult:
     return FlowResult(outputs={"cohort": str(made.cohort_csv), "truth": str(made.truth_json)})
 
 
-def _judge_foci(out: Path) -> FlowResult:
+def _judge_foci(out: Path, storage: Storage) -> FlowResult:
     """The run's models beside the painter's truth, which no model has seen."""
-    judged = judge_foci(read_run(f"{out}/run"), (out / "slides/truth.json").read_bytes(), open_storage(str(out)))
+    judged = judge_foci(read_run(f"{out}/run"), (out / "slides/truth.json").read_bytes(), storage)
     print(f"foci: {out}/{PAGE}")
     return FlowResult(outputs={"foci": f"{out}/{PAGE}"}, recomputed=judged.recomputed)
 

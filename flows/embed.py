@@ -50,7 +50,7 @@ def run(config: EmbedConfig) -> FlowResult:
         revision=config.encoder.encoder_revision or None,
         device="cuda" if config.embedding.gpus_per_actor else "cpu",
     )
-    return embed_cohort(cohort_input, card, config.tiles, config, config.store).result
+    return embed_cohort(cohort_input, card, config.tiles, config, open_storage(config.store)).result
 
 
 def embed_cohort(
@@ -58,14 +58,13 @@ def embed_cohort(
     card: EncoderCard,
     spec: TileSpec,
     config: EmbedConfig | PredictConfig,
-    store_uri: str,
+    storage: Storage,
 ) -> Embedded:
     """What is not committed yet → features; then the manifest, the report and the exit code.
 
     Raises ConfigError, before anything is written, where slides are left for an encoder on a GPU and actors have none.
     """
     config.embedding.check_room(config.ray)
-    storage = open_storage(store_uri)
     spec = settled_spec(spec, card, storage)
     feature_set = feature_set_of(spec, card)
     ledger = Ledger(storage, feature_set)

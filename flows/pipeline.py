@@ -97,9 +97,10 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
         revision=config.encoder.encoder_revision or None,
         device="cuda" if config.embedding.gpus_per_actor else "cpu",
     )
-    spec = settled_spec(config.tiles, card, open_storage(config.store))
+    store, out = open_storage(config.store), open_storage(config.out)
+    spec = settled_spec(config.tiles, card, store)
     feature_set = feature_set_of(spec, card)
-    contents = contents_of(cohort_input, read_features(open_storage(config.store), feature_set.fingerprint))
+    contents = contents_of(cohort_input, read_features(store, feature_set.fingerprint))
     data = snapshot(cohort_input.cohort.rows, contents, config.policy)
     registry = open_storage(config.registry) if config.registry else None
     work = ModelWork(
@@ -112,8 +113,9 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
         keys=_train_keys(config),
         scheme=config.splits.scheme,
         folds=config.splits.folds,
-        work=open_storage(config.out),
-        place=FlowPlace(storage=registry or open_storage(config.out), flow=FLOW, name=config.name or NO_NAME),
+        store=store,
+        work=out,
+        place=FlowPlace(storage=registry or out, flow=FLOW, name=config.name or NO_NAME),
         registry=registry,
     )
     identity: dict[str, Any] = {
@@ -151,7 +153,7 @@ def _holdout_step(work: ModelWork, config: PipelineConfig, registry: Storage) ->
     options, task_options = config.holdout, config.target
 
     def run(call: StepCall) -> StepOutput:
-        features = read_features(open_storage(config.store), work.feature_set.fingerprint).with_tiles()
+        features = read_features(work.store, work.feature_set.fingerprint).with_tiles()
         rows = [row for row in work.labelled if row.slide_id in features]
         task = infer_task(work.cohort_input.cohort.rows, task_options).task
         sources = {row.slide_id: features[row.slide_id].source for row in rows}

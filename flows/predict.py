@@ -53,7 +53,7 @@ def run(config: PredictConfig) -> FlowResult:
     cohort = load_cohort(config.data.cohort, strict=config.failures.strict, options=config.table)
     cohort = cohort._replace(cohort=spell_as(cohort.cohort, predictor.classes, config.table.label_spellings))
     card = predictor.encoder_here(config.encoder.encoder_weights or None)
-    store = config.store or predictor.store_uri or out.locate("features")
+    store = open_storage(config.store) if config.store else predictor.store or open_storage(out.locate("features"))
     embedded = embed_cohort(cohort, card, predictor.tile_spec(), config, store)
     entries = {key: entry for key, entry in embedded.entries.items() if entry.status is Status.OK}
     if not entries:
@@ -79,7 +79,7 @@ def run(config: PredictConfig) -> FlowResult:
 
         bags = new_bags(predictor.unit, cohort.cohort.rows, entries)
         members = {bag.bag_id: bag.slide_ids for bag in bags}
-        source = PatientBags(ParquetBags(open_storage(store), entries), members)
+        source = PatientBags(ParquetBags(store, entries), members)
         predicted = predict_bags(predictor, source, bags, out)
         rows = [predicted_bag.line for predicted_bag in predicted]
         external = external_metrics(

@@ -86,7 +86,7 @@ def _retrain(config: RetrainConfig, registry: Storage, retry_policy: RetryPolicy
     model = predictor_of_model(registry, f"{config.name}@{present.version}")
     holdout = read_frozen(registry, config.name)
     work = _work(config, registry, model)
-    features = read_features(open_storage(config.store), work.feature_set.fingerprint)
+    features = read_features(work.store, work.feature_set.fingerprint)
     occasion = discover(work, registry, present, holdout, features, config)
     print(f"{config.name}@{present.version}, number {present.number}: {occasion.words}", flush=True)
     judged = _judged_flow(work, registry, occasion) if occasion.trains else None
@@ -175,7 +175,10 @@ def _unless_unchanged(step: Step, work: ModelWork, registry: Storage, occasion: 
         if not occasion.trains:
             return dataclasses.replace(output, is_last=True)
         before = made_from(registry, present).get("trained")
-        if occasion.period is not None or trained_data(work, registry).trained != before:
+        if occasion.period is not None:
+            return output
+        features = read_features(work.store, work.feature_set.fingerprint)
+        if trained_data(work, registry, features).trained != before:
             return output
         note = f"{output.note}; what is new has no features, so there is nothing new to train on"
         return dataclasses.replace(output, note=note, is_last=True)
@@ -262,6 +265,7 @@ def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWo
         keys=keys | config.changes.changed(),
         scheme=config.scheme,
         folds=keys["folds"] if config.folds is None else config.folds,
+        store=open_storage(config.store),
         work=open_storage(out),
         place=FlowPlace(storage=registry, flow=FLOW, name=config.name),
         registry=registry,

@@ -60,9 +60,8 @@ class Data(NamedTuple):
     """Of those slides of it that have features."""
 
 
-def trained_data(work: ModelWork, registry: Storage) -> Data:
+def trained_data(work: ModelWork, registry: Storage, features: Features) -> Data:
     """As the cohort and the store are now; the snapshot is kept, so that a later retraining can say what is new."""
-    features = read_features(open_storage(work.config.store), work.feature_set.fingerprint)
     now = trainable_snapshot(work.cohort_input, features, read_frozen(registry, work.name), work.config.policy)
     keep_snapshot(registry, work.name, now)
     return Data(now.fingerprint, now.of(features.with_tiles()))
@@ -92,7 +91,7 @@ def register_step(work: ModelWork, registry: Storage, against: Against, options:
 
     def run(call: StepCall) -> StepOutput:
         trained_run = read_run(call.before["final"].places["final"])
-        estimate = estimate_of(read_run(call.before["train"].places["train"]))
+        estimate = estimate_of(open_storage(call.before["train"].places["train"]))
         packaged = package_run(trained_run, created_by=f"mhim {work.place.flow}", estimate=estimate)
         card = packaged.card
         if card.version != against.version:
@@ -117,7 +116,7 @@ def _holdout_figures(
     holdout = read_frozen(registry, work.name)
     record_reading(registry, work.name, _reading(work, against, packaged.card.version))
     model = predictor_of_package(packaged, work.name)
-    features = read_features(open_storage(work.config.store), work.feature_set.fingerprint)
+    features = read_features(work.store, work.feature_set.fingerprint)
     bags = _holdout_bags(work, holdout, model, features)
     return figures_alone(contender(model, bags, _source(work, features, bags)), options)
 
@@ -145,8 +144,9 @@ def judge_step(
             return StepOutput(is_last=True, note=f"the same data, keys and seed gave the champion itself, {version}")
         claim = read_claim(registry, marker) if marker else None
         if claim is None:
-            assessment = _judge(work, registry, read_frozen(registry, work.name), against, version, options)
-            data = trained_data(work, registry)
+            features = read_features(work.store, work.feature_set.fingerprint)
+            assessment = _judge(work, registry, features, against, version, options)
+            data = trained_data(work, registry, features)
             record = canonical_json(
                 assessment | {"data": data.asked, "trained": data.trained, "new": words, "schema": 1}
             )
@@ -236,13 +236,13 @@ def _assessment(place: FlowPlace, call: StepCall) -> dict[str, Any]:
 
 
 def _judge(
-    work: ModelWork, registry: Storage, holdout: Holdout, against: Against, version: str, options: GateOptions
+    work: ModelWork, registry: Storage, features: Features, against: Against, version: str, options: GateOptions
 ) -> dict[str, Any]:
     """Both contenders on the holdout's bags. That it is read is recorded before anything is predicted."""
+    holdout = read_frozen(registry, work.name)
     number = record_reading(registry, work.name, _reading(work, against, version))
     challenger = predictor_of_model(registry, f"{work.name}@{version}")
     champion = predictor_of_model(registry, f"{work.name}@{against.version}") if against.version else None
-    features = read_features(open_storage(work.config.store), work.feature_set.fingerprint)
     bags = _holdout_bags(work, holdout, challenger, features)
     source = _source(work, features, bags)
     never_miss = _never_miss_bags(work, holdout, challenger, features, options)
@@ -343,4 +343,4 @@ def _source(work: ModelWork, features: Features, bags: Sequence[BagMembers]) -> 
 
     members = {bag.bag_id: bag.slide_ids for bag in bags}
     entries = {slide_id: features.entries[slide_id] for slide_ids in members.values() for slide_id in slide_ids}
-    return PatientBags(ParquetBags(open_storage(work.config.store), entries), members)
+    return PatientBags(ParquetBags(work.store, entries), members)

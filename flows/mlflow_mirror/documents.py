@@ -196,7 +196,7 @@ def _fit_run(fit: FitResult, parent: str) -> MirroredRun:
 
 def _evaluation(run: Run) -> Iterator[Point]:
     """Pooled over folds, of the reported model without a prefix and of the others with their names."""
-    metrics = read_metrics(run)
+    metrics = read_metrics(run.storage)
     if metrics is None:
         return
     for model in model_names(run):

@@ -13,6 +13,7 @@ from mhim_core.evaluation.prediction_table import decode_held_out, encode_held_o
 from mhim_core.evaluation.row_metrics import TrainTargets
 from mhim_core.evaluation.summary import SCHEMA, summarise
 from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.storage import Storage
 from mhim_core.tables import write_csv
 
 FOLDER = "evaluation"
@@ -29,10 +30,10 @@ def ensure_evaluated(run: Run, replicates: int | None = None) -> dict[str, Any]:
     return evaluated(run, replicates).metrics
 
 
-def read_metrics(run: Run) -> dict[str, Any] | None:
-    """The run's evaluation, or None if there is none that this version can read."""
+def read_metrics(storage: Storage) -> dict[str, Any] | None:
+    """The evaluation of the run in this folder, or None if there is none that this version can read."""
     try:
-        metrics: dict[str, Any] = json.loads(run.storage.get(METRICS_KEY))
+        metrics: dict[str, Any] = json.loads(storage.get(METRICS_KEY))
     except NotFoundError:
         return None
     return metrics if metrics.get("schema") == SCHEMA else None
@@ -82,7 +83,7 @@ def evaluated(run: Run, replicates: int | None) -> Evaluated:
         )
     fits = results_of(run)
     digest = fingerprint(model_digests(fits))
-    present = read_metrics(run)
+    present = read_metrics(run.storage)
     if present is not None and present["of"] == digest and replicates in (None, present["replicates"]):
         there = {entry.key for entry in run.storage.list(FOLDER)}
         if there.issuperset([*TABLES, *map(attention_key, attention_folds(run))]):

@@ -56,6 +56,8 @@ class Run:
     """The store that the command names for the run's features; empty: where the run says."""
     spare_store: str = ""
     """A store that the command names for something else, looked at where the run's own is gone."""
+    features: "PinnedFeatures | None" = None
+    """What the run is pinned to, where its command has opened and read it already; None: read when needed."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -85,6 +87,8 @@ class Run:
     @cached_property
     def store_place(self) -> StorePlace:
         """Where the run's features lie by now. Raises InputError where they are not found."""
+        if self.features is not None:
+            return StorePlace(self.features.store, True)
         return find_store(self.storage, self.record, self.named_store, self.spare_store)
 
     @property
@@ -99,12 +103,14 @@ class Run:
     def method(self) -> str:
         return str(self.identity["method"])
 
-    @cached_property
+    @property
     def feature_store(self) -> Storage:
-        return open_storage(self.store_uri)
+        return self.store_place.storage
 
     @cached_property
     def feature_set(self) -> FeatureSet:
+        if self.features is not None:
+            return self.features.feature_set
         return FeatureSet.from_json(self.feature_store.get(feature_set_key(self.identity["feature_set"])))
 
     def bag_source(self) -> "PatientBags":
@@ -117,8 +123,18 @@ class Run:
     @cached_property
     def manifest(self) -> Manifest:
         """The pinned manifest, decoded once. Raises IntegrityError if the store's is another."""
+        if self.features is not None:
+            return self.features.manifest
         pin = self.record["manifest"]
         return read_manifest(self.feature_store, self.identity["feature_set"], pin["version"], pin["sha256"])
+
+
+class PinnedFeatures(NamedTuple):
+    """A store with the feature set and the manifest that a run is pinned to."""
+
+    store: Storage
+    feature_set: FeatureSet
+    manifest: Manifest
 
 
 def start_run(
@@ -127,10 +143,12 @@ def start_run(
     slides: tuple[CohortRow, ...],
     splits: tuple[Split, ...],
     teachers: dict[str, str] | None = None,
+    present: dict[str, Any] | None = None,
 ) -> Run:
     """Open the run in its folder or create it. A second command with the same identity takes what the first pinned.
 
     `teachers`: the sha256 of each stage-1 model that is taken from another run, by fit; None: the run trains its own.
+    `present`: the folder's record, where it has been read; None: it is read, or created.
 
     Raises ConflictError (exit 5) where the folder holds a run of another configuration, naming what differs.
     """
@@ -139,14 +157,14 @@ def start_run(
     if teachers is not None:
         identity["teachers"] = teachers
     record = record | {"schema": _SCHEMA, "identity": identity, "fingerprint": fingerprint(identity)}
-    present = _maybe_read(storage)
+    present = maybe_record(storage) if present is None else present
     if present is None:
         data = write_parquet(table)
         record |= {"cohort_sha256": sha256(data), "versions": versions()}
         # named by its content: of two starts at once, each has its own table and run.json names the winner's
         storage.put_if_absent(_cohort_key(record), data)
         storage.put_if_absent(RUN, canonical_json(record))
-        present = _maybe_read(storage)
+        present = maybe_record(storage)
         assert present is not None
     if present["fingerprint"] != record["fingerprint"]:
         raise ConflictError(
@@ -170,18 +188,16 @@ class Pin(NamedTuple):
     sha256: str
 
 
-def pinned_manifest(storage: Storage) -> Pin | None:
-    """What the run in this folder was started with; None where there is no run yet."""
-    record = _maybe_read(storage)
+def pinned_manifest(record: dict[str, Any] | None) -> Pin | None:
+    """What the run with this record was started with; None where there is no run yet."""
     if record is None:
         return None
     pin = record["manifest"]
     return Pin(record["identity"]["feature_set"], pin["version"], pin["sha256"])
 
 
-def pinned_teachers(storage: Storage, teacher: str) -> dict[str, str] | None:
-    """The stage-1 models that the run in this folder took from `teacher` when it was created; None where it did not."""
-    record = _maybe_read(storage)
+def pinned_teachers(record: dict[str, Any] | None, teacher: str) -> dict[str, str] | None:
+    """The stage-1 models that the run with this record took from `teacher` when it was created; None: it took none."""
     if record is None or record["config"].get("teacher") != teacher:
         return None
     teachers: dict[str, str] | None = record["identity"].get("teachers")
@@ -194,15 +210,14 @@ def read_run(uri: str, *, store: str = "", spare_store: str = "") -> Run:
     Raises InputError if there is none, IntegrityError if it is damaged.
     """
     storage = open_storage(uri)
-    record = _maybe_read(storage)
+    record = maybe_record(storage)
     if record is None:
         raise InputError(f"run={uri} holds no run ({RUN} is not there); it is the out= of mhim train")
     return replace(_load(storage, record), named_store=store, spare_store=spare_store)
 
 
-def pinned_start(storage: Storage, warm_start: str) -> dict[str, Any] | None:
-    """What the run in this folder fixed of its `warm_start` when it was created; None where it did not."""
-    record = _maybe_read(storage)
+def pinned_start(record: dict[str, Any] | None, warm_start: str) -> dict[str, Any] | None:
+    """What the run with this record fixed of its `warm_start` when it was created; None: it started from scratch."""
     if record is None or record["config"].get("warm_start") != warm_start:
         return None
     start: dict[str, Any] | None = record["identity"].get("warm_start")
@@ -244,7 +259,8 @@ def versions() -> dict[str, str]:
     return version_of
 
 
-def _maybe_read(storage: Storage) -> dict[str, Any] | None:
+def maybe_record(storage: Storage) -> dict[str, Any] | None:
+    """The record of the run in this folder; None: it holds no run. Raises IntegrityError for a damaged record."""
     try:
         record = json.loads(storage.get(RUN))
     except NotFoundError:

@@ -17,11 +17,15 @@ from mhim_core.store.layout import manifest_key
 
 
 class StorePlace(NamedTuple):
-    """A run's store as it was found."""
+    """A run's store, opened."""
 
-    uri: str
+    storage: Storage
     is_own: bool
     """It lies where the run says, as seen from the run's own place: what the command names by naming the run."""
+
+    @property
+    def uri(self) -> str:
+        return self.storage.uri
 
 
 def recorded_places(run: Storage, store: Storage) -> dict[str, str]:
@@ -42,10 +46,10 @@ def find_store(run: Storage, record: Mapping[str, Any], named: str = "", spare: 
                 f"store={named} does not hold the features of {run.uri} (manifest version "
                 f"{record['manifest']['version']} of feature set {record['identity']['feature_set'][:16]})"
             )
-        return StorePlace(store.uri, True)
+        return StorePlace(store, True)
     other: StorePlace | None = None
     for place in _candidates(run, record, spare):
-        held = _holds(open_storage(place.uri), record)
+        held = _holds(place.storage, record)
         if held:
             if not place.is_own:
                 print(f"{run.uri} was moved: its features are read in {place.uri}, which holds its pinned manifest")
@@ -72,18 +76,18 @@ def moved_file(uri: str, run: Storage, record: Mapping[str, Any]) -> str:
 def _candidates(run: Storage, record: Mapping[str, Any], spare: str) -> Iterator[StorePlace]:
     store = str(record["store"])
     if is_relative(store):
-        yield StorePlace(join_place(run.uri, store), True)
+        yield StorePlace(open_storage(join_place(run.uri, store)), True)
         if spare:
-            yield StorePlace(open_storage(spare).uri, False)
-        yield StorePlace(_recorded(record), False)
+            yield StorePlace(open_storage(spare), False)
+        yield StorePlace(open_storage(_recorded(record)), False)
         return
     out = str(record.get("config", {}).get("out", ""))
     before = record.get("place") or ("" if is_relative(out) else out)
-    yield StorePlace(store, before in ("", run.uri))
+    yield StorePlace(open_storage(store), before in ("", run.uri))
     if spare:
-        yield StorePlace(open_storage(spare).uri, False)
+        yield StorePlace(open_storage(spare), False)
     for place in dict.fromkeys(nearby_places(store, run.uri)):
-        yield StorePlace(place, False)
+        yield StorePlace(open_storage(place), False)
 
 
 def _recorded(record: Mapping[str, Any]) -> str:

@@ -6,10 +6,10 @@ Nothing is trained on features of another file, resolution or patient than the t
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
-from cluster.storage import open_storage
 from flows.config.commands import TrainConfig
 from flows.runs.cohort import load_split_files
 from flows.runs.folder import pinned_manifest
+from flows.runs.training_places import TrainingPlaces
 from mhim_core.cohort.split_files import splits_from_files
 from mhim_core.cohort.split_notes import require_split_column, split_notes
 from mhim_core.cohort.splits import Split, make_splits
@@ -66,25 +66,24 @@ def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> Tr
     return TrainingData(inferred.task, slides, splits, excluded, tuple(notes))
 
 
-def choose_features(config: TrainConfig) -> FeatureSet:
+def choose_features(config: TrainConfig, places: TrainingPlaces) -> FeatureSet:
+    """The store's feature set that the keys name; where they name none, the one that the run was started with."""
     choice = config.features
-    store = open_storage(config.store)
     wanted, tiling = choice.feature_set, choice.tiling
     if wanted is None and choice.encoder is None and not tiling:
-        pin = pinned_manifest(open_storage(config.out))
+        pin = pinned_manifest(places.record)
         wanted = None if pin is None else pin.feature_set  # the open choice was made when the run was started
     return choose_feature_set(
-        store, encoder_id=choice.encoder, tiling=tiling, fingerprint=wanted, neutral=neutral_values(TileSpec)
+        places.store, encoder_id=choice.encoder, tiling=tiling, fingerprint=wanted, neutral=neutral_values(TileSpec)
     )
 
 
-def choose_manifest(config: TrainConfig, feature_set: FeatureSet) -> Manifest:
+def choose_manifest(places: TrainingPlaces, feature_set: FeatureSet) -> Manifest:
     """The version that the run was started with, or at the first start the newest."""
-    store = open_storage(config.store)
-    pin = pinned_manifest(open_storage(config.out))
+    pin = pinned_manifest(places.record)
     if pin is None or pin.feature_set != feature_set.fingerprint:  # another set is refused when the run is opened
-        return read_manifest(store, feature_set.fingerprint)
-    return read_manifest(store, pin.feature_set, pin.version, pin.sha256)
+        return read_manifest(places.store, feature_set.fingerprint)
+    return read_manifest(places.store, pin.feature_set, pin.version, pin.sha256)
 
 
 def _check_sources(slides: Sequence[CohortRow], manifest: Manifest) -> None:

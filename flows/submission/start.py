@@ -24,6 +24,7 @@ from flows.runs.cohort import load_cohort, slide_hint
 from flows.runs.folder import RUN
 from mhim_core.errors import ConfigError, NotFoundError, SlideError, StorageError
 from mhim_core.registry.names import is_reference
+from mhim_core.storage import Storage
 
 DISTRIBUTION = "mhim"
 PACKAGES = ("flows", "mhim_core", "cluster")
@@ -88,18 +89,19 @@ def first_step(config: Any) -> Iterator[None]:
 def check_nodes(config: Any, needed: Requirements) -> None:
     """Ask every node of the connected cluster. Raises ConfigError naming the place and the node."""
     outputs = tuple((key, uri, f"{_PROBES}/{uuid.uuid4().hex}") for key, uri in _named(config, Role.output))
+    opened = [(key, open_storage(uri), probe) for key, uri, probe in outputs]
     folders = [(key, uri, "") for key, uri in _named(config, Role.place)]
     folders += [(key, uri, _IN_EVERY_STORE) for key, uri in _named(config, Role.features)]
     local = tuple(_named(config, Role.node_path))
     question = Question(needed, tuple(_files(config)), local, tuple(folders), outputs, _slides(config))
     try:
-        for key, uri, probe in outputs:
-            _put(key, uri, probe)
-            _sweep(uri, probe)
+        for key, storage, probe in opened:
+            _put(key, storage, probe)
+            _sweep(storage, probe)
         answers = ask_every_node(partial(look, question))
     finally:
-        for _, uri, probe in outputs:
-            _remove(uri, probe)
+        for _, storage, probe in opened:
+            _remove(storage, probe)
     require_able(answers, look_here(question), question.slides)
 
 
@@ -182,23 +184,22 @@ def _slides(config: Any) -> tuple[str, ...]:
     return tuple(uri for slides in folders.values() for uri in slides[:_SLIDES_PER_FOLDER])
 
 
-def _put(key: str, uri: str, probe: str) -> None:
+def _put(key: str, storage: Storage, probe: str) -> None:
     try:
-        open_storage(uri).put(probe, b"probe")
+        storage.put(probe, b"probe")
     except StorageError as error:
         here = socket.gethostname()
-        raise ConfigError(f"the job's driver on {here} cannot use {key}={uri}: {error}") from error
+        raise ConfigError(f"the job's driver on {here} cannot use {key}={storage.uri}: {error}") from error
 
 
-def _remove(uri: str, probe: str) -> None:
+def _remove(storage: Storage, probe: str) -> None:
     with suppress(StorageError):  # it could not be written either, and that is told
-        open_storage(uri).delete(probe)
+        storage.delete(probe)
 
 
-def _sweep(uri: str, probe: str) -> None:
+def _sweep(storage: Storage, probe: str) -> None:
     """Remove what first steps that were killed left behind; how long ago is counted on the store's clock."""
     with suppress(StorageError):  # who may not list or delete here may still run the flow
-        storage = open_storage(uri)
         written_s = {entry.key: entry.modified_s for entry in storage.list(_PROBES)}
         now_s = written_s.get(probe, 0.0)
         for key, modified_s in written_s.items():

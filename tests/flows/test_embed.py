@@ -85,7 +85,7 @@ def test_an_encoder_of_a_gpu_is_refused_before_any_work_where_actors_have_none(
     keys = {"cohort": "c", "store": "s"} | ({"out": "o", "run": "r"} if flow == "predict" else {})
     config: Any = from_keys(PredictConfig if flow == "predict" else EmbedConfig, **keys)
     with pytest.raises(ConfigError, match=r"hed-texture are made on a GPU .* set gpus_per_actor=1") as caught:
-        embed_cohort(given, card, TileSpec(), config, str(tmp_path / "store"))
+        embed_cohort(given, card, TileSpec(), config, LocalStorage(tmp_path / "store"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "store").exists()
 
@@ -100,7 +100,7 @@ def test_features_of_a_gpu_that_are_all_there_need_none(
     (features,) = embed_slide(task, [load_encoder("hed-texture")], spec=spec, policy=SlidePolicy())
     commit(store, feature_set, replace(features, encoder=card.to_dict()))
     config = from_keys(EmbedConfig, cohort="c", store="s")
-    embedded = embed_cohort(given, card, spec, config, store.uri)
+    embedded = embed_cohort(given, card, spec, config, store)
     assert embedded.outcome.count(Status.SKIPPED) == 1
     assert read_words("embed", [f"config={embedded.result.outputs['report']}/resolved.yaml"]) == config
 
