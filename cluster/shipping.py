@@ -106,7 +106,7 @@ def unmet(needed: Requirements) -> str:
     return ""
 
 
-def versions(needed: Requirements) -> dict[str, str]:
+def installed_versions(needed: Requirements) -> dict[str, str]:
     """What is installed here of Python and the required packages."""
     from packaging.requirements import Requirement
 

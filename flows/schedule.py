@@ -26,7 +26,7 @@ from flows.config.words import CONFIG, given_values
 from flows.engine.result import FlowResult
 from flows.scheduling.manifests import cron_job, crontab_line, ray_cron_job
 from flows.scheduling.records import MAX_ATTEMPTS, Book, Planned, Schedule, Slot
-from flows.scheduling.service import StoreClock, interrupted_by_sigterm, launch_process, run_claimed, who
+from flows.scheduling.service import StoreClock, interrupted_by_sigterm, launch_process, process_name, run_claimed
 from flows.submission.words import is_file, is_place
 from mhim_core.errors import ConfigError, ConflictError, StorageError
 from mhim_core.storage import Storage
@@ -90,7 +90,7 @@ def run_now(config: ScheduleRunNowConfig) -> FlowResult:
             f"{config.schedule}: run {planned.last.run} is going on; wait for it, or force=true runs beside it"
         )
     slot = Slot(now.replace(microsecond=0))
-    if not book.claim(planned.schedule, slot, who()):
+    if not book.claim(planned.schedule, slot, process_name()):
         raise ConflictError(f"{config.schedule}: another run-now started in the same second; it is running now")
     with interrupted_by_sigterm():
         ran = run_claimed(book, planned.schedule, slot, launch_process, goes_on=False)

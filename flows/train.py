@@ -25,10 +25,10 @@ from flows.runs.folder import (
     PinnedFeatures,
     Run,
     cohort_identity,
+    package_versions,
     pinned_start,
     pinned_teachers,
     start_run,
-    versions,
 )
 from flows.runs.identity import run_identity
 from flows.runs.progress import METRIC_TITLES, FitProgress
@@ -185,7 +185,7 @@ def train_plan(trained_run: Run, config: TrainConfig) -> TrainPlan:
             "encoder": trained_run.feature_set.encoder_fingerprint,
             "manifest_sha256": trained_run.record["manifest"]["sha256"],
         },
-        about=versions() | {"manifest_version": str(trained_run.record["manifest"]["version"])},
+        about=package_versions() | {"manifest_version": str(trained_run.record["manifest"]["version"])},
         execution=config.execution.checkpoints,
     )
 

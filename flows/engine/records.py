@@ -182,7 +182,7 @@ class FlowPlace:
         """Take the step's next number and say that an attempt has started."""
         prefix = f"{self.folder}/attempts/{step}"
         number = sum(1 for _ in self.storage.list(prefix)) + 1
-        record = {"schema": SCHEMA, "fingerprint": digest, "started_at": utc_now(), "versions": versions()}
+        record = {"schema": SCHEMA, "fingerprint": digest, "started_at": utc_now(), "versions": mhim_version()}
         while not self.storage.put_if_absent(f"{prefix}/{number:04d}.json", canonical_json(record)):
             number += 1
         return number
@@ -252,8 +252,8 @@ def utc_now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def versions() -> dict[str, str]:
-    """Which program did it."""
+def mhim_version() -> dict[str, str]:
+    """{mhim: its version}, of the program that runs."""
     try:
         return {"mhim": version("mhim")}
     except PackageNotFoundError:

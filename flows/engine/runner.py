@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from flows.engine.records import Done, FlowPlace, StepOutput, utc_now, versions
+from flows.engine.records import Done, FlowPlace, StepOutput, mhim_version, utc_now
 from flows.engine.result import FlowResult
 from mhim_core.errors import ConfigError, ConflictError, IntegrityError, MhimError, NotFoundError, StorageError
 from mhim_core.fingerprint import canonical_json, fingerprint
@@ -138,7 +138,7 @@ def _attempt(place: FlowPlace, step: Step, call: StepCall) -> StepOutput:
             seconds=round(seconds, 3),
             attempt=number,
             ended_at=utc_now(),
-            versions=versions(),
+            versions=mhim_version(),
         )
         standing = place.write_done(ours).output
         if standing.identity != output.identity:

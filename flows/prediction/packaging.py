@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.runs.evaluation import read_metrics
 from flows.runs.fits import FoldFits, load_fold, model_names, results_of
-from flows.runs.folder import Run, known_before, versions
+from flows.runs.folder import Run, known_before, package_versions
 from mhim_core.cohort.tasks import bags_in
 from mhim_core.errors import InputError
 from mhim_core.evaluation.calibration import Temperature, Threshold, choose
@@ -72,7 +72,7 @@ def run_card(
         trained_on=trained_on(run, {fold_fits.fold for fold_fits in fits}),
         estimate=dict(estimate_of(run.storage) if estimate is None else estimate),
         holdout=dict(holdout or {}),
-        versions=versions(),
+        versions=package_versions(),
         created_by=created_by,
         intended_use=INTENDED_USE,
         started_from=run.record.get("started_from", ""),

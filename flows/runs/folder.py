@@ -160,7 +160,7 @@ def start_run(
     present = maybe_record(storage) if present is None else present
     if present is None:
         data = write_parquet(table)
-        record |= {"cohort_sha256": sha256(data), "versions": versions()}
+        record |= {"cohort_sha256": sha256(data), "versions": package_versions()}
         # named by its content: of two starts at once, each has its own table and run.json names the winner's
         storage.put_if_absent(_cohort_key(record), data)
         storage.put_if_absent(RUN, canonical_json(record))
@@ -248,7 +248,7 @@ def run_tiling(run: Run) -> TileSpec:
     return stored_spec(run.record["tiling"], "the run's slides")
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Of the packages that the result depends on."""
     version_of = {"python": platform.python_version()}
     for name in _PACKAGES:

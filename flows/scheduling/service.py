@@ -105,7 +105,7 @@ class Service:
         try:
             for planned in self._book.planned():
                 slot = planned.due(self._now())
-                if slot is not None and self._book.claim(planned.schedule, slot, who()):
+                if slot is not None and self._book.claim(planned.schedule, slot, process_name()):
                     run_claimed(self._book, planned.schedule, slot, self._launch)
                     return True
         except MhimError as error:
@@ -229,6 +229,6 @@ def _tail(log: Path) -> bytes:
     return data if size <= _LOG_BYTES else data.partition(b"\n")[2]
 
 
-def who() -> str:
-    """For people: which service has it."""
+def process_name() -> str:
+    """host:pid of this service, for people."""
     return f"{socket.gethostname()}:{os.getpid()}"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from cluster.nodes import NodeId, ask_every_node
 from cluster.session import kept_alive, ray_session
-from cluster.shipping import Requirements, requirements, source_digest, unmet, versions
+from cluster.shipping import Requirements, installed_versions, requirements, source_digest, unmet
 from cluster.storage import open_storage, read_bytes
 from flows.config.flat import flat, keys_of
 from flows.config.keys import RayKeys
@@ -126,7 +126,7 @@ def look(question: Question) -> NodeState:
 
 def look_here(question: Question) -> NodeState:
     """Versions and code of this process."""
-    return NodeState("", versions(question.needed), source_digest(PACKAGES), ())
+    return NodeState("", installed_versions(question.needed), source_digest(PACKAGES), ())
 
 
 def require_able(answers: Mapping[NodeId, NodeState], driver: NodeState, slides: tuple[str, ...]) -> None:

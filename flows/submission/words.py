@@ -40,7 +40,7 @@ def job_words(flow: str, config: Any, words: Sequence[str], *, ship: bool) -> Jo
 
     Raises CohortError for a local table that cannot be used, ConfigError for a file that is not there.
     """
-    shipped = _Given(config, ship)
+    shipped = _Inputs(config, ship)
     keys, values = keys_of(type(config)), flat(config)
     changed = {name: shipped.file(key, values[name]) for name, key in keys.items() if is_file(key, values[name])}
     places = {name: key.values(values[name]) for name, key in keys.items() if is_place(key, values[name])}
@@ -87,8 +87,8 @@ def _value_of(words: Sequence[str], name: str) -> str:
     return next((word.partition("=")[2] for word in words if word.startswith(f"{name}=")), "")
 
 
-class _Given:
-    """The files that the flow was given: collects what is sent along and what identifies the data."""
+class _Inputs:
+    """The files that the flow names: collects what is sent along and what identifies the data."""
 
     def __init__(self, config: Any, ship: bool) -> None:
         self.config = config
