@@ -1,8 +1,9 @@
-"""mhim demo out=demo: a made cohort through every station, on this machine alone.
+"""mhim demo out=demo: takes a painted cohort through every command, on this machine.
 
-Outputs, in out: `slides/` (H&E-like slides with tumour foci of known place), `features/`, `run/` with its page,
-`predictions/` for slides of patients that training never saw, `foci.html`: what the method is for, in figures and in
-heat maps beside the foci. Cost: under 3 minutes on two cores; run again, it finds everything done and starts no Ray.
+Outputs, in out: `slides/` (H&E-like slides with tumour foci at known places), `features/`, `run/` with its page,
+`predictions/` for slides of patients that training never saw, and `foci.html`, which compares heat maps and foci. Cost:
+under 3 minutes on two cores; run again, it finds everything done and does not start Ray. Exit code: 0, or that of the
+first command that fails.
 """
 
 import importlib
@@ -29,7 +30,7 @@ from mhim_core.types import ExitCode
 
 
 class Station(NamedTuple):
-    """One stage of the demo, and where its result lies."""
+    """One stage of the demo, and the place of its result."""
 
     name: str
     place: str
@@ -37,7 +38,7 @@ class Station(NamedTuple):
 
 
 def run(config: DemoConfig) -> FlowResult:
-    """Each station is the flow that its own command runs; the first that does not end with 0 ends the demo."""
+    """Run the stations in order; the first that does not end with 0 ends the demo."""
     if "://" in config.out:
         raise ConfigError(f"out={config.out}: the demo lives in a local folder")
     out = open_storage(config.out)
@@ -58,7 +59,7 @@ def run(config: DemoConfig) -> FlowResult:
 
 
 def _stations(config: DemoConfig, storage: Storage) -> Iterator[Station]:
-    """Every station but the first and the last is a command that a person could type."""
+    """All stations; all but the first and the last are commands that a person could type."""
     out = Path(config.out).expanduser()
     cohort, store, trained = f"cohort={out}/slides/cohort.csv", f"store={out}/features", f"{out}/run"
     ray = [
@@ -102,14 +103,14 @@ def _write_slides(config: DemoConfig) -> FlowResult:
 
 
 def _judge_foci(out: Path, storage: Storage) -> FlowResult:
-    """The run's models beside the painter's truth, which no model has seen."""
+    """Compare the run's heat maps with the painted foci, which no model has seen."""
     judged = judge_foci(read_run(f"{out}/run"), (out / "slides/truth.json").read_bytes(), storage)
     print(f"foci: {out}/{PAGE}")
     return FlowResult(outputs={"foci": f"{out}/{PAGE}"}, recomputed=judged.recomputed)
 
 
 def _evidence(config: DemoConfig) -> list[str]:
-    """What the last station found, once more at the end."""
+    """The figures of the last station, to be printed again at the end."""
     out = Path(config.out).expanduser()
     summary = json.loads((out / SUMMARY).read_bytes())["summary"]
     return ["──", *foci_lines(summary), "──"]

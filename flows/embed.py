@@ -60,9 +60,9 @@ def embed_cohort(
     config: EmbedConfig | PredictConfig,
     storage: Storage,
 ) -> Embedded:
-    """What is not committed yet → features; then the manifest, the report and the exit code.
+    """Embed the slides that are not committed yet; then write the manifest and the report.
 
-    Raises ConfigError, before anything is written, where slides are left for an encoder on a GPU and actors have none.
+    Raises ConfigError, before anything is written, if slides are left for an encoder on a GPU and actors have none.
     """
     config.embedding.check_room(config.ray)
     spec = settled_spec(spec, card, storage)
@@ -119,7 +119,7 @@ def embed_pending(
     ledger: Ledger,
     cohort_input: CohortInput,
 ) -> list[StatusRow]:
-    """Run the pipeline over the tasks. Failures are recorded as they come, so a killed driver forgets none."""
+    """Embed the tasks' slides. Failures are recorded as they occur, so that none is lost if the driver is killed."""
     rows: list[StatusRow] = []
     by_id = {task.slide_id: task for task in tasks}
 
@@ -150,9 +150,9 @@ def embed_pending(
 def status_rows(
     tasks: Sequence[SlideTask], job: "EmbedJob", config: EmbedExecution, cluster: Resources
 ) -> Iterator[StatusRow]:
-    """THE graph: tasks → encoder actors → status rows. One block a slide; tiles and features never travel.
+    """The graph: tasks → encoder actors → status rows. One block per slide; tiles and features stay in the actor.
 
-    Raises what concerns every slide, such as EncoderError from a node that lacks the weights.
+    Raises errors that concern every slide, such as EncoderError from a node that lacks the weights.
     """
     import ray.data
     from ray.data import ActorPoolStrategy
@@ -178,7 +178,7 @@ def status_rows(
 
 
 class ActorPool(NamedTuple):
-    """How many encoder actors, and how many slides one is handed at once."""
+    """The number of encoder actors, and of slides in one call of an actor."""
 
     min_size: int
     initial_size: int
@@ -187,7 +187,7 @@ class ActorPool(NamedTuple):
 
 
 def actor_pool(config: EmbedExecution, cluster: Resources, num_tasks: int) -> ActorPool:
-    """As many actors as asked for, or one per CPU or GPU share; on a cluster more of them as nodes come.
+    """`embed_actors` actors, or one per CPU or GPU share; on a cluster, more of them as nodes join.
 
     An encoder runs on one thread, which leaves room on its core for its decoder.
     """
@@ -218,7 +218,7 @@ def _already_known(pending: Pending) -> Iterable[StatusRow]:
 
 
 def _num_bytes(slide_id: SlideId, cohort_input: CohortInput) -> int:
-    """Of the slide's file; 0: it is not there."""
+    """Size of the slide's file; 0 if it is missing."""
     hint = cohort_input.hints.get(slide_id)
     return 0 if hint is None else hint.num_bytes
 
@@ -226,18 +226,18 @@ def _num_bytes(slide_id: SlideId, cohort_input: CohortInput) -> int:
 def _check_device(card: EncoderCard, config: EmbedExecution) -> None:
     if card.runtime == RUNTIME_CUDA and not config.gpus_per_actor:
         raise ConfigError(
-            f"these features of {card.id} are made on a GPU ({card.runtime}; a CPU's differ in the last bits) and "
+            f"these features of {card.id} are made on a GPU ({card.runtime}; a CPU's differ in the last bits), but "
             "gpus_per_actor=0 gives the encoder none; set gpus_per_actor=1, or a share such as gpus_per_actor=0.25"
         )
 
 
 def _check_reachable(storage: Storage) -> None:
-    """A failed commit is one slide's bad luck or a store that is gone: the latter ends the run (StorageError, 6)."""
+    """After a failed commit: raises StorageError (6), which ends the run, if the store takes no writes at all."""
     key = f"probe/{uuid.uuid4().hex}"
     try:
         storage.put(key, b"")
         storage.delete(key)
     except StorageError as error:
         raise StorageError(
-            f"the store stopped taking writes, so the run ends here; run again to go on: {error}"
+            f"the store stopped taking writes, so the run ends here; run it again to resume: {error}"
         ) from error

@@ -1,12 +1,12 @@
-"""mhim pipeline cohort=my.csv store=./features out=runs: a cohort table → features → models → page, step by step.
+"""mhim pipeline cohort=my.csv store=./features out=runs: embeds, trains, evaluates and reports, as resumable steps.
 
-With registry= and name= the first champion too: a holdout of patients is frozen before anything is trained, the model
-of all other patients is registered, and promoted if it reaches the floor on the holdout. Later models come by
-`mhim retrain`.
-Outputs: the store's, training runs in out=, the model, its promotion and its assessment in the registry; the state of
-the steps is in `flows/` of the registry, or of out= where there is none (`mhim flow status`). Cost: that of embed,
-train (twice with a registry), evaluate and report; run again, it goes on where it was, and does nothing where all is
-done. Exit code: 0 (also where the floor is not reached: nothing is promoted), 2, 3, 4, 5, 6.
+With registry= and name=, it also makes the first champion: a holdout of patients is frozen before anything is trained,
+the model of all other patients is registered, and promoted if it reaches the floor on the holdout. Later models are made
+by `mhim retrain`.
+Outputs: features in the store, training runs in out=, the model, its promotion and its assessment in the registry. The
+state of the steps is in `flows/` of the registry, or of out= without a registry (`mhim flow status`). Cost: that of
+embed, train (twice with a registry), evaluate and report; run again, it resumes, and does nothing if everything is done.
+Exit code: 0 (also if the floor is not reached and nothing is promoted), 2, 3, 4, 5, 6.
 """
 
 from typing import Any
@@ -51,7 +51,7 @@ FLOW, NO_NAME = "pipeline", "pipeline"
 
 
 def run(config: PipelineConfig) -> FlowResult:
-    """Raises InputError (2), ConflictError (5: the name has a champion of another making), StorageError (6)."""
+    """Raises InputError (2), ConflictError (5: the name has a champion made of other data or keys), StorageError (6)."""
     check_address(config.ray.ray_address)
     config.embedding.check_room(config.ray)
     config.execution.check_room(config.ray)
@@ -76,7 +76,7 @@ def run(config: PipelineConfig) -> FlowResult:
 
 
 def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
-    """Everything that is settled before any work."""
+    """Read and check everything before any work; returns it with the snapshot of the data."""
     cohort_input = load_cohort(
         config.data.cohort,
         strict=config.failures.strict,
@@ -149,7 +149,7 @@ def _check_first(registry: Storage, place: FlowPlace) -> None:
 
 
 def _holdout_step(work: ModelWork, config: PipelineConfig, registry: Storage) -> Step:
-    """Set patients aside for good, before anything is trained; where that was done before, what stands counts."""
+    """Set patients aside for good, before anything is trained; a holdout that exists is kept."""
     options, task_options = config.holdout, config.target
 
     def run(call: StepCall) -> StepOutput:

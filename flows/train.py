@@ -1,9 +1,9 @@
-"""mhim train cohort=my.csv store=./features out=runs/first: bags → one model per fold and seed, in one or two stages.
+"""mhim train cohort=my.csv store=./features out=runs/first: trains one model per fold and seed, in one or two stages.
 
-Inputs: the cohort table's targets, the store's features (the manifest's version is pinned at the first start). Outputs:
-the run's folder (`flows.runs.folder`). Cost: 12 s for the workers, then seeds × folds × stages × epochs passes over the
-bags; finished fits are adopted, interrupted ones go on from their last checkpoint, and a finished run does not start
-Ray. Exit code: 0, 2, 5 (the folder holds a run of another configuration), 6.
+Inputs: the cohort table's targets and the store's features (the version of the manifest is pinned at the first start).
+Outputs: the run's folder (`flows.runs.folder`). Cost: 12 s to start the workers, then seeds × folds × stages × epochs
+passes over the bags. Finished fits are kept, interrupted ones resume from their last checkpoint, and a finished run does
+not start Ray. Exit code: 0, 2, 5 (the folder holds a run of another configuration), 6.
 """
 
 import dataclasses
@@ -91,7 +91,7 @@ def open_run(
     data: TrainingData,
     start: Start | None = None,
 ) -> Run:
-    """Create the run or resume it: slides with a target and tiles, their splits, the pinned manifest.
+    """Create the run or resume it, with the slides that have a target and tiles, their splits, and the pinned manifest.
 
     `start`: what a new run with `warm_start=` starts from.
     """
@@ -104,13 +104,13 @@ def open_run(
         "tiling": feature_set.tiling,
         "cohort_name": cohort.name,
         "excluded": data.excluded,
-        "config": flat(config),  # as it was resolved at the first start, for people
+        "config": flat(config),  # as resolved at the first start, for information
     }
     plain = _plain(record)
     teachers = None
     if config.protocol.teacher:
         wanted = plain["identity"] | {"cohort": cohort_identity(data.slides, data.splits)}
-        # a run that has them stands on its own
+        # a run that has copied them needs the other no more
         standing = pinned_teachers(places.record, config.protocol.teacher)
         teachers = _teacher_digests(places.teacher, config, wanted, ref.sha256) if standing is None else standing
     _check_plan(config, data)
@@ -134,14 +134,14 @@ def _new_start(config: TrainConfig, places: TrainingPlaces) -> Start | None:
 def _started(
     config: TrainConfig, places: TrainingPlaces, record: dict[str, Any], start: Start | None
 ) -> dict[str, Any]:
-    """What a warm start adds to the record; a run that was created with it stands on its own."""
+    """What a warm start adds to the record; a run that was created with one has it pinned."""
     if start is not None:
         return {"identity": record["identity"] | {"warm_start": start.identity()}, "started_from": start.origin}
     return {"identity": record["identity"] | {"warm_start": pinned_start(places.record, config.warm_start)}}
 
 
 def _check_plan(config: TrainConfig, data: TrainingData) -> None:
-    """What could refuse the plan does so before the run is created, or the corrected keys would not fit it."""
+    """Check the plan before the run is created: corrected keys would no longer match a run that exists."""
     bags = make_bags(data.slides, data.task, config.target.bags)
     TrainPlan(
         fits=_fits(config, data.task, bags, data.splits, seeds_of(config)),
@@ -170,7 +170,7 @@ def seeds_of(config: TrainConfig) -> list[int]:
 
 
 def train_plan(trained_run: Run, config: TrainConfig) -> TrainPlan:
-    """Seeds × folds × stages. A teacher precedes its student; one worker group runs them all."""
+    """Seeds × folds × stages. A teacher precedes its student; one group of workers runs all fits."""
     start = trained_run.identity.get("warm_start")
     return TrainPlan(
         fits=_fits(config, trained_run.task, trained_run.bags, trained_run.splits, trained_run.seeds),
@@ -191,13 +191,13 @@ def train_plan(trained_run: Run, config: TrainConfig) -> TrainPlan:
 
 
 def all_finished(trained_run: Run, plan: TrainPlan) -> bool:
-    """Is every fit's result there? Whether each is the plan's own was settled by the run's fingerprint."""
+    """Whether every fit has a result. That they are of this plan follows from the run's fingerprint."""
     present = {entry.key for entry in trained_run.storage.list("fits")}
     return all(f"fits/{fit.name}/result.json" in present for fit in plan.fits)
 
 
 def take_teachers(trained_run: Run, places: TrainingPlaces) -> None:
-    """Copy the other run's stage-1 models into this run, so that it stands on its own; what it has is left alone."""
+    """Copy the other run's stage-1 models into this run, which then needs the other no more; results present are kept."""
     from mhim_core.train.results import import_stage_one, read_result
 
     names = [fit_name(seed, split.fold, Stage.plain) for seed in trained_run.seeds for split in trained_run.splits]
@@ -207,10 +207,10 @@ def take_teachers(trained_run: Run, places: TrainingPlaces) -> None:
 
 
 def _teacher_digests(other: Run, config: TrainConfig, wanted: dict[str, Any], manifest_sha256: str) -> dict[str, str]:
-    """sha256 of every stage-1 model that is to be taken, by fit: they identify this run.
+    """sha256 of every stage-1 model that is taken from the other run, by fit; they are part of this run's identity.
 
-    Raises ConfigError, before the run is created, where the other run is of other folds, seeds or data or not finished;
-    each student's own check follows in its fit.
+    Raises ConfigError, before the run is created, if the other run has other folds, seeds or data, or is not finished;
+    further checks follow in each student's fit.
     """
     from mhim_core.train.results import read_result
 
@@ -238,7 +238,7 @@ def _teacher_digests(other: Run, config: TrainConfig, wanted: dict[str, Any], ma
 
 
 class FitPayload(NamedTuple):
-    """What every worker gets: addresses and plain data, no open connection."""
+    """What is sent to every worker: addresses and plain data, no open connection."""
 
     plan: TrainPlan
     entries: dict[SlideId, CommitRecord]
@@ -250,7 +250,7 @@ class FitPayload(NamedTuple):
 
 
 def fit_all(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> Any:
-    """Start the workers and run every fit on them; the fits' results."""
+    """Start the workers and run every fit on them; returns the results."""
     from cluster.training import WorkerSpec, run_workers
 
     used = {bag.bag_id for fit in plan.fits for bag in (*fit.train, *fit.validation)}
@@ -274,7 +274,7 @@ def fit_all(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> Any:
 
 
 def fit_on_worker(payload: FitPayload, context: Any, tell: Callable[[Any], None]) -> Any:
-    """Runs on every worker: its own view of the store, then the core's loop."""
+    """Runs on every worker: opens the store and the run, then enters the core's loop."""
     from mhim_core.mil.plugins import load_plugin
     from mhim_core.store.bags import ParquetBags, PatientBags
     from mhim_core.train.loop import run_fits
@@ -311,6 +311,6 @@ def _say_if_newer(trained_run: Run) -> None:
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    """As it will read back from JSON, so that identities compare alike at the first start and later."""
+    """The record as read back from JSON, so that identities compare equal at the first start and later."""
     plain: dict[str, Any] = json.loads(canonical_json(record))
     return plain
