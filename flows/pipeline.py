@@ -1,11 +1,11 @@
 """mhim pipeline cohort=my.csv store=./features out=runs: embeds, trains, evaluates and reports, as resumable steps.
 
 With registry= and name=, it also makes the first champion: a holdout of patients is frozen before anything is trained,
-the model of all other patients is registered, and promoted if it reaches the floor on the holdout. Later models are made
-by `mhim retrain`.
+the model of all other patients is registered, and promoted if it reaches the floor on the holdout. `mhim retrain` makes
+later models.
 Outputs: features in the store, training runs in out=, the model, its promotion and its assessment in the registry. The
 state of the steps is in `flows/` of the registry, or of out= without a registry (`mhim flow status`). Cost: that of
-embed, train (twice with a registry), evaluate and report; run again, it resumes, and does nothing if everything is done.
+embed, train (twice with a registry), evaluate and report; run again, it resumes, and does nothing if all is done.
 Exit code: 0 (also if the floor is not reached and nothing is promoted), 2, 3, 4, 5, 6.
 """
 
@@ -51,7 +51,7 @@ FLOW, NO_NAME = "pipeline", "pipeline"
 
 
 def run(config: PipelineConfig) -> FlowResult:
-    """Raises InputError (2), ConflictError (5: the name has a champion made of other data or keys), StorageError (6)."""
+    """Raises InputError (2), ConflictError (5: the name has a champion of other data or keys), StorageError (6)."""
     check_address(config.ray.ray_address)
     config.embedding.check_room(config.ray)
     config.execution.check_room(config.ray)

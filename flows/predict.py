@@ -3,7 +3,7 @@ mhim predict model=lung@champion registry=./registry cohort=new.csv out=predicti
 
 Inputs: a finished run, or a registered model, which needs nothing but its registry; a cohort table (if it has labels,
 metrics are computed). The slides are embedded with exactly the model's tiling and encoder card, into store=, else the
-run's store, else `features/` in out. Outputs, in out: predictions (Parquet and CSV, one row per slide, or per patient if
+run's store, else `features/` in out. Outputs, in out: predictions (Parquet, CSV; one row per slide, or per patient if
 bags are patients) with the mean over the models and its spread, calibrated probabilities and the decision at the
 threshold; the mean attention; a page with heat maps. Between two predictions of the same, only `predicted_at` differs.
 Cost: embedding slides that are not in the store yet, then one pass per model, and for a run one pass over its

@@ -1,7 +1,7 @@
 """mhim report run=runs/first: writes one self-contained HTML page of a run, with heat maps.
 
-Inputs: a run (it is evaluated if it is not yet), its features, and its slides for thumbnails and top tiles (the heat map
-of a slide that is gone is drawn on white). Outputs, in the run: `report.html`, `MODEL_CARD.md`, and
+Inputs: a run (evaluated first if necessary), its features, and its slides for thumbnails and top tiles (the heat map of
+a slide that is gone is drawn on white). Outputs, in the run: `report.html`, `MODEL_CARD.md`, and
 `report/resolved.yaml`, its keys. Cost: under 5 s per slide with a heat map. Exit code: 0, 2, 6.
 """
 

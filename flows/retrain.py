@@ -3,8 +3,8 @@
 Inputs: a name that has a champion and a frozen holdout (`mhim pipeline` makes both), and a cohort that has grown.
 Steps: discover, embed (with the champion's encoder and tiling), train, evaluate, report (the estimate over folds),
 final (the challenger, trained on every patient outside the holdout), register, judge (champion and challenger on the
-holdout), promote, assess (one page). Outputs: features in the store, runs in out=, everything else in the registry. Keys
-that are not given are the champion's. If nothing is new, or these data were judged before, nothing is done. However
+holdout), promote, assess (one page). Outputs: features in the store, runs in out=, the rest in the registry. Keys that
+are not given are the champion's. If nothing is new, or these data were judged before, nothing is done. However
 often it is started or killed, there is one retraining and one promotion.
 Exit code: 0 (also if the champion is kept), 2, 3, 4 (too many slides failed, nothing is trained), 5, 6.
 """

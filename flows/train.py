@@ -2,8 +2,8 @@
 
 Inputs: the cohort table's targets and the store's features (the version of the manifest is pinned at the first start).
 Outputs: the run's folder (`flows.runs.folder`). Cost: 12 s to start the workers, then seeds × folds × stages × epochs
-passes over the bags. Finished fits are kept, interrupted ones resume from their last checkpoint, and a finished run does
-not start Ray. Exit code: 0, 2, 5 (the folder holds a run of another configuration), 6.
+passes over the bags. Finished fits are kept, interrupted ones resume from their last checkpoint, and a finished run
+does not start Ray. Exit code: 0, 2, 5 (the folder holds a run of another configuration), 6.
 """
 
 import dataclasses
@@ -197,7 +197,7 @@ def all_finished(trained_run: Run, plan: TrainPlan) -> bool:
 
 
 def take_teachers(trained_run: Run, places: TrainingPlaces) -> None:
-    """Copy the other run's stage-1 models into this run, which then needs the other no more; results present are kept."""
+    """Copy the other run's stage-1 models into this run, which then needs the other no more; results are kept."""
     from mhim_core.train.results import import_stage_one, read_result
 
     names = [fit_name(seed, split.fold, Stage.plain) for seed in trained_run.seeds for split in trained_run.splits]

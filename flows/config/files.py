@@ -1,11 +1,11 @@
-"""A file of keys: what `config=my.yaml` names, and what a run writes so that it can be done again.
+"""Files of keys: those that `config=my.yaml` names, and those that commands write so that they can be repeated.
 
     cohort: my.csv
     folds: 5
     split_files: [fold0.csv, fold1.csv]
 
-One YAML mapping of a command's flat keys. A scalar is taken as the text that stands there and read as a typed word is:
-`out: 2026_11` is that name and no number. Relative paths are of the current folder, not of the file's.
+One YAML mapping of a command's flat keys. A scalar is taken as its text and read like a word on the command line:
+`out: 2026_11` is a name, not a number. Relative paths are relative to the current folder, not to the file's.
 """
 
 import json
@@ -31,7 +31,7 @@ AS_TYPED = "MHIM_AS_TYPED"
 def read_keys(uri: str, keys: Mapping[str, Key], command: str) -> dict[str, str | tuple[str, ...]]:
     """The file's keys with the text of each, or the texts of a list.
 
-    Raises ConfigError for a file that is not there or no mapping of keys of the command; StorageError (6).
+    Raises ConfigError if the file is missing or is not a mapping of the command's keys; StorageError (6).
     """
     try:
         root = yaml.compose(read_bytes(uri), Loader=yaml.SafeLoader)
@@ -57,9 +57,9 @@ def read_keys(uri: str, keys: Mapping[str, Key], command: str) -> dict[str, str 
 
 
 def resolved(config: Any, command: str) -> bytes:
-    """The file that makes `mhim <command> config=<file>` do the same again, from the same folder.
+    """The content of a file with which `mhim <command> config=<file>` repeats the command, from the same folder.
 
-    In a job it holds the values of the machine that submitted it: files that travelled with the job are gone with it.
+    In a job it holds the values of the machine that submitted it, since files sent with the job are gone afterwards.
     """
     lines = [f"# mhim {command} config=<this file> does this again; relative paths are of the folder it was started in"]
     for name, value in _as_typed(config).items():

@@ -1,4 +1,4 @@
-"""A run's evaluation: every bag by the models that held it out, kept in its `evaluation/` and read from there."""
+"""A run's evaluation: every bag predicted by the models that held it out, kept in the run's `evaluation/`."""
 
 import json
 from typing import Any, NamedTuple
@@ -25,8 +25,8 @@ DEFAULT_REPLICATES = 2000
 
 
 def ensure_evaluated(run: Run, replicates: int | None = None) -> dict[str, Any]:
-    """The run's metrics, computed where they or a table beside them are missing, or are of other models, of another
-    version or (where given) of other replicates. Raises InputError where the run holds nobody out."""
+    """The run's metrics, computed if they or a table beside them are missing, or if they are of other models, of
+    another version or, if given, of other replicates. Raises InputError if the run holds nobody out."""
     return evaluated(run, replicates).metrics
 
 
@@ -40,7 +40,7 @@ def read_metrics(storage: Storage) -> dict[str, Any] | None:
 
 
 def train_targets(run: Run) -> TrainTargets:
-    """The targets of each fold's training bags, from which Uno's C takes the censoring."""
+    """The targets of each fold's training bags, from which Uno's C estimates the censoring."""
     return {split.fold: [bag.target for bag in bags_in(run.bags, split.train)] for split in run.splits}
 
 
@@ -65,7 +65,7 @@ def attention_key(slide_id: str) -> str:
 
 
 def attention_folds(run: Run) -> dict[str, int]:
-    """The fold whose attention is kept, by held-out slide: the first that holds it out."""
+    """By held-out slide, the fold whose attention is kept: the first that holds the slide out."""
     held_out = {split.fold: bags_in(run.bags, split.test) for split in reversed(run.splits)}
     return {slide_id: fold for fold, bags in held_out.items() for bag in bags for slide_id in bag.slide_ids}
 

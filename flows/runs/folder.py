@@ -1,4 +1,4 @@
-"""A training run's folder: what it was made from, fixed at its first start, and read by every later command.
+"""A training run's folder. What the run is made from is fixed at its first start and read by every later command.
 
 run.json                what identifies the run, the pinned manifest, classes, versions (put-if-absent)
 cohort-<sha256>.parquet the labelled slides with their part in every fold
@@ -53,9 +53,9 @@ class Run:
     slides: tuple[CohortRow, ...]
     splits: tuple[Split, ...]
     named_store: str = ""
-    """The store that the command names for the run's features; empty: where the run says."""
+    """The store that the command names for the run's features; empty: the one that the run recorded."""
     spare_store: str = ""
-    """A store that the command names for something else, looked at where the run's own is gone."""
+    """A store that the command names for another purpose; used if the run's own is not found."""
     features: "PinnedFeatures | None" = None
     """What the run is pinned to, where its command has opened and read it already; None: read when needed."""
 
@@ -76,17 +76,17 @@ class Run:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of the trainings of every fold, the first of which also drew the folds."""
+        """The seeds with which every fold is trained; the first also drew the folds."""
         return tuple(self.identity["seeds"])
 
     @cached_property
     def bags(self) -> tuple[BagMembers, ...]:
-        """What is trained on and predicted: slides, or all slides of a patient."""
+        """The bags that are trained on and predicted: slides, or all slides of a patient."""
         return make_bags(self.slides, self.task, BagUnit(self.identity["target"]["bags"]))
 
     @cached_property
     def store_place(self) -> StorePlace:
-        """Where the run's features lie by now. Raises InputError where they are not found."""
+        """Where the run's features are now. Raises InputError if they are not found."""
         if self.features is not None:
             return StorePlace(self.features.store, True)
         return find_store(self.storage, self.record, self.named_store, self.spare_store)
@@ -96,7 +96,7 @@ class Run:
         return self.store_place.uri
 
     def slide_uri(self, slide: CohortRow) -> str:
-        """Where the slide's file lies, moved along with the run where it is there."""
+        """Where the slide's file is: moved along with the run, if it exists there."""
         return moved_file(slide.uri, self.storage, self.record)
 
     @property
@@ -122,7 +122,7 @@ class Run:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The pinned manifest, decoded once. Raises IntegrityError if the store's is another."""
+        """The pinned manifest, decoded once. Raises IntegrityError if the store has another under its name."""
         if self.features is not None:
             return self.features.manifest
         pin = self.record["manifest"]
@@ -145,12 +145,12 @@ def start_run(
     teachers: dict[str, str] | None = None,
     present: dict[str, Any] | None = None,
 ) -> Run:
-    """Open the run in its folder or create it. A second command with the same identity takes what the first pinned.
+    """Open the run in its folder or create it. A second command with the same identity uses what the first pinned.
 
     `teachers`: the sha256 of each stage-1 model that is taken from another run, by fit; None: the run trains its own.
     `present`: the folder's record, where it has been read; None: it is read, or created.
 
-    Raises ConflictError (exit 5) where the folder holds a run of another configuration, naming what differs.
+    Raises ConflictError (5) if the folder holds a run of another configuration, naming what differs.
     """
     table = _cohort_rows(slides, splits)
     identity = record["identity"] | {"cohort": cohort_identity(slides, splits)}
@@ -175,7 +175,7 @@ def start_run(
 
 
 def cohort_identity(slides: tuple[CohortRow, ...], splits: tuple[Split, ...]) -> str:
-    """Which slides, targets and folds. Where a slide lies identifies nothing: a moved cohort resumes its run."""
+    """Digest of slides, targets and folds, without the slides' places: a moved cohort resumes its run."""
     table = _cohort_rows(slides, splits)
     return fingerprint([{key: value for key, value in row.items() if key not in ("uri", "mpp")} for row in table])
 
@@ -225,7 +225,7 @@ def pinned_start(record: dict[str, Any] | None, warm_start: str) -> dict[str, An
 
 
 def known_before(run: Run) -> TrainedOn | None:
-    """Whom the model knew that the run started from; None without a warm start. Raises IntegrityError."""
+    """The patients of the model that the run started from; None without a warm start. Raises IntegrityError."""
     start = run.identity.get("warm_start")
     if start is None:
         return None
@@ -249,7 +249,7 @@ def run_tiling(run: Run) -> TileSpec:
 
 
 def package_versions() -> dict[str, str]:
-    """Of the packages that the result depends on."""
+    """Versions of the packages on which the result depends."""
     version_of = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -335,7 +335,7 @@ def _cohort_rows(slides: tuple[CohortRow, ...], splits: tuple[Split, ...]) -> li
 
 
 def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """`epochs: 200 there, 20 here, …`, in the words of the keys that a person gave."""
+    """`epochs: 200 there, 20 here, …`, by the names of the keys."""
     there, here = _settings(present), _settings(wanted)
     if present["identity"]["method"] != wanted["identity"]["method"]:  # a plain run has none of MHIM's keys
         there, here = (
@@ -358,7 +358,7 @@ def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 def _settings(record: dict[str, Any]) -> dict[str, Any]:
-    """What identifies a run, as flat keys; digests, and the models of other runs, are left to words."""
+    """The run's identity as flat keys, without digests and the models of other runs, which are described in words."""
     identity = {key: value for key, value in record["identity"].items() if key not in _IN_WORDS}
     tiling = {**neutral_values(TileSpec), **flat(record["tiling"])}
     return {"encoder": record["encoder"].get("id")} | tiling | flat_options(identity)

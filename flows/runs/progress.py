@@ -1,4 +1,4 @@
-"""What a person sees of long work: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: a live bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -24,7 +24,7 @@ class SlideProgress:
     """Slides done, empty, failed, skipped and left, tiles per second, time left."""
 
     def __init__(self, sizes: Mapping[SlideId, float], num_actors: int) -> None:
-        """`sizes`: bytes of every slide to do, 0 where that is not known; the time left is told by them."""
+        """`sizes`: bytes of every slide to do, 0 if unknown; the time left is estimated from them."""
         self._num_todo = len(sizes)
         self._left = TimeLeft(sizes, num_actors)
         self._counts = dict.fromkeys(Status, 0)
@@ -71,7 +71,7 @@ class SlideProgress:
         return f"{num_done}/{self._num_todo} slides: {counts}, {left} left, {self._num_tiles / elapsed_s:.0f} tiles/s"
 
     def _time_left(self, now_s: float) -> str:
-        """Nothing before it is known."""
+        """Empty before it is known."""
         seconds = self._left.seconds(now_s)
         return f", about {_duration(seconds)} left" if seconds else ""
 
@@ -81,7 +81,7 @@ class SlideProgress:
 
 
 class FitProgress:
-    """Epochs with losses and the validation metric, a line each; of fast epochs one line a second."""
+    """One line per epoch, with losses and the validation metric; at most one line per second."""
 
     def __init__(self, num_fits: int) -> None:
         self._num_fits = num_fits
@@ -108,7 +108,7 @@ class FitProgress:
 
 
 METRIC_TITLES = {"auroc": "AUROC", "harrell_c": "C-index"}
-"""What chooses the epoch, where it is not the loss."""
+"""Titles of the metrics that may choose the epoch instead of the loss."""
 
 
 def _numbers(record: "EpochRecord", metric_name: str) -> str:

@@ -1,7 +1,7 @@
-"""Where a run's features lie by now: the store is recorded relative to the run's folder, so that both can move.
+"""Where a run's features are now: the store is recorded relative to the run's folder, so that both can be moved.
 
-A run that an earlier version made recorded an absolute place. Wherever a store is found, the run's pinned manifest says
-whether it is the run's: a place proves nothing by its name.
+Runs of earlier versions recorded an absolute place. A store counts as the run's only if it holds the run's pinned
+manifest, wherever it is.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ class StorePlace(NamedTuple):
 
     storage: Storage
     is_own: bool
-    """It lies where the run says, as seen from the run's own place: what the command names by naming the run."""
+    """It is where the run recorded it, relative to the run: by naming the run, the command names this store too."""
 
     @property
     def uri(self) -> str:
@@ -29,15 +29,15 @@ class StorePlace(NamedTuple):
 
 
 def recorded_places(run: Storage, store: Storage) -> dict[str, str]:
-    """What a run's record says of places: its own, and the store's relative to it (absolute where they share none)."""
+    """The places in a run's record: its own, and the store's relative to it (absolute if they share no folder)."""
     return {"store": relative_place(store.uri, run.uri) or store.uri, "place": run.uri}
 
 
 def find_store(run: Storage, record: Mapping[str, Any], named: str = "", spare: str = "") -> StorePlace:
-    """The store of a run. `named`: the only place that counts; `spare`: looked at where the run leads to none.
+    """The store of a run. `named`: the only place to look; `spare`: tried if the run's own place has none.
 
-    Says in a sentence where it is not where the record says. Raises InputError (2) where no place holds the run's
-    pinned manifest.
+    Prints a line if the store is not where the record says. Raises InputError (2) if no place holds the run's pinned
+    manifest.
     """
     if named:
         store = open_storage(named)
@@ -65,7 +65,7 @@ def find_store(run: Storage, record: Mapping[str, Any], named: str = "", spare: 
 
 
 def moved_file(uri: str, run: Storage, record: Mapping[str, Any]) -> str:
-    """Where a file of the run's project lies by now, if it moved along; else its recorded place."""
+    """Where a file of the run's project is now, if it was moved along; else its recorded place."""
     before = record.get("place")
     moved = None if before is None or before == run.uri else moved_along(uri, before, run.uri)
     if moved is None or moved == uri or not _is_file(moved):
@@ -91,13 +91,13 @@ def _candidates(run: Storage, record: Mapping[str, Any], spare: str) -> Iterator
 
 
 def _recorded(record: Mapping[str, Any]) -> str:
-    """The store's place when the run was started."""
+    """Where the store was when the run was started."""
     store = str(record["store"])
     return join_place(record["place"], store) if is_relative(store) else store
 
 
 def _holds(store: Storage, record: Mapping[str, Any]) -> bool | None:
-    """Is the run's pinned manifest there? None: no manifest is; False: another one."""
+    """Whether the run's pinned manifest is there. None: no manifest is; False: another one is."""
     pin = record["manifest"]
     try:
         data = store.get(manifest_key(record["identity"]["feature_set"], pin["version"]))

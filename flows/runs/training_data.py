@@ -1,6 +1,6 @@
-"""What a training is given: the store's features and the table's targets, held against one another.
+"""The data of a training: the store's features and the table's targets, checked against each other.
 
-Nothing is trained on features of another file, resolution or patient than the table says.
+Nothing is trained on features of a file, resolution or patient other than those in the table.
 """
 
 from collections.abc import Container, Sequence
@@ -28,19 +28,19 @@ from mhim_core.types import SlideId, Status
 
 
 class TrainingData(NamedTuple):
-    """What is trained on, and what was left out of the table."""
+    """What is trained on, and what is left out."""
 
     task: Task
     slides: tuple[CohortRow, ...]
-    """Those with a target and tiles."""
+    """The slides with a target and tiles."""
     splits: tuple[Split, ...]
     excluded: dict[str, int]
     notes: tuple[str, ...]
-    """What was assumed or left out, one sentence each."""
+    """One sentence for each thing that was assumed or left out."""
 
 
 def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> TrainingData:
-    """Raises InputError and its kin where the table, the store and the keys do not make a training."""
+    """Raises InputError or a subclass if table, store and keys do not allow a training."""
     require_patients(cohort)
     inferred = infer_task(cohort.rows, config.target)
     targets = targets_of(cohort.rows, inferred.task)
@@ -87,7 +87,7 @@ def choose_manifest(places: TrainingPlaces, feature_set: FeatureSet) -> Manifest
 
 
 def _check_sources(slides: Sequence[CohortRow], manifest: Manifest) -> None:
-    """CohortError where features are not of the table's slides: twins under two ids, another file, another mpp."""
+    """Raises CohortError if features are not the table's slides': one file under two ids, another file or mpp."""
     ids_of: dict[SourceIdentity, list[str]] = {}
     strangers = []
     for slide in slides:
@@ -109,7 +109,7 @@ def _check_sources(slides: Sequence[CohortRow], manifest: Manifest) -> None:
 
 
 def _is_another_file(uri: str, source: SourceIdentity) -> bool:
-    """True only if the file can be seen and differs: a cohort's slides may be offline when it trains."""
+    """True only if the file can be read and differs: slides may be offline during training."""
     try:
         return "://" not in uri and source_identity(uri) != source
     except SlideError:

@@ -1,7 +1,7 @@
-"""A job's first step: does every node run this code, with what it needs, and reach every place that the flow names?
+"""The first step of a job: check that every node runs this code with its requirements, and reaches the flow's places.
 
-What a node cannot reach is told before anything is spent, as one sentence and exit code 2; nodes that join later are
-not asked. `mhim submit` and the manifests in deploy/ set the variable that calls for it (`flows.commands.IN_JOB`).
+A place that a node cannot reach is reported before any work, with exit code 2; nodes that join later are not checked.
+`mhim submit` and the manifests in deploy/ set the variable that requests the check (`flows.commands.IN_JOB`).
 """
 
 import os
@@ -35,16 +35,16 @@ _MAX_SLIDE_FOLDERS, _SLIDES_PER_FOLDER = 8, 3
 
 
 class Sight(Enum):
-    """What a node finds where a slide should be."""
+    """What a node finds at a slide's path."""
 
     SLIDE = 1
     FOLDER = 2
-    """Its folder, or a bucket that answers: the slide itself is missing, which is that slide's failure."""
+    """Only its folder, or a bucket that answers: the missing slide will fail by itself."""
     NOTHING = 3
 
 
 class Question(NamedTuple):
-    """What a node is asked."""
+    """What every node checks."""
 
     needed: Requirements
     files: tuple[tuple[str, str], ...] = ()
@@ -60,7 +60,7 @@ class Question(NamedTuple):
 
 
 class NodeState(NamedTuple):
-    """What a node answers."""
+    """The answer of a node."""
 
     problem: str
     """The first place it cannot reach and why, or requirement it does not meet; empty: none."""
@@ -71,9 +71,9 @@ class NodeState(NamedTuple):
 
 @contextmanager
 def first_step(config: Any) -> Iterator[None]:
-    """Check before the block runs the flow; it shares the connection to Ray. Raises ConfigError (exit 2).
+    """Check the nodes before the block runs the flow, over the same connection to Ray. Raises ConfigError (2).
 
-    A flow that runs without Ray meets its places itself; only the code's requirements are checked for it.
+    For a flow without Ray, only the code's requirements are checked, on this machine.
     """
     needed = requirements(DISTRIBUTION, __package__ or "flows")
     if problem := unmet(needed):
@@ -106,7 +106,7 @@ def check_nodes(config: Any, needed: Requirements) -> None:
 
 
 def look(question: Question) -> NodeState:
-    """What this node sees."""
+    """The answer of the node on which this runs."""
     seen: tuple[Sight, ...] = ()
     problem = unmet(question.needed)
     try:
@@ -130,7 +130,7 @@ def look_here(question: Question) -> NodeState:
 
 
 def require_able(answers: Mapping[NodeId, NodeState], driver: NodeState, slides: tuple[str, ...]) -> None:
-    """Raises ConfigError with the first thing that keeps a node from doing its part."""
+    """Raises ConfigError naming the first problem that keeps a node from working."""
     for node, state in answers.items():
         if state.problem:
             raise ConfigError(f"node {node}: {state.problem}")
@@ -173,7 +173,7 @@ def _named(config: Any, role: Role) -> list[tuple[str, str]]:
 
 
 def _slides(config: Any) -> tuple[str, ...]:
-    """A few slides of each of the first few folders; none for a flow that reads features alone."""
+    """A few slides of each of the first few folders; none for a flow that reads only features."""
     if not hasattr(config, "decode"):
         return ()
     folders: dict[str, list[str]] = {}
@@ -198,7 +198,7 @@ def _remove(storage: Storage, probe: str) -> None:
 
 
 def _sweep(storage: Storage, probe: str) -> None:
-    """Remove what first steps that were killed left behind; how long ago is counted on the store's clock."""
+    """Remove old probes of first steps that were killed; ages are measured by the store's clock."""
     with suppress(StorageError):  # who may not list or delete here may still run the flow
         written_s = {entry.key: entry.modified_s for entry in storage.list(_PROBES)}
         now_s = written_s.get(probe, 0.0)
@@ -238,7 +238,7 @@ def _enter(key: str, uri: str, prefix: str) -> None:
 
 
 def _share(key: str, uri: str, probe: str) -> None:
-    """The place must be the driver's very own, and take what this node writes."""
+    """Raises ConfigError unless the place is the same as the driver's and this node can write to it."""
     storage = open_storage(uri)
     mine = f"{probe}-{uuid.uuid4().hex}"
     try:
