@@ -1,4 +1,4 @@
-"""How Ray and S3 run things: sessions, embedding actors, worker groups, decoding children, storage at a URI.
+"""Adapters of Ray and S3 around the core's callables: sessions, actors, worker groups, decoder processes, storage.
 
-Adapters around the core's plain callables. Knows no pathology and no mathematics, and never imports `flows`.
+The package contains no pathology and no mathematics, and never imports `flows`.
 """

@@ -1,4 +1,4 @@
-"""A Ray dashboard by its address: who is let in there, and Ray's own client for it, in this project's words."""
+"""A Ray dashboard at an address: its protection, and Ray's client for it with this project's errors."""
 
 import contextlib
 import json
@@ -32,9 +32,9 @@ R = TypeVar("R")
 
 
 class UnreachableError(MhimError):
-    """A cluster that answered before does not answer now; what was submitted goes on there.
+    """A cluster that answered before does not answer now; submitted jobs continue there.
 
-    Whoever retries does as for a store that is away: later, and no bug is reported.
+    The exit code is that of an unreachable store: retry later; this is no bug.
     """
 
     exit_code = ExitCode.STORAGE
@@ -45,11 +45,11 @@ class TakenError(MhimError):
 
 
 class Dashboard:
-    """A dashboard at http(s)://host:port, and what Ray's client asks of it.
+    """A dashboard at http(s)://host:port, and requests to it through Ray's client.
 
-    Raises ConfigError where no Ray dashboard answers there, where it sends on to another address, where it refuses the
-    token of this environment, and where it takes jobs from anyone who reaches it; `allow_insecure` permits that last,
-    and a loopback address needs no permission.
+    Raises ConfigError if no Ray dashboard answers there, if it redirects to another address, if it refuses the token of
+    this environment, or if it accepts jobs from anyone who can reach it; `allow_insecure` permits the last, as does a
+    loopback address.
     """
 
     def __init__(self, address: str, *, allow_insecure: bool = False) -> None:
@@ -84,7 +84,7 @@ class Dashboard:
             self._refuse(error, job_id)
 
     def _way_back(self, job_id: str) -> str:
-        """What becomes of the job, and which command attaches to it again."""
+        """What happens to the job, and the command that attaches to it again."""
         if not job_id:
             return "what was submitted goes on without this command; the same again finds it"
         words = f"ray_address={self.address}" + (" allow_insecure=true" if self._allow_insecure else "")
@@ -109,9 +109,9 @@ class Dashboard:
 
 
 def answers_without_token(address: str) -> bool:
-    """Does the dashboard talk to someone without any token?
+    """Whether the dashboard answers without a token.
 
-    Raises ConfigError where no Ray dashboard answers, or where another address is named instead of an answer.
+    Raises ConfigError if no Ray dashboard answers, or if the answer is a redirect.
     """
     url = f"{address}{_VERSION}"
     try:
@@ -141,7 +141,7 @@ def _is_version(said: bytes) -> bool:
 
 
 def _sent_on(address: str, endpoint: str, location: str) -> ConfigError:
-    """Names where a redirect leads. Going there would hand the job, and a token, to whoever answers, guarded or not."""
+    """An error that names the target of a redirect, which is not followed: it would get the job and a token."""
     try:
         to = urllib.parse.urlsplit(urllib.parse.urljoin(f"{address}{endpoint}", location))
         host = to.netloc.rpartition("@")[2]
@@ -159,7 +159,7 @@ def _sent_on(address: str, endpoint: str, location: str) -> ConfigError:
 
 
 def _innermost(error: BaseException) -> str:
-    """The words of the first cause: what the client wraps around it shows objects and addresses in memory."""
+    """The message of the innermost cause; the client's own messages show objects and memory addresses."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -167,7 +167,7 @@ def _innermost(error: BaseException) -> str:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is an error as others are; the address in it is not even parsed."""
+    """Treats a redirect as an error; its address is not parsed."""
 
     def _leave(self, *_: object) -> None:
         return None
@@ -176,7 +176,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def _connect(address: str) -> Any:
-    """Ray's client, to this address and no other (it would follow a redirect), that never waits without limit."""
+    """Ray's client for this address only (by default it follows redirects), with a time limit for every request."""
     from ray.job_submission import JobSubmissionClient
 
     class Client(JobSubmissionClient):

@@ -1,7 +1,7 @@
 """Ray jobs on a cluster: submit or attach, follow, stop, list.
 
-An id is `<stem>-<attempt>`, and the stem says what is to be done. Ray refuses an id that was used, and a deleted id
-that is used again dies at its start; so none is ever deleted here, and an attempt that is over is followed by the next.
+An id is `<stem>-<attempt>`; the stem identifies the work. Ray refuses an id that was used before, and a job under a
+deleted id dies at its start; so no job is deleted here, and an attempt that is over is followed by the next.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ from mhim_core.errors import ConflictError
 from mhim_core.types import ExitCode
 
 IDLE_S = 60.0
-"""How long a log may bring nothing before its connection is taken for dead and made anew."""
+"""How long a log may be silent before its connection is considered dead and is renewed."""
 PATIENCE_S = 300.0
-"""How long the cluster of a followed job may be silent."""
+"""How long the cluster of a followed job may be unreachable."""
 _PAUSE_S = 1.0
 _MAX_TRIES = 10
 
 
 class Job(NamedTuple):
-    """One submitted job as the cluster tells it now."""
+    """The present state of one submitted job."""
 
     job_id: str
     status: str
@@ -55,7 +55,7 @@ class Job(NamedTuple):
 
 
 class Submitted(NamedTuple):
-    """The job that does the work now."""
+    """The job that was started, or attached to."""
 
     job_id: str
     attached: bool
@@ -99,7 +99,7 @@ class JobServer:
         raise ConflictError(f"others keep taking the next id of {stem} at {self.address}; try again")
 
     def stop(self, job_id: str) -> bool:
-        """Ask a job to end; False: it was over already. Raises ConfigError where there is no such job."""
+        """Ask a job to end; returns False if it was over already. Raises ConfigError if there is no such job."""
         return bool(self._dashboard.request(lambda: self._dashboard.client.stop_job(job_id), job_id))
 
     def log(self, job_id: str) -> str:
@@ -141,7 +141,7 @@ class JobServer:
 
 
 class _Log:
-    """One job's log: each reading begins at its start, and what was handed on before is left out."""
+    """One job's log. Ray sends it from its start at every reading; text that was passed on before is left out."""
 
     def __init__(self, job_id: str, write: Callable[[str], object]) -> None:
         self.job_id = job_id

@@ -1,4 +1,4 @@
-"""One question to every node of a cluster, asked before anything starts there."""
+"""A check that runs on every node of a cluster before anything else does."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -13,7 +13,7 @@ Answer = TypeVar("Answer")
 
 
 class NodeId(NamedTuple):
-    """A node as a person would look for it."""
+    """A node, by what identifies it to people."""
 
     address: str
     short_id: str
@@ -24,9 +24,9 @@ class NodeId(NamedTuple):
 
 
 def ask_every_node(question: Callable[[], Answer]) -> dict[NodeId, Answer]:
-    """What each node of the connected cluster that is alive answers; nodes lost meanwhile are left out.
+    """The answer of each live node of the connected cluster; nodes that are lost meanwhile are left out.
 
-    `question` must be picklable by its module, which every node then imports. It waits for no CPU.
+    `question` must be picklable by reference to its module, which every node imports. It needs no free CPU.
     Raises ConfigError naming the node that could not answer.
     """
     import ray

@@ -1,4 +1,4 @@
-"""Connecting to Ray: one of our own, the cluster of this job, or a cluster by its address."""
+"""Connecting to Ray: a local one of this command, the cluster of this job, or a cluster at an address."""
 
 import ipaddress
 import logging
@@ -23,7 +23,7 @@ _PROBE_TIMEOUT_S = 5.0
 
 
 class Resources(NamedTuple):
-    """What the connected cluster has. One that is not local may grow: its numbers are those of now."""
+    """Resources of the connected cluster; those of a cluster that is not local may grow."""
 
     num_nodes: int
     num_cpus: float
@@ -77,7 +77,7 @@ def _usable_gpus() -> int:
 
 
 def is_loopback(host: str) -> bool:
-    """Is this a name of this very machine, which nobody else reaches?"""
+    """Whether the host is a loopback name or address of this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""What travels with a job: the packages as they are installed here, what they require, and the files it was given."""
+"""What is sent with a job: the packages as installed here, their requirements, and the files that it names."""
 
 import importlib.metadata
 import importlib.util
@@ -53,10 +53,10 @@ def source_digest(packages: Sequence[str]) -> str:
 
 @contextmanager
 def job_folder(distribution: str, packages: Sequence[str], extra_files: Mapping[str, bytes]) -> Iterator[Path]:
-    """A temporary folder of the packages, the distribution's requirements and the `given` files by their names.
+    """A temporary folder of the packages, the distribution's requirements and `extra_files` by their paths.
 
-    The same inputs make the same bytes, which is what Ray names its upload by. Raises ConfigError where it is too
-    large to be sent.
+    Equal inputs give equal bytes, by which Ray names its upload. Raises ConfigError if the folder is too large to be
+    sent.
     """
     with tempfile.TemporaryDirectory(prefix="mhim-job-") as name:
         folder = Path(name)
@@ -76,7 +76,7 @@ def job_folder(distribution: str, packages: Sequence[str], extra_files: Mapping[
 
 
 def requirements(distribution: str, package: str) -> Requirements:
-    """Of the code that runs here: what was shipped beside the package, else what its installation says."""
+    """The requirements of the code that runs here: those sent with it, else those of its installation."""
     spec = importlib.util.find_spec(package)
     assert spec is not None, package
     assert spec.origin is not None, package
@@ -106,7 +106,7 @@ def unmet(needed: Requirements) -> str:
     return ""
 
 
-def versions(needed: Requirements) -> dict[str, str]:
+def installed_versions(needed: Requirements) -> dict[str, str]:
     """What is installed here of Python and the required packages."""
     from packaging.requirements import Requirement
 

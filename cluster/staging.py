@@ -1,7 +1,6 @@
-"""A slide brought to hand where it is decoded: copied if it lies in an object store, its sha256 checked.
+"""Makes a slide available where it is decoded: copies it from an object store, and checks its sha256.
 
-Runs in the decoder's child process, which needs no torch for it, and is the one part of its work that says nothing for
-long.
+Runs in the decoder's child process, without torch, and is the only part of its work that may be silent for long.
 """
 
 from collections.abc import Iterator

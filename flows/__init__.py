@@ -1,6 +1,6 @@
-"""What runs, in which order: one short file per command, and the command line over them.
+"""The commands, one short file each, and the command line that starts them.
 
-A flow is a function config → `flows.engine.result.FlowResult`; its module's docstring states command, inputs,
-outputs and cost. The only place with Hydra, which becomes a frozen dataclass before a flow sees it. Nothing imports
-flows. Commands stand here; what they share lies in packages, and no package imports a command.
+A flow is a function from a config to a `flows.engine.result.FlowResult`; the docstring of its module states command,
+inputs, outputs and cost. Only this package uses Hydra, and a flow sees a frozen dataclass. Nothing imports flows. What
+commands share is in the packages below, none of which imports a command.
 """

@@ -1,10 +1,10 @@
-"""mhim check cohort=my.csv: the table and its slides, row by row, before anything is spent.
+"""mhim check cohort=my.csv: checks the cohort table and its slides, row by row, before anything is embedded.
 
 Inputs: the cohort table and its slides. Outputs: lines on the terminal and, with pictures=FOLDER, a picture of each
 slide with its tissue and tile grid; nothing else is written.
-Cost: opens each slide and reads its overview and up to 128 tiles, one or two seconds a slide on one core.
-Exit code: the one that `mhim embed` would give with the same keys, as far as that many tiles can tell; where one of
-them cannot be read, all are tried.
+Cost: opens each slide and reads its overview and up to 128 tiles, or all tiles if one of these cannot be read; one or
+two seconds per slide on one core.
+Exit code: that of `mhim embed` with the same keys, as far as these tiles can tell.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from mhim_core.types import SlideTask, Status, StatusRow
 
 
 def run(config: CheckConfig) -> FlowResult:
-    """Raises CohortError (exit 2) where the table itself is wrong."""
+    """Raises CohortError (2) if the table itself is wrong."""
     cohort_input = load_cohort(
         config.data.cohort,
         strict=config.failures.strict,
@@ -48,7 +48,7 @@ def run(config: CheckConfig) -> FlowResult:
 def inspect_all(
     cohort_input: CohortInput, spec: TileSpec, policy: SlidePolicy, keys: DecodeKeys, pictures: Storage | None = None
 ) -> Outcome:
-    """Inspect every slide in a child process (a broken decoder must not end the check), printing a line each."""
+    """Inspect every slide in a child process, as a broken decoder must not end the check; print a line each."""
     tasks = cohort_input.tasks()
     staging_dir = keys.staging_dir or None
     decode = partial(_inspect, spec=spec, policy=policy, staging_dir=staging_dir, with_picture=pictures is not None)

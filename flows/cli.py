@@ -1,7 +1,7 @@
 """The command line: `mhim <flow> key=value … [--debug] [--help]`.
 
-A flow is a function config → FlowResult; `flows.commands` reads its words, and this file prints what went wrong in one
-sentence and ends with its exit code. Nothing heavy is imported before a flow really runs, so that help is instant.
+`flows.commands` turns the words into a config; this file runs the flow, prints an error as one sentence, and exits with
+the flow's code. Nothing heavy is imported before a flow runs, so that help is instant.
 """
 
 import importlib
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        _say("interrupted; what was committed is kept, the same command goes on from there")
+        _say("interrupted; what was committed is kept; run the same command again to resume")
         return ExitCode.INTERRUPTED
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Inside, SIGTERM, which is how a batch system ends a command, is what Ctrl-C is: Ray is shut down in order."""
+    """Treat SIGTERM, by which batch systems end a command, like Ctrl-C, so that Ray is shut down in order."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -153,14 +153,14 @@ def _show(value: object) -> str:
 
 
 def _unexpected(error: BaseException) -> int:
-    """The traceback goes to a log, the terminal gets one sentence."""
+    """Write the traceback to a log and one sentence to the terminal."""
     first = str(error).strip().split("\n")[0]
     _say(f"unexpected {type(error).__name__}: {first}; {_log_traceback(error)}")
     return ExitCode.BUG
 
 
 def _log_traceback(error: BaseException) -> str:
-    """Where the traceback is, as the end of a sentence."""
+    """Log the traceback; returns where it is, as the end of a sentence."""
     text = "".join(traceback.format_exception(error))
     name = f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     for folder in (state_folder(), Path(tempfile.gettempdir())):
@@ -174,13 +174,13 @@ def _log_traceback(error: BaseException) -> str:
 
 
 def _reader_is_gone() -> bool:
-    """Did `mhim … | head` see enough? Then nothing more is written, at the interpreter's end neither."""
+    """Whether the reader of a pipe (`mhim … | head`) has closed it; if so, nothing more is written to it."""
     try:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):  # a stream of a notebook or a test
         return False
     pipe = select.poll()
-    pipe.register(descriptor, 0)  # an error is reported whatever is asked for
+    pipe.register(descriptor, 0)  # errors are reported without being asked for
     if not pipe.poll(0):
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
@@ -188,7 +188,7 @@ def _reader_is_gone() -> bool:
 
 
 def _escape_unprintable() -> None:
-    """A terminal that knows no → gets an escape, not a crash."""
+    """Print an escape sequence instead of failing where the terminal's encoding lacks a character such as →."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""The commands: which flow each is, its config class, and how its words are read. Light: nothing heavy is imported."""
+"""The table of commands: the flow and config class of each, and how its words are read. Imports nothing heavy."""
 
 import dataclasses
 import difflib
@@ -10,7 +10,7 @@ from mhim_core.errors import ConfigError
 
 
 class FlowCommand(NamedTuple):
-    """Where a flow lies and what it is for; `flows.<module>.<function>(config)` runs it."""
+    """A command: `flows.<module>.<function>(config)` runs it."""
 
     module: str
     config: str
@@ -18,13 +18,13 @@ class FlowCommand(NamedTuple):
     example: str
     function: str = "run"
     positional: tuple[str, ...] = ()
-    """Keys that may be given as bare words, in this order: `mhim model show lung` is `name=lung`."""
+    """Keys that may be given as bare words, in this order: `mhim model show lung` means `name=lung`."""
     wraps_flow: bool = False
-    """The words that are no keys of its own are another flow's, checked as that flow would, and kept in `overrides`."""
+    """Words that are not its own keys are another flow's: checked as by that flow, and kept in `overrides`."""
 
 
 IN_JOB = "MHIM_IN_JOB"
-"""Set in a job of a cluster: no flow starts there before every node is known to reach what it names."""
+"""Set in a job of a cluster: the flow starts only after every node has been found to reach the places that it names."""
 
 
 FLOWS = {
@@ -180,7 +180,7 @@ FLOWS = {
 
 
 def find_command(names: Sequence[str]) -> str:
-    """The command that the first word or two are. Raises ConfigError with what was probably meant."""
+    """The command that the first one or two words name. Raises ConfigError with the nearest name."""
     for candidate in (" ".join(names[:2]), names[0]):
         if candidate in FLOWS:
             return candidate
@@ -193,7 +193,7 @@ def find_command(names: Sequence[str]) -> str:
 
 
 def read_words(name: str, words: Sequence[str]) -> Any:
-    """The command's config: bare words, `--flag`s, `key=value`s and, where it wraps a flow, that flow's words."""
+    """The command's config, from bare words, `--flag`s and `key=value`s, and the words of a flow that it wraps."""
     from flows.config.flat import keys_of
     from flows.config.words import parse
 
@@ -208,7 +208,7 @@ def read_words(name: str, words: Sequence[str]) -> Any:
 
 
 def spelt_out(name: str, words: Sequence[str]) -> list[str]:
-    """A command's words with every bare word and `--flag` of its own as the `key=value` that it stands for."""
+    """A command's words, each bare word and `--flag` of its own replaced by the `key=value` that it stands for."""
     from flows.config.flat import keys_of
 
     command, keys = FLOWS[name], keys_of(config_class(name))
@@ -227,7 +227,7 @@ def spelt_out(name: str, words: Sequence[str]) -> list[str]:
 
 
 def read_flow(name: str, words: Sequence[str]) -> Any:
-    """A flow's config from the words that a wrapping command was given for it. Raises ConfigError as the flow would."""
+    """A flow's config from the words that a wrapping command got for it. Raises ConfigError as the flow would."""
     if name not in FLOWS or FLOWS[name].wraps_flow or " " in name:
         raise ConfigError(f"{name!r} is no flow that can be run for you; flows: {', '.join(plain_flows())}")
     return read_words(name, words)
@@ -238,7 +238,7 @@ def plain_flows() -> list[str]:
 
 
 def config_class(name: str) -> type:
-    """`flows.config.commands` holds them, or the light module beside it that the command names: `jobs.SubmitConfig`."""
+    """In `flows.config.commands`, or in the module beside it that the command names, as in `jobs.SubmitConfig`."""
     module, _, kind = FLOWS[name].config.rpartition(".")
     config_type: type = getattr(importlib.import_module(f"flows.config.{module or 'commands'}"), kind)
     return config_type

@@ -1,8 +1,8 @@
-"""mhim compare runs=[runs/a,runs/b] out=comparisons/ab: are they different, and by how much?
+"""mhim compare runs=[runs/a,runs/b] out=comparisons/ab: paired differences between models, with intervals.
 
 Inputs: training runs that held out the same bags; those without an evaluation are evaluated first. Outputs, in out:
-`comparison.csv` and `.parquet` (a row per pair and metric), `comparison.png`, `comparison.json`. Of one run all its
-models are compared: the student, its teacher, the plain baseline. Cost: seconds; no Ray.
+`comparison.csv` and `.parquet` (a row per pair and metric), `comparison.png`, `comparison.json`. If only one run is
+given, its models are compared: the student, its teacher, the plain baseline. Cost: seconds; no Ray. Exit code: 0, 2, 6.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ TABLE_CSV, TABLE_PARQUET, FIGURE, SUMMARY = "comparison.csv", "comparison.parque
 
 
 class ComparedModel(NamedTuple):
-    """One model of one run, by the name that tells it from the others."""
+    """One model of one run, with a name that distinguishes it from the others."""
 
     name: str
     run: Run
@@ -36,7 +36,7 @@ class ComparedModel(NamedTuple):
 
 
 def run(config: CompareConfig) -> FlowResult:
-    """Raises InputError (2) where a run is not finished or the runs did not hold out the same bags."""
+    """Raises InputError (2) if a run is not finished, or if the runs did not hold out the same bags."""
     contenders = choose_contenders([read_run(uri, store=config.store) for uri in config.run_uris], config.model_names)
     _check_same_task(contenders)
     task = contenders[0].run.task
@@ -59,9 +59,9 @@ def run(config: CompareConfig) -> FlowResult:
 
 
 def choose_contenders(runs: Sequence[Run], models: Sequence[str]) -> list[ComparedModel]:
-    """Each run's reported model; of a single run all of them; where `models` are named, those that each run has.
+    """Each run's reported model, or all models of a single run; if `models` are named, those of them that each run has.
 
-    Raises InputError where fewer than two are left or a named model is in no run.
+    Raises InputError if fewer than two are left, or if a named model is in no run.
     """
     labels = _labels([candidate.storage.uri for candidate in runs])
     if models:
@@ -87,13 +87,13 @@ def choose_contenders(runs: Sequence[Run], models: Sequence[str]) -> list[Compar
 
 
 def _rows(contender: ComparedModel) -> list[HeldOut]:
-    """The model's held-out predictions; the run is evaluated first where it is not."""
+    """The model's held-out predictions; the run is evaluated first if it is not yet."""
     ensure_evaluated(contender.run)
     return [row for row in read_held_out(contender.run) if row.model == contender.model]
 
 
 def _labels(uris: Sequence[str]) -> list[str]:
-    """The last part of each address, with as many parts before it as tell them apart."""
+    """The last parts of each address, as many as are needed to tell them apart."""
     parts = [uri.rstrip("/").split("/") for uri in uris]
     for depth in range(1, max(map(len, parts)) + 1):
         labels = ["/".join(segments[-depth:]) for segments in parts]

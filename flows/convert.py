@@ -1,9 +1,10 @@
-"""mhim convert checkpoint=theirs.pt out=model.safetensors classes=normal,tumour: published checkpoints in and out.
+"""mhim convert checkpoint=theirs.pt out=model.safetensors classes=normal,tumour: converts published checkpoints.
 
-Inputs: a published `.pt`, of CLAM (SB, MB) too (read without running what a pickle may hold), to become a model file
-with a card; or a model file of ours, or the fit of a run (run= fold= seed= stage=), to become a `.pt` with published
-names. Weights are kept bit for bit. Output: the file at out, whose ending says the direction. Cost: seconds. Exit code:
-0, 2 (no published model, names and shapes listed), 5 (out holds something else), 6.
+Inputs: a published `.pt`, also of CLAM (SB, MB), which becomes a model file with a card (no code in a pickle is run);
+or a model file, or the fit of a run (run= fold= seed= stage=), which becomes a `.pt` with published names. Weights are
+kept bit for bit. Output: the file at out; its extension determines the direction. No resolved.yaml is written, since it
+is a single file that is passed on alone, and a model file's card holds classes, options and the checkpoint's sha256.
+Cost: seconds. Exit code: 0, 2 (no published model: names and shapes are listed), 5 (out holds something else), 6.
 """
 
 import posixpath
@@ -37,7 +38,8 @@ def run(config: ConvertConfig) -> FlowResult:
 def import_checkpoint(data: bytes, config: ConvertConfig) -> bytes:
     """A published `.pt` as the bytes of a model file.
 
-    What the checkpoint cannot say is the published code's (recipe `published-code`), and fold and seed are 0.
+    Options that a checkpoint does not hold are those of the published code (recipe `published-code`); fold and seed are
+    0.
     """
     from mhim_core.mil.published_file import load_published
     from mhim_core.train.checkpoint import save_model
@@ -75,7 +77,7 @@ def import_checkpoint(data: bytes, config: ConvertConfig) -> bytes:
 
 
 def export_model(data: bytes, config: ConvertConfig) -> bytes:
-    """A model file as the bytes of a published `.pt`. Raises InputError for what is none, or was never published."""
+    """A model file as the bytes of a published `.pt`. Raises InputError for any other file or an unpublished model."""
     from mhim_core.mil.published_file import save_published
     from mhim_core.train.checkpoint import load_model
 
@@ -98,7 +100,7 @@ def _read(config: ConvertConfig) -> bytes:
 
 
 def _fit(storage: Storage, config: ConvertConfig) -> FitResult:
-    """The one finished fit of the run that the keys leave."""
+    """The only finished fit of the run that matches fold=, seed= and stage=."""
     keys = [entry.key for entry in storage.list("fits") if entry.key.endswith("/result.json")]
     results = [read_result(storage, key.removeprefix("fits/").removesuffix("/result.json")) for key in keys]
     chosen = [

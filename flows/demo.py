@@ -1,8 +1,9 @@
-"""mhim demo out=demo: a made cohort through every station, on this machine alone.
+"""mhim demo out=demo: takes a painted cohort through every command, on this machine.
 
-Outputs, in out: `slides/` (H&E-like slides with tumour foci of known place), `features/`, `run/` with its page,
-`predictions/` for slides of patients that training never saw, `foci.html`: what the method is for, in figures and in
-heat maps beside the foci. Cost: under 3 minutes on two cores; run again, it finds everything done and starts no Ray.
+Outputs, in out: `slides/` (H&E-like slides with tumour foci at known places), `features/`, `run/` with its page,
+`predictions/` for slides of patients that training never saw, and `foci.html`, which compares heat maps and foci. Cost:
+under 3 minutes on two cores; run again, it finds everything done and does not start Ray. Exit code: 0, or that of the
+first command that fails.
 """
 
 import importlib
@@ -24,11 +25,12 @@ from flows.prediction.foci import PAGE, SUMMARY, foci_lines, judge_foci
 from flows.runs.folder import read_run
 from mhim_core.demo.slide import TILE_PX
 from mhim_core.errors import ConfigError
+from mhim_core.storage import Storage
 from mhim_core.types import ExitCode
 
 
 class Station(NamedTuple):
-    """One stage of the demo, and where its result lies."""
+    """One stage of the demo, and the place of its result."""
 
     name: str
     place: str
@@ -36,13 +38,14 @@ class Station(NamedTuple):
 
 
 def run(config: DemoConfig) -> FlowResult:
-    """Each station is the flow that its own command runs; the first that does not end with 0 ends the demo."""
+    """Run the stations in order; the first that does not end with 0 ends the demo."""
     if "://" in config.out:
         raise ConfigError(f"out={config.out}: the demo lives in a local folder")
+    out = open_storage(config.out)
     lines: list[str] = []
     outputs: dict[str, str] = {}
     with kept_alive():  # starting a Ray costs five seconds: the first station that needs it leaves it to the next
-        for station in _stations(config):
+        for station in _stations(config, out):
             print(f"── {station.name}", flush=True)
             start_s = time.monotonic()
             result = station.run()
@@ -50,13 +53,13 @@ def run(config: DemoConfig) -> FlowResult:
             lines.append(f"{station.name:<9} {time.monotonic() - start_s:6.1f} s  {station.place}")
             if result.exit_code is not ExitCode.OK:
                 return FlowResult(exit_code=result.exit_code, outputs=outputs)
-    write_resolved(open_storage(config.out), config, "demo")
+    write_resolved(out, config, "demo")
     print("\n".join(["──", *lines, *_evidence(config), "Research use only, not for diagnosis."]))
     return FlowResult(outputs=outputs)
 
 
-def _stations(config: DemoConfig) -> Iterator[Station]:
-    """Every station but the first and the last is a command that a person could type."""
+def _stations(config: DemoConfig, storage: Storage) -> Iterator[Station]:
+    """All stations; all but the first and the last are commands that a person could type."""
     out = Path(config.out).expanduser()
     cohort, store, trained = f"cohort={out}/slides/cohort.csv", f"store={out}/features", f"{out}/run"
     ray = [
@@ -74,7 +77,7 @@ def _stations(config: DemoConfig) -> Iterator[Station]:
     new = [f"run={trained}", f"cohort={out}/slides/new.csv", f"out={out}/predictions", *ray]
     yield _command("predict", f"{out}/predictions/report.html", new)
     yield _command("report", f"{trained}/report.html", [f"run={trained}"])
-    yield Station("foci", f"{out}/foci.html", lambda: _judge_foci(out))
+    yield Station("foci", f"{out}/foci.html", lambda: _judge_foci(out, storage))
 
 
 def _command(name: str, place: str, words: list[str]) -> Station:
@@ -99,15 +102,15 @@ def _write_slides(config: DemoConfig) -> FlowResult:
     return FlowResult(outputs={"cohort": str(made.cohort_csv), "truth": str(made.truth_json)})
 
 
-def _judge_foci(out: Path) -> FlowResult:
-    """The run's models beside the painter's truth, which no model has seen."""
-    judged = judge_foci(read_run(f"{out}/run"), (out / "slides/truth.json").read_bytes(), open_storage(str(out)))
+def _judge_foci(out: Path, storage: Storage) -> FlowResult:
+    """Compare the run's heat maps with the painted foci, which no model has seen."""
+    judged = judge_foci(read_run(f"{out}/run"), (out / "slides/truth.json").read_bytes(), storage)
     print(f"foci: {out}/{PAGE}")
     return FlowResult(outputs={"foci": f"{out}/{PAGE}"}, recomputed=judged.recomputed)
 
 
 def _evidence(config: DemoConfig) -> list[str]:
-    """What the last station found, once more at the end."""
+    """The figures of the last station, to be printed again at the end."""
     out = Path(config.out).expanduser()
     summary = json.loads((out / SUMMARY).read_bytes())["summary"]
     return ["──", *foci_lines(summary), "──"]

@@ -1,8 +1,8 @@
 """mhim embed cohort=my.csv store=./features: slides → one Parquet file of tile features per slide.
 
 Inputs: the cohort table and its slides. Outputs, in the store: feature files, a commit per slide, a new version of the
-manifest; `reports/` with one row per failed slide. Cost: decoding and encoding of what is not committed yet, nothing
-for the rest; where nothing is left, Ray is not even started.
+manifest; a folder in `reports/` with one row per failed slide, and the keys. Cost: decoding and encoding of what is not
+committed yet; if nothing is left to do, Ray is not started.
 Exit code: 0, 3 (some slides failed), 4 (more than max_failed_fraction), 2, 5, 6.
 """
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cluster.session import Resources, check_address, num_shares, plain_errors, ray_session
 from cluster.storage import open_storage, require_put_if_absent
 from flows.config.commands import EmbedConfig, PredictConfig
+from flows.config.files import write_resolved
 from flows.config.keys import EmbedExecution
 from flows.engine.result import FlowResult
 from flows.runs.cohort import CohortInput, load_cohort, slide_identity
@@ -50,7 +51,7 @@ def run(config: EmbedConfig) -> FlowResult:
         revision=config.encoder.encoder_revision or None,
         device="cuda" if config.embedding.gpus_per_actor else "cpu",
     )
-    return embed_cohort(cohort_input, card, config.tiles, config, config.store).result
+    return embed_cohort(cohort_input, card, config.tiles, config, open_storage(config.store)).result
 
 
 def embed_cohort(
@@ -58,14 +59,13 @@ def embed_cohort(
     card: EncoderCard,
     spec: TileSpec,
     config: EmbedConfig | PredictConfig,
-    store_uri: str,
+    storage: Storage,
 ) -> Embedded:
-    """What is not committed yet → features; then the manifest, the report and the exit code.
+    """Embed the slides that are not committed yet; then write the manifest and the report.
 
-    Raises ConfigError, before anything is written, where slides are left for an encoder on a GPU and actors have none.
+    Raises ConfigError, before anything is written, if slides are left for an encoder on a GPU and actors have none.
     """
     config.embedding.check_room(config.ray)
-    storage = open_storage(store_uri)
     spec = settled_spec(spec, card, storage)
     feature_set = feature_set_of(spec, card)
     ledger = Ledger(storage, feature_set)
@@ -100,7 +100,9 @@ def embed_cohort(
     outcome = reconcile([task.slide_id for task in tasks], rows)
     entries = ledger.cohort_entries(pending, outcome.rows)
     manifest = write_manifest(storage, feature_set, entries)
-    report = write_report(storage, feature_set, outcome, manifest)
+    folder = write_report(storage, feature_set, outcome, manifest)
+    write_resolved(storage, config, "embed" if isinstance(config, EmbedConfig) else "predict", folder)
+    report = storage.locate(folder)
     _tell(outcome, pending)
     print(f"manifest version {manifest.version} in {storage.uri}; report: {report}")
     result = FlowResult(
@@ -118,7 +120,7 @@ def embed_pending(
     ledger: Ledger,
     cohort_input: CohortInput,
 ) -> list[StatusRow]:
-    """Run the pipeline over the tasks. Failures are recorded as they come, so a killed driver forgets none."""
+    """Embed the tasks' slides. Failures are recorded as they occur, so that none is lost if the driver is killed."""
     rows: list[StatusRow] = []
     by_id = {task.slide_id: task for task in tasks}
 
@@ -150,9 +152,9 @@ def embed_pending(
 def status_rows(
     tasks: Sequence[SlideTask], job: "EmbedJob", config: EmbedExecution, cluster: Resources
 ) -> Iterator[StatusRow]:
-    """THE graph: tasks → encoder actors → status rows. One block a slide; tiles and features never travel.
+    """The graph: tasks → encoder actors → status rows. One block per slide; tiles and features stay in the actor.
 
-    Raises what concerns every slide, such as EncoderError from a node that lacks the weights.
+    Raises errors that concern every slide, such as EncoderError from a node that lacks the weights.
     """
     import ray.data
     from ray.data import ActorPoolStrategy
@@ -178,7 +180,7 @@ def status_rows(
 
 
 class ActorPool(NamedTuple):
-    """How many encoder actors, and how many slides one is handed at once."""
+    """The number of encoder actors, and of slides in one call of an actor."""
 
     min_size: int
     initial_size: int
@@ -187,7 +189,7 @@ class ActorPool(NamedTuple):
 
 
 def actor_pool(config: EmbedExecution, cluster: Resources, num_tasks: int) -> ActorPool:
-    """As many actors as asked for, or one per CPU or GPU share; on a cluster more of them as nodes come.
+    """`embed_actors` actors, or one per CPU or GPU share; on a cluster, more of them as nodes join.
 
     An encoder runs on one thread, which leaves room on its core for its decoder.
     """
@@ -218,7 +220,7 @@ def _already_known(pending: Pending) -> Iterable[StatusRow]:
 
 
 def _num_bytes(slide_id: SlideId, cohort_input: CohortInput) -> int:
-    """Of the slide's file; 0: it is not there."""
+    """Size of the slide's file; 0 if it is missing."""
     hint = cohort_input.hints.get(slide_id)
     return 0 if hint is None else hint.num_bytes
 
@@ -226,18 +228,18 @@ def _num_bytes(slide_id: SlideId, cohort_input: CohortInput) -> int:
 def _check_device(card: EncoderCard, config: EmbedExecution) -> None:
     if card.runtime == RUNTIME_CUDA and not config.gpus_per_actor:
         raise ConfigError(
-            f"these features of {card.id} are made on a GPU ({card.runtime}; a CPU's differ in the last bits) and "
+            f"these features of {card.id} are made on a GPU ({card.runtime}; a CPU's differ in the last bits), but "
             "gpus_per_actor=0 gives the encoder none; set gpus_per_actor=1, or a share such as gpus_per_actor=0.25"
         )
 
 
 def _check_reachable(storage: Storage) -> None:
-    """A failed commit is one slide's bad luck or a store that is gone: the latter ends the run (StorageError, 6)."""
+    """After a failed commit: raises StorageError (6), which ends the run, if the store takes no writes at all."""
     key = f"probe/{uuid.uuid4().hex}"
     try:
         storage.put(key, b"")
         storage.delete(key)
     except StorageError as error:
         raise StorageError(
-            f"the store stopped taking writes, so the run ends here; run again to go on: {error}"
+            f"the store stopped taking writes, so the run ends here; run it again to resume: {error}"
         ) from error

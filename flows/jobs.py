@@ -1,7 +1,7 @@
 """mhim jobs ls | logs <id> [--follow] | stop <id>: the jobs of a cluster.
 
 Inputs: the address of the cluster's dashboard. Outputs: lines on the terminal. Cost: a request or two.
-Exit code: 0; logs --follow ends with the job's own; 6 where the cluster stops answering.
+Exit code: 0; that of the job for logs --follow; 2; 6 if the cluster stops answering.
 """
 
 import sys
@@ -14,13 +14,13 @@ from flows.engine.result import FlowResult
 
 
 class JobEnded(NamedTuple):
-    """The exit code that a job's command gave, whatever it is."""
+    """The exit code of a job's command, whatever it is."""
 
     exit_code: int
 
 
 def ls(config: JobsLsConfig) -> FlowResult:
-    """A line a job: id, state, exit code, start, duration."""
+    """One line per job: id, state, exit code, start, duration."""
     jobs = _server(config.cluster).jobs()
     width = max((len(job.job_id) for job in jobs), default=0)
     for job in jobs:
@@ -31,7 +31,7 @@ def ls(config: JobsLsConfig) -> FlowResult:
 
 
 def logs(config: JobsLogsConfig) -> JobEnded:
-    """Raises ConfigError where the cluster knows no such job."""
+    """Raises ConfigError if the cluster knows no such job."""
     server = _server(config.cluster)
     if config.follow:
         return follow(server, config.which.job)
@@ -40,17 +40,17 @@ def logs(config: JobsLogsConfig) -> JobEnded:
 
 
 def stop(config: JobsStopConfig) -> FlowResult:
-    """Raises ConfigError where the cluster knows no such job."""
+    """Raises ConfigError if the cluster knows no such job."""
     server = _server(config.cluster)
     if server.stop(config.which.job):
-        print(f"{config.which.job} is being stopped; what it committed is kept: submitted again, it goes on from there")
+        print(f"{config.which.job} is being stopped; what it committed is kept; submit it again to resume")
     else:
-        print(f"{config.which.job} was over: {server.job(config.which.job).status}")
+        print(f"{config.which.job} was already over: {server.job(config.which.job).status}")
     return FlowResult()
 
 
 def follow(server: JobServer, job_id: str) -> JobEnded:
-    """Print a job's log until it is over; its exit code."""
+    """Print a job's log until the job is over; returns its exit code."""
     try:
         job = server.follow(job_id, _write)
     except KeyboardInterrupt:

@@ -1,9 +1,9 @@
 """mhim model ls | show | register | promote | rollback: the models of a registry, and which of them is champion.
 
 Inputs: a registry; for `register` a finished run. Outputs: a model folder (`register`), a numbered promotion record
-(`promote`, `rollback`); nothing is ever changed or removed. A person's promotion passes no gate and says so. Cost: a
-listing and a few small files; `register` passes over the run's validation bags once. Exit code: 0, 2, 5 (somebody else
-promotes at the same moment), 6.
+(`promote`, `rollback`); nothing is ever changed or removed. A promotion by hand bypasses the gate, and its record says
+so. Cost: a listing and a few small files; `register` passes over the run's validation bags once. Exit code: 0, 2, 5 (a
+promotion by someone else at the same moment), 6.
 """
 
 import json
@@ -42,7 +42,7 @@ _MANUAL = "a person's decision; no gate was asked"
 
 
 def ls(config: ModelListConfig) -> FlowResult:
-    """One line a model: name, version, when it was registered, whether it is champion."""
+    """One line per model: name, version, when it was registered, whether it is champion."""
     registry = open_storage(config.registry)
     models = list_models(registry, checked_name(config.name) if config.name else "")
     if not models:
@@ -63,7 +63,7 @@ def ls(config: ModelListConfig) -> FlowResult:
 
 
 def show(config: ModelShowConfig) -> FlowResult:
-    """The card in short, and every promotion of the name, the oldest first."""
+    """A summary of the card, and every promotion of the name, the oldest first."""
     registry = open_storage(config.registry)
     model = find_model(registry, config.name if "@" in config.name else f"{config.name}@{CHAMPION}")
     _print_card(model)
@@ -77,7 +77,7 @@ def show(config: ModelShowConfig) -> FlowResult:
 
 
 def register(config: ModelRegisterConfig) -> FlowResult:
-    """Package the run's models; the same run again is the same model."""
+    """Package the run's models; registering the same run again gives the same model."""
     name = checked_name(config.name)
     run = read_run(config.run, store=config.store)
     fits = [
@@ -100,7 +100,7 @@ def register(config: ModelRegisterConfig) -> FlowResult:
 
 
 def promote_by_hand(config: ModelPromoteConfig) -> FlowResult:
-    """Raises InputError (2) where the version is no model, ConflictError (5) where somebody else was quicker."""
+    """Raises InputError (2) if there is no such version, ConflictError (5) if someone else promoted meanwhile."""
     name, registry = checked_name(config.name), open_storage(config.registry)
     model = find_version(registry, name, config.version)
     now = champion(registry, name)
@@ -126,8 +126,7 @@ def promote_by_hand(config: ModelPromoteConfig) -> FlowResult:
     if not promotion.is_ours:
         raise ConflictError(
             f"{name}: {promotion.record.version} became champion (number {promotion.record.number}) at the same "
-            f"moment; look "
-            "at it, and promote again if that is still what you want"
+            "moment; look at it, and promote again if you still want to"
         )
     print(f"{name}@{model.version} is champion (number {promotion.record.number}), {_MANUAL}")
     mirror_promotion(registry, name, config.tracking)
@@ -135,7 +134,7 @@ def promote_by_hand(config: ModelPromoteConfig) -> FlowResult:
 
 
 def rollback_to(config: ModelRollbackConfig) -> FlowResult:
-    """Raises InputError (2) where no champion of the past is meant, ConflictError (5)."""
+    """Raises InputError (2) if the version was never champion, ConflictError (5)."""
     name, registry = checked_name(config.name), open_storage(config.registry)
     before = champion(registry, name)
     record = rollback(registry, name, config.to, by_flow="model rollback", reason=config.reason)
@@ -193,7 +192,7 @@ def _print_promotion(record: Promotion) -> None:
 
 
 def _settings(value: dict[str, Any]) -> str:
-    """`key=value` of every leaf."""
+    """Every leaf as `key=value`."""
     leaves: list[str] = []
     for key in sorted(value):
         item = value[key]
@@ -206,7 +205,7 @@ def _is_champion(records: tuple[Promotion, ...], version: str) -> bool:
 
 
 def _end_s(records: tuple[Promotion, ...], version: str) -> float:
-    """When another model last took its place."""
+    """When another model last replaced it."""
     last = max(index for index, record in enumerate(records) if record.version == version)
     return records[last + 1].promoted_s
 

@@ -1,12 +1,12 @@
-"""mhim pipeline cohort=my.csv store=./features out=runs: a cohort table → features → models → page, step by step.
+"""mhim pipeline cohort=my.csv store=./features out=runs: embeds, trains, evaluates and reports, as resumable steps.
 
-With registry= and name= the first champion too: a holdout of patients is frozen before anything is trained, the model
-of all other patients is registered, and promoted if it reaches the floor on the holdout. Later models come by
-`mhim retrain`.
-Outputs: the store's, training runs in out=, the model, its promotion and its assessment in the registry; the state of
-the steps is in `flows/` of the registry, or of out= where there is none (`mhim flow status`). Cost: that of embed,
-train (twice with a registry), evaluate and report; run again, it goes on where it was, and does nothing where all is
-done. Exit code: 0 (also where the floor is not reached: nothing is promoted), 2, 3, 4, 5, 6.
+With registry= and name=, it also makes the first champion: a holdout of patients is frozen before anything is trained,
+the model of all other patients is registered, and promoted if it reaches the floor on the holdout. `mhim retrain` makes
+later models.
+Outputs: features in the store, training runs in out=, the model, its promotion and its assessment in the registry. The
+state of the steps is in `flows/` of the registry, or of out= without a registry (`mhim flow status`). Cost: that of
+embed, train (twice with a registry), evaluate and report; run again, it resumes, and does nothing if all is done.
+Exit code: 0 (also if the floor is not reached and nothing is promoted), 2, 3, 4, 5, 6.
 """
 
 from typing import Any
@@ -51,7 +51,7 @@ FLOW, NO_NAME = "pipeline", "pipeline"
 
 
 def run(config: PipelineConfig) -> FlowResult:
-    """Raises InputError (2), ConflictError (5: the name has a champion of another making), StorageError (6)."""
+    """Raises InputError (2), ConflictError (5: the name has a champion of other data or keys), StorageError (6)."""
     check_address(config.ray.ray_address)
     config.embedding.check_room(config.ray)
     config.execution.check_room(config.ray)
@@ -76,7 +76,7 @@ def run(config: PipelineConfig) -> FlowResult:
 
 
 def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
-    """Everything that is settled before any work."""
+    """Read and check everything before any work; returns it with the snapshot of the data."""
     cohort_input = load_cohort(
         config.data.cohort,
         strict=config.failures.strict,
@@ -97,9 +97,10 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
         revision=config.encoder.encoder_revision or None,
         device="cuda" if config.embedding.gpus_per_actor else "cpu",
     )
-    spec = settled_spec(config.tiles, card, open_storage(config.store))
+    store, out = open_storage(config.store), open_storage(config.out)
+    spec = settled_spec(config.tiles, card, store)
     feature_set = feature_set_of(spec, card)
-    contents = contents_of(cohort_input, read_features(open_storage(config.store), feature_set.fingerprint))
+    contents = contents_of(cohort_input, read_features(store, feature_set.fingerprint))
     data = snapshot(cohort_input.cohort.rows, contents, config.policy)
     registry = open_storage(config.registry) if config.registry else None
     work = ModelWork(
@@ -112,8 +113,9 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
         keys=_train_keys(config),
         scheme=config.splits.scheme,
         folds=config.splits.folds,
-        work=open_storage(config.out),
-        place=FlowPlace(storage=registry or open_storage(config.out), flow=FLOW, name=config.name or NO_NAME),
+        store=store,
+        work=out,
+        place=FlowPlace(storage=registry or out, flow=FLOW, name=config.name or NO_NAME),
         registry=registry,
     )
     identity: dict[str, Any] = {
@@ -147,11 +149,11 @@ def _check_first(registry: Storage, place: FlowPlace) -> None:
 
 
 def _holdout_step(work: ModelWork, config: PipelineConfig, registry: Storage) -> Step:
-    """Set patients aside for good, before anything is trained; where that was done before, what stands counts."""
+    """Set patients aside for good, before anything is trained; a holdout that exists is kept."""
     options, task_options = config.holdout, config.target
 
     def run(call: StepCall) -> StepOutput:
-        features = read_features(open_storage(config.store), work.feature_set.fingerprint).with_tiles()
+        features = read_features(work.store, work.feature_set.fingerprint).with_tiles()
         rows = [row for row in work.labelled if row.slide_id in features]
         task = infer_task(work.cohort_input.cohort.rows, task_options).task
         sources = {row.slide_id: features[row.slide_id].reading.source for row in rows}

@@ -1,12 +1,13 @@
-"""mhim predict run=runs/first cohort=new.csv out=predictions/new: new slides through a run's fold models.
-mhim predict model=lung@champion registry=./registry cohort=new.csv out=predictions/new: through a registered model.
+"""mhim predict run=runs/first cohort=new.csv out=predictions/new: predicts new slides with a run's fold models.
+mhim predict model=lung@champion registry=./registry cohort=new.csv out=predictions/new: with a registered model.
 
-Inputs: a finished run, or a model of a registry, which needs nothing else; a cohort table (labels are not needed; where
-it has them, metrics are given). The slides are embedded with exactly the model's tiling and encoder card, into store=,
-else the run's store, else `features/` in out. Outputs, in out: predictions (Parquet, CSV; a row a slide, or a patient
-where bags are patients) with the mean over the models and its spread, calibrated probabilities, the decision at the
-threshold, the mean attention, a page with heat maps. `predicted_at` alone varies between two predictions of the same.
-Cost: embedding what is not in the store yet, then one pass a model; of a run, one over its validation bags too.
+Inputs: a finished run, or a registered model, which needs nothing but its registry; a cohort table (if it has labels,
+metrics are computed). The slides are embedded with exactly the model's tiling and encoder card, into store=, else the
+run's store, else `features/` in out. Outputs, in out: predictions (Parquet, CSV; one row per slide, or per patient if
+bags are patients) with the mean over the models and its spread, calibrated probabilities and the decision at the
+threshold; the mean attention; a page with heat maps. Between two predictions of the same, only `predicted_at` differs.
+Cost: embedding slides that are not in the store yet, then one pass per model, and for a run one pass over its
+validation bags. Exit code: 0, 2, 3, 4, 5 (out holds predictions by another model), 6.
 """
 
 import json
@@ -39,11 +40,11 @@ if TYPE_CHECKING:  # torch: a command that finds everything done must not load i
 
 SUMMARY, PAGE = "summary.json", "report.html"
 _SCHEMA = 3
-"""Of what is written; predictions of another one are made anew."""
+"""Version of the files that are written; predictions of another version are made anew."""
 
 
 def run(config: PredictConfig) -> FlowResult:
-    """Raises InputError (2), EncoderError (2) where the model's encoder cannot be had here, ConflictError (5)."""
+    """Raises InputError (2), EncoderError (2) if the model's encoder is not available, ConflictError (5)."""
     config.check_source()
     predictor = predictor_of(config)
     out = open_storage(config.out)
@@ -53,7 +54,7 @@ def run(config: PredictConfig) -> FlowResult:
     cohort = load_cohort(config.data.cohort, strict=config.failures.strict, options=config.table)
     cohort = cohort._replace(cohort=spell_as(cohort.cohort, predictor.classes, config.table.label_spellings))
     card = predictor.encoder_here(config.encoder.encoder_weights or None)
-    store = config.store or predictor.store_uri or out.locate("features")
+    store = open_storage(config.store) if config.store else predictor.store or open_storage(out.locate("features"))
     embedded = embed_cohort(cohort, card, predictor.tile_spec(), config, store)
     entries = {key: entry for key, entry in embedded.entries.items() if entry.status is Status.OK}
     if not entries:
@@ -79,7 +80,7 @@ def run(config: PredictConfig) -> FlowResult:
 
         bags = new_bags(predictor.unit, cohort.cohort.rows, entries)
         members = {bag.bag_id: bag.slide_ids for bag in bags}
-        source = PatientBags(ParquetBags(open_storage(store), entries), members)
+        source = PatientBags(ParquetBags(store, entries), members)
         predicted = predict_bags(predictor, source, bags, out)
         rows = [predicted_bag.line for predicted_bag in predicted]
         external = external_metrics(
@@ -120,7 +121,7 @@ def predictor_of(config: PredictConfig) -> Predictor:
 def predict_bags(
     predictor: Predictor, source: "PatientBags", bags: Sequence[NewBag], out: Storage
 ) -> list[PredictedBag]:
-    """Every bag by all models; the attention of each of its slides beside it in `attention/`."""
+    """Predict every bag by all models, and write the attention of each of its slides to `attention/`."""
     from mhim_core.registry.ensemble import pooled_logits
     from mhim_core.store.attention import encode_attention
     from mhim_core.train.inference import predict_tables
@@ -152,7 +153,7 @@ def predict_bags(
 
 
 def _known(predictor: Predictor, bag: NewBag) -> dict[str, Any]:
-    """What the table says of the bag; None where its slides disagree."""
+    """The table's value for the bag; None if its slides disagree."""
     if predictor.task.kind is TaskKind.survival:
         times, events = {row.time for row in bag.rows}, {row.event for row in bag.rows}
         agree = len(times) == len(events) == 1
@@ -180,7 +181,7 @@ def _predicted(predictor: Predictor, prediction: "BagPrediction") -> dict[str, A
 
 
 def _print_metrics(predictor: Predictor, external: External) -> None:
-    """What was left out, and the main metric in a line."""
+    """Lines on what was left out, and on the main metric."""
     metrics, notes = external
     for note in notes:
         print(note)
@@ -195,7 +196,7 @@ def _print_metrics(predictor: Predictor, external: External) -> None:
 
 
 def _check_same(present: dict[str, Any], predictor: Predictor, out: Storage) -> None:
-    """Raises ConflictError where the place holds predictions by another run or model."""
+    """Raises ConflictError if `out` holds predictions by another run or model."""
     before = present.get("by") or {}
     if before == predictor.origin:
         return

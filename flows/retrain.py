@@ -1,12 +1,12 @@
-"""mhim retrain name=lung registry=… cohort=my.csv store=…: what is new → a challenger → the gate → promoted or kept.
+"""mhim retrain name=lung registry=… cohort=my.csv store=…: trains a challenger on new data and puts it to the gate.
 
 Inputs: a name that has a champion and a frozen holdout (`mhim pipeline` makes both), and a cohort that has grown.
 Steps: discover, embed (with the champion's encoder and tiling), train, evaluate, report (the estimate over folds),
-final (the challenger, of every patient outside the holdout), register, judge (champion and challenger on the holdout),
-promote, assess (one page). Outputs: features in the store, runs in out=, the rest in the registry; the champion's own
-keys are the default of every key that is not given. Nothing new, or these data judged before: nothing is done.
-Fired twice, late, or killed anywhere and run again: one retraining, one promotion.
-Exit code: 0 (a champion that is kept is ok), 2, 3, 4 (too many slides failed: nothing is trained), 5, 6.
+final (the challenger, trained on every patient outside the holdout), register, judge (champion and challenger on the
+holdout), promote, assess (one page). Outputs: features in the store, runs in out=, the rest in the registry. Keys that
+are not given are the champion's. If nothing is new, or these data were judged before, nothing is done. However
+often it is started or killed, there is one retraining and one promotion.
+Exit code: 0 (also if the champion is kept), 2, 3, 4 (too many slides failed, nothing is trained), 5, 6.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ from mhim_core.train.sections import known_options
 
 FLOW = "retrain"
 _MAX_ROUNDS = 4
-"""A champion that is replaced while its challenger is trained is judged against again, this often."""
+"""How often a challenger is judged anew because the champion was replaced meanwhile."""
 
 
 def run(config: RetrainConfig) -> FlowResult:
@@ -80,13 +80,13 @@ def run(config: RetrainConfig) -> FlowResult:
 
 
 def _retrain(config: RetrainConfig, registry: Storage, retry_policy: RetryPolicy) -> FlowResult | None:
-    """One retraining against the champion of now; None where it was replaced meanwhile."""
+    """One retraining against the present champion; None if that was replaced meanwhile."""
     present = _champion(registry, config.name)
     config = as_before(config, registry)
     model = predictor_of_model(registry, f"{config.name}@{present.version}")
     holdout = read_frozen(registry, config.name)
     work = _work(config, registry, model)
-    features = read_features(open_storage(config.store), work.feature_set.fingerprint)
+    features = read_features(work.store, work.feature_set.fingerprint)
     occasion = discover(work, registry, present, holdout, features, config)
     print(f"{config.name}@{present.version}, number {present.number}: {occasion.words}", flush=True)
     judged = _judged_flow(work, registry, occasion) if occasion.trains else None
@@ -111,12 +111,12 @@ def _retrain(config: RetrainConfig, registry: Storage, retry_policy: RetryPolicy
     with kept_alive():
         result = run_steps(work.place, steps, retry_policy)
     if not result.recomputed:
-        print("nothing to do: all of it was done before", flush=True)
+        print("nothing to do: everything was done before", flush=True)
     return _unless_superseded(work.place, settled(result, config))
 
 
 def _judged_flow(work: ModelWork, registry: Storage, occasion: Occasion) -> FlowPlace | None:
-    """The flow that judged these data against this champion; None where none did, or it was cut off in doing so."""
+    """The flow that judged these data against this champion; None if there is none or it was interrupted before."""
     claim = read_claim(registry, occasion.marker(work.name))
     if claim is None:
         return None
@@ -125,7 +125,7 @@ def _judged_flow(work: ModelWork, registry: Storage, occasion: Occasion) -> Flow
 
 
 def _another_seed(work: ModelWork, config: RetrainConfig, occasion: Occasion) -> ModelWork:
-    """Where age alone is the reason, the same seed would train the champion again."""
+    """The work with another seed, if age is the only reason: the same seed would train the champion again."""
     if (
         occasion.period is None
         or config.changes.seed is not None
@@ -168,14 +168,17 @@ def _discover_step(occasion: Occasion) -> Step:
 
 
 def _unless_unchanged(step: Step, work: ModelWork, registry: Storage, occasion: Occasion, present: Promotion) -> Step:
-    """The embed step, which is the last where nothing of what is new can be trained on."""
+    """The embed step; it is the last one if nothing new can be trained on."""
 
     def run(call: StepCall) -> StepOutput:
         output = step.work(call)
         if not occasion.trains:
             return dataclasses.replace(output, is_last=True)
         before = made_from(registry, present).get("trained")
-        if occasion.period is not None or trained_data(work, registry).trained != before:
+        if occasion.period is not None:
+            return output
+        features = read_features(work.store, work.feature_set.fingerprint)
+        if trained_data(work, registry, features).trained != before:
             return output
         note = f"{output.note}; what is new has no features, so there is nothing new to train on"
         return dataclasses.replace(output, note=note, is_last=True)
@@ -184,10 +187,9 @@ def _unless_unchanged(step: Step, work: ModelWork, registry: Storage, occasion: 
 
 
 def _finish(config: RetrainConfig, registry: Storage, retry_policy: RetryPolicy) -> FlowResult | None:
-    """Complete the newest retraining that was judged, if it was cut off afterwards, whatever champion and cohort are.
+    """Complete the newest retraining that was judged but then interrupted, whatever champion and cohort are by now.
 
-    Its promotion may be there already: what is new since is for the next run. An older one is completed when its data
-    are asked for again.
+    Data that are new since are for the next run. An older retraining is completed when its data come up again.
     """
     for place in list_flows(registry, FLOW, config.name):
         if "judge" in place.done_steps():
@@ -196,14 +198,14 @@ def _finish(config: RetrainConfig, registry: Storage, retry_policy: RetryPolicy)
 
 
 def is_complete(place: FlowPlace) -> bool:
-    """Of a flow that was judged."""
+    """Whether a judged flow has no steps left."""
     done = place.done_steps()
     return "assess" in done or any(record.output.is_last for record in done.values())
 
 
 def _complete(place: FlowPlace, config: RetrainConfig, retry_policy: RetryPolicy) -> FlowResult | None:
-    """What comes after a judgement, which alone is followed; None where its champion was replaced meanwhile."""
-    print(f"{config.name}: a retraining was cut off after its judgement, and is completed", flush=True)
+    """Run the steps after a judgement, from its record alone; None if its champion was replaced meanwhile."""
+    print(f"{config.name}: a retraining that was interrupted after its judgement is completed", flush=True)
     known = {step: record.output for step, record in place.done_steps().items() if step not in ("promote", "assess")}
     base = judged_base(place.storage, place.folder, known["judge"].identity["assessment"])
     steps = [promote_step(place, place.storage, base), assess_step(place, config.tracking)]
@@ -211,7 +213,7 @@ def _complete(place: FlowPlace, config: RetrainConfig, retry_policy: RetryPolicy
 
 
 def _unless_superseded(place: FlowPlace, result: FlowResult) -> FlowResult | None:
-    """None where this run was too late to promote, and has to be judged again; what was known before stays as it is."""
+    """The result, or None if this run promoted too late and has to be judged again."""
     promoted = place.done_steps().get("promote")
     is_late = promoted is not None and promoted.output.identity["outcome"] == SUPERSEDED
     return None if is_late and result.recomputed else result
@@ -227,7 +229,7 @@ def _champion(registry: Storage, name: str) -> Promotion:
 
 
 def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWork:
-    """Everything that is settled before any work, the champion's keys with what the config changes of them."""
+    """Read and check everything before any work; the keys are the champion's with the config's changes."""
     cohort_input = load_cohort(
         config.data.cohort,
         strict=config.failures.strict,
@@ -262,6 +264,7 @@ def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWo
         keys=keys | config.changes.changed(),
         scheme=config.scheme,
         folds=keys["folds"] if config.folds is None else config.folds,
+        store=open_storage(config.store),
         work=open_storage(out),
         place=FlowPlace(storage=registry, flow=FLOW, name=config.name),
         registry=registry,
@@ -285,7 +288,7 @@ def champion_keys(model: Predictor) -> dict[str, Any]:
 
 
 def _check_changes(keys: dict[str, Any], config: RetrainConfig) -> None:
-    """Raises ConfigError, before any work, for a key that the gate would refuse for being changed."""
+    """Raises ConfigError, before any work, for a changed key that the gate would refuse."""
     allowed = {*config.gate.may_change, *(("seed", "seeds") if "seed" in config.gate.may_change else ())}
     changed = {name: value for name, value in config.changes.changed().items() if keys[name] != value}
     if wrong := sorted(changed.keys() - allowed):
@@ -294,7 +297,7 @@ def _check_changes(keys: dict[str, Any], config: RetrainConfig) -> None:
 
 
 def _check_start(model: Predictor, keys: dict[str, Any]) -> None:
-    """Raises ConfigError, before any work, where the challenger could not start from the champion's weights."""
+    """Raises ConfigError, before any work, if the challenger could not start from the champion's weights."""
     members, wanted = model.card.members, {keys["seed"] + index for index in range(keys["seeds"])}
     seeds = {member.seed for member in members}
     if len(seeds) < len(members):

@@ -1,10 +1,10 @@
-"""mhim schedule add | ls | rm | run-now: a flow at its times.
+"""mhim schedule add | ls | rm | run-now: flows on a schedule.
 
-`mhim schedule add retrain cron="0 2 * * 0" registry=./registry …` reads the flow's words as the flow itself would, now
-and not at two in the morning. Outputs: with target=local a file below `schedules/` in the registry, which
-`mhim schedule serve` runs; else a text for other machinery (`scheduling/manifests.py`). Cost: seconds;
-a run-now that of its flow, whose exit code it ends with. A run-now that is interrupted is over: no service goes on with
-it. Exit code: 2, 5 (run-now beside a run that goes on), 6.
+`mhim schedule add retrain cron="0 2 * * 0" registry=./registry …` checks the flow's words when the schedule is added,
+not when it first runs. Outputs: with target=local a file below `schedules/` in the registry, for `mhim schedule serve`;
+otherwise a crontab line or a Kubernetes object (`scheduling/manifests.py`). Cost: seconds; for run-now that of its
+flow. A run-now that is interrupted is over: no service resumes it. Exit code: 0, for run-now that of its flow, 2, 5
+(run-now while a run is in progress), 6.
 """
 
 import os
@@ -26,7 +26,7 @@ from flows.config.words import CONFIG, given_values
 from flows.engine.result import FlowResult
 from flows.scheduling.manifests import cron_job, crontab_line, ray_cron_job
 from flows.scheduling.records import MAX_ATTEMPTS, Book, Planned, Schedule, Slot
-from flows.scheduling.service import StoreClock, interrupted_by_sigterm, launch_process, run_claimed, who
+from flows.scheduling.service import StoreClock, interrupted_by_sigterm, launch_process, process_name, run_claimed
 from flows.submission.words import is_file, is_place
 from mhim_core.errors import ConfigError, ConflictError, StorageError
 from mhim_core.storage import Storage
@@ -34,7 +34,7 @@ from mhim_core.types import ExitCode
 
 
 def add(config: ScheduleAddConfig) -> FlowResult:
-    """Raises ConfigError (2) for a flow's words or times that cannot be."""
+    """Raises ConfigError (2) for invalid words of the flow or an invalid time."""
     schedule = read_schedule(config)
     if config.target is Target.crontab:
         print(crontab_line(schedule))
@@ -58,7 +58,7 @@ def add(config: ScheduleAddConfig) -> FlowResult:
 
 
 def ls(config: ScheduleLsConfig) -> FlowResult:
-    """One block of lines a schedule. Needs no more than to read the registry."""
+    """One block of lines per schedule. Needs only read access to the registry."""
     storage = open_storage(config.registry)
     book = Book(storage)
     schedules = book.planned()
@@ -90,7 +90,7 @@ def run_now(config: ScheduleRunNowConfig) -> FlowResult:
             f"{config.schedule}: run {planned.last.run} is going on; wait for it, or force=true runs beside it"
         )
     slot = Slot(now.replace(microsecond=0))
-    if not book.claim(planned.schedule, slot, who()):
+    if not book.claim(planned.schedule, slot, process_name()):
         raise ConflictError(f"{config.schedule}: another run-now started in the same second; it is running now")
     with interrupted_by_sigterm():
         ran = run_claimed(book, planned.schedule, slot, launch_process, goes_on=False)
@@ -99,7 +99,7 @@ def run_now(config: ScheduleRunNowConfig) -> FlowResult:
 
 
 def read_schedule(config: ScheduleAddConfig) -> Schedule:
-    """The flow's words, checked. Raises ConfigError as the flow would, or for times that cannot be."""
+    """The schedule, with the flow's words checked. Raises ConfigError as the flow would, or for an invalid time."""
     flow_words = spelt_out(config.flow, config.overrides) if config.flow in FLOWS else []
     words = sorted([*flow_words, *_passed_on(config, flow_words)])
     read_flow(config.flow, words)
@@ -116,7 +116,7 @@ def read_schedule(config: ScheduleAddConfig) -> Schedule:
 
 
 def _passed_on(config: ScheduleAddConfig, words: Sequence[str]) -> Iterator[str]:
-    """What this command was told and its flow must know too; and an exit code that no machinery takes for a failure."""
+    """The flow's words, with the keys that it shares with this command, and partial_ok=true for other schedulers."""
     keys = keys_of(config_class(config.flow)) if config.flow in FLOWS else {}
     set_keys = {word.partition("=")[0] for word in words}
     if "registry" in keys:
@@ -143,7 +143,7 @@ def _refuse_address(target: Target, words: Sequence[str]) -> None:
 
 
 def _refuse_relative(schedule: Schedule) -> None:
-    """A pod has another working directory than the person who types."""
+    """Raises ConfigError for relative places: a pod has another working directory than the user."""
     kind = config_class(schedule.flow)
     keys = {**keys_of(kind), CONFIG.name: CONFIG}
     values = given_values(kind, schedule.words, schedule.flow)
@@ -175,7 +175,7 @@ def _lines(book: Book, planned: Planned, now: datetime) -> Iterator[str]:
 
 
 def _now(storage: Storage, schedules: Sequence[Planned]) -> datetime:
-    """By the store; where this reader may not write there, by this machine, and no earlier than the newest record."""
+    """The store's time; without write access this machine's, but not earlier than the newest record."""
     try:
         return StoreClock(storage)()
     except StorageError:

@@ -1,7 +1,7 @@
-"""mhim flow status lung registry=…: how the steps of a pipeline or retraining stand, read from its records alone.
+"""mhim flow status lung registry=…: the progress of the steps of a pipeline or retraining, from their records.
 
-Inputs: the records below `flows/` in the registry (or in the out= of a pipeline without one), from any machine that
-reaches it. Outputs: a line a step. Cost: a request or two a step; nothing of the flow is loaded.
+Inputs: the records below `flows/` in the registry (or in the out= of a pipeline without one), from any machine that can
+reach it. Outputs: one line per step. Cost: one or two requests per step. Exit code: 0, 2, 6.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ FLOW_NAMES = ("pipeline", "retrain")
 
 
 def run(config: FlowStatusConfig) -> FlowResult:
-    """Raises InputError (2) where no such flow was ever started."""
+    """Raises InputError (2) if no such flow was ever started."""
     storage = open_storage(config.registry)
     places = [place for flow in FLOW_NAMES for place in islice(list_flows(storage, flow, config.name), config.last)]
     if not places:
@@ -31,7 +31,7 @@ def run(config: FlowStatusConfig) -> FlowResult:
 
 
 def status_lines(place: FlowPlace, states: Sequence[StepState]) -> Iterator[str]:
-    """The flow in a heading, then a line a step."""
+    """A heading for the flow, then one line per step."""
     yield f"{place.flow} {place.name}  {place.uri}"
     width = max(len(state.step) for state in states)
     for state in states:
@@ -63,7 +63,7 @@ def _details(state: StepState) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """In its largest unit, whole."""
+    """In whole numbers of the largest unit."""
     for unit, length_s in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length_s:
             return f"{seconds // length_s:.0f} {unit}"
@@ -71,7 +71,7 @@ def _duration(seconds: float) -> str:
 
 
 def _now(storage: Storage) -> float:
-    """By the storage's clock; where this reader may not write there, by its newest record: ages are then too small."""
+    """The storage's clock; without write access its newest record, so that ages come out too small."""
     try:
         return store_time_s(storage)
     except StorageError:

@@ -1,9 +1,9 @@
-"""mhim train cohort=my.csv store=./features out=runs/first: bags → one model per fold and seed, in one or two stages.
+"""mhim train cohort=my.csv store=./features out=runs/first: trains one model per fold and seed, in one or two stages.
 
-Inputs: the cohort table's targets, the store's features (the manifest's version is pinned at the first start). Outputs:
-the run's folder (`flows.runs.folder`). Cost: 12 s for the workers, then seeds × folds × stages × epochs passes over the
-bags; finished fits are adopted, interrupted ones go on from their last checkpoint, and a finished run does not start
-Ray. Exit code: 0, 2, 5 (the folder holds a run of another configuration), 6.
+Inputs: the cohort table's targets and the store's features (the version of the manifest is pinned at the first start).
+Outputs: the run's folder (`flows.runs.folder`). Cost: 12 s to start the workers, then seeds × folds × stages × epochs
+passes over the bags. Finished fits are kept, interrupted ones resume from their last checkpoint, and a finished run
+does not start Ray. Exit code: 0, 2, 5 (the folder holds a run of another configuration), 6.
 """
 
 import dataclasses
@@ -19,20 +19,28 @@ from flows.config.flat import flat
 from flows.config.keys import Method
 from flows.engine.result import FlowResult
 from flows.mlflow_mirror.send import mirror_run
-from flows.prediction.warm_start import check_start, find_start, take_start
+from flows.prediction.warm_start import Start, check_start, find_start, take_start
 from flows.runs.cohort import load_cohort
-from flows.runs.folder import Run, cohort_identity, pinned_start, pinned_teachers, read_run, start_run, versions
+from flows.runs.folder import (
+    PinnedFeatures,
+    Run,
+    cohort_identity,
+    package_versions,
+    pinned_start,
+    pinned_teachers,
+    start_run,
+)
 from flows.runs.identity import run_identity
 from flows.runs.progress import METRIC_TITLES, FitProgress
 from flows.runs.store_place import recorded_places
 from flows.runs.training_data import TrainingData, choose_features, choose_manifest, training_data
+from flows.runs.training_places import TrainingPlaces, open_places
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import Cohort
 from mhim_core.cohort.tasks import BagMembers, bags_in, make_bags
 from mhim_core.errors import ConfigError
 from mhim_core.fingerprint import canonical_json
-from mhim_core.store.feature_sets import FeatureSet
-from mhim_core.store.manifest import Manifest, newest_version
+from mhim_core.store.manifest import newest_version
 from mhim_core.store.record import CommitRecord
 from mhim_core.task import Task
 from mhim_core.train.plan import FitSpec, FoldBags, LabelledBag, Stage, TrainPlan, fit_name, plan_fits
@@ -47,14 +55,16 @@ def run(config: TrainConfig) -> FlowResult:
     cohort = loaded.cohort
     for line in (*cohort.notes, *(f"warning: {finding}" for finding in loaded.warnings)):
         print(line)
-    feature_set = choose_features(config)
-    manifest = choose_manifest(config, feature_set)
+    places = open_places(config)
+    feature_set = choose_features(config, places)
+    manifest = choose_manifest(places, feature_set)
     data = training_data(config, cohort, manifest)
     for note in data.notes:
         print(note)
     _try_plugin(config, data)
-    require_put_if_absent(open_storage(config.out))
-    trained_run = open_run(config, cohort, feature_set, manifest, data)
+    require_put_if_absent(places.out)
+    start = _new_start(config, places)
+    trained_run = open_run(config, places, cohort, PinnedFeatures(places.store, feature_set, manifest), data, start)
     _say_if_newer(trained_run)
     plan = train_plan(trained_run, config)
     if all_finished(trained_run, plan):
@@ -63,9 +73,9 @@ def run(config: TrainConfig) -> FlowResult:
         return FlowResult(outputs={"run": trained_run.storage.uri}, recomputed=False)
     write_resolved(trained_run.storage, config, "train")
     if config.protocol.teacher:
-        take_teachers(trained_run, config)
+        take_teachers(trained_run, places)
     if config.warm_start:
-        take_start(trained_run, config)
+        take_start(trained_run, config, start)
     for result in fit_all(trained_run, plan, config):
         print(f"{result.name}: validation {_judged(result)} at epoch {result.best_epoch}")
     mirror_run(trained_run, config.tracking)
@@ -74,45 +84,64 @@ def run(config: TrainConfig) -> FlowResult:
 
 
 def open_run(
-    config: TrainConfig, cohort: Cohort, feature_set: FeatureSet, manifest: Manifest, data: TrainingData
+    config: TrainConfig,
+    places: TrainingPlaces,
+    cohort: Cohort,
+    features: PinnedFeatures,
+    data: TrainingData,
+    start: Start | None = None,
 ) -> Run:
-    """Create the run or resume it: slides with a target and tiles, their splits, the pinned manifest."""
+    """Create the run or resume it, with the slides that have a target and tiles, their splits, and the pinned manifest.
+
+    `start`: what a new run with `warm_start=` starts from.
+    """
+    feature_set, ref = features.feature_set, features.manifest.ref
     record = {
         "identity": run_identity(config, seeds_of(config), data.task, feature_set.fingerprint),
-        **recorded_places(open_storage(config.out), open_storage(config.store)),
-        "manifest": {"version": manifest.ref.version, "sha256": manifest.ref.sha256},
+        **recorded_places(places.out, places.store),
+        "manifest": {"version": ref.version, "sha256": ref.sha256},
         "encoder": feature_set.encoder,
         "tiling": feature_set.tiling,
         "cohort_name": cohort.name,
         "excluded": data.excluded,
-        "config": flat(config),  # as it was resolved at the first start, for people
+        "config": flat(config),  # as resolved at the first start, for information
     }
     plain = _plain(record)
     teachers = None
     if config.protocol.teacher:
         wanted = plain["identity"] | {"cohort": cohort_identity(data.slides, data.splits)}
-        # a run that has them stands on its own
-        standing = pinned_teachers(open_storage(config.out), config.protocol.teacher)
-        teachers = _teacher_digests(config, wanted, manifest) if standing is None else standing
+        # a run that has copied them needs the other no more
+        standing = pinned_teachers(places.record, config.protocol.teacher)
+        teachers = _teacher_digests(places.teacher, config, wanted, ref.sha256) if standing is None else standing
     _check_plan(config, data)
     if config.warm_start:
-        plain = plain | _started(config, plain, data.task, feature_set)
-    run = start_run(open_storage(config.out), plain, data.slides, data.splits, teachers)
-    return dataclasses.replace(run, named_store=config.store)
+        if start is not None:
+            check_start(start, config, data.task, feature_set)
+        plain = plain | _started(config, places, plain, start)
+    run = start_run(places.out, plain, data.slides, data.splits, teachers, places.record)
+    if run.record["manifest"]["sha256"] == ref.sha256:
+        return dataclasses.replace(run, features=features)
+    return dataclasses.replace(run, named_store=config.store)  # another command was quicker, with another version
 
 
-def _started(config: TrainConfig, record: dict[str, Any], task: Task, feature_set: FeatureSet) -> dict[str, Any]:
-    """What a warm start adds to the record; a run that was created with it stands on its own."""
-    standing = pinned_start(open_storage(config.out), config.warm_start)
-    if standing is not None:
-        return {"identity": record["identity"] | {"warm_start": standing}}
-    start = find_start(config, record["identity"]["seeds"])
-    check_start(start, config, task, feature_set)
-    return {"identity": record["identity"] | {"warm_start": start.identity()}, "started_from": start.origin}
+def _new_start(config: TrainConfig, places: TrainingPlaces) -> Start | None:
+    """The model to start from; None without a warm start, and for a run that was created with it and has it pinned."""
+    if not config.warm_start or pinned_start(places.record, config.warm_start) is not None:
+        return None
+    return find_start(config, seeds_of(config))
+
+
+def _started(
+    config: TrainConfig, places: TrainingPlaces, record: dict[str, Any], start: Start | None
+) -> dict[str, Any]:
+    """What a warm start adds to the record; a run that was created with one has it pinned."""
+    if start is not None:
+        return {"identity": record["identity"] | {"warm_start": start.identity()}, "started_from": start.origin}
+    return {"identity": record["identity"] | {"warm_start": pinned_start(places.record, config.warm_start)}}
 
 
 def _check_plan(config: TrainConfig, data: TrainingData) -> None:
-    """What could refuse the plan does so before the run is created, or the corrected keys would not fit it."""
+    """Check the plan before the run is created: corrected keys would no longer match a run that exists."""
     bags = make_bags(data.slides, data.task, config.target.bags)
     TrainPlan(
         fits=_fits(config, data.task, bags, data.splits, seeds_of(config)),
@@ -141,7 +170,7 @@ def seeds_of(config: TrainConfig) -> list[int]:
 
 
 def train_plan(trained_run: Run, config: TrainConfig) -> TrainPlan:
-    """Seeds × folds × stages. A teacher precedes its student; one worker group runs them all."""
+    """Seeds × folds × stages. A teacher precedes its student; one group of workers runs all fits."""
     start = trained_run.identity.get("warm_start")
     return TrainPlan(
         fits=_fits(config, trained_run.task, trained_run.bags, trained_run.splits, trained_run.seeds),
@@ -156,41 +185,38 @@ def train_plan(trained_run: Run, config: TrainConfig) -> TrainPlan:
             "encoder": trained_run.feature_set.encoder_fingerprint,
             "manifest_sha256": trained_run.record["manifest"]["sha256"],
         },
-        about=versions() | {"manifest_version": str(trained_run.record["manifest"]["version"])},
+        about=package_versions() | {"manifest_version": str(trained_run.record["manifest"]["version"])},
         execution=config.execution.checkpoints,
     )
 
 
 def all_finished(trained_run: Run, plan: TrainPlan) -> bool:
-    """Is every fit's result there? Whether each is the plan's own was settled by the run's fingerprint."""
+    """Whether every fit has a result. That they are of this plan follows from the run's fingerprint."""
     present = {entry.key for entry in trained_run.storage.list("fits")}
     return all(f"fits/{fit.name}/result.json" in present for fit in plan.fits)
 
 
-def take_teachers(trained_run: Run, config: TrainConfig) -> None:
-    """Copy the other run's stage-1 models into this run, so that it stands on its own; what it has is left alone."""
+def take_teachers(trained_run: Run, places: TrainingPlaces) -> None:
+    """Copy the other run's stage-1 models into this run, which then needs the other no more; results are kept."""
     from mhim_core.train.results import import_stage_one, read_result
 
     names = [fit_name(seed, split.fold, Stage.plain) for seed in trained_run.seeds for split in trained_run.splits]
-    missing = [name for name in names if read_result(trained_run.storage, name) is None]
-    if missing:
-        other = read_run(config.protocol.teacher, spare_store=config.store)
-        for name in missing:
-            import_stage_one(other.storage, trained_run.storage, name)
+    for name in names:
+        if read_result(trained_run.storage, name) is None:
+            import_stage_one(places.teacher.storage, trained_run.storage, name)
 
 
-def _teacher_digests(config: TrainConfig, wanted: dict[str, Any], manifest: Manifest) -> dict[str, str]:
-    """sha256 of every stage-1 model that is to be taken, by fit: they identify this run.
+def _teacher_digests(other: Run, config: TrainConfig, wanted: dict[str, Any], manifest_sha256: str) -> dict[str, str]:
+    """sha256 of every stage-1 model that is taken from the other run, by fit; they are part of this run's identity.
 
-    Raises ConfigError, before the run is created, where the other run is of other folds, seeds or data or not finished;
-    each student's own check follows in its fit.
+    Raises ConfigError, before the run is created, if the other run has other folds, seeds or data, or is not finished;
+    further checks follow in each student's fit.
     """
     from mhim_core.train.results import read_result
 
-    other = read_run(config.protocol.teacher, spare_store=config.store)
     same = {"cohort": "slides, targets or folds", "task": "task", "feature_set": "features", "model": "model options"}
     differing = [what for key, what in same.items() if other.identity[key] != wanted[key]]
-    if other.record["manifest"]["sha256"] != manifest.ref.sha256:
+    if other.record["manifest"]["sha256"] != manifest_sha256:
         differing.append("feature manifest")
     if missing := sorted(set(wanted["seeds"]) - set(other.seeds)):
         differing.append(f"seeds ({', '.join(map(str, missing))} are not there)")
@@ -212,7 +238,7 @@ def _teacher_digests(config: TrainConfig, wanted: dict[str, Any], manifest: Mani
 
 
 class FitPayload(NamedTuple):
-    """What every worker gets: addresses and plain data, no open connection."""
+    """What is sent to every worker: addresses and plain data, no open connection."""
 
     plan: TrainPlan
     entries: dict[SlideId, CommitRecord]
@@ -224,7 +250,7 @@ class FitPayload(NamedTuple):
 
 
 def fit_all(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> Any:
-    """Start the workers and run every fit on them; the fits' results."""
+    """Start the workers and run every fit on them; returns the results."""
     from cluster.training import WorkerSpec, run_workers
 
     used = {bag.bag_id for fit in plan.fits for bag in (*fit.train, *fit.validation)}
@@ -248,7 +274,7 @@ def fit_all(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> Any:
 
 
 def fit_on_worker(payload: FitPayload, context: Any, tell: Callable[[Any], None]) -> Any:
-    """Runs on every worker: its own view of the store, then the core's loop."""
+    """Runs on every worker: opens the store and the run, then enters the core's loop."""
     from mhim_core.mil.plugins import load_plugin
     from mhim_core.store.bags import ParquetBags, PatientBags
     from mhim_core.train.loop import run_fits
@@ -285,6 +311,6 @@ def _say_if_newer(trained_run: Run) -> None:
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    """As it will read back from JSON, so that identities compare alike at the first start and later."""
+    """The record as read back from JSON, so that identities compare equal at the first start and later."""
     plain: dict[str, Any] = json.loads(canonical_json(record))
     return plain

@@ -1,13 +1,15 @@
-"""A file of keys: what `config=my.yaml` names, and what a run writes so that it can be done again.
+"""Files of keys: those that `config=my.yaml` names, and those that commands write so that they can be repeated.
 
     cohort: my.csv
     folds: 5
     split_files: [fold0.csv, fold1.csv]
 
-One YAML mapping of a command's flat keys. A scalar is taken as the text that stands there and read as a typed word is:
-`out: 2026_11` is that name and no number. Relative paths are of the current folder, not of the file's.
+One YAML mapping of a command's flat keys. A scalar is taken as its text and read like a word on the command line:
+`out: 2026_11` is a name, not a number. Relative paths are relative to the current folder, not to the file's.
 """
 
+import json
+import os
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -15,19 +17,21 @@ from typing import Any
 import yaml
 
 from cluster.storage import read_bytes
-from flows.config.flat import Key, flat
+from flows.config.flat import Key, flat, keys_of
 from flows.config.words import CONFIG, unknown_key
 from mhim_core.errors import ConfigError, NotFoundError
 from mhim_core.storage import Storage
 
 RESOLVED = "resolved.yaml"
 """Beside a command's outputs: every key as it was resolved."""
+AS_TYPED = "MHIM_AS_TYPED"
+"""Set in a job: JSON {key: [its value in the job, its value where the job was submitted]} of the keys that differ."""
 
 
 def read_keys(uri: str, keys: Mapping[str, Key], command: str) -> dict[str, str | tuple[str, ...]]:
     """The file's keys with the text of each, or the texts of a list.
 
-    Raises ConfigError for a file that is not there or no mapping of keys of the command; StorageError (6).
+    Raises ConfigError if the file is missing or is not a mapping of the command's keys; StorageError (6).
     """
     try:
         root = yaml.compose(read_bytes(uri), Loader=yaml.SafeLoader)
@@ -53,9 +57,12 @@ def read_keys(uri: str, keys: Mapping[str, Key], command: str) -> dict[str, str 
 
 
 def resolved(config: Any, command: str) -> bytes:
-    """The file that makes `mhim <command> config=<file>` do the same again, from the same folder."""
+    """The content of a file with which `mhim <command> config=<file>` repeats the command, from the same folder.
+
+    In a job it holds the values of the machine that submitted it, since files sent with the job are gone afterwards.
+    """
     lines = [f"# mhim {command} config=<this file> does this again; relative paths are of the folder it was started in"]
-    for name, value in flat(config).items():
+    for name, value in _as_typed(config).items():
         in_line = None if isinstance(value, tuple) else False
         text = yaml.safe_dump({name: _plain(value)}, allow_unicode=True, width=1e9, default_flow_style=in_line)
         lines.append(text.rstrip("\n"))
@@ -63,7 +70,7 @@ def resolved(config: Any, command: str) -> bytes:
 
 
 def write_resolved(storage: Storage, config: Any, command: str, folder: str = "") -> None:
-    """Put it beside the command's outputs."""
+    """Put the file into the command's folder of outputs, unless it is there with the same content."""
     key, text = f"{folder}/{RESOLVED}".lstrip("/"), resolved(config, command)
     try:
         present = storage.get(key)
@@ -71,6 +78,14 @@ def write_resolved(storage: Storage, config: Any, command: str, folder: str = ""
         present = None
     if present != text:  # a command that finds everything done writes nothing
         storage.put(key, text)
+
+
+def _as_typed(config: Any) -> dict[str, Any]:
+    values, keys = flat(config), keys_of(type(config))
+    for name, (in_job, typed) in json.loads(os.environ.get(AS_TYPED, "{}")).items():
+        if name in values and ",".join(keys[name].values(values[name])) == in_job:
+            values[name] = tuple(typed) if isinstance(typed, list) else typed
+    return values
 
 
 def _text(uri: str, key: Key, node: yaml.Node) -> str | tuple[str, ...]:

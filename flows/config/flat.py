@@ -31,15 +31,15 @@ class Key(NamedTuple):
     default: Any
     doc: str
     role: Role | None
-    """None is a programmer's error, which a test finds."""
+    """None is a programming error, which a test finds."""
     listed: bool
     """A text that names several, separated by commas."""
     path: tuple[str, ...]
     """The parts that hold it, from the config down."""
     choices: tuple[str, ...] = ()
-    """What a text may be, where its owner has a list; `--help` shows them."""
+    """The values that a text may have, if its owner lists them; `--help` shows them."""
     neutral: Any = MISSING
-    """The value that means what versions without the key did; it is left out of fingerprints."""
+    """The value that stands for the behaviour of versions without the key; it is left out of fingerprints."""
 
     @property
     def required(self) -> bool:
@@ -53,7 +53,7 @@ class Key(NamedTuple):
         return self.neutral is not MISSING and bool(value == self.neutral)
 
     def values(self, value: Any) -> tuple[str, ...]:
-        """Of a text or a list of texts: what it names; () for nothing."""
+        """The items that a text or a list of texts names; () for none."""
         if isinstance(value, tuple):
             return value
         return split_list(value) if self.listed else (value,) if value else ()
@@ -93,21 +93,21 @@ def flat(config: Any) -> dict[str, Any]:
 
 
 def from_keys(config: type[Config], **values: Any) -> Config:
-    """The config of these flat keys; what is left out is at its default. Raises ConfigError as the config would."""
+    """The config of these flat keys; the others have their defaults. Raises ConfigError as the config would."""
     if unknown := sorted(values.keys() - keys_of(config).keys()):
         raise TypeError(f"{config.__name__} has no key {', '.join(unknown)}")
     return cast(Config, _build(config, values, None))
 
 
 def with_keys(config: Config, **changes: Any) -> Config:
-    """The same with other values of these flat keys."""
+    """The config with other values of these flat keys."""
     notes = {field.name: getattr(config, field.name) for field in _fields(type(config)) if not _is_key(field)}
     made = from_keys(type(config), **flat(config) | changes)
     return dataclasses.replace(cast(Any, made), **notes) if notes else made
 
 
 def _build(kind: Any, values: Mapping[str, Any], default: Any) -> Any:
-    """`default`: an instance to start from, of the part's own place in its config."""
+    """`default`: the instance at this part's place in its config, to start from."""
     made: dict[str, Any] = {}
     hints = _hints(kind)
     for field in _fields(kind):
@@ -172,7 +172,7 @@ def _choices(kind: type) -> tuple[str, ...]:
 
 @functools.cache
 def _field_docs(cls: type) -> dict[str, str]:
-    """The string literal that follows each annotated field: Python keeps it in the source alone."""
+    """The string literal after each annotated field, which Python keeps only in the source."""
     if not dataclasses.is_dataclass(cls):
         return {}
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]

@@ -18,8 +18,8 @@ class ClusterKeys:
     ray_address: str = "http://127.0.0.1:8265"
     """The dashboard of the cluster, http://host:8265; the default is where a tunnel to a remote one ends."""
     allow_insecure: bool = False
-    """Use a cluster that is neither on this machine nor protected by a token: anyone who can reach it can do what you
-    can."""
+    """Use a cluster that is neither on this machine nor protected by a token: anyone who can reach it can run code on
+    it."""
 
     def __post_init__(self) -> None:
         if not _ADDRESS.fullmatch(self.ray_address):

@@ -22,7 +22,7 @@ from mhim_core.types import ExitCode
 
 
 def check_least(config: object, least: float, *names: str) -> None:
-    """ConfigError for a field below `least`; None passes."""
+    """Raises ConfigError for a field below `least`; None passes."""
     for name in names:
         value = getattr(config, name)
         if value is not None and not value >= least:
@@ -45,7 +45,7 @@ class PluginFile:
         self.plugin()  # the name of its aggregator must be known before the model's keys are checked
 
     def plugin(self) -> Plugin | None:
-        """The loaded file. Raises InputError where it cannot be read or run."""
+        """The loaded file. Raises InputError if it cannot be read or run."""
         return read_plugin(self.aggregator_file) if self.aggregator_file else None
 
 
@@ -153,7 +153,7 @@ class EmbedExecution:
         check_least(self, 0, "gpus_per_actor")
 
     def check_room(self, ray: RayKeys) -> None:
-        """ConfigError where a local Ray could never run that many encoder actors."""
+        """Raises ConfigError if a local Ray could never run that many encoder actors."""
         if ray.ray_address == "local":
             what = "an encoder actor" if self.embed_actors is None else f"embed_actors={self.embed_actors}"
             what += f" with gpus_per_actor={self.gpus_per_actor:g}" if self.gpus_per_actor else ""
@@ -162,7 +162,7 @@ class EmbedExecution:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureChoice:
-    """Which of the store's feature sets: any key left out is open."""
+    """Which of the store's feature sets to use; keys that are left out match any."""
 
     encoder: str | None = None
     """Use features of this encoder; none: any, if the choice is unique."""
@@ -181,7 +181,7 @@ class FeatureChoice:
 
     @property
     def tiling(self) -> dict[str, Any]:
-        """What is asked of the tiles."""
+        """The tiling keys that are set, by name."""
         asked = {name: getattr(self, name) for name in ("target_mpp", "tile_px", "overlap_px", "min_tissue")}
         if self.tissue is not None and self.tissue is not TissueMethod.auto:
             asked["tissue.name"] = RULE_NAMES[self.tissue]
@@ -207,7 +207,7 @@ class TrainExecution:
         check_least(self, 0, "gpus_per_worker", "cache_gib")
 
     def check_room(self, ray: RayKeys) -> None:
-        """ConfigError where a local Ray could never run that many workers."""
+        """Raises ConfigError if a local Ray could never run that many workers."""
         if ray.ray_address == "local":
             what = f"workers={self.workers}"
             what += f" with gpus_per_worker={self.gpus_per_worker:g}" if self.gpus_per_worker else ""
@@ -215,7 +215,7 @@ class TrainExecution:
 
 
 def check_workers(execution: TrainExecution, fit: FitOptions) -> None:
-    """ConfigError where workers and global batch do not fit together."""
+    """Raises ConfigError if workers and global batch do not fit together."""
     if execution.workers > fit.global_batch:
         raise ConfigError(
             f"workers={execution.workers} is more than global_batch={fit.global_batch}: every worker takes whole bags; "
@@ -224,7 +224,7 @@ def check_workers(execution: TrainExecution, fit: FitOptions) -> None:
 
 
 def check_method(method: Method, model: ModelOptions, teacher: str) -> None:
-    """ConfigError for an aggregator or a teacher that the method cannot work with."""
+    """Raises ConfigError for an aggregator or a teacher that the method cannot work with."""
     if method is Method.mhim:
         model.require_mining()
     elif teacher:

@@ -96,7 +96,7 @@ class PipelineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeChanges:
-    """What a challenger is trained with, where it is not the champion's own."""
+    """Training keys in which a challenger differs from the champion."""
 
     epochs: int | None = None
     """Epochs per stage; none: the champion's value."""
@@ -177,7 +177,7 @@ class RetrainConfig:
     execution: TrainExecution = part(TrainExecution, Role.execution)
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
     asked: tuple[str, ...] = field(default=("*",), metadata={"is_key": False}, compare=False)
-    """The keys that a person gave; *: every one, as where this is made in Python."""
+    """The keys that the user gave; *: all of them, if the config was made in Python."""
 
     def gives(self, name: str) -> bool:
         return name in self.asked or "*" in self.asked
@@ -195,7 +195,7 @@ class RetrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FlowStatusConfig:
-    """mhim flow status: how a flow's steps stand."""
+    """mhim flow status: the progress of a flow's steps."""
 
     name: str = field(metadata=role(Role.identity))
     """The model's name, under which the pipeline or retraining was started; pipeline for a pipeline without a name."""

@@ -1,7 +1,7 @@
-"""Named recipes: the files of `recipe/`, a config group of Hydra. A recipe sets keys of the method, above the defaults
-and below what a person gives, in a file or on the command line. Light: `mhim --help` reads the names.
+"""Named recipes: the files of `recipe/`, a config group of Hydra. A recipe sets keys of the method: it overrides the
+defaults, and keys in a file or on the command line override it. Light: `mhim --help` reads the names.
 
-`<name>.yaml` is a recipe; `<name>/<aggregator>.yaml`, where there is one, lies on top of it for that aggregator.
+`<name>.yaml` is a recipe; `<name>/<aggregator>.yaml`, if present, overrides it for that aggregator.
 """
 
 from enum import Enum

@@ -55,7 +55,7 @@ class ModelRegisterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPromoteConfig:
-    """mhim model promote: a person makes a model champion, past the gate."""
+    """mhim model promote: make a model champion by hand, without the gate."""
 
     registry: str = field(metadata=role(Role.output))
     """The model registry: a folder or s3://bucket/prefix."""
@@ -70,7 +70,7 @@ class ModelPromoteConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRollbackConfig:
-    """mhim model rollback: a champion of the past becomes champion again."""
+    """mhim model rollback: make an earlier champion the champion again."""
 
     registry: str = field(metadata=role(Role.output))
     """The model registry: a folder or s3://bucket/prefix."""

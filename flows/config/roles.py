@@ -1,4 +1,4 @@
-"""What a key is to a command: it decides what comes out, says how it is made, or is an address of some kind."""
+"""The role of a key in its command: part of the result's identity, a setting of execution, or some kind of address."""
 
 import dataclasses
 from enum import StrEnum
@@ -8,20 +8,20 @@ Part = TypeVar("Part")
 
 
 class Role(StrEnum):
-    """Declared in a field's metadata; a part of a config may declare it for all of its fields that say nothing."""
+    """Declared in a field's metadata; a part of a config may declare it for its fields that have none of their own."""
 
     identity = "identity"
-    """Decides what comes out. Which of these are in a fingerprint, each record says for itself."""
+    """Determines the result. Each record defines which of these keys are in its fingerprint."""
     execution = "execution"
-    """Where and how it is made; changes no result."""
+    """Determines where and how the result is computed, and does not change it."""
     file = "file"
-    """A small file that is read, a local one travels with a job."""
+    """A small file that is read; a local one is sent with a job."""
     place = "place"
     """A folder, prefix or file that is read, and that every node must reach."""
     features = "features"
     """A feature store that is read."""
     output = "output"
-    """A place that is written; every node must be able to."""
+    """A place that is written, by every node."""
     run = "run"
     """A training run's folder."""
     model = "model"
@@ -33,7 +33,7 @@ class Role(StrEnum):
 
     @property
     def is_address(self) -> bool:
-        """Does a value name a place that every node must reach by itself?"""
+        """Whether the value names a place that every node must be able to reach."""
         return self not in (Role.identity, Role.execution, Role.file)
 
     @property

@@ -8,7 +8,7 @@ from mhim_core.errors import ConfigError
 
 
 class Target(StrEnum):
-    """Who keeps the time."""
+    """What starts the runs of a schedule."""
 
     local = "local"
     crontab = "crontab"
@@ -18,7 +18,7 @@ class Target(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleAddConfig:
-    """mhim schedule add: a flow, its words, and when."""
+    """mhim schedule add: which flow runs, with which words, and when."""
 
     registry: str = field(metadata=role(Role.output))
     """The model registry: a folder or s3://bucket/prefix."""
@@ -50,7 +50,7 @@ class ScheduleLsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleRmConfig:
-    """mhim schedule rm: no further run; what ran is kept."""
+    """mhim schedule rm: stop running it; records of past runs are kept."""
 
     registry: str = field(metadata=role(Role.output))
     """The model registry: a folder or s3://bucket/prefix."""
@@ -60,7 +60,7 @@ class ScheduleRmConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleRunNowConfig:
-    """mhim schedule run-now: once, here, at once."""
+    """mhim schedule run-now: run it once, now, on this machine."""
 
     registry: str = field(metadata=role(Role.output))
     """The model registry: a folder or s3://bucket/prefix."""
@@ -72,7 +72,7 @@ class ScheduleRunNowConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleServeConfig:
-    """mhim schedule serve: run what is due, until it is stopped."""
+    """mhim schedule serve: run schedules when they are due, until stopped."""
 
     registry: str = field(metadata=role(Role.output))
     """The model registry: a folder or s3://bucket/prefix."""

@@ -7,14 +7,14 @@ from flows.config.roles import Role, role
 
 
 class Tracking(StrEnum):
-    """What a flow is mirrored into."""
+    """The system that runs and models are mirrored to."""
 
     mlflow = "mlflow"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingKeys:
-    """A mirror for people, which no flow reads; that it fails stops nothing."""
+    """A mirror for people, which no flow reads; if mirroring fails, the flow continues."""
 
     tracking: Tracking | None = None
     """mlflow: mirror runs, figures and models to tracking_file, or to MLFLOW_TRACKING_URI; none: only if

@@ -35,10 +35,10 @@ CONFIG = Key(
 """The key that every command has beside those of its config."""
 
 _NONE = ("", "none", "null")
-"""How a person says that an optional key is not set."""
+"""The word for an optional key that is not set."""
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _UNFIT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-"""Control characters, and the stand-ins for bytes that are not UTF-8: no path or address for a record or a terminal."""
+"""Control characters, and surrogates for bytes that are not UTF-8, which must not get into records or a terminal."""
 
 
 def parse(config: type[Config], words: Sequence[str], *, command: str) -> Config:
@@ -56,7 +56,7 @@ def parse(config: type[Config], words: Sequence[str], *, command: str) -> Config
 
 
 def given_values(config: type, words: Sequence[str], command: str) -> dict[str, Any]:
-    """The value of every key that the words or their file give, in the kind of the key. Raises ConfigError."""
+    """The values of the keys that the words or their file give, in the type of each key. Raises ConfigError."""
     keys = keys_of(config)
     typed = _split(words, [*keys, CONFIG.name], command)
     values: dict[str, Any] = {}
@@ -72,19 +72,19 @@ def given_values(config: type, words: Sequence[str], command: str) -> dict[str, 
 
 
 def with_recipe(config: type[Config], values: Mapping[str, Any], command: str = "train") -> Config:
-    """The config of these flat keys, above the recipe that they name, where the command has one."""
+    """The config of these flat keys, which override the recipe that they name if the command has recipes."""
     return from_keys(config, **_recipe(config, values, command) | dict(values))
 
 
 def recipe_values(name: str, aggregator: str) -> dict[str, Any]:
-    """What a recipe sets for that aggregator, by key, in the types of the options. Raises ConfigError if unknown."""
+    """The values that a recipe sets for that aggregator, by key. Raises ConfigError for an unknown recipe."""
     from flows.config.commands import TrainConfig
 
     return _recipe(TrainConfig, {"recipe": name, "aggregator": aggregator}, "train")
 
 
 def unknown_key(name: str, keys: Sequence[str], command: str) -> ConfigError:
-    """One sentence with the nearest name."""
+    """A message that names the nearest key."""
     meant = _suggest(name, keys)
     advice = f"did you mean {meant}=…? " if meant else ""
     return ConfigError(f"{command} has no key {name!r}; {advice}its keys are listed by mhim {command} --help")
@@ -105,7 +105,7 @@ def _split(words: Sequence[str], known: Sequence[str], command: str) -> dict[str
 
 
 def _value(key: Key, raw: str | tuple[str, ...]) -> Any:
-    """Of a word or a file's scalar, or of a file's list."""
+    """The key's value from the text of a word or a file's scalar, or from the texts of a file's list."""
     if isinstance(raw, tuple):
         _check_text(key, *raw)
         return raw
@@ -113,14 +113,14 @@ def _value(key: Key, raw: str | tuple[str, ...]) -> Any:
 
 
 def _noting(config: Config, names: tuple[str, ...]) -> Config:
-    """With which keys a person gave, where the config asks for it."""
+    """Note in the config which keys the user gave, if it has a field for them."""
     if "asked" not in {field.name for field in dataclasses.fields(cast(Any, config))}:
         return config
     return dataclasses.replace(cast(Any, config), asked=names)
 
 
 def _recipe(config: type, values: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """What the recipe among the values sets, for keys that are not among them; {} for a command without."""
+    """The values that the named recipe sets for keys that are not given; {} for a command without recipes."""
     keys = keys_of(config)
     if "recipe" not in keys:
         return {}
@@ -130,7 +130,7 @@ def _recipe(config: type, values: Mapping[str, Any], command: str) -> dict[str, 
 
 @functools.cache
 def _composed(name: str, aggregator: str) -> Mapping[str, str]:
-    """The recipe as Hydra composes it of its files, by key, as a person would type it."""
+    """The recipe as Hydra composes it from its files, by key, in the form in which a user would type it."""
     groups = recipe_groups(name, aggregator)
     from hydra import compose, initialize_config_module
     from hydra.core.config_store import ConfigStore
@@ -172,7 +172,7 @@ def _member(key: Key, value: str) -> Enum | None:
 
 
 def _number(key: Key, value: str) -> float | bool | None:
-    """One plain way of writing each, so that no typing slip becomes another number."""
+    """A number, in one plain notation only, so that no slip of typing becomes another number."""
     wanted = {int: "a whole number", float: "a number", bool: "true or false"}[key.kind]
     text = value.strip()
     if key.optional and text.lower() in _NONE:

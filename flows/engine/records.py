@@ -1,23 +1,25 @@
-"""What a flow's steps leave behind: small JSON files on a storage, which are the workflow's whole state.
+"""The records of a flow's steps: small JSON files on a storage, which are the whole state of the workflow.
 
 flows/<flow>/<name>/<fingerprint, 16 digits>/
     flow.json                     what the flow is of, and its steps in order (put-if-absent)
     done/<step>-<16 digits>.json  what was done, by which version, how long it took, what it cost (put-if-absent);
-                                  the digits are the fingerprint of the step's inputs
+                                  the digits are the fingerprint of the step's inputs; places in it are relative to
+                                  this folder
     attempts/<step>/<NNNN>.json   written when an attempt starts, and again when it ends, with exit code and reason
 
-Times are for people. Nothing is decided by them but ages, which are counted on the storage's own clock.
+Times are for information only; ages are measured by the storage's own clock.
 """
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
+from flows.engine.step_places import absolute_places, relative_places
 from mhim_core.errors import IntegrityError
-from mhim_core.fingerprint import canonical_json
+from mhim_core.fingerprint import canonical_json, to_plain
 from mhim_core.json_files import SCHEMA, read_json
 from mhim_core.records import read_record
 from mhim_core.registry.clock import store_time_s
@@ -30,7 +32,7 @@ FLOWS = "flows"
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a step used, as far as it is known."""
+    """The resources that a step used, as far as known."""
 
     num_slides: int | None = None
     num_tiles: int | None = None
@@ -41,22 +43,23 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class StepOutput:
-    """What a step gives back to the flow."""
+    """What a step returns to the flow."""
 
     identity: Mapping[str, Any] = field(default_factory=dict)
-    """What was made, plain JSON: digests, versions, verdicts. The same inputs give the same; later steps follow it."""
+    """What was made, plain JSON: digests, versions, verdicts. Equal inputs give equal values; later steps follow it."""
     places: Mapping[str, str] = field(default_factory=dict)
-    """What → where, for people."""
+    """What → where, an absolute folder or file, or s3://."""
     exit_code: ExitCode = ExitCode.OK
     """0 or 3; any other ends the flow, and the step is not done."""
     cost: Cost = Cost()
     note: str = ""
     """One sentence for people. No label, path or patient in it."""
     is_last: bool = False
-    """There is nothing to do after it: the flow is complete, though steps are left."""
+    """The flow is complete after this step, though steps are left."""
 
 
-class Done(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Done:
     """A done record."""
 
     step: str
@@ -67,16 +70,18 @@ class Done(NamedTuple):
     ended_at: str
     """UTC, by the clock of the machine that did it."""
     versions: dict[str, str]
+    folder: str = field(default="", metadata={"neutral": ""})
+    """Where the flow's records lay when the step was done; empty: an earlier version wrote it, with absolute places."""
 
 
 class Attempt(NamedTuple):
-    """One attempt at a step, as far as it came."""
+    """One attempt at a step."""
 
     number: int
     fingerprint: str
     started_at: str
     exit_code: int | None
-    """None: it has not ended, or its process was killed."""
+    """None: it is running, or its process was killed."""
     reason: str
     seconds: float | None
 
@@ -87,14 +92,14 @@ class State(StrEnum):
     done = "done"
     failed = "failed"
     started = "started"
-    """Without an end: it is running, or its process was killed."""
+    """No end is recorded: it is running, or its process was killed."""
     missing = "missing"
     not_needed = "not needed"
     """An earlier step found that there was nothing to do."""
 
 
 class StepState(NamedTuple):
-    """One step as its records tell."""
+    """The state of one step, from its records."""
 
     step: str
     state: State
@@ -105,13 +110,13 @@ class StepState(NamedTuple):
     num_attempts: int
     exit_code: int | None
     note: str
-    """What was done, or why not."""
+    """What was done, or the reason why not."""
     cost: Cost
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowPlace:
-    """One run of a flow: all its records lie in one folder, which carries the fingerprint of what it is of."""
+    """One run of a flow: the folder of its records, named by the fingerprint of the flow's inputs."""
 
     storage: Storage
     flow: str
@@ -119,7 +124,7 @@ class FlowPlace:
     name: str
     """The model's."""
     fingerprint: str = "0" * 64
-    """Of what the flow is of."""
+    """Of the flow's inputs."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -133,7 +138,7 @@ class FlowPlace:
         return self.storage.locate(self.folder)
 
     def begin(self, steps: Sequence[str], inputs: Mapping[str, Any]) -> None:
-        """Record once what the flow works on; a later runner finds the record and leaves it as it is."""
+        """Record the flow's steps and inputs, unless a runner has done so before."""
         record = {
             "schema": SCHEMA,
             "flow": self.flow,
@@ -145,7 +150,7 @@ class FlowPlace:
         self.storage.put_if_absent(f"{self.folder}/flow.json", canonical_json(record))
 
     def read_flow(self) -> dict[str, Any] | None:
-        """What `found` said, or None."""
+        """What `begin` recorded, or None."""
         return read_json(self.storage, f"{self.folder}/flow.json")
 
     def done_key(self, step: str, digest: str) -> str:
@@ -153,12 +158,14 @@ class FlowPlace:
 
     def read_done(self, step: str, digest: str) -> Done | None:
         """The step's done record, or None. Raises IntegrityError if it is damaged."""
-        raw = read_json(self.storage, self.done_key(step, digest))
-        return None if raw is None else _parse_done(raw, self.storage.locate(self.done_key(step, digest)))
+        key = self.done_key(step, digest)
+        raw = read_json(self.storage, key)
+        return None if raw is None else self._parse_done(raw, key)
 
     def write_done(self, done: Done) -> Done:
-        """Put the record if there is none; the one that stands, which may be another runner's."""
-        record = {"schema": SCHEMA, **done._asdict(), "output": done.output}
+        """Put the record if there is none; returns the one that is there, which may be another runner's."""
+        output = replace(done.output, places=relative_places(done.output.places, self.uri))
+        record = {"schema": SCHEMA, **to_plain(replace(done, output=output, folder=self.uri))}
         if self.storage.put_if_absent(self.done_key(done.step, done.fingerprint), canonical_json(record)):
             return done
         standing = self.read_done(done.step, done.fingerprint)
@@ -168,27 +175,27 @@ class FlowPlace:
     def done_steps(self) -> dict[str, Done]:
         """The newest done record of each step that has one, whatever its inputs."""
         keys = sorted(self.storage.list(f"{self.folder}/done"), key=lambda entry: (entry.modified_s, entry.key))
-        records = [_parse_done(read_json(self.storage, entry.key) or {}, entry.key) for entry in keys]
+        records = [self._parse_done(read_json(self.storage, entry.key) or {}, entry.key) for entry in keys]
         return {done.step: done for done in records}
 
     def start_attempt(self, step: str, digest: str) -> int:
-        """Take the step's next number and say that an attempt has started."""
+        """Record that an attempt at the step has started; returns its number."""
         prefix = f"{self.folder}/attempts/{step}"
         number = sum(1 for _ in self.storage.list(prefix)) + 1
-        record = {"schema": SCHEMA, "fingerprint": digest, "started_at": utc_now(), "versions": versions()}
+        record = {"schema": SCHEMA, "fingerprint": digest, "started_at": utc_now(), "versions": mhim_version()}
         while not self.storage.put_if_absent(f"{prefix}/{number:04d}.json", canonical_json(record)):
             number += 1
         return number
 
     def end_attempt(self, step: str, digest: str, number: int, code: ExitCode, reason: str, seconds: float) -> None:
-        """Say how the attempt ended."""
+        """Record how the attempt ended."""
         key = f"{self.folder}/attempts/{step}/{number:04d}.json"
         record = read_json(self.storage, key) or {"schema": SCHEMA, "fingerprint": digest}
         ended = {"exit_code": int(code), "reason": reason, "seconds": round(seconds, 3), "ended_at": utc_now()}
         self.storage.put(key, canonical_json(record | ended))
 
     def states(self, now_s: float | None = None) -> list[StepState]:
-        """Every step of the flow, in order, from the records alone. Empty where there is no such flow."""
+        """The state of every step of the flow, in order. Empty if there is no such flow."""
         record = self.read_flow()
         if record is None:
             return []
@@ -209,6 +216,15 @@ class FlowPlace:
             states.append(_state(step, last, done, len(attempts), age_s))
             is_over = is_over or (done is not None and done.output.is_last)
         return states
+
+    def _parse_done(self, raw: Mapping[str, Any], key: str) -> Done:
+        origin = self.storage.locate(key)
+        try:
+            done = read_record(Done, {name: raw[name] for name in raw if name != "schema"}, origin)
+        except (KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(f"{origin} is no done record: {error!r}") from error
+        places = absolute_places(done.output.places, self.uri, done.folder) if done.folder else done.output.places
+        return replace(done, output=replace(done.output, places=places))
 
 
 def _state(step: str, last: Attempt, done: Done | None, num_attempts: int, age_s: float) -> StepState:
@@ -236,19 +252,12 @@ def utc_now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def versions() -> dict[str, str]:
-    """Which program did it."""
+def mhim_version() -> dict[str, str]:
+    """{mhim: its version}, of the program that runs."""
     try:
         return {"mhim": version("mhim")}
     except PackageNotFoundError:
         return {"mhim": "unknown"}
-
-
-def _parse_done(raw: Mapping[str, Any], origin: str) -> Done:
-    try:
-        return read_record(Done, {name: raw[name] for name in raw if name != "schema"}, origin)
-    except (KeyError, TypeError, ValueError) as error:
-        raise IntegrityError(f"{origin} is no done record: {error!r}") from error
 
 
 def _parse_attempt(raw: Mapping[str, Any], origin: str) -> Attempt:

@@ -1,4 +1,4 @@
-"""What a flow gives back: its exit code and where its outputs lie, so that one flow can call another."""
+"""What a flow returns: its exit code and the places of its outputs, so that one flow can call another."""
 
 from dataclasses import dataclass, field
 
@@ -9,6 +9,6 @@ from mhim_core.types import ExitCode
 class FlowResult:
     exit_code: ExitCode = ExitCode.OK
     outputs: dict[str, str] = field(default_factory=dict)
-    """What → where, for people and for the next flow."""
+    """Name → place, for people and for the next flow."""
     recomputed: bool = True
-    """False: everything was there already."""
+    """False: everything had been done before."""

@@ -1,8 +1,8 @@
-"""A flow is a list of steps; this is the runner: run what is missing, stop at the first failure.
+"""The runner of a flow, which is a list of steps: it runs the missing ones and stops at the first failure.
 
-A step is a plain function. Its output lies at a place that carries the fingerprint of its inputs, and a done record,
-put if absent, says what was done (`flows.engine.records`). So a flow that was killed anywhere goes on when it is run
-again, two runners at once waste time and harm nothing, and any machine that reaches the storage sees the state.
+A step is a plain function. The place of its output carries the fingerprint of its inputs, and a done record, put if
+absent, says what was done (`flows.engine.records`). A flow that was killed at any point resumes when it is run again;
+two runners at once waste time but do no harm; and any machine that can reach the storage can show the state.
 """
 
 import json
@@ -11,23 +11,23 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from flows.engine.records import Done, FlowPlace, StepOutput, utc_now, versions
+from flows.engine.records import Done, FlowPlace, StepOutput, mhim_version, utc_now
 from flows.engine.result import FlowResult
 from mhim_core.errors import ConfigError, ConflictError, IntegrityError, MhimError, NotFoundError, StorageError
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.types import ExitCode
 
 Before = Mapping[str, StepOutput]
-"""The outputs of the steps that went before, by their names."""
+"""The outputs of earlier steps, by name."""
 GOES_ON = (ExitCode.OK, ExitCode.PARTIAL)
 _TOLD = (ConfigError, ConflictError, StorageError)
-"""Errors whose sentence is kept: they speak of keys, addresses, classes and at most a slide's id; of no patient, and of
-no slide's label."""
+"""Errors whose message is recorded: it names keys, addresses, classes and at most a slide's id, but no patient and no
+slide's label."""
 _MAX_REASON = 400
 
 
 class StepCall(NamedTuple):
-    """What a step's function is called with."""
+    """The argument of a step's function."""
 
     fingerprint: str
     """Of the step's inputs; the place of its output carries it."""
@@ -39,14 +39,14 @@ class Step(NamedTuple):
 
     name: str
     inputs: Mapping[str, Any]
-    """What its output follows from, plain JSON, beside the outputs of the steps in `after`."""
+    """What its output depends on, plain JSON, beside the outputs of the steps in `after`."""
     work: Callable[[StepCall], StepOutput]
     after: tuple[str, ...] = ()
     """The steps whose outputs are inputs too."""
 
 
 class RetryPolicy(NamedTuple):
-    """How often and how soon a step that may be retried is retried within a single run of the flow."""
+    """How often and how soon a step is retried within one run of the flow."""
 
     retries: int = 1
     wait_s: float = 5.0
@@ -59,10 +59,11 @@ def run_steps(
     retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - immutable
     known: Before = MappingProxyType({}),
 ) -> FlowResult:
-    """Every step in order; those that are done are adopted. Exit code 3 of a step goes on, and the flow ends with it.
+    """Run the steps in order; those that are done are skipped. After exit code 3 of a step, the flow continues and ends
+    with 3.
 
-    A step that raises or ends with another code ends the flow; run again, it goes on with that step. `known`: outputs
-    of earlier steps that are not to be looked at again.
+    A step that raises or ends with another code ends the flow; run again, the flow resumes with that step. `known`:
+    outputs of earlier steps, which are not looked up.
     """
     before = dict(known)
     places: dict[str, str] = {"flow": place.uri}
@@ -89,16 +90,16 @@ def run_steps(
 
 
 def step_fingerprint(step: Step, before: Before) -> str:
-    """Of the step's own inputs and of what the steps that it follows have made."""
+    """Of the step's own inputs and the outputs of the steps that it follows."""
     return fingerprint(
         {"step": step.name, "inputs": step.inputs, "after": {name: before[name].identity for name in step.after}}
     )
 
 
 def may_be_retried(error: BaseException) -> bool:
-    """Storage that does not answer, or workers that were lost (Ray's own error is then the cause); nothing else.
+    """Whether the error may pass: storage that does not answer, or lost workers (the cause is then an error of Ray).
 
-    Bad input, too many failed slides and conflicts come back as they are, however often they are asked.
+    Bad input, too many failed slides and conflicts would recur however often the step is retried.
     """
     if isinstance(error, StorageError):
         return not isinstance(error, NotFoundError)
@@ -121,7 +122,7 @@ def _try(place: FlowPlace, step: Step, call: StepCall, retry_policy: RetryPolicy
 
 
 def _attempt(place: FlowPlace, step: Step, call: StepCall) -> StepOutput:
-    """One attempt between its two records. The output that stands, which may be that of a runner that was quicker."""
+    """One attempt between its two records; returns the recorded output, which may be another runner's."""
     number = place.start_attempt(step.name, call.fingerprint)
     start_s = time.monotonic()
     try:
@@ -131,7 +132,15 @@ def _attempt(place: FlowPlace, step: Step, call: StepCall) -> StepOutput:
         raise
     seconds = time.monotonic() - start_s
     if output.exit_code in GOES_ON:
-        ours = Done(step.name, call.fingerprint, output, round(seconds, 3), number, utc_now(), versions())
+        ours = Done(
+            step=step.name,
+            fingerprint=call.fingerprint,
+            output=output,
+            seconds=round(seconds, 3),
+            attempt=number,
+            ended_at=utc_now(),
+            versions=mhim_version(),
+        )
         standing = place.write_done(ours).output
         if standing.identity != output.identity:
             print(f"{step.name}: another runner was quicker, with another result; its result is taken", flush=True)
@@ -143,9 +152,9 @@ def _attempt(place: FlowPlace, step: Step, call: StepCall) -> StepOutput:
 def _end(
     place: FlowPlace, step: Step, call: StepCall, number: int, code: ExitCode, reason: str, seconds: float
 ) -> None:
-    """Record an attempt's end, if that can be done: it must neither hide an error nor undo a done record.
+    """Record an attempt's end if possible: a failure to do so must neither hide an error nor undo a done record.
 
-    Storage may be what is gone; the attempt then shows as without end.
+    If the storage itself is unreachable, the attempt is shown as one without an end.
     """
     try:
         place.end_attempt(step.name, call.fingerprint, number, code, reason, seconds)
@@ -154,7 +163,7 @@ def _end(
 
 
 def _as_read_back(output: StepOutput) -> StepOutput:
-    """As the done record will say it, so that fingerprints are alike at the first run and later."""
+    """The output as read back from a done record, so that fingerprints are equal at the first run and later."""
     identity: dict[str, Any] = json.loads(canonical_json(output.identity))
     return StepOutput(**vars(output) | {"identity": identity, "places": dict(output.places)})
 
@@ -166,7 +175,7 @@ def _exit_code(error: BaseException) -> ExitCode:
 
 
 def _reason(error: BaseException) -> str:
-    """The kind of error, and its sentence where that cannot quote the table's labels or patients: this is kept."""
+    """The type of the error for the record, with its message if that cannot quote labels or patients of the table."""
     kind = type(error).__name__
     if isinstance(error, _TOLD):
         return f"{kind}: {' '.join(str(error).split())}"[:_MAX_REASON]

@@ -1,4 +1,4 @@
-"""Where this machine keeps what is for its user alone: tracebacks, the logs of runs that go on."""
+"""The folder for a user's own files on this machine: tracebacks, and logs of runs in progress."""
 
 import os
 import tempfile
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def state_folder() -> Path:
-    """By the XDG rules, or in the temporary folder for a user without a home; it need not be there."""
+    """By the XDG rules, or in the temporary folder for a user without a home; it need not exist yet."""
     chosen = os.environ.get("XDG_STATE_HOME")
     if chosen:
         return Path(chosen, "mhim")

@@ -1,1 +1,1 @@
-"""The steps of a model's life: training, the gate, what sets off a retraining."""
+"""The steps of a model's life: training, the gate, and the trigger of a retraining."""

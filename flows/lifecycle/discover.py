@@ -1,4 +1,4 @@
-"""The cohort as it is now: which bytes its files hold, what the store has of them, which files a prefix adds."""
+"""The present state of the cohort: content of its files, features in the store, files that a prefix adds."""
 
 import dataclasses
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from mhim_core.types import PatientId, SlideId, SlideTask
 
 
 class Features(NamedTuple):
-    """What the store holds of a feature set: its newest manifest, or nothing yet."""
+    """The store's features of one feature set: its newest manifest, or nothing yet."""
 
     entries: dict[SlideId, CommitRecord]
 
@@ -33,9 +33,9 @@ def read_features(store: Storage, feature_set: str) -> Features:
 
 
 def contents_of(cohort_input: CohortInput, features: Features) -> dict[SlideId, SourceIdentity]:
-    """Which bytes each slide's file holds now, for those that can be read.
+    """The identity of each slide's present content, for slides that can be read.
 
-    One whose hint the manifest knows is not read again; one that cannot be seen keeps the identity that it had.
+    A file whose hint the manifest knows is not read again; a file that is unreachable keeps its recorded identity.
     """
 
     def look(task: SlideTask) -> SourceIdentity | None:
@@ -52,7 +52,7 @@ def contents_of(cohort_input: CohortInput, features: Features) -> dict[SlideId, 
 def with_prefix(cohort_input: CohortInput, prefix: str) -> CohortInput:
     """The cohort and, without labels, the slide files below a folder or `s3://` prefix that it does not list.
 
-    Their ids are their file names, made safe. Raises CohortError where two files, or a file and a row, would share one.
+    Their ids are their file names, made safe. Raises CohortError if two files, or a file and a row, would share an id.
     """
     listed = {row.uri for row in cohort_input.cohort.rows}
     storage = open_storage(prefix)

@@ -1,8 +1,8 @@
-"""The steps that decide: the challenger and the champion on the frozen holdout, the gate, promoted or kept, the page.
+"""The steps of a decision: judge challenger and champion on the frozen holdout, promote or keep, write the page.
 
 The assessment, `assessment-<sha256>.json` in the flow's folder, holds both sets of figures, every check and the reason.
-Whatever comes after it follows it alone, so that a flow that was cut off here is completed though its cohort has grown
-since. Data are judged once against a champion: a marker, put if absent, names the assessment that counts.
+Later steps depend only on it, so that a flow that was interrupted here is completed even if its cohort has grown since.
+Data are judged once against a champion: a marker, put if absent, names the assessment that counts.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ PROMOTED, KEPT, SUPERSEDED = "promoted", "kept", "superseded"
 
 
 class Data(NamedTuple):
-    """What the challenger was made from, as later retrainings compare it."""
+    """Fingerprints of the data that the challenger was made from, for comparison by later retrainings."""
 
     asked: str
     """The data fingerprint: of the snapshot."""
@@ -60,9 +60,8 @@ class Data(NamedTuple):
     """Of those slides of it that have features."""
 
 
-def trained_data(work: ModelWork, registry: Storage) -> Data:
-    """As the cohort and the store are now; the snapshot is kept, so that a later retraining can say what is new."""
-    features = read_features(open_storage(work.config.store), work.feature_set.fingerprint)
+def trained_data(work: ModelWork, registry: Storage, features: Features) -> Data:
+    """The present data. Their snapshot is kept, so that a later retraining can tell what is new."""
     now = trainable_snapshot(work.cohort_input, features, read_frozen(registry, work.name), work.config.policy)
     keep_snapshot(registry, work.name, now)
     return Data(now.fingerprint, now.of(features.with_tiles()))
@@ -71,13 +70,13 @@ def trained_data(work: ModelWork, registry: Storage) -> Data:
 def trainable_snapshot(
     cohort_input: CohortInput, features: Features, holdout: Holdout, policy: SlidePolicy
 ) -> Snapshot:
-    """Of the labelled slides that no patient or file of the holdout forbids."""
+    """The labelled slides that share no patient and no file with the holdout."""
     contents = contents_of(cohort_input, features)
     return snapshot(split_off(holdout, cohort_input.cohort.rows, contents).trainable, contents, policy)
 
 
 def read_frozen(registry: Storage, name: str) -> Holdout:
-    """Raises InputError where the name has no holdout."""
+    """Raises InputError if the name has no holdout."""
     holdout = read_holdout(registry, name)
     if holdout is None:
         raise InputError(
@@ -88,11 +87,11 @@ def read_frozen(registry: Storage, name: str) -> Holdout:
 
 
 def register_step(work: ModelWork, registry: Storage, against: Against, options: GateOptions) -> Step:
-    """The final fit's model into the registry, with the estimate and its figures on the holdout on its card."""
+    """Register the final fit's model, with the estimate and its figures on the holdout in its card."""
 
     def run(call: StepCall) -> StepOutput:
         trained_run = read_run(call.before["final"].places["final"])
-        estimate = estimate_of(read_run(call.before["train"].places["train"]))
+        estimate = estimate_of(open_storage(call.before["train"].places["train"]))
         packaged = package_run(trained_run, created_by=f"mhim {work.place.flow}", estimate=estimate)
         card = packaged.card
         if card.version != against.version:
@@ -113,11 +112,11 @@ def register_step(work: ModelWork, registry: Storage, against: Against, options:
 def _holdout_figures(
     work: ModelWork, registry: Storage, packaged: PackagedModel, against: Against, options: GateOptions
 ) -> dict[str, Any]:
-    """Of the model alone, before it is compared; the reading is the one that the judgement is recorded as."""
+    """The model's own figures, before the comparison; both count as one recorded reading of the holdout."""
     holdout = read_frozen(registry, work.name)
     record_reading(registry, work.name, _reading(work, against, packaged.card.version))
     model = predictor_of_package(packaged, work.name)
-    features = read_features(open_storage(work.config.store), work.feature_set.fingerprint)
+    features = read_features(work.store, work.feature_set.fingerprint)
     bags = _holdout_bags(work, holdout, model, features)
     return figures_alone(contender(model, bags, _source(work, features, bags)), options)
 
@@ -134,9 +133,9 @@ def _reading(work: ModelWork, against: Against, version: str) -> dict[str, Any]:
 def judge_step(
     work: ModelWork, registry: Storage, against: Against, options: GateOptions, *, words: str = "", marker: str = ""
 ) -> Step:
-    """Read the holdout, ask the gate, write the assessment.
+    """Predict the holdout, apply the gate, write the assessment.
 
-    `words`: what was new. `marker`: the key that says that these data were judged; empty: none is needed.
+    `words`: what is new. `marker`: the key under which these data count as judged; empty: none is needed.
     """
 
     def run(call: StepCall) -> StepOutput:
@@ -145,8 +144,9 @@ def judge_step(
             return StepOutput(is_last=True, note=f"the same data, keys and seed gave the champion itself, {version}")
         claim = read_claim(registry, marker) if marker else None
         if claim is None:
-            assessment = _judge(work, registry, read_frozen(registry, work.name), against, version, options)
-            data = trained_data(work, registry)
+            features = read_features(work.store, work.feature_set.fingerprint)
+            assessment = _judge(work, registry, features, against, version, options)
+            data = trained_data(work, registry, features)
             record = canonical_json(
                 assessment | {"data": data.asked, "trained": data.trained, "new": words, "schema": 1}
             )
@@ -174,7 +174,7 @@ def judge_step(
 
 
 def promote_step(place: FlowPlace, registry: Storage, base: int) -> Step:
-    """Put the promotion of a challenger that passed; where the champion was replaced meanwhile, say so and end."""
+    """Promote a challenger that passed; if the champion was replaced meanwhile, the flow ends with a note."""
 
     def run(call: StepCall) -> StepOutput:
         assessment = _assessment(place, call)
@@ -205,7 +205,7 @@ def promote_step(place: FlowPlace, registry: Storage, base: int) -> Step:
 
 
 def assess_step(place: FlowPlace, keys: TrackingKeys) -> Step:
-    """The page: verdict, figures, checks, and how long each step took; then the mirror, which shows it too."""
+    """Write the page (verdict, figures, checks, duration of each step), then mirror it."""
 
     def run(call: StepCall) -> StepOutput:
         assessment, outcome = _assessment(place, call), call.before["promote"]
@@ -236,13 +236,13 @@ def _assessment(place: FlowPlace, call: StepCall) -> dict[str, Any]:
 
 
 def _judge(
-    work: ModelWork, registry: Storage, holdout: Holdout, against: Against, version: str, options: GateOptions
+    work: ModelWork, registry: Storage, features: Features, against: Against, version: str, options: GateOptions
 ) -> dict[str, Any]:
-    """Both contenders on the holdout's bags. That it is read is recorded before anything is predicted."""
+    """Compare both models on the holdout's bags. That the holdout is read is recorded before any prediction."""
+    holdout = read_frozen(registry, work.name)
     number = record_reading(registry, work.name, _reading(work, against, version))
     challenger = predictor_of_model(registry, f"{work.name}@{version}")
     champion = predictor_of_model(registry, f"{work.name}@{against.version}") if against.version else None
-    features = read_features(open_storage(work.config.store), work.feature_set.fingerprint)
     bags = _holdout_bags(work, holdout, challenger, features)
     source = _source(work, features, bags)
     never_miss = _never_miss_bags(work, holdout, challenger, features, options)
@@ -276,9 +276,9 @@ def _judge(
 
 
 def _taken_back(registry: Storage, name: str, version: str) -> frozenset[str]:
-    """The versions that were rolled back, and the challenger's own where it is one of them but for its origin.
+    """The versions that were rolled back, and the challenger's own if it predicts the same as one of them.
 
-    The version of a model holds the manifest of its features, which any new slide changes.
+    A model's version depends on the manifest of its features, which any new slide changes.
     """
     versions = withdrawn(history(registry, name))
     same = _content(registry, name, version)
@@ -303,7 +303,7 @@ def _started(model: Predictor) -> list[str]:
 
 
 def _holdout_bags(work: ModelWork, holdout: Holdout, model: Predictor, features: Features) -> tuple[BagMembers, ...]:
-    """The frozen slides that have features, with the targets that were frozen; sites are the table's."""
+    """The frozen slides that have features, with their frozen targets; sites are those of the table."""
     sites = {row.slide_id: row.site for row in work.cohort_input.cohort.rows}
     present = features.with_tiles()
     rows = [
@@ -325,7 +325,7 @@ def _holdout_bags(work: ModelWork, holdout: Holdout, model: Predictor, features:
 def _never_miss_bags(
     work: ModelWork, holdout: Holdout, model: Predictor, features: Features, options: GateOptions
 ) -> tuple[BagMembers, ...]:
-    """Those of the list that are in the table and have features, and are not the holdout's."""
+    """The bags of `never_miss` that are in the table, have features, and are not in the holdout."""
     wanted, present = set(options.never_miss), features.with_tiles()
     rows = [
         row
@@ -343,4 +343,4 @@ def _source(work: ModelWork, features: Features, bags: Sequence[BagMembers]) -> 
 
     members = {bag.bag_id: bag.slide_ids for bag in bags}
     entries = {slide_id: features.entries[slide_id] for slide_ids in members.values() for slide_id in slide_ids}
-    return PatientBags(ParquetBags(open_storage(work.config.store), entries), members)
+    return PatientBags(ParquetBags(work.store, entries), members)

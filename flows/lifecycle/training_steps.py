@@ -70,6 +70,8 @@ class ModelWork:
     scheme: SplitScheme
     """Of the folds of the estimate."""
     folds: int
+    store: Storage
+    """Where features lie."""
     work: Storage
     """Where runs lie."""
     place: FlowPlace
@@ -134,7 +136,7 @@ class ModelWork:
         if self.registry is not None:
             frozen = read_holdout(self.registry, self.name)
             assert frozen is not None, "the steps before froze it, or the flow read it"
-            entries = read_features(open_storage(self.config.store), self.feature_set.fingerprint).entries
+            entries = read_features(self.store, self.feature_set.fingerprint).entries
             sources = {slide_id: record.reading.source for slide_id, record in entries.items()}
             rows = split_off(frozen, rows, sources).trainable
         data = _table(rows)
@@ -153,7 +155,7 @@ def embed_step(work: ModelWork, data: str) -> Step:
 
     def run(call: StepCall) -> StepOutput:
         config = _embed_config(work)
-        embedded = work.flows.embed(work.cohort_input, work.encoder, work.spec, config, config.store)
+        embedded = work.flows.embed(work.cohort_input, work.encoder, work.spec, config, work.store)
         # of what may be trained on alone: a slide without a label starts no training anew
         usable = {row.slide_id for row in work.labelled}
         features = {slide_id: record.sha256 for slide_id, record in embedded.entries.items() if slide_id in usable}
@@ -214,7 +216,7 @@ def evaluate_step(work: ModelWork) -> Step:
     def run(call: StepCall) -> StepOutput:
         uri = call.before["train"].places["train"]
         work.flows.evaluate(EvaluateConfig(run=uri, plugin=work.config.plugin, tracking=work.tracking))
-        metrics = read_metrics(read_run(uri))
+        metrics = read_metrics(open_storage(uri))
         assert metrics is not None
         return StepOutput(
             identity={"metrics": fingerprint(metrics)},

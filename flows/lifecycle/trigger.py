@@ -1,4 +1,4 @@
-"""Is there an occasion for a retraining: what the champion was made from, against the cohort as it is now."""
+"""Whether a retraining is due: the champion's data compared with the present cohort."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def discover(
     features: Features,
     config: RetrainConfig,
 ) -> Occasion:
-    """The cohort as it is now against what the champion was made from."""
+    """Compare the present cohort with the champion's data."""
     now = trainable_snapshot(work.cohort_input, features, holdout, config.policy)
     origin = made_from(registry, present)
     return find_occasion(
@@ -49,7 +49,7 @@ def num_waiting(work: ModelWork, features: Features) -> int:
 
 
 def made_from(registry: Storage, present: Promotion) -> dict[str, Any]:
-    """{data, trained} of the champion's making; empty where a person registered it."""
+    """{data, trained} of the champion; empty if it was registered by hand."""
     for record in history(registry, present.name):
         if record.kind is Kind.gate and record.version == present.version:
             return record.decision
@@ -57,9 +57,9 @@ def made_from(registry: Storage, present: Promotion) -> dict[str, Any]:
 
 
 def as_before(config: RetrainConfig, registry: Storage) -> RetrainConfig:
-    """Gate and admission of slides as they were when a model was last promoted by a flow, where a key is not given.
+    """The config; keys of gate and slide policy that are not given are taken from the last promotion by a flow.
 
-    What was given and differs is printed, and so is what is taken over: neither changes in silence.
+    Keys that are given and differ are printed, and so are keys that are taken over.
     """
     records = [record for record in history(registry, config.name) if "settings" in record.decision]
     values, changed = flat(config), dict[str, Any]()
@@ -77,7 +77,7 @@ def as_before(config: RetrainConfig, registry: Storage) -> RetrainConfig:
 
 
 def _settings(record: Promotion, registry: Storage) -> dict[str, Any]:
-    """Gate and admission of slides by key, as plain JSON. Raises IntegrityError for one that this version lacks."""
+    """Keys of gate and slide policy, as plain JSON. Raises IntegrityError for a key unknown to this version."""
     settings, where = record.decision["settings"], f"{registry.uri}, promotion {record.number} of {record.name}"
     return with_neutral(GateOptions, settings["gate"], where) | with_neutral(SlidePolicy, settings["policy"], where)
 

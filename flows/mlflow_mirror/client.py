@@ -89,10 +89,10 @@ def _mirror_model(client: Any, model: dict[str, Any], ids: dict[str, str]) -> No
     name = model["name"]
     if not client.search_registered_models(f"name = '{name}'", max_results=1):
         client.create_registered_model(name, description="Mirror of mhim's registry, which is the truth.")
-    present = client.search_model_versions(f"name = '{name}'")
-    numbers = {present_version.tags.get("mhim.version"): present_version.version for present_version in present}
+    registered = client.search_model_versions(f"name = '{name}'")
+    number_of = {version.tags.get("mhim.version"): version.version for version in registered}
     for mirrored in model["versions"]:
-        if mirrored["version"] in numbers:
+        if mirrored["version"] in number_of:
             continue
         run_id = ids[mirrored["run"]]
         source = f"{client.get_run(run_id).info.artifact_uri}/model"
@@ -104,11 +104,11 @@ def _mirror_model(client: Any, model: dict[str, Any], ids: dict[str, str]) -> No
             description=mirrored["description"],
             await_creation_for=0,
         )
-        numbers[mirrored["version"]] = made.version
+        number_of[mirrored["version"]] = made.version
     standing = client.get_registered_model(name).aliases
     for alias, version in model["aliases"].items():
-        if str(standing.get(alias)) != str(numbers[version]):
-            client.set_registered_model_alias(name, alias, numbers[version])
+        if str(standing.get(alias)) != str(number_of[version]):
+            client.set_registered_model_alias(name, alias, number_of[version])
     for alias in ("champion", "challenger"):
         if alias in standing and alias not in model["aliases"]:
             client.delete_registered_model_alias(name, alias)

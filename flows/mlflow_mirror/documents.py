@@ -196,7 +196,7 @@ def _fit_run(fit: FitResult, parent: str) -> MirroredRun:
 
 def _evaluation(run: Run) -> Iterator[Point]:
     """Pooled over folds, of the reported model without a prefix and of the others with their names."""
-    metrics = read_metrics(run)
+    metrics = read_metrics(run.storage)
     if metrics is None:
         return
     for model in model_names(run):
@@ -250,7 +250,7 @@ def _public_card(name: str, card: RegistryCard) -> bytes:
 
 def _judgements(registry: Storage, name: str, place: str, records: tuple[Promotion, ...]) -> Iterator[MirroredRun]:
     """Every pipeline and retraining that judged a challenger."""
-    promoted = {record.by_fingerprint for record in records}
+    promoting_flows = {record.by_fingerprint for record in records}
     for entry in registry.list("flows"):
         match = _JUDGED.fullmatch(entry.key)
         if match is None or match["name"] != name:
@@ -261,7 +261,7 @@ def _judgements(registry: Storage, name: str, place: str, records: tuple[Promoti
             continue
         assessment = json.loads(registry.get(f"{folder}/assessment-{digest[:16]}.json"))
         page = _maybe(registry, f"{folder}/report.html")
-        is_promoted = any(start.startswith(match["digits"]) for start in promoted)
+        is_promoted = any(flow.startswith(match["digits"]) for flow in promoting_flows)
         outcome = "promoted" if is_promoted else "passed" if assessment["decision"]["promote"] else "kept"
         yield MirroredRun(
             key=f"judgement/{place}/{folder}",

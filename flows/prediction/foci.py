@@ -35,8 +35,8 @@ class FociResult(NamedTuple):
     recomputed: bool
 
 
-class _Looked(NamedTuple):
-    """A test slide that was looked at by every model."""
+class _TestSlide(NamedTuple):
+    """A test slide with the attention of every model and the foci of known place."""
 
     table: "FeatureTable"
     truth: SlideTruth
@@ -56,10 +56,10 @@ def judge_foci(run: Run, truth: bytes, out: Storage) -> FociResult:
         return FociResult(present["summary"], False)
     from mhim_core.report.foci import FociPage, render_foci
 
-    looked = list(_look(run, read_truth(truth)))
-    summary = json.loads(canonical_json(summarise_foci([row for view in looked for row in view.rows.values()])))
+    slides = list(_test_slides(run, read_truth(truth)))
+    summary = json.loads(canonical_json(summarise_foci([row for slide in slides for row in slide.rows.values()])))
     titles = {name: TITLES[name] for name in TITLES if name in summary["models"]}
-    panels = [_panel(run, view, titles) for view in _drawn(looked)]
+    panels = [_panel(run, slide, titles) for slide in _drawn(slides)]
     num_train = sum(len(split.train) for split in run.splits)
     out.put(PAGE, render_foci(FociPage(summary, titles, num_train, panels)).encode())
     if panels:
@@ -89,7 +89,7 @@ def _columns(title: str, values: Sequence[str]) -> str:
     return f"{title:<13}" + "".join(f"{value:>{width}}" for value, width in zip(values, _WIDTHS, strict=True))
 
 
-def _look(run: Run, truth: Mapping[str, SlideTruth]) -> Iterator[_Looked]:
+def _test_slides(run: Run, truth: Mapping[str, SlideTruth]) -> Iterator[_TestSlide]:
     from mhim_core.train.inference import predict_tables
 
     [fits], [split] = results_of(run), run.splits
@@ -112,32 +112,32 @@ def _look(run: Run, truth: Mapping[str, SlideTruth]) -> Iterator[_Looked]:
                 share_of_top(attention[name], share_N),
                 most_of_top(share_N),
             )
-        yield _Looked(table, known, attention, rows)
+        yield _TestSlide(table, known, attention, rows)
 
 
-def _drawn(looked: list[_Looked]) -> Iterator[_Looked]:
+def _drawn(slides: list[_TestSlide]) -> Iterator[_TestSlide]:
     for kind in SHOWN:
-        yield from [view for view in looked if view.truth.shows is kind][: _NUM_DRAWN[kind]]
+        yield from [slide for slide in slides if slide.truth.shows is kind][: _NUM_DRAWN[kind]]
 
 
-def _panel(run: Run, view: _Looked, titles: Mapping[str, str]) -> "FociPanel":
+def _panel(run: Run, slide: _TestSlide, titles: Mapping[str, str]) -> "FociPanel":
     from mhim_core.report.foci import FociPanel, draw_foci
 
-    facts = view.table.metadata
-    uri = next(slide.uri for slide in run.slides if slide.slide_id == view.table.slide_id)
+    facts = slide.table.metadata
+    uri = next(row.uri for row in run.slides if row.slide_id == slide.table.slide_id)
     picture = draw_foci(
         Path(uri),
-        view.truth.foci,
-        view.table.coords_l0_px,
+        slide.truth.foci,
+        slide.table.coords_l0_px,
         tuple(facts["tile_size_l0_px"]),
         MppUsed(facts["mpp"][0], facts["mpp"][1], "features"),
-        [view.attention[name] for name in titles],
+        [slide.attention[name] for name in titles],
     )
     said = {
-        title: f"Dice {_number(view.rows[name].dice)}, {_number(view.rows[name].top_ten)} of the ten top tiles inside"
+        title: f"Dice {_number(slide.rows[name].dice)}, {_number(slide.rows[name].top_ten)} of the ten top tiles inside"
         for name, title in titles.items()
     }
-    return FociPanel(view.table.slide_id, view.truth.shows, len(view.table.features), said, picture)
+    return FociPanel(slide.table.slide_id, slide.truth.shows, len(slide.table.features), said, picture)
 
 
 def _number(value: float | None) -> str:

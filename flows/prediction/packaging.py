@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.runs.evaluation import read_metrics
 from flows.runs.fits import FoldFits, load_fold, model_names, results_of
-from flows.runs.folder import Run, known_before, versions
+from flows.runs.folder import Run, known_before, package_versions
 from mhim_core.cohort.tasks import bags_in
 from mhim_core.errors import InputError
 from mhim_core.evaluation.calibration import Temperature, Threshold, choose
 from mhim_core.registry.card import Member, RegistryCard, TrainedOn
+from mhim_core.storage import Storage
 from mhim_core.task import ClassTarget
 from mhim_core.train.card import INTENDED_USE
 from mhim_core.train.results import FitResult, read_model
@@ -69,9 +70,9 @@ def run_card(
         tiling=run.record["tiling"],
         recipe={key: run.identity[key] for key in _RECIPE if key in run.identity},
         trained_on=trained_on(run, {fold_fits.fold for fold_fits in fits}),
-        estimate=dict(estimate_of(run) if estimate is None else estimate),
+        estimate=dict(estimate_of(run.storage) if estimate is None else estimate),
         holdout=dict(holdout or {}),
-        versions=versions(),
+        versions=package_versions(),
         created_by=created_by,
         intended_use=INTENDED_USE,
         started_from=run.record.get("started_from", ""),
@@ -130,9 +131,9 @@ def _validation(result: FitResult) -> dict[str, Any]:
     return {"metric": result.metric_name, "value": result.metric, "loss": result.validation_loss}
 
 
-def estimate_of(run: Run) -> dict[str, Any]:
-    """The reported model's pooled figures on the folds' test bags, for a card; empty where the run is not evaluated."""
-    metrics = read_metrics(run)
+def estimate_of(storage: Storage) -> dict[str, Any]:
+    """The reported model's pooled figures on the test bags of the run in this folder; empty if it is not evaluated."""
+    metrics = read_metrics(storage)
     if metrics is None:
         return {}
     model = metrics["models"][metrics["reported"]]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.prediction.predictor import Predictor
 from flows.runs.cohort import CohortInput
-from flows.runs.folder import versions
+from flows.runs.folder import package_versions
 from mhim_core.cohort.values import number_of
 from mhim_core.evaluation.prediction_table import class_values
 from mhim_core.metrics import Estimate
@@ -79,7 +79,7 @@ def prediction_page(
         panels=tuple(panels),
         encoder=predictor.encoder,
         tiling=predictor.tiling,
-        provenance={**predictor.origin, "weights sha256": predictor.digests, "versions": versions()},
+        provenance={**predictor.origin, "weights sha256": predictor.digests, "versions": package_versions()},
         notes=tuple(external.notes),
     )
     return render_report(data)

@@ -51,8 +51,8 @@ class Predictor:
     """Seed and fold of each member."""
     reported: str
     """The model that the members are: mhim or plain."""
-    store_uri: str
-    """The store of the run's own features, where it lies as the run says; empty for a model, which knows none."""
+    store: Storage | None
+    """The store of the run's own features, if it is where the run says; None for a model, which knows none."""
     make_card: Callable[[], RegistryCard]
     read_file: Callable[[str], bytes]
     holdout: Holdout | None = None
@@ -128,7 +128,7 @@ def predictor_of_run(run: Run) -> Predictor:
         digests=tuple(result.model_sha256 for result in results.values()),
         fits=tuple((fold_fits.seed, fold_fits.fold) for fold_fits in fits),
         reported=stage,
-        store_uri=run.store_place.uri if run.store_place.is_own else "",
+        store=run.store_place.storage if run.store_place.is_own else None,
         make_card=lambda: run_card(run, fits),
         read_file=lambda file: read_model(run.storage, results[file]),
         train_targets=tuple(bag.target for bag in bags_in(run.bags, trained)),
@@ -193,7 +193,7 @@ def _of_card(card: RegistryCard, name: str, read_file: Callable[[str], bytes]) -
         digests=tuple(member.sha256 for member in card.members),
         fits=tuple((member.seed, member.fold) for member in card.members),
         reported=card.members[0].stage,
-        store_uri="",
+        store=None,
         make_card=lambda: card,
         read_file=read_file,
     )

@@ -61,8 +61,10 @@ def check_start(start: Start, config: TrainConfig, task: Task, features: Feature
             raise ConfigError(f"warm_start={config.warm_start} does not match what is trained; {'; '.join(wrong)}")
 
 
-def take_start(run: Run, config: TrainConfig) -> None:
+def take_start(run: Run, config: TrainConfig, start: Start | None) -> None:
     """Copy the models and whom they know into the run, so that it stands on its own; what it has is left alone.
+
+    `start`: the model, where it was looked up when the run was created; None: it is looked up if anything is missing.
 
     Raises ConfigError where the model is no longer the one that the run was created with.
     """
@@ -70,7 +72,7 @@ def take_start(run: Run, config: TrainConfig) -> None:
     wanted = {initial_key(digest) for digest in pinned["models"].values()} | {known_key(pinned["trained_on"])}
     if wanted <= {entry.key for entry in run.storage.list("initial")}:
         return
-    start = find_start(config, run.seeds)
+    start = start or find_start(config, run.seeds)
     if start.identity() != pinned:
         raise ConfigError(
             f"warm_start={config.warm_start} is {start.origin} now, and the run was created with "

@@ -1,4 +1,4 @@
-"""The cohort table of a command, read and validated once: nothing starts before it is right."""
+"""The cohort table of a command, read and validated once, before anything starts."""
 
 import dataclasses
 import os
@@ -32,11 +32,11 @@ _TABLES = {
 
 
 class CohortInput(NamedTuple):
-    """A validated cohort and where each of its files lies now."""
+    """A validated cohort, and where each of its files is now."""
 
     cohort: Cohort
     hints: dict[SlideId, SourceHint]
-    """Place, size and version of every file that is there; a missing file has none."""
+    """Place, size and version of every file that exists."""
     warnings: tuple[Finding, ...]
 
     def tasks(self) -> list[SlideTask]:
@@ -53,9 +53,9 @@ def load_cohort(
 ) -> CohortInput:
     """Read and validate the table at a path or an `s3://` URI, or list the slides of a folder.
 
-    `with_files=False` looks for none of the slides: training reads features, and a cohort's slides may be offline.
+    `with_files=False` does not look for the slides: training reads features, and a cohort's slides may be offline.
     `labels_uri`: a table of labels, with or without header, that takes the place of the cohort's own labels.
-    Raises CohortError listing every finding row by row, StorageError where the table's storage does not answer.
+    Raises CohortError listing every finding row by row, StorageError if the table's storage does not answer.
     """
     if options.slides_dir:
         options = dataclasses.replace(options, slides_dir=os.path.expanduser(options.slides_dir))
@@ -79,7 +79,7 @@ def load_cohort(
 
 
 def is_slide_folder(uri: str) -> bool:
-    """True for a cohort that is no table but a folder, or an `s3://` prefix that ends in a slash."""
+    """Whether the cohort is a folder, or an `s3://` prefix that ends in a slash, instead of a table."""
     if uri.startswith("s3://"):
         return uri.endswith("/") and uri.count("/") > 3
     return bool(uri) and "://" not in uri and Path(os.path.expanduser(uri)).is_dir()
@@ -100,7 +100,7 @@ def _read_cohort(uri: str, options: TableOptions) -> Cohort:
 def load_split_files(uris: Sequence[str]) -> tuple[SplitFile, ...]:
     """The predefined folds at these paths or `s3://` URIs, one file a fold, in the order given.
 
-    Raises CohortError for a file that is not there or is no table, SplitError for one that gives no split.
+    Raises CohortError for a file that is missing or is not a table, SplitError for one that defines no split.
     """
     addresses = [_table_address(uri, "split_files") for uri in uris]
     return tuple(read_split_file(_read_table(uri, "split_files"), posixpath.basename(uri)) for uri in addresses)
@@ -133,7 +133,7 @@ def slide_hint(uri: str) -> SourceHint:
 
 
 def slide_identity(task: SlideTask) -> SourceIdentity | None:
-    """Which bytes a slide holds now, wherever it lies and however it got there; None if it cannot be read."""
+    """The identity of a slide's present content, wherever it lies; None if it cannot be read."""
     try:
         return object_identity(task.uri) if "://" in task.uri else source_identity(task.uri)
     except (SlideError, NotFoundError):
@@ -155,7 +155,7 @@ def _maybe_hint(uri: str) -> SourceHint | None:
 
 
 def _identity(row: CohortRow) -> tuple[object, ...] | None:
-    """Content of files of equal size: two ids for one file would sit in training and test."""
+    """Content of files of equal size: one file under two ids could be in training and test."""
     if "://" in row.uri:
         return tuple(object_hint(row.uri)[1:])  # size and etag: equal objects of one upload method share an etag
     try:

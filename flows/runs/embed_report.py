@@ -1,4 +1,4 @@
-"""The report of one embedding run: what is counted, and one row per failed slide."""
+"""The report of one embedding run: counts, and one row per failed slide."""
 
 import secrets
 import time
@@ -18,20 +18,20 @@ from mhim_core.types import FailureReason, SlideId, Status, StatusRow
 
 
 class Embedded(NamedTuple):
-    """What became of a cohort."""
+    """The result of embedding a cohort."""
 
     result: FlowResult
     outcome: Outcome
     entries: dict[SlideId, CommitRecord]
-    """The commit of each slide that has one of its present file and resolution; of the others nothing is here."""
+    """The commit of each slide that has one for its present file and resolution."""
 
 
 MAX_LINES = 20
-"""Of one kind, on the terminal."""
+"""Slides of one kind that are listed on the terminal."""
 
 
 def write_report(storage: Storage, feature_set: FeatureSet, outcome: Outcome, manifest: ManifestRef) -> str:
-    """Write `reports/<time>-<random>/summary.json`, `failed.csv`, `seen.csv`; returns the folder's address."""
+    """Write `reports/<time>-<random>/summary.json`, `failed.csv`, `seen.csv`; the folder's key."""
     folder = f"reports/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
     summary = {
         "feature_set": feature_set.fingerprint,
@@ -53,11 +53,11 @@ def write_report(storage: Storage, feature_set: FeatureSet, outcome: Outcome, ma
         for row in (*outcome.empty, *outcome.notable)
     ]
     storage.put(f"{folder}/seen.csv", write_csv(seen, ("slide_id", "what", "message")))
-    return storage.locate(folder)
+    return folder
 
 
 def view_lines(outcome: Outcome) -> Iterator[str]:
-    """The slides without tissue, by name and with what was seen, and those with something to look at."""
+    """Lines for the slides without tissue and for those with a warning, with what was seen on them."""
     for row in outcome.empty[:MAX_LINES]:
         yield f"  {row.slide_id}: no tissue" + (f": {row.message}" if row.message else "")
     for row in outcome.notable[:MAX_LINES]:
@@ -68,12 +68,12 @@ def view_lines(outcome: Outcome) -> Iterator[str]:
 
 
 def retry_advice(given_up: Iterable[StatusRow]) -> str:
-    """What to say of slides that failed before and were not tried again; empty where trying again would not help."""
+    """Advice about slides that failed before and were not tried again; empty if trying again would not help."""
     reasons = [row.reason for row in given_up if row.reason in MAY_PASS]
     if not reasons:
         return ""
     longer = " (a higher decode_timeout_s= tries those that timed out)" if FailureReason.TIMEOUT in reasons else ""
     return (
         f"{len(reasons)} of the failed were not tried again, since the same file failed before; once the cause is "
-        f"mended, retry_failed=true tries all of them{longer}"
+        f"fixed, retry_failed=true tries all of them{longer}"
     )

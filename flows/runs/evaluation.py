@@ -1,4 +1,4 @@
-"""A run's evaluation: every bag by the models that held it out, kept in its `evaluation/` and read from there."""
+"""A run's evaluation: every bag predicted by the models that held it out, kept in the run's `evaluation/`."""
 
 import json
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from mhim_core.evaluation.prediction_table import decode_held_out, encode_held_o
 from mhim_core.evaluation.row_metrics import TrainTargets
 from mhim_core.evaluation.summary import SCHEMA, summarise
 from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.storage import Storage
 from mhim_core.tables import write_csv
 
 FOLDER = "evaluation"
@@ -24,22 +25,22 @@ DEFAULT_REPLICATES = 2000
 
 
 def ensure_evaluated(run: Run, replicates: int | None = None) -> dict[str, Any]:
-    """The run's metrics, computed where they or a table beside them are missing, or are of other models, of another
-    version or (where given) of other replicates. Raises InputError where the run holds nobody out."""
+    """The run's metrics, computed if they or a table beside them are missing, or if they are of other models, of
+    another version or, if given, of other replicates. Raises InputError if the run holds nobody out."""
     return evaluated(run, replicates).metrics
 
 
-def read_metrics(run: Run) -> dict[str, Any] | None:
-    """The run's evaluation, or None if there is none that this version can read."""
+def read_metrics(storage: Storage) -> dict[str, Any] | None:
+    """The evaluation of the run in this folder, or None if there is none that this version can read."""
     try:
-        metrics: dict[str, Any] = json.loads(run.storage.get(METRICS_KEY))
+        metrics: dict[str, Any] = json.loads(storage.get(METRICS_KEY))
     except NotFoundError:
         return None
     return metrics if metrics.get("schema") == SCHEMA else None
 
 
 def train_targets(run: Run) -> TrainTargets:
-    """The targets of each fold's training bags, from which Uno's C takes the censoring."""
+    """The targets of each fold's training bags, from which Uno's C estimates the censoring."""
     return {split.fold: [bag.target for bag in bags_in(run.bags, split.train)] for split in run.splits}
 
 
@@ -64,7 +65,7 @@ def attention_key(slide_id: str) -> str:
 
 
 def attention_folds(run: Run) -> dict[str, int]:
-    """The fold whose attention is kept, by held-out slide: the first that holds it out."""
+    """By held-out slide, the fold whose attention is kept: the first that holds the slide out."""
     held_out = {split.fold: bags_in(run.bags, split.test) for split in reversed(run.splits)}
     return {slide_id: fold for fold, bags in held_out.items() for bag in bags for slide_id in bag.slide_ids}
 
@@ -82,7 +83,7 @@ def evaluated(run: Run, replicates: int | None) -> Evaluated:
         )
     fits = results_of(run)
     digest = fingerprint(model_digests(fits))
-    present = read_metrics(run)
+    present = read_metrics(run.storage)
     if present is not None and present["of"] == digest and replicates in (None, present["replicates"]):
         there = {entry.key for entry in run.storage.list(FOLDER)}
         if there.issuperset([*TABLES, *map(attention_key, attention_folds(run))]):

@@ -29,7 +29,7 @@ class FoldModels(NamedTuple):
 
 
 def model_names(run: Run) -> tuple[str, ...]:
-    """The models of each fold, the reported one first: the student is what a run with MHIM stands for."""
+    """The models of each fold, the reported one first: with MHIM, this is the student."""
     return ("mhim", "mhim teacher", "plain") if run.method == Stage.mhim else ("plain",)
 
 
@@ -53,8 +53,8 @@ def results_of(run: Run) -> list[FoldFits]:
 
 
 def load_fold(run: Run, fits: FoldFits) -> FoldModels:
-    """Raises IntegrityError where a model file is not the one its result names, InputError where a plug-in's file is
-    not given."""
+    """Raises IntegrityError if a model file is not the one that its result names, InputError if a plug-in's file is not
+    given."""
     from mhim_core.train.checkpoint import load_model
     from mhim_core.train.inference import Voter
 
@@ -69,5 +69,5 @@ def load_fold(run: Run, fits: FoldFits) -> FoldModels:
 
 
 def model_digests(fits: Sequence[FoldFits]) -> list[str]:
-    """sha256 of every model file, in order: what an evaluation is of."""
+    """sha256 of every model file, in order; they identify what an evaluation is of."""
     return [result.model_sha256 for fold_fits in fits for result in fold_fits.results.values()]

@@ -1,4 +1,4 @@
-"""A training run's folder: what it was made from, fixed at its first start, and read by every later command.
+"""A training run's folder. What the run is made from is fixed at its first start and read by every later command.
 
 run.json                what identifies the run, the pinned manifest, classes, versions (put-if-absent)
 cohort-<sha256>.parquet the labelled slides with their part in every fold
@@ -53,9 +53,11 @@ class Run:
     slides: tuple[CohortRow, ...]
     splits: tuple[Split, ...]
     named_store: str = ""
-    """The store that the command names for the run's features; empty: where the run says."""
+    """The store that the command names for the run's features; empty: the one that the run recorded."""
     spare_store: str = ""
-    """A store that the command names for something else, looked at where the run's own is gone."""
+    """A store that the command names for another purpose; used if the run's own is not found."""
+    features: "PinnedFeatures | None" = None
+    """What the run is pinned to, where its command has opened and read it already; None: read when needed."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -74,17 +76,19 @@ class Run:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of the trainings of every fold, the first of which also drew the folds."""
+        """The seeds with which every fold is trained; the first also drew the folds."""
         return tuple(self.identity["seeds"])
 
     @cached_property
     def bags(self) -> tuple[BagMembers, ...]:
-        """What is trained on and predicted: slides, or all slides of a patient."""
+        """The bags that are trained on and predicted: slides, or all slides of a patient."""
         return make_bags(self.slides, self.task, BagUnit(self.identity["target"]["bags"]))
 
     @cached_property
     def store_place(self) -> StorePlace:
-        """Where the run's features lie by now. Raises InputError where they are not found."""
+        """Where the run's features are now. Raises InputError if they are not found."""
+        if self.features is not None:
+            return StorePlace(self.features.store, True)
         return find_store(self.storage, self.record, self.named_store, self.spare_store)
 
     @property
@@ -92,19 +96,21 @@ class Run:
         return self.store_place.uri
 
     def slide_uri(self, slide: CohortRow) -> str:
-        """Where the slide's file lies, moved along with the run where it is there."""
+        """Where the slide's file is: moved along with the run, if it exists there."""
         return moved_file(slide.uri, self.storage, self.record)
 
     @property
     def method(self) -> str:
         return str(self.identity["method"])
 
-    @cached_property
+    @property
     def feature_store(self) -> Storage:
-        return open_storage(self.store_uri)
+        return self.store_place.storage
 
     @cached_property
     def feature_set(self) -> FeatureSet:
+        if self.features is not None:
+            return self.features.feature_set
         return FeatureSet.from_json(self.feature_store.get(feature_set_key(self.identity["feature_set"])))
 
     def bag_source(self) -> "PatientBags":
@@ -116,9 +122,19 @@ class Run:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The pinned manifest, decoded once. Raises IntegrityError if the store's is another."""
+        """The pinned manifest, decoded once. Raises IntegrityError if the store has another under its name."""
+        if self.features is not None:
+            return self.features.manifest
         pin = self.record["manifest"]
         return read_manifest(self.feature_store, self.identity["feature_set"], pin["version"], pin["sha256"])
+
+
+class PinnedFeatures(NamedTuple):
+    """A store with the feature set and the manifest that a run is pinned to."""
+
+    store: Storage
+    feature_set: FeatureSet
+    manifest: Manifest
 
 
 def start_run(
@@ -127,26 +143,28 @@ def start_run(
     slides: tuple[CohortRow, ...],
     splits: tuple[Split, ...],
     teachers: dict[str, str] | None = None,
+    present: dict[str, Any] | None = None,
 ) -> Run:
-    """Open the run in its folder or create it. A second command with the same identity takes what the first pinned.
+    """Open the run in its folder or create it. A second command with the same identity uses what the first pinned.
 
     `teachers`: the sha256 of each stage-1 model that is taken from another run, by fit; None: the run trains its own.
+    `present`: the folder's record, where it has been read; None: it is read, or created.
 
-    Raises ConflictError (exit 5) where the folder holds a run of another configuration, naming what differs.
+    Raises ConflictError (5) if the folder holds a run of another configuration, naming what differs.
     """
     table = _cohort_rows(slides, splits)
     identity = record["identity"] | {"cohort": cohort_identity(slides, splits)}
     if teachers is not None:
         identity["teachers"] = teachers
     record = record | {"schema": _SCHEMA, "identity": identity, "fingerprint": fingerprint(identity)}
-    present = _maybe_read(storage)
+    present = maybe_record(storage) if present is None else present
     if present is None:
         data = write_parquet(table)
-        record |= {"cohort_sha256": sha256(data), "versions": versions()}
+        record |= {"cohort_sha256": sha256(data), "versions": package_versions()}
         # named by its content: of two starts at once, each has its own table and run.json names the winner's
         storage.put_if_absent(_cohort_key(record), data)
         storage.put_if_absent(RUN, canonical_json(record))
-        present = _maybe_read(storage)
+        present = maybe_record(storage)
         assert present is not None
     if present["fingerprint"] != record["fingerprint"]:
         raise ConflictError(
@@ -157,7 +175,7 @@ def start_run(
 
 
 def cohort_identity(slides: tuple[CohortRow, ...], splits: tuple[Split, ...]) -> str:
-    """Which slides, targets and folds. Where a slide lies identifies nothing: a moved cohort resumes its run."""
+    """Digest of slides, targets and folds, without the slides' places: a moved cohort resumes its run."""
     table = _cohort_rows(slides, splits)
     return fingerprint([{key: value for key, value in row.items() if key not in ("uri", "mpp")} for row in table])
 
@@ -170,18 +188,16 @@ class Pin(NamedTuple):
     sha256: str
 
 
-def pinned_manifest(storage: Storage) -> Pin | None:
-    """What the run in this folder was started with; None where there is no run yet."""
-    record = _maybe_read(storage)
+def pinned_manifest(record: dict[str, Any] | None) -> Pin | None:
+    """What the run with this record was started with; None where there is no run yet."""
     if record is None:
         return None
     pin = record["manifest"]
     return Pin(record["identity"]["feature_set"], pin["version"], pin["sha256"])
 
 
-def pinned_teachers(storage: Storage, teacher: str) -> dict[str, str] | None:
-    """The stage-1 models that the run in this folder took from `teacher` when it was created; None where it did not."""
-    record = _maybe_read(storage)
+def pinned_teachers(record: dict[str, Any] | None, teacher: str) -> dict[str, str] | None:
+    """The stage-1 models that the run with this record took from `teacher` when it was created; None: it took none."""
     if record is None or record["config"].get("teacher") != teacher:
         return None
     teachers: dict[str, str] | None = record["identity"].get("teachers")
@@ -194,15 +210,14 @@ def read_run(uri: str, *, store: str = "", spare_store: str = "") -> Run:
     Raises InputError if there is none, IntegrityError if it is damaged.
     """
     storage = open_storage(uri)
-    record = _maybe_read(storage)
+    record = maybe_record(storage)
     if record is None:
         raise InputError(f"run={uri} holds no run ({RUN} is not there); it is the out= of mhim train")
     return replace(_load(storage, record), named_store=store, spare_store=spare_store)
 
 
-def pinned_start(storage: Storage, warm_start: str) -> dict[str, Any] | None:
-    """What the run in this folder fixed of its `warm_start` when it was created; None where it did not."""
-    record = _maybe_read(storage)
+def pinned_start(record: dict[str, Any] | None, warm_start: str) -> dict[str, Any] | None:
+    """What the run with this record fixed of its `warm_start` when it was created; None: it started from scratch."""
     if record is None or record["config"].get("warm_start") != warm_start:
         return None
     start: dict[str, Any] | None = record["identity"].get("warm_start")
@@ -210,7 +225,7 @@ def pinned_start(storage: Storage, warm_start: str) -> dict[str, Any] | None:
 
 
 def known_before(run: Run) -> TrainedOn | None:
-    """Whom the model knew that the run started from; None without a warm start. Raises IntegrityError."""
+    """The patients of the model that the run started from; None without a warm start. Raises IntegrityError."""
     start = run.identity.get("warm_start")
     if start is None:
         return None
@@ -233,8 +248,8 @@ def run_tiling(run: Run) -> TileSpec:
     return stored_spec(run.record["tiling"], "the run's slides")
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that the result depends on."""
+def package_versions() -> dict[str, str]:
+    """Versions of the packages on which the result depends."""
     version_of = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -244,7 +259,8 @@ def versions() -> dict[str, str]:
     return version_of
 
 
-def _maybe_read(storage: Storage) -> dict[str, Any] | None:
+def maybe_record(storage: Storage) -> dict[str, Any] | None:
+    """The record of the run in this folder; None: it holds no run. Raises IntegrityError for a damaged record."""
     try:
         record = json.loads(storage.get(RUN))
     except NotFoundError:
@@ -319,7 +335,7 @@ def _cohort_rows(slides: tuple[CohortRow, ...], splits: tuple[Split, ...]) -> li
 
 
 def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """`epochs: 200 there, 20 here, …`, in the words of the keys that a person gave."""
+    """`epochs: 200 there, 20 here, …`, by the names of the keys."""
     there, here = _settings(present), _settings(wanted)
     if present["identity"]["method"] != wanted["identity"]["method"]:  # a plain run has none of MHIM's keys
         there, here = (
@@ -342,7 +358,7 @@ def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 def _settings(record: dict[str, Any]) -> dict[str, Any]:
-    """What identifies a run, as flat keys; digests, and the models of other runs, are left to words."""
+    """The run's identity as flat keys, without digests and the models of other runs, which are described in words."""
     identity = {key: value for key, value in record["identity"].items() if key not in _IN_WORDS}
     tiling = {**neutral_values(TileSpec), **flat(record["tiling"])}
     return {"encoder": record["encoder"].get("id")} | tiling | flat_options(identity)

@@ -1,4 +1,4 @@
-"""What identifies a run's result: as `run.json` states it, and as the lifecycle's steps ask for a training."""
+"""What identifies a run's result, in `run.json` and in the inputs of the lifecycle's steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,12 +32,12 @@ class RunIdentity:
     mhim: MhimOptions | None = field(default=None, metadata={"neutral": None})
     """None: method=plain."""
     threads_per_worker: int | None = field(default=None, metadata={"neutral": None})
-    """A sum's last bits depend on it; None on GPUs, where they do not."""
+    """The last bits of a sum depend on it; None on GPUs, where they do not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingKeys:
-    """The keys that identify a training whose cohort and features are not settled yet, but for its folds."""
+    """The keys that identify a training before its cohort and features are known, without those of its folds."""
 
     method: Method
     model: ModelOptions

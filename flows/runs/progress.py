@@ -1,4 +1,4 @@
-"""What a person sees of long work: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: a live bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -26,9 +26,9 @@ class SlideProgress:
     def __init__(
         self, sizes: Mapping[SlideId, float], num_actors: int, kinds: Mapping[SlideId, str] | None = None
     ) -> None:
-        """`sizes`: bytes of every slide to do, 0 where that is not known; the time left is told by them.
+        """`sizes`: bytes of every slide to do, 0 if unknown; the time left is estimated from them.
 
-        `kinds`: the file format of every slide, since bytes of several formats are not worth the same.
+        `kinds`: the file format of every slide, since a byte of one format takes longer than one of another.
         """
         self._num_todo = len(sizes)
         self._left = TimeLeft(sizes, num_actors, kinds)
@@ -76,7 +76,7 @@ class SlideProgress:
         return f"{num_done}/{self._num_todo} slides: {counts}, {left} left, {self._num_tiles / elapsed_s:.0f} tiles/s"
 
     def _time_left(self, now_s: float) -> str:
-        """Nothing before it is known."""
+        """Empty before it is known."""
         seconds = self._left.seconds(now_s)
         return f", about {_duration(seconds)} left" if seconds else ""
 
@@ -86,7 +86,7 @@ class SlideProgress:
 
 
 class FitProgress:
-    """Epochs with losses and the validation metric, a line each; of fast epochs one line a second."""
+    """One line per epoch, with losses and the validation metric; at most one line per second."""
 
     def __init__(self, num_fits: int) -> None:
         self._num_fits = num_fits
@@ -113,7 +113,7 @@ class FitProgress:
 
 
 METRIC_TITLES = {"auroc": "AUROC", "harrell_c": "C-index"}
-"""What chooses the epoch, where it is not the loss."""
+"""Titles of the metrics that may choose the epoch instead of the loss."""
 
 
 def _numbers(record: "EpochRecord", metric_name: str) -> str:

@@ -1,7 +1,7 @@
-"""Where a run's features lie by now: the store is recorded relative to the run's folder, so that both can move.
+"""Where a run's features are now: the store is recorded relative to the run's folder, so that both can be moved.
 
-A run that an earlier version made recorded an absolute place. Wherever a store is found, the run's pinned manifest says
-whether it is the run's: a place proves nothing by its name.
+Runs of earlier versions recorded an absolute place. A store counts as the run's only if it holds the run's pinned
+manifest, wherever it is.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,23 +17,27 @@ from mhim_core.store.layout import manifest_key
 
 
 class StorePlace(NamedTuple):
-    """A run's store as it was found."""
+    """A run's store, opened."""
 
-    uri: str
+    storage: Storage
     is_own: bool
-    """It lies where the run says, as seen from the run's own place: what the command names by naming the run."""
+    """It is where the run recorded it, relative to the run: by naming the run, the command names this store too."""
+
+    @property
+    def uri(self) -> str:
+        return self.storage.uri
 
 
 def recorded_places(run: Storage, store: Storage) -> dict[str, str]:
-    """What a run's record says of places: its own, and the store's relative to it (absolute where they share none)."""
+    """The places in a run's record: its own, and the store's relative to it (absolute if they share no folder)."""
     return {"store": relative_place(store.uri, run.uri) or store.uri, "place": run.uri}
 
 
 def find_store(run: Storage, record: Mapping[str, Any], named: str = "", spare: str = "") -> StorePlace:
-    """The store of a run. `named`: the only place that counts; `spare`: looked at where the run leads to none.
+    """The store of a run. `named`: the only place to look; `spare`: tried if the run's own place has none.
 
-    Says in a sentence where it is not where the record says. Raises InputError (2) where no place holds the run's
-    pinned manifest.
+    Prints a line if the store is not where the record says. Raises InputError (2) if no place holds the run's pinned
+    manifest.
     """
     if named:
         store = open_storage(named)
@@ -42,10 +46,10 @@ def find_store(run: Storage, record: Mapping[str, Any], named: str = "", spare: 
                 f"store={named} does not hold the features of {run.uri} (manifest version "
                 f"{record['manifest']['version']} of feature set {record['identity']['feature_set'][:16]})"
             )
-        return StorePlace(store.uri, True)
+        return StorePlace(store, True)
     other: StorePlace | None = None
     for place in _candidates(run, record, spare):
-        held = _holds(open_storage(place.uri), record)
+        held = _holds(place.storage, record)
         if held:
             if not place.is_own:
                 print(f"{run.uri} was moved: its features are read in {place.uri}, which holds its pinned manifest")
@@ -61,7 +65,7 @@ def find_store(run: Storage, record: Mapping[str, Any], named: str = "", spare: 
 
 
 def moved_file(uri: str, run: Storage, record: Mapping[str, Any]) -> str:
-    """Where a file of the run's project lies by now, if it moved along; else its recorded place."""
+    """Where a file of the run's project is now, if it was moved along; else its recorded place."""
     before = record.get("place")
     moved = None if before is None or before == run.uri else moved_along(uri, before, run.uri)
     if moved is None or moved == uri or not _is_file(moved):
@@ -72,28 +76,28 @@ def moved_file(uri: str, run: Storage, record: Mapping[str, Any]) -> str:
 def _candidates(run: Storage, record: Mapping[str, Any], spare: str) -> Iterator[StorePlace]:
     store = str(record["store"])
     if is_relative(store):
-        yield StorePlace(join_place(run.uri, store), True)
+        yield StorePlace(open_storage(join_place(run.uri, store)), True)
         if spare:
-            yield StorePlace(open_storage(spare).uri, False)
-        yield StorePlace(_recorded(record), False)
+            yield StorePlace(open_storage(spare), False)
+        yield StorePlace(open_storage(_recorded(record)), False)
         return
     out = str(record.get("config", {}).get("out", ""))
     before = record.get("place") or ("" if is_relative(out) else out)
-    yield StorePlace(store, before in ("", run.uri))
+    yield StorePlace(open_storage(store), before in ("", run.uri))
     if spare:
-        yield StorePlace(open_storage(spare).uri, False)
+        yield StorePlace(open_storage(spare), False)
     for place in dict.fromkeys(nearby_places(store, run.uri)):
-        yield StorePlace(place, False)
+        yield StorePlace(open_storage(place), False)
 
 
 def _recorded(record: Mapping[str, Any]) -> str:
-    """The store's place when the run was started."""
+    """Where the store was when the run was started."""
     store = str(record["store"])
     return join_place(record["place"], store) if is_relative(store) else store
 
 
 def _holds(store: Storage, record: Mapping[str, Any]) -> bool | None:
-    """Is the run's pinned manifest there? None: no manifest is; False: another one."""
+    """Whether the run's pinned manifest is there. None: no manifest is; False: another one is."""
     pin = record["manifest"]
     try:
         data = store.get(manifest_key(record["identity"]["feature_set"], pin["version"]))

@@ -1,4 +1,4 @@
-"""Which tissue finder a store's slides are tiled with, where the keys leave it open."""
+"""The tissue finder of a store's slides, if the keys leave it open."""
 
 import dataclasses
 
@@ -9,14 +9,14 @@ from mhim_core.store.feature_sets import FeatureSet, is_registered
 
 
 def feature_set_of(spec: TileSpec, card: EncoderCard) -> FeatureSet:
-    """The set of these tiles by this encoder."""
+    """The feature set of this tiling and encoder."""
     return FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
 
 
 def settled_spec(spec: TileSpec, card: EncoderCard, storage: Storage) -> TileSpec:
-    """The spec with tissue=auto settled: glass, or otsu where the store holds the same features by otsu alone.
+    """The spec with tissue=auto resolved: glass, or otsu if the store holds the same features by otsu only.
 
-    A store begun by version 0.1 goes on with the tissue finder it began with, and says so; tissue= decides otherwise.
+    A store begun with version 0.1 thus keeps its tissue finder, and a note says so; tissue= overrides this.
     """
     if spec.tissue is not TissueMethod.auto:
         return spec

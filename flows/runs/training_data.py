@@ -1,15 +1,15 @@
-"""What a training is given: the store's features and the table's targets, held against one another.
+"""The data of a training: the store's features and the table's targets, checked against each other.
 
-Nothing is trained on features of another file, resolution or patient than the table says.
+Nothing is trained on features of a file, resolution or patient other than those in the table.
 """
 
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
-from cluster.storage import open_storage
 from flows.config.commands import TrainConfig
 from flows.runs.cohort import load_split_files
 from flows.runs.folder import pinned_manifest
+from flows.runs.training_places import TrainingPlaces
 from mhim_core.cohort.split_files import splits_from_files
 from mhim_core.cohort.split_notes import require_split_column, split_notes
 from mhim_core.cohort.splits import Split, make_splits
@@ -28,19 +28,19 @@ from mhim_core.types import SlideId, Status
 
 
 class TrainingData(NamedTuple):
-    """What is trained on, and what was left out of the table."""
+    """What is trained on, and what is left out."""
 
     task: Task
     slides: tuple[CohortRow, ...]
-    """Those with a target and tiles."""
+    """The slides with a target and tiles."""
     splits: tuple[Split, ...]
     excluded: dict[str, int]
     notes: tuple[str, ...]
-    """What was assumed or left out, one sentence each."""
+    """One sentence for each thing that was assumed or left out."""
 
 
 def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> TrainingData:
-    """Raises InputError and its kin where the table, the store and the keys do not make a training."""
+    """Raises InputError or a subclass if table, store and keys do not allow a training."""
     require_patients(cohort)
     inferred = infer_task(cohort.rows, config.target)
     targets = targets_of(cohort.rows, inferred.task)
@@ -66,29 +66,28 @@ def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> Tr
     return TrainingData(inferred.task, slides, splits, excluded, tuple(notes))
 
 
-def choose_features(config: TrainConfig) -> FeatureSet:
+def choose_features(config: TrainConfig, places: TrainingPlaces) -> FeatureSet:
+    """The store's feature set that the keys name; where they name none, the one that the run was started with."""
     choice = config.features
-    store = open_storage(config.store)
     wanted, tiling = choice.feature_set, choice.tiling
     if wanted is None and choice.encoder is None and not tiling:
-        pin = pinned_manifest(open_storage(config.out))
+        pin = pinned_manifest(places.record)
         wanted = None if pin is None else pin.feature_set  # the open choice was made when the run was started
     return choose_feature_set(
-        store, encoder_id=choice.encoder, tiling=tiling, fingerprint=wanted, neutral=neutral_values(TileSpec)
+        places.store, encoder_id=choice.encoder, tiling=tiling, fingerprint=wanted, neutral=neutral_values(TileSpec)
     )
 
 
-def choose_manifest(config: TrainConfig, feature_set: FeatureSet) -> Manifest:
+def choose_manifest(places: TrainingPlaces, feature_set: FeatureSet) -> Manifest:
     """The version that the run was started with, or at the first start the newest."""
-    store = open_storage(config.store)
-    pin = pinned_manifest(open_storage(config.out))
+    pin = pinned_manifest(places.record)
     if pin is None or pin.feature_set != feature_set.fingerprint:  # another set is refused when the run is opened
-        return read_manifest(store, feature_set.fingerprint)
-    return read_manifest(store, pin.feature_set, pin.version, pin.sha256)
+        return read_manifest(places.store, feature_set.fingerprint)
+    return read_manifest(places.store, pin.feature_set, pin.version, pin.sha256)
 
 
 def _check_sources(slides: Sequence[CohortRow], manifest: Manifest) -> None:
-    """CohortError where features are not of the table's slides: twins under two ids, another file, another mpp."""
+    """Raises CohortError if features are not the table's slides': one file under two ids, another file or mpp."""
     ids_of: dict[SourceIdentity, list[str]] = {}
     strangers = []
     for slide in slides:
@@ -110,7 +109,7 @@ def _check_sources(slides: Sequence[CohortRow], manifest: Manifest) -> None:
 
 
 def _is_another_file(uri: str, source: SourceIdentity) -> bool:
-    """True only if the file can be seen and differs: a cohort's slides may be offline when it trains."""
+    """True only if the file can be read and differs: slides may be offline during training."""
     try:
         return "://" not in uri and source_identity(uri) != source
     except SlideError:

@@ -1,1 +1,1 @@
-"""A flow at its times: cron, records, the service, other machinery's manifests."""
+"""Flows on a schedule: cron times, records, the service, manifests for other schedulers."""

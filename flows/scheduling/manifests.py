@@ -1,6 +1,6 @@
-"""A schedule in the words of other machinery: a crontab line, a Kubernetes CronJob, a RayCronJob.
+"""A schedule for other schedulers: a crontab line, a Kubernetes CronJob, a RayCronJob.
 
-The objects are those of deploy/kubernetes, with this flow's words and times; a test holds the two together.
+The objects are those of deploy/kubernetes with the words and times of the flow; a test compares the two.
 """
 
 import shlex
@@ -27,7 +27,7 @@ _CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop
 
 
 def crontab_line(schedule: Schedule) -> str:
-    """With comments above it. What the flow says is mailed by cron, or goes where you redirect it."""
+    """The line with comments above it. cron mails the flow's output, unless it is redirected."""
     command = shlex.join([sys.executable, "-P", "-m", "flows.cli", schedule.flow, *schedule.words])
     # % is a line's end to cron, unless escaped
     line = f"cd {shlex.quote(schedule.folder)} && {command}".replace("%", r"\%")
@@ -38,7 +38,7 @@ def crontab_line(schedule: Schedule) -> str:
 
 
 def cron_job(schedule: Schedule, image: str, submit_to: str) -> str:
-    """A Kubernetes CronJob whose pod submits the flow to a Ray cluster that is there, and waits for its end."""
+    """A Kubernetes CronJob whose pod submits the flow to an existing Ray cluster and waits for its end."""
     container = {
         "name": "submit",
         "image": image,

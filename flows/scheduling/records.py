@@ -1,14 +1,14 @@
-"""What is due, what ran and what is running: small files below `schedules/` in the registry, and nothing else.
+"""The state of schedules: what is due, has run or is running, in small files below `schedules/` in the registry.
 
 schedules/<id>.json              the flow, its words, cron and time zone (put-if-absent; the id is a digest of them)
 schedules/<id>/runs/<run>.json   a claim, put-if-absent: of two services one gets the slot
 schedules/<id>/beat.json         rewritten while a run is going on
 schedules/<id>/ended/<run>.json  its exit code, seconds and log
-schedules/<id>/stopped/<run>.json  instead: its service was stopped, and whoever comes next goes on with it
-schedules/<id>/logs/<run>.log    the end of what it said
+schedules/<id>/stopped/<run>.json  instead: its service was stopped, and the next one resumes the run
+schedules/<id>/logs/<run>.log    the end of its output
 
-A slot is a time of the schedule, a run `<slot>` or, on later attempts, `<slot>-2`. Every age is counted on the store's
-own clock, so that a machine whose clock is days off fires nothing twice.
+A slot is a time of the schedule, a run `<slot>` or, on later attempts, `<slot>-2`. Ages are measured by the store's
+own clock, so that a machine whose clock is days off starts nothing twice.
 """
 
 import json
@@ -27,9 +27,9 @@ from mhim_core.storage import Storage
 SCHEMA = 1
 PREFIX = "schedules"
 SILENT_S = 180.0
-"""A run whose service has written nothing for as long is taken for dead."""
+"""A run whose service has written nothing for this long is considered dead."""
 MAX_ATTEMPTS = 5
-"""Of one slot: a run that takes its service down every time is not tried for ever."""
+"""Attempts at one slot: a run that kills its service every time is not tried for ever."""
 _SLOT = "%Y%m%dT%H%M%SZ"
 _KEY = re.compile(
     rf"{PREFIX}/(?P<id>[^/]+)(?:\.json|/beat\.json|/(?P<kind>runs|ended|stopped)/(?P<run>\d{{8}}T\d{{6}}Z(?:-\d+)?)\.json)"
@@ -46,7 +46,7 @@ class Schedule:
     cron: str
     timezone: str
     folder: str
-    """The working directory of whoever added it: relative paths in the words are relative to it."""
+    """The working directory when it was added; relative paths in the words are relative to it."""
 
     @property
     def id(self) -> str:
@@ -79,7 +79,7 @@ class Schedule:
 
 
 class Slot(NamedTuple):
-    """A time and how often it was tried: what is claimed."""
+    """A time and the number of the attempt at it, which a service claims."""
 
     time: datetime
     attempt: int = 1
@@ -96,11 +96,11 @@ class Slot(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """A schedule with what its files say, read in one listing."""
+    """A schedule and the state of its runs, from one listing."""
 
     schedule: Schedule
     added_s: float
-    """By the store's clock, as every time here."""
+    """By the store's clock, like every time here."""
     last: Slot | None
     """The newest claim."""
     is_over: bool
@@ -134,14 +134,14 @@ class Book:
         self.storage = storage
         self._schedules: dict[tuple[str, float], Schedule] = {}
         self.damaged: dict[str, str] = {}
-        """What is wrong with schedules that cannot be read, by id: they do not run, the others do."""
+        """Errors of schedules that cannot be read, by id; these do not run."""
 
     def add(self, schedule: Schedule) -> bool:
-        """False: the same schedule is there already."""
+        """Returns False if the same schedule exists already."""
         return self.storage.put_if_absent(_key(schedule.id), schedule.to_bytes())
 
     def remove(self, schedule_id: str) -> None:
-        """What ran is kept. Raises InputError where there is no such schedule."""
+        """Records of past runs are kept. Raises InputError if there is no such schedule."""
         self.find(schedule_id)
         self.storage.delete(_key(schedule_id))
 
@@ -186,7 +186,7 @@ class Book:
         return listed
 
     def claim(self, schedule: Schedule, slot: Slot, by: str) -> bool:
-        """False: another service has it."""
+        """Returns False if another service has claimed it."""
         return self._put_if_absent(schedule, "runs", slot, {"by": by})
 
     def beat(self, schedule: Schedule, slot: Slot) -> None:
@@ -201,7 +201,7 @@ class Book:
         return self.storage.locate(key)
 
     def stop(self, schedule: Schedule, slot: Slot, log: bytes) -> None:
-        """Say that the run was stopped together with its service, so that the next goes on at once."""
+        """Record that the run was stopped together with its service, so that the next service resumes it at once."""
         self.storage.put(_log_key(schedule, slot), log)
         self._put_if_absent(schedule, "stopped", slot, {})
 

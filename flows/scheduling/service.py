@@ -1,10 +1,9 @@
-"""mhim schedule serve registry=…: run what is due, one after the other, until it is stopped.
+"""mhim schedule serve registry=…: runs schedules when they are due, one after the other, until stopped.
 
-Inputs: the schedules below the registry (`flows.scheduling.records`), read anew every `look_every_s`. Outputs: records
-and logs of their runs. A flow runs as a process of its own, so that no crash of it ends the service. Cost: a LIST each
-look.
-Exit code: 130 when it is stopped (SIGTERM, Ctrl-C): the flow that is running is interrupted first, and goes on when a
-service is started again. 2, 6 at the start; a store that does not answer later is waited for.
+Inputs: the schedules in the registry (`flows.scheduling.records`), read every `look_every_s`. Outputs: records and logs
+of their runs. Each flow runs in its own process, so that its crash does not end the service. Cost: one LIST per look.
+Exit code: 130 when it is stopped (SIGTERM, Ctrl-C); the running flow is interrupted first, and resumed when a service
+is started again. 2, 6 at the start; later, the service waits for a store that does not answer.
 """
 
 import contextlib
@@ -31,11 +30,11 @@ from mhim_core.types import ExitCode
 
 _BEAT_S = 30.0
 _GRACE_S = 20.0
-"""What an interrupted flow may take to end before it is killed."""
+"""Time that an interrupted flow has to end before it is killed."""
 _LOG_BYTES = 8 * 2**20
-"""What is kept of a log in the store: its end."""
+"""Bytes of a log's end that are kept in the store."""
 _CLOCK_S = 900.0
-"""How long the store's clock is taken to go like this machine's."""
+"""For how long the two clocks are assumed to run alike before the store's is read again."""
 
 
 class Launch(Protocol):
@@ -68,7 +67,7 @@ def run(config: ScheduleServeConfig) -> FlowResult:
 
 
 class StoreClock:
-    """The time by the store: this machine's clock may be days off, and two services must agree."""
+    """The store's time: this machine's clock may be wrong, and two services must agree."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -84,7 +83,7 @@ class StoreClock:
 
 
 class Ran(NamedTuple):
-    """A run that came to its end."""
+    """A run that has ended."""
 
     exit_code: int
     log: str
@@ -92,7 +91,7 @@ class Ran(NamedTuple):
 
 
 class Service:
-    """Runs what is due. All its state is in the store: another one, here or elsewhere, goes on in its place."""
+    """Runs schedules when they are due. All state is in the store, so that any other service can take over."""
 
     def __init__(self, book: Book, now: Callable[[], datetime], launch: Launch | None = None) -> None:
         self._book = book
@@ -101,11 +100,11 @@ class Service:
         self._said = ""
 
     def look(self) -> bool:
-        """Run the first schedule that is due; False: none was. What goes wrong is said once, and tried again later."""
+        """Run the first schedule that is due; False if none is. An error is printed once, and tried again later."""
         try:
             for planned in self._book.planned():
                 slot = planned.due(self._now())
-                if slot is not None and self._book.claim(planned.schedule, slot, who()):
+                if slot is not None and self._book.claim(planned.schedule, slot, process_name()):
                     run_claimed(self._book, planned.schedule, slot, self._launch)
                     return True
         except MhimError as error:
@@ -123,7 +122,7 @@ class Service:
 def run_claimed(book: Book, schedule: Schedule, slot: Slot, launch: Launch, *, goes_on: bool = True) -> Ran:
     """Run a claimed slot and keep how it ended. A KeyboardInterrupt stops the flow, is recorded, and raised again.
 
-    `goes_on`: an interrupted run is for the next service to go on with; False: it was cancelled, which is its end.
+    `goes_on`: the next service resumes an interrupted run; False: an interruption ends the run.
     """
     log = state_folder() / "schedules" / schedule.id / f"{slot.run}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +199,7 @@ def _interrupt(child: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM is what Ctrl-C is."""
+    """Treat SIGTERM like Ctrl-C in the block."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -210,7 +209,7 @@ def interrupted_by_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _deaf() -> Iterator[None]:
-    """Inside, a second Ctrl-C of an impatient person is not heard."""
+    """Ignore further Ctrl-C in the block."""
     kinds = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(kind, signal.SIG_IGN) for kind in kinds]
     try:
@@ -229,6 +228,6 @@ def _tail(log: Path) -> bytes:
     return data if size <= _LOG_BYTES else data.partition(b"\n")[2]
 
 
-def who() -> str:
-    """For people: which service has it."""
+def process_name() -> str:
+    """host:pid of this service, for people."""
     return f"{socket.gethostname()}:{os.getpid()}"

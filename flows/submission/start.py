@@ -1,7 +1,7 @@
-"""A job's first step: does every node run this code, with what it needs, and reach every place that the flow names?
+"""The first step of a job: check that every node runs this code with its requirements, and reaches the flow's places.
 
-What a node cannot reach is told before anything is spent, as one sentence and exit code 2; nodes that join later are
-not asked. `mhim submit` and the manifests in deploy/ set the variable that calls for it (`flows.commands.IN_JOB`).
+A place that a node cannot reach is reported before any work, with exit code 2; nodes that join later are not checked.
+`mhim submit` and the manifests in deploy/ set the variable that requests the check (`flows.commands.IN_JOB`).
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from cluster.nodes import NodeId, ask_every_node
 from cluster.session import kept_alive, ray_session
-from cluster.shipping import Requirements, requirements, source_digest, unmet, versions
+from cluster.shipping import Requirements, installed_versions, requirements, source_digest, unmet
 from cluster.storage import open_storage, read_bytes
 from flows.config.flat import flat, keys_of
 from flows.config.keys import RayKeys
@@ -24,6 +24,7 @@ from flows.runs.cohort import load_cohort, slide_hint
 from flows.runs.folder import RUN
 from mhim_core.errors import ConfigError, NotFoundError, SlideError, StorageError
 from mhim_core.registry.names import is_reference
+from mhim_core.storage import Storage
 
 DISTRIBUTION = "mhim"
 PACKAGES = ("flows", "mhim_core", "cluster")
@@ -34,16 +35,16 @@ _MAX_SLIDE_FOLDERS, _SLIDES_PER_FOLDER = 8, 3
 
 
 class Sight(Enum):
-    """What a node finds where a slide should be."""
+    """What a node finds at a slide's path."""
 
     SLIDE = 1
     FOLDER = 2
-    """Its folder, or a bucket that answers: the slide itself is missing, which is that slide's failure."""
+    """Only its folder, or a bucket that answers: the missing slide will fail by itself."""
     NOTHING = 3
 
 
 class Question(NamedTuple):
-    """What a node is asked."""
+    """What every node checks."""
 
     needed: Requirements
     files: tuple[tuple[str, str], ...] = ()
@@ -59,7 +60,7 @@ class Question(NamedTuple):
 
 
 class NodeState(NamedTuple):
-    """What a node answers."""
+    """The answer of a node."""
 
     problem: str
     """The first place it cannot reach and why, or requirement it does not meet; empty: none."""
@@ -70,9 +71,9 @@ class NodeState(NamedTuple):
 
 @contextmanager
 def first_step(config: Any) -> Iterator[None]:
-    """Check before the block runs the flow; it shares the connection to Ray. Raises ConfigError (exit 2).
+    """Check the nodes before the block runs the flow, over the same connection to Ray. Raises ConfigError (2).
 
-    A flow that runs without Ray meets its places itself; only the code's requirements are checked for it.
+    For a flow without Ray, only the code's requirements are checked, on this machine.
     """
     needed = requirements(DISTRIBUTION, __package__ or "flows")
     if problem := unmet(needed):
@@ -88,23 +89,24 @@ def first_step(config: Any) -> Iterator[None]:
 def check_nodes(config: Any, needed: Requirements) -> None:
     """Ask every node of the connected cluster. Raises ConfigError naming the place and the node."""
     outputs = tuple((key, uri, f"{_PROBES}/{uuid.uuid4().hex}") for key, uri in _named(config, Role.output))
+    opened = [(key, open_storage(uri), probe) for key, uri, probe in outputs]
     folders = [(key, uri, "") for key, uri in _named(config, Role.place)]
     folders += [(key, uri, _IN_EVERY_STORE) for key, uri in _named(config, Role.features)]
     local = tuple(_named(config, Role.node_path))
     question = Question(needed, tuple(_files(config)), local, tuple(folders), outputs, _slides(config))
     try:
-        for key, uri, probe in outputs:
-            _put(key, uri, probe)
-            _sweep(uri, probe)
+        for key, storage, probe in opened:
+            _put(key, storage, probe)
+            _sweep(storage, probe)
         answers = ask_every_node(partial(look, question))
     finally:
-        for _, uri, probe in outputs:
-            _remove(uri, probe)
+        for _, storage, probe in opened:
+            _remove(storage, probe)
     require_able(answers, look_here(question), question.slides)
 
 
 def look(question: Question) -> NodeState:
-    """What this node sees."""
+    """The answer of the node on which this runs."""
     seen: tuple[Sight, ...] = ()
     problem = unmet(question.needed)
     try:
@@ -124,11 +126,11 @@ def look(question: Question) -> NodeState:
 
 def look_here(question: Question) -> NodeState:
     """Versions and code of this process."""
-    return NodeState("", versions(question.needed), source_digest(PACKAGES), ())
+    return NodeState("", installed_versions(question.needed), source_digest(PACKAGES), ())
 
 
 def require_able(answers: Mapping[NodeId, NodeState], driver: NodeState, slides: tuple[str, ...]) -> None:
-    """Raises ConfigError with the first thing that keeps a node from doing its part."""
+    """Raises ConfigError naming the first problem that keeps a node from working."""
     for node, state in answers.items():
         if state.problem:
             raise ConfigError(f"node {node}: {state.problem}")
@@ -171,7 +173,7 @@ def _named(config: Any, role: Role) -> list[tuple[str, str]]:
 
 
 def _slides(config: Any) -> tuple[str, ...]:
-    """A few slides of each of the first few folders; none for a flow that reads features alone."""
+    """A few slides of each of the first few folders; none for a flow that reads only features."""
     if not hasattr(config, "decode"):
         return ()
     folders: dict[str, list[str]] = {}
@@ -182,23 +184,22 @@ def _slides(config: Any) -> tuple[str, ...]:
     return tuple(uri for slides in folders.values() for uri in slides[:_SLIDES_PER_FOLDER])
 
 
-def _put(key: str, uri: str, probe: str) -> None:
+def _put(key: str, storage: Storage, probe: str) -> None:
     try:
-        open_storage(uri).put(probe, b"probe")
+        storage.put(probe, b"probe")
     except StorageError as error:
         here = socket.gethostname()
-        raise ConfigError(f"the job's driver on {here} cannot use {key}={uri}: {error}") from error
+        raise ConfigError(f"the job's driver on {here} cannot use {key}={storage.uri}: {error}") from error
 
 
-def _remove(uri: str, probe: str) -> None:
+def _remove(storage: Storage, probe: str) -> None:
     with suppress(StorageError):  # it could not be written either, and that is told
-        open_storage(uri).delete(probe)
+        storage.delete(probe)
 
 
-def _sweep(uri: str, probe: str) -> None:
-    """Remove what first steps that were killed left behind; how long ago is counted on the store's clock."""
+def _sweep(storage: Storage, probe: str) -> None:
+    """Remove old probes of first steps that were killed; ages are measured by the store's clock."""
     with suppress(StorageError):  # who may not list or delete here may still run the flow
-        storage = open_storage(uri)
         written_s = {entry.key: entry.modified_s for entry in storage.list(_PROBES)}
         now_s = written_s.get(probe, 0.0)
         for key, modified_s in written_s.items():
@@ -237,7 +238,7 @@ def _enter(key: str, uri: str, prefix: str) -> None:
 
 
 def _share(key: str, uri: str, probe: str) -> None:
-    """The place must be the driver's very own, and take what this node writes."""
+    """Raises ConfigError unless the place is the same as the driver's and this node can write to it."""
     storage = open_storage(uri)
     mine = f"{probe}-{uuid.uuid4().hex}"
     try:

@@ -1,4 +1,4 @@
-"""A cohort table that is sent elsewhere: its slides are named by their full places, all else stays as it is."""
+"""A cohort table to be sent elsewhere: its slides get absolute paths, everything else is unchanged."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from mhim_core.tables import read_parquet
 def with_absolute_paths(data: bytes, name: str, folder: str, options: TableOptions = AS_FOUND) -> bytes:
     """The table with every slide's path made absolute against `folder`, where the table lies; Parquet, or else CSV.
 
-    The very same bytes where every path is absolute already. Raises CohortError for a table that cannot be read.
+    Returns the same bytes if every path is absolute already. Raises CohortError for a table that cannot be read.
     """
     cohort = read_cohort(data, name=name, base_uri=folder, options=options)
     table = read_cells(data, name)

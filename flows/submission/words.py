@@ -1,6 +1,6 @@
-"""A flow's words as they must be on a cluster: files that travel with the job, places by their full address.
+"""A flow's words as a job on a cluster needs them: files are sent with the job, places have absolute addresses.
 
-Which keys those are, their roles say; a relative one would mean a folder that goes with the job.
+The roles of the keys determine which are which. A relative place would be in the job's own temporary folder.
 """
 
 import os
@@ -27,18 +27,20 @@ class JobWords(NamedTuple):
 
     words: tuple[str, ...]
     files: Mapping[str, bytes]
-    """What is sent along, by its place below the job's working directory."""
+    """The files that are sent along, by their path below the job's working directory."""
     stem: str
-    """`<flow>-<digest>`: equal for what gives equal results from equal data."""
+    """`<flow>-<digest>`: equal for jobs that give equal results from equal data."""
     notes: tuple[str, ...]
+    as_typed: Mapping[str, tuple[str, Any]]
+    """By key, where they differ: the value in the job, and the value that the key has here."""
 
 
 def job_words(flow: str, config: Any, words: Sequence[str], *, ship: bool) -> JobWords:
-    """The command for a job. `config` is what the words were read into; `ship=False`: no file can travel.
+    """The command for a job. `config`: the config that the words were read into; `ship=False`: no file is sent along.
 
-    Raises CohortError for a local table that cannot be used, ConfigError for a file that is not there.
+    Raises CohortError for a local table that cannot be used, ConfigError for a missing file.
     """
-    shipped = _Given(config, ship)
+    shipped = _Inputs(config, ship)
     keys, values = keys_of(type(config)), flat(config)
     changed = {name: shipped.file(key, values[name]) for name, key in keys.items() if is_file(key, values[name])}
     places = {name: key.values(values[name]) for name, key in keys.items() if is_place(key, values[name])}
@@ -60,23 +62,24 @@ def job_words(flow: str, config: Any, words: Sequence[str], *, ship: bool) -> Jo
         shipped.files,
         f"{flow}-{digest}",
         tuple(shipped.notes),
+        {name: (value, values[name]) for name, value in changed.items() if values.get(name, value) != value},
     )
 
 
 def is_file(key: Key, value: Any) -> bool:
-    """Is it a small file, which travels with the job?"""
+    """Whether the value names small files, which are sent with the job."""
     return key.role is Role.file and bool(value)
 
 
 def is_place(key: Key, value: Any) -> bool:
-    """Is it an address that every node must reach? lung@champion is none, though another value of warm_start= is."""
+    """Whether the value is an address that every node must reach; lung@champion, as a value of warm_start=, is not."""
     if key.role is None or not key.role.is_address or not value:
         return False
     return not (key.role is Role.model and is_reference(value))
 
 
 def changes_results(key: Key) -> bool:
-    """Does the result depend on it, or only where and how it is made?"""
+    """Whether the result depends on the key, and not only where and how it is computed."""
     return key.role is None or key.role.changes_results
 
 
@@ -84,8 +87,8 @@ def _value_of(words: Sequence[str], name: str) -> str:
     return next((word.partition("=")[2] for word in words if word.startswith(f"{name}=")), "")
 
 
-class _Given:
-    """The files that the flow was given: collects what is sent along and what identifies the data."""
+class _Inputs:
+    """The files that the flow names: collects what is sent along and what identifies the data."""
 
     def __init__(self, config: Any, ship: bool) -> None:
         self.config = config
@@ -124,17 +127,17 @@ class _Given:
         return place
 
     def _own_table(self, options: TableOptions) -> TableOptions:
-        """How the cohort's own table is read, where another may give the labels."""
+        """Options for reading the cohort's table; without targets if labels= gives them."""
         return options.without_targets() if flat(self.config).get("labels") else options
 
     def _remember(self, key: str, uri: str) -> None:
-        """The content is identity where this machine can read it; the nodes may be allowed what it is not."""
+        """Add the content's digest to the job's identity if it can be read here; nodes may have other rights."""
         try:
             self.digests.setdefault(key, []).append(sha256(read_bytes(uri)))
         except NotFoundError:
             raise ConfigError(f"{key}={uri}: there is no such file") from None
         except StorageError as error:
-            self.notes.append(f"{key}={uri} cannot be read here, so the job's id does not tell its content: {error}")
+            self.notes.append(f"{key}={uri} cannot be read here, so the job's id leaves its content out: {error}")
 
 
 def _absolute(uri: str) -> str:

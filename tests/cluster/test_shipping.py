@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from cluster import shipping
-from cluster.shipping import Requirements, job_folder, package_files, requirements, source_digest, unmet, versions
+from cluster.shipping import (
+    Requirements,
+    installed_versions,
+    job_folder,
+    package_files,
+    requirements,
+    source_digest,
+    unmet,
+)
 from mhim_core.errors import ConfigError
 
 OURS = ("flows", "mhim_core", "cluster")
@@ -95,7 +103,7 @@ def test_the_requirements_are_those_of_the_installation_without_extras() -> None
     assert "timm" not in names
     assert "pytest" not in names
     assert unmet(found) == ""
-    assert set(versions(found)) == {"python", *names}
+    assert set(installed_versions(found)) == {"python", *names}
     assert requirements("no-such-distribution", "flows") == Requirements((), "")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.session import Resources
+from flows.commands import read_words
 from flows.config.commands import EmbedConfig, PredictConfig
 from flows.config.flat import from_keys
 from flows.config.keys import EmbedExecution
@@ -84,7 +85,7 @@ def test_an_encoder_of_a_gpu_is_refused_before_any_work_where_actors_have_none(
     keys = {"cohort": "c", "store": "s"} | ({"out": "o", "run": "r"} if flow == "predict" else {})
     config: Any = from_keys(PredictConfig if flow == "predict" else EmbedConfig, **keys)
     with pytest.raises(ConfigError, match=r"hed-texture are made on a GPU .* set gpus_per_actor=1") as caught:
-        embed_cohort(given, card, TileSpec(), config, str(tmp_path / "store"))
+        embed_cohort(given, card, TileSpec(), config, LocalStorage(tmp_path / "store"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "store").exists()
 
@@ -98,8 +99,10 @@ def test_features_of_a_gpu_that_are_all_there_need_none(
     (task,) = given.tasks()
     (features,) = embed_slide(task, [load_encoder("hed-texture")], spec=spec, policy=SlidePolicy())
     commit(store, feature_set, replace(features, encoder=card.to_dict()))
-    found = embed_cohort(given, card, spec, from_keys(EmbedConfig, cohort="c", store="s"), store.uri)
-    assert found.outcome.count(Status.SKIPPED) == 1
+    config = from_keys(EmbedConfig, cohort="c", store="s")
+    embedded = embed_cohort(given, card, spec, config, store)
+    assert embedded.outcome.count(Status.SKIPPED) == 1
+    assert read_words("embed", [f"config={embedded.result.outputs['report']}/resolved.yaml"]) == config
 
 
 @pytest.mark.parametrize(

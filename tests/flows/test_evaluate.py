@@ -12,8 +12,8 @@ import pytest
 from flows import evaluate
 from flows.config.commands import EvaluateConfig
 from flows.runs.evaluation import read_metrics
-from flows.runs.folder import read_run
 from mhim_core.evaluation.summary import SCHEMA
+from mhim_core.storage import LocalStorage
 
 Rows = list[dict[str, str]]
 QUICK = ("method=plain", "epochs=2", "embed_dim=8")
@@ -73,7 +73,7 @@ def test_what_is_missing_or_of_another_version_is_computed_again(trained: Callab
     for schema in ({}, {"schema": SCHEMA + 1}):
         old = {key: one for key, one in metrics_of(folder).items() if key != "schema"} | schema
         (folder / "evaluation/metrics.json").write_text(json.dumps(old))
-        assert read_metrics(read_run(str(folder))) is None
+        assert read_metrics(LocalStorage(folder)) is None
         assert judge(folder)
         assert files_of(folder) == first
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from cluster.storage import open_storage
 from flows import retrain, train
 from flows.config.commands import ReportConfig, TrainConfig
 from flows.config.flat import flat, from_keys
@@ -20,9 +19,10 @@ from flows.lifecycle import trigger
 from flows.lifecycle.training_steps import rows_digest
 from flows.runs import identity
 from flows.runs.cohort import load_cohort
-from flows.runs.folder import Run, cohort_identity
+from flows.runs.folder import PinnedFeatures, Run, cohort_identity
 from flows.runs.identity import RunIdentity, TrainingKeys, keys_identity
 from flows.runs.training_data import choose_features, training_data
+from flows.runs.training_places import open_places
 from flows.scheduling.records import Schedule
 from flows.submission.words import job_words
 from mhim_core.cohort.rows import CohortRow
@@ -130,10 +130,12 @@ def opened(
     def start(kind: type[TrainConfig], **more: Any) -> Run:
         words = [f"cohort={table}", store, f"out={tmp_path / 'run'}"]
         made = from_keys(kind, **flat(parse(TrainConfig, words, command="train")), **more)
-        feature_set = choose_features(made)
-        manifest = read_manifest(open_storage(made.store), feature_set.fingerprint)
+        places = open_places(made)
+        feature_set = choose_features(made, places)
+        manifest = read_manifest(places.store, feature_set.fingerprint)
         cohort = load_cohort(made.data.cohort).cohort
-        return train.open_run(made, cohort, feature_set, manifest, training_data(made, cohort, manifest))
+        features = PinnedFeatures(places.store, feature_set, manifest)
+        return train.open_run(made, places, cohort, features, training_data(made, cohort, manifest))
 
     return start
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,40 @@ def test_from_table_to_page_to_champion_on_real_slides(
     assert "paint has a champion" in other.err
     assert "mhim retrain" in other.err
     _check_keys_come_back(tmp_path)
+
+
+def test_a_pipeline_that_was_moved_is_done_and_goes_on_in_its_new_place(
+    mhim: Callable[..., Any], painted: Any, embed_here: None, train_here: None, tmp_path: Path
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    shutil.copytree(painted.cohort.parent, old / "slides")
+
+    def pipeline(project: Path, name: str = "paint") -> Any:
+        places = {"cohort": f"slides/{painted.cohort.name}", "store": "store", "out": "runs", "registry": "registry"}
+        words = [f"{key}={project / place}" for key, place in places.items()]
+        return mhim("pipeline", *words, *QUICK, f"name={name}", "gate_floor=0")
+
+    first = pipeline(old)
+    assert first.code == 0, first
+    steps = [line for line in first.out.splitlines() if line.startswith("── ")]
+    old.rename(new)
+    before = {path: path.read_bytes() for path in new.rglob("*") if path.is_file()}
+    again = pipeline(new)
+    assert again.code == 0, again
+    told = [line for line in again.out.splitlines() if line.startswith("── ")]
+    assert [line.partition(": done")[0] for line in told] == steps
+    assert all(": done" in line for line in told)
+    assert str(old) not in again.out
+    assert {path: path.read_bytes() for path in new.rglob("*") if path.is_file()} == before
+
+    for step in ("report", "register"):  # cut off before them: they follow the places of earlier steps
+        (record,) = new.glob(f"registry/flows/pipeline/paint/*/done/{step}-*.json")
+        record.unlink()
+    next(new.glob("runs/train-*/report.html")).unlink()
+    resumed = pipeline(new)
+    assert resumed.code == 0, resumed
+    assert [*new.glob("runs/train-*/report.html")]
+    assert not old.exists()
 
 
 def _check_keys_come_back(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_nothing_new_is_nothing_to_do_wherever_the_files_lie_now(world: World) -
         path.touch()
     again = world.retrain()
     assert again.code == 0
-    assert "nothing to do: all of it was done before" in again.out
+    assert "nothing to do" in again.out
     assert world.num_readings() == 1
 
 

@@ -9,11 +9,12 @@ import yaml
 
 from flows.commands import FLOWS, config_class, read_words
 from flows.config.commands import CompareConfig, TrainConfig
-from flows.config.files import resolved
-from flows.config.flat import flat, from_keys, keys_of
+from flows.config.files import AS_TYPED, resolved
+from flows.config.flat import flat, from_keys, keys_of, with_keys
 from flows.config.words import parse
 from flows.submission.words import job_words
 from mhim_core.errors import ConfigError
+from mhim_core.fingerprint import canonical_json
 from mhim_core.mil.model_options import Score
 
 
@@ -132,6 +133,28 @@ def test_in_a_job_the_file_travels_and_its_relative_places_are_full_ones(
     assert there.tiles.tile_px == 128
 
 
+def test_what_a_job_writes_gives_back_the_command_that_was_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_table: Callable[..., Path]
+) -> None:
+    write_table([{"slide_id": "a", "path": "a.svs", "patient_id": "p", "label": "x"}])
+    monkeypatch.chdir(tmp_path)
+    for name in ("one.csv", "two.csv"):
+        write(tmp_path / name, "a,train\n")
+    words = ["cohort=my.csv", "store=features", "out=runs/a", "split_files=one.csv,two.csv", "local_cpus=2"]
+    typed: Any = read_words("train", words)
+    job = job_words("train", typed, words, ship=True)
+    in_job: Any = read_words("train", job.words)
+    assert in_job.protocol.split_files == ("inputs/split_files-0/one.csv", "inputs/split_files-1/two.csv")
+    assert b"inputs/" in resolved(in_job, "train")
+    monkeypatch.setenv(AS_TYPED, canonical_json(job.as_typed).decode())
+    file = tmp_path / "resolved.yaml"
+    file.write_bytes(resolved(in_job, "train"))
+    assert read_words("train", [f"config={file}"]) == typed
+    part = with_keys(in_job, out="/elsewhere/final")  # a flow that the job's flow calls
+    assert yaml.safe_load(resolved(part, "train"))["out"] == "/elsewhere/final"
+    assert yaml.safe_load(resolved(part, "train"))["cohort"] == "my.csv"
+
+
 @pytest.mark.usefixtures("train_here")
 def test_a_run_s_own_resolved_file_says_that_it_is_done(
     mhim: Callable[..., Any],
@@ -151,6 +174,13 @@ def test_a_run_s_own_resolved_file_says_that_it_is_done(
     assert "nothing to do" in again.out
     assert file.read_bytes() == before
     assert "embed_dim: 8" in before.decode()
+    for command, folder in (("evaluate", "evaluation"), ("report", "report")):
+        assert mhim(command, f"run={tmp_path}/run").code == 0
+        own = tmp_path / "run" / folder / "resolved.yaml"
+        written_ns = own.stat().st_mtime_ns
+        assert mhim(command, f"config={own}").code == 0
+        assert own.stat().st_mtime_ns == written_ns
+    assert file.read_bytes() == before
     runs = f"{tmp_path}/run"
     other = mhim("train", f"config={file}", "epochs=2")
     assert other.code == 5, "the same out= with another configuration"

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mhim_core.errors import (
     SplitError,
     StorageError,
 )
-from mhim_core.fingerprint import fingerprint
+from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.storage import LocalStorage
 from mhim_core.types import ExitCode
 
@@ -64,12 +65,51 @@ def states(place: FlowPlace) -> list[State]:
 
 
 def test_steps_run_in_order_each_with_the_outputs_of_those_before(place: FlowPlace) -> None:
-    works = Work(StepOutput(identity={"sha": "a"}, places={"store": "there"})), Work(), Work()
+    works = Work(StepOutput(identity={"sha": "a"}, places={"store": "s3://there/store"})), Work(), Work()
     found = run_steps(place, steps_of(*works))
     assert (found.exit_code, found.recomputed) == (ExitCode.OK, True)
-    assert found.outputs == {"flow": place.uri, "store": "there"}
+    assert found.outputs == {"flow": place.uri, "store": "s3://there/store"}
     assert works[2].calls[0].before["embed"].identity == {"sha": "a"}
     assert states(place) == [State.done] * 3
+
+
+def test_places_move_with_the_records_unless_they_stayed_behind(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    storage = LocalStorage(project / "registry")
+    runs = {name: tmp_path / name for name in ("project/runs/train", "elsewhere/final")}
+    for run in runs.values():
+        LocalStorage(run).put("run.json", b"{}")
+    moving = {"train": f"{project}/runs/train", "page": f"{project}/runs/train/run.json", "bucket": "s3://bucket/store"}
+    places = moving | {"final": f"{tmp_path}/elsewhere/final"}
+    flow = FlowPlace(storage=storage, flow="pipeline", name="lung", fingerprint=fingerprint("a flow"))
+    assert run_steps(flow, steps_of(Work(StepOutput(places=places)))).outputs == {"flow": flow.uri} | places
+    (file,) = (project / "registry" / flow.folder / "done").iterdir()
+    recorded = json.loads(file.read_bytes())
+    assert recorded["output"]["places"]["train"] == "../../../../../runs/train"
+
+    project.rename(tmp_path / "moved")
+    moved = replace(flow, storage=LocalStorage(tmp_path / "moved/registry"))
+    again = run_steps(moved, steps_of(Work(AssertionError("ran again"))))
+    now = {what: place.replace(str(project), f"{tmp_path}/moved") for what, place in places.items()}
+    assert (again.outputs, again.recomputed) == ({"flow": moved.uri} | now, False)
+    assert {done.output.places["train"] for done in moved.done_steps().values()} == {f"{tmp_path}/moved/runs/train"}
+    assert not project.exists()
+
+    (tmp_path / "moved/registry").rename(tmp_path / "registry")  # the runs stay
+    alone = replace(flow, storage=LocalStorage(tmp_path / "registry"))
+    (tmp_path / "moved").rename(project)
+    assert run_steps(alone, steps_of(Work(AssertionError("ran again")))).outputs == {"flow": alone.uri} | places
+
+
+def test_a_record_of_an_earlier_version_keeps_its_absolute_places(place: FlowPlace) -> None:
+    places = {"train": f"{place.storage.uri}/runs/train"}
+    run_steps(place, steps_of(Work(StepOutput(places=places))))
+    (entry,) = place.storage.list(f"{place.folder}/done")
+    record = json.loads(place.storage.get(entry.key))
+    assert record.pop("folder") == place.uri
+    record["output"]["places"] = places
+    place.storage.put(entry.key, canonical_json(record))
+    assert run_steps(place, steps_of(Work(AssertionError("ran again")))).outputs["train"] == places["train"]
 
 
 def test_what_is_done_is_adopted_and_not_run_again(place: FlowPlace) -> None:

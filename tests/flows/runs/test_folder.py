@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from cluster.storage import open_storage
 from flows.config.commands import TrainConfig
 from flows.config.words import parse
 from flows.runs.cohort import load_cohort
-from flows.runs.folder import Run, read_run
+from flows.runs.folder import PinnedFeatures, Run, read_run
 from flows.runs.training_data import choose_features, training_data
+from flows.runs.training_places import open_places
 from flows.train import open_run
 from mhim_core.errors import ConflictError, InputError, IntegrityError
 from mhim_core.store.manifest import read_manifest
@@ -27,10 +27,12 @@ def found(tmp_path: Path, write_table: Callable[..., Path]) -> Found:
     def start(rows: Rows, store: str, *words: str, out: str = "run") -> Run:
         table = write_table(rows)
         config = parse(TrainConfig, [f"cohort={table}", store, f"out={tmp_path / out}", *words], command="train")
-        feature_set = choose_features(config)
-        manifest = read_manifest(open_storage(config.store), feature_set.fingerprint)
+        places = open_places(config)
+        feature_set = choose_features(config, places)
+        manifest = read_manifest(places.store, feature_set.fingerprint)
         cohort = load_cohort(config.data.cohort).cohort
-        return open_run(config, cohort, feature_set, manifest, training_data(config, cohort, manifest))
+        features = PinnedFeatures(places.store, feature_set, manifest)
+        return open_run(config, places, cohort, features, training_data(config, cohort, manifest))
 
     return start
 

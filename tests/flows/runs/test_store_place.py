@@ -73,13 +73,15 @@ def test_the_store_is_recorded_relative_to_the_run(project: Project) -> None:
 def test_a_project_that_stays_has_its_store(
     project: Project, record_at: Callable[[Project], dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert find_store(project.run, record_at(project)) == (project.store.uri, True)
+    place = find_store(project.run, record_at(project))
+    assert (place.uri, place.is_own) == (project.store.uri, True)
     assert capsys.readouterr().out == ""
 
 
 def test_a_moved_project_has_its_store_beside_it(project: Project, tmp_path: Path) -> None:
     record, moved = new_record(project), project.moved(tmp_path / "B")
-    assert find_store(moved.run, record) == (moved.store.uri, True)
+    place = find_store(moved.run, record)
+    assert (place.uri, place.is_own) == (moved.store.uri, True)
     assert not project.folder.exists()
 
 
@@ -94,7 +96,8 @@ def test_an_old_run_that_was_moved_finds_its_store_nearby_and_says_so(
     project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record, moved = old_record(project), project.moved(tmp_path / "B")
-    assert find_store(moved.run, record) == (moved.store.uri, False)
+    place = find_store(moved.run, record)
+    assert (place.uri, place.is_own) == (moved.store.uri, False)
     assert moved.store.uri in capsys.readouterr().out
 
 
@@ -105,7 +108,7 @@ def test_a_run_that_left_its_store_reads_it_but_does_not_own_it(
     (tmp_path / "elsewhere").mkdir()
     shutil.move(project.run.root, tmp_path / "elsewhere/first")
     place = find_store(LocalStorage(tmp_path / "elsewhere/first"), record)
-    assert place == (project.store.uri, False)
+    assert (place.uri, place.is_own) == (project.store.uri, False)
     assert project.store.uri in capsys.readouterr().out
 
 
@@ -201,10 +204,11 @@ def test_predictions_of_a_run_that_left_its_store_add_nothing_to_that_store(trai
     from flows.prediction.predictor import predictor_of_run
 
     own: Predictor = predictor_of_run(read_run(f"{trained}/run"))
-    assert own.store_uri == f"{trained}/store"
+    assert own.store is not None
+    assert own.store.uri == f"{trained}/store"
     (trained.parent / "elsewhere").mkdir()
     shutil.move(trained / "run", trained.parent / "elsewhere/run")
-    assert predictor_of_run(read_run(f"{trained.parent}/elsewhere/run")).store_uri == ""
+    assert predictor_of_run(read_run(f"{trained.parent}/elsewhere/run")).store is None
 
 
 def test_slides_that_moved_along_are_found(trained: Path) -> None:
