@@ -10,8 +10,15 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 
+class Reference(NamedTuple):
+    """A keyword that is a name: of what the file imports from another module, or defines itself."""
+
+    module: str
+    name: str
+
+
 class Registration(NamedTuple):
-    """One class's decorator: its only argument and its keywords, which are literals."""
+    """One class's decorator: its only argument, a literal, and its keywords, literals or a `Reference` each."""
 
     name: str
     module: str
@@ -21,9 +28,19 @@ class Registration(NamedTuple):
 def registrations(package: ModuleType, decorator: str) -> Iterator[Registration]:
     """Every class of the package's files that is decorated with a call of `decorator`, by file, then by place."""
     for path in sorted(path for folder in package.__path__ for path in Path(folder).glob("[!_]*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        module = f"{package.__name__}.{path.stem}"
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        imports = [node for node in body if isinstance(node, ast.ImportFrom)]
+        module_of = {alias.name: node.module or "" for node in imports for alias in node.names}
+
+        def read(value: ast.expr, module: str = module, module_of: dict[str, str] = module_of) -> Any:
+            if isinstance(value, ast.Name):
+                return Reference(module_of.get(value.id, module), value.id)
+            return ast.literal_eval(value)
+
+        for node in body:
             for call in node.decorator_list if isinstance(node, ast.ClassDef) else ():
                 if isinstance(call, ast.Call) and getattr(call.func, "id", "") == decorator:
                     (name,) = (ast.literal_eval(argument) for argument in call.args)
-                    options = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg is not None}
-                    yield Registration(name, f"{package.__name__}.{path.stem}", options)
+                    options = {word.arg: read(word.value) for word in call.keywords if word.arg is not None}
+                    yield Registration(name, module, options)

@@ -16,6 +16,7 @@ from enum import Enum
 from typing import Any, NamedTuple, TypeVar, cast
 
 from flows.config.roles import Role
+from mhim_core.mil.own_options import DECLARED_IN
 
 Config = TypeVar("Config")
 
@@ -136,7 +137,8 @@ def _keys(kind: type, path: tuple[str, ...], default: Any, role: Role | None) ->
             continue
         value_kind, optional = _split_optional(hints[field.name])
         listed = bool(field.metadata.get("listed"))
-        doc = docs.get(field.name, "")
+        declared_in = field.metadata.get(DECLARED_IN)
+        doc = docs.get(field.name) or _field_docs(declared_in or kind).get(field.name, "")
         choices = _choices(value_kind) or tuple(field.metadata.get("choices", ()))
         neutral = field.metadata.get("neutral", MISSING)
         yield Key(field.name, value_kind, optional, standing, doc, its_role, listed, path, choices, neutral)

@@ -4,8 +4,10 @@ import math
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeVar
 
 from mhim_core.errors import ConfigError
+from mhim_core.mil.own_options import own_options, settle_own_options, with_own_options
 from mhim_core.mil.registry import AGGREGATOR_NAMES, MINING_AGGREGATORS, newest_plugin
 
 # the members of an enum are named as a user types them, so that name and value are one word
@@ -68,10 +70,17 @@ TRANSMIL_HEADS = 8
 AUTO = "auto"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
+OwnOptions = TypeVar("OwnOptions")
+
 
 @dataclass(frozen=True, kw_only=True)
+@with_own_options
 class ModelOptions:
-    """The architecture of student and teacher alike."""
+    """The architecture of student and teacher alike.
+
+    The aggregators' own options (`own_options`) are fields as well. Those of TransMIL and CLAM stand here since
+    version 0.1 stated them for every aggregator.
+    """
 
     aggregator: str = field(default="abmil", metadata={"choices": AGGREGATOR_NAMES})
     """The model that turns a bag into a prediction: one of these (mean and max only with method=plain), or a name that
@@ -100,6 +109,7 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         self._settle_plugin()
+        settle_own_options(self, self.aggregator)
         if self.embed_dim < 1:
             raise ConfigError(f"embed_dim={self.embed_dim} must be at least 1")
         if self.aggregator == "transmil" and self.embed_dim % TRANSMIL_HEADS:
@@ -129,6 +139,10 @@ class ModelOptions:
             object.__setattr__(self, "plugin_sha256", newest)
         elif not _SHA256.fullmatch(self.plugin_sha256):
             raise ConfigError(f"plugin_sha256={self.plugin_sha256!r} must be 64 lower-case hexadecimal digits")
+
+    def own(self, kind: type[OwnOptions]) -> OwnOptions:
+        """The own options of this model's aggregator: `kind` is the class that its decorator names."""
+        return own_options(self, kind)
 
     def require_mining(self) -> None:
         """Raises ConfigError if masked hard instance mining cannot work with this aggregator.

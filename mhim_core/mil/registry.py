@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from mhim_core.errors import InputError
 from mhim_core.mil import aggregators
-from mhim_core.registrations import registrations
+from mhim_core.registrations import Reference, registrations
 
 AggregatorClass = TypeVar("AggregatorClass", bound=type)
 
@@ -44,15 +44,19 @@ _LOADING: ContextVar[_Loading | None] = ContextVar("_LOADING", default=None)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
-def register_aggregator(name: str, *, mining: bool = False) -> Callable[[AggregatorClass], AggregatorClass]:
+def register_aggregator(
+    name: str, *, mining: bool = False, options: type | None = None
+) -> Callable[[AggregatorClass], AggregatorClass]:
     """A class decorator: `aggregator=<name>` is this class. See docs/method.md, section Plug-ins.
 
-    `mining`: the class weighs single instances, so that a teacher of its kind can rank them for a student. Both are
-    literals where the class is built in; of a plug-in whether it can is found out (`plugged.check_plugin`).
+    `mining`: the class weighs single instances, so that a teacher of its kind can rank them for a student. `options`:
+    the class of its own options (`own_options`), imported from a file that does not import torch; a plug-in has none.
+    For a built-in class, name and `mining` are literals and `options` is a name, since they are read from the source;
+    whether a plug-in can be mined is tried out (`probe.check_plugin`).
 
     In a user's file it acts where the file is loaded as a plug-in (`aggregator_file=`, `plugins.load_plugin`); where it
     is imported as any module is, it leaves the class as it is and registers nothing. Raises InputError for the name of
-    a built-in aggregator, for one that is no plain word, and for one that the file uses twice.
+    a built-in aggregator, for one that is no plain word, for one that the file uses twice, and for options.
     """
 
     def register(aggregator: AggregatorClass) -> AggregatorClass:
@@ -62,6 +66,11 @@ def register_aggregator(name: str, *, mining: bool = False) -> Callable[[Aggrega
             AGGREGATORS[AggregatorKey(name, None)] = aggregator
         elif loading is not None:
             _check_name(name, loading)
+            if options is not None:
+                raise InputError(
+                    f"the aggregator {name!r}: a plug-in has no options of its own; make them constants of its file, "
+                    "whose sha256 is part of the model's identity"
+                )
             loading.classes[name] = aggregator
         return aggregator
 
@@ -94,6 +103,19 @@ def aggregator_class(name: str, plugin_sha256: str | None) -> type[Any]:
             f"{other}; give that file with aggregator_file="
         )
     return aggregator
+
+
+def options_classes() -> dict[type, tuple[str, ...]]:
+    """The built-in aggregators' own options: each class with the names of the aggregators that have these options."""
+    names: dict[type, tuple[str, ...]] = {}
+    for entry in _BUILT_IN.values():
+        reference = entry.options.get("options")
+        if reference is not None:
+            assert isinstance(reference, Reference), f"{entry.name}: options= is the name of an imported class"
+            assert reference.module != entry.module, f"{reference.name} must be in a file that does not import torch"
+            kind: type = getattr(importlib.import_module(reference.module), reference.name)
+            names[kind] = (*names.get(kind, ()), entry.name)
+    return names
 
 
 def newest_plugin(name: str) -> str | None:

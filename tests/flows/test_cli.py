@@ -70,6 +70,28 @@ def test_help_of_a_command_says_what_each_key_means(mhim: Mhim, name: str) -> No
     assert f"mhim {name} {FLOWS[name].example}" in text
 
 
+def test_help_lists_an_aggregator_and_its_own_options_once_their_files_are_there(tmp_path: Path) -> None:
+    (tmp_path / "toy.py").write_text(
+        "import torch\nfrom mhim_core.mil.aggregators.toy_options import ToyOptions\n"
+        "@register_aggregator('toy', mining=True, options=ToyOptions)\nclass Toy: ...\n"
+    )
+    (tmp_path / "toy_options.py").write_text(
+        "from dataclasses import dataclass, field\n@dataclass(frozen=True, kw_only=True)\nclass ToyOptions:\n"
+        "    toy_size: int = field(default=3, metadata={'neutral': 3})\n    '''Heads of a toy.'''\n"
+    )
+    code = (
+        f"import sys; import mhim_core.mil.aggregators as package; package.__path__.append({str(tmp_path)!r})\n"
+        "from flows.cli import main; main(['train', '--help']); assert 'torch' not in sys.modules\n"
+        "from flows.config.commands import TrainConfig; from flows.config.flat import flat, from_keys, keys_of\n"
+        "assert 'toy' in keys_of(TrainConfig)['aggregator'].choices\n"
+        "config = from_keys(TrainConfig, cohort='c', store='s', out='o', aggregator='toy', toy_size=5)\n"
+        "assert config.model.toy_size == flat(config)['toy_size'] == 5"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "toy_size=3 Heads of a toy." in " ".join(ended.stdout.split())
+
+
 def test_help_names_every_command_and_every_exit_code(mhim: Mhim) -> None:
     text = mhim("--help").out
     for name in FLOWS:

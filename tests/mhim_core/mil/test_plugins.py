@@ -234,6 +234,10 @@ def test_names_without_a_file_are_refused(wrong: dict[str, str], said: str) -> N
             (source("twice") + source("twice")).decode(),
             r"own\.py, line \d+: .* 'twice' is registered twice",
         ),
+        (
+            source("choosy").decode().replace('"choosy"', '"choosy", options=dict'),
+            r"own\.py, line 6: .* 'choosy': a plug-in has no options",
+        ),
     ],
 )
 def test_a_file_that_fails_says_where_and_registers_nothing(text: str, said: str) -> None:
