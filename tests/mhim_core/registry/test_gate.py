@@ -1,9 +1,12 @@
 """The gate: what refuses a challenger, what does not, and that every check is listed whatever the others say."""
 
+import importlib
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +16,17 @@ from mhim_core.evaluation.held_out import HeldOut
 from mhim_core.features import SourceIdentity
 from mhim_core.fingerprint import canonical_json
 from mhim_core.metrics import auroc, brier
+from mhim_core.registry import gate_checks
 from mhim_core.registry.card import RegistryCard, TrainedOn
+from mhim_core.registry.contest import Check
 from mhim_core.registry.figures import Contender
-from mhim_core.registry.gate import Check, GateDecision, judge
+from mhim_core.registry.gate import GateDecision, judge
 from mhim_core.registry.gate_options import GateOptions, HoldoutOptions
 from mhim_core.registry.holdout import Holdout, HoldoutSlide
 from mhim_core.task import ClassTarget, SurvivalTarget, Target, Task, TaskKind, ValueTarget
 from mhim_core.types import PatientId, SlideId
 
+PAGE = Path(__file__).parents[3] / "CONTRIBUTING.md"
 Make = Callable[..., Any]
 NUM = 40
 OPTIONS = GateOptions(gate_replicates=200, gate_delta=0.1)
@@ -142,7 +148,10 @@ def test_the_figures_are_those_of_the_metrics(champion: Contender, challenge: Ma
     assert (figures["num_bags"], figures["num_patients"], figures["metric"]) == (NUM, NUM, "auroc")
     # decided at the threshold 0.4 of the cards
     assert figures["champion"]["sensitivity"]["value"] == pytest.approx(0.8)
-    assert json.loads(canonical_json(decision.to_dict()))["checks"][0]["name"] == "new_model"
+    checks = json.loads(canonical_json(decision.to_dict()))["checks"]
+    assert [check["name"] for check in checks] == NAMES
+    assert {frozenset(check) for check in checks} == {frozenset({"name", "passed", "found", "limit", "reason"})}
+    assert checks[NAMES.index("holdout_predicted")]["found"] == NUM
 
 
 def test_the_same_arguments_give_the_same_decision(champion: Contender, challenge: Make) -> None:
@@ -156,9 +165,9 @@ def test_a_worse_challenger_is_refused_with_the_numbers(champion: Contender, cha
     decision = judge(champion, challenge(worse), holdout_of(), OPTIONS)
     assert refused_by(decision) == {"non_inferior", "brier"}
     check = checks_of(decision)["non_inferior"]
-    assert check.found is not None
-    assert check.found < check.limit == -0.1
-    assert f"{check.found:.4g}" in check.reason
+    assert check.value is not None
+    assert check.value < check.limit == -0.1
+    assert f"{check.value:.4g}" in check.reason
     assert "non_inferior: AUROC better by -0." in decision.reason
 
 
@@ -166,7 +175,7 @@ def test_delta_alone_can_force_either_outcome(champion: Contender, challenge: Ma
     wide = replace(OPTIONS, gate_delta=1.0, gate_brier_epsilon=1.0)
     assert judge(champion, challenge(worse), holdout_of(), wide).promote
     tight = replace(OPTIONS, gate_delta=0.0, gate_brier_epsilon=1.0)
-    slightly_worse = [one._replace(logits=(0.0, -3.0)) if one.bag_id == "s012" else one for one in classified(good)]
+    slightly_worse = [row._replace(logits=(0.0, -3.0)) if row.bag_id == "s012" else row for row in classified(good)]
     assert refused_by(judge(champion, challenge(slightly_worse), holdout_of(), tight)) == {"non_inferior"}
     with pytest.raises(ConfigError, match="gate_delta"):
         replace(OPTIONS, gate_delta=-0.01)
@@ -215,7 +224,7 @@ def test_a_holdout_patient_in_training_is_refused_and_not_named(champion: Conten
         decision = judge(champion, challenge(better, trained_on=leaked), holdout_of(), OPTIONS)
         assert refused_by(decision) == {"holdout_unseen"}
         assert "p003" not in decision.reason
-        assert checks_of(decision)["holdout_unseen"].found == 1
+        assert checks_of(decision)["holdout_unseen"].value == 1
 
 
 def test_a_holdout_that_changed_is_refused_with_what_changed(champion: Contender, challenge: Make) -> None:
@@ -303,11 +312,11 @@ def test_a_site_too_small_or_of_one_class_is_listed_and_not_judged(made: Make, c
     options = replace(OPTIONS, gate_site_patients=8)
     champion = Contender(made(b"champion").card, classified(good, site))
     decision = judge(champion, challenge(classified(better, site)), holdout_of(), options)
-    found = checks_of(decision)
-    assert found["non_inferior/small"].passed is None
-    assert "5 holdout patients, and 8 are needed" in found["non_inferior/small"].reason
-    assert found["non_inferior/negative"].passed is None
-    assert "AUROC has no value here" in found["non_inferior/negative"].reason
+    checks = checks_of(decision)
+    assert checks["non_inferior/small"].passed is None
+    assert "5 holdout patients, and 8 are needed" in checks["non_inferior/small"].reason
+    assert checks["non_inferior/negative"].passed is None
+    assert "AUROC has no value here" in checks["non_inferior/negative"].reason
     assert decision.promote, "what cannot be judged refuses nothing"
 
 
@@ -319,7 +328,7 @@ def test_one_site_of_all_slides_is_no_site_of_its_own(made: Make, challenge: Mak
 
 def test_a_metric_without_a_value_on_the_whole_holdout_refuses(made: Make, challenge: Make) -> None:
     def one_class(probability: Callable[[int], float]) -> list[HeldOut]:
-        return [one._replace(target=ClassTarget(0)) for one in classified(probability)]
+        return [row._replace(target=ClassTarget(0)) for row in classified(probability)]
 
     champion = Contender(made(b"champion").card, one_class(good))
     decision = judge(champion, challenge(one_class(better)), holdout_of(), OPTIONS)
@@ -345,12 +354,12 @@ def test_patients_are_drawn_whole(made: Make, challenge: Make) -> None:
     """Ten slides of each patient say no more than one does: the interval must not shrink."""
 
     def wide(rows: list[HeldOut], times: int) -> list[HeldOut]:
-        return [one._replace(bag_id=f"{one.bag_id}-{copy}") for one in rows for copy in range(times)]
+        return [row._replace(bag_id=f"{row.bag_id}-{copy}") for row in rows for copy in range(times)]
 
     def holdout(times: int) -> Holdout:
         slides = holdout_of().slides
         many = tuple(
-            replace(one, slide_id=SlideId(f"{one.slide_id}-{copy}")) for one in slides for copy in range(times)
+            replace(slide, slide_id=SlideId(f"{slide.slide_id}-{copy}")) for slide in slides for copy in range(times)
         )
         return replace(holdout_of(), slides=many)
 
@@ -420,3 +429,37 @@ def test_a_metric_of_another_task_is_refused_by_name(champion: Contender, challe
 def test_options_out_of_range_are_refused_by_name(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
         GateOptions(**values)
+
+
+def test_every_file_of_the_folder_is_in_a_table() -> None:
+    tables = (gate_checks.OF_MODELS, gate_checks.OF_PREDICTIONS, gate_checks.OF_PERFORMANCE)
+    modules = [check.__module__.rpartition(".")[2] for table in tables for check in table]
+    files = [path.stem for path in Path(gate_checks.__path__[0]).glob("[!_]*.py")]
+    assert sorted(modules) == sorted(files)
+
+
+def test_the_file_that_contributing_shows_is_a_check(
+    champion: Contender, challenge: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = PAGE.read_text(encoding="utf-8").partition("\n## Adding a gate check\n")[2].partition("\n## ")[0]
+    example = re.search(r"```python\n# mhim_core/registry/gate_checks/(\w+)\.py\n(.*?)```", section, re.DOTALL)
+    assert example is not None
+    (tmp_path / f"{example.group(1)}.py").write_text(example.group(2))
+    monkeypatch.setattr(gate_checks, "__path__", [*gate_checks.__path__, str(tmp_path)])
+    module = importlib.import_module(f"{gate_checks.__name__}.{example.group(1)}")
+    monkeypatch.setattr(gate_checks, "OF_PERFORMANCE", (*gate_checks.OF_PERFORMANCE, module.check_holdout_size))
+
+    challenger = challenge(better)
+
+    def decide() -> tuple[GateDecision, Check]:
+        decision = judge(champion, challenger, holdout_of(), OPTIONS)
+        return decision, decision.checks[-1]
+
+    decision, check = decide()
+    assert (check.name, check.passed, check.value) == ("holdout_size", True, NUM)
+    assert decision.promote
+    monkeypatch.setattr(module, "MIN_PATIENTS", NUM + 1)
+    decision, check = decide()
+    assert (check.passed, check.limit) == (False, NUM + 1)
+    assert not decision.promote
+    assert judge(None, challenger, holdout_of(), OPTIONS).failed == (check,)
