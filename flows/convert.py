@@ -1,10 +1,11 @@
 """mhim convert checkpoint=theirs.pt out=model.safetensors classes=normal,tumour: converts published checkpoints.
 
 Inputs: a published `.pt`, also of CLAM (SB, MB), which becomes a model file with a card (no code in a pickle is run);
-or a model file, or the fit of a run (run= fold= seed= stage=), which becomes a `.pt` with published names. Weights are
-kept bit for bit. Output: the file at out; its extension determines the direction. No resolved.yaml is written, since it
-is a single file that is passed on alone, and a model file's card holds classes, options and the checkpoint's sha256.
-Cost: seconds. Exit code: 0, 2 (no published model: names and shapes are listed), 5 (out holds something else), 6.
+or a model file, or the fit of a run (run= fold= seed= stage=), which becomes a file of another format (format=, by
+default a `.pt` with published names). Weights are kept bit for bit. Output: the file at out; its extension determines
+the direction. No resolved.yaml is written, since it is a single file that is passed on alone, and a model file's card
+holds classes, options and the checkpoint's sha256. Cost: seconds. Exit code: 0, 2 (no published model: names and shapes
+are listed), 5 (out holds something else), 6.
 """
 
 import posixpath
@@ -77,16 +78,28 @@ def import_checkpoint(data: bytes, config: ConvertConfig) -> bytes:
 
 
 def export_model(data: bytes, config: ConvertConfig) -> bytes:
-    """A model file as the bytes of a published `.pt`. Raises InputError for any other file or an unpublished model."""
-    from mhim_core.mil.published_file import save_published
+    """A model file's model in another format. Raises InputError for another file, or a model the format cannot hold."""
+    from mhim_core.mil.formats import FORMATS
+    from mhim_core.mil.formats.format import PublishedModel
     from mhim_core.train.checkpoint import load_model
 
     try:
         loaded = load_model(data)
     except IntegrityError as error:
         raise InputError(f"{config.checkpoint or config.run}: {error}") from error
-    teacher = None if loaded.teacher is None else loaded.teacher.state_dict()
-    return save_published(loaded.student.state_dict(), teacher)
+    card, student = loaded.card, loaded.student.state_dict()
+    write = FORMATS[config.format].write
+    assert write is not None  # as the config checked
+    model = PublishedModel(
+        options=card.model,
+        d_in=card.d_in,
+        num_outputs=card.task.num_outputs,
+        recycle_queries=card.mhim.recycle_queries if card.mhim is not None and card.mhim.recycles else None,
+        dtype=student["embed.weight"].dtype,
+        student=student,
+        teacher=None if loaded.teacher is None else loaded.teacher.state_dict(),
+    )
+    return write(model)
 
 
 def _read(config: ConvertConfig) -> bytes:

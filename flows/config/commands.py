@@ -31,6 +31,8 @@ from flows.config.roles import Role, part, role
 from flows.config.tracking import TrackingKeys
 from mhim_core.cohort.task_options import SplitOptions, SplitScheme, TableOptions, TaskOptions
 from mhim_core.errors import ConfigError
+from mhim_core.mil.formats import FORMATS, WRITTEN_FORMATS
+from mhim_core.mil.formats.pt_file import SUFFIXES
 from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions
 from mhim_core.registry.names import is_reference
 from mhim_core.slides.spec import SlidePolicy, TileSpec
@@ -237,6 +239,10 @@ class ConvertConfig:
 
     out: str = field(metadata=role(Role.output))
     """The file to write, a path or s3:// URI: .safetensors (a model file, from checkpoint=….pt) or .pt (published)."""
+    format: str = field(
+        default="mhim-mil", metadata=role(Role.identity) | {"neutral": "mhim-mil", "choices": WRITTEN_FORMATS}
+    )
+    """To write anything but a model file: its format. mhim-mil: a .pt with the names of the published code."""
     checkpoint: str = field(default="", metadata=role(Role.place))
     """The file to read: a published .pt, or a model file .safetensors; empty: a fit of run=."""
     classes: tuple[str, ...] = field(default=(), metadata=role(Role.identity))
@@ -262,12 +268,15 @@ class ConvertConfig:
         """ConfigError unless there is one source, and a target of the other kind."""
         if bool(self.checkpoint) == bool(self.run):
             raise ConfigError("give checkpoint=, the file to read, or run=, the training run whose fit is written")
-        theirs, ours = (".pt", ".pth"), (".safetensors",)
-        source, wanted = (theirs, ours) if self.imports else (ours, theirs)
+        written = FORMATS.get(self.format)
+        if written is None or written.write is None:
+            raise ConfigError(f"format={self.format} is not one of {', '.join(WRITTEN_FORMATS)}")
+        theirs, ours = SUFFIXES, (".safetensors",)
+        source, wanted = (theirs, ours) if self.imports else (ours, written.suffixes)
         if not self.out.endswith(wanted) or (self.checkpoint and not self.checkpoint.endswith(source)):
             raise ConfigError(
                 f"checkpoint={self.checkpoint or self.run} out={self.out}: a published .pt becomes a .safetensors, "
-                "a .safetensors or a run's fit becomes a .pt"
+                f"a .safetensors or a run's fit becomes a {' or '.join(written.suffixes)}"
             )
         if self.imports and not self.classes:
             raise ConfigError("classes= is needed, the names of the classes in the order of the checkpoint's logits")
@@ -275,7 +284,7 @@ class ConvertConfig:
     @property
     def imports(self) -> bool:
         """Whether a published checkpoint becomes a model file, or the other way round."""
-        return self.checkpoint.endswith((".pt", ".pth"))
+        return self.checkpoint.endswith(SUFFIXES)
 
 
 @dataclass(frozen=True, kw_only=True)

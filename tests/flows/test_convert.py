@@ -1,16 +1,20 @@
 """Published checkpoints through the command, both ways."""
 
+import importlib
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from mhim_core.mil import formats
+from mhim_core.mil.formats.mhim_mil import from_published, to_published
 from mhim_core.mil.model import MilModel, build_model
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
-from mhim_core.mil.published import from_published, to_published
 from mhim_core.storage import LocalStorage
 from mhim_core.task import ClassTarget, FittedTask, Task, TaskKind
 from mhim_core.train.card import ModelCard
@@ -22,6 +26,7 @@ from mhim_core.train.plan import FoldBags, LabelledBag, Stage, TrainPlan, plan_f
 from mhim_core.train.results import FitResult
 from mhim_core.types import BagId
 
+PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 CLASSES = "classes=normal,ductal,lobular"
 
 
@@ -160,3 +165,34 @@ def test_a_model_that_was_never_published_is_refused(
     file.write_bytes(save_model(card, build_model(10, 2, options, seed="s").state_dict()))
     message = refused("convert", f"checkpoint={file}", f"out={tmp_path / 'x.pt'}")
     assert "not the weights of a published model" in message
+
+
+def test_an_export_written_as_contributing_shows_is_a_format_of_the_command(
+    mhim: Callable[..., Any],
+    refused: Callable[..., str],
+    run_of_fits: list[FitResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    section = PAGE.read_text(encoding="utf-8").partition("\n## Adding an export\n")[2].partition("\n## ")[0]
+    example = re.search(r"```python\n# mhim_core/mil/formats/(\w+)\.py\n(.*?)```", section, re.DOTALL)
+    assert example is not None
+    (tmp_path / f"{example.group(1)}.py").write_text(example.group(2))
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
+    module = importlib.import_module(f"{formats.__name__}.{example.group(1)}")
+    words = ("convert", "format=numpy", f"run={tmp_path / 'run'}", "fold=1", "stage=mhim")
+    assert "format=numpy is not one of mhim-mil" in refused(*words, f"out={tmp_path / 'fit.npz'}")
+    monkeypatch.setitem(formats.FORMATS, "numpy", module.NUMPY_ARRAYS)
+    assert "becomes a .npz" in refused(*words, f"out={tmp_path / 'fit.pt'}")
+    for _ in range(2):  # equal bytes, or the second call would find another file there
+        assert mhim(*words, f"out={tmp_path / 'fit.npz'}").code == 0
+    result = next(result for result in run_of_fits if (result.fold, result.stage) == (1, Stage.mhim))
+    state = load_model((tmp_path / "run" / result.model_key).read_bytes()).student.state_dict()
+    arrays = np.load(tmp_path / "fit.npz")
+    assert set(arrays) == set(state)
+    assert all(np.array_equal(arrays[name], tensor.numpy()) for name, tensor in state.items())
+
+
+def test_a_format_that_is_only_read_cannot_be_written(refused: Callable[..., str], tmp_path: Path) -> None:
+    words = ("convert", "format=clam", f"checkpoint={tmp_path / 'x.safetensors'}", f"out={tmp_path / 'x.pt'}")
+    assert "format=clam is not one of mhim-mil" in refused(*words)

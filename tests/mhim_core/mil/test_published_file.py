@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from mhim_core.errors import InputError
+from mhim_core.mil.formats.mhim_mil import to_published
 from mhim_core.mil.model import MilModel, build_model
 from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions
-from mhim_core.mil.published import to_published
 from mhim_core.mil.published_file import load_published, save_published
 
 AGGREGATORS = ["abmil", "transmil", "dsmil"]

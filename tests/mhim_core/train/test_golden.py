@@ -16,11 +16,11 @@ import torch
 from mhim_core.metrics.outputs import survival_curve, survival_risk
 from mhim_core.mil.aggregators.dsmil import Dsmil
 from mhim_core.mil.draws import Draws
+from mhim_core.mil.formats.mhim_mil import from_published, to_published
 from mhim_core.mil.losses import survival_loss
 from mhim_core.mil.masking import Masks, RecycleSplit, mask_instances, split_recycled
 from mhim_core.mil.model import MilModel
 from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions, Score
-from mhim_core.mil.published import from_published, to_published
 from mhim_core.task import ClassTarget, FittedTask, TaskKind
 from mhim_core.train import step as step_module
 from mhim_core.train.arithmetic import fixed_arithmetic

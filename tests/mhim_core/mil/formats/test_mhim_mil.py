@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mhim_core.errors import InputError
+from mhim_core.mil.formats.mhim_mil import from_published, to_published
 from mhim_core.mil.model import build_model
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
-from mhim_core.mil.published import from_published, to_published
 
 
 def weights(mhim: MhimOptions | None = None, **model: str | bool) -> dict[str, torch.Tensor]:

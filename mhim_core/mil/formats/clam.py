@@ -4,14 +4,19 @@ The authors' layout: `attention_net` is embedding, ReLU, dropout and gated atten
 `classifiers` one layer (SB) or one a class (MB), `instance_classifiers` two outputs a class.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mhim_core.errors import InputError
+from mhim_core.mil.formats.format import CheckpointFormat, Weights
+from mhim_core.mil.formats.pt_file import SUFFIXES
+from mhim_core.mil.model_options import Activation
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ATTENTION = re.compile(r"attention_net\.(?:module\.)?")
 """`module.`: attention_net alone was spread over several GPUs."""
@@ -27,19 +32,11 @@ _LOSS = "instance_loss_fn."
 """Constants of the instance loss, no weights."""
 
 
-class ClamWeights(NamedTuple):
-    """CLAM's weights in our names."""
-
-    aggregator: str
-    """clam-sb or clam-mb."""
-    state: dict[str, Tensor]
-
-
 def is_clam(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.startswith("attention_net.") for name in tensors)
 
 
-def from_clam(tensors: Mapping[str, Tensor]) -> ClamWeights:
+def from_clam(tensors: Mapping[str, Tensor]) -> Weights:
     """Raises InputError naming each tensor that CLAM-SB and CLAM-MB do not have, or lack."""
     named = {_plain(name): tensor for name, tensor in tensors.items() if not name.startswith(_LOSS)}
     num_classes = len({name.split(".")[1] for name in named if name.startswith("instance_classifiers.")})
@@ -54,12 +51,18 @@ def from_clam(tensors: Mapping[str, Tensor]) -> ClamWeights:
             f"not the weights of CLAM-SB or CLAM-MB with gated attention: unknown tensors {unknown}, missing tensors "
             f"{missing or ['instance_classifiers'] * (not num_classes)}"
         )
+    import torch
+
     state: dict[str, Tensor] = {}
     for kind in ("weight", "bias"):
         state |= {f"{ours}.{kind}": named[f"{theirs}.{kind}"] for theirs, ours in names.items()}
         state[f"aggregator.head.{kind}"] = torch.cat([named[f"{head}.{kind}"] for head in heads])
-    return ClamWeights("clam-mb" if is_multi else "clam-sb", state)
+    # the activation is that of CLAM's code, which has no other
+    return Weights("clam-mb" if is_multi else "clam-sb", state, embed_activation=Activation.relu)
 
 
 def _plain(name: str) -> str:
     return _GATE.sub("attention_net.gate.", _ATTENTION.sub("attention_net.", name))
+
+
+CLAM = CheckpointFormat(name="clam", suffixes=SUFFIXES, recognises=is_clam, read=from_clam)

@@ -1,15 +1,19 @@
-"""Weights under the names of the published checkpoints, as their users hold them, to and from ours.
+"""Weights under the names of the published MHIM-MIL checkpoints, as their users hold them, to and from ours.
 
 Only names and shapes differ; see the authors' papers for the modules. ABMIL (plain), TransMIL and DSMIL were published.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from mhim_core.errors import InputError
+from mhim_core.mil.formats.format import CheckpointFormat, Weights
+from mhim_core.mil.formats.pt_file import SUFFIXES, write_states
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MODEL = {
     "embed.weight": "feature.0.weight",
@@ -101,9 +105,17 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def published_aggregator(tensors: Mapping[str, Tensor]) -> str:
-    """The name of the aggregator whose published checkpoint this is. Raises InputError as `from_published`."""
-    return _match(_without_alias(tensors), published=True).aggregator
+def read_published(tensors: Mapping[str, Tensor]) -> Weights:
+    """`from_published`, with the aggregator that has these names."""
+    return Weights(_match(_without_alias(tensors), published=True).aggregator, from_published(tensors))
+
+
+def save_published(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor] | None = None) -> bytes:
+    """The bytes of a `.pt` file: `{"model": …}`, with `"teacher"` where there is one, in the published names.
+
+    Takes our state dicts. Raises InputError as `to_published`.
+    """
+    return write_states(to_published(student), None if teacher is None else to_published(teacher))
 
 
 class _Match(NamedTuple):
@@ -113,6 +125,8 @@ class _Match(NamedTuple):
 
 
 def _without_alias(tensors: Mapping[str, Tensor]) -> set[str]:
+    import torch
+
     alias, queries = tensors.get(_QUERIES_ALIAS), tensors.get(_RECYCLE["recycle.queries"])
     if alias is not None and queries is not None and not torch.equal(alias, queries):
         raise InputError(f"{_QUERIES_ALIAS} is not the same as {_RECYCLE['recycle.queries']}, of which it is an alias")
@@ -138,3 +152,12 @@ def _match(present: set[str], published: bool) -> _Match:
         f"not the weights of a published model (plain ABMIL, TransMIL or DSMIL); compared with {aggregator}, "
         f"unknown tensors {unknown}, missing tensors {missing}"
     )
+
+
+MHIM_MIL = CheckpointFormat(
+    name="mhim-mil",
+    suffixes=SUFFIXES,
+    recognises=lambda tensors: _MODEL["embed.weight"] in tensors,
+    read=read_published,
+    write=lambda model: save_published(model.student, model.teacher),
+)

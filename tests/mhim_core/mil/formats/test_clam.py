@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mhim_core.errors import InputError
-from mhim_core.mil.clam_weights import from_clam
+from mhim_core.mil.formats.clam import from_clam
 from mhim_core.mil.model import MilModel
 from mhim_core.mil.published_file import load_published
 
