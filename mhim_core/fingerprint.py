@@ -2,7 +2,7 @@
 
 A field that says `metadata={"neutral": value}` is left out while it has that value, which means what versions without
 the field did: so an option that is added later changes no fingerprint and no record until it is used (ADR 10). A
-NamedTuple says the same in its class attribute `NEUTRAL`, {field: value}.
+NamedTuple, whose fields have no metadata, is decorated with `neutral_fields`.
 
 A field that says `metadata={"flat": True}` holds a dataclass whose fields are written beside those of its owner, which
 share no name with them.
@@ -13,13 +13,28 @@ import functools
 import hashlib
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
+
+Kind = TypeVar("Kind")
 
 NEUTRAL, FLAT = "neutral", "flat"
 """The keys of a field's metadata."""
+_OF_TUPLES = "_neutral_values"
+"""The attribute of a NamedTuple."""
+
+
+def neutral_fields(**values: Any) -> Callable[[type[Kind]], type[Kind]]:
+    """A decorator of a NamedTuple: the neutral values of its fields."""
+
+    def declare(kind: type[Kind]) -> type[Kind]:
+        assert values.keys() <= set(kind._fields), kind  # type: ignore[attr-defined]
+        setattr(kind, _OF_TUPLES, values)
+        return kind
+
+    return declare
 
 
 def canonical_json(value: Any) -> bytes:
@@ -74,7 +89,7 @@ def neutral_values(kind: type) -> Mapping[str, Any]:
         for part in flat_parts(kind).values():
             values |= neutral_values(part)
     else:
-        values = to_plain(getattr(kind, "NEUTRAL", {}))
+        values = to_plain(getattr(kind, _OF_TUPLES, {}))
     return MappingProxyType(values)
 
 

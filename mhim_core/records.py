@@ -18,6 +18,8 @@ from mhim_core.fingerprint import flat_parts, neutral_values
 
 Record = TypeVar("Record")
 
+_PLAIN = (bool, int, float, str)
+
 
 def read_record(kind: type[Record], raw: Any, where: str) -> Record:
     """The `kind` that `to_plain` made `raw` from; nested records, enums and tuples by the fields' types.
@@ -81,6 +83,9 @@ def _value(hint: Any, raw: Any, where: str) -> Any:
         return tuple(_value(kind, item, where) for kind, item in zip(kinds, raw, strict=True))
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(raw)
+    kind = getattr(hint, "__supertype__", hint)  # what a NewType is made of
+    if kind in _PLAIN and not (type(raw) is kind or (kind is float and type(raw) is int)):
+        raise IntegrityError(f"{where}: {raw!r} is no {kind.__name__}")
     if isinstance(hint, type) and (dataclasses.is_dataclass(hint) or hasattr(hint, "_fields")):
         return read_record(hint, raw, where)
     return raw

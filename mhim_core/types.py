@@ -9,6 +9,8 @@ A *bag* is one slide's (or patient's) set of *instances* (tile features); an *en
 from enum import IntEnum, StrEnum
 from typing import NamedTuple, NewType
 
+from mhim_core.fingerprint import neutral_fields
+
 SlideId = NewType("SlideId", str)
 PatientId = NewType("PatientId", str)
 BagId = NewType("BagId", str)
@@ -76,6 +78,7 @@ class SlideTask(NamedTuple):
     """The file's expected sha256, where the cohort table gives one."""
 
 
+@neutral_fields(is_empty=False)
 class StatusRow(NamedTuple):
     """What became of one slide: about 1 KB, one per slide and run."""
 
@@ -95,4 +98,4 @@ class StatusRow(NamedTuple):
     """The Ray node that did the work."""
     commit_key: str = ""
     is_empty: bool = False
-    """No tissue, found by this run or, of a skipped slide, by an earlier one."""
+    """No tissue, as this run saw or, of a skipped slide, an earlier one."""

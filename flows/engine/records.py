@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from flows.engine.step_places import absolute_places, relative_places
 from mhim_core.errors import IntegrityError
-from mhim_core.fingerprint import canonical_json, to_plain
+from mhim_core.fingerprint import canonical_json, neutral_fields, to_plain
 from mhim_core.json_files import SCHEMA, read_json
 from mhim_core.records import read_record
 from mhim_core.registry.clock import store_time_s
@@ -74,16 +74,18 @@ class Done:
     """Where the flow's records lay when the step was done; empty: an earlier version wrote it, with absolute places."""
 
 
+@neutral_fields(started_at="", versions={}, exit_code=None, reason="", seconds=None, ended_at="")
 class Attempt(NamedTuple):
-    """One attempt at a step."""
+    """One attempt at a step, as far as it came; neutral is what a record without a start or an end leaves out."""
 
-    number: int
     fingerprint: str
     started_at: str
+    versions: dict[str, str]
     exit_code: int | None
     """None: it is running, or its process was killed."""
     reason: str
     seconds: float | None
+    ended_at: str
 
 
 class State(StrEnum):
@@ -261,9 +263,4 @@ def mhim_version() -> dict[str, str]:
 
 
 def _parse_attempt(raw: Mapping[str, Any], origin: str) -> Attempt:
-    try:
-        number = int(origin.rpartition("/")[2].removesuffix(".json"))
-        end = (raw.get("exit_code"), raw.get("reason", ""), raw.get("seconds"))
-        return Attempt(number, raw["fingerprint"], raw.get("started_at", ""), *end)
-    except (KeyError, TypeError, ValueError) as error:
-        raise IntegrityError(f"{origin} is no attempt: {error!r}") from error
+    return read_record(Attempt, {name: raw[name] for name in raw if name != "schema"}, origin)

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mhim_core.errors import ConflictError, IntegrityError
 from mhim_core.features import SourceHint
-from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.fingerprint import canonical_json, fingerprint, neutral_fields
 from mhim_core.outcome import LOST
+from mhim_core.records import read_record
 from mhim_core.storage import Storage
 from mhim_core.store import layout
 from mhim_core.store.matching import Admission
@@ -30,6 +31,7 @@ MAY_PASS = frozenset(
 again is the user's decision. The other reasons recur as long as file, task and policy are the same."""
 
 
+@neutral_fields(decode_timeout_s=None, max_mpp_factor=None)
 class Attempt(NamedTuple):
     """One recorded failure and the policy it met."""
 
@@ -37,7 +39,7 @@ class Attempt(NamedTuple):
     max_upsample: float
     default_mpp: float | None
     decode_timeout_s: float | None = None
-    """The silence that its decoder was allowed; None: not recorded."""
+    """How long its decoder was allowed to make no progress; None: not recorded."""
     max_mpp_factor: float | None = None
     """None: not recorded."""
 
@@ -76,13 +78,8 @@ def record_failure(
     """Keep the failure under the next free number; its key. `hint`: how the source looked, None if it was not there."""
     if row.status is not Status.FAILED:
         raise ValueError(f"slide {row.slide_id} is {row.status.value}; only failures are recorded")
-    met = {
-        "max_upsample": policy.max_upsample,
-        "default_mpp": policy.default_mpp,
-        "max_mpp_factor": policy.max_mpp_factor,
-        "decode_timeout_s": decode_timeout_s,
-    }
-    data = canonical_json({"row": row, **met})
+    attempt = Attempt(row, policy.max_upsample, policy.default_mpp, decode_timeout_s, policy.max_mpp_factor)
+    data = canonical_json(attempt)
     digest = attempt_digest(task, hint)
     folder = layout.attempt_folder(feature_set, task.slide_id, digest)
     first = sum(1 for _ in storage.list(folder)) + 1
@@ -118,11 +115,7 @@ def attempt_digest(task: SlideTask, hint: SourceHint | None) -> str:
 
 def _parse(data: bytes, origin: str) -> Attempt:
     try:
-        value: dict[str, Any] = json.loads(data)
-        fields = value["row"]
-        row = StatusRow(**{**fields, "status": Status(fields["status"]), "reason": FailureReason(fields["reason"])})
-        return Attempt(
-            row, value["max_upsample"], value["default_mpp"], value.get("decode_timeout_s"), value.get("max_mpp_factor")
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{origin}: not a recorded failure: {error!r}") from error
+        raw = json.loads(data)
+    except ValueError as error:
+        raise IntegrityError(f"{origin} is no recorded failure: {error}") from error
+    return read_record(Attempt, raw, origin)

@@ -14,7 +14,7 @@ from mhim_core.cohort.task_options import SplitOptions, TaskOptions
 from mhim_core.embed.card import EncoderCard
 from mhim_core.errors import IntegrityError
 from mhim_core.features import BACKEND_OF_0_1, MppUsed, SlideReading, SourceHint, SourceIdentity
-from mhim_core.fingerprint import NEUTRAL, fingerprint, neutral_values, to_plain
+from mhim_core.fingerprint import NEUTRAL, fingerprint, neutral_fields, neutral_values, to_plain
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.records import field_names, read_record
 from mhim_core.registry.card import Member, RegistryCard, TrainedOn
@@ -361,6 +361,31 @@ def test_a_record_of_a_newer_version_is_refused_by_the_option_that_it_uses(kind:
         read_record(kind, to_plain(later(example, 0.5)), "here")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("gated", "false"),
+        ("gated", 1),
+        ("embed_dim", "512"),
+        ("embed_dim", 512.0),
+        ("embed_dim", True),
+        ("dropout", None),
+        ("dropout", "0.1"),
+        ("aggregator", None),
+        ("embed_activation", "swish"),
+    ],
+)
+def test_a_value_of_another_type_than_its_field_s_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(IntegrityError, match=rf"here(, {field}| is no ModelOptions).*{value}"):
+        read_record(ModelOptions, to_plain(ModelOptions()) | {field: value}, "here")
+
+
+def test_a_whole_number_is_a_number_and_an_id_is_a_text() -> None:
+    assert read_record(MppUsed, {"x": 1, "y": 0.5, "source": "slide"}, "here") == MppUsed(1, 0.5, "slide")
+    with pytest.raises(IntegrityError, match=r"here, bag_id: 7 is no str"):
+        read_record(LabelledBag, {"bag_id": 7, "target": {"class_index": 1}}, "here")
+
+
 def test_an_option_within_an_identity_counts_as_by_itself() -> None:
     def digests(added: float) -> list[str]:
         spec, card, task = later(OTSU, added), later(CARD, added), later(TASK, added)
@@ -389,12 +414,12 @@ def test_an_option_within_an_identity_counts_as_by_itself() -> None:
     assert not {*digests(0.5)} & {*before}
 
 
-def test_a_named_tuple_says_what_is_neutral_in_its_class() -> None:
+def test_a_named_tuple_says_what_is_neutral_by_a_decorator() -> None:
+    @neutral_fields(added=0)
     class LaterSource(NamedTuple):
         num_bytes: int
         digest: str
         added: int
-        NEUTRAL = {"added": 0}  # noqa: RUF012 - no field
 
     assert fingerprint(LaterSource(10, "ab", 0)) == fingerprint(SOURCE)
     assert fingerprint(LaterSource(10, "ab", 1)) != fingerprint(SOURCE)

@@ -57,7 +57,7 @@ class ClassicBags:
         return int(self._x.shape[1])
 
     def lengths(self) -> dict[BagId, int]:
-        """N of every bag, in the order of first appearance."""
+        """The number of instances of every bag, in the order of first appearance."""
         return {bag_id: len(rows) for bag_id, rows in self._rows.items()}
 
     def labels(self) -> dict[BagId, int]:
