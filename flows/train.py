@@ -262,7 +262,7 @@ def fit_all(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> Any:
         plan,
         entries,
         members,
-        None if plugin is None else plugin.given,
+        None if plugin is None else plugin.arguments,
         trained_run.store_uri,
         trained_run.storage.uri,
         config.execution.cache_gib,

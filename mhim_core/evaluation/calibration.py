@@ -1,4 +1,4 @@
-"""What is chosen on validation and never on test: the temperature of the probabilities, and the threshold.
+"""Choices made on validation and never on test: the temperature of the probabilities, and the threshold.
 
 Shapes: V validation bags, C classes.
 """
@@ -27,7 +27,7 @@ _NO_ROWS = "there is no validation prediction of this fit"
 
 
 class Temperature(NamedTuple):
-    """Divides the logits; None with the reason where nothing can choose it."""
+    """Divides the logits; None with the reason where it cannot be chosen."""
 
     value: float | None
     nll_before: float | None = None
@@ -38,7 +38,7 @@ class Temperature(NamedTuple):
 
 
 class Threshold(NamedTuple):
-    """Predict class 1 from this probability on; None with the reason where nothing can choose it."""
+    """Predict class 1 from this probability on; None with the reason where it cannot be chosen."""
 
     value: float | None
     youden: float | None = None

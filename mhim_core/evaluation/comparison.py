@@ -1,8 +1,8 @@
 """Paired differences between models that were judged on the same held-out bags.
 
-Both are weighed by the same draws of patients, so what the bags have in common cancels. For the AUROC of two classes,
-one bag a patient and one seed, DeLong's test takes the bootstrap's place. Where several folds hold out a bag, folds are
-paired instead, and there is no interval: their test and training bags overlap.
+Both are evaluated on the same draws of patients, so that what they have in common cancels out. For the AUROC of two
+classes, one bag a patient and one seed, DeLong's test replaces the bootstrap. Where several folds hold out a bag, folds
+are paired instead, and there is no interval: their test and training bags overlap.
 """
 
 import math
@@ -124,11 +124,11 @@ def _by_folds(models: Mapping[str, Rows], task: Task, binds: Mapping[str, Bind])
     """Differences of fold means. The folds must hold out the same bags in all models."""
     folds = {name: by_fold(rows) for name, rows in models.items()}
     numbers = {name: sorted(own_folds) for name, own_folds in folds.items()}
-    first, *others = folds
-    if other := next((name for name in others if numbers[name] != numbers[first]), None):
+    first, *rest = folds
+    if different := next((name for name in rest if numbers[name] != numbers[first]), None):
         raise InputError(
-            f"{first} and {other} hold out bags in several folds, and not in the same folds ({numbers[first]} and "
-            f"{numbers[other]}): such runs are compared fold by fold"
+            f"{first} and {different} hold out bags in several folds, and not in the same folds ({numbers[first]} and "
+            f"{numbers[different]}): such runs are compared fold by fold"
         )
     for fold in numbers[first]:
         _check_same_bags({name: own_folds[fold] for name, own_folds in folds.items()}, f" in fold {fold}")
@@ -197,10 +197,10 @@ def _check_same_bags(seeds: Mapping[str, Mapping[int, Rows]], where: str = "") -
     def bags(name: str) -> dict[str, HeldOut]:
         return {row.bag_id: row for row in next(iter(seeds[name].values()))}
 
-    first, *others = seeds
-    for other in others:
-        if differing := bag_differences(first, bags(first), other, bags(other)):
-            raise InputError(f"{first} and {other} were not judged on the same bags{where}: {differing}")
+    first, *rest = seeds
+    for name in rest:
+        if differing := bag_differences(first, bags(first), name, bags(name)):
+            raise InputError(f"{first} and {name} were not judged on the same bags{where}: {differing}")
 
 
 def _common_censoring(

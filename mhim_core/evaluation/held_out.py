@@ -92,9 +92,10 @@ class FollowUp(NamedTuple):
 
 def follow_up(targets: Iterable[Target]) -> FollowUp:
     """Of survival targets."""
-    seen = [target for target in targets if isinstance(target, SurvivalTarget)]
+    survival = [target for target in targets if isinstance(target, SurvivalTarget)]
     return FollowUp(
-        np.array([target.time for target in seen], dtype=np.float64), np.array([target.event for target in seen], bool)
+        np.array([target.time for target in survival], dtype=np.float64),
+        np.array([target.event for target in survival], bool),
     )
 
 
@@ -138,18 +139,18 @@ def by_fold(rows: Iterable[HeldOut]) -> dict[int, dict[int, list[HeldOut]]]:
 
 
 def bag_differences(name_a: str, rows_a: dict[str, HeldOut], name_b: str, rows_b: dict[str, HeldOut]) -> str:
-    """What makes two sets of rows (by bag) incomparable, in words; empty: they are of the same bags and targets."""
+    """Why two sets of rows (by bag) cannot be compared, in words; empty: they have the same bags and targets."""
     parts = []
     for name, here, there in ((name_a, rows_a, rows_b), (name_b, rows_b, rows_a)):
         if alone := sorted(here.keys() - there.keys()):
             parts.append(f"{len(alone)} only in {name} ({_few(alone)})")
     shared = sorted(rows_a.keys() & rows_b.keys())
-    for what in ("target", "patient_id"):
-        if differing := [bag for bag in shared if getattr(rows_a[bag], what) != getattr(rows_b[bag], what)]:
+    for field in ("target", "patient_id"):
+        if differing := [bag for bag in shared if getattr(rows_a[bag], field) != getattr(rows_b[bag], field)]:
             bag = differing[0]
-            here, there = getattr(rows_a[bag], what), getattr(rows_b[bag], what)
+            here, there = getattr(rows_a[bag], field), getattr(rows_b[bag], field)
             parts.append(
-                f"{len(differing)} of another {what.removesuffix('_id')} ({_few(differing)}; "
+                f"{len(differing)} of another {field.removesuffix('_id')} ({_few(differing)}; "
                 f"{bag}: {_words(here)} in {name_a}, {_words(there)} in {name_b})"
             )
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Did the model look where the disease is? Attention compared with outlines drawn by a pathologist or by the demo.
+"""Does the attention lie where the disease is? It is compared with outlines drawn by a pathologist or by the demo.
 
 Shapes: N tiles of one slide, without overlap.
 """

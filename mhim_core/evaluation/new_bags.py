@@ -1,4 +1,4 @@
-"""The quality of predictions on new bags, which no model has seen: one prediction a bag, judged as held-out rows are.
+"""The quality of predictions on new bags, which no model was trained on: one prediction a bag, with the same metrics.
 
 {num_bags, num_patients, num_bags_without_site, replicates, bootstrap_seed, uno_tau,
  estimates    {metric: {value, low, high, num_undefined, reason}}
@@ -22,7 +22,7 @@ _NONE_CHOSEN = "validation chose no {} for any of the models"
 
 
 class Chosen(NamedTuple):
-    """Of a classification what validation's choices make of the bags, by bag."""
+    """A classification's predictions with what validation chose, by bag."""
 
     probabilities: Mapping[str, Sequence[float]] | None
     """(C,) after temperature; None: no model has one."""
@@ -41,7 +41,7 @@ def summarise_new(
     """The document above, of values that `canonical_json` takes.
 
     `rows`: at least one, every bag once; seed and fold are ignored. `train_targets`: of all bags that the models
-    were trained on, each once, for Uno's C. Raises InputError for a bag that is there twice.
+    were trained on, each once, for Uno's C. Raises InputError for a bag that occurs twice.
     """
     bootstrap = bootstrap or Bootstrap()
     rows = [row._replace(seed=0, fold=0) for row in rows]

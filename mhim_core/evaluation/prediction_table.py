@@ -1,4 +1,4 @@
-"""The tables of predictions: one versioned schema for what `evaluate` and `predict` write and others read.
+"""The tables of predictions: the versioned schema of what `evaluate` and `predict` write and other commands read.
 
 Held-out rows, one a bag, model, seed and fold:
     [slide_id] patient_id site seed fold model · truth · predicted | risk | prediction · logits
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 VERSION = 1
-"""Of the columns. Raised when one is added, renamed or read otherwise; a reader refuses a later one."""
+"""Of the columns; raised when one is added, renamed or changes its meaning. Readers refuse a later version."""
 _VERSION_KEY = b"mhim.predictions"
 
 
@@ -38,7 +38,7 @@ def held_out_schema(task: Task, unit: BagUnit) -> "pa.Schema":
     logits = [] if task.kind is TaskKind.regression else [(name, pa.float64()) for name in logit_columns(task)]
     return _schema(
         [
-            *_who(unit, members=False),
+            *_id_columns(unit, members=False),
             ("seed", pa.int64()),
             ("fold", pa.int64()),
             ("model", pa.string()),
@@ -66,7 +66,7 @@ def new_bags_schema(task: Task, unit: BagUnit, origin: Sequence[str]) -> "pa.Sch
     }[task.kind]
     counts = [(name, pa.int64()) for name in ("num_slides", "num_tiles", "num_models")]
     texts = [(name, pa.string()) for name in ("encoder", *origin, "predicted_at")]
-    return _schema([*_who(unit, members=True), *_truth(task), *outputs, *counts, *texts])
+    return _schema([*_id_columns(unit, members=True), *_truth(task), *outputs, *counts, *texts])
 
 
 def held_out_line(row: HeldOut, task: Task, unit: BagUnit) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def ordered(rows: Rows, models: Sequence[str]) -> list[HeldOut]:
     return sorted(rows, key=lambda row: (models.index(row.model), row.seed, row.bag_id, row.fold))
 
 
-def _who(unit: BagUnit, *, members: bool) -> list[tuple[str, "pa.DataType"]]:
+def _id_columns(unit: BagUnit, *, members: bool) -> list[tuple[str, "pa.DataType"]]:
     import pyarrow as pa
 
     names = ["slide_id"] * (unit is BagUnit.slide) + ["patient_id", "site"]

@@ -89,7 +89,7 @@ def _bind_decisions(rows: Rows, chosen: Mapping[FitId, Threshold], names: Sequen
 
 
 def _first_reason(rows: Rows, chosen: Mapping[FitId, Any]) -> str:
-    """Why some fit's choice is missing; empty: all are there."""
+    """Why a fit's choice is missing; empty: none is."""
     for fit in sorted({row.fit for row in rows}):
         if chosen[fit].value is None:
             return f"seed {fit.seed}, fold {fit.fold}: {chosen[fit].reason}"

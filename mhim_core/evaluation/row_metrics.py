@@ -1,7 +1,7 @@
-"""The metrics of held-out rows, whatever the task.
+"""The metrics of held-out rows, for every task.
 
-Several seeds give every bag several rows: a metric is the mean over seeds of each seed's metric, in every bootstrap
-replicate too, under one draw of patients. So it estimates how good a single model is, not an ensemble.
+With several seeds every bag has several rows: a metric is the mean of each seed's metric, in every bootstrap replicate
+too, with the same draw of patients. So it estimates how good a single model is, not an ensemble.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +60,7 @@ class Bootstrap(NamedTuple):
 
 
 class Censoring(NamedTuple):
-    """What Uno's C needs to know of the training patients."""
+    """The follow-up of the training patients, for Uno's C."""
 
     by_fold: Mapping[int, FollowUp]
     tau: float
@@ -81,9 +81,9 @@ def censoring_of(train_targets: TrainTargets | None) -> Censoring | None:
     if not train_targets:
         return None
     by_fold = {fold: follow_up(targets) for fold, targets in train_targets.items()}
-    if empty := [fold for fold, seen in by_fold.items() if not len(seen.time)]:
+    if empty := [fold for fold, known in by_fold.items() if not len(known.time)]:
         raise InputError(f"fold {empty[0]} has no training targets with a time and an event")
-    return Censoring(by_fold, min(last_followed(seen.time) for seen in by_fold.values()))
+    return Censoring(by_fold, min(last_followed(known.time) for known in by_fold.values()))
 
 
 def bind_rows(rows: Rows, task: Task, censoring: Censoring | None = None) -> dict[str, BoundMetric]:
@@ -115,8 +115,8 @@ def bind_seeds(seeds: Mapping[int, Rows], bind: Bind) -> dict[str, BoundMetric]:
 def estimate_pooled(rows: Rows, bind: Bind, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """Each metric of one model's held-out rows, the mean over seeds with its patient-clustered interval.
 
-    Without values where folds hold out a bag several times: a list of bags has each once, and which of its predictions
-    would count is arbitrary. Raises InputError as `by_seed`.
+    Without values where several folds hold out a bag: pooled, each bag counts once, and which of its predictions that
+    would be is arbitrary. Raises InputError as `by_seed`.
     """
     if reason := why_not_pooled(rows):
         first, *_ = by_fold(rows).values()
@@ -127,7 +127,7 @@ def estimate_pooled(rows: Rows, bind: Bind, bootstrap: Bootstrap) -> dict[str, E
 
 
 def why_not_pooled(rows: Rows) -> str:
-    """Why the rows of all folds are no list of bags; empty: they are one."""
+    """Why the rows of all folds cannot be pooled: some bags are there several times; empty: they can."""
     repeated = repeated_bags(rows)
     num_bags = len({row.bag_id for row in rows})
     words = f"{len(repeated)} of {num_bags} bags are held out by several folds: only metrics over folds are given"

@@ -1,4 +1,4 @@
-"""What every aggregator is. The registry of them is `registry`. Shape suffixes: see the package's docstring."""
+"""The interface of all aggregators; `registry` knows them by name. Shape suffixes: see the package's docstring."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from mhim_core.mil.registry import register_aggregator as register_aggregator
 
 
 class BagOutput(NamedTuple):
-    """What an aggregator says about one bag."""
+    """An aggregator's output for one bag."""
 
     logits_C: Float[Tensor, "C"]
     feature_D: Float[Tensor, "*D"]
@@ -20,25 +20,25 @@ class BagOutput(NamedTuple):
     attention_HN: Float[Tensor, "H N"]
     """Attention over the instances of this very forward pass, per head (DSMIL: per class)."""
     auxiliary: Float[Tensor, "..."] | None = None
-    """What the aggregator's own part of the task loss is made from, in training; None: it has none."""
+    """The ingredients of the aggregator's own part of the task loss, in training; None: it has none."""
     values_ND: Float[Tensor, "N D"] | None = None
-    """The values that the attention weighs into the bag embedding, from which the evidence of single instances is made;
+    """The values that the attention sums up to the bag embedding, from which the evidence of single instances follows;
     None: there are none, or `instance_logits` does not need them."""
 
 
 class Aggregator(nn.Module):
-    """Instances to a bag's logits. Subclasses own the classification head, since some have more than one."""
+    """Instances to a bag's logits. Subclasses have their own classification head, since some have several."""
 
     head: nn.Linear
     classifies_instances = False
-    """True: `instance_logits` are themselves trained as predictions, so their largest is the score as it is."""
+    """True: `instance_logits` are themselves trained as predictions, so that the largest of them is the score."""
 
     def forward(self, h_ND: Float[Tensor, "N D"], draws: Draws | None = None) -> BagOutput:
         """`draws`: the bag's randomness in training; None: inference, no dropout."""
         raise NotImplementedError
 
     def start_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
-        """Give a parameter of the class's own its start value, in place; layers are started by `build_model`."""
+        """Initialise a parameter of the class itself, in place; `build_model` initialises the layers."""
         nn.init.normal_(parameter, generator=generator)
 
     def instance_logits(self, h_ND: Float[Tensor, "N D"], output: BagOutput) -> Float[Tensor, "N C"]:

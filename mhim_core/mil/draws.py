@@ -37,7 +37,7 @@ class Draws:
         return self.permutation(purpose, num_items)[:num_drawn]
 
     def integer(self, purpose: str) -> int:
-        """Uniform in 0 … 2⁶³-1, to seed a generator that is not ours."""
+        """Uniform in 0 … 2⁶³-1, to seed a foreign generator."""
         return int(self._words(purpose, 1)[0]) >> 1
 
     def dropout(self, purpose: str, x: Float[Tensor, "*shape"], rate: float) -> Float[Tensor, "*shape"]:

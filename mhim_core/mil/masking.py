@@ -23,7 +23,7 @@ class Masks(NamedTuple):
 
     kept: Int64[Tensor, "kept"]
     masked: Int64[Tensor, "masked"]
-    """The union of the three below, less what was released so that one instance survives."""
+    """The union of the three below, without the instance released if all were masked."""
     high: Int64[Tensor, "high"]
     low: Int64[Tensor, "low"]
     random: Int64[Tensor, "random"]

@@ -22,7 +22,7 @@ class Activation(StrEnum):
 
 
 class Schedule(StrEnum):
-    """How a quantity moves over the optimizer steps of a fit."""
+    """How a quantity changes over the optimizer steps of a fit."""
 
     constant = "constant"
     cosine = "cosine"
@@ -44,7 +44,7 @@ class TeacherMode(StrEnum):
 
 
 class StudentInit(StrEnum):
-    """What the student takes from the stage-1 model."""
+    """Which weights the student takes from the stage-1 model."""
 
     fresh = "fresh"
     embed = "embed"

@@ -16,12 +16,12 @@ from mhim_core.mil.registry import aggregator_class
 
 
 class PluggedAggregator(Aggregator):
-    """What the user's class says, in this project's terms.
+    """Adapts a user's class to `Aggregator`.
 
-    The class is made by `(num_classes, options)` and keeps the weights that its constructor gives it, drawn from
-    `seed`. Its forward is called with the instances, and with `draws` where it takes them; nn.Dropout and whatever else
-    draws from torch's global generators is active in training alone, and keyed by (seed, epoch, bag) as our own is.
-    What it returns is checked by `probe`, once, before any work.
+    The class is constructed with `(num_classes, options)` and keeps the weights that its constructor gives it, drawn
+    from `seed`. Its forward is called with the instances, and with `draws` where it takes them; nn.Dropout and whatever
+    else draws from torch's global generators is active in training only, and keyed by (seed, epoch, bag) as ours is.
+    `probe` checks once, before any work, what it returns.
     """
 
     def __init__(self, num_classes: int, options: ModelOptions, seed: int = 0) -> None:
@@ -69,7 +69,7 @@ class PluggedAggregator(Aggregator):
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's global generators of the CPU and of `device`, seeded in the block and as they were behind it."""
+    """Torch's global generators of the CPU and of `device`, seeded in the block and restored after it."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -1,7 +1,7 @@
-"""A user's own aggregators, from a file that is named on the command line and nowhere else. Standard library only.
+"""A user's own aggregators, from a file that can be named on the command line only. Standard library only.
 
-The file is run as it is, so it is trusted as a command is: no cohort, model card or stored configuration can name one,
-they only say which sha256 the given file must have.
+The file is executed, so it needs the trust of a command: no cohort, model card or stored configuration can name one;
+they only state the sha256 that the user's file must have.
 """
 
 import sys
@@ -16,7 +16,7 @@ from mhim_core.mil.registry import AGGREGATORS, registering
 
 
 class Plugin(NamedTuple):
-    """A loaded file: picklable, so that a worker can `load_plugin(*plugin.given)` before it makes a model."""
+    """A loaded file: picklable, so that a worker can `load_plugin(*plugin.arguments)` before it makes a model."""
 
     file_name: str
     """For messages alone."""
@@ -27,7 +27,7 @@ class Plugin(NamedTuple):
     """The aggregators that it registers, sorted."""
 
     @property
-    def given(self) -> tuple[bytes, str]:
+    def arguments(self) -> tuple[bytes, str]:
         """What `load_plugin` was called with."""
         return self.source, self.file_name
 

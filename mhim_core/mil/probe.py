@@ -24,9 +24,9 @@ def check_plugin(
 ) -> None:
     """Make the aggregator and pass small random bags of N×D through it as training and inference do.
 
-    `mining`: it is to go under masked hard instance mining, and so must weigh single instances. Raises ConfigError that
-    says what is wrong: a shape, a dtype, numbers that are not finite, a state that a forward pass changes, randomness
-    that is not keyed, no gradient, or (`mining`) no way to the evidence of an instance.
+    `mining`: it will be trained with masked hard instance mining, and so must weigh single instances. Raises
+    ConfigError that says what is wrong: a shape, a dtype, numbers that are not finite, a state that a forward pass
+    changes, randomness that is not keyed, no gradient, or (`mining`) no way to the evidence of an instance.
     """
     with _blamed(plugin, options):
         aggregator = make_aggregator(task.num_outputs, options).to(dtype)

@@ -1,11 +1,11 @@
 """Aggregators by the name a user types: the built-in ones, and those of a user's own file. Standard library only.
 
-The built-in ones are what the classes of `aggregators/` are decorated with; their names are read from the source, so
-that `mhim --help` knows them without torch, and a class is imported when it is made.
+The built-in ones are registered by the decorators in `aggregators/`. Their names are read from the source, so that
+`mhim --help` knows them without torch; a class is imported when it is first needed.
 
 A configuration can never name arbitrary code: a name is looked up here, and a file of a user's gets here only through
-`plugins.load_plugin`. One that was so registered is known by its name and the sha256 of its file, so several versions
-of a file can live in one process and a model always finds its own.
+`plugins.load_plugin`. A plug-in is identified by its name and the sha256 of its file, so that several versions of a
+file can be loaded in one process and a model always finds its own.
 """
 
 import importlib
@@ -23,7 +23,7 @@ AggregatorClass = TypeVar("AggregatorClass", bound=type)
 
 
 class AggregatorKey(NamedTuple):
-    """What an aggregator is known by."""
+    """What identifies an aggregator."""
 
     name: str
     plugin_sha256: str | None
@@ -36,7 +36,7 @@ class _Loading(NamedTuple):
 
 
 AGGREGATORS: dict[AggregatorKey, type] = {}
-"""Classes made by `(num_classes, options)`; a built-in one once it was asked for."""
+"""Classes, constructed with `(num_classes, options)`; a built-in one is added when it is first imported."""
 
 _NEWEST: dict[str, str] = {}
 """A plug-in's name → the sha256 of the file that registered it last."""
@@ -79,7 +79,7 @@ def register_aggregator(
 
 @contextmanager
 def registering(plugin_sha256: str) -> Iterator[dict[str, type]]:
-    """What is decorated in the block, by name; it is registered if the block ends well, else not at all."""
+    """The classes decorated in the block, by name; they are registered if it ends without an error, else none is."""
     loading = _Loading(plugin_sha256, {})
     token = _LOADING.set(loading)
     try:
@@ -97,10 +97,10 @@ def aggregator_class(name: str, plugin_sha256: str | None) -> type[Any]:
         importlib.import_module(_BUILT_IN[name].module)
     aggregator = AGGREGATORS.get(AggregatorKey(name, plugin_sha256))
     if aggregator is None:
-        other = f" (loaded is {_NEWEST[name][:16]}…, another one)" if name in _NEWEST else ""
+        loaded = f" (another version of it is, {_NEWEST[name][:16]}…)" if name in _NEWEST else ""
         raise InputError(
             f"the aggregator {name!r} is a plug-in, of the file with sha256 {plugin_sha256}, which is not loaded"
-            f"{other}; give that file with aggregator_file="
+            f"{loaded}; give that file with aggregator_file="
         )
     return aggregator
 

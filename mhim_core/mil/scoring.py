@@ -1,4 +1,4 @@
-"""How hard-to-miss an instance is, in the teacher's eyes. Shape suffixes: see the package's docstring."""
+"""How salient an instance is to the teacher: its score for masking. Shape suffixes: see the package's docstring."""
 
 import torch
 from jaxtyping import Float
@@ -16,9 +16,9 @@ def score_instances(
     """The instances' scores, per head where the score is the attention of several heads that vote, else H = 1.
 
     `output` is what the model's aggregator made of `h_ND`. The label is not needed: for two classes both
-    class-aware scores rank strong evidence for *either* class. Where the instances have predictions of their own
+    class-aware scores rank strong evidence for *either* class first. Where the instances have predictions of their own
     (DSMIL), the largest logit is the class-aware score, whichever is asked for. Survival's time bins score as classes
-    do. One output (regression) has nothing to be compared with: the score is its size, |l_n|.
+    do. A single output (regression) competes with no other: the score is its magnitude, |l_n|.
     """
     if score is Score.attention:
         return model.aggregator.attention_score(output)

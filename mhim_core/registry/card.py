@@ -1,8 +1,8 @@
 """A model folder's card: what the model predicts, from which features, how it was made and how good it is.
 
 It names no patient and no slide: the training patients are kept as digests, which answer "is this patient among
-them?" for anyone who has the id, and nothing more. They are pseudonyms, not secrets: short ids can be
-guessed one after another.
+them?" for anyone who has the id, and nothing more. They are pseudonyms, not secrets: short ids can be guessed by
+trying them all.
 """
 
 import hashlib
@@ -37,8 +37,8 @@ class Member:
     append_recycled: bool
     """Whether inference appends recycled tokens."""
     temperature: float | None
-    """Divides the logits before they are called calibrated; None where validation could not choose it, or the task has
-    no classes."""
+    """Divides the logits of calibrated probabilities; None where validation could not choose it, or the task has no
+    classes."""
     threshold: float | None
     """Two classes: predict the second from this probability on; None as above."""
     reason: str = ""
@@ -50,9 +50,9 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedOn:
-    """Which slides and patients chose the weights (training and validation), as digests.
+    """The slides and patients of training and validation, as digests.
 
-    With a warm start those of the model that it started from, and of that one's own start, are among them.
+    With a warm start, those of the model that it started from are among them, and so on back to the first one.
     """
 
     cohort: str
@@ -85,10 +85,10 @@ class TrainedOn:
         """From ids and contents in plain text, none of which are kept. `before`: of the model that it started from."""
         patients, sources = set(patients), set(sources)
         salt = cohort if before is None else before.own_salt
-        told = {_digest(salt, patient) for patient in patients}
-        read = {_digest(salt, source_text(source)) for source in sources}
+        patient_digests = {_digest(salt, patient) for patient in patients}
+        source_digests = {_digest(salt, source_text(source)) for source in sources}
         if before is not None:
-            told, read = told | before._patients, read | before._sources
+            patient_digests, source_digests = patient_digests | before._patients, source_digests | before._sources
         return cls(
             cohort=cohort,
             feature_set=feature_set,
@@ -96,8 +96,8 @@ class TrainedOn:
             manifest_sha256=manifest_sha256,
             num_slides=len(sources),
             num_patients=len(patients),
-            patients=tuple(sorted(told)),
-            sources=tuple(sorted(read)),
+            patients=tuple(sorted(patient_digests)),
+            sources=tuple(sorted(source_digests)),
             salt="" if before is None else salt,
         )
 
@@ -130,7 +130,7 @@ def _digest(salt: str, text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class RegistryCard:
-    """What a model folder says about its model. Dicts are plain JSON."""
+    """A registered model's card. Dicts are plain JSON."""
 
     task: Task
     unit: str
@@ -147,9 +147,9 @@ class RegistryCard:
     """method, model, mhim, fit, splits, target, seeds: the keys of mhim train that made it."""
     trained_on: TrainedOn
     estimate: dict[str, Any] = field(default_factory=dict)
-    """What cross-validation found, where there was one; describes, identifies nothing."""
+    """Figures of the cross-validation, where there was one; no part of the identity."""
     holdout: dict[str, Any] = field(default_factory=dict)
-    """Figures on the frozen holdout, where it was read before registering; describes, identifies nothing."""
+    """Figures on the frozen holdout, where it was read before registering; no part of the identity."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of the packages that made it."""
     created_by: str = ""
@@ -173,7 +173,7 @@ class RegistryCard:
 
     @property
     def threshold(self) -> float | None:
-        """Two classes: the mean of the members' thresholds, 0.5 for one without; None for other tasks.
+        """Two classes: the mean of the members' thresholds, 0.5 for a member without; None for other tasks.
 
         The mean probability lies above it exactly if the members' probabilities lie above their own thresholds on
         average.
@@ -185,12 +185,12 @@ class RegistryCard:
 
     @property
     def version(self) -> str:
-        """The model's name for its content: equal for equal weights, choices, features, recipe and training data."""
+        """A digest of the content: equal for equal weights, choices, features, recipe and training data."""
         identity = {name: value for name, value in to_plain(self).items() if name in _IDENTITY}
         return fingerprint(identity | {"schema": SCHEMA})[:VERSION_DIGITS]
 
     def to_bytes(self, name: str) -> bytes:
-        """The card's file, which also says name and version."""
+        """The card's file, which also states name and version."""
         own = {"schema": SCHEMA, "name": name, "version": self.version, "files": self.files}
         return canonical_json(to_plain(self) | own)
 

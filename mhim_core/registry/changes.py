@@ -1,4 +1,4 @@
-"""What differs between two models' cards, in terms of the configuration keys."""
+"""The differences between two models' cards, by configuration key."""
 
 from typing import Any, NamedTuple
 
@@ -12,9 +12,9 @@ class Change(NamedTuple):
     """One difference."""
 
     key: str
-    """A key of mhim train, or one of `options.CHANGES`."""
+    """A key of mhim train, or one of `gate_options.CHANGES`."""
     before: Any
-    """Plain JSON; None where the other card alone has it. An option that a card leaves out has its neutral value."""
+    """Plain JSON; None where only the other card has it. An option that a card leaves out has its neutral value."""
     after: Any
 
     @property
@@ -25,7 +25,7 @@ class Change(NamedTuple):
 
 
 def changes(before: RegistryCard, after: RegistryCard) -> tuple[Change, ...]:
-    """Of data, training keys, number of models and thresholds, by key. Encoder, tiling and task are not looked at."""
+    """Of data, training keys, number of models and thresholds, by key. Encoder, tiling and task are not compared."""
     neutral = neutral_options()
     there, here = neutral | _facts(before), neutral | _facts(after)
     keys = sorted(key for key in {*there, *here} if there.get(key) != here.get(key))

@@ -1,6 +1,6 @@
-"""What a judgement leaves behind: the assessment, named by its content, and the claim that it is the one that counts.
+"""The records of a judgement: the assessment, named by its content, and the claim that it is the one that counts.
 
-The claim of some data against a champion is put if absent, so the data are judged once, whoever comes second.
+A claim, of data against a champion, is put if absent, so that the data are judged once even if two flows try.
 """
 
 import json
@@ -33,7 +33,7 @@ def read_claim(registry: Storage, marker: str) -> Claim | None:
 
 
 def put_claim(registry: Storage, marker: str, claim: Claim) -> Claim:
-    """Say once which judgement counts; the one that was said first."""
+    """Record which judgement counts, unless that is recorded already; the claim that stands."""
     registry.put_if_absent(marker, claim.to_bytes())
     first = read_claim(registry, marker)
     assert first is not None
@@ -41,7 +41,7 @@ def put_claim(registry: Storage, marker: str, claim: Claim) -> Claim:
 
 
 def marker_key(name: str, version: str, data: str, period: Sequence[int] | None) -> str:
-    """Of data judged against a champion; by age again in each period of each of its promotions."""
+    """The key for data judged against a champion. `period`: where its age alone is the reason, once in each."""
     age = "" if period is None else "-" + "-".join(map(str, period))
     return f"flows/judged/{check_name(name)}/{version}-{data[:16]}{age}.json"
 
@@ -51,14 +51,14 @@ def assessment_key(folder: str, digest: str) -> str:
 
 
 def keep_assessment(storage: Storage, folder: str, record: bytes) -> str:
-    """Put an assessment below its content, in the folder of the flow that made it; its sha256."""
+    """Store an assessment under its content, in the folder of the flow that made it; its sha256."""
     digest = sha256(record)
     storage.put_if_absent(assessment_key(folder, digest), record)
     return digest
 
 
 def read_assessment(storage: Storage, folder: str, digest: str) -> bytes:
-    """Raises ConflictError where it is missing or changed: the judgement is then done, and it cannot be followed."""
+    """Raises ConflictError where it is missing or changed: the data were judged, but the decision is lost."""
     key = assessment_key(folder, digest)
     try:
         record = storage.get(key)

@@ -1,4 +1,4 @@
-"""What a gate check is given, and what it says."""
+"""The input and the result of a gate check."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ class Check(NamedTuple):
     value: float | None
     """The number that was compared, where there is one."""
     limit: float | None
-    """With what."""
+    """The number that it was compared with."""
     reason: str
     """A sentence, in either case. It names no patient."""
 

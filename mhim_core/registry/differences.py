@@ -1,4 +1,4 @@
-"""What differs between two snapshots of a cohort, in numbers of slides."""
+"""The differences between two snapshots of a cohort, in numbers of slides."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ class Differences(NamedTuple):
     def words(self) -> str:
         """`5 new slides, 1 changed`; empty: nothing differs."""
         counts = ((self.new, "new"), (self.changed, "changed"), (self.gone, "gone"))
-        words = [f"{number} {what}" for number, what in counts if number]
+        words = [f"{number} {change}" for number, change in counts if number]
         if words:
             words[0] += " slide" if words[0].startswith("1 ") else " slides"
         if self.policy:
@@ -27,7 +27,7 @@ class Differences(NamedTuple):
 
 
 def differences(before: Snapshot | None, now: Snapshot) -> Differences:
-    """None before: everything is new."""
+    """`before` None: everything is new."""
     if before is None:
         return Differences(len(now.slides), 0, 0)
     return Differences(

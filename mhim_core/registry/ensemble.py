@@ -1,7 +1,7 @@
-"""One prediction from a model's members, in the form in which held-out rows are judged.
+"""One prediction from a model's members, in the form of held-out rows.
 
-A model folder predicts the mean over its members: of class probabilities, of survival curves, of numbers. Here the mean
-is turned into the logits that say the same, so that one row a bag goes through every metric of `evaluation`.
+A registered model predicts the mean over its members: of class probabilities, of survival curves, of numbers. Here the
+mean becomes the logits that express it, so that every metric of `evaluation` applies to one row a bag.
 
 Shapes: M members, C outputs.
 """
@@ -46,7 +46,7 @@ def calibrated_probabilities(logits_MC: Floats, members: Sequence[Member]) -> Fl
 
 
 def decide(probability_C: Sequence[float], card: RegistryCard) -> int:
-    """The class that is decided for: of two by the model's threshold, of more the most probable."""
+    """The predicted class: of two, by the model's threshold; of more, the most probable."""
     threshold = card.threshold
     if threshold is None:
         return int(np.argmax(probability_C))

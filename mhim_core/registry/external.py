@@ -23,7 +23,7 @@ Sources = Mapping[SlideId, SourceIdentity]
 
 
 class NewBag(NamedTuple):
-    """What is predicted at once: a slide, or all slides of a patient that have tiles."""
+    """A slide, or all slides of a patient that have tiles."""
 
     bag_id: BagId
     patient_id: PatientId
@@ -54,7 +54,7 @@ class PredictedBag(NamedTuple):
     line: dict[str, Any]
     """Its row of the tables."""
     logits: tuple[float, ...]
-    """Those that say the mean, as `registry.ensemble.pooled_logits` makes them."""
+    """That express the mean: `registry.ensemble.pooled_logits`."""
 
 
 class External(NamedTuple):
@@ -76,9 +76,9 @@ def external_metrics(
 ) -> External:
     """The metrics of the bags with a target that no model has ever seen, and that are not set aside for the gate.
 
-    Bags of patients, or with the content of slides, that some of the models were trained on are predicted, and left
-    out here; so are those of the frozen holdout, each reading of which is to be on record. `sources`: which bytes each
-    predicted slide is. `train_targets`: of the models' training bags, where they are known (Uno's C).
+    Bags of patients, or with the content of slides, that some of the models were trained on are predicted, but left out
+    here; so are those of the frozen holdout, since each use of it must be recorded. `sources`: the content of each
+    predicted slide. `train_targets`: of the models' training bags, where they are known (Uno's C).
     """
     task, words = card.task, bag_words(BagUnit(card.unit))
     labelled = [item for item in predicted if _has_target(item.line)]
@@ -95,11 +95,11 @@ def external_metrics(
         assert holdout is not None
         notes.append(
             f"{len(frozen)} labelled {words} are of the frozen holdout of {holdout.name}, by which the gate judges its "
-            "models; no metric here counts them, since each look at it makes it say less."
+            "models; no metric here counts them, since each use of the holdout makes it less reliable."
         )
     if foreign := sorted({str(item.line["label"]) for item in fresh if _maybe_target(task, item.line) is None}):
-        what = "class of the models" if task.classes else "number"
-        notes.append(f"Labels that are no {what}, and count in no metric: {', '.join(foreign[:10])}.")
+        noun = "class of the models" if task.classes else "number"
+        notes.append(f"Labels that are no {noun}, and count in no metric: {', '.join(foreign[:10])}.")
     if not judged:
         return External(None, notes)
     rows = [_row(card, item) for item in judged]
@@ -157,7 +157,7 @@ def _row(card: RegistryCard, item: PredictedBag) -> HeldOut:
 
 
 def _chosen(card: RegistryCard, predicted: Sequence[PredictedBag]) -> Chosen | None:
-    """What the tables have of temperature and threshold; a model without one counts as at 1, and as at 0.5."""
+    """The tables' calibrated probabilities and decisions; a model without temperature or threshold has 1 or 0.5."""
     task = card.task
     if task.kind is not TaskKind.classification:
         return None

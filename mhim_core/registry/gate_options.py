@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from mhim_core.errors import ConfigError
 
 CHANGES = ("data", "seed", "epochs", "thresholds", "fits")
-"""What is not one key of the training: `data` (slides, labels, folds, manifest), `seed` (seed and seeds), `epochs`,
-`thresholds` (temperatures too), `fits` (how many models vote). Beside them any key of `mhim train` may be named."""
+"""Changes that are not a single key of the training: `data` (slides, labels, folds, manifest), `seed` (seed and seeds),
+`epochs`, `thresholds` (temperatures too), `fits` (how many models vote). Beside them any key of `mhim train` may be
+named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class HoldoutOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class GateOptions:
-    """What a challenger must show to take the champion's place; part of a judgement's identity."""
+    """What a challenger must achieve to replace the champion; part of a judgement's identity."""
 
     gate_metric: str = ""
     """The metric to compare on the holdout; empty: auroc (survival: harrell_c; regression: rmse)."""

@@ -1,8 +1,8 @@
 """The frozen holdout of a model's name: patients that none of its models is ever trained on, the same for all.
 
-`holdouts/<name>/holdout.json` is written once, when the name gets its first model. It lists the slides with what was
-true of each at that moment, so that a later change of a label is noticed before two models are compared by it. Each
-use is a record in `readings/`: the more often a holdout is read, the less it proves.
+`holdouts/<name>/holdout.json` is written once, when the name gets its first model. It lists the slides with label,
+patient and content at that moment, so that a later change is noticed before two models are compared on it. Each use is
+a record in `readings/`: the more often a holdout is used, the less it proves.
 
 It names slides and patients, as the cohort's table does; whoever may read the registry may read them.
 """
@@ -51,7 +51,7 @@ class HoldoutSlide:
 
 
 class Known(NamedTuple):
-    """What a model has seen of a holdout."""
+    """How much of a holdout a model was trained on."""
 
     patients: int
     slides: int
@@ -133,10 +133,10 @@ def freeze(
     sources: Mapping[SlideId, SourceIdentity],
     options: HoldoutOptions = HoldoutOptions(),  # noqa: B008 - frozen
 ) -> Holdout:
-    """Set patients aside for good, a share of every stratum alike; where that was done before, what stands counts.
+    """Set patients aside permanently, the same share of every stratum; a holdout that was frozen before stays as it is.
 
     `rows`: the cohort's slides that have tiles; those without a target are left out. `sources`: the content of each.
-    Raises SplitError where the patients are too few for a holdout that could be judged by, ConflictError where the
+    Raises SplitError where the patients are too few for a usable holdout, ConflictError where the
     frozen holdout is of another task.
     """
     present = read_holdout(storage, name)
@@ -157,10 +157,10 @@ def freeze(
 def check_unchanged(
     holdout: Holdout, rows: Sequence[CohortRow], sources: Mapping[SlideId, SourceIdentity]
 ) -> tuple[str, ...]:
-    """What is no longer as it was frozen, one sentence a slide: label, patient, content, or gone. Empty: nothing.
+    """The slides that differ from what was frozen (label, patient, content, or gone), a sentence each; empty: none.
 
-    No sentence names a patient or says a label, since they go into the gate's reasons.
-    `sources`: the content of the slides now; one that is not there counts as gone.
+    No sentence names a patient or a label, since they go into the gate's reasons. `sources`: the content of the slides
+    now; a slide without one counts as gone.
     """
     now = {row.slide_id: row for row in rows}
     differing = []
@@ -173,12 +173,12 @@ def check_unchanged(
         else:
             before, after = slide, _frozen(row, holdout.task.kind, source)
             words = [
-                f"its {field} is another one"
+                f"its {field} has changed"
                 for field in ("label", "time", "event")
                 if getattr(before, field) != getattr(after, field)
             ]
-            words += ["its patient is another one"] if before.patient_id != after.patient_id else []
-            words += ["its file is another one"] if before.source != after.source else []
+            words += ["its patient has changed"] if before.patient_id != after.patient_id else []
+            words += ["its file has changed"] if before.source != after.source else []
             if words:
                 differing.append(f"{slide.slide_id}: {', '.join(words)}")
     return tuple(differing)
@@ -258,7 +258,7 @@ def _check_judgeable(chosen: Sequence[Patient], task: Task) -> None:
 
 
 def _frozen(row: CohortRow, kind: TaskKind, source: SourceIdentity) -> HoldoutSlide:
-    """What the task does not use may change."""
+    """Only what the task uses, so that the rest may change."""
     is_survival = kind is TaskKind.survival
     return HoldoutSlide(
         slide_id=row.slide_id,

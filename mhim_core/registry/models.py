@@ -1,7 +1,7 @@
 """Model folders: `models/<name>/<version>/`, immutable, content-addressed, the card written last.
 
-A folder without a card is no model, so a registration that was cut off leaves nothing that could be used; the same
-registration again completes it. The version is a digest of what the model is, so the same model is one folder.
+A folder without a card is no model, so an interrupted registration leaves nothing that could be used; repeating it
+completes the folder. The version is a digest of the model's content, so the same model is one folder.
 """
 
 import re

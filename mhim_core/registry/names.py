@@ -1,4 +1,4 @@
-"""The names of models: `lung`, `lung@champion`, `lung@1f0c…`; and where each thing lies below the registry."""
+"""The names of models: `lung`, `lung@champion`, `lung@1f0c…`; and the keys of records in the registry."""
 
 import re
 from typing import NamedTuple
@@ -32,7 +32,7 @@ def parse_reference(text: str) -> ModelReference:
     """`lung@champion` or `lung@<version>`. Raises ConfigError for anything else."""
     name, separator, version = text.partition("@")
     if not separator:
-        raise ConfigError(f"model={text} says no version; write model={text}@{CHAMPION}, or {text}@ and a version")
+        raise ConfigError(f"model={text} names no version; write model={text}@{CHAMPION}, or {text}@ and a version")
     if version != CHAMPION and not _VERSION.fullmatch(version):
         raise ConfigError(f"model={text}: {version!r} is neither {CHAMPION} nor a version (4 or more of 0-9a-f)")
     return ModelReference(check_name(name), version)

@@ -29,21 +29,21 @@ class Occasion(NamedTuple):
     period: tuple[int, int] | None
     """Number of the champion's promotion and how many times max_age it is old, where age alone is the reason."""
     words: str
-    """What is new, or why nothing is to be done."""
+    """What is new, or why there is nothing to do."""
     embeds: bool
     """There are slides to embed."""
     trains: bool
     """And a challenger to train."""
 
     def marker(self, name: str) -> str:
-        """The key that says that these data were judged against this champion."""
+        """The key under which it is recorded that these data were judged against this champion."""
         return marker_key(name, self.against.version, self.data, self.period)
 
-    def inputs(self, keys: str, others: str) -> dict[str, Any]:
-        """What a retraining is of. `others`: the unlabelled slides, which make a flow of their own where alone."""
+    def inputs(self, keys: str, unlabelled: str) -> dict[str, Any]:
+        """The inputs of a retraining. `unlabelled`: a digest of the unlabelled slides, for a flow that only embeds."""
         parts = {"against": self.against.version, "data": self.data, "keys": keys, "period": self.period}
         if not self.trains:
-            parts = {"against": self.against.version, "data": self.data, "others": others if self.embeds else ""}
+            parts = {"against": self.against.version, "data": self.data, "others": unlabelled if self.embeds else ""}
         plain: dict[str, Any] = json.loads(canonical_json(parts))
         return plain
 
@@ -68,7 +68,7 @@ def find_occasion(
     """
     unlabelled = f"; {num_waiting} slides without a label are not embedded yet" if num_waiting else ""
     if now.fingerprint != origin.get("data"):
-        words = differences(before, now).words or "data of another making"
+        words = differences(before, now).words or "data prepared in another way"
         return Occasion(against, now.fingerprint, None, words + unlabelled, embeds=True, trains=True)
     trained = now.of(with_tiles)
     if trained != origin.get("trained"):

@@ -1,7 +1,7 @@
-"""Who is champion: numbered records that are only ever added, of which the highest counts.
+"""The champions of a name: numbered records that are only ever added, of which the highest counts.
 
-A record's number is that of the champion it was judged against + 1, and put-if-absent lets one of two win: so no model
-replaces a champion that it was not judged against. Every age is by the store's own clock.
+A record's number is that of the champion it was judged against + 1, and put-if-absent lets only one writer win: so no
+model replaces a champion that it was not judged against. Ages are measured by the store's own clock.
 """
 
 import json
@@ -49,7 +49,7 @@ class Promotion:
     reason: str = ""
     """A sentence."""
     decision: dict[str, Any] = field(default_factory=dict)
-    """The gate's checks, whole; empty where no gate was asked."""
+    """The gate's checks in full; empty where no gate judged it."""
     figures: dict[str, Any] = field(default_factory=dict)
     """Of champion and challenger on the holdout."""
     promoted_s: float = 0.0
@@ -74,7 +74,7 @@ class Promotion:
 
 
 class Promoted(NamedTuple):
-    """How a promotion went."""
+    """The result of a promotion."""
 
     record: Promotion
     """The record under the number."""
@@ -136,7 +136,7 @@ def promote(
 def rollback(storage: Storage, name: str, to: str, *, by_flow: str, reason: str = "") -> Promotion:
     """Make a former champion the champion again: a new record; none where it is the champion now.
 
-    `to`: its version, or the first digits. Raises InputError where no champion of the past is meant, ConflictError
+    `to`: its version, or the first digits. Raises InputError where that is no former champion, ConflictError
     where another promotion happens at the same time.
     """
     records = history(storage, name)
@@ -145,7 +145,7 @@ def rollback(storage: Storage, name: str, to: str, *, by_flow: str, reason: str 
     versions = {record.version for record in records if record.version.startswith(to)}
     if len(versions) != 1 or not to:
         listed = ", ".join(dict.fromkeys(record.version for record in reversed(records)))
-        raise InputError(f"to={to} is not one champion of {name}'s past; they are, the newest first: {listed}")
+        raise InputError(f"to={to} does not name one former champion of {name}; they are, newest first: {listed}")
     (version,) = versions
     now = records[-1]
     if now.version == version:
@@ -157,7 +157,7 @@ def rollback(storage: Storage, name: str, to: str, *, by_flow: str, reason: str 
         base=now.number,
         by_flow=by_flow,
         kind=Kind.rollback,
-        reason=reason or f"taken back from {now.version}, number {now.number}",
+        reason=reason or f"rolled back from {now.version}, number {now.number}",
     )
     if not promoted.is_ours:
         raise ConflictError(
@@ -173,15 +173,15 @@ def withdrawn(records: Sequence[Promotion]) -> frozenset[str]:
     All champions between the restored one and the rollback. No gate promotes them again: the same data would train the
     same model again.
     """
-    taken_back: set[str] = set()
+    versions: set[str] = set()
     for index, record in enumerate(records):
         if record.kind is Kind.rollback:
             past = [earlier.version for earlier in records[:index]]
             last = max(place for place, version in enumerate(past) if version == record.version)
-            taken_back.update(past[last + 1 :])
+            versions.update(past[last + 1 :])
         if record.kind is not Kind.gate:
-            taken_back.discard(record.version)
-    return frozenset(taken_back)
+            versions.discard(record.version)
+    return frozenset(versions)
 
 
 def _entries(storage: Storage, name: str) -> list[Entry]:

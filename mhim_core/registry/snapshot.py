@@ -1,8 +1,8 @@
 """The cohort's labelled slides at one time, as retrainings compare them.
 
-A snapshot is a digest a slide: patient, target, site, resolution, and which bytes the file holds. Those who may not be
-trained on (patients of the holdout) are in none, and a slide that cannot be embedded is in it as in the one before: so
-neither makes a retraining. Snapshots lie at `flows/data/<name>/<fingerprint, 16 digits>.json`.
+A snapshot is a digest a slide: patient, target, site, resolution, and the file's content. Patients of the holdout, who
+may not be trained on, are in none, and a slide that cannot be embedded stays in it unchanged: so neither triggers a
+retraining. Snapshots lie at `flows/data/<name>/<fingerprint, 16 digits>.json`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ class Snapshot:
 
 
 def snapshot(rows: Sequence[CohortRow], contents: Mapping[SlideId, SourceIdentity], policy: SlidePolicy) -> Snapshot:
-    """Of the rows that have a target; whatever order they are in and wherever their files lie."""
+    """Of the rows that have a target; their order and the place of their files do not matter."""
     slides = {
         row.slide_id: fingerprint(
             {

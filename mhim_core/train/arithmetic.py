@@ -1,8 +1,8 @@
-"""One arithmetic for every fit on a GPU: the same bits run to run and after a resume, no TF32.
+"""Fixed arithmetic for every fit on a GPU: the same bits from run to run and after a resume, no TF32.
 
 Torch's defaults promise neither: sums over scattered rows are atomic there (`index_select`'s gradient, which DSMIL and
 CLAM use), the attention's backward pass splits its keys as it pleases, and convolutions round float32 to TF32.
-On a CPU nothing is to be done.
+On a CPU there is nothing to do.
 """
 
 import os

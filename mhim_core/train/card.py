@@ -1,4 +1,4 @@
-"""What a model file says of itself, read without loading a tensor. Light: no torch."""
+"""A model file's card, read without loading a tensor. Light: no torch."""
 
 import json
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What is checked after every epoch. The functions are collective: all ranks call them, and all raise or none."""
+"""Checks after every epoch. The functions are collective: all ranks call them, and either all raise or none."""
 
 import hashlib
 import math
@@ -24,15 +24,15 @@ def check_losses(
     context.all_reduce([num_wrong])
     if num_wrong > 0:
         first = f", first in bag {bag_ids[int(wrong_B.nonzero()[0])]}" if wrong_B.any() else ""
-        what = f"fit {spec.name}: the loss became NaN or infinite in epoch {state.epoch + 1}{first}"
-        raise MhimError(f"{what}; {_REMEDY}")
+        where = f"in epoch {state.epoch + 1}{first}"
+        raise MhimError(f"fit {spec.name}: the loss became NaN or infinite {where}; {_REMEDY}")
 
 
 def check_validation(validation: Validation, state: TrainState, spec: FitSpec) -> None:
     """Raises MhimError if the model no longer gives finite numbers; the same on every rank."""
     if not math.isfinite(validation.loss):
-        what = f"fit {spec.name}: the validation loss is NaN or infinite after epoch {state.epoch + 1}"
-        raise MhimError(f"{what}; {_REMEDY}")
+        where = f"after epoch {state.epoch + 1}"
+        raise MhimError(f"fit {spec.name}: the validation loss is NaN or infinite {where}; {_REMEDY}")
 
 
 def check_drift(state: TrainState, spec: FitSpec, context: TrainContext) -> None:

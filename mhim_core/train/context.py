@@ -1,4 +1,4 @@
-"""How the workers of one training run speak to each other. The core knows a single process and torch.distributed."""
+"""How the workers of one training run communicate. The core knows a single process and torch.distributed."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -77,10 +77,10 @@ class ProcessGroupContext:
 
 
 def from_rank_zero(context: TrainContext, work: Callable[[], bytes]) -> bytes:
-    """What `work` returns on rank 0, on every rank. It runs there alone; if it raises, every rank raises.
+    """What `work` returns on rank 0, on every rank. It runs on rank 0 only; if it raises, every rank raises.
 
-    Without this the other ranks would wait for a broadcast that never comes. They raise the same class of this
-    project's errors with the same message, whatever else was raised as MhimError.
+    Otherwise the other ranks would wait for a broadcast that never comes. They raise an error of this project with the
+    same class and message, and any other error as MhimError.
     """
     if context.rank != 0:
         return _unpack(context.broadcast_bytes(None))

@@ -18,7 +18,7 @@ class FitEventKind(StrEnum):
 
 
 class FitEvent(NamedTuple):
-    """Told on rank 0 only."""
+    """Reported by rank 0 only."""
 
     kind: FitEventKind
     fit: str
@@ -28,7 +28,7 @@ class FitEvent(NamedTuple):
     record: EpochRecord | None = None
     """The epoch's numbers, or the chosen epoch's where the fit is finished or adopted."""
     metric_name: str = ""
-    """What the record's validation metric is."""
+    """Of the record's validation metric."""
     seconds: float = 0.0
     """Wall time of the epoch, or of the fit."""
 

@@ -76,13 +76,13 @@ class FitOptions:
             )
 
     def check_task(self, kind: TaskKind) -> None:
-        """Raises ConfigError for an option that this kind of task has no use for."""
+        """Raises ConfigError for an option that does not apply to this kind of task."""
         for name in ("class_weights", "balanced_sampling"):
             if getattr(self, name) and kind is not TaskKind.classification:
                 raise ConfigError(f"{name}=true needs classes, and the task is {kind}")
 
     def resolved(self, kind: TaskKind) -> "FitOptions":
-        """With what depends on the task filled in: early stopping's two numbers."""
+        """With the two numbers of early stopping filled in, whose defaults depend on the task."""
         patience, from_epoch = (15, 30) if kind is TaskKind.survival else (20, 100)
         return dataclasses.replace(
             self,

@@ -1,4 +1,4 @@
-"""What a bag is trained towards, whichever the task: its label as tensors, and the task's loss.
+"""The training objective of every task: a bag's label as tensors, and its loss.
 
 Shape suffixes: see `mhim_core.mil`.
 """
@@ -15,7 +15,7 @@ from mhim_core.task import ClassTarget, FittedTask, SurvivalTarget, Target, Task
 
 
 class Label(NamedTuple):
-    """One bag's target on the worker's device; each task reads what it has use for."""
+    """One bag's target on the worker's device; each task reads the fields it needs."""
 
     category: Tensor
     """int64 scalar: the class, or the time bin."""
@@ -24,13 +24,13 @@ class Label(NamedTuple):
     value: Tensor
     """Scalar in the fit's precision: the standardised target of a regression."""
     weight: Tensor
-    """Scalar in the fit's precision: of the task loss; 1 unless classes are weighted."""
+    """Weight of the task loss, a scalar in the fit's precision; 1 unless classes are weighted."""
 
 
 def make_label(
     target: Target, task: FittedTask, dtype: torch.dtype, device: torch.device | str = "cpu", weight: float = 1.0
 ) -> Label:
-    """The target as the task's bins and scale see it."""
+    """The target in the task's bins and scale."""
     category, censored, value = 0, False, 0.0
     if isinstance(target, ClassTarget):
         category = target.class_index

@@ -17,7 +17,7 @@ class Sampled(NamedTuple):
 
     bag: LabelledBag
     repeat: int = 0
-    """How often it came before in this epoch: above 0 in balanced sampling alone."""
+    """How many turns it had before in this epoch; above 0 only in balanced sampling."""
 
     @property
     def draw_id(self) -> BagId:
@@ -43,7 +43,7 @@ def global_batches(
 
 
 def _balanced(order: Sequence[LabelledBag]) -> list[Sampled]:
-    """As many turns as bags; a class with more bags than turns sends the first of `order`."""
+    """As many turns as bags; of a class with more bags than turns, the first in `order` take part."""
     members: dict[int, list[LabelledBag]] = defaultdict(list)
     for bag in order:
         assert isinstance(bag.target, ClassTarget)
@@ -62,5 +62,5 @@ def num_batches(num_bags: int, global_batch: int) -> int:
 
 
 def share_of(items: Sequence[T], rank: int, world_size: int) -> Sequence[T]:
-    """This rank's whole items of a global batch, possibly none: it takes the step all the same."""
+    """This rank's items of a global batch, possibly none: it takes part in the step all the same."""
     return items[rank::world_size]

@@ -1,4 +1,4 @@
-"""Everything a fit needs to go on as if it had never stopped: one object, to bytes and back."""
+"""Everything a fit needs to resume exactly where it stopped: one object, to bytes and back."""
 
 import json
 import math

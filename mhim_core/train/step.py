@@ -36,7 +36,7 @@ class Bag(NamedTuple):
 
 
 class TeacherView(NamedTuple):
-    """What the teacher sees in the whole bag."""
+    """The teacher's output for the whole bag."""
 
     feature_D: Tensor
     """F_t, the target of the consistency loss."""
@@ -44,13 +44,13 @@ class TeacherView(NamedTuple):
 
 
 class StudentView(NamedTuple):
-    """What the student makes of what it is shown."""
+    """The student's output for the instances it is shown."""
 
     output: BagOutput
     tokens_kD: Tensor | None
     """T; None where nothing was recycled."""
     whole: BagOutput | None = None
-    """What it makes of the whole bag, from the same embedded instances; None: not computed (full_view_weight=0)."""
+    """Its output for the whole bag, from the same embedded instances; None: not computed (full_view_weight=0)."""
 
 
 class StepResult(NamedTuple):
@@ -134,7 +134,7 @@ def view_as_student(
     """The student sees [entering ; T], where `split` says what enters and what is recycled into T; None: all enters.
 
     `both`: it sees the whole bag as well, so that it does not forget what the teacher always masks. The two views share
-    their embedded instances and those's dropout; the second costs an aggregator pass.
+    the embedded instances and their dropout; the second one costs an aggregator pass.
     """
     dropout = draws.stream("student")
     if split is None:

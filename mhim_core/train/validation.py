@@ -1,4 +1,4 @@
-"""How a fit is judged between epochs: on validation bags, by plain inference, split over the ranks.
+"""Validation after each epoch: plain inference on the validation bags, split over the ranks.
 
 Shape suffixes: see `mhim_core.mil`; V validation bags.
 """
@@ -47,7 +47,7 @@ def validate(
 
 
 METRIC_OF = {TaskKind.classification: "auroc", TaskKind.survival: "harrell_c", TaskKind.regression: "loss"}
-"""What selects the epoch, by the task; the loss decides wherever the metric is undefined or ties."""
+"""The metric that selects the epoch, by task; the loss decides where it is undefined or tied."""
 
 
 def _metric(kind: TaskKind, logits_VC: Tensor, targets: Sequence[Target]) -> float | None:

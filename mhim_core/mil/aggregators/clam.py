@@ -20,8 +20,8 @@ class ClamSb(Aggregator):
     """e = w(tanh(W1 z + b1) ⊙ σ(Wg z + bg)) + b; a = softmax over instances; F = Σ a_n z_n.
 
     Beside the bag's loss, a two-way classifier of the bag's class learns to tell its most attended instances (1) from
-    its least attended ones (0). With `clam_subtyping` the other classes' classifiers learn that the most attended are
-    none of theirs (0), for classes of which a bag shows but one; without it they are not trained by the bag.
+    its least attended ones (0). With `clam_subtyping`, meant for classes that exclude each other, the classifiers of
+    the other classes learn that the most attended instances are not theirs (0); without it the bag does not train them.
     """
 
     def __init__(self, num_classes: int, options: ModelOptions, num_branches: int = 1) -> None:
@@ -49,8 +49,8 @@ class ClamSb(Aggregator):
     ) -> Float[Tensor, ""]:
         """(1 - w)·bag loss + w·instance loss, the mean cross-entropy of the sampled instances.
 
-        With subtyping it is the mean over all classes' classifiers. A bag of one instance has no samples; without a
-        class (survival, regression) there is nothing the clusters could be of: the bag's loss alone.
+        With subtyping it is the mean over all classes' classifiers. A bag of one instance has no samples; without
+        classes (survival, regression) there are no clusters: the bag's loss alone.
         """
         clusters_CS2 = output.auxiliary
         if label_index is None or self.instance_weight == 0 or clusters_CS2 is None or clusters_CS2.shape[1] == 0:

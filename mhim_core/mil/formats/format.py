@@ -49,6 +49,6 @@ class CheckpointFormat:
     read: Callable[[Mapping[str, Tensor]], Weights] | None = None
     """A state dict's tensors in our names. Raises InputError listing the tensors that are unknown or missing."""
     recognises: Callable[[Mapping[str, Tensor]], bool] = lambda tensors: False
-    """Whether these are meant to be this format's tensors: what decides who reads them."""
+    """Whether these tensors look like this format's; the first format that recognises them reads them."""
     write: Callable[[PublishedModel], bytes] | None = None
     """A file's bytes. Raises InputError for a model that the format has no names for."""

@@ -179,7 +179,7 @@ def test_a_module_may_take_the_draws_and_have_methods_of_its_own() -> None:
 def test_a_file_is_run_once_and_travels_to_workers_by_its_bytes(tmp_path: Path) -> None:
     counted = b"import os; os.mkdir(%r)\n" % str(tmp_path / "once") + source("counted")
     plugin = pickle.loads(pickle.dumps(load_plugin(counted, "first.py")))
-    assert load_plugin(*plugin.given) == plugin
+    assert load_plugin(*plugin.arguments) == plugin
     assert (tmp_path / "once").is_dir()  # made twice, it would have failed
 
 
@@ -199,7 +199,7 @@ def test_two_versions_of_a_file_live_side_by_side_and_the_newest_name_wins() -> 
 def test_options_read_from_a_card_need_no_file_but_a_model_does() -> None:
     load()
     stored = ModelOptions(aggregator="mine", plugin_sha256="0" * 64)
-    with pytest.raises(InputError, match=r"sha256 0000.* not loaded \(loaded is .*another one\); .*aggregator_file="):
+    with pytest.raises(InputError, match=r"sha256 0000.* not loaded \(another version.*\); .*aggregator_file="):
         MilModel(10, 3, stored)
     stranger = ModelOptions(aggregator="never-loaded", plugin_sha256="0" * 64)
     with pytest.raises(InputError, match=r"'never-loaded'.* sha256 0000.* not loaded; give that file with"):

@@ -160,9 +160,9 @@ def test_an_unchanged_cohort_is_unchanged_also_where_it_grew_or_moved(frozen: Ho
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"label": "other"}, "its label is another one"),
-        ({"label": None}, "its label is another one"),
-        ({"patient_id": PatientId("Mustermann")}, "its patient is another one"),
+        ({"label": "other"}, "its label has changed"),
+        ({"label": None}, "its label has changed"),
+        ({"patient_id": PatientId("Mustermann")}, "its patient has changed"),
     ],
 )
 def test_what_changed_since_freezing_is_named_by_slide(frozen: Holdout, change: dict[str, Any], words: str) -> None:
@@ -180,7 +180,7 @@ def test_another_file_a_missing_slide_and_missing_features_are_named(frozen: Hol
     contents = sources(ROWS) | {first: SourceIdentity(10, "scanned again")}
     del contents[third]
     assert check_unchanged(frozen, rows, contents) == (
-        f"{first}: its file is another one",
+        f"{first}: its file has changed",
         f"{second} is no longer in the table",
         f"{third} has no features",
     )
@@ -191,7 +191,7 @@ def test_a_time_that_changed_is_named_in_survival(storage: Storage) -> None:
     found = freeze(storage, "lung", rows, SURVIVAL, sources(rows))
     first = found.slides[0]
     later = [row._replace(time=99.0) if row.slide_id == first.slide_id else row for row in rows]
-    assert check_unchanged(found, later, sources(rows)) == (f"{first.slide_id}: its time is another one",)
+    assert check_unchanged(found, later, sources(rows)) == (f"{first.slide_id}: its time has changed",)
 
 
 def test_every_reading_is_a_record_and_the_same_one_is_counted_once(storage: Storage) -> None:

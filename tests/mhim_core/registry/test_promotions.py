@@ -101,7 +101,7 @@ def test_only_a_champion_of_the_past_can_be_gone_back_to(storage: Storage, regis
         rollback(storage, "lung", one, by_flow="model rollback")
     promote(storage, "lung", one, base=0, by_flow="retrain")
     for to in (never, "", "zzzz"):
-        with pytest.raises(InputError, match=f"one champion of lung's past; they are, the newest first: {one}"):
+        with pytest.raises(InputError, match=f"one former champion of lung; they are, newest first: {one}"):
             rollback(storage, "lung", to, by_flow="model rollback")
 
 
