@@ -1,4 +1,4 @@
-"""The door through which training reads bags: Parquet today; caches, h5 files and classic sets fit behind it."""
+"""The interface through which training reads bags: Parquet, caches, h5 files and classic sets implement it."""
 
 from __future__ import annotations
 

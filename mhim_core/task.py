@@ -86,7 +86,7 @@ class FittedTask(Task):
 
     @property
     def unfitted(self) -> Task:
-        """As the cohort says it."""
+        """The cohort's task, without what a fit adds."""
         return Task(**{field.name: getattr(self, field.name) for field in fields(Task)})
 
     def time_bin(self, time: float) -> int:
@@ -116,7 +116,7 @@ def fit_task(task: Task, targets: Sequence[Target]) -> FittedTask:
         values = [target.value for target in targets if isinstance(target, ValueTarget)]
         mean = math.fsum(values) / len(values)
         deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
-        deviation = 1.0 if min(values) == max(values) else deviation  # rounding leaves something of nothing
+        deviation = 1.0 if min(values) == max(values) else deviation  # rounding may make it a little more than 0
     return FittedTask(
         **{field.name: getattr(task, field.name) for field in fields(Task)},
         inner_edges=edges,

@@ -24,7 +24,7 @@ class TextRow(NamedTuple):
 
 
 class TextTable(NamedTuple):
-    """The header and its rows. A row may be longer or shorter than the header: the reader says so."""
+    """The header and its rows. A row may be longer or shorter than the header, which `RowReader` reports."""
 
     header: list[str]
     rows: list[TextRow]
@@ -33,7 +33,7 @@ class TextTable(NamedTuple):
 
 
 class TextLines(NamedTuple):
-    """All lines that hold anything, the first of which may be a header; at least one."""
+    """All lines that are not empty, at least one; the first may be a header."""
 
     rows: list[TextRow]
     notes: tuple[str, ...] = ()
@@ -44,8 +44,8 @@ def read_cells(data: bytes, name: str) -> TextTable:
     """Read a CSV, xlsx or Parquet table; a zip or gzip file that holds one is read like it.
 
     CSV: comma, semicolon or tab; UTF-8 with or without BOM, or UTF-16 with one; any line ends; Excel's `sep=` line and
-    comment lines above the header are not read. `name` serves messages; the content decides what it is. Raises
-    CohortError with what was found.
+    comment lines above the header are not read. `name` is for messages; the content decides how it is read. Raises
+    CohortError.
     """
     lines = read_lines(data, name)
     header, *rows = lines.rows
@@ -55,7 +55,7 @@ def read_cells(data: bytes, name: str) -> TextTable:
 
 
 def read_lines(data: bytes, name: str) -> TextLines:
-    """As `read_cells`, for a table that may be without header."""
+    """As `read_cells`, for a table that may lack a header."""
     data = unpack(data, name)
     if data.startswith(_PARQUET_MAGIC):
         return TextLines(_read_parquet(data, name))

@@ -25,7 +25,7 @@ _MAX_EARLIER = 100
 NumBytes = Callable[[CohortRow], int | None]
 """The size of a row's file in bytes; None: there is no such file."""
 Identity = Callable[[CohortRow], tuple[object, ...] | None]
-"""What tells a file's content from another's (size and digest); None: it cannot be read."""
+"""A file's content (size and digest); None: it cannot be read."""
 
 
 def validate(
@@ -49,8 +49,8 @@ def find_problems(
 ) -> tuple[Finding, ...]:
     """All findings, sorted by row.
 
-    `num_bytes` looks for the files (None: they are not looked for); `identity` is asked only about files of equal size,
-    so that a cohort without duplicates is not read. `strict` turns a missing file from a warning into an error.
+    `num_bytes` looks for the files (None: nothing is looked for); `identity` is called only for files of equal size, so
+    that a cohort without duplicates is not read. `strict` turns a missing file from a warning into an error.
     """
     rows = cohort.rows
     findings = [
@@ -87,10 +87,10 @@ def _check_ids(cohort: Cohort) -> Iterator[Finding]:
             yield _finding(cohort, row, "slide_id", message + hint)
     for group in _groups(cohort.rows, lambda row: row.slide_id.casefold() or None):
         for row, earlier in _with_earlier(group):
-            same = [other for other in earlier if other.slide_id == row.slide_id]
+            same = [twin for twin in earlier if twin.slide_id == row.slide_id]
             if same:
                 yield _finding(cohort, row, "slide_id", f"the same slide id as {_names(same, with_uri=True)}{hint}")
-            cased = [other for other in earlier if other.slide_id != row.slide_id]
+            cased = [twin for twin in earlier if twin.slide_id != row.slide_id]
             if cased:
                 yield _finding(cohort, row, "slide_id", f"differs only in case from {_names(cased)}{hint}")
 
@@ -110,18 +110,18 @@ def _check_contents(cohort: Cohort, sizes: dict[int, int | None], identity: Iden
             continue  # one file named twice is found by its path
         for group in _groups(equal_size, identity):
             for row, earlier in _with_earlier(group):
-                copies = [other for other in earlier if other.uri != row.uri]
+                copies = [twin for twin in earlier if twin.uri != row.uri]
                 yield from _same_file(cohort, row, copies, "holds the same bytes as that of")
 
 
 def _same_file(cohort: Cohort, row: CohortRow, earlier: Sequence[CohortRow], verb: str) -> Iterator[Finding]:
-    others = [other for other in earlier if other.slide_id != row.slide_id]
-    if not others:
+    twins = [twin for twin in earlier if twin.slide_id != row.slide_id]
+    if not twins:
         return
-    strangers = [other for other in others if other.patient_id != row.patient_id]
-    # without a patient column every slide is its own patient, which says nothing
+    strangers = [twin for twin in twins if twin.patient_id != row.patient_id]
+    # without a patient column every slide is its own patient, so that different ones mean nothing
     patients = "; they are of different patients" if strangers and "patient_id" in cohort.header else ""
-    yield _finding(cohort, row, "path", f"{quote(row.uri, 300)} {verb} {_names(others)}{patients}")
+    yield _finding(cohort, row, "path", f"{quote(row.uri, 300)} {verb} {_names(twins)}{patients}")
 
 
 def _check_patients(cohort: Cohort) -> Iterator[Finding]:
@@ -129,24 +129,24 @@ def _check_patients(cohort: Cohort) -> Iterator[Finding]:
     if column not in cohort.header:
         return
     spelt: dict[str, CohortRow] = {}
-    told: set[str] = set()
+    reported: set[str] = set()
     for row in cohort.rows:
         if row.patient_id != row.patient_id.strip():
             yield _finding(cohort, row, column, f"{quote(row.patient_id)} has spaces around it: remove them")
             continue
         first = spelt.setdefault(_patient_key(row.patient_id), row)
-        if first.patient_id != row.patient_id and row.patient_id not in told:
-            told.add(row.patient_id)  # once a spelling, not once a slide
+        if first.patient_id != row.patient_id and row.patient_id not in reported:
+            reported.add(row.patient_id)  # once a spelling, not once a slide
             message = (
                 f"{quote(row.patient_id)} and {quote(first.patient_id)} (row {first.row}) differ only in case, blanks "
-                "or leading zeros: if they are one patient, it could be in training and test. Write them alike, or "
-                "further apart"
+                "or leading zeros: if they are one patient, it could be in training and test. Write them in one way, "
+                "or make the ids differ in more than that"
             )
             yield _finding(cohort, row, column, message)
 
 
 def _patient_key(patient_id: str) -> str:
-    """What the spellings of one patient have in common: `17`, `17.0` and `017` come from three programs."""
+    """Equal for the spellings of one patient: `17`, `17.0` and `017`, as three programs write it."""
     key = "".join(whole_id(patient_id.strip()).casefold().split())
     return key.lstrip("0") if key.isdigit() else key
 
@@ -160,9 +160,9 @@ def _check_parts(cohort: Cohort) -> Iterator[Finding]:
             if part is None:
                 continue
             first = first_in.setdefault(row.patient_id, row)
-            other = getattr(first, column)
-            if other != part:
-                here, there = (f"fold {part}", f"fold {other}") if column == "fold" else (part, other)
+            first_part = getattr(first, column)
+            if first_part != part:
+                here, there = (f"fold {part}", f"fold {first_part}") if column == "fold" else (part, first_part)
                 message = (
                     f"patient {quote(row.patient_id)} is in {here} here and in {there} in row {first.row} "
                     f"(slide {quote(first.slide_id)}): a patient belongs to one {column}"
@@ -175,7 +175,7 @@ def _check_labels(cohort: Cohort) -> Iterator[Finding]:
         return
     yield from check_spellings(cohort)
     labels = {row.label for row in cohort.rows if row.label is not None}
-    # 1,2 among words may be a class; among numbers it is one
+    # 1,2 among words may be a class; among numbers it is a number
     numbers = all(number_of(label) is not None or is_decimal_comma(label) for label in labels)
     for row in cohort.rows:
         if row.label is None:
@@ -201,7 +201,7 @@ def _check_survival(cohort: Cohort) -> Iterator[Finding]:
             continue
         if row.time is None or row.event is None:
             present, absent = ("time", "event") if row.event is None else ("event", "time")
-            message = f"it has {present} but no {absent}: the slide cannot be used for survival"
+            message = f"there is a value for {present} but none for {absent}: the slide cannot be used for survival"
             yield _finding(cohort, row, absent, message, Severity.WARNING)
         first = first_of.setdefault(row.patient_id, row)
         if (first.time, first.event) != (row.time, row.event):
@@ -213,7 +213,7 @@ def _check_survival(cohort: Cohort) -> Iterator[Finding]:
 
 
 def _check_sites(cohort: Cohort) -> Iterator[Finding]:
-    """Two spellings of one site would be judged as two sites; each spelling is named once, not once a slide."""
+    """Two spellings of one site would count as two sites; each spelling is reported once, not once a slide."""
     spellings: dict[str, dict[str, CohortRow]] = defaultdict(dict)
     for row in cohort.rows:
         if row.site is not None:
@@ -226,7 +226,7 @@ def _check_sites(cohort: Cohort) -> Iterator[Finding]:
 
 
 def _groups(rows: Iterable[CohortRow], key: Callable[[CohortRow], object | None]) -> Iterator[list[CohortRow]]:
-    """The rows that share a key with another row; a None key is shared with none."""
+    """The rows that share a key with another row; None is no key."""
     groups: dict[object, list[CohortRow]] = defaultdict(list)
     for row in rows:
         value = key(row)

@@ -16,7 +16,7 @@ from mhim_core.errors import CohortError
 
 ID_NAMES = ("slide_id", "sample_id", "slide")
 FILE_NAMES = ("wsi", "filename", "image_path")
-"""Some tools put ids there, others file names or paths: what else the table has decides."""
+"""Some tools put ids there, others file names or paths: the other columns of the table decide."""
 PATH_NAMES = ("path", "uri", "file", "file_path", "filepath", "slide_path")
 PATIENT_NAMES = ("patient_id", "patient", "case_id", "pat_id")
 LABEL_NAMES = ("label", "target", "class")
@@ -90,11 +90,11 @@ _ATTRIBUTES = frozenset(
         *("type", "count", "num", "label", "class", "target", "consent", "country"),
     }
 )
-"""Attributes of a patient, who is named in another column: `patient_age`."""
+"""Attributes of a patient, such as `patient_age`: columns with these words name no patients."""
 
 
 def column_key(name: str) -> str:
-    """What two spellings of one name have in common: `Patient ID`, `patientID`, `PATIENT_ID` → `patientid`."""
+    """Equal for all spellings of one name: `Patient ID`, `patientID`, `PATIENT_ID` → `patientid`."""
     folded = unicodedata.normalize("NFKC", name).casefold()
     return "".join(character for character in folded if character.isalnum())
 
@@ -107,7 +107,7 @@ def is_named(cell: str, names: Sequence[str]) -> bool:
 def named_column(header: Sequence[str], name: str, key: str, table_name: str) -> int:
     """The index of the column that the option `key` names: as it is written, else by its letters and digits.
 
-    Raises CohortError where there is none, with the nearest name, or where several are equally meant.
+    Raises CohortError where there is none, with the nearest name, or where several fit.
     """
     wanted = name.strip()
     matches = [index for index, cell in enumerate(header) if cell.strip() == wanted]
@@ -158,7 +158,7 @@ def find_columns(header: Sequence[str], table_name: str, options: TableOptions =
 
 
 def likely_patient_columns(header: Sequence[str]) -> list[str]:
-    """The columns whose names indicate patients (`patient_number`, `bcr_patient_barcode`, `MRN`), not of their age."""
+    """The columns whose names indicate patients (`patient_number`, `bcr_patient_barcode`, `MRN`), not their age."""
     likely = []
     for cell in header:
         words = [word.casefold() for word in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![^\W\d_A-Z])", cell)]

@@ -1,4 +1,4 @@
-"""The ways in which other tools write a CSV table, undone one after another: packing, encoding, comments, delimiter."""
+"""CSV tables as other tools write them: unpacking, decoding, skipping comments, finding the delimiter."""
 
 import csv
 import gzip
@@ -20,7 +20,7 @@ _SAMPLE_LINES = 20
 
 
 class CsvText(NamedTuple):
-    """A table's text below whatever its tool wrote above it."""
+    """A table's text, without the comment lines above it."""
 
     text: str
     first_line: int
@@ -55,7 +55,7 @@ def unpack(data: bytes, name: str) -> bytes:
 
 
 def is_office_file(data: bytes) -> bool:
-    """True for xlsx, ods and their like, and for what starts like a zip file but is not one."""
+    """True for xlsx, ods and the like, and for bytes that begin like a zip file but are none."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()

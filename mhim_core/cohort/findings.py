@@ -1,4 +1,4 @@
-"""One remark about one row of the cohort table, and the words of all remarks."""
+"""A finding about one row of the cohort table, and how all findings are worded."""
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
@@ -10,7 +10,7 @@ MAX_LISTED = 10
 
 
 class Severity(StrEnum):
-    """Does the remark stop the command?"""
+    """An error stops the command."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -39,7 +39,7 @@ def quote(text: str, max_chars: int = 80) -> str:
 
 
 def listed(items: Sequence[str], max_items: int = MAX_LISTED) -> list[str]:
-    """The first of them, and where there are more an item that counts the rest."""
+    """The first items, and an item that counts the rest if there are more."""
     rest = [f"… and {len(items) - max_items} more"] if len(items) > max_items else []
     return [*items[:max_items], *rest]
 

@@ -1,4 +1,4 @@
-"""A folder of slides as a cohort: the table that one would write for it by hand."""
+"""A folder of slides as a cohort: the table of its slide files."""
 
 import posixpath
 from collections import defaultdict

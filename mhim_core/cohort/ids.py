@@ -1,11 +1,11 @@
-"""The ids of a table beside the cohort: whether slides' or patients', and which slides each of them names.
+"""The ids in a table of labels or splits: whether they are slides' or patients', and which slides each of them names.
 
-The column's name says whose they are. Where it does not (no header, a bare `id`, the columns of a wide split file) an
-id may be either, and one that names a slide and also a patient of other slides is refused: with slides 1 to 8 of
-patients 1 to 4, the wrong one would be taken silently.
+The column's name says which. Where it does not (no header, a bare `id`, the columns of a wide split file) an id may be
+either, and one that names a slide and also a patient of other slides is refused: with slides 1 to 8 of patients 1 to 4,
+the wrong one would be taken silently.
 
-A data frame that has gaps in a column of whole numbers writes 17 as `17.0`: where no id is spelt like that, the whole
-number is meant. Nothing else is made equal: ids that are alike but for case or leading zeros are named as such.
+A data frame with gaps in a column of whole numbers writes 17 as `17.0`: where no id is spelt like that, the whole
+number is meant. No other spellings are taken for equal: ids that differ only in case or leading zeros are reported.
 """
 
 import re
@@ -25,16 +25,16 @@ _WHOLE_FLOAT = re.compile(r"(\d+)\.0+", re.ASCII)
 
 
 class IdKind(StrEnum):
-    """Whose ids they are."""
+    """What the ids name."""
 
     slide = "slide"
     patient = "patient"
     either = "either"
-    """Nothing says so."""
+    """The table does not say."""
 
     @property
     def ids(self) -> str:
-        """As a sentence calls them."""
+        """For a sentence: `slide ids`."""
         return "ids" if self is IdKind.either else f"{self} ids"
 
 
@@ -46,8 +46,8 @@ class IdColumns(NamedTuple):
 
 
 def id_candidates(header: Sequence[str]) -> list[IdColumns]:
-    """All columns that could be the id, the most telling name first; a file's only where there is no other."""
-    # a bare id beside the patients' is not the patients'
+    """All columns that could be the id, the most specific name first; a file's only where there is no other."""
+    # a bare id beside a patient column is not the patients'
     bare = IdKind.slide if any(is_named(cell, PATIENT_NAMES) for cell in header) else IdKind.either
     candidates: list[IdColumns] = []
     for names, kind in (
@@ -64,7 +64,7 @@ def id_candidates(header: Sequence[str]) -> list[IdColumns]:
 
 
 def whole_id(text: str) -> str:
-    """`17.0` → `17`, as it was before a data frame had it; any other id as it stands."""
+    """`17.0` → `17`, as before a data frame made it a float; any other id unchanged."""
     match = _WHOLE_FLOAT.fullmatch(text)
     return text if match is None else match[1]
 
@@ -100,7 +100,7 @@ class IdIndex:
         return []
 
     def as_whole(self, ids: Iterable[str], kind: IdKind) -> list[str]:
-        """Those that name a slide as whole numbers alone: `17.0` for 17."""
+        """Those that name a slide only if read as whole numbers: `17.0` for 17."""
         slides = self._slides if kind is not IdKind.patient else ()
         known = {*slides, *(self._slides_of if kind is not IdKind.slide else ())}
         return [
@@ -110,22 +110,24 @@ class IdIndex:
         ]
 
     def near_misses(self, ids: Iterable[str], kind: IdKind) -> dict[str, str]:
-        """Of these unknown ids those that are one of the cohort's but for case, blanks or leading zeros, and which."""
+        """By unknown id, the cohort's id from which it differs only in case, blanks or leading zeros."""
         slides = self._slides if kind is not IdKind.patient else ()
         known = {_likeness(text): text for text in (*slides, *(self._slides_of if kind is not IdKind.slide else ()))}
         return {listed_id: known[key] for listed_id in ids if (key := _likeness(whole_id(listed_id))) in known}
 
     def alike(self, ids: Iterable[str], kind: IdKind) -> str:
-        """Words on the first near miss among these unknown ids; "" if there is none."""
+        """A hint about the first near miss among these unknown ids; "" if there is none."""
         first = next(iter(self.near_misses(ids, kind).items()), None)
-        return "" if first is None else f"; {quote(first[0])} is like {quote(first[1])}, and ids are compared whole"
+        if first is None:
+            return ""
+        return f"; {quote(first[0])} resembles {quote(first[1])}, but ids are compared as a whole"
 
     def unknown(self, ids: Iterable[str], kind: IdKind) -> list[str]:
         """Those that name no slide."""
         return [listed_id for listed_id in ids if not self.slides(listed_id, kind)]
 
     def ambiguity(self, ids: Iterable[str], kind: IdKind) -> str:
-        """The sentence that refuses ids of two meanings; "" where there are none."""
+        """Why these ids are refused, if some have two meanings; "" if none has."""
         if kind is not IdKind.either:
             return ""
         ambiguous = [
@@ -145,10 +147,10 @@ class IdIndex:
         )
 
     def other_kind(self, ids: Sequence[str], kind: IdKind) -> str:
-        """Words on how many of these ids, which name no slide, would as the other kind; "" if none would."""
-        other = {IdKind.slide: IdKind.patient, IdKind.patient: IdKind.slide}.get(kind)
-        count = 0 if other is None else len(ids) - len(self.unknown(ids, other))
-        return f" ({count} are ids of {other}s, but their column's name says {kind})" if count else ""
+        """A hint about how many of these unknown ids are known as the other kind; "" if none is."""
+        opposite = {IdKind.slide: IdKind.patient, IdKind.patient: IdKind.slide}.get(kind)
+        count = 0 if opposite is None else len(ids) - len(self.unknown(ids, opposite))
+        return f" ({count} are ids of {opposite}s, but their column's name says {kind})" if count else ""
 
     def _has_two_meanings(self, text: str) -> bool:
         return text in self._slides and self._slides_of.get(text, [text]) != [text]
@@ -161,7 +163,7 @@ def _spellings(listed_id: str, kind: IdKind) -> list[str]:
 
 
 def _by_whole_id(ids: Iterable[str]) -> dict[str, str]:
-    """The id by its whole number; ids that share one are not told apart by it, and left out."""
+    """The id by its whole number, where it is the only id with that number."""
     groups: dict[str, list[str]] = defaultdict(list)
     for text in ids:
         groups[whole_id(text)].append(text)

@@ -1,8 +1,8 @@
-"""A table of labels beside the cohort, as the field's label files are: joined to the slides by whole ids.
+"""A table of labels beside the cohort's own, as other tools write it: joined to the slides by whole ids.
 
-With a header it names its columns as the cohort's own table does (id, label, time, event, with their aliases), which
-says whose ids they are; of several columns of ids, the one that the cohort knows is taken. Without, it has two columns,
-id and label, and its first row is a row.
+With a header, its columns are named as in the cohort's own table (id, label, time, event, with their aliases), which
+also says whether the ids are slides' or patients'; of several columns of ids, the one that the cohort knows is taken.
+Without a header, it has two columns, id and label, from its first row on.
 """
 
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -32,13 +32,13 @@ from mhim_core.types import SlideId
 
 TARGET_COLUMNS = ("label", "time", "event")
 _HEADER_NAMES = (*LABEL_NAMES, *ID_NAMES, *BARE_ID_NAMES, *PATIENT_NAMES, *FILE_NAMES)
-"""One of these makes a first row a header."""
+"""A first row with one of these is a header."""
 _FAR_MORE = 2
-"""A less telling column of ids is taken where the cohort knows more than this many times as many of its ids."""
+"""A column of ids with a less specific name is taken if the cohort knows over this many times as many of its ids."""
 
 
 class LabelCells(NamedTuple):
-    """What the table says of one id."""
+    """The table's values for one id."""
 
     label: str | None = None
     time: float | None = None
@@ -51,7 +51,7 @@ class LabelTable:
 
     name: str
     kind: IdKind
-    """Whose ids they are."""
+    """Of its ids."""
     cells: dict[str, LabelCells]
     header: dict[str, str]
     """What the label, time and event columns are called; absent ones are not in it."""
@@ -59,10 +59,10 @@ class LabelTable:
     """What was assumed, one sentence each, to be printed."""
     id_column: str = ""
     """What the column of the ids is called; empty: the table has no header, or no name says so."""
-    others: tuple["LabelTable", ...] = ()
+    alternatives: tuple["LabelTable", ...] = ()
     """The same labels by other columns of ids."""
     errors: tuple[str, ...] = ()
-    """Rows that cannot be read by these ids; the table is refused if these ids are used."""
+    """Rows that cannot be read with this id column; the table is refused if it is used."""
 
 
 class _Layout(NamedTuple):
@@ -108,8 +108,8 @@ def read_labels(data: bytes, name: str, options: TableOptions = AS_FOUND) -> Lab
     for key, kind in _id_columns(header, name, options):
         table = _table(rows, _Layout(key, kind, label, survival.columns), name, names, options)
         tables.append(replace(table, id_column=header[key], notes=(*lines.notes, *survival.notes, *table.notes)))
-    first, *others = tables
-    return replace(first, others=tuple(others)) if others else _without_errors(first)
+    first, *alternatives = tables
+    return replace(first, alternatives=tuple(alternatives)) if alternatives else _without_errors(first)
 
 
 def join_labels(cohort: Cohort, labels: LabelTable) -> Cohort:
@@ -147,9 +147,9 @@ def join_labels(cohort: Cohort, labels: LabelTable) -> Cohort:
 
 
 def _check_near_misses(cohort: Cohort, labels: LabelTable, index: IdIndex, cells: Mapping[SlideId, LabelCells]) -> None:
-    """Raises CohortError for ids that nearly name slides which get no label.
+    """Raises CohortError for near misses of the ids of slides that get no label.
 
-    The table may cover more than the cohort, but no slide that it means may be left out because of a capital or a zero.
+    The table may cover more than the cohort, but no slide may lose its label because of a capital or a zero.
     """
     near = index.near_misses(index.unknown(labels.cells, labels.kind), labels.kind)
     missed = {
@@ -166,7 +166,7 @@ def _check_near_misses(cohort: Cohort, labels: LabelTable, index: IdIndex, cells
 
 
 def _is_header(cells: Sequence[str], options: TableOptions) -> bool:
-    """Of a table's first row. A column of labels or times that is named is there, or the table is refused."""
+    """Of a table's first row. Where an option names a column of labels or times, there must be a header."""
     if options.named_columns().keys() & {"label_column", "time_column", "event_column"}:
         return True
     names = (*_HEADER_NAMES, *options.named_columns().values())
@@ -174,18 +174,18 @@ def _is_header(cells: Sequence[str], options: TableOptions) -> bool:
 
 
 def _best_known(labels: LabelTable, index: IdIndex) -> LabelTable:
-    """The table by the ids that the cohort knows."""
-    if not labels.others:
+    """The table with the id column that the cohort knows."""
+    if not labels.alternatives:
         return labels
-    tables = (labels, *labels.others)
+    tables = (labels, *labels.alternatives)
     known = [len(table.cells) - len(index.unknown(table.cells, table.kind)) for table in tables]
     best = max(range(len(tables)), key=lambda place: (known[place], -place))
     if known[best] <= _FAR_MORE * known[0]:
         return labels
     chosen = tables[best]
     counts = f"the cohort knows {known[best]} of its {len(chosen.cells)}"
-    others = f"{known[0]} of the {len(labels.cells)} of {quote(labels.id_column)}"
-    note = f"{chosen.name}: the ids are taken from {quote(chosen.id_column)}: {counts}, and {others}"
+    passed_over = f"{known[0]} of the {len(labels.cells)} of {quote(labels.id_column)}"
+    note = f"{chosen.name}: the ids are taken from {quote(chosen.id_column)}: {counts}, and {passed_over}"
     return replace(chosen, notes=(*chosen.notes, note))
 
 
@@ -206,10 +206,10 @@ def _cells_of_slides(labels: LabelTable, index: IdIndex) -> dict[SlideId, LabelC
         giver: dict[SlideId, str] = {}
         for listed_id, row_cells in labels.cells.items():
             for slide_id in index.slides(listed_id, kind):
-                other = giver.setdefault(slide_id, listed_id)
-                if labels.cells[other] != row_cells:
+                first_id = giver.setdefault(slide_id, listed_id)
+                if labels.cells[first_id] != row_cells:
                     raise CohortError(
-                        f"{labels.name}: {quote(listed_id)} and {quote(other)} both name slide {quote(slide_id)}, "
+                        f"{labels.name}: {quote(listed_id)} and {quote(first_id)} both name slide {quote(slide_id)}, "
                         "and have different labels"
                     )
                 cells[slide_id] = row_cells

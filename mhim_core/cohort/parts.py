@@ -1,4 +1,4 @@
-"""The three parts of one fold, and what each must hold to be of use."""
+"""The three parts of one fold, and what each must contain to be usable."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -27,14 +27,14 @@ class Parts(NamedTuple):
 
 
 class UnusablePartError(Exception):
-    """A part lacks what it is for; the message says which and what. Another assignment may do."""
+    """A part cannot serve its purpose; the message says which and why. Another assignment may succeed."""
 
 
 def check_parts(parts: Parts, task: Task, fold: int, *, with_test: bool) -> None:
-    """Raise UnusablePartError unless every part can serve.
+    """Raise UnusablePartError unless every part can serve its purpose.
 
     Classification: every class is in training, validation and (`with_test`) test. Survival: training has an event, and
-    validation a pair of patients, one of whom is known to have had it first, else no C-index exists to select by.
+    validation a comparable pair of patients, without which there is no C-index to select by.
     """
     if task.kind is TaskKind.classification:
         _check_classes(parts, task.classes, fold, with_test)

@@ -1,7 +1,7 @@
-"""Patients as splits see them, and how they are dealt to parts: by hash, stratum by stratum, nothing drawn.
+"""Patients, and how splits assign them to parts: by hash, stratum by stratum, without a random generator.
 
-A hash of (seed, role, patient) orders them alike on every machine, and leaves the order of the others alone when
-patients are added.
+A hash of (seed, role, patient) gives the same order on every machine, and keeps the order of the others when patients
+are added.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ def patients_of(
 
 
 def take(patients: Sequence[Patient], fraction: float, key: str, *, leave: int) -> list[Patient]:
-    """The share of each stratum, at least one patient of it, as long as `leave` remain."""
+    """The share `fraction` of each stratum, at least one patient, as long as `leave` patients remain in it."""
     taken = []
     for stratum in _strata(patients, key).values():
         wanted = max(1, int(len(stratum) * fraction + 0.5))
@@ -69,7 +69,7 @@ def without(patients: Sequence[Patient], taken: Sequence[Patient]) -> list[Patie
 
 
 def deal(patients: Sequence[Patient], num_folds: int, key: str) -> list[list[Patient]]:
-    """Each stratum in equal numbers (±1) to the folds; patients of many slides first, to the fold of fewest slides."""
+    """Each stratum in equal numbers (±1) to the folds; patients with many slides first, to the fold with fewest."""
     folds: list[list[Patient]] = [[] for _ in range(num_folds)]
     num_slides = [0] * num_folds
     for stratum in _strata(patients, key).values():

@@ -1,4 +1,4 @@
-"""One row of the cohort: what it holds, and how its cells become values or findings."""
+"""One row of the cohort, and how its cells become values or findings."""
 
 import math
 import os
@@ -52,9 +52,9 @@ class CohortRow(NamedTuple):
     site: str | None = None
     sha256: str | None = None
     time: float | None = None
-    """Of follow-up, until the event or the last time seen, in the table's unit; 0 or more."""
+    """Length of follow-up, until the event or the last visit, in the table's unit; 0 or more."""
     event: bool | None = None
-    """True: seen at `time`; False: censored, not seen until `time`."""
+    """True: observed at `time`; False: censored, not observed until `time`."""
     fold: int | None = None
     """The fold that tests the slide's patient."""
     row: int = 0
@@ -83,13 +83,13 @@ class LabelReader:
         return None
 
     def notes(self, table_name: str) -> tuple[str, ...]:
-        """What was taken for no label, and how to have it as a class."""
+        """Which words counted as no label, and how to make them classes."""
         if not self.missing:
             return ()
         counts = ", ".join(f"{quote(word)} {number}" for word, number in sorted(self.missing.items()))
         total = sum(self.missing.values())
         return (
-            f"{table_name}: label cells that say that there is none, and count as empty: {total}, of which {counts} "
+            f"{table_name}: {total} label cells with words for no label count as empty: {counts} "
             "(na_values= without such a word makes it a class)",
         )
 
@@ -205,7 +205,7 @@ class RowReader:
         value = float(text)
         if value > 0:
             return value
-        place.warn(self.columns.mpp, f"{text} is no resolution: the slide's own is used, or it fails with no_mpp")
+        place.warn(self.columns.mpp, f"{text} is not a resolution: the slide's own is used, or it fails with no_mpp")
         return None
 
 
@@ -217,7 +217,7 @@ class _Place(NamedTuple):
     slide_id: str
 
     def read(self, read: Callable[[str], Value | None], cells: Sequence[str], column: int | None) -> Value | None:
-        """The cell's value; None where the table has no such column, or, with a finding, where it says nothing."""
+        """The cell's value; None where the table has no such column, or, with a finding, where it cannot be read."""
         try:
             return None if column is None else read(cells[column])
         except CellError as error:

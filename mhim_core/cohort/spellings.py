@@ -1,4 +1,4 @@
-"""One label in two spellings (`Tumour`, `tumour`; `1`, `1.0`) would be two classes: found, or merged if asked to."""
+"""One label in two spellings (`Tumour`, `tumour`; `1`, `1.0`) would be two classes: refused, or merged on request."""
 
 import re
 import unicodedata
@@ -18,7 +18,7 @@ _HYPHEN = re.compile(r"(?<=[^\W\d_])[-\u2010\u2011\u2013](?=[^\W\d_])")
 
 
 def spelling_key(label: str) -> str:
-    """What the spellings of one label have in common; of numbers, the number."""
+    """Equal for all spellings of one label; of numbers, the number."""
     if (number := number_of(label)) is not None:
         return f"number {number!r}"
     folded = unicodedata.normalize("NFKC", label).casefold()
@@ -26,7 +26,7 @@ def spelling_key(label: str) -> str:
 
 
 def spelling_groups(labels: Iterable[str]) -> list[list[str]]:
-    """The labels that are one but for their spelling, in groups of two or more, the most frequent spelling first."""
+    """The spellings of each label that has several, the most frequent one first."""
     groups: dict[str, Counter[str]] = defaultdict(Counter)
     for label in labels:
         groups[spelling_key(label)][label] += 1

@@ -26,7 +26,7 @@ from mhim_core.task import Task
 from mhim_core.types import SlideId
 
 _COMPANIONS = frozenset({"label", "labels", "target", "targets", "class", "y", "time", "event", "site"})
-"""What a column beside the ids of a part may be called after it: `train_label`."""
+"""Words in the names of columns that go with a part's ids, such as `train_label`."""
 
 
 class SplitFile(NamedTuple):
@@ -34,7 +34,7 @@ class SplitFile(NamedTuple):
 
     name: str
     kind: IdKind
-    """Whose ids it lists."""
+    """Of its ids."""
     parts: dict[str, str]
     """The part, train, val or test, of each id that the file lists, in its order."""
 
@@ -47,9 +47,9 @@ class FileSplits(NamedTuple):
 
 
 def read_split_file(data: bytes, name: str) -> SplitFile:
-    """Read one fold's CSV or Parquet table, long or wide. Raises SplitError with what was found.
+    """Read one fold's CSV or Parquet table, long or wide.
 
-    Raises CohortError where the bytes are no table at all.
+    Raises SplitError for a table that is no split, CohortError where the bytes are no table.
     """
     table = read_cells(data, name)
     parts_of_columns = {index: part for index, cell in enumerate(table.header) if (part := _part(cell)) is not None}
@@ -221,13 +221,13 @@ def _check_known(file: SplitFile, index: IdIndex, *, partial: bool) -> None:
 
 
 def _check_filled(file: SplitFile, assigned: Sequence[CohortRow]) -> None:
-    """Raises SplitError for a part that the file fills and that is empty here, which is not as if it had none."""
+    """Raises SplitError for a part for which the file lists ids, none of which can be used."""
     listed, usable = Counter(file.parts.values()), {row.split for row in assigned}
     for part, number in listed.items():
         if part not in usable:
             raise SplitError(
                 f"{file.name}: {part} lists {number} ids, and none is of a slide with a target and tiles: "
-                f"{quote_all(one for one, own in file.parts.items() if own == part)}"
+                f"{quote_all(listed_id for listed_id, own in file.parts.items() if own == part)}"
             )
 
 
@@ -244,4 +244,4 @@ def _id_notes(
     if unusable := [slide_id for slide_id in part_of if slide_id not in usable]:
         yield f"{file.name}: {len(unusable)} of its slides have no target or no tiles: {quote_all(unusable)}"
     if unlisted := [slide_id for slide_id in usable if slide_id not in part_of]:
-        yield f"{file.name} lists {len(unlisted)} slides not at all, they take no part: {quote_all(unlisted)}"
+        yield f"{file.name} does not list {len(unlisted)} slides, which take no part: {quote_all(unlisted)}"

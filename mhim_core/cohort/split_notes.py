@@ -1,4 +1,4 @@
-"""Notes on splits that the user gives: what takes no part, what chooses the model, what is not tested."""
+"""Notes on the user's own splits: what takes no part, what validation is taken from, what is not tested."""
 
 from collections.abc import Iterator, Sequence
 
@@ -40,7 +40,7 @@ def split_notes(rows: Sequence[CohortRow], task: Task, options: SplitOptions) ->
 
 
 def part_notes(rows: Sequence[CohortRow], task: Task, options: SplitOptions, source: str) -> Iterator[str]:
-    """Of one train, val and test. Every row has a `split` and a target; `source` begins the sentences."""
+    """Notes on one train, val and test. Every row has a `split` and a target; `source` begins the sentences."""
     if not any(row.split == "val" for row in rows):
         yield f"{source} has no val: validation is taken from its train, {options.val_fraction:g} of it"
     yield from _untested([row for row in rows if row.split == "test"], task, source)

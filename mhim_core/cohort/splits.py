@@ -1,4 +1,4 @@
-"""Patient-level, stratified splits: a function of the seed and of which patients there are, not of the rows' order."""
+"""Patient-level, stratified splits: a function of the seed and the set of patients, not of the order of rows."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from mhim_core.task import SurvivalTarget, Task, TaskKind
 from mhim_core.types import PatientId
 
 _MAX_ATTEMPTS = 20
-"""Where one attempt can fail and another succeed: patients of several classes, orders of times."""
+"""For patients of several classes and for times, where one assignment can fail and another succeed."""
 _NUM_PARTS = 3
 _WITHOUT_TEST = (SplitScheme.leave_one_patient_out, SplitScheme.final)
 """Their test parts are not checked."""
@@ -24,10 +24,10 @@ _WITHOUT_TEST = (SplitScheme.leave_one_patient_out, SplitScheme.final)
 def make_splits(rows: Sequence[CohortRow], task: Task, options: SplitOptions, seed: int) -> tuple[Split, ...]:
     """Split the slides that have a target for the task. The caller leaves out slides without tiles.
 
-    Every fold can serve, as `parts.check_parts` says, else SplitError says what is missing where and what to set.
-    Nothing is asked of the test parts of leave-one-patient-out and of those that the table gives; final has none, nor
-    has a split column without test. Folds are numbered from 0, or as the fold column has them. What is to be said of
-    the table's own splits: `split_notes`. Raises CohortError for rows whose target cannot be read.
+    Every fold is usable (`parts.check_parts`), or SplitError says what is missing where and what to set. The test parts
+    of leave-one-patient-out and of the table's own splits are not checked; scheme=final has none, and neither has a
+    split column without test. Folds are numbered from 0, or as in the fold column. Notes on the table's own splits:
+    `split_notes`. Raises CohortError for rows whose target cannot be read.
     """
     targets = targets_of(rows, task)
     rows = [row for row in rows if row.slide_id in targets]
@@ -60,14 +60,14 @@ def split_by_part(
 ) -> Split:
     """The rows' own parts (every row has a `split` and a target); without a val, validation is taken from train.
 
-    Nothing is asked of the test part, which may be empty. Raises SplitError for a patient in two parts and for a
-    training or validation part that cannot serve; `advice` ends its sentence.
+    The test part is not checked and may be empty. Raises SplitError for a patient in two parts and for an unusable
+    training or validation part; `advice` ends its sentence.
     """
     part_of: dict[PatientId, str | None] = {}
     for row in rows:
         if part_of.setdefault(row.patient_id, row.split) != row.split:
-            parts_found = f"{part_of[row.patient_id]} and {row.split}"
-            raise SplitError(f"patient {quote(row.patient_id)} is in {parts_found}: a patient belongs to one split")
+            both_parts = f"{part_of[row.patient_id]} and {row.split}"
+            raise SplitError(f"patient {quote(row.patient_id)} is in {both_parts}: a patient belongs to one split")
     patients = patients_of(rows, targets_of(rows, task), task, options)
     train, validation, test = (
         [patient for patient in patients if part_of[patient.patient_id] == part] for part in ("train", "val", "test")
@@ -142,7 +142,7 @@ def _with_validation(
     *,
     with_test: bool = True,
 ) -> Parts:
-    """Take validation from the rest. Of survival times, other patients are tried where the first cannot be compared."""
+    """Take validation from the rest. In survival, other patients are tried if the first ones cannot be compared."""
     failure = UnusablePartError()
     num_attempts, fraction = 1, options.val_fraction
     if task.kind is TaskKind.survival:
@@ -167,13 +167,13 @@ def _column_splits(rows: Sequence[CohortRow], task: Task, options: SplitOptions,
     patients = patients_of(assigned, targets_of(assigned, task), task, options)
     try:
         return tuple(
-            _fold_splits(patients, _given_tests(assigned, patients), task, options, f"{seed}/0", with_test=False)
+            _fold_splits(patients, _tests_of_column(assigned, patients), task, options, f"{seed}/0", with_test=False)
         )
     except UnusablePartError as error:
         raise SplitError(f"{error}; change the fold column, or set scheme=folds") from None
 
 
-def _given_tests(rows: Sequence[CohortRow], patients: Sequence[Patient]) -> dict[int, list[Patient]]:
+def _tests_of_column(rows: Sequence[CohortRow], patients: Sequence[Patient]) -> dict[int, list[Patient]]:
     """Fold → the patients that the fold column has in it."""
     fold_of: dict[PatientId, int | None] = {}
     for row in rows:
@@ -196,27 +196,26 @@ def _check_classes(rows: Sequence[CohortRow], classes: Sequence[str]) -> None:
 
 
 def _check_counts(patients: Sequence[Patient], task: Task, options: SplitOptions, scheme: SplitScheme) -> None:
-    """Refuse what no assignment can do, with the numbers."""
+    """Raises SplitError, with the numbers, where no assignment could succeed."""
     if scheme is SplitScheme.final:
-        return  # whether training and validation can serve is all there is to ask, and each split is asked it
+        return  # only training and validation have to be usable, which each split checks
     one_out = scheme is SplitScheme.leave_one_patient_out
-    what = "leave-one-patient-out" if one_out else f"folds={options.folds}"
+    setting = "leave-one-patient-out" if one_out else f"folds={options.folds}"
     # one patient of each class in each part; one fewer need not be tested on where test parts hold one patient
     needed = _NUM_PARTS if one_out else max(_NUM_PARTS, options.folds)
     for label in task.classes:
         num_patients = sum(label in patient.labels for patient in patients)
         if num_patients < needed:
             raise SplitError(
-                f"class {quote(label)} has {_patients(num_patients)}, and {what} needs {needed} of each "
+                f"class {quote(label)} has {_patients(num_patients)}, and {setting} needs {needed} of each "
                 "(train, validation and test are disjoint in patients)"
                 f"{_advice(num_patients, one_out, 'of that class')}"
             )
     if task.kind is TaskKind.classification:
         return
     if len(patients) < needed:
-        raise SplitError(
-            f"{_patients(len(patients))} with a target, and {what} needs {needed}{_advice(len(patients), one_out, '')}"
-        )
+        advice = _advice(len(patients), one_out, "")
+        raise SplitError(f"{_patients(len(patients))} with a target, and {setting} needs {needed}{advice}")
     if task.kind is TaskKind.survival:
         num_events = sum(any(_is_event(target) for target in patient.targets) for patient in patients)
         if num_events < _NUM_PARTS:  # one is tested on, one chooses the model, one is learned from

@@ -13,7 +13,7 @@ SAVE_AS_CSV = "save it as CSV (UTF-8)"
 
 
 def is_xlsx(data: bytes) -> bool:
-    """True for the bytes of an .xlsx file, whatever it is called."""
+    """True for the bytes of an .xlsx file, whatever its name."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return any(entry.startswith("xl/workbook") for entry in archive.namelist())
@@ -60,7 +60,7 @@ def _trimmed(rows: list[list[Any]], name: str, title: str) -> list[list[Any]]:
 
 
 def _plain(cell: Any) -> Any:
-    """A date is written as ISO 8601 has it, without a time of day unless it has one."""
+    """Dates in ISO 8601, with a time of day only if there is one."""
     if isinstance(cell, datetime.datetime):
         return cell.date().isoformat() if cell.time() == datetime.time() else cell.isoformat(sep=" ")
     return cell.isoformat() if isinstance(cell, datetime.date | datetime.time) else cell

@@ -20,7 +20,7 @@ def summarise(rows: Sequence[CohortRow], options: TaskOptions) -> tuple[str, ...
         inferred = infer_task(rows, options)
         return (*inferred.notes, describe_targets(rows, inferred.task))
     except CohortError as error:
-        return tuple(f"not to be trained on: {line}" if not index else line for index, line in enumerate(_lines(error)))
+        return tuple(f"cannot be trained on: {line}" if not index else line for index, line in enumerate(_lines(error)))
 
 
 def describe_targets(rows: Sequence[CohortRow], task: Task) -> str:

@@ -1,8 +1,8 @@
-"""Which columns say how long a patient was followed, and whether the event was seen.
+"""The columns that say how long a patient was followed, and whether the event was observed.
 
-Names alone do not decide: `status` is a scan's state in one table and a death in the next, and there are tables of
-survival whose `Event` holds months and whose `Status` holds the event. So a column is taken by its name and by what
-its cells hold, what was taken is said in a note, and where two columns could mean the same the table is refused.
+Names alone do not decide: `status` is a scan's state in one table and a death in another, and there are tables of
+survival whose `Event` holds months and whose `Status` holds the event. So a column is chosen by its name and its
+cells, a note says which was chosen, and a table in which two columns could have the same meaning is refused.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,7 +61,7 @@ _TIMES, _EVENTS, _CENSORSHIPS = (
 
 
 class SurvivalColumns(NamedTuple):
-    """Where the table has a patient's time and event."""
+    """The indices of a patient's time and event."""
 
     time: int
     event: int
@@ -81,9 +81,9 @@ def find_survival(
 ) -> SurvivalFound:
     """Find the columns of times and events; both or neither are read.
 
-    A column counts if at least one of its cells can be read as what its name says, or if an option names it; where an
-    option names the labels alone, none is looked for. Raises CohortError where several columns could be the one, and
-    where the one that is named cannot be read.
+    A column counts if its name fits and at least one of its cells can be read accordingly, or if an option names it;
+    where options name only the column of labels, none is searched for. Raises CohortError where several columns fit,
+    and where one that an option names cannot be read.
     """
     if options.label_column and not (options.time_column or options.event_column):
         return SurvivalFound(None)
@@ -158,8 +158,8 @@ def _no_values(
     header: Sequence[str], times: Sequence[int], events: Sequence[int], has_times: bool, table_name: str
 ) -> str:
     columns = ", ".join(quote(header[index]) for index in (*times, *events))
-    what = "event (1 or 0, dead or alive, …)" if has_times else "time (a number, 0 or more)"
-    return f"{table_name}: {columns} could be of survival, but no cell is a readable {what}: not read"
+    meaning = "event (1 or 0, dead or alive, …)" if has_times else "time (a number, 0 or more)"
+    return f"{table_name}: {columns} could be of survival, but no cell is a readable {meaning}: not read"
 
 
 def _cells(rows: Sequence[TextRow], index: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""The cohort: the user's table of slides, read into rows whose every value is exactly what the table says."""
+"""The cohort: the user's table of slides, read into rows whose values are exactly those of the table."""
 
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from mhim_core.fingerprint import sha256
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """The table's rows in its order, and what reading it found. `cohort.check` judges it."""
+    """The table's rows in its order, with what could not be read; `cohort.check` validates it."""
 
     name: str
     rows: tuple[CohortRow, ...]
@@ -30,9 +30,9 @@ class Cohort:
     target_notes: tuple[str, ...] = ()
     """Those of the notes that are about the table's own labels, times and events."""
     unread: tuple[str, ...] = ()
-    """The columns that mean nothing that is known, as the table spells them."""
+    """The columns without a known meaning, as the table spells them."""
     likely_splits: tuple[str, ...] = ()
-    """Those of them that hold train, val and test, or folds, where no column is read that does."""
+    """Those of them that seem to hold train, val and test, or folds, where no such column is read."""
     patients_are_slides: bool = False
     """The user stated that every slide is a patient of its own."""
     sha256: str = field(default="")
@@ -95,7 +95,7 @@ def read_cohort(data: bytes, *, name: str, base_uri: str, options: TableOptions 
 
 
 def require_patients(cohort: Cohort) -> None:
-    """Refuse a cohort that says nothing of patients, before it is split. Raises CohortError naming what it has."""
+    """Refuse to split a cohort without patients. Raises CohortError naming its unread columns."""
     if "patient_id" in cohort.header or cohort.patients_are_slides:
         return
     columns = f"; its columns {quote_all(cohort.unread)} are not read" if cohort.unread else ""
@@ -121,7 +121,7 @@ def _no_label_note(name: str, unread: tuple[str, ...]) -> str:
 
 
 def _likely_splits(table: TextTable, unread: tuple[str, ...]) -> tuple[str, ...]:
-    """The unread columns that hold parts, whatever they are called, or folds, if they are called so."""
+    """The unread columns whose cells are parts, or folds if the name says so."""
     likely = []
     for name in unread:
         index = table.header.index(name)

@@ -1,4 +1,4 @@
-"""How a table is read, and what a cohort is asked for: what to predict, of which bags, over which folds.
+"""How a table is read, what is predicted of which bags, and over which folds.
 
 Light: `--help` reads this file.
 """
@@ -26,7 +26,7 @@ class LabelSpellings(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions:
-    """How the user's tables are read. What comes of it, rows with their targets, patients and folds, is identity."""
+    """How the user's tables are read. Not identity themselves: the resulting rows, targets and folds are."""
 
     id_column: str = field(default="", metadata={"neutral": ""})
     """The column of slide ids, also in labels= if it has a column of that name; empty: found by its name."""

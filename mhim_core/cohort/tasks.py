@@ -1,4 +1,4 @@
-"""From what the table says to what is predicted: the task, each slide's target, and the bags."""
+"""From the table to what is predicted: the task, each slide's target, and the bags."""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -15,11 +15,11 @@ from mhim_core.task import ClassTarget, SurvivalTarget, Target, Task, TaskKind, 
 from mhim_core.types import BagId, PatientId, SlideId
 
 MAX_NUMERIC_CLASSES = 20
-"""More different numbers than these are not classes but values."""
+"""More different numbers than this are values, not classes."""
 
 
 class TaskFound(NamedTuple):
-    """What is predicted, and what was taken for it."""
+    """The task, and how it was inferred."""
 
     task: Task
     notes: tuple[str, ...]
@@ -39,7 +39,7 @@ class BagMembers(NamedTuple):
 
 
 def infer_task(rows: Sequence[CohortRow], options: TaskOptions) -> TaskFound:
-    """What is predicted, from the whole table: a class whose slides all failed must not vanish unnoticed.
+    """The task of the whole table: a class whose slides all failed must not vanish unnoticed.
 
     auto: a table with labels is of regression if they are numbers of which one is not whole, or more than 20 different
     ones, else of classification; one without labels but with times and events is of survival.
@@ -111,7 +111,7 @@ def targets_of(rows: Sequence[CohortRow], task: Task) -> dict[SlideId, Target]:
 
 
 class _NoTargetError(Exception):
-    """Why a row says something, but no target."""
+    """Why a row's cells give no target although they are filled."""
 
 
 def _target(row: CohortRow, kind: TaskKind, index_of: dict[str, int]) -> Target | None:
@@ -120,7 +120,7 @@ def _target(row: CohortRow, kind: TaskKind, index_of: dict[str, int]) -> Target 
             return None
         if row.time is None or row.event is None:
             present, absent = ("a time", "event") if row.event is None else ("an event", "time")
-            raise _NoTargetError(f"it has {present} but no {absent}; fill or empty both")
+            raise _NoTargetError(f"it has {present} but no {absent}; fill in both or none")
         return SurvivalTarget(row.time, row.event)
     if row.label is None:
         return None

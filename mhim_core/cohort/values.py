@@ -1,4 +1,4 @@
-"""What one cell says: text → value, or a sentence on why it cannot be read. Nothing is guessed."""
+"""Reading one cell: text → value, or an error that says why it cannot be read. Nothing is guessed."""
 
 import math
 import re
@@ -12,7 +12,7 @@ NO_LABEL = (
     *("not determined", "not done", "not known", "not performed", "not tested", "not provided", "not specified"),
     *("not recorded", "no data", "nd", "n.d.", "not allowed to collect"),
 )
-"""What tables of the field (GDC, cBioPortal, spreadsheets, R, pandas) write where they have nothing."""
+"""How tables (GDC, cBioPortal, spreadsheets, R, pandas) write a missing value."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FOLD = re.compile(r"(\d{1,6})(?:\.0+)?", re.ASCII)  # a data frame turns integers with gaps into floats
@@ -28,7 +28,7 @@ _EVENTS = {
 }
 """Words with the same meaning in any column."""
 _ANSWERS = {True: ("1", "1.0", "true", "yes", "y", "t"), False: ("0", "0.0", "false", "no", "n", "f")}
-"""Answers to what the column's name asks: was there an event, or was the patient censored?"""
+"""Answers to the question in the column's name: was there an event, or was the patient censored?"""
 _EVENT_OF = {word: event for event, words in _EVENTS.items() for word in words}
 _ANSWER_OF = {word: answer for answer, words in _ANSWERS.items() for word in words}
 
@@ -46,7 +46,7 @@ def number_of(text: str) -> float | None:
 
 
 def word_key(text: str) -> str:
-    """What a word is compared by: `[Not  Available]` → `not available`."""
+    """Equal for all spellings of a word: `[Not  Available]` → `not available`."""
     return " ".join(text.strip().strip("[]").replace("_", " ").casefold().split())
 
 
@@ -77,10 +77,10 @@ def read_time(text: str) -> float | None:
 
 
 def read_event(text: str, *, censorship: bool = False) -> bool | None:
-    """Was the event seen? None where the cell has no value.
+    """Was the event observed? None where the cell has no value.
 
     `censorship`: the column asks for the opposite, so that 1, true and yes mean censored; `dead`, `alive`, `censored`
-    and their like mean what they say in either column.
+    and their like have their own meaning in either column.
     """
     if has_no_value(text):
         return None
@@ -91,8 +91,7 @@ def read_event(text: str, *, censorship: bool = False) -> bool | None:
         return _ANSWER_OF[word] != censorship
     expected = "1 (censored) or 0 (event)" if censorship else "1 (event) or 0 (censored)"
     raise CellError(
-        f"{quote(text)} says neither that the event was seen nor that it was not; expected {expected}, yes or no, "
-        "dead or alive"
+        f"{quote(text)} does not say whether there was an event; expected {expected}, yes or no, dead or alive"
     )
 
 

@@ -220,7 +220,7 @@ def test_a_slide_that_takes_longer_than_its_time_limit_fails_as_in_embedding(
             "note: 2 slides of 2 patients: 1 patients with the event, 1 censored; times 3 to 12.5",
         ),
         ([{"label": "0.5"}, {"label": "7"}], "note: 2 slides of 2 patients: target 0.5 to 7, mean 3.75"),
-        ([{}, {}], "note: not to be trained on: no slide has a label, or a time and an event"),
+        ([{}, {}], "note: cannot be trained on: no slide has a label, or a time and an event"),
     ],
 )
 def test_what_can_be_learned_from_the_table_is_said(

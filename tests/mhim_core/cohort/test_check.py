@@ -165,8 +165,8 @@ def test_half_of_a_time_and_event_and_two_times_of_a_patient_are_warnings():
     found = messages(cohort, Severity.WARNING)
     assert len(found) == 4
     assert "row 3, slide 'b', column 'time': patient 'p' has another time or event here than in row 2" in found[0]
-    assert "row 4, slide 'c', column 'event': it has time but no event" in found[1]
-    assert "row 5, slide 'd', column 'time': it has event but no time" in found[2]
+    assert "row 4, slide 'c', column 'event': there is a value for time but none for event" in found[1]
+    assert "row 5, slide 'd', column 'time': there is a value for event but none for time" in found[2]
     assert "row 6, slide 'e', column 'time': no time and no event: the slide takes no part in training" in found[3]
     assert messages(cohort) == []
 

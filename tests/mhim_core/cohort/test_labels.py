@@ -169,7 +169,7 @@ def test_a_labelled_slide_needs_a_patient_and_an_unlabelled_one_does_not():
         ("slide_id,label\n,x\n", "row 2: the id is empty"),
         ("a1,x\nb1,y\na1,z\n", "row 3: 'a1' has another label than in row 1"),
         ("slide_id,time,event\na1,-1,1\nb1,2,1\n", "row 2: -1 is before the start"),
-        ("slide_id,time,event\na1,1,1\nb1,2,7\n", "row 3: '7' says neither"),
+        ("slide_id,time,event\na1,1,1\nb1,2,7\n", "row 3: '7' does not say"),
     ],
 )
 def test_a_table_that_cannot_be_understood_is_refused_with_what_was_found(text, message):
@@ -242,4 +242,4 @@ def test_an_id_that_nearly_names_a_slide_without_label_is_an_error_and_one_that_
 def test_words_for_no_label_are_none_here_as_in_the_cohort():
     joined = join_labels(COHORT, read("slide,label\na1,[Not Available]\na2,x\nb1,'--\n"))
     assert [row.label for row in joined.rows] == [None, "x", None]
-    assert any("2, of which" in note for note in joined.notes)
+    assert any("2 label cells" in note for note in joined.notes)

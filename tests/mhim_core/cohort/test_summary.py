@@ -34,8 +34,8 @@ def test_a_number_has_its_range():
 def test_what_cannot_be_trained_on_is_said_not_raised():
     rows = [CohortRow("s", "/x", "p")]
     (line,) = summarise(rows, TaskOptions())
-    assert line.startswith("not to be trained on: no slide has a label")
+    assert line.startswith("cannot be trained on: no slide has a label")
     half = [CohortRow("s", "/x", "p", time=1.0), CohortRow("t", "/x", "q", time=1.0, event=True)]
     first, second = summarise(half, TaskOptions(task=TaskName.survival))
-    assert first == "not to be trained on: task=survival: 1 of the slides have no usable target"
+    assert first == "cannot be trained on: task=survival: 1 of the slides have no usable target"
     assert "slide 's': it has a time but no event" in second

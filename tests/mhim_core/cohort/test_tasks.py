@@ -97,7 +97,7 @@ def test_targets_are_of_the_task_and_slides_without_one_are_left_out():
     ("rows", "task", "message"),
     [
         (followed((1.0, None)), SURVIVAL, "row 0, slide 's0': it has a time but no event"),
-        (followed((None, False)), SURVIVAL, "it has an event but no time; fill or empty both"),
+        (followed((None, False)), SURVIVAL, "it has an event but no time"),
         (labelled("rare"), CLASSES, "label 'rare' is none of the classes 'neg', 'pos'"),
         (labelled("NA"), REGRESSION, "label 'NA' is no number; leave the cell empty"),
         (labelled("inf"), REGRESSION, "label 'inf' is no number"),
