@@ -8,7 +8,7 @@
     all at once      evaluate_predictions evaluate_survival evaluate_regression: patient-clustered bootstrap intervals
     building blocks  bind_… gives metrics whose rows' weights are open; mean_of, replicate_values, estimate use them
 
-Shapes and what raises are said in each function; UndefinedMetricError says why a metric has no value.
+Each function states shapes and errors; UndefinedMetricError says why a metric has no value.
 """
 
 from collections.abc import Mapping

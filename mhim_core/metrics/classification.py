@@ -40,7 +40,7 @@ def accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
 
 def balanced_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """Mean over the true classes of the share recognised. Raises UndefinedMetricError if there is but one class."""
+    """Mean over the true classes of the share recognised. Raises UndefinedMetricError if there is only one class."""
     return _value("balanced_accuracy", y_true, y_pred)
 
 
@@ -50,7 +50,7 @@ def f1_macro(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
 
 def kappa(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """Cohen's kappa. Raises UndefinedMetricError if truth and prediction are one and the same class throughout."""
+    """Cohen's kappa. Raises UndefinedMetricError if all slides have the same class, true and predicted."""
     return _value("kappa", y_true, y_pred)
 
 
@@ -128,7 +128,7 @@ def bootstrap_interval(
     seed: int = 2021,
     level: float = 0.95,
 ) -> Interval:
-    """Patient-clustered percentile interval: whole patients are drawn, all slides of one together.
+    """Patient-clustered percentile interval: patients are drawn with all of their slides.
 
     `y_input` is what the metric takes second; `patients` (N,). Independent of the slides' order.
     """

@@ -1,4 +1,4 @@
-"""What a model's logits mean: class probabilities, a survival curve, its risk. The only place that converts them.
+"""From logits to class probabilities, survival curves and risks. The only place that converts them.
 
 Shapes: C classes or time bins, on the last axis; any axes before it. float64 throughout.
 """

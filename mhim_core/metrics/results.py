@@ -1,4 +1,4 @@
-"""What the metrics give back, and the error for a metric without a value."""
+"""The results of metrics, and the error for a metric without a value."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -47,7 +47,7 @@ class MeanStd(NamedTuple):
 
 
 class MetricDefinition(NamedTuple):
-    """How a metric is computed and read."""
+    """How a metric is computed and interpreted."""
 
     title: str
     kernel: Callable[..., Floats]

@@ -70,7 +70,7 @@ def censoring_weights(
     if not counts_N.any():
         return weight_N
     if not len(train_time_M):
-        raise UndefinedMetricError("there are no training patients to tell censoring from")
+        raise UndefinedMetricError("there are no training patients from which to estimate censoring")
     uncensored = _uncensored_curve(train_time_M, train_event_M, time_N[counts_N])
     lost = (uncensored == 0) | (time_N[counts_N] > train_time_M.max())
     if lost.any():
@@ -83,7 +83,7 @@ def censoring_weights(
 
 
 def last_followed(train_time: ArrayLike) -> float:
-    """The last time at which a training patient was seen: with it as tau, `uno_c` has all the weights it needs."""
+    """The latest follow-up of a training patient: with it as tau, `uno_c` has all the weights it needs."""
     return float(np.max(np.asarray(train_time, dtype=np.float64)))
 
 
@@ -100,12 +100,12 @@ def log_rank(time: ArrayLike, event: ArrayLike, group: ArrayLike) -> LogRank:
     if num_groups < 2:
         raise UndefinedMetricError(f"the log-rank test needs two groups; there is {num_groups}")
     if not event_N.any():
-        raise UndefinedMetricError("no event was seen")
+        raise UndefinedMetricError("there is no event")
     first = time_N[event_N].min()
     at_risk_N = time_N >= first  # patients censored before the first event carry no information
     labels, group_K = np.unique(labels_N[at_risk_N], return_inverse=True)
     if len(labels) < 2 or (event_N & (time_N == first)).sum() == at_risk_N.sum():
-        raise UndefinedMetricError("at no event are two groups at risk with a patient who stays at risk")
+        raise UndefinedMetricError("at no event are patients of two groups at risk, one of whom remains at risk")
     from lifelines.statistics import multivariate_logrank_test
 
     test = multivariate_logrank_test(time_N[at_risk_N], group_K, event_N[at_risk_N])
@@ -210,5 +210,5 @@ def _checked(time: ArrayLike, event: ArrayLike, risk: ArrayLike) -> _Checked:
         raise ValueError("risk holds NaN or infinity")
     event_N = seen_N.astype(bool)
     if (event_N != seen_N).any():
-        raise ValueError("event must hold True or False (1 or 0): was the event seen?")
+        raise ValueError("event must hold True or False (1 or 0): was the event observed?")
     return _Checked(time_N, event_N, risk_N)

@@ -29,7 +29,7 @@ _CHECKS = {
 
 
 class Assessment(NamedTuple):
-    """What the page says. `record` is plain JSON, as the flow keeps it."""
+    """The content of the page. `record` is plain JSON, as the flow stores it."""
 
     name: str
     """The model's."""
@@ -42,7 +42,7 @@ class Assessment(NamedTuple):
     """{champion, challenger, decision, …}: the assessment."""
     steps: tuple[StepBar, ...]
     places: Mapping[str, str]
-    """What lies where."""
+    """Addresses to show, by name."""
 
 
 class FigureRow(NamedTuple):
@@ -99,7 +99,7 @@ def _title(name: str) -> str:
 
 
 def _estimate(value: Mapping[str, Any] | None, name: str) -> str:
-    """`0.912 [0.85, 0.96]`, a dash, or why there is none."""
+    """`0.912 [0.85, 0.96]`, a dash, or why there is no value."""
     if value is None:
         return "–"
     if value["value"] is None:

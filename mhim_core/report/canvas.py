@@ -1,4 +1,4 @@
-"""What every figure is drawn on: the same numbers give the same PNG bytes. No pyplot, no user's matplotlibrc."""
+"""The canvas of all figures: the same numbers give the same PNG bytes. No pyplot, no user's matplotlibrc."""
 
 import io
 import warnings
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _DPI = 144
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
-"""Okabe and Ito's palette: told apart without colour vision."""
+"""Okabe and Ito's palette, distinguishable with any colour vision."""
 
 
 def cycle_colours(num: int) -> list[str]:
@@ -45,7 +45,7 @@ def blank_figure(
     style |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "axes.titlesize": 10}
     style["text.parse_math"] = False  # a label may hold dollar signs
     with matplotlib.rc_context(style), warnings.catch_warnings():
-        # a label in a script the font lacks is drawn as boxes; the tables have it right
+        # a label in a script the font lacks is drawn as boxes; the tables show it correctly
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
         FigureCanvasAgg(figure)

@@ -1,4 +1,4 @@
-"""What a report is made of. Every text in it is untrusted: ids and labels come from the user's table."""
+"""The content of a report. Every text in it is untrusted: ids and labels come from the user's table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ class CohortSummary:
     """Labelled slides by class, in class order."""
     num_unlabelled: int = 0
     targets: Mapping[str, str] = field(default_factory=dict)
-    """What else is known of the targets, such as events and censorings, as lines to show."""
+    """Further lines about the targets, such as numbers of events and censorings."""
     failures: tuple[FailedSlide, ...] = ()
     empty: tuple[str, ...] = ()
     """Ids of slides without tissue."""
@@ -78,7 +78,7 @@ class ModelResult:
     over_folds: Mapping[str, MeanStd] = field(default_factory=dict)
     """Over all fits, where there are several seeds."""
     is_reported: bool = False
-    """The model the run stands for; the others are for comparison."""
+    """The run's main model; the others are for comparison."""
     calibration: Calibration | None = None
     decisions: Mapping[str, Estimate] = field(default_factory=dict)
     """Of two classes: the metrics at each fit's own threshold."""
@@ -169,7 +169,7 @@ class ReportFigure(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SlidePanel:
-    """What the model saw on one slide; images are PNG or JPEG bytes."""
+    """The pictures of one slide; images are PNG or JPEG bytes."""
 
     slide_id: str
     overview: bytes
@@ -179,7 +179,7 @@ class SlidePanel:
     prediction: Prediction | None = None
     """Of the bag that the slide belongs to."""
     attention_share: float | None = None
-    """Where the bag is of several slides: of its attention, what this slide got."""
+    """Where the bag has several slides: this slide's share of its attention."""
     num_tiles: int = 0
     caption: str = ""
 
@@ -198,14 +198,14 @@ class ReportData:
     unit: str = "slide"
     """What a bag is: slide or patient."""
     num_seeds: int = 1
-    """Trainings of every fold."""
+    """How many times every fold was trained."""
     protocol: str = ""
     """How the numbers were obtained, in a sentence or two: folds, what chose the model, what the intervals are."""
     models: tuple[ModelResult, ...] = ()
     folds: tuple[FoldResult, ...] = ()
     sites: tuple[SiteResult, ...] = ()
     site_note: str = ""
-    """Whether a site's bags were judged by models that had seen the site."""
+    """Whether the models that predicted a site's bags were trained on the site."""
     figures: tuple[ReportFigure, ...] = ()
     predictions: tuple[Prediction, ...] = ()
     averaged: str = ""
@@ -217,6 +217,6 @@ class ReportData:
     training: Mapping[str, object] = field(default_factory=dict)
     """Method and its options."""
     provenance: Mapping[str, object] = field(default_factory=dict)
-    """Versions, manifest, fingerprints, seed: what is needed to make it again."""
+    """Versions, manifest, fingerprints, seed: what is needed to reproduce it."""
     notes: tuple[str, ...] = ()
-    """What a reader must know before believing the numbers, one sentence each."""
+    """Limitations that a reader must know, one sentence each."""

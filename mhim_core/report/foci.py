@@ -1,4 +1,4 @@
-"""The demo's page: what the method is for, in figures and in heat maps beside the foci of known place."""
+"""The demo's page: figures of both models, and their heat maps next to the foci, whose place is known."""
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -30,13 +30,13 @@ class FociPanel(NamedTuple):
     """quiet or loud."""
     num_tiles: int
     facts: Mapping[str, str]
-    """By model, what is said of its heat map."""
+    """By model, the caption of its heat map."""
     picture: bytes
     """JPEG: the slide, then each model's heat map, the foci outlined on all."""
 
 
 class FociPage(NamedTuple):
-    """Everything on the page. `titles`: what each model of `summary` is called, in the order of the columns."""
+    """Everything on the page. `titles`: the name to show for each model of `summary`, in the order of the columns."""
 
     summary: Mapping[str, Any]
     """`evaluation.foci`'s document."""

@@ -1,7 +1,7 @@
-"""Where a model looked: attention over the slide's thumbnail.
+"""Heat maps: a model's attention over the slide's thumbnail.
 
 Attention is shown as its rank within the slide, 0 to 1: raw softmax attention is so skewed that a few tiles would be
-bright and all others alike. A rank says nothing about how much: the brightest tile of a negative slide is as bright as
+bright and all others alike. A rank does not show how much: the brightest tile of a negative slide is as bright as
 that of a positive one.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from mhim_core.report.images import RgbImage
 
 COLOUR_MAP = "viridis"
-"""Perceptually even, readable without colour vision, and its yellow stands out from haematoxylin and eosin."""
+"""Perceptually uniform, readable with any colour vision, and its yellow stands out from haematoxylin and eosin."""
 _OUTLINE_RGB = (214, 39, 40)
 _BAR_PX = 64
 

@@ -1,4 +1,4 @@
-"""Arrays to image files and back to size. Images are uint8 (H, W, 3), RGB."""
+"""Encoding, resizing and arranging images. Images are uint8 (H, W, 3), RGB."""
 
 import io
 from collections.abc import Sequence

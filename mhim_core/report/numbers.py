@@ -1,4 +1,4 @@
-"""Numbers as a reader sees them."""
+"""Numbers as text for readers."""
 
 from mhim_core.metrics import Estimate, Metric
 

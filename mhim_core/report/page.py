@@ -28,7 +28,7 @@ HEADLINES = {
     TaskKind.survival: ("harrell_c", "uno_c"),
     TaskKind.regression: ("mae", "r2"),
 }
-"""What stands at the top of the page, the first with its interval."""
+"""The figures at the top of the page, the first with its interval."""
 CALIBRATION_METRICS = ("brier", "expected_calibration_error")
 
 

@@ -1,4 +1,4 @@
-"""Held-out rows to one prediction a bag, and which of them are worst."""
+"""From held-out rows to one prediction a bag, and the order from the worst to the best."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from mhim_core.task import ClassTarget, SurvivalTarget, Task, ValueTarget
 
 
 class PredictionRow(NamedTuple):
-    """A prediction as the page shows it."""
+    """A prediction in the page's table."""
 
     prediction: Prediction
     error: float | None
@@ -21,8 +21,8 @@ class PredictionRow(NamedTuple):
 
 
 def mean_predictions(rows: Rows, task: Task, num_slides: Mapping[str, int] | None = None) -> tuple[Prediction, ...]:
-    """One model's held-out bags by id, each the mean over seeds with its standard deviation; once a fold that holds it
-    out.
+    """One model's held-out bags by id: the mean over seeds with its standard deviation, for each fold that holds the
+    bag out.
 
     `num_slides`: of bags of several slides, by bag. Raises InputError if the seeds hold out different bags.
     """

@@ -35,7 +35,7 @@ from mhim_core.task import Task, TaskKind
 
 
 class EvaluatedRun(NamedTuple):
-    """What the figures are drawn from."""
+    """The data of the figures."""
 
     test_rows: Rows
     """Of all models."""

@@ -14,12 +14,12 @@ from mhim_core.slides.reader import SlideReader, open_slide
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 
 _USUAL_SIDE_PX, _LEAST_SIDE_PX, _MAX_SIDE_PX = 900, 160, 7200
-"""Sides of a picture. Of a long, narrow slide the longer one is more than usual, so that the shorter can be read."""
+"""Sides of a picture. Of a long, narrow slide the longer one is larger, so that the shorter one is legible."""
 _ROUNDING = 1.001
 
 
 class AttendedSlide(NamedTuple):
-    """What is known of a slide from its features and its evaluated forward pass. N tiles."""
+    """A slide's tiles and their attention in the evaluated forward pass. N tiles."""
 
     coords_l0_px: NDArray[np.int32]
     """(N, 2)."""
@@ -66,7 +66,7 @@ def picture_side_px(width: float, height: float) -> float:
 
 
 def top_tiles(attention: ArrayLike, num: int) -> NDArray[np.int64]:
-    """Indices of the `num` most attended tiles, the first first; ties by the lower index."""
+    """Indices of the `num` most attended tiles in descending order; ties by the lower index."""
     return np.argsort(-np.asarray(attention, dtype=np.float64), kind="stable")[:num]
 
 

@@ -1,4 +1,4 @@
-"""One figure of a flow's steps: how long each took, and how it stands."""
+"""A figure of a flow's steps: their durations and states."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The sentences of a report: what is predicted, of what, and how it was judged."""
+"""The sentences of a report: the task, the protocol of the evaluation, the intended use."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ from mhim_core.task import Task, TaskKind
 
 def title_of(cohort: str, task: Task) -> str:
     """The page's title."""
-    what = {TaskKind.survival: "survival", TaskKind.regression: "regression"}
-    return f"{cohort}: {what.get(task.kind) or ', '.join(task.classes)}"
+    names = {TaskKind.survival: "survival", TaskKind.regression: "regression"}
+    return f"{cohort}: {names.get(task.kind) or ', '.join(task.classes)}"
 
 
 def what_is_predicted(task: Task, unit: str) -> str:
@@ -26,7 +26,7 @@ def protocol_of(
 ) -> str:
     """How a run's numbers were obtained.
 
-    `selected_by`: what chose the epoch on validation; empty: the last was kept.
+    `selected_by`: the metric that chose the epoch on validation; empty: the last epoch was kept.
     """
     scheme = "One split" if num_folds == 1 else f"{num_folds} patient-level folds"
     judged = "slide is judged by a model that saw no slide of its patient"
@@ -55,7 +55,7 @@ def intended_use(kind: TaskKind, unit: str) -> str:
     """What the model's output is, for its card."""
     output = {
         TaskKind.classification: "probabilities of the classes",
-        TaskKind.survival: "risks, which order patients and are no survival times",
+        TaskKind.survival: "risks, which rank patients but are not survival times",
         TaskKind.regression: "numbers in the unit of the table's labels",
     }[kind]
     return (
