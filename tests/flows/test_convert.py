@@ -188,9 +188,9 @@ def test_an_export_written_as_contributing_shows_is_a_format_of_the_command(
         assert mhim(*words, f"out={tmp_path / 'fit.npz'}").code == 0
     result = next(result for result in run_of_fits if (result.fold, result.stage) == (1, Stage.mhim))
     state = load_model((tmp_path / "run" / result.model_key).read_bytes()).student.state_dict()
-    arrays = np.load(tmp_path / "fit.npz")
-    assert set(arrays) == set(state)
-    assert all(np.array_equal(arrays[name], tensor.numpy()) for name, tensor in state.items())
+    with np.load(tmp_path / "fit.npz") as arrays:
+        assert set(arrays) == set(state)
+        assert all(np.array_equal(arrays[name], tensor.numpy()) for name, tensor in state.items())
 
 
 def test_a_format_that_is_only_read_cannot_be_written(refused: Callable[..., str], tmp_path: Path) -> None:
