@@ -76,9 +76,10 @@ def predicted(trained: Station, painted: Any, folder: Path, run_here: Callable[.
 
 
 def results(run: Path) -> dict[str, bytes]:
-    """Everything that is a run's result, by place: fits, models, evaluation. None of it may vary."""
+    """Everything that is a run's result, by place: fits, models, evaluation. None of it may vary but where it lies."""
     places = [*run.glob("fits/**/*"), *run.glob("evaluation/**/*")]
-    return {path.relative_to(run).as_posix(): path.read_bytes() for path in places if path.is_file()}
+    names = {path.relative_to(run).as_posix(): path for path in places if path.is_file()}
+    return {name: path.read_bytes() for name, path in names.items() if name != "evaluation/resolved.yaml"}
 
 
 def metrics_of(run: Path) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def bucket() -> Iterator[str]:
 def digests(storage: Storage, *prefixes: str) -> dict[str, str]:
     """sha256 by key, of what does not tell where it lies (metrics name the models, which name the manifest)."""
     keys = [entry.key for prefix in prefixes for entry in storage.list(prefix)]
-    return {key: hashlib.sha256(storage.get(key)).hexdigest() for key in keys if not key.endswith("metrics.json")}
+    placed = ("metrics.json", "resolved.yaml")
+    return {key: hashlib.sha256(storage.get(key)).hexdigest() for key in keys if not key.endswith(placed)}
 
 
 def test_the_whole_path_lies_at_s3_and_equals_the_path_through_folders(

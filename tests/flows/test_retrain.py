@@ -327,7 +327,7 @@ def test_killed_just_after_each_step_s_start_and_run_again_it_completes_with_one
         assert world.mhim("model", "show", "lung", world.name[0]).code == 0, "the champion stays loadable"
     ended = world.retrain(*EASY, "folds=1")
     assert ended.code == 0
-    assert "cut off after its judgement, and is completed" in ended.out
+    assert "interrupted after its judgement is completed" in ended.out
     assert len(world.champions()) == 2
     assert world.num_readings() == 2
     assert sorted(world.embedded) == ["s24", "s25"]

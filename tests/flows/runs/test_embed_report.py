@@ -59,7 +59,7 @@ def test_beyond_twenty_of_a_kind_the_rest_is_counted() -> None:
 
 def test_the_report_lists_what_was_seen_and_what_failed(tmp_path: Path, mixed: Outcome) -> None:
     feature_set = FeatureSet(tiling={}, encoder={"id": "toy", "dim": 4}, encoder_identity={"id": "toy"})
-    folder = Path(write_report(LocalStorage(tmp_path), feature_set, mixed, ManifestRef(3, "ab", "key")))
+    folder = tmp_path / write_report(LocalStorage(tmp_path), feature_set, mixed, ManifestRef(3, "ab", "key"))
     assert table(folder / "seen.csv") == [
         {"slide_id": "glass", "what": "no tissue", "message": SEEN},
         {"slide_id": "glass-before", "what": "no tissue", "message": ""},

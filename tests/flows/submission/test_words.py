@@ -25,7 +25,9 @@ NO_PLACES = {
         "name",
         "ray_address",
         "staging_dir",
-    ),  # the last is each node's own folder
+        "backend",
+        "format",
+    ),  # staging_dir is each node's own folder
     *("id_column", "patient_column", "label_column", "time_column", "event_column", "na_values", "extension"),
 }
 
