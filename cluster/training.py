@@ -16,13 +16,13 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
+from cluster.relay import relay_to
 from cluster.session import Resources, plain_errors
 from mhim_core.errors import MhimError
 from mhim_core.train.context import ProcessGroupContext, SingleProcess, TrainContext
 
 Event = TypeVar("Event")
 
-_POLL_S = 0.5
 _GROUP_TIMEOUT_S = 600
 """A rank that waits longer for the others fails, and the group is started again: no endless hang."""
 MAX_GROUP_RESTARTS = 2
@@ -63,7 +63,9 @@ def run_workers(
     if shortage := cluster.shortage(spec.num_workers, spec.gpus_per_worker):
         print(shortage, flush=True)
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # what it logs as errors is raised as well
-    with _scratch(cluster, scratch_uri) as storage, _relay(on_event) as relay:
+    if cluster.is_local:  # nobody takes this machine away with a notice: one process less to start
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    with _scratch(cluster, scratch_uri) as storage, relay_to(on_event) as relay:
         trainer = TorchTrainer(
             _run_on_worker,  # type: ignore[arg-type]
             train_loop_config={"work": work, "payload": payload, "spec": spec, "relay": relay},
@@ -140,57 +142,6 @@ def _own_error(error: Exception, relay: Any) -> MhimError | None:
         return error
     failure: bytes | None = ray.get(relay.failure.remote())
     return None if failure is None else pickle.loads(failure)
-
-
-class _Relay:
-    """An actor without resources that keeps events until the driver fetches them, and why the work ended early."""
-
-    def __init__(self) -> None:
-        self._events: list[Any] = []
-        self._failure: bytes | None = None
-
-    def put(self, event: Any) -> None:
-        self._events.append(event)
-
-    def take(self) -> list[Any]:
-        events, self._events = self._events, []
-        return events
-
-    def fail(self, failure: bytes) -> None:
-        self._failure = self._failure or failure
-
-    def failure(self) -> bytes | None:
-        return self._failure
-
-
-@contextmanager
-def _relay(on_event: Callable[[Any], None]) -> Iterator[Any]:
-    """A relay whose events are handed to `on_event` in a thread of the driver while the block runs."""
-    import ray
-
-    relay = ray.remote(num_cpus=0)(_Relay).remote()
-    done = threading.Event()
-
-    def fetch() -> None:
-        while True:
-            last = done.wait(_POLL_S)
-            try:
-                events = ray.get(relay.take.remote())  # type: ignore[attr-defined]
-            except ray.exceptions.RayError:  # its node is gone, or Ray is: the training itself tells the driver
-                return
-            for event in events:
-                on_event(event)
-            if last:
-                return
-
-    thread = threading.Thread(target=fetch, daemon=True)
-    thread.start()
-    try:
-        yield relay
-    finally:
-        done.set()
-        thread.join(timeout=30)
-        ray.kill(relay)  # type: ignore[arg-type]
 
 
 @contextmanager

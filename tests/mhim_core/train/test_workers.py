@@ -44,11 +44,9 @@ def run_workers(folder: Path, plan: TrainPlan, bags, num_workers: int = 2, fault
             worker.wait()
 
 
-@pytest.mark.parametrize("num_workers", [2, 3])
-def test_workers_fit_what_one_worker_fits(
-    plan_of: Callable[..., TrainPlan], bags, tmp_path: Path, num_workers: int
-) -> None:  # type: ignore[no-untyped-def]
-    # three workers on batches of two: one of them always has an empty share
+def test_workers_fit_what_one_worker_fits(plan_of: Callable[..., TrainPlan], bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    # three workers on batches of two: one of them always has an empty share (two workers: the tests on a cluster)
+    num_workers = 3
     plan = plan_of(precision=Precision.float64, global_batch=2)
     run_fits(plan, bags, LocalStorage(tmp_path / "one"), SingleProcess())
     assert run_workers(tmp_path / "several", plan, bags, num_workers) == [0] * num_workers
