@@ -1,4 +1,4 @@
-"""The way home for what workers tell while they work, and for the error that ended them early.
+"""An actor that collects the workers' events for the driver, and the error that ended them early.
 
 A module of its own, without torch: Ray starts a process for the relay, which imports this.
 """

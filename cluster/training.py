@@ -63,9 +63,7 @@ def run_workers(
     if shortage := cluster.shortage(spec.num_workers, spec.gpus_per_worker):
         print(shortage, flush=True)
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # what it logs as errors is raised as well
-    if cluster.is_local:  # nobody takes this machine away with a notice: one process less to start
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    with _scratch(cluster, scratch_uri) as storage, relay_to(on_event) as relay:
+    with _scratch(cluster, scratch_uri) as storage, relay_to(on_event) as relay, _watched(cluster):
         trainer = TorchTrainer(
             _run_on_worker,  # type: ignore[arg-type]
             train_loop_config={"work": work, "payload": payload, "spec": spec, "relay": relay},
@@ -142,6 +140,20 @@ def _own_error(error: Exception, relay: Any) -> MhimError | None:
         return error
     failure: bytes | None = ray.get(relay.failure.remote())
     return None if failure is None else pickle.loads(failure)
+
+
+@contextmanager
+def _watched(cluster: Resources) -> Iterator[None]:
+    """Without Ray Train's watcher of machines that are taken back, a process of its own, where the machine is this."""
+    name = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+    if not cluster.is_local or name in os.environ:
+        yield
+        return
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ Ray. Exit code: 0, 2, 6.
 from typing import Any
 
 from flows.config.commands import EvaluateConfig
-from flows.config.files import write_resolved
+from flows.config.files import has_resolved, write_resolved
 from flows.engine.result import FlowResult
 from flows.mlflow_mirror.send import mirror_run
 from flows.runs.evaluation import FOLDER, METRICS_KEY, evaluated
@@ -31,7 +31,7 @@ def run(config: EvaluateConfig) -> FlowResult:
     """Raises InputError (2) if the run is not finished or holds nobody out, IntegrityError for a damaged file."""
     trained_run = read_run(config.run, store=config.store)
     metrics, recomputed = evaluated(trained_run, config.bootstrap_replicates)
-    if recomputed:
+    if recomputed or not has_resolved(trained_run.storage, FOLDER):
         write_resolved(trained_run.storage, config, "evaluate", FOLDER)
     _print(trained_run, metrics)
     mirror_run(trained_run, config.tracking)

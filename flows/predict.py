@@ -21,7 +21,8 @@ from flows.config.files import write_resolved
 from flows.embed import embed_cohort
 from flows.engine.result import FlowResult
 from flows.prediction.predictor import Predictor, predictor_of_model, predictor_of_run
-from flows.runs.cohort import load_cohort
+from flows.runs.cohort import CohortInput, load_cohort
+from flows.runs.embed_report import Embedded
 from flows.runs.folder import read_run
 from mhim_core.cohort.spellings import spell_as
 from mhim_core.errors import ConflictError, InputError, NotFoundError
@@ -30,9 +31,10 @@ from mhim_core.evaluation.row_metrics import metrics_of
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.registry.external import External, NewBag, PredictedBag, bag_words, external_metrics, new_bags
 from mhim_core.storage import Storage
+from mhim_core.store.record import CommitRecord
 from mhim_core.tables import write_csv, write_parquet
 from mhim_core.task import TaskKind
-from mhim_core.types import Status
+from mhim_core.types import SlideId, Status
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
     from mhim_core.store.bags import PatientBags
@@ -75,28 +77,7 @@ def run(config: PredictConfig) -> FlowResult:
     places = {"predictions": out.locate("predictions.csv"), "page": out.locate(PAGE)}
     recomputed = present is None or present["of"] != digest
     if recomputed:
-        from flows.prediction.page import draw_panels, prediction_page
-        from mhim_core.store.bags import ParquetBags, PatientBags
-
-        bags = new_bags(predictor.unit, cohort.cohort.rows, entries)
-        members = {bag.bag_id: bag.slide_ids for bag in bags}
-        source = PatientBags(ParquetBags(store, entries), members)
-        predicted = predict_bags(predictor, source, bags, out)
-        rows = [predicted_bag.line for predicted_bag in predicted]
-        external = external_metrics(
-            predictor.card,
-            predicted,
-            {slide_id: record.reading.source for slide_id, record in entries.items()},
-            holdout=predictor.holdout,
-            train_targets=predictor.train_targets,
-        )
-        panels = draw_panels(predictor, rows, source, cohort, out, config.page.max_heatmaps, config.page.top_tiles)
-        schema = new_bags_schema(predictor.task, predictor.unit, tuple(predictor.origin))
-        out.put("predictions.parquet", write_parquet(rows, schema=schema))
-        out.put("predictions.csv", write_csv(rows))
-        write_resolved(out, config, "predict")
-        out.put(PAGE, prediction_page(predictor, rows, panels, cohort, embedded.outcome, external).encode())
-        present = {"of": digest, "by": predictor.origin, "num_bags": len(rows), **external._asdict()}
+        present = _predict(config, predictor, cohort, embedded, entries, store, out) | {"of": digest}
         out.put(SUMMARY, canonical_json(present))  # last: it says that the rest is there
     assert present is not None
     print(
@@ -109,6 +90,40 @@ def run(config: PredictConfig) -> FlowResult:
         outputs=embedded.result.outputs | places,
         recomputed=recomputed or embedded.result.recomputed,
     )
+
+
+def _predict(
+    config: PredictConfig,
+    predictor: Predictor,
+    cohort: CohortInput,
+    embedded: Embedded,
+    entries: dict[SlideId, CommitRecord],
+    store: Storage,
+    out: Storage,
+) -> dict[str, Any]:
+    """Predict, and write tables and page; the summary without the digest of what it is of."""
+    from flows.prediction.page import draw_panels, prediction_page
+    from mhim_core.store.bags import ParquetBags, PatientBags
+
+    bags = new_bags(predictor.unit, cohort.cohort.rows, entries)
+    members = {bag.bag_id: bag.slide_ids for bag in bags}
+    source = PatientBags(ParquetBags(store, entries), members)
+    predicted = predict_bags(predictor, source, bags, out)
+    rows = [predicted_bag.line for predicted_bag in predicted]
+    external = external_metrics(
+        predictor.card,
+        predicted,
+        {slide_id: record.reading.source for slide_id, record in entries.items()},
+        holdout=predictor.holdout,
+        train_targets=predictor.train_targets,
+    )
+    panels = draw_panels(predictor, rows, source, cohort, out, config.page.max_heatmaps, config.page.top_tiles)
+    schema = new_bags_schema(predictor.task, predictor.unit, tuple(predictor.origin))
+    out.put("predictions.parquet", write_parquet(rows, schema=schema))
+    out.put("predictions.csv", write_csv(rows))
+    write_resolved(out, config, "predict")
+    out.put(PAGE, prediction_page(predictor, rows, panels, cohort, embedded.outcome, external).encode())
+    return {"by": predictor.origin, "num_bags": len(rows), **external._asdict()}
 
 
 def predictor_of(config: PredictConfig) -> Predictor:

@@ -1,4 +1,4 @@
-"""What became of a cohort: one row per slide, counts that add up, and the exit code they mean."""
+"""The outcome of embedding a cohort: one row per slide, counts that add up, and the exit code they mean."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -5,10 +5,11 @@ whatever the default is by now. What this version does not know was not neutral,
 is read from those of its owner's record that belong to it.
 """
 
+import copy
 import dataclasses
 import functools
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin
@@ -19,6 +20,8 @@ from mhim_core.fingerprint import flat_parts, neutral_values
 Record = TypeVar("Record")
 
 _PLAIN = (bool, int, float, str)
+_CONTAINERS: dict[Any, type] = {tuple: Sequence, list: Sequence, dict: Mapping, Mapping: Mapping}
+"""What stands in JSON for a field of that type; a string is a sequence too, and refused."""
 
 
 def read_record(kind: type[Record], raw: Any, where: str) -> Record:
@@ -52,7 +55,7 @@ def with_neutral(kind: type, raw: Mapping[str, Any], where: str) -> dict[str, An
         raise IntegrityError(
             f"{where}: {kind.__name__} has unknown fields {listed}; a newer mhim wrote it, so read it with that version"
         )
-    return {**neutral_values(kind), **raw}
+    return {**copy.deepcopy(neutral_values(kind)), **raw}
 
 
 def field_names(kind: type) -> frozenset[str]:
@@ -78,14 +81,31 @@ def _value(hint: Any, raw: Any, where: str) -> Any:
     if origin in (typing.Union, UnionType):
         kinds = [part for part in parts if part is not NoneType]
         return _value(kinds[0], raw, where) if raw is not None and len(kinds) == 1 else raw
+    container = _CONTAINERS.get(origin or hint)
+    if container is not None and (isinstance(raw, str) or not isinstance(raw, container)):
+        raise IntegrityError(f"{where}: {raw!r} is no {'object' if container is Mapping else 'list'}")
     if origin is tuple:
         kinds = [parts[0]] * len(raw) if parts[1:] == (...,) else list(parts)
         return tuple(_value(kind, item, where) for kind, item in zip(kinds, raw, strict=True))
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(raw)
     kind = getattr(hint, "__supertype__", hint)  # what a NewType is made of
-    if kind in _PLAIN and not (type(raw) is kind or (kind is float and type(raw) is int)):
-        raise IntegrityError(f"{where}: {raw!r} is no {kind.__name__}")
+    if kind in _PLAIN:
+        return _scalar(kind, raw, where)
     if isinstance(hint, type) and (dataclasses.is_dataclass(hint) or hasattr(hint, "_fields")):
         return read_record(hint, raw, where)
     return raw
+
+
+def _scalar(kind: type, raw: Any, where: str) -> Any:
+    """The value as that type, where it is one or becomes one without loss, as what Python's callers wrote may need."""
+    if type(raw) is kind or (kind is float and type(raw) is int):
+        return raw
+    is_number = type(raw) in (int, float)
+    if kind is str and is_number:
+        return str(raw)
+    if kind is bool and type(raw) is int and raw in (0, 1):
+        return bool(raw)
+    if kind is int and type(raw) is float and raw.is_integer():
+        return int(raw)
+    raise IntegrityError(f"{where}: {raw!r} is no {kind.__name__}")

@@ -1,4 +1,4 @@
-"""What the classes of a package are decorated with, read from the source: names are known before anything is imported.
+"""The registering decorators of a package's classes, read from the source: names are known before anything is imported.
 
 So `mhim --help` lists what a package offers without torch or OpenSlide, and adding a class is adding a file.
 """
@@ -27,11 +27,12 @@ class Registration(NamedTuple):
 
 def registrations(package: ModuleType, decorator: str) -> Iterator[Registration]:
     """Every class of the package's files that is decorated with a call of `decorator`, by file, then by place."""
+    names: set[str] = set()
     for path in sorted(path for folder in package.__path__ for path in Path(folder).glob("[!_]*.py")):
         module = f"{package.__name__}.{path.stem}"
         body = ast.parse(path.read_text(encoding="utf-8")).body
         imports = [node for node in body if isinstance(node, ast.ImportFrom)]
-        module_of = {alias.name: node.module or "" for node in imports for alias in node.names}
+        module_of = {alias.name: node.module or "" for node in imports for alias in node.names if not alias.asname}
 
         def read(value: ast.expr, module: str = module, module_of: dict[str, str] = module_of) -> Any:
             if isinstance(value, ast.Name):
@@ -43,4 +44,6 @@ def registrations(package: ModuleType, decorator: str) -> Iterator[Registration]
                 if isinstance(call, ast.Call) and getattr(call.func, "id", "") == decorator:
                     (name,) = (ast.literal_eval(argument) for argument in call.args)
                     options = {word.arg: read(word.value) for word in call.keywords if word.arg is not None}
+                    assert name not in names, f"{module}: {name} is registered twice"
+                    names.add(name)
                     yield Registration(name, module, options)

@@ -69,6 +69,15 @@ def resolved(config: Any, command: str) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
+def has_resolved(storage: Storage, folder: str = "") -> bool:
+    """Whether the file is in that folder of outputs: a command that was killed may have left it out."""
+    try:
+        storage.get(f"{folder}/{RESOLVED}".lstrip("/"))
+    except NotFoundError:
+        return False
+    return True
+
+
 def write_resolved(storage: Storage, config: Any, command: str, folder: str = "") -> None:
     """Put the file into the command's folder of outputs, unless it is there with the same content."""
     key, text = f"{folder}/{RESOLVED}".lstrip("/"), resolved(config, command)

@@ -255,7 +255,7 @@ def _judge(
             holdout, work.cohort_input.cohort.rows, contents_of(work.cohort_input, features)
         ),
         never_miss_rows=held_out(challenger, never_miss, _source(work, features, never_miss)) if never_miss else (),
-        withdrawn=_taken_back(registry, work.name, version),
+        withdrawn=_withdrawn_models(registry, work.name, version),
     )
     differing = () if champion is None else changes(champion.card, challenger.card)
     return {
@@ -275,7 +275,7 @@ def _judge(
     }
 
 
-def _taken_back(registry: Storage, name: str, version: str) -> frozenset[str]:
+def _withdrawn_models(registry: Storage, name: str, version: str) -> frozenset[str]:
     """The versions that were rolled back, and the challenger's own if it predicts the same as one of them.
 
     A model's version depends on the manifest of its features, which any new slide changes.

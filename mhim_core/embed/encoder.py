@@ -1,4 +1,4 @@
-"""What an encoder is to everybody else, and the torch form of it: fixed batches, fixed threads, float32.
+"""The interface of tile encoders, and its torch implementation: fixed batches, fixed threads, float32.
 
 Shapes: b tiles, h and w their pixels, d features.
 """

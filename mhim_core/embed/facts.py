@@ -1,4 +1,4 @@
-"""What travels from whoever decodes a slide to whoever encodes it, beside the tiles. Light: decoding needs no torch."""
+"""What the decoder of a slide sends the encoder beside the tiles. No torch: decoding needs none."""
 
 from dataclasses import dataclass, replace
 

@@ -147,7 +147,7 @@ class ModelOptions:
     def require_mining(self) -> None:
         """Raises ConfigError if masked hard instance mining cannot work with this aggregator.
 
-        What a plug-in can do shows only when it is tried: see `plugged.check_plugin`.
+        What a plug-in can do shows only when it is tried: see `probe.check_plugin`.
         """
         if self.plugin_sha256 is None and self.aggregator not in MINING_AGGREGATORS:
             raise ConfigError(
@@ -221,6 +221,8 @@ class MhimOptions:
             raise ConfigError(f"temperature={self.temperature} must be a number above 0")
         if not 0 <= self.consistency_weight < math.inf:
             raise ConfigError(f"consistency_weight={self.consistency_weight} must be a number and not negative")
+        if isinstance(self.ema_momentum, int | float):  # as Python's callers write it
+            object.__setattr__(self, "ema_momentum", str(self.ema_momentum))
         if self.ema_momentum != AUTO:
             try:
                 valid = 0 <= float(self.ema_momentum) <= 1

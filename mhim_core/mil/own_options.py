@@ -9,6 +9,7 @@ import re
 import typing
 from typing import Any, TypeVar
 
+from mhim_core.errors import ConfigError
 from mhim_core.fingerprint import NEUTRAL
 from mhim_core.mil.registry import options_classes
 
@@ -43,10 +44,17 @@ def own_options(options: Any, kind: type[Kind]) -> Kind:
 
 
 def settle_own_options(options: Any, aggregator: str) -> None:
-    """Check those of this aggregator, and give all others their neutral values, in place. Raises ConfigError."""
+    """Check those of this aggregator, and give all others their neutral values, in place.
+
+    Raises ConfigError where one of this aggregator is refused, or one of another aggregator was set.
+    """
     for kind, aggregators in options_classes().items():
         if aggregator in aggregators:
             own_options(options, kind)
             continue
         for field in dataclasses.fields(kind):
+            if getattr(options, field.name) not in (field.default, field.metadata[NEUTRAL]):
+                raise ConfigError(
+                    f"{field.name} is an option of aggregator={' or '.join(aggregators)}, not of {aggregator}"
+                )
             object.__setattr__(options, field.name, field.metadata[NEUTRAL])

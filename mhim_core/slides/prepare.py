@@ -1,4 +1,4 @@
-"""The one walk from a file to a plan: open → resolution → geometry → tissue → tiles."""
+"""From a slide file to its plan of tiles: open → resolution → geometry → tissue → tiles."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -80,7 +80,7 @@ def contradiction(info: SlideInfo, used: MppUsed) -> float:
 
 
 def resolution_warning(info: SlideInfo, used: MppUsed, tissue_mm2: float) -> str:
-    """What speaks against the resolution that is used, with its numbers; empty: nothing."""
+    """Why the resolution that is used may be wrong, with the numbers; empty: nothing suggests it."""
     size = (info.width_l0_px * used.x / 1000, info.height_l0_px * used.y / 1000)
     area = f"the scan is {_scan_size(info, used.x)} with {tissue_mm2:.3g} mm² of tissue at {used.x:.4g} µm/px"
     factor = contradiction(info, used)
@@ -88,10 +88,10 @@ def resolution_warning(info: SlideInfo, used: MppUsed, tissue_mm2: float) -> str
         return (
             f"the file states {info.mpp_x:.4g} µm/px, the cohort table {used.x:.4g}: {factor:.3g} times apart; {area}"
         )
-    if info.objective_power:
-        usual = _MPP_TIMES_POWER / info.objective_power
+    if objective := _objective(info):
+        usual = _MPP_TIMES_POWER / objective
         if _factor(used.x, usual) > _POWER_FACTOR:
-            power = f"a {info.objective_power:g}× objective usually gives {usual:.3g} µm/px"
+            power = f"a {objective:g}× objective usually gives {usual:.3g} µm/px"
             return f"{power}, and {used.x:.4g} is used; {area}"
     if max(size) < _MIN_SCAN_MM:
         return f"{area}: is it ten times that size? If so, give the slide's mpp in the cohort table"
@@ -103,7 +103,7 @@ def resolution_warning(info: SlideInfo, used: MppUsed, tissue_mm2: float) -> str
 
 
 def _own_contradiction(info: SlideInfo, policy: SlidePolicy) -> str:
-    """What in the file itself speaks against the µm/px that it states, beyond `max_mpp_factor`; empty: nothing.
+    """How the file contradicts its own µm/px by more than `max_mpp_factor`, 2.5 at least; empty: it does not.
 
     Its objective's power; where it states none, that hardly any scanner is so fine without saying so. A file that is so
     coarse that its scan is larger than a glass is refused when its tissue is looked for.
@@ -111,17 +111,23 @@ def _own_contradiction(info: SlideInfo, policy: SlidePolicy) -> str:
     if not policy.max_mpp_factor or not _is_stated(info.mpp_x):
         return ""
     mpp, limit = float(info.mpp_x or 0), max(policy.max_mpp_factor, _POWER_FACTOR)
-    if info.objective_power:
-        usual = _MPP_TIMES_POWER / info.objective_power
+    if objective := _objective(info):
+        usual = _MPP_TIMES_POWER / objective
         if _factor(mpp, usual) > limit:
             return (
-                f"the file states {mpp:.4g} µm/px and a {info.objective_power:g}× objective, which usually gives "
+                f"the file states {mpp:.4g} µm/px and a {objective:g}× objective, which usually gives "
                 f"{usual:.3g}, {_factor(mpp, usual):.3g} times apart"
             )
     elif _FINEST_COMMON_MPP / mpp > limit:
         finer = f"{_FINEST_COMMON_MPP / mpp:.3g} times finer than 40×"
         return f"the file states {mpp:.4g} µm/px and no objective power: {finer}"
     return ""
+
+
+def _objective(info: SlideInfo) -> float | None:
+    """The objective's power, or None where the file states none that can be."""
+    power = info.objective_power
+    return power if power is not None and math.isfinite(power) and power > 0 else None
 
 
 def _factor(mpp: float, other_mpp: float) -> float:

@@ -163,7 +163,8 @@ def _decode(data: bytes, feature_set: str, origin: str) -> dict[SlideId, CommitR
 
 def _to_row(record: CommitRecord) -> dict[str, object]:
     row: dict[str, object] = to_plain(record)
-    del row["feature_set"], row["backend"]
+    del row["feature_set"]
+    row.pop("backend", None)  # at its neutral value it is not there
     for name in ("source", "hint", "mpp"):
         del row[name]
         row.update({f"{name}_{key}": value for key, value in getattr(record.reading, name)._asdict().items()})
