@@ -55,7 +55,7 @@ FLOWS = {
     "convert": FlowCommand(
         "convert",
         "ConvertConfig",
-        "published MHIM-MIL checkpoints in and out",
+        "published checkpoints in (MHIM-MIL, CLAM) and out",
         "checkpoint=theirs.pt out=model.safetensors classes=normal,tumour",
     ),
     "pipeline": FlowCommand(
@@ -175,7 +175,7 @@ FLOWS = {
         function="stop",
         positional=("job",),
     ),
-    "demo": FlowCommand("demo", "DemoConfig", "check to report on a made cohort", "out=demo"),
+    "demo": FlowCommand("demo", "DemoConfig", "embed to report, and prediction, on a painted cohort", "out=demo"),
 }
 
 

@@ -69,6 +69,8 @@ def import_checkpoint(data: bytes, config: ConvertConfig) -> bytes:
         mhim=mhim,
         provenance={"published_checkpoint_sha256": sha256(data)},
     )
+    if mhim is not None:
+        print("a checkpoint does not say how it was trained: the card has the options of recipe=published-code")
     print(
         f"{published.options.aggregator}, D={published.options.embed_dim}, {published.d_in} features per tile, "
         f"{'no recycle network' if mhim is None else f'{published.recycle_queries} global queries'}"
@@ -127,6 +129,6 @@ def _fit(storage: Storage, config: ConvertConfig) -> FitResult:
     if len(chosen) != 1:
         names = ", ".join(result.name for result in chosen[:10]) or "none"
         raise InputError(
-            f"run={config.run}: {len(chosen)} finished fits are of these fold=, seed= and stage= ({names}); choose one"
+            f"run={config.run} has {len(chosen)} finished fits that match ({names}); choose by fold=, seed= and stage="
         )
     return chosen[0]

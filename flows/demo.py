@@ -1,4 +1,4 @@
-"""mhim demo out=demo: takes a painted cohort through every command, on this machine.
+"""mhim demo out=demo: takes a painted cohort from slides to report and prediction, on this machine.
 
 Outputs, in out: `slides/` (H&E-like slides with tumour foci at known places), `features/`, `run/` with its page,
 `predictions/` for slides of patients that training never saw, and `foci.html`, which compares heat maps and foci. Cost:

@@ -22,7 +22,14 @@ from mhim_core.evaluation.held_out import FitId, HeldOut
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.metrics import METRICS
 from mhim_core.report.data import ClassOutput, CohortSummary, Prediction, ReportData, SlidePanel, UpsampledSlide
-from mhim_core.report.evaluated import FitFacts, fold_results, model_results, site_results, undefined_notes
+from mhim_core.report.evaluated import (
+    FitFacts,
+    calibration_notes,
+    fold_results,
+    model_results,
+    site_results,
+    undefined_notes,
+)
 from mhim_core.report.numbers import format_amount
 from mhim_core.report.predictions import mean_predictions, sort_by_error
 from mhim_core.report.wording import protocol_of, title_of, what_is_predicted
@@ -274,7 +281,9 @@ def _site_note(trained_run: Run) -> str:
 def _notes(trained_run: Run, metrics: dict[str, Any]) -> tuple[str, ...]:
     num_patients = metrics["num_patients"]
     few = (f"{num_patients} patients are few: the intervals are wide, and the comparison of models is open.",)
-    return (*(few if num_patients < _FEW_PATIENTS else ()), *undefined_notes(metrics))
+    calibrated = metrics["models"][metrics["reported"]].get("calibration", {"fits": []})
+    limits = calibration_notes(fit["value"] for fit in calibrated["fits"])
+    return (*(few if num_patients < _FEW_PATIENTS else ()), *undefined_notes(metrics), *limits)
 
 
 def _is_there(trained_run: Run, digest: str) -> bool:

@@ -55,7 +55,7 @@ def with_neutral(kind: type, raw: Mapping[str, Any], where: str) -> dict[str, An
         raise IntegrityError(
             f"{where}: {kind.__name__} has unknown fields {listed}; a newer mhim wrote it, so read it with that version"
         )
-    return {**copy.deepcopy(neutral_values(kind)), **raw}
+    return {**copy.deepcopy(dict(neutral_values(kind))), **raw}
 
 
 def field_names(kind: type) -> frozenset[str]:

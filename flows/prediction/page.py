@@ -24,7 +24,7 @@ from mhim_core.report.data import (
     SiteResult,
     SlidePanel,
 )
-from mhim_core.report.evaluated import estimates_of
+from mhim_core.report.evaluated import calibration_notes, estimates_of
 from mhim_core.report.predictions import height
 from mhim_core.report.wording import what_is_predicted
 from mhim_core.storage import Storage
@@ -80,7 +80,7 @@ def prediction_page(
         encoder=predictor.encoder,
         tiling=predictor.tiling,
         provenance={**predictor.origin, "weights sha256": predictor.digests, "versions": package_versions()},
-        notes=tuple(external.notes),
+        notes=(*external.notes, *calibration_notes(member.temperature for member in predictor.card.members)),
     )
     return render_report(data)
 

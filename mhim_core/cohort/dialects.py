@@ -71,6 +71,8 @@ def decode(data: bytes, name: str) -> str:
             return data.decode("utf-16")
         except UnicodeDecodeError:
             raise CohortError(f"{name}: begins like UTF-16 text but is not; save the table as CSV (UTF-8)") from None
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x89PNG", b"\xff\xd8\xff")):
+        raise CohortError(f"{name}: this is a picture, no table; give its folder, or a table with a row for each slide")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -22,6 +22,7 @@ from mhim_core.metrics.outputs import softmax
 
 TEMPERATURE_RANGE = (0.1, 10.0)
 """On a perfectly separated validation set the best temperature would be 0, which claims certainty."""
+_SETTLED = (TEMPERATURE_RANGE[0] * 1.001, TEMPERATURE_RANGE[1] / 1.001)
 _NUM_HALVINGS = 60
 _NO_ROWS = "there is no validation prediction of this fit"
 
@@ -65,6 +66,11 @@ def fit_temperature(class_index: ArrayLike, logits: ArrayLike) -> Temperature:
     before = _nll(truth_V, logits_VC, 1.0)
     inverse = min((1.0, lowest, highest), key=lambda candidate: _nll(truth_V, logits_VC, candidate))
     return Temperature(1 / inverse, before, _nll(truth_V, logits_VC, inverse))
+
+
+def is_at_limit(temperature: float | None) -> bool:
+    """Whether the likelihood would go on beyond TEMPERATURE_RANGE: validation did not settle the temperature."""
+    return temperature is not None and not np.isclose(temperature, np.clip(temperature, *_SETTLED), rtol=0)
 
 
 def choose_threshold(y_true: ArrayLike, y_score: ArrayLike) -> Threshold:

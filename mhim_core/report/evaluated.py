@@ -1,8 +1,9 @@
 """From the evaluation's document (`mhim_core.evaluation.summary`) to the parts of a report."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from mhim_core.evaluation.calibration import TEMPERATURE_RANGE, is_at_limit
 from mhim_core.evaluation.held_out import FitId
 from mhim_core.metrics import METRICS, Estimate, MeanStd, Metric
 from mhim_core.report.data import Calibration, FoldResult, ModelResult, RiskGroups, SiteResult
@@ -86,6 +87,19 @@ def undefined_notes(metrics: Mapping[str, Any]) -> tuple[str, ...]:
         f"{METRICS[name].title} is undefined: {estimate['reason']}."
         for name, estimate in pooled.items()
         if estimate["value"] is None
+    )
+
+
+def calibration_notes(temperatures: Iterable[float | None]) -> tuple[str, ...]:
+    """A sentence where temperatures of the reported model's fits lie at the end of their range."""
+    values = list(temperatures)
+    num = sum(map(is_at_limit, values))
+    if not num:
+        return ()
+    return (
+        f"The temperature of {num} of {len(values)} fits is at the end of its range ({TEMPERATURE_RANGE[0]:g} to "
+        f"{TEMPERATURE_RANGE[1]:g}), as where validation is told apart without an error: calibrated probabilities "
+        "claim more certainty than validation shows, and those before the temperature are to be preferred.",
     )
 
 

@@ -98,6 +98,8 @@ def training_figure(curves: Sequence[FitCurve], validation_title: str = "Validat
 
     `validation_title`: of the lower row; where it speaks of a loss the row has no fixed range.
     """
+    from matplotlib.ticker import MaxNLocator
+
     stages = list(dict.fromkeys(curve.stage for curve in curves)) or [""]
     folds = sorted({curve.fold for curve in curves})
     colour_of = dict(zip(folds, cycle_colours(len(folds)), strict=True))
@@ -114,6 +116,7 @@ def training_figure(curves: Sequence[FitCurve], validation_title: str = "Validat
                 _fit_line(lower, curve.validation, curve, colour_of[curve.fold], label)
             upper.set(title=plain_text(stage), ylabel="Training loss" if column == 0 else "")
             lower.set(xlabel="Epoch", ylabel=validation_title if column == 0 else "")
+            lower.xaxis.set_major_locator(MaxNLocator(integer=True))
             if not is_loss:
                 lower.set_ylim(-0.03, 1.03)
             if 1 < len(folds) <= 10:

@@ -85,7 +85,11 @@ def test_help_lists_an_aggregator_and_its_own_options_once_their_files_are_there
         "from flows.config.commands import TrainConfig; from flows.config.flat import flat, from_keys, keys_of\n"
         "assert 'toy' in keys_of(TrainConfig)['aggregator'].choices\n"
         "config = from_keys(TrainConfig, cohort='c', store='s', out='o', aggregator='toy', toy_size=5)\n"
-        "assert config.model.toy_size == flat(config)['toy_size'] == 5"
+        "assert config.model.toy_size == flat(config)['toy_size'] == 5\n"
+        "from mhim_core.errors import ConfigError\n"
+        "try: from_keys(TrainConfig, cohort='c', store='s', out='o', aggregator='abmil', toy_size=5)\n"
+        "except ConfigError as error: assert 'toy_size' in str(error) and 'abmil' in str(error)\n"
+        "else: raise AssertionError('an option of another aggregator was dropped without a word')"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr

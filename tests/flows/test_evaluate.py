@@ -78,6 +78,16 @@ def test_what_is_missing_or_of_another_version_is_computed_again(trained: Callab
         assert files_of(folder) == first
 
 
+def test_a_resolved_file_that_a_kill_left_out_is_written_by_the_next_command(trained: Callable[..., Path]) -> None:
+    folder = trained("folds=2")
+    judge(folder)
+    file = folder / "evaluation/resolved.yaml"
+    before = file.read_bytes()
+    file.unlink()
+    assert not judge(folder), "nothing is computed again"
+    assert file.read_bytes() == before
+
+
 def test_repeated_random_splits_are_judged_fold_by_fold(
     trained: Callable[..., Path], mhim: Any, tmp_path: Path
 ) -> None:

@@ -63,6 +63,7 @@ def test_comments_above_the_table_are_counted_and_its_rows_keep_their_line() -> 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
+        (b"II*\0\x10\0\0\0", "a picture, no table"),
         (b"path;label\na.svs;M\xfcller\n", r"line 2 is not UTF-8 text \(near '.*M\u00fcller'\)"),
         (b"\xff\xfea", "UTF-16 text"),
         (zipped(a=b"1", b=b"2"), r"zip file of 2 files \('a', 'b'\)"),

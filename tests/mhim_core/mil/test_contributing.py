@@ -24,7 +24,12 @@ fields = {field.name: field for field in dataclasses.fields(ModelOptions)}
 assert fields["logsumexp_sharpness"].default == 1.0
 plain, own = ModelOptions(), ModelOptions(aggregator="logsumexp", logsumexp_sharpness=2.0)
 assert fingerprint(plain) == "2945062e7e4123f88a8df321a6452317a23a618d77d7486e24d79823ceae72e8", "as before"
-assert ModelOptions(logsumexp_sharpness=2.0) == plain, "for another aggregator it is no option"
+try:
+    ModelOptions(logsumexp_sharpness=2.0)
+except ConfigError as error:
+    assert "logsumexp_sharpness" in str(error) and "abmil" in str(error)
+else:
+    raise AssertionError("for another aggregator it is no option, and is not dropped without a word")
 assert to_plain(own)["logsumexp_sharpness"] == 2.0
 assert to_plain(own) != to_plain(ModelOptions(aggregator="logsumexp")) == to_plain(plain) | {"aggregator": "logsumexp"}
 assert read_record(ModelOptions, to_plain(own), "here") == own

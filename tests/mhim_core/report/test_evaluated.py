@@ -1,10 +1,19 @@
 """The evaluation's document as parts of a report, for every task, seed and site."""
 
+import numpy as np
 import pytest
 
+from mhim_core.evaluation.calibration import TEMPERATURE_RANGE, fit_temperature
 from mhim_core.evaluation.held_out import FitId
 from mhim_core.metrics import METRICS
-from mhim_core.report.evaluated import FitFacts, fold_results, model_results, site_results, undefined_notes
+from mhim_core.report.evaluated import (
+    FitFacts,
+    calibration_notes,
+    fold_results,
+    model_results,
+    site_results,
+    undefined_notes,
+)
 
 
 def facts_of(run):
@@ -64,3 +73,14 @@ def test_what_is_undefined_is_said_by_its_title(evaluated):
     assert undefined_notes(run.metrics) == ()
     run.metrics["models"]["mhim"]["pooled"]["auroc"] |= {"value": None, "reason": "all are of class 1"}
     assert undefined_notes(run.metrics) == (f"{METRICS['auroc'].title} is undefined: all are of class 1.",)
+
+
+def test_temperatures_that_validation_did_not_settle_are_told() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.arange(40) % 2
+    apart = fit_temperature(truth, np.stack([3.0 - 6 * truth, np.zeros(40)], axis=1)).value
+    mixed = fit_temperature(truth, np.stack([rng.normal(size=40) - truth, np.zeros(40)], axis=1)).value
+    assert apart == pytest.approx(TEMPERATURE_RANGE[0])
+    (note,) = calibration_notes([apart, mixed, None])
+    assert "1 of 3" in note
+    assert calibration_notes([mixed, None, 1.0]) == ()

@@ -118,3 +118,11 @@ def test_a_file_that_contradicts_itself_is_refused_until_confirmed(
 def test_a_file_as_scanners_write_them_is_taken_at_its_word(mpp: float, power: float | None) -> None:
     for factor in (1.0, 4.0):  # an objective's power is no exact number, however strictly the table is held
         assert resolve_mpp(slide_of(mpp, power), None, SlidePolicy(max_mpp_factor=factor)) == (mpp, mpp, "slide")
+
+
+@pytest.mark.parametrize("power", [math.inf, math.nan, 0.0, -20.0])
+def test_a_power_that_no_objective_has_is_none(power: float) -> None:
+    for override in (None, 0.5):
+        used = resolve_mpp(slide_of(0.5, power), override, STRICT)
+        assert used.x == 0.5
+        assert resolution_warning(slide_of(0.5, power), used, 12.0) == ""
