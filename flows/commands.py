@@ -89,6 +89,14 @@ FLOWS = {
     "schedule ls": FlowCommand(
         "schedule", "schedules.ScheduleLsConfig", "what runs when, and how it went", "registry=./registry", "ls"
     ),
+    "schedule allow": FlowCommand(
+        "schedule",
+        "schedules.ScheduleAllowConfig",
+        "let a schedule run on this machine",
+        "retrain-1a2b3c4d registry=./registry",
+        function="allow",
+        positional=("schedule",),
+    ),
     "schedule rm": FlowCommand(
         "schedule",
         "schedules.ScheduleRmConfig",

@@ -20,6 +20,7 @@ from flows.config.commands import TrainConfig
 from flows.config.files import write_resolved
 from flows.config.flat import keys_of
 from flows.config.lifecycle import RetrainConfig
+from flows.config.roles import Role
 from flows.engine.records import FlowPlace, StepOutput, list_flows
 from flows.engine.result import FlowResult
 from flows.engine.runner import RetryPolicy, Step, StepCall, run_steps
@@ -279,6 +280,9 @@ def champion_keys(model: Predictor) -> dict[str, Any]:
     seeds = flat.pop("seeds")
     if unknown := sorted(flat.keys() - kinds.keys()):
         raise IntegrityError(f"{model.words} was made with {', '.join(unknown)}, which this version of mhim lacks")
+    # a card is another's words: it says what a model is, never which file is run or which address is asked
+    if foreign := sorted(name for name in flat if kinds[name].role is not Role.identity):
+        raise IntegrityError(f"{model.words} has a card with {', '.join(foreign)}, which are no keys of a recipe")
     keys = {}
     for name, value in flat.items():
         kind = kinds[name].kind

@@ -1,10 +1,11 @@
-"""mhim schedule add | ls | rm | run-now: flows on a schedule.
+"""mhim schedule add | ls | allow | rm | run-now: flows on a schedule.
 
 `mhim schedule add retrain cron="0 2 * * 0" registry=./registry …` checks the flow's words when the schedule is added,
-not when it first runs. Outputs: with target=local a file below `schedules/` in the registry, for `mhim schedule serve`;
-otherwise a crontab line or a Kubernetes object (`scheduling/manifests.py`). Cost: seconds; for run-now that of its
-flow. A run-now that is interrupted is over: no service resumes it. Exit code: 0, for run-now that of its flow, 2, 5
-(run-now while a run is in progress), 6.
+not when it first runs. What is in the registry runs only where a person allowed it: `add` allows it on its own machine,
+`allow` on another (`scheduling/allowed.py`). Outputs: with target=local a file below `schedules/` in the registry, for
+`mhim schedule serve`; otherwise a crontab line or a Kubernetes object (`scheduling/manifests.py`). Cost: seconds; for
+run-now that of its flow. A run-now that is interrupted is over: no service resumes it. Exit code: 0, for run-now that
+of its flow, 2, 5 (run-now while a run is in progress), 6.
 """
 
 import os
@@ -17,6 +18,7 @@ from flows.commands import FLOWS, config_class, read_flow, spelt_out
 from flows.config.flat import keys_of
 from flows.config.schedules import (
     ScheduleAddConfig,
+    ScheduleAllowConfig,
     ScheduleLsConfig,
     ScheduleRmConfig,
     ScheduleRunNowConfig,
@@ -24,11 +26,19 @@ from flows.config.schedules import (
 )
 from flows.config.words import CONFIG, given_values
 from flows.engine.result import FlowResult
+from flows.scheduling.allowed import AllowList, Entry, check_schedule
 from flows.scheduling.manifests import cron_job, crontab_line, ray_cron_job
 from flows.scheduling.records import MAX_ATTEMPTS, Book, Planned, Schedule, Slot
-from flows.scheduling.service import StoreClock, interrupted_by_sigterm, launch_process, process_name, run_claimed
+from flows.scheduling.service import (
+    StoreClock,
+    interrupted_by_sigterm,
+    launch_process,
+    process_name,
+    require_allowed,
+    run_claimed,
+)
 from flows.submission.words import is_file, is_place
-from mhim_core.errors import ConfigError, ConflictError, StorageError
+from mhim_core.errors import ConfigError, ConflictError, IntegrityError, StorageError
 from mhim_core.storage import Storage
 from mhim_core.types import ExitCode
 
@@ -48,30 +58,46 @@ def add(config: ScheduleAddConfig) -> FlowResult:
         print(text, end="")
         return FlowResult()
     storage = open_storage(config.registry)
+    AllowList(config.allowing.allow).add(schedule)
     is_new = Book(storage).add(schedule)
     now = StoreClock(storage)()
     print(f"{schedule.id}: {schedule.command}")
     print(f"  {schedule.cron} {schedule.timezone}, next {_shown(schedule.times.next_after(now))}")
     print("  added; it runs while" if is_new else "  is there already; it runs while", end=" ")
-    print(f"`mhim schedule serve registry={config.registry}` does")
+    print(f"`mhim schedule serve registry={config.registry}` does, as this user of this machine")
     return FlowResult(outputs={"schedule": storage.locate(f"schedules/{schedule.id}.json")}, recomputed=is_new)
 
 
 def ls(config: ScheduleLsConfig) -> FlowResult:
     """One block of lines per schedule. Needs only read access to the registry."""
+    allowed = AllowList(config.allowing.allow).entries()
     storage = open_storage(config.registry)
     book = Book(storage)
     schedules = book.planned()
     now = _now(storage, schedules)
     for planned in schedules:
-        print("\n".join(_lines(book, planned, now)))
+        print("\n".join(_lines(book, planned, now, Entry.of(planned.schedule) in allowed)))
     for message in book.damaged.values():
         print(f"warning: {message}")
     return FlowResult(outputs={"schedules": storage.locate("schedules")}, recomputed=False)
 
 
+def allow(config: ScheduleAllowConfig) -> FlowResult:
+    """Show what would run, and let it run here. Raises InputError (2) where there is no such schedule."""
+    storage = open_storage(config.registry)
+    schedule = Book(storage).find(config.schedule).schedule
+    print(f"{schedule.id}: {schedule.command}")
+    print(f"  {schedule.cron} {schedule.timezone}, in {schedule.folder}")
+    allowed = AllowList(config.allowing.allow)
+    is_new = allowed.add(schedule)
+    print(f"  {'allowed' if is_new else 'was allowed'} on this machine, in {allowed.path}")
+    print(f"  to take that back: mhim schedule rm {schedule.id} registry={config.registry}")
+    return FlowResult(outputs={"allow": str(allowed.path)}, recomputed=is_new)
+
+
 def rm(config: ScheduleRmConfig) -> FlowResult:
     """Raises InputError (2) where there is no such schedule."""
+    AllowList(config.allowing.allow).remove(config.schedule)
     storage = open_storage(config.registry)
     Book(storage).remove(config.schedule)
     print(f"{config.schedule}: removed; what it ran is kept in {storage.locate(f'schedules/{config.schedule}')}")
@@ -79,11 +105,13 @@ def rm(config: ScheduleRmConfig) -> FlowResult:
 
 
 def run_now(config: ScheduleRunNowConfig) -> FlowResult:
-    """Raises InputError (2) where there is no such schedule, ConflictError (5) where it runs already."""
+    """Raises InputError (2) where there is no such schedule or it is not allowed here, ConflictError (5) where it runs
+    already."""
     storage = open_storage(config.registry)
     book = Book(storage)
     now = StoreClock(storage)()
     planned = book.find(config.schedule)
+    require_allowed(planned.schedule, AllowList(config.allowing.allow), config.registry)
     if planned.is_running(now) and not config.force:
         assert planned.last is not None
         raise ConflictError(
@@ -111,6 +139,7 @@ def read_schedule(config: ScheduleAddConfig) -> Schedule:
         timezone=config.timezone,
         folder=os.getcwd(),
     )
+    check_schedule(schedule)
     schedule.times.next_after(datetime.now().astimezone())
     return schedule
 
@@ -157,21 +186,29 @@ def _refuse_relative(schedule: Schedule) -> None:
                 )
 
 
-def _lines(book: Book, planned: Planned, now: datetime) -> Iterator[str]:
+def _lines(book: Book, planned: Planned, now: datetime, is_allowed: bool) -> Iterator[str]:
     schedule = planned.schedule
     yield f"{schedule.id}  {schedule.cron} {schedule.timezone}, next {_shown(schedule.times.next_after(now))}"
     yield f"  {schedule.command}  (in {schedule.folder})"
+    yield ("  allowed on this machine" if is_allowed else "  not allowed on this machine: it does not run here")
     last = planned.last
     if last is None:
         yield "  never ran"
     elif planned.is_over:
-        yield f"  last run {last.run}: exit code {book.exit_code(schedule, last)}"
+        yield f"  last run {last.run}: {_end(book, schedule, last)}"
     elif planned.is_running(now):
         yield f"  last run {last.run}: running"
     else:
         what = "was stopped" if planned.is_stopped else "ended without a word"
         left = "goes on when served" if last.attempt < MAX_ATTEMPTS else f"given up after {MAX_ATTEMPTS} attempts"
         yield f"  last run {last.run}: {what}; {left}"
+
+
+def _end(book: Book, schedule: Schedule, run: Slot) -> str:
+    try:
+        return f"exit code {book.exit_code(schedule, run)}"
+    except IntegrityError as error:
+        return f"over; {error}"
 
 
 def _now(storage: Storage, schedules: Sequence[Planned]) -> datetime:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple, TypeVar, cast
 
-from flows.config.roles import Role
+from flows.config.roles import BY_HAND, Role
 from mhim_core.mil.own_options import DECLARED_IN
 
 Config = TypeVar("Config")
@@ -41,6 +41,9 @@ class Key(NamedTuple):
     """The values that a text may have, if its owner lists them; `--help` shows them."""
     neutral: Any = MISSING
     """The value that stands for the behaviour of versions without the key; it is left out of fingerprints."""
+    harmless: tuple[str, ...] | None = None
+    """Of a key that only the command line or a local file may set: the values that a file elsewhere may give it too.
+    None: any file may set the key."""
 
     @property
     def required(self) -> bool:
@@ -141,7 +144,8 @@ def _keys(kind: type, path: tuple[str, ...], default: Any, role: Role | None) ->
         doc = docs.get(field.name) or _field_docs(declared_in or kind).get(field.name, "")
         choices = _choices(value_kind) or tuple(field.metadata.get("choices", ()))
         neutral = field.metadata.get("neutral", MISSING)
-        yield Key(field.name, value_kind, optional, standing, doc, its_role, listed, path, choices, neutral)
+        harmless = field.metadata.get(BY_HAND)
+        yield Key(field.name, value_kind, optional, standing, doc, its_role, listed, path, choices, neutral, harmless)
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from flows.config.roles import Role, part, role
+from flows.config.roles import Role, by_hand, part, role
 from mhim_core.errors import ConfigError
 
 _ADDRESS = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(/[A-Za-z0-9._~/-]*)?")
@@ -15,9 +15,9 @@ _JOB = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class ClusterKeys:
     """Where jobs go."""
 
-    ray_address: str = "http://127.0.0.1:8265"
+    ray_address: str = field(default="http://127.0.0.1:8265", metadata=by_hand())
     """The dashboard of the cluster, http://host:8265; the default is where a tunnel to a remote one ends."""
-    allow_insecure: bool = False
+    allow_insecure: bool = field(default=False, metadata=by_hand())
     """Use a cluster that is neither on this machine nor protected by a token: anyone who can reach it can run code on
     it."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from cluster.session import check_address, check_fits_here
 from flows.config.recipes import DEFAULT_RECIPE, check_recipe
-from flows.config.roles import Role, part, role
+from flows.config.roles import Role, by_hand, part, role
 from mhim_core.errors import ConfigError
 from mhim_core.mil.model_options import ModelOptions
 from mhim_core.mil.plugins import Plugin, read_plugin
@@ -38,7 +38,7 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class PluginFile:
-    aggregator_file: str = field(default="", metadata=role(Role.file))
+    aggregator_file: str = field(default="", metadata=role(Role.file) | by_hand())
     """A Python file of yours that registers aggregators (docs/method.md); empty: none. The file is executed."""
 
     def __post_init__(self) -> None:
@@ -111,7 +111,7 @@ class FailurePolicy:
 class RayKeys:
     """Where Ray is."""
 
-    ray_address: str = "local"
+    ray_address: str = field(default="local", metadata=by_hand("auto"))
     """local: start Ray for this command only; auto: the cluster of this Ray job; host:6379: that cluster, from one of
     its nodes."""
     local_cpus: int | None = None

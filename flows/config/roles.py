@@ -46,6 +46,17 @@ def role(kind: Role, *, listed: bool = False) -> dict[str, Any]:
     return {"role": kind, "listed": listed}
 
 
+BY_HAND = "by_hand"
+
+
+def by_hand(*harmless: str) -> dict[str, Any]:
+    """Metadata of a field that says which code runs or who gets a token: a file in a store cannot set it.
+
+    `harmless`: values that it may have there, beside the default.
+    """
+    return {BY_HAND: harmless}
+
+
 def part(kind: type[Part], role_of_fields: Role, **defaults: Any) -> Part:
     """A field of a config that is a part, with the role of those of its fields that declare none of their own.
 

@@ -3,8 +3,17 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from flows.config.roles import Role, role
+from flows.config.roles import Role, by_hand, part, role
 from mhim_core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllowKeys:
+    """What a person lets run on this machine."""
+
+    allow: str = field(default="", metadata=by_hand())
+    """The file of this machine that says which schedules may run here, writable by its owner alone; empty: in the state
+    folder of this user (docs/operations.md)."""
 
 
 class Target(StrEnum):
@@ -20,6 +29,7 @@ class Target(StrEnum):
 class ScheduleAddConfig:
     """mhim schedule add: which flow runs, with which words, and when."""
 
+    allowing: AllowKeys = part(AllowKeys, Role.execution)
     registry: str = field(metadata=role(Role.output))
     """The model registry: a folder or s3://bucket/prefix."""
     flow: str = field(metadata=role(Role.identity))
@@ -41,9 +51,21 @@ class ScheduleAddConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScheduleAllowConfig:
+    """mhim schedule allow: let a schedule of the registry run on this machine."""
+
+    allowing: AllowKeys = part(AllowKeys, Role.execution)
+    registry: str = field(metadata=role(Role.place))
+    """The model registry: a folder or s3://bucket/prefix."""
+    schedule: str = field(metadata=role(Role.identity))
+    """The schedule's id, as `mhim schedule ls` lists it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScheduleLsConfig:
     """mhim schedule ls: what runs when, and how it went."""
 
+    allowing: AllowKeys = part(AllowKeys, Role.execution)
     registry: str = field(metadata=role(Role.place))
     """The model registry: a folder or s3://bucket/prefix."""
 
@@ -52,6 +74,7 @@ class ScheduleLsConfig:
 class ScheduleRmConfig:
     """mhim schedule rm: stop running it; records of past runs are kept."""
 
+    allowing: AllowKeys = part(AllowKeys, Role.execution)
     registry: str = field(metadata=role(Role.output))
     """The model registry: a folder or s3://bucket/prefix."""
     schedule: str = field(metadata=role(Role.identity))
@@ -62,6 +85,7 @@ class ScheduleRmConfig:
 class ScheduleRunNowConfig:
     """mhim schedule run-now: run it once, now, on this machine."""
 
+    allowing: AllowKeys = part(AllowKeys, Role.execution)
     registry: str = field(metadata=role(Role.output))
     """The model registry: a folder or s3://bucket/prefix."""
     schedule: str = field(metadata=role(Role.identity))
@@ -74,6 +98,7 @@ class ScheduleRunNowConfig:
 class ScheduleServeConfig:
     """mhim schedule serve: run schedules when they are due, until stopped."""
 
+    allowing: AllowKeys = part(AllowKeys, Role.execution)
     registry: str = field(metadata=role(Role.output))
     """The model registry: a folder or s3://bucket/prefix."""
     look_every_s: float = field(default=20.0, metadata=role(Role.execution))

@@ -58,7 +58,7 @@ def parse(config: type[Config], words: Sequence[str], *, command: str) -> Config
 def given_values(config: type, words: Sequence[str], command: str) -> dict[str, Any]:
     """The values of the keys that the words or their file give, in the type of each key. Raises ConfigError."""
     keys = keys_of(config)
-    typed = _split(words, [*keys, CONFIG.name], command)
+    typed = split_words(words, [*keys, CONFIG.name], command)
     values: dict[str, Any] = {}
     if uri := typed.pop(CONFIG.name, ""):
         from flows.config.files import read_keys
@@ -66,9 +66,21 @@ def given_values(config: type, words: Sequence[str], command: str) -> dict[str, 
         file = read_keys(_text_value(CONFIG, uri), keys, command)
         try:
             values = {name: _value(keys[name], raw) for name, raw in file.items() if name not in typed}
+            _refuse_from_elsewhere(uri, keys, values)
         except ConfigError as error:
             raise ConfigError(f"config={uri}: {error}") from None
     return values | {name: _value(keys[name], raw) for name, raw in typed.items()}
+
+
+def _refuse_from_elsewhere(uri: str, keys: Mapping[str, Key], values: Mapping[str, Any]) -> None:
+    """Raises ConfigError if a file that is not on this machine says which code runs or who gets a token."""
+    for name, value in values.items():
+        harmless = keys[name].harmless
+        if "://" in uri and harmless is not None and value not in (keys[name].default, *harmless):
+            raise ConfigError(
+                f"{name}={value} is taken from the command line or a file on this machine alone, since whoever can "
+                f"write {uri} would decide about this machine; if you want it, give {name}= on the command line"
+            )
 
 
 def with_recipe(config: type[Config], values: Mapping[str, Any], command: str = "train") -> Config:
@@ -90,7 +102,8 @@ def unknown_key(name: str, keys: Sequence[str], command: str) -> ConfigError:
     return ConfigError(f"{command} has no key {name!r}; {advice}its keys are listed by mhim {command} --help")
 
 
-def _split(words: Sequence[str], known: Sequence[str], command: str) -> dict[str, str]:
+def split_words(words: Sequence[str], known: Sequence[str], command: str) -> dict[str, str]:
+    """The text of each key. Raises ConfigError for an unknown key, one without a value, and one that is given twice."""
     typed: dict[str, str] = {}
     for word in words:
         name, separator, value = word.partition("=")

@@ -7,6 +7,9 @@ schedules/<id>/ended/<run>.json  its exit code, seconds and log
 schedules/<id>/stopped/<run>.json  instead: its service was stopped, and the next one resumes the run
 schedules/<id>/logs/<run>.log    the end of its output
 
+Whoever can write the registry can write these: a service runs only what is allowed on its machine
+(`flows.scheduling.allowed`), and a file that is no schedule, or not the one that its name says, stops no other.
+
 A slot is a time of the schedule, a run `<slot>` or, on later attempts, `<slot>-2`. Ages are measured by the store's
 own clock, so that a machine whose clock is days off starts nothing twice.
 """
@@ -19,7 +22,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from flows.scheduling.cron import Cron
-from mhim_core.errors import InputError, IntegrityError, NotFoundError
+from mhim_core.errors import ConfigError, InputError, IntegrityError, MhimError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
 from mhim_core.records import read_record
 from mhim_core.storage import Storage
@@ -30,6 +33,8 @@ SILENT_S = 180.0
 """A run whose service has written nothing for this long is considered dead."""
 MAX_ATTEMPTS = 5
 """Attempts at one slot: a run that kills its service every time is not tried for ever."""
+_MAX_BYTES = 2**20
+"""Of a schedule's file: its words came from a command line."""
 _SLOT = "%Y%m%dT%H%M%SZ"
 _KEY = re.compile(
     rf"{PREFIX}/(?P<id>[^/]+)(?:\.json|/beat\.json|/(?P<kind>runs|ended|stopped)/(?P<run>\d{{8}}T\d{{6}}Z(?:-\d+)?)\.json)"
@@ -74,7 +79,7 @@ class Schedule:
             schedule = read_record(cls, raw, where)
             Cron(schedule.cron, schedule.timezone)
             return schedule
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise IntegrityError(f"{where} is no schedule: {type(error).__name__}: {error}") from error
 
 
@@ -91,6 +96,7 @@ class Slot(NamedTuple):
 
     @classmethod
     def of(cls, run: str) -> "Slot":
+        """Raises ValueError for a name that is no time, such as one of a 13th month."""
         text, _, attempt = run.partition("-")
         return cls(datetime.strptime(text, _SLOT).replace(tzinfo=UTC), int(attempt or 1))
 
@@ -134,11 +140,18 @@ class Book:
         self.storage = storage
         self._schedules: dict[tuple[str, float], Schedule] = {}
         self.damaged: dict[str, str] = {}
-        """Errors of schedules that cannot be read, by id; these do not run."""
+        """By id, what is wrong with a schedule that cannot be read or its records; as of the last listing. A schedule
+        that cannot be read does not run."""
 
     def add(self, schedule: Schedule) -> bool:
-        """Returns False if the same schedule exists already."""
-        return self.storage.put_if_absent(_key(schedule.id), schedule.to_bytes())
+        """Returns False if the same schedule exists already. Raises IntegrityError if the id is taken by another."""
+        if self.storage.put_if_absent(_key(schedule.id), schedule.to_bytes()):
+            return True
+        if self._read(schedule.id) != schedule:
+            raise IntegrityError(
+                f"{self.storage.locate(_key(schedule.id))} is not the schedule that its name says; delete that file"
+            )
+        return False
 
     def remove(self, schedule_id: str) -> None:
         """Records of past runs are kept. Raises InputError if there is no such schedule."""
@@ -157,7 +170,11 @@ class Book:
         )
 
     def planned(self) -> list[Planned]:
-        """Every schedule, by id. One LIST; a schedule's own file is read once."""
+        """Every schedule, by id. One LIST; a schedule's own file is read once.
+
+        One that is damaged is left out and noted; StorageError is for the listing alone.
+        """
+        self.damaged = {}
         added: dict[str, float] = {}
         signs: dict[str, float] = {}
         runs: dict[tuple[str, str], dict[str, float]] = {}
@@ -166,15 +183,24 @@ class Book:
             if match is None:
                 continue
             if match["kind"]:
-                runs.setdefault((match["id"], match["kind"]), {})[match["run"]] = entry.modified_s
-            elif entry.key == _key(match["id"]):
+                if _is_run(match["run"]):
+                    runs.setdefault((match["id"], match["kind"]), {})[match["run"]] = entry.modified_s
+                else:
+                    self.damaged[match["id"]] = f"{self.storage.locate(entry.key)} names no time; it is ignored"
+            elif entry.key == _key(match["id"]) and entry.num_bytes <= _MAX_BYTES:
                 added[match["id"]] = entry.modified_s
+            elif entry.key == _key(match["id"]):
+                self.damaged[match["id"]] = f"{self.storage.locate(entry.key)} is too large for a schedule"
             else:
                 signs[match["id"]] = entry.modified_s
         listed = []
         for schedule_id, added_s in sorted(added.items()):
-            schedule = self._read(schedule_id, added_s)
-            if schedule is None:
+            try:
+                schedule = self._read_once(schedule_id, added_s)
+            except NotFoundError:  # removed since it was listed
+                continue
+            except MhimError as error:
+                self.damaged[schedule_id] = str(error)
                 continue
             claims = runs.get((schedule_id, "runs"), {})
             last = max((Slot.of(run) for run in claims), default=None)
@@ -206,27 +232,42 @@ class Book:
         self._put_if_absent(schedule, "stopped", slot, {})
 
     def exit_code(self, schedule: Schedule, slot: Slot) -> int | None:
-        """Of a run that ended; None: it has not."""
+        """Of a run that ended; None: it has not. Raises IntegrityError for a damaged record."""
+        key = _run_key(schedule, "ended", slot)
         try:
-            return int(json.loads(self.storage.get(_run_key(schedule, "ended", slot)))["exit_code"])
+            return int(json.loads(self.storage.get(key))["exit_code"])
         except NotFoundError:
             return None
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise IntegrityError(f"{self.storage.locate(key)} is no record of a run's end") from error
 
     def _put_if_absent(self, schedule: Schedule, kind: str, slot: Slot, record: dict[str, Any]) -> bool:
         return self.storage.put_if_absent(_run_key(schedule, kind, slot), canonical_json(record | {"schema": SCHEMA}))
 
-    def _read(self, schedule_id: str, added_s: float) -> Schedule | None:
-        """None: it was removed since it was listed, or is damaged."""
-        if (schedule_id, added_s) not in self._schedules:
-            where = self.storage.locate(_key(schedule_id))
-            try:
-                self._schedules[schedule_id, added_s] = Schedule.from_bytes(self.storage.get(_key(schedule_id)), where)
-            except NotFoundError:
-                return None
-            except IntegrityError as error:
-                self.damaged[schedule_id] = str(error)
-                return None
-        return self._schedules[schedule_id, added_s]
+    def _read_once(self, schedule_id: str, added_s: float) -> Schedule:
+        known = self._schedules.get((schedule_id, added_s))
+        if known is None:
+            known = self._schedules[schedule_id, added_s] = self._read(schedule_id)
+        return known
+
+    def _read(self, schedule_id: str) -> Schedule:
+        """Raises IntegrityError if the file is damaged or holds another schedule than its name says."""
+        key = _key(schedule_id)
+        try:
+            data = self.storage.get(key)
+        except ConfigError as error:  # no name that we would give
+            raise IntegrityError(str(error)) from error
+        schedule = Schedule.from_bytes(data, self.storage.locate(key))
+        if schedule.id != schedule_id:
+            raise IntegrityError(f"{self.storage.locate(key)} holds another schedule, {schedule.id}")
+        return schedule
+
+
+def _is_run(run: str) -> bool:
+    try:
+        return Slot.of(run).run == run
+    except ValueError:
+        return False
 
 
 def _key(schedule_id: str) -> str:

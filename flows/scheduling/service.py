@@ -1,6 +1,7 @@
 """mhim schedule serve registry=…: runs schedules when they are due, one after the other, until stopped.
 
-Inputs: the schedules in the registry (`flows.scheduling.records`), read every `look_every_s`. Outputs: records and logs
+Inputs: the schedules in the registry (`flows.scheduling.records`) and those that are allowed on this machine
+(`flows.scheduling.allowed`), read every `look_every_s`; of the former only the latter run. Outputs: records and logs
 of their runs. Each flow runs in its own process, so that its crash does not end the service. Cost: one LIST per look.
 Exit code: 130 when it is stopped (SIGTERM, Ctrl-C); the running flow is interrupted first, and resumed when a service
 is started again. 2, 6 at the start; later, the service waits for a store that does not answer.
@@ -21,9 +22,10 @@ from typing import NamedTuple, Protocol
 from cluster.storage import open_storage
 from flows.config.schedules import ScheduleServeConfig
 from flows.engine.result import FlowResult
-from flows.engine.state_folder import state_folder
-from flows.scheduling.records import Book, Schedule, Slot
-from mhim_core.errors import MhimError, StorageError
+from flows.engine.state_folder import open_private, private_folder
+from flows.scheduling.allowed import AllowList, check_schedule
+from flows.scheduling.records import Book, Planned, Schedule, Slot
+from mhim_core.errors import ConfigError, MhimError, StorageError
 from mhim_core.registry.clock import store_time_s
 from mhim_core.storage import Storage
 from mhim_core.types import ExitCode
@@ -51,9 +53,12 @@ def run(config: ScheduleServeConfig) -> FlowResult:
     storage = open_storage(config.registry)
     clock = StoreClock(storage)
     clock()
-    service = Service(Book(storage), clock)
+    allowed = AllowList(config.allowing.allow)
+    allowed.entries()
+    service = Service(Book(storage), clock, allowed)
     print(
-        f"schedules of {storage.uri}, looked at every {config.look_every_s:g} s; stop with Ctrl-C or SIGTERM",
+        f"schedules of {storage.uri} that {allowed.path} allows, looked at every {config.look_every_s:g} s; "
+        "stop with Ctrl-C or SIGTERM",
         flush=True,
     )
     with interrupted_by_sigterm():
@@ -91,32 +96,66 @@ class Ran(NamedTuple):
 
 
 class Service:
-    """Runs schedules when they are due. All state is in the store, so that any other service can take over."""
+    """Runs schedules when they are due, if they are allowed here.
 
-    def __init__(self, book: Book, now: Callable[[], datetime], launch: Launch | None = None) -> None:
+    Their state is in the store, so that any other service can take over.
+    """
+
+    def __init__(
+        self, book: Book, now: Callable[[], datetime], allowed: AllowList, launch: Launch | None = None
+    ) -> None:
         self._book = book
         self._now = now
+        self._allowed = allowed
         self._launch = launch or launch_process
-        self._said = ""
+        self._said: frozenset[str] = frozenset()
 
     def look(self) -> bool:
-        """Run the first schedule that is due; False if none is. An error is printed once, and tried again later."""
+        """Run the first allowed schedule that is due; False if none is.
+
+        Errors are printed once, as long as they stay, and tried again later.
+        """
         try:
-            for planned in self._book.planned():
+            schedules = self._runnable()
+            for planned in schedules:
                 slot = planned.due(self._now())
                 if slot is not None and self._book.claim(planned.schedule, slot, process_name()):
                     run_claimed(self._book, planned.schedule, slot, self._launch)
                     return True
         except MhimError as error:
             self._say_once(str(error))
-            return False
-        self._say_once("; ".join(self._book.damaged.values()))
         return False
 
-    def _say_once(self, message: str) -> None:
-        if message and message != self._said:
-            print(f"warning: {message}", file=sys.stderr, flush=True)
-        self._said = message
+    def _runnable(self) -> list[Planned]:
+        """The schedules that may run here; the others are named."""
+        schedules = self._book.planned()
+        refusals = dict(self._book.damaged)
+        runnable = []
+        for planned in schedules:
+            try:
+                require_allowed(planned.schedule, self._allowed, self._book.storage.uri)
+            except ConfigError as error:
+                refusals[planned.schedule.id] = str(error)
+                continue
+            runnable.append(planned)
+        self._say_once(*refusals.values())
+        return runnable
+
+    def _say_once(self, *messages: str) -> None:
+        for message in messages:
+            if message not in self._said:
+                print(f"warning: {message}", file=sys.stderr, flush=True)
+        self._said = frozenset(messages)
+
+
+def require_allowed(schedule: Schedule, allowed: AllowList, registry: str) -> None:
+    """Raises ConfigError, with the command that would allow it, unless this machine allows exactly this schedule."""
+    check_schedule(schedule)
+    if not allowed.allows(schedule):
+        raise ConfigError(
+            f"{schedule.id} is not allowed on this machine and does not run here ({schedule.command}, in "
+            f"{schedule.folder}); if you want it to: mhim schedule allow {schedule.id} registry={registry}"
+        )
 
 
 def run_claimed(book: Book, schedule: Schedule, slot: Slot, launch: Launch, *, goes_on: bool = True) -> Ran:
@@ -124,8 +163,7 @@ def run_claimed(book: Book, schedule: Schedule, slot: Slot, launch: Launch, *, g
 
     `goes_on`: the next service resumes an interrupted run; False: an interruption ends the run.
     """
-    log = state_folder() / "schedules" / schedule.id / f"{slot.run}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log = _log_folder(schedule) / f"{slot.run}.log"
     print(f"{schedule.id}: run {slot.run} started: {schedule.command}; log: {log}", flush=True)
 
     def beat() -> None:
@@ -149,11 +187,20 @@ def run_claimed(book: Book, schedule: Schedule, slot: Slot, launch: Launch, *, g
     return Ran(code, kept)
 
 
+def _log_folder(schedule: Schedule) -> Path:
+    try:
+        return private_folder("schedules", schedule.id)
+    except OSError as error:
+        raise StorageError(
+            f"no log can be written to {error.filename}: {error.strerror}; set XDG_STATE_HOME"
+        ) from error
+
+
 def launch_process(schedule: Schedule, log: Path, beat: Callable[[], None]) -> int:
     """As `Launch`: a process of its own session, so that a Ctrl-C reaches it once, through us."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-P", "-m", "flows.cli", schedule.flow, *schedule.words]
-    with log.open("wb") as output:
+    with os.fdopen(open_private(log, os.O_WRONLY | os.O_TRUNC), "wb") as output:
         try:
             child = subprocess.Popen(
                 command,

@@ -204,6 +204,10 @@ def test_a_champion_of_a_newer_version_is_not_retrained_without_its_option() -> 
     champion: Any = SimpleNamespace(card=SimpleNamespace(recipe=newer), words="lung@1f")
     with pytest.raises(IntegrityError, match=r"lung@1f.*added=0\.5"):
         retrain.champion_keys(champion)
+    for planted in ({"aggregator_file": "/x.py"}, {"more": {"ray_address": "far:6379"}}):
+        champion.card.recipe = RECIPE | planted
+        with pytest.raises(IntegrityError, match=r"lung@1f.*no keys of a recipe"):
+            retrain.champion_keys(champion)
     champion.card.recipe = RECIPE | {"distilled": True}
     with pytest.raises(IntegrityError, match=r"lung@1f.*distilled"):
         retrain.champion_keys(champion)

@@ -16,6 +16,7 @@ import yaml
 
 from flows.commands import read_flow, read_words
 from flows.config.schedules import ScheduleAddConfig, Target
+from flows.scheduling.allowed import AllowList
 from flows.scheduling.records import SILENT_S, Book, Schedule, Slot
 from flows.scheduling.service import Service
 from mhim_core.errors import IntegrityError, StorageError
@@ -194,7 +195,7 @@ def test_a_run_now_that_a_person_interrupts_is_over_and_no_service_goes_on_with_
     assert after.last is not None
     assert Book(registry).exit_code(planned.schedule, after.last) == 130
     assert registry.get(f"schedules/{planned.schedule.id}/logs/{after.last.run}.log") == b"as far as it came\n"
-    assert not Service(Book(registry), lambda: datetime.now(UTC), pytest.fail).look()
+    assert not Service(Book(registry), lambda: datetime.now(UTC), AllowList(), pytest.fail).look()
     assert "exit code 130" in mhim("schedule", "ls", f"registry={registry.uri}").out
 
 

@@ -11,7 +11,9 @@ from flows.commands import FLOWS, config_class, read_words
 from flows.config.commands import CompareConfig, TrainConfig
 from flows.config.files import AS_TYPED, resolved
 from flows.config.flat import flat, from_keys, keys_of, with_keys
-from flows.config.words import parse
+from flows.config.jobs import JobsLsConfig
+from flows.config.schedules import ScheduleServeConfig
+from flows.config.words import given_values, parse
 from flows.submission.words import job_words
 from mhim_core.errors import ConfigError
 from mhim_core.fingerprint import canonical_json
@@ -185,3 +187,30 @@ def test_a_run_s_own_resolved_file_says_that_it_is_done(
     other = mhim("train", f"config={file}", "epochs=2")
     assert other.code == 5, "the same out= with another configuration"
     assert runs in other.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "harmless"),
+    [
+        (TrainConfig, "aggregator_file", "/x.py", [""]),
+        (TrainConfig, "ray_address", "head:6379", ["local", "auto"]),
+        (JobsLsConfig, "ray_address", "http://head:8265", ["http://127.0.0.1:8265"]),
+        (JobsLsConfig, "allow_insecure", "true", ["false"]),
+        (ScheduleServeConfig, "allow", "/x", [""]),
+    ],
+)
+def test_what_runs_here_and_who_gets_a_token_is_not_said_by_a_file_in_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, key: str, value: str, harmless: list[str]
+) -> None:
+    (tmp_path / "x.py").write_text("")
+    words = [f"{name}=w" for name, known in keys_of(kind).items() if known.required]
+    monkeypatch.setattr("flows.config.files.read_bytes", lambda uri: Path(tmp_path / "there.yaml").read_bytes())
+    write(tmp_path / "there.yaml", f"{key}: {value}\n")
+    with pytest.raises(ConfigError, match=f"^config=s3://bucket/k.yaml: {key}=.* command line"):
+        given_values(kind, [*words, "config=s3://bucket/k.yaml"], "a command")
+    assert str(given_values(kind, [*words, "config=here.yaml"], "a command")[key]).lower() == value
+    typed = given_values(kind, [*words, "config=s3://bucket/k.yaml", f"{key}={value}"], "a command")
+    assert str(typed[key]).lower() == value
+    for other in harmless:  # a resolved.yaml in a store gives every key
+        write(tmp_path / "there.yaml", f"{key}: '{other}'\n")
+        assert key in given_values(kind, [*words, "config=s3://bucket/k.yaml"], "a command")

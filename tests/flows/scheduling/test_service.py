@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.scheduling.allowed import AllowList
 from flows.scheduling.records import MAX_ATTEMPTS, SILENT_S, Book, Schedule, Slot
 from flows.scheduling.service import Service, launch_process
 from mhim_core.errors import StorageError
@@ -55,7 +56,7 @@ class Scene:
     during: Callable[[], None] = lambda: None
 
     def service(self) -> Service:
-        return Service(Book(self.storage), lambda: self.storage.now, self.launch)
+        return Service(Book(self.storage), lambda: self.storage.now, AllowList(), self.launch)
 
     def launch(self, schedule: Schedule, log: Path, beat: Callable[[], None]) -> int:
         log.write_text(f"{schedule.id} at {self.storage.now}\n")
@@ -77,6 +78,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     scene = Scene(ClockedStorage(tmp_path / "registry"))
     Book(scene.storage).add(WEEKLY)
+    AllowList().add(WEEKLY)
     return scene
 
 
@@ -154,7 +156,7 @@ def test_a_run_longer_than_the_period_is_never_joined_by_a_second(scene: Scene) 
         for _ in range(14):
             scene.at(scene.storage.now + timedelta(days=1))
             beat.beat(WEEKLY, Slot(SUNDAY))
-            assert not Service(Book(scene.storage), lambda: scene.storage.now, scene.launch).look()
+            assert not scene.service().look()
 
     scene.during = second_service_looks_for_two_weeks
     assert scene.at(SUNDAY).service().look()
@@ -290,16 +292,17 @@ sys.exit(flows.cli.main(sys.argv[1:]))
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT], ids=str)
 def test_a_signal_ends_the_service_and_the_flow_that_it_runs_within_seconds(
-    tmp_path: Path, kind: signal.Signals
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: signal.Signals
 ) -> None:
     registry = LocalStorage(tmp_path / "registry")
     schedule = Schedule(flow="evaluate", words=(), cron="* * * * *", timezone="UTC", folder=str(tmp_path))
     Book(registry).add(schedule)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    AllowList().add(schedule)
     two_hours_ago = time.time() - 7200
     os.utime(registry.root / f"schedules/{schedule.id}.json", (two_hours_ago, two_hours_ago))
     service = subprocess.Popen(
         [sys.executable, "-c", SERVE, "schedule", "serve", f"registry={registry.uri}", "look_every_s=1"],
-        env=os.environ | {"XDG_STATE_HOME": str(tmp_path / "state")},
         stdout=subprocess.PIPE,
         text=True,
     )
