@@ -15,7 +15,7 @@ def read_json(storage: Storage, key: str) -> dict[str, Any] | None:
         record = json.loads(storage.get(key))
     except NotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{storage.locate(key)} is damaged: {error}") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise IntegrityError(f"{storage.locate(key)} is no record of schema {SCHEMA}; another version of mhim wrote it")

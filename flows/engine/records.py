@@ -162,7 +162,12 @@ class FlowPlace:
         """The step's done record, or None. Raises IntegrityError if it is damaged."""
         key = self.done_key(step, digest)
         raw = read_json(self.storage, key)
-        return None if raw is None else self._parse_done(raw, key)
+        if raw is None:
+            return None
+        done = self._parse_done(raw, key)
+        if (done.step, done.fingerprint) != (step, digest):
+            raise IntegrityError(f"{self.storage.locate(key)} is the record of another step or of other inputs")
+        return done
 
     def write_done(self, done: Done) -> Done:
         """Put the record if there is none; returns the one that is there, which may be another runner's."""

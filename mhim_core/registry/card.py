@@ -195,15 +195,20 @@ class RegistryCard:
         return canonical_json(to_plain(self) | own)
 
     @classmethod
-    def from_bytes(cls, data: bytes, where: str) -> "RegistryCard":
-        """Raises IntegrityError naming `where` if the bytes are not a card, or not of the version it names."""
+    def from_bytes(cls, data: bytes, where: str, name: str = "") -> "RegistryCard":
+        """Raises IntegrityError naming `where` if the bytes are not a card, or not of the version it names.
+
+        `name`: of the model that it must be a card of; empty: any.
+        """
         try:
             raw = json.loads(data)
-            schema, _, version, files = (raw.pop(key) for key in ("schema", "name", "version", "files"))
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            schema, own_name, version, files = (raw.pop(key) for key in ("schema", "name", "version", "files"))
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise IntegrityError(f"{where} is not a model's card: {type(error).__name__}: {error}") from error
         if schema != SCHEMA:
             raise IntegrityError(f"{where} has schema {schema}; this mhim reads {SCHEMA}")
+        if name and own_name != name:
+            raise IntegrityError(f"{where} is the card of {own_name!r}, not of {name}")
         card = read_record(cls, raw, where)
         if (card.version, card.files) != (version, files):
             raise IntegrityError(f"{where} was changed: it says version {version}, its content {card.version}")

@@ -68,7 +68,7 @@ def maybe_model(storage: Storage, name: str, version: str) -> RegisteredModel | 
     """As `read_model_folder`, None where the folder has no card."""
     key = f"{model_prefix(name, version)}/{CARD}"
     try:
-        card = RegistryCard.from_bytes(storage.get(key), storage.locate(key))
+        card = RegistryCard.from_bytes(storage.get(key), storage.locate(key), name)
     except NotFoundError:
         return None
     if card.version != version:

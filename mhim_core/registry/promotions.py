@@ -2,6 +2,10 @@
 
 A record's number is that of the champion it was judged against + 1, and put-if-absent lets only one writer win: so no
 model replaces a champion that it was not judged against. Ages are measured by the store's own clock.
+
+A file that is no link of this chain (a number without its predecessor, another name or number than its key says) is
+refused by name, and with it the whole chain: which model is champion is then for a person to say. Who can write the
+registry can still forge a link that fits; what a registry cannot prove is in docs/security.md.
 """
 
 import json
@@ -66,7 +70,7 @@ class Promotion:
         try:
             raw = json.loads(data)
             schema = raw.pop("schema")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise IntegrityError(f"{where} is not a promotion: {type(error).__name__}: {error}") from error
         if schema != SCHEMA:
             raise IntegrityError(f"{where} has another schema than {SCHEMA}")
@@ -83,14 +87,25 @@ class Promoted(NamedTuple):
 
 
 def champion(storage: Storage, name: str) -> Promotion | None:
-    """The record with the highest number; None before the first."""
+    """The record with the highest number; None before the first.
+
+    Raises IntegrityError for a file among the promotions that is no link of their chain, or a damaged record.
+    """
     entries = _entries(storage, name)
-    return _read(storage, entries[-1]) if entries else None
+    if not entries:
+        return None
+    record = _read(storage, name, entries[-1])
+    return history(storage, name)[-1] if record.kind is Kind.rollback else record  # to a champion of the past
 
 
 def history(storage: Storage, name: str) -> tuple[Promotion, ...]:
-    """Every record, the oldest first."""
-    return tuple(_read(storage, entry) for entry in _entries(storage, name))
+    """Every record, the oldest first. Raises IntegrityError as `champion`, for every record."""
+    records = tuple(_read(storage, name, entry) for entry in _entries(storage, name))
+    for record in records:
+        if record.kind is Kind.rollback and record.version not in _versions(records[: record.base]):
+            where = storage.locate(numbered(promotions_prefix(name), record.number))
+            raise IntegrityError(f"{where} rolls back to {record.version}, which was never champion of {name}")
+    return records
 
 
 def promote(
@@ -176,7 +191,7 @@ def withdrawn(records: Sequence[Promotion]) -> frozenset[str]:
     versions: set[str] = set()
     for index, record in enumerate(records):
         if record.kind is Kind.rollback:
-            past = [earlier.version for earlier in records[:index]]
+            past = _versions(records[:index])
             last = max(place for place, version in enumerate(past) if version == record.version)
             versions.update(past[last + 1 :])
         if record.kind is not Kind.gate:
@@ -184,18 +199,49 @@ def withdrawn(records: Sequence[Promotion]) -> frozenset[str]:
     return frozenset(versions)
 
 
+def _versions(records: Sequence[Promotion]) -> list[str]:
+    return [record.version for record in records]
+
+
 def _entries(storage: Storage, name: str) -> list[Entry]:
+    """The chain: entry i has number i + 1. Raises IntegrityError naming a file that is no link of it."""
+    for is_last_try in (False, True):
+        entries = _listed(storage, name)
+        # a listing that overlaps two promotions may show the second one alone
+        wrong = next((entry for number, entry in enumerate(entries, 1) if not _is_link(entry, name, number)), None)
+        if wrong is None:
+            return entries
+        if is_last_try:
+            raise IntegrityError(
+                f"{storage.locate(wrong.key)} does not follow the promotions of {name} before it; restore those that "
+                "are missing, or remove this file if it does not belong there"
+            )
+    raise AssertionError("the last try returns or raises")
+
+
+def _listed(storage: Storage, name: str) -> list[Entry]:
     entries = [entry for entry in storage.list(promotions_prefix(name)) if number_in(entry.key) is not None]
     return sorted(entries, key=lambda entry: number_in(entry.key) or 0)
+
+
+def _is_link(entry: Entry, name: str, number: int) -> bool:
+    return entry.key == numbered(promotions_prefix(name), number)
 
 
 def _numbered(storage: Storage, name: str, number: int) -> Promotion:
     """Raises IntegrityError where it is not there: records are never deleted."""
     for entry in _entries(storage, name):
         if number_in(entry.key) == number:
-            return _read(storage, entry)
+            return _read(storage, name, entry)
     raise IntegrityError(f"{storage.locate(numbered(promotions_prefix(name), number))} was written but is gone")
 
 
-def _read(storage: Storage, entry: Entry) -> Promotion:
-    return Promotion.from_bytes(storage.get(entry.key), storage.locate(entry.key), entry.modified_s)
+def _read(storage: Storage, name: str, entry: Entry) -> Promotion:
+    """Raises IntegrityError unless the record is what its key says."""
+    where, number = storage.locate(entry.key), number_in(entry.key)
+    record = Promotion.from_bytes(storage.get(entry.key), where, entry.modified_s)
+    if (record.name, record.number) != (name, number):
+        raise IntegrityError(f"{where} holds another promotion: number {record.number} of {record.name}")
+    if record.base != record.number - 1:
+        raise IntegrityError(f"{where} says that it was judged against number {record.base}, not its predecessor")
+    return record

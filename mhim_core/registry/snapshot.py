@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mhim_core.cohort.rows import CohortRow
+from mhim_core.errors import IntegrityError
 from mhim_core.features import SourceIdentity
 from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
 from mhim_core.json_files import SCHEMA, read_json
@@ -66,9 +67,15 @@ def keep_snapshot(records: Storage, name: str, data: Snapshot) -> None:
 
 
 def read_snapshot(records: Storage, name: str, data: str) -> Snapshot | None:
-    """The snapshot of this fingerprint, or None."""
-    raw = read_json(records, _key(name, data))
-    return None if raw is None else Snapshot(slides=raw["slides"], policy=raw["policy"])
+    """The snapshot of this fingerprint, or None. Raises IntegrityError if the file holds another."""
+    key = _key(name, data)
+    raw = read_json(records, key)
+    if raw is None:
+        return None
+    known = Snapshot(slides=raw.get("slides", {}), policy=raw.get("policy", {}))
+    if known.fingerprint != data:
+        raise IntegrityError(f"{records.locate(key)} is not the snapshot that its name says")
+    return known
 
 
 def _key(name: str, data: str) -> str:

@@ -342,6 +342,14 @@ def test_a_store_that_is_gone_hides_no_error(place: FlowPlace, monkeypatch: pyte
         run_steps(place, steps_of(Work(InputError("the cause"))))
 
 
+def test_the_record_of_another_step_is_not_taken_for_this_one_s(place: FlowPlace) -> None:
+    run_steps(place, steps_of(Work(), Work()))
+    first, second = [entry.key for entry in place.storage.list(f"{place.folder}/done")]
+    place.storage.put(first, place.storage.get(second))
+    with pytest.raises(IntegrityError, match=r"done/.*another step"):
+        run_steps(place, steps_of(Work(), Work()))
+
+
 def test_damaged_records_are_named(place: FlowPlace) -> None:
     run_steps(place, steps_of(Work()))
     (key,) = [entry.key for entry in place.storage.list(f"{place.folder}/done")]

@@ -1,6 +1,8 @@
 """The champion is the highest record; nobody takes the place of one that they were not judged against."""
 
+import json
 import os
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +13,7 @@ from mhim_core.errors import ConflictError, InputError, IntegrityError, StorageE
 from mhim_core.registry.clock import store_time_s
 from mhim_core.registry.models import read_member_file, read_model_folder
 from mhim_core.registry.promotions import Kind, Promoted, champion, history, promote, rollback, withdrawn
-from mhim_core.storage import LocalStorage, Storage
+from mhim_core.storage import Entry, LocalStorage, Storage
 
 Register = Callable[[bytes], str]
 
@@ -178,3 +180,83 @@ def test_a_crash_between_a_models_upload_and_its_promotion_leaves_the_champion_i
     for _ in range(2):
         assert promote(storage, "lung", two, base=1, by_flow="retrain").is_ours
     assert [record.version for record in history(storage, "lung")] == [one, two]
+
+
+def plant(storage: Storage, key: str, record: Any, **changes: Any) -> None:
+    raw = json.loads(record.to_bytes()) | changes
+    storage.put(f"models/lung/promotions/{key}", json.dumps(raw).encode())
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("999999.json", {"number": 999999, "base": 999998}),
+        ("999999.json", {}),
+        ("000003.json", {"number": 3, "base": 1}),
+        ("000003.json", {"number": 3, "base": 2, "name": "breast"}),
+        ("000003.json", {"number": 2, "base": 1}),
+        ("000000.json", {"number": 0, "base": -1}),
+        ("0000003.json", {"number": 3, "base": 2}),
+        ("elsewhere/000003.json", {"number": 3, "base": 2}),
+        ("000003.json", {"number": 3, "base": 2, "decision": ["settings"]}),
+        ("000003.json", {"number": 3, "base": 2, "kind": "decreed"}),
+        ("000003.json", {"number": True, "base": 2}),
+    ],
+)
+def test_a_planted_record_makes_no_champion_and_is_named(
+    storage: Storage, registered: Register, key: str, changes: dict[str, Any]
+) -> None:
+    one, two = registered(b"one"), registered(b"two")
+    promote(storage, "lung", one, base=0, by_flow="retrain")
+    second = promote(storage, "lung", two, base=1, by_flow="retrain").record
+    plant(storage, key, second, version=one, **changes)
+    for read in (champion, history):
+        with pytest.raises(IntegrityError, match=re.escape(f"models/lung/promotions/{key}")):
+            read(storage, "lung")
+    with pytest.raises(IntegrityError):
+        promote(storage, "lung", one, base=2, by_flow="retrain")
+    storage.delete(f"models/lung/promotions/{key}")
+    assert champion(storage, "lung") == second
+
+
+def test_a_record_that_is_gone_is_missed(storage: Storage, registered: Register) -> None:
+    for number, data in enumerate((b"one", b"two", b"three")):
+        promote(storage, "lung", registered(data), base=number, by_flow="retrain")
+    storage.delete("models/lung/promotions/000002.json")
+    with pytest.raises(IntegrityError, match=r"000003\.json does not follow"):
+        champion(storage, "lung")
+
+
+def test_a_listing_that_overlaps_two_promotions_is_read_again(storage: Storage, registered: Register) -> None:
+    for number, data in enumerate((b"one", b"two", b"three")):
+        promote(storage, "lung", registered(data), base=number, by_flow="retrain")
+
+    class Overlapping(LocalStorage):
+        num_listings = 0
+
+        def list(self, prefix: str) -> "list[Entry]":  # type: ignore[override]
+            self.num_listings += 1
+            entries = list(super().list(prefix))
+            return entries[:1] + entries[2:] if self.num_listings == 1 else entries
+
+    overlapping = Overlapping(storage.uri)
+    assert champion(overlapping, "lung") == champion(storage, "lung")
+    assert overlapping.num_listings == 2
+
+
+def test_a_rollback_to_what_was_never_champion_is_refused(storage: Storage, registered: Register) -> None:
+    one, never = registered(b"one"), registered(b"never")
+    first = promote(storage, "lung", one, base=0, by_flow="retrain").record
+    plant(storage, "000002.json", first, number=2, base=1, kind="rollback", version=never)
+    with pytest.raises(IntegrityError, match=f"rolls back to {never}"):
+        history(storage, "lung")
+    with pytest.raises(IntegrityError):
+        champion(storage, "lung")
+
+
+def test_the_card_of_another_name_is_no_model_of_this_one(storage: Storage, registered: Register) -> None:
+    version = registered(b"one")
+    card = storage.get(f"models/lung/{version}/card.json")
+    storage.put(f"models/breast/{version}/card.json", card)
+    with pytest.raises(IntegrityError, match="card of 'lung', not of breast"):
+        promote(storage, "breast", version, base=0, by_flow="retrain")

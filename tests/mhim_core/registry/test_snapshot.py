@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mhim_core.cohort.rows import CohortRow
+from mhim_core.errors import IntegrityError
 from mhim_core.features import SourceIdentity
 from mhim_core.registry.differences import Differences, differences
 from mhim_core.registry.snapshot import Snapshot, keep_snapshot, read_snapshot, snapshot
@@ -80,3 +81,7 @@ def test_snapshots_are_kept_by_their_fingerprint(tmp_path: Path) -> None:
     keep_snapshot(records, "lung", kept)
     assert read_snapshot(records, "lung", kept.fingerprint) == kept
     assert read_snapshot(records, "lung", of(ROW).fingerprint) is None
+    (entry,) = records.list("flows/data/lung")
+    records.put(entry.key, of(ROW).to_bytes())
+    with pytest.raises(IntegrityError, match="not the snapshot that its name says"):
+        read_snapshot(records, "lung", kept.fingerprint)
