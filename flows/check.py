@@ -20,6 +20,7 @@ from flows.runs.cohort import CohortInput, load_cohort
 from mhim_core.cohort.summary import summarise
 from mhim_core.errors import SlideError
 from mhim_core.outcome import Outcome, reconcile
+from mhim_core.printable import one_line
 from mhim_core.slides.inspection import SlideInspection, inspect_slide
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.storage import Storage
@@ -38,7 +39,7 @@ def run(config: CheckConfig) -> FlowResult:
         f"note: {note}" for note in (*cohort_input.cohort.notes, *summarise(cohort_input.cohort.rows, config.target))
     )
     for line in (*notes, *(f"warning: {finding}" for finding in cohort_input.warnings)):
-        print(line)
+        print(one_line(line))
     pictures = open_storage(config.pictures) if config.pictures else None
     outcome = inspect_all(cohort_input, config.tiles, config.policy, config.decode, pictures)
     print(outcome.summary())
@@ -57,7 +58,7 @@ def inspect_all(
     try:
         for task, stream in zip(tasks, decoder.streams(tasks), strict=True):
             rows.append(_row(task, stream, pictures))
-            print(f"{task.slide_id}: {rows[-1].message}", flush=True)
+            print(f"{task.slide_id}: {one_line(rows[-1].message)}", flush=True)
     finally:
         decoder.close()
     return reconcile([task.slide_id for task in tasks], rows)

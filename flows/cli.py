@@ -7,6 +7,7 @@ the flow's code. Nothing heavy is imported before a flow runs, so that help is i
 import importlib
 import io
 import os
+import re
 import select
 import signal
 import sys
@@ -23,19 +24,26 @@ from typing import Any
 
 from flows.commands import FLOWS, IN_JOB, config_class, find_command, plain_flows, read_words
 from flows.engine.machine_errors import machine_error
-from flows.engine.state_folder import state_folder
+from flows.engine.state_folder import open_private, private_folder
+from flows.engine.terminal import printable_output
 from mhim_core.errors import MhimError
+from mhim_core.printable import one_line
 from mhim_core.types import ExitCode
 
+_FOREIGN_LINE_END = re.compile(r"\n(?!  )")
 _HELP = ("-h", "--help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (0 ok … 130 interrupted: see `mhim --help`)."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    _escape_unencodable()
+    with printable_output():
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(words: list[str]) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    _escape_unprintable()
     try:
         with _terminated_as_interrupted():
             code = _run(words)
@@ -154,7 +162,7 @@ def _show(value: object) -> str:
 
 def _unexpected(error: BaseException) -> int:
     """Write the traceback to a log and one sentence to the terminal."""
-    first = str(error).strip().split("\n")[0]
+    first = one_line(str(error).strip().split("\n")[0])
     _say(f"unexpected {type(error).__name__}: {first}; {_log_traceback(error)}")
     return ExitCode.BUG
 
@@ -163,14 +171,21 @@ def _log_traceback(error: BaseException) -> str:
     """Log the traceback; returns where it is, as the end of a sentence."""
     text = "".join(traceback.format_exception(error))
     name = f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    for folder in (state_folder(), Path(tempfile.gettempdir())):
+    for find_folder in (private_folder, _temporary_folder):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+            path = find_folder() / name
+            with os.fdopen(open_private(path, os.O_WRONLY | os.O_EXCL), "wb") as file:
+                file.write(text.encode(errors="backslashreplace"))
         except OSError:  # a full or read-only disk may be the very cause
             continue
-        return f"the traceback is in {folder / name}"
+        return f"the traceback is in {path}"
     return "no log could be written: --debug prints the traceback"
+
+
+def _temporary_folder() -> Path:
+    folder = Path(tempfile.gettempdir())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _reader_is_gone() -> bool:
@@ -187,7 +202,7 @@ def _reader_is_gone() -> bool:
     return True
 
 
-def _escape_unprintable() -> None:
+def _escape_unencodable() -> None:
     """Print an escape sequence instead of failing where the terminal's encoding lacks a character such as →."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -201,7 +216,9 @@ def _version() -> str:
 
 
 def _say(message: str) -> None:
-    print(f"mhim: {message}", file=sys.stderr)
+    # further lines of ours are indented; what begins at the margin was quoted from elsewhere
+    text = _FOREIGN_LINE_END.sub(r"\\n", message)
+    print(f"mhim: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConfigError, StorageError
 from mhim_core.outcome import Outcome, reconcile
+from mhim_core.printable import one_line
 from mhim_core.slides.spec import TileSpec
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import register
@@ -206,9 +207,9 @@ def actor_pool(config: EmbedExecution, cluster: Resources, num_tasks: int) -> Ac
 def _tell(outcome: Outcome, pending: Pending) -> None:
     print(outcome.summary())
     for row in outcome.failed[:MAX_LINES]:
-        print(f"  {row.slide_id}: {row.reason}: {row.message}")
+        print(f"  {row.slide_id}: {row.reason}: {one_line(row.message)}")
     for line in view_lines(outcome):
-        print(line)
+        print(one_line(line))
     if advice := retry_advice(pending.given_up):
         print(advice)
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from cluster.jobs import Job, JobServer
 from flows.config.jobs import ClusterKeys, JobsLogsConfig, JobsLsConfig, JobsStopConfig
 from flows.engine.result import FlowResult
+from mhim_core.printable import one_line
 
 
 class JobEnded(NamedTuple):
@@ -57,7 +58,7 @@ def follow(server: JobServer, job_id: str) -> JobEnded:
         print(f"\nthe job goes on without you; mhim jobs stop {job_id} ray_address={server.address} ends it")
         raise
     if job.exit_code is None and job.message:
-        print(f"{job_id}: {job.status}: {job.message.strip().splitlines()[-1]}")
+        print(f"{job_id}: {job.status}: {one_line(job.message.strip().splitlines()[-1])}")
     return JobEnded(job.command_exit_code)
 
 

@@ -27,6 +27,7 @@ from flows.runs.fits import results_of
 from flows.runs.folder import read_run
 from mhim_core.errors import ConflictError, InputError
 from mhim_core.fingerprint import canonical_json
+from mhim_core.printable import one_line
 from mhim_core.registry.holdout import read_holdout
 from mhim_core.registry.models import (
     RegisteredModel,
@@ -151,10 +152,11 @@ def _promoted(registry: Storage, record: Promotion, recomputed: bool = True) -> 
 
 def _print_card(model: RegisteredModel) -> None:
     card = model.card
-    print(f"{model.name}@{model.version}: {card.intended_use}")
+    print(f"{model.name}@{model.version}: {one_line(card.intended_use)}")
     what = ", ".join(card.classes) if card.classes else str(card.task.kind)
-    print(f"  predicts    {what}, of every {card.unit}")
-    print(f"  encoder     {card.encoder['id']} (D={card.encoder['dim']}, licence {card.encoder.get('licence', '?')})")
+    print(f"  predicts    {one_line(what)}, of every {card.unit}")
+    licence = f"licence {card.encoder.get('licence', '?')}"
+    print(f"  encoder     {one_line(card.encoder['id'])} (D={card.encoder['dim']}, {one_line(licence)})")
     print(f"  tiling      {_settings(card.tiling)}")
     print(f"  recipe      {_settings(card.recipe)}")
     facts = card.trained_on
@@ -163,7 +165,7 @@ def _print_card(model: RegisteredModel) -> None:
         f"manifest version {facts.manifest_version} ({facts.manifest_sha256[:16]})"
     )
     if card.started_from:
-        print(f"  started from {card.started_from}")
+        print(f"  started from {one_line(card.started_from)}")
     threshold = card.threshold
     print(f"  members     {len(card.members)}" + ("" if threshold is None else f", threshold {threshold:.4g}"))
     for member in card.members:
@@ -176,15 +178,17 @@ def _print_card(model: RegisteredModel) -> None:
         if figures:
             print(f"  {title}    {canonical_json(figures).decode()}")
     versions = ", ".join(f"{package} {version}" for package, version in sorted(card.versions.items()))
-    print(f"  made by     {card.created_by}; {versions}")
+    print(f"  made by     {one_line(f'{card.created_by}; {versions}')}")
 
 
 def _print_promotion(record: Promotion) -> None:
     by = record.by_flow + (f" {record.by_fingerprint[:16]}" if record.by_fingerprint else "")
     against = f"against number {record.base}" if record.base else "the first"
-    print(f"  {record.number}  {record.version}  {_utc(record.promoted_s)}  {record.kind}, {against}, by {by}")
+    print(
+        f"  {record.number}  {record.version}  {_utc(record.promoted_s)}  {record.kind}, {against}, by {one_line(by)}"
+    )
     if record.reason:
-        print(f"     {record.reason}")
+        print(f"     {one_line(record.reason)}")
     for role in ("champion", "challenger"):
         values = {name: estimate["value"] for name, estimate in record.figures.get(role, {}).items()}
         if words := ", ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None):

@@ -41,6 +41,7 @@ from mhim_core.cohort.tasks import infer_task
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConflictError
 from mhim_core.fingerprint import fingerprint, to_plain
+from mhim_core.printable import one_line
 from mhim_core.registry.holdout import freeze
 from mhim_core.registry.occasion import Against
 from mhim_core.registry.promotions import history
@@ -84,7 +85,7 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
         options=config.table,
     )
     for line in (*cohort_input.cohort.notes, *(f"warning: {finding}" for finding in cohort_input.warnings)):
-        print(line)
+        print(one_line(line))
     require_patients(cohort_input.cohort)
     if files := config.protocol.split_files:  # now: patients of the holdout are not in the table that is trained on
         check_known(load_split_files(files), cohort_input.cohort.rows, partial=config.protocol.partial_splits)

@@ -53,6 +53,7 @@ from mhim_core.errors import ConfigError, ConflictError, InputError, IntegrityEr
 from mhim_core.evaluation.row_metrics import metrics_of
 from mhim_core.fingerprint import fingerprint, neutral_values
 from mhim_core.mil.model_options import ModelOptions
+from mhim_core.printable import one_line
 from mhim_core.registry.claims import judged_base, read_claim
 from mhim_core.registry.occasion import Occasion
 from mhim_core.registry.promotions import Promotion, champion
@@ -89,7 +90,7 @@ def _retrain(config: RetrainConfig, registry: Storage, retry_policy: RetryPolicy
     work = _work(config, registry, model)
     features = read_features(work.store, work.feature_set.fingerprint)
     occasion = discover(work, registry, present, holdout, features, config)
-    print(f"{config.name}@{present.version}, number {present.number}: {occasion.words}", flush=True)
+    print(f"{config.name}@{present.version}, number {present.number}: {one_line(occasion.words)}", flush=True)
     judged = _judged_flow(work, registry, occasion) if occasion.trains else None
     if judged is not None:
         if not is_complete(judged):
@@ -242,7 +243,7 @@ def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWo
         cohort=spell_as(cohort_input.cohort, model.classes, config.table.label_spellings)
     )
     for line in (*cohort_input.cohort.notes, *(f"warning: {finding}" for finding in cohort_input.warnings)):
-        print(line)
+        print(one_line(line))
     if config.slides_prefix:
         cohort_input = with_prefix(cohort_input, config.slides_prefix)
     keys = champion_keys(model)

@@ -39,6 +39,7 @@ from flows.scheduling.service import (
 )
 from flows.submission.words import is_file, is_place
 from mhim_core.errors import ConfigError, ConflictError, IntegrityError, StorageError
+from mhim_core.printable import one_line
 from mhim_core.storage import Storage
 from mhim_core.types import ExitCode
 
@@ -76,9 +77,9 @@ def ls(config: ScheduleLsConfig) -> FlowResult:
     schedules = book.planned()
     now = _now(storage, schedules)
     for planned in schedules:
-        print("\n".join(_lines(book, planned, now, Entry.of(planned.schedule) in allowed)))
+        print("\n".join(map(one_line, _lines(book, planned, now, Entry.of(planned.schedule) in allowed))))
     for message in book.damaged.values():
-        print(f"warning: {message}")
+        print(f"warning: {one_line(message)}")
     return FlowResult(outputs={"schedules": storage.locate("schedules")}, recomputed=False)
 
 
@@ -86,6 +87,7 @@ def allow(config: ScheduleAllowConfig) -> FlowResult:
     """Show what would run, and let it run here. Raises InputError (2) where there is no such schedule."""
     storage = open_storage(config.registry)
     schedule = Book(storage).find(config.schedule).schedule
+    check_schedule(schedule)
     print(f"{schedule.id}: {schedule.command}")
     print(f"  {schedule.cron} {schedule.timezone}, in {schedule.folder}")
     allowed = AllowList(config.allowing.allow)

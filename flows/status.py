@@ -12,6 +12,7 @@ from flows.config.lifecycle import FlowStatusConfig
 from flows.engine.records import FlowPlace, State, StepState, list_flows
 from flows.engine.result import FlowResult
 from mhim_core.errors import InputError, StorageError
+from mhim_core.printable import one_line
 from mhim_core.registry.clock import store_time_s
 from mhim_core.storage import Storage
 
@@ -39,7 +40,7 @@ def status_lines(place: FlowPlace, states: Sequence[StepState]) -> Iterator[str]
         age = "" if state.age_s is None else f"{_duration(state.age_s)} ago"
         tries = f"attempt {state.num_attempts}" if state.num_attempts > 1 else ""
         line = f"  {state.step:<{width}}  {_word(state):<20} {seconds:>10}  {age:<16} {tries:<10} {_details(state)}"
-        yield line.rstrip()
+        yield one_line(line.rstrip())
 
 
 def _word(state: StepState) -> str:

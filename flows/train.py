@@ -40,6 +40,7 @@ from mhim_core.cohort.table import Cohort
 from mhim_core.cohort.tasks import BagMembers, bags_in, make_bags
 from mhim_core.errors import ConfigError
 from mhim_core.fingerprint import canonical_json
+from mhim_core.printable import one_line
 from mhim_core.store.manifest import newest_version
 from mhim_core.store.record import CommitRecord
 from mhim_core.task import Task
@@ -54,7 +55,7 @@ def run(config: TrainConfig) -> FlowResult:
     loaded = load_cohort(config.data.cohort, with_files=False, labels_uri=config.data.labels, options=config.table)
     cohort = loaded.cohort
     for line in (*cohort.notes, *(f"warning: {finding}" for finding in loaded.warnings)):
-        print(line)
+        print(one_line(line))
     places = open_places(config)
     feature_set = choose_features(config, places)
     manifest = choose_manifest(places, feature_set)

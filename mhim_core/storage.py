@@ -8,7 +8,7 @@ import ctypes
 import errno
 import os
 import re
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -101,12 +101,13 @@ class LocalStorage:
         temporary = None
         try:
             self._make_folder(path.parent)
-            descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+            temporary = str(path.with_name(f".tmp-{uuid.uuid4().hex}"))
+            # not mkstemp's 0600: whom a folder is shared with is for the user's umask, and default ACLs, to say
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
             publish(temporary)
         except FileExistsError:
             raise

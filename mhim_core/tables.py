@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 _FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
+_INNER_FORMULA = re.compile(r"(?<=[;\t\r\n])([ \"]*)(?=[=+\-@＝＋－＠])([^;\t\r\n]*)")
+"""What would be a formula of its own to a spreadsheet that splits at semicolons or tabs, as many do by default."""
 
 
 def write_csv(rows: Iterable[Any], columns: Sequence[str] | None = None) -> bytes:
@@ -19,7 +22,8 @@ def write_csv(rows: Iterable[Any], columns: Sequence[str] | None = None) -> byte
 
     `rows`: mappings or NamedTuples. `columns`: which, in order (default: those of the first row); a mapping without one
     gives an empty cell. None and NaN are empty, floats are written so that they read back exactly, enums by value,
-    lists and mappings as JSON. A text that a spreadsheet would run as a formula gets a leading apostrophe.
+    lists and mappings as JSON. A text that a spreadsheet would run as a formula gets a leading apostrophe, also within
+    a cell, where one that splits at semicolons or tabs would find it.
     """
     records = [_record(row) for row in rows]
     names = _names(records, columns)
@@ -66,9 +70,12 @@ def read_parquet(data: bytes) -> "pyarrow.Table":
 
 
 def escape_formula(text: str) -> str:
-    """`=cmd()` → `'=cmd()`; plain numbers such as `-0.5` stay."""
-    if not text.startswith(_FORMULA_STARTS):
-        return text
+    """`=cmd()` → `'=cmd()`, `a;=cmd()` → `a;'=cmd()`; plain numbers such as `-0.5` stay."""
+    text = _INNER_FORMULA.sub(lambda match: match[1] + _unless_number(match[2]), text)
+    return _unless_number(text) if text.startswith(_FORMULA_STARTS) else text
+
+
+def _unless_number(text: str) -> str:
     try:
         float(text)
     except ValueError:
@@ -96,7 +103,7 @@ def _csv_cell(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, list | dict):
-        return json.dumps(value, ensure_ascii=False, sort_keys=True)
+        return escape_formula(json.dumps(value, ensure_ascii=False, sort_keys=True))
     return escape_formula(str(value))
 
 

@@ -15,6 +15,7 @@ from flows.engine.records import Done, FlowPlace, StepOutput, mhim_version, utc_
 from flows.engine.result import FlowResult
 from mhim_core.errors import ConfigError, ConflictError, IntegrityError, MhimError, NotFoundError, StorageError
 from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.printable import one_line
 from mhim_core.types import ExitCode
 
 Before = Mapping[str, StepOutput]
@@ -76,10 +77,11 @@ def run_steps(
             recomputed = True
             output = _try(place, step, call, retry_policy)
             if output.note:
-                print(f"   {output.note}", flush=True)
+                print(f"   {one_line(output.note)}", flush=True)
         else:
             output = done.output
-            print(f"── {step.name}: done {done.ended_at}{': ' if output.note else ''}{output.note}", flush=True)
+            note = f"done {done.ended_at}" + (f": {output.note}" if output.note else "")
+            print(f"── {step.name}: {one_line(note)}", flush=True)
         before[step.name] = output
         places |= output.places
         if output.exit_code is not ExitCode.OK:
@@ -116,7 +118,7 @@ def _try(place: FlowPlace, step: Step, call: StepCall, retry_policy: RetryPolicy
             if retry == retry_policy.retries or not may_be_retried(error):
                 raise
             wait_s = retry_policy.wait_s * 2**retry
-            print(f"{step.name}: {error}; once more in {wait_s:g} s", flush=True)
+            print(f"{step.name}: {one_line(error)}; once more in {wait_s:g} s", flush=True)
             time.sleep(wait_s)
     raise AssertionError("the last retry returns or raises")
 

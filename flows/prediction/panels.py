@@ -3,6 +3,7 @@
 from cluster.storage import download
 from mhim_core.errors import NotFoundError, SlideError
 from mhim_core.features import MppUsed
+from mhim_core.printable import one_line
 from mhim_core.report.data import Prediction, SlidePanel
 from mhim_core.report.slide_pictures import AttendedSlide, SlidePictures, draw_slide
 from mhim_core.slides.spec import TileSpec
@@ -53,5 +54,5 @@ def _draw(uri: str, table: FeatureTable, decoded: AttentionTable, spec: TileSpec
         with staged(uri, download) as path:
             return draw_slide(path, slide, spec, num_top_tiles)
     except (SlideError, NotFoundError) as error:
-        print(f"{table.slide_id}: no thumbnail, {error}")
+        print(f"{table.slide_id}: no thumbnail, {one_line(error)}")
         return draw_slide(None, slide, spec, 0)

@@ -3,12 +3,15 @@
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from flows.engine.terminal import printable_output
+from mhim_core.printable import one_line
 from mhim_core.types import SlideId, Status, StatusRow
 from mhim_core.workload import TimeLeft
 
@@ -43,15 +46,19 @@ class SlideProgress:
             console=self._console,
             disable=not self._console.is_terminal,
         )
+        self._streams = ExitStack()
         self._task = self._bar.add_task(self.line(), total=self._num_todo)
 
     def __enter__(self) -> Self:
         self._bar.start()
+        if self._console.is_terminal:  # what is written to the streams now goes through the bar
+            self._streams.enter_context(printable_output())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._streams.close()
         self._bar.stop()
         self._plain(f"{self.line()}, {_duration(time.monotonic() - self._start_s)}")
 
@@ -59,7 +66,7 @@ class SlideProgress:
         self._counts[row.status] += 1
         self._num_tiles += row.num_tiles
         if row.status is Status.FAILED:
-            self._console.print(f"{row.slide_id}: failed, {row.reason}: {row.message}", soft_wrap=True)
+            self._console.print(f"{row.slide_id}: failed, {row.reason}: {one_line(row.message)}", soft_wrap=True)
         now_s = time.monotonic()
         self._left.done(row.slide_id, row.seconds, now_s)
         self._bar.update(self._task, advance=1, description=f"{self.line()}{self._time_left(now_s)}")
@@ -108,7 +115,7 @@ class FitProgress:
             chosen = f"epoch {record.epoch}, {numbers}" if record is not None else ""
             text = f"{event.kind} ({self._num_done}/{self._num_fits} fits): {chosen}"
         else:
-            text = f"{event.kind}: {event.message}"
+            text = f"{event.kind}: {one_line(event.message)}"
         print(f"{event.fit}: {text}", file=sys.stderr, flush=True)
 
 

@@ -26,6 +26,7 @@ from flows.engine.state_folder import open_private, private_folder
 from flows.scheduling.allowed import AllowList, check_schedule
 from flows.scheduling.records import Book, Planned, Schedule, Slot
 from mhim_core.errors import ConfigError, MhimError, StorageError
+from mhim_core.printable import one_line
 from mhim_core.registry.clock import store_time_s
 from mhim_core.storage import Storage
 from mhim_core.types import ExitCode
@@ -144,7 +145,7 @@ class Service:
     def _say_once(self, *messages: str) -> None:
         for message in messages:
             if message not in self._said:
-                print(f"warning: {message}", file=sys.stderr, flush=True)
+                print(f"warning: {one_line(message)}", file=sys.stderr, flush=True)
         self._said = frozenset(messages)
 
 

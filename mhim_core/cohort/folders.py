@@ -1,5 +1,7 @@
 """A folder of slides as a cohort: the table of its slide files."""
 
+import csv
+import io
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterable
@@ -8,7 +10,6 @@ from typing import NamedTuple
 from mhim_core.cohort.columns import has_slide_extension
 from mhim_core.cohort.order import natural_key
 from mhim_core.errors import CohortError
-from mhim_core.tables import write_csv
 
 
 class FolderTable(NamedTuple):
@@ -37,7 +38,10 @@ def folder_table(keys: Iterable[str], name: str) -> FolderTable:
     notes = [f"{name}: {len(listed)} slides found in this folder"]
     if num_parts := len(slides) - len(listed):
         notes.append(f"{name}: {num_parts} further .dcm files beside the first of their folder are taken for its parts")
-    rows = (
-        {"path": key if not key.startswith(tuple("=+-@")) else f"./{key}"} for key in sorted(listed, key=natural_key)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")  # it is read back as it stands, and given to nobody
+    writer.writerow(["path"])
+    writer.writerows(
+        [key if not key.startswith(tuple("=+-@")) else f"./{key}"] for key in sorted(listed, key=natural_key)
     )
-    return FolderTable(write_csv(rows, ["path"]), tuple(notes))
+    return FolderTable(table.getvalue().encode(), tuple(notes))

@@ -1,6 +1,7 @@
 """The local storage: atomic, conditional, and never outside its root."""
 
 import errno
+import os
 import pickle
 import threading
 from pathlib import Path
@@ -139,3 +140,16 @@ def test_without_any_atomic_way_it_is_told_why(storage: LocalStorage, no_links: 
     with pytest.raises(StorageError, match="neither hard links nor"):
         storage.put_if_absent("folder/a", b"first")
     assert list((storage.root / "folder").iterdir()) == []
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o027, 0o077])
+def test_whom_files_are_shared_with_is_for_the_umask_to_say(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        storage = LocalStorage(tmp_path / "store")
+        storage.put("a/put", b"")
+        storage.put_if_absent("a/once", b"")
+    finally:
+        os.umask(before)
+    modes = {name: (storage.root / name).stat().st_mode & 0o777 for name in ("a", "a/put", "a/once")}
+    assert modes == {"a": 0o777 & ~umask, "a/put": 0o666 & ~umask, "a/once": 0o666 & ~umask}

@@ -35,14 +35,27 @@ def test_csv_escapes_formulas_and_keeps_everything_else():
     assert rows[0]["shape"] == "[1, 2]"
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-cmd", "@SUM(A1)", "\t=1", "\r=1", "＝1"])
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-cmd", "@SUM(A1)", "\tx", "\rx", "＝1"])
 def test_every_formula_start_is_escaped(text):
     assert escape_formula(text) == "'" + text
 
 
-@pytest.mark.parametrize("text", ["-0.5", "+1e-3", "slide-1", "a=b", "", "007"])
+@pytest.mark.parametrize("text", ["-0.5", "+1e-3", "slide-1", "a=b", "", "007", "a;b=c", "a;-0.5;x", "x\n+1", "a; b"])
 def test_numbers_and_plain_text_stay(text):
     assert escape_formula(text) == text
+
+
+@pytest.mark.parametrize("opening", ["", "x", "x;y", "x\n", "x\t", "x\r", '"', "x, y"])
+@pytest.mark.parametrize("separator", [";", "; ", "\t", "\n", "\r\n", ';"', "\n;"])
+@pytest.mark.parametrize("formula", ["=cmd()", "+cmd", "-cmd", "@SUM(A1)", "＝1"])
+def test_a_spreadsheet_that_splits_at_semicolons_or_tabs_finds_no_formula_either(opening, separator, formula):
+    data = write_csv([{"a": "first", "b": f"{opening}{separator}{formula}", "c": [f"x;{formula}"]}]).decode()
+    for delimiter in ",;\t":
+        # with and without heed of quotes and of line ends within them
+        heeding = [cell for row in csv.reader(io.StringIO(data, newline=""), delimiter=delimiter) for cell in row]
+        naive = [cell for line in data.splitlines() for cell in line.split(delimiter)]
+        for cell in (*heeding, *naive):
+            assert not cell.strip(' "').startswith(tuple("=+-@＝＋－＠")), (delimiter, cell)
 
 
 def test_columns_choose_and_order_and_headers_are_escaped_too():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.engine.state_folder import state_folder
 from flows.scheduling.allowed import AllowList
 from flows.scheduling.records import MAX_ATTEMPTS, SILENT_S, Book, Schedule, Slot
 from flows.scheduling.service import Service, launch_process
@@ -109,6 +110,7 @@ def test_a_slot_runs_once_with_its_record_and_its_log(scene: Scene) -> None:
     ended = json.loads(scene.storage.get(f"schedules/{WEEKLY.id}/ended/20261129T020000Z.json"))
     assert ended["exit_code"] == 3
     assert scene.storage.get(ended["log"]).decode() == f"{WEEKLY.id} at {SUNDAY}\n"
+    assert (state_folder() / "schedules" / WEEKLY.id).stat().st_mode & 0o777 == 0o700
 
 
 def test_missed_slots_are_one_run(scene: Scene) -> None:
@@ -253,6 +255,7 @@ def test_what_a_flow_says_and_how_it_ends_is_kept_whatever_becomes_of_it(scene: 
     assert launch_process(bad, log, lambda: beats.append(1)) == 2
     assert "run=/nowhere holds no run" in log.read_text()
     assert beats
+    assert log.stat().st_mode & 0o777 == 0o600, "a log holds ids and paths"
     gone = Schedule(flow="evaluate", words=(), cron="0 2 * * 0", timezone="UTC", folder=str(tmp_path / "gone"))
     assert launch_process(gone, log, lambda: None) == 2
     assert "cannot start in" in log.read_text()
