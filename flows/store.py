@@ -24,7 +24,7 @@ from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.errors import EncoderError, InputError, IntegrityError, StorageError
 from mhim_core.fingerprint import canonical_json
 from mhim_core.slides.spec import SlidePolicy, TileSpec, stored_spec, tiling_identity
-from mhim_core.storage import Storage
+from mhim_core.storage import Storage, sweep_leftovers
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.layout import feature_set_key
 from mhim_core.store.parallel import map_all
@@ -62,6 +62,8 @@ def repair(config: StoreRepairConfig) -> FlowResult:
     for row in [row for row in repairs if row.left][:MAX_LINES]:
         print(f"  left: {row.slide_id or row.key}: {row.left}")
     num_left = sum(bool(row.left) for row in repairs)
+    if num_swept := sweep_leftovers(storage):
+        print(f"{num_swept} temporary files of killed writers removed")
     print(f"{len(repairs) - num_left} of {len(repairs)} repaired")
     report = _write_report(storage, result, config, "store repair", repairs)
     outputs = {"store": storage.uri, "report": report}

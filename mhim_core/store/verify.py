@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mhim_core.errors import InputError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import sha256
-from mhim_core.storage import Storage
+from mhim_core.storage import Storage, leftovers
 from mhim_core.store import layout
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.manifest import manifest_versions, read_manifest
@@ -27,6 +27,8 @@ class Fault(StrEnum):
     DAMAGED = "damaged"
     ORPHANED = "orphaned"
     """Nothing names it; it does no harm."""
+    LEFT_BEHIND = "left_behind"
+    """A temporary file of a killed writer, or of one at work; it does no harm."""
 
 
 class Part(StrEnum):
@@ -36,6 +38,7 @@ class Part(StrEnum):
     COMMIT = "commit"
     MANIFEST = "manifest"
     FEATURE_SET = "feature_set"
+    TEMPORARY = "temporary"
 
 
 class Finding(NamedTuple):
@@ -54,7 +57,7 @@ class Finding(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """What was verified, and every finding: missing, damaged, orphaned, each sorted by slide."""
+    """What was verified, and every finding in the order of `Fault`, each sorted by slide."""
 
     num_commits: int
     num_files: int
@@ -68,7 +71,7 @@ class Audit(NamedTuple):
     @property
     def lost(self) -> tuple[Finding, ...]:
         """What is missing or damaged."""
-        return tuple(finding for finding in self.findings if finding.fault is not Fault.ORPHANED)
+        return tuple(finding for finding in self.findings if finding.fault in (Fault.MISSING, Fault.DAMAGED))
 
 
 def audit(storage: Storage, *, deep: bool = False) -> Audit:
@@ -93,6 +96,7 @@ def audit(storage: Storage, *, deep: bool = False) -> Audit:
         _, fingerprint, slide_id, _ = (*key.split("/"), "", "", "")[:4]
         if slide_id not in unread:  # an unreadable commit may name it
             findings.append(Finding(Fault.ORPHANED, Part.FEATURES, key, fingerprint, SlideId(slide_id)))
+    findings += [Finding(Fault.LEFT_BEHIND, Part.TEMPORARY, key, "") for key in leftovers(storage)]
     order = list(Fault)
     findings.sort(key=lambda finding: (order.index(finding.fault), finding.slide_id, finding.key))
     return Audit(len(records), len(named), sum(record.num_bytes for record in named.values()), tuple(findings))

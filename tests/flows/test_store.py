@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_what_is_lost_is_named_by_slide_and_a_flipped_bit_is_found_by_reading(
     }
     ended = mhim("store", "verify", f"store={store}")
     assert (ended.code, faults(store)) == (4, listed)
-    assert "2 missing, 2 damaged, 0 orphaned" in ended.out
+    assert "2 missing, 2 damaged, 0 orphaned, 0 left_behind" in ended.out
     ended = mhim("store", "verify", f"store={store}", "deep=true")
     assert (ended.code, faults(store)) == (4, listed | {("s02", "damaged", "features")})
 
@@ -96,6 +97,19 @@ def test_orphans_are_named_and_are_no_loss(
     orphan.write_bytes(b"left by an attempt that lost")
     ended = mhim("store", "verify", f"store={store}", "deep=true")
     assert (ended.code, faults(store)) == (0, {("s05", "orphaned", "features")})
+
+
+def test_what_a_killed_writer_left_is_named_and_swept_by_repair(
+    mhim: Callable[..., Any], painted: Any, store: Path, records: dict[SlideId, CommitRecord]
+) -> None:
+    left = (store / records[SlideId("s05")].key).with_name(".tmp-abc")
+    left.write_bytes(b"half a file")
+    time_s = left.stat().st_mtime - 7200
+    os.utime(left, (time_s, time_s))
+    ended = mhim("store", "verify", f"store={store}")
+    assert (ended.code, faults(store), left.exists()) == (0, {("", "left_behind", "temporary")}, True)
+    assert mhim("store", "repair", f"store={store}", f"cohort={painted.cohort}").code == 0
+    assert not left.exists()
 
 
 def test_a_store_that_is_not_there_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
@@ -218,6 +232,6 @@ def test_the_report_counts(mhim: Callable[..., Any], store: Path, records: dict[
     mhim("store", "verify", f"store={store}")
     folder = max((store / "reports").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["counts"] == {"missing": 1, "damaged": 0, "orphaned": 0}
+    assert summary["counts"] == {"missing": 1, "damaged": 0, "orphaned": 0, "left_behind": 0}
     assert (summary["num_commits"], summary["num_files"]) == (12, 12)
     assert summary["num_bytes"] == sum(record.num_bytes for record in records.values())
