@@ -28,7 +28,8 @@ from mhim_core.fingerprint import canonical_json
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.store.commit import Committed, commit, find_commit
 from mhim_core.store.feature_sets import FeatureSet
-from mhim_core.store.record import skipped_row
+from mhim_core.store.record import CommitRecord, skipped_row
+from mhim_core.store.restore import check_source, restore
 from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
 
 Batch = dict[str, np.ndarray]
@@ -45,6 +46,8 @@ class EmbedJob(NamedTuple):
     policy: SlidePolicy
     decode_timeout_s: float
     staging_dir: str | None
+    restores: dict[SlideId, CommitRecord] | None = None
+    """The commits of slides that are embedded to be written again, byte for byte; None: the slides are new."""
 
 
 class SlideActor:
@@ -117,14 +120,29 @@ class SlideActor:
         facts = next(items)
         assert isinstance(facts, PlanFacts)
         reading = facts.reading
-        present = find_commit(
-            self._storage, self._job.feature_set, task.slide_id, reading.source, reading.mpp, reading.source_sha256
-        )
-        if present is not None:
-            return skipped_row(present)
+        committed = self._job.restores[task.slide_id] if self._job.restores is not None else None
+        if committed is not None:
+            check_source(committed, reading)
+        else:
+            present = find_commit(
+                self._storage, self._job.feature_set, task.slide_id, reading.source, reading.mpp, reading.source_sha256
+            )
+            if present is not None:
+                return skipped_row(present)
         (features,) = encoder(items, facts)
         self._unforeseen = None
-        return self._commit(features)
+        return self._commit(features) if committed is None else self._restore(features, committed)
+
+    def _restore(self, features: SlideFeatures, committed: CommitRecord) -> StatusRow:
+        record = restore(self._storage, self._job.feature_set, features, committed)
+        return StatusRow(
+            record.slide_id,
+            record.status,
+            is_empty=record.status is Status.EMPTY,
+            num_tiles=record.num_tiles,
+            num_bytes=record.num_bytes,
+            commit_key=record.commit_key,
+        )
 
     def _commit(self, features: SlideFeatures) -> StatusRow:
         result = commit(self._storage, self._job.feature_set, features)

@@ -156,6 +156,20 @@ FLOWS = {
         function="rollback_to",
         positional=("name",),
     ),
+    "store verify": FlowCommand(
+        "store",
+        "store.StoreVerifyConfig",
+        "what a store has lost: missing and damaged files, by slide",
+        "store=./features deep=true",
+        function="verify",
+    ),
+    "store repair": FlowCommand(
+        "store",
+        "store.StoreRepairConfig",
+        "embed just those slides again, to the same bytes",
+        "store=./features cohort=my.csv",
+        function="repair",
+    ),
     "submit": FlowCommand(
         "submit",
         "jobs.SubmitConfig",

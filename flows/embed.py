@@ -8,7 +8,7 @@ Exit code: 0, 3 (some slides failed), 4 (more than max_failed_fraction), 2, 5, 6
 
 import math
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +17,7 @@ from cluster.storage import open_storage, require_put_if_absent
 from flows.config.commands import EmbedConfig, PredictConfig
 from flows.config.files import write_resolved
 from flows.config.keys import EmbedExecution
+from flows.config.store import StoreRepairConfig
 from flows.engine.result import FlowResult
 from flows.runs.cohort import CohortInput, load_cohort, slide_identity
 from flows.runs.embed_report import MAX_LINES, Embedded, retry_advice, view_lines, write_report
@@ -122,16 +123,33 @@ def embed_pending(
     cohort_input: CohortInput,
 ) -> list[StatusRow]:
     """Embed the tasks' slides. Failures are recorded as they occur, so that none is lost if the driver is killed."""
-    rows: list[StatusRow] = []
     by_id = {task.slide_id: task for task in tasks}
 
     def record(row: StatusRow) -> None:
         if row.status is Status.FAILED:
-            if row.reason is FailureReason.STORAGE:
-                _check_reachable(ledger.storage)
             hint = cohort_input.hints.get(row.slide_id)
             ledger.record_failure(by_id[row.slide_id], row, job.policy, hint, job.decode_timeout_s)
 
+    return embed_tasks(tasks, job, config, ledger.storage, cohort_input, record)
+
+
+def embed_tasks(
+    tasks: Sequence[SlideTask],
+    job: "EmbedJob",
+    config: EmbedConfig | PredictConfig | StoreRepairConfig,
+    storage: Storage,
+    cohort_input: CohortInput,
+    record: Callable[[StatusRow], None],
+) -> list[StatusRow]:
+    """One row for every task, `record`ed as it comes. Raises StorageError once the store takes no writes at all."""
+    rows: list[StatusRow] = []
+
+    def record_reachable(row: StatusRow) -> None:
+        if row.reason is FailureReason.STORAGE:
+            _check_reachable(storage)
+        record(row)
+
+    by_id = {task.slide_id: task for task in tasks}
     sizes = {slide_id: float(_num_bytes(slide_id, cohort_input)) for slide_id in by_id}
     kinds = {slide_id: PurePath(task.uri).suffix.lower() for slide_id, task in by_id.items()}
     ordered = [tasks[index] for index in spread_order(list(sizes.values()))]
@@ -141,12 +159,12 @@ def embed_pending(
             for row in status_rows(ordered, job, config.embedding, cluster):
                 progress.update(row)
                 rows.append(row)
-                record(row)
+                record_reachable(row)
     came = {row.slide_id for row in rows}
     outcome = reconcile(list(by_id), rows)
     for row in outcome.rows:
         if row.slide_id not in came:  # lost with the actor that held it
-            record(row)
+            record_reachable(row)
     return list(outcome.rows)
 
 

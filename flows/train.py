@@ -3,7 +3,8 @@
 Inputs: the cohort table's targets and the store's features (the version of the manifest is pinned at the first start).
 Outputs: the run's folder (`flows.runs.folder`). Cost: 12 s to start the workers, then seeds × folds × stages × epochs
 passes over the bags. Finished fits are kept, interrupted ones resume from their last checkpoint, and a finished run
-does not start Ray. Exit code: 0, 2, 5 (the folder holds a run of another configuration), 6.
+does not start Ray. Exit code: 0, 2, 5 (the folder holds a run of another configuration), 6 (also if a feature file that
+it would read is missing or truncated, before Ray is started).
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ from flows.runs.folder import (
 from flows.runs.identity import run_identity
 from flows.runs.progress import METRIC_TITLES, FitProgress
 from flows.runs.store_place import recorded_places
-from flows.runs.training_data import TrainingData, choose_features, choose_manifest, training_data
+from flows.runs.training_data import TrainingData, check_files, choose_features, choose_manifest, training_data
 from flows.runs.training_places import TrainingPlaces, open_places
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import Cohort
@@ -72,6 +73,7 @@ def run(config: TrainConfig) -> FlowResult:
         print(f"{trained_run.storage.uri}: all {len(plan.fits)} fits are finished; nothing to do")
         mirror_run(trained_run, config.tracking)
         return FlowResult(outputs={"run": trained_run.storage.uri}, recomputed=False)
+    check_files(trained_run.feature_store, used_entries(trained_run, plan), trained_run.manifest)
     write_resolved(trained_run.storage, config, "train")
     if config.protocol.teacher:
         take_teachers(trained_run, places)
@@ -238,6 +240,18 @@ def _teacher_digests(other: Run, config: TrainConfig, wanted: dict[str, Any], ma
     return digests
 
 
+def used_bags(trained_run: Run, plan: TrainPlan) -> dict[BagId, tuple[SlideId, ...]]:
+    """The slides of every bag that a fit trains or validates on."""
+    used = {bag.bag_id for fit in plan.fits for bag in (*fit.train, *fit.validation)}
+    return {bag.bag_id: bag.slide_ids for bag in trained_run.bags if bag.bag_id in used}
+
+
+def used_entries(trained_run: Run, plan: TrainPlan) -> dict[SlideId, CommitRecord]:
+    """The pinned commits of their slides."""
+    manifest = trained_run.manifest.entries
+    return {slide_id: manifest[slide_id] for ids in used_bags(trained_run, plan).values() for slide_id in ids}
+
+
 class FitPayload(NamedTuple):
     """What is sent to every worker: addresses and plain data, no open connection."""
 
@@ -254,10 +268,8 @@ def fit_all(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> Any:
     """Start the workers and run every fit on them; returns the results."""
     from cluster.training import WorkerSpec, run_workers
 
-    used = {bag.bag_id for fit in plan.fits for bag in (*fit.train, *fit.validation)}
-    members = {bag.bag_id: bag.slide_ids for bag in trained_run.bags if bag.bag_id in used}
-    manifest = trained_run.manifest.entries
-    entries = {slide_id: manifest[slide_id] for slide_ids in members.values() for slide_id in slide_ids}
+    members = used_bags(trained_run, plan)
+    entries = used_entries(trained_run, plan)
     plugin = config.plugin.plugin()
     payload = FitPayload(
         plan,

@@ -6,14 +6,16 @@ gone when the job is. Keys are relative, `/`-separated, and never leave the root
 
 import ctypes
 import errno
+import itertools
 import os
 import re
-import uuid
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from mhim_core.errors import ConfigError, NotFoundError, StorageError
+from mhim_core.temporaries import LEFT_BEHIND_S, PREFIX, find_temporaries, new_temporary, sweep, sync_folder
 
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+-]*(/[A-Za-z0-9_][A-Za-z0-9._=+-]*)*")
 
@@ -67,7 +69,8 @@ def check_key(key: str) -> str:
 
 
 class LocalStorage:
-    """A folder as an object store: writes are temp file + fsync + rename (for put_if_absent: without replacing).
+    """A folder as an object store: writes are temp file + fsync + rename (for put_if_absent: without replacing) + fsync
+    of the folder, so that what was written is there after a power cut.
 
     `root` is made on the first write. Safe for several processes of several hosts on one POSIX file system.
     """
@@ -75,6 +78,7 @@ class LocalStorage:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root).absolute()
         self.uri = str(self.root)
+        self._swept: set[Path] = set()
 
     def get(self, key: str) -> bytes:
         path = self.root / check_key(key)
@@ -101,28 +105,56 @@ class LocalStorage:
         temporary = None
         try:
             self._make_folder(path.parent)
-            temporary = str(path.with_name(f".tmp-{uuid.uuid4().hex}"))
-            # not mkstemp's 0600: whom a folder is shared with is for the user's umask, and default ACLs, to say
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            with os.fdopen(descriptor, "wb") as file:
+            descriptor, temporary = new_temporary(path.parent)
+            with os.fdopen(descriptor, "wb") as file:  # closed last: its lock says that the writer lives
+                self._sweep_once(path.parent, os.fstat(descriptor).st_mtime)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            publish(temporary)
+                publish(temporary)
+            sync_folder(path.parent)
         except FileExistsError:
             raise
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
         finally:
-            if temporary is not None and os.path.exists(temporary):
-                os.unlink(temporary)
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
 
-    @staticmethod
-    def _make_folder(folder: Path) -> None:
+    def _make_folder(self, folder: Path) -> None:
+        new = list(itertools.takewhile(lambda place: not place.exists(), (folder, *folder.parents)))
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError:  # only a taken key may look like one
             raise StorageError(f"cannot write below {folder}: a file is in the way") from None
+        for place in new:
+            sync_folder(place.parent)
+
+    def _sweep_once(self, folder: Path, now_s: float) -> None:
+        """What killed writers left in a folder goes with the first write to it."""
+        if folder not in self._swept:
+            self._swept.add(folder)
+            sweep(folder, now_s)
+
+    def leftovers(self) -> list[str]:
+        """Paths, relative to the root, of every writer's temporary file, the writer alive or killed."""
+        return sorted(path.relative_to(self.root).as_posix() for path in find_temporaries(self.root))
+
+    def sweep(self, prefix: str, min_age_s: float) -> int:
+        """Remove what killed writers left at and below the folder, no younger than this; how many files."""
+        base = self.root / check_key(prefix) if prefix else self.root
+        folders = {path.parent for path in find_temporaries(base)}
+        if not folders:
+            return 0
+        try:
+            with tempfile.NamedTemporaryFile(prefix=PREFIX, dir=base) as file:
+                now_s = os.fstat(file.fileno()).st_mtime
+        except OSError as error:
+            raise StorageError(f"cannot write {base}: {error.strerror}") from error
+        return sum(sweep(folder, now_s, min_age_s) for folder in folders)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_swept": set()}
 
     def list(self, prefix: str) -> Iterator[Entry]:
         base = self.root / check_key(prefix) if prefix else self.root
@@ -148,6 +180,16 @@ class LocalStorage:
 
     def locate(self, key: str) -> str:
         return str(self.root / key)
+
+
+def leftovers(storage: Storage) -> list[str]:
+    """Temporary files of local writers; an object store has none."""
+    return storage.leftovers() if isinstance(storage, LocalStorage) else []
+
+
+def sweep_leftovers(storage: Storage, prefix: str = "", min_age_s: float = LEFT_BEHIND_S) -> int:
+    """Remove what killed writers left below `prefix`, never a live writer's; how many files. Raises StorageError."""
+    return storage.sweep(prefix, min_age_s) if isinstance(storage, LocalStorage) else 0
 
 
 _WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK)

@@ -30,9 +30,14 @@ MAX_LINES = 20
 """Slides of one kind that are listed on the terminal."""
 
 
+def new_report() -> str:
+    """The key of a folder for a command's report in its store; `reports/<time>-<random>`."""
+    return f"reports/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
+
+
 def write_report(storage: Storage, feature_set: FeatureSet, outcome: Outcome, manifest: ManifestRef) -> str:
     """Write `reports/<time>-<random>/summary.json`, `failed.csv`, `seen.csv`; the folder's key."""
-    folder = f"reports/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
+    folder = new_report()
     summary = {
         "feature_set": feature_set.fingerprint,
         "encoder": feature_set.encoder_id,

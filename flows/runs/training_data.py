@@ -3,7 +3,7 @@
 Nothing is trained on features of a file, resolution or patient other than those in the table.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from flows.config.commands import TrainConfig
@@ -15,14 +15,17 @@ from mhim_core.cohort.split_notes import require_split_column, split_notes
 from mhim_core.cohort.splits import Split, make_splits
 from mhim_core.cohort.table import Cohort, CohortRow, require_patients
 from mhim_core.cohort.tasks import infer_task, targets_of
-from mhim_core.errors import CohortError, InputError, SlideError
+from mhim_core.errors import CohortError, InputError, SlideError, StorageError
 from mhim_core.features import SourceIdentity
 from mhim_core.fingerprint import neutral_values
 from mhim_core.slides.identity import source_identity
 from mhim_core.slides.spec import TileSpec
+from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet, choose_feature_set
 from mhim_core.store.manifest import Manifest, read_manifest
 from mhim_core.store.matching import sha256_matches
+from mhim_core.store.record import CommitRecord
+from mhim_core.store.verify import file_findings, list_sizes
 from mhim_core.task import Task
 from mhim_core.types import SlideId, Status
 
@@ -84,6 +87,27 @@ def choose_manifest(places: TrainingPlaces, feature_set: FeatureSet) -> Manifest
     if pin is None or pin.feature_set != feature_set.fingerprint:  # another set is refused when the run is opened
         return read_manifest(places.store, feature_set.fingerprint)
     return read_manifest(places.store, pin.feature_set, pin.version, pin.sha256)
+
+
+def check_files(store: Storage, entries: Mapping[SlideId, CommitRecord], manifest: Manifest) -> None:
+    """Before hours of work: every feature file is there and as long as committed, by a listing. Their sha256 is
+    compared when they are read.
+
+    Raises StorageError (6) naming the first ten slides and what repairs them.
+    """
+    sizes = list_sizes(store, entries.values(), len(manifest.entries))
+    lost = sorted(file_findings(store, entries.values(), sizes), key=lambda finding: finding.slide_id)
+    if not lost:
+        return
+    listed = "; ".join(f"{finding.slide_id} ({finding.fault}: {finding.message})" for finding in lost[:_MAX_NAMED])
+    more = f"; and {len(lost) - _MAX_NAMED} more" if len(lost) > _MAX_NAMED else ""
+    raise StorageError(
+        f"{len(lost)} of {len(entries)} feature files to train on are lost in {store.uri}: {listed}{more}; `mhim store "
+        f"repair store={store.uri} cohort=<the table with these slides>` makes them again"
+    )
+
+
+_MAX_NAMED = 10
 
 
 def _check_sources(slides: Sequence[CohortRow], manifest: Manifest) -> None:

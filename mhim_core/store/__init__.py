@@ -9,5 +9,7 @@ matching      is this commit what this task asks for?
 attempts      failures, kept apart so that they never block a success
 ledger        what is left to do
 manifest      the versioned list that training pins
+verify        what of it is missing, damaged, orphaned
+restore       a lost slide, written again to the committed bytes
 bags          verified reading
 """

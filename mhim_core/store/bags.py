@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_REMEDY = "`mhim store repair deep=true` makes it again"
+
+
 class ParquetBags:
     """A `BagSource` over a manifest's entries: one bag per slide that has tiles, empty slides left out.
 
@@ -67,13 +70,17 @@ class ParquetBags:
         try:
             data = self.storage.get(record.key)
         except NotFoundError as error:
-            raise IntegrityError(f"slide {bag_id}: its committed feature file is gone: {error}") from error
-        table = decode_features(data, slide_id=record.slide_id, dim=record.dim, expect_sha256=record.sha256)
-        if len(table.features) != record.num_tiles:
-            raise IntegrityError(
-                f"slide {bag_id}: its feature file has {len(table.features)} tiles, its commit {record.num_tiles}"
+            raise IntegrityError(f"slide {bag_id}: its committed feature file is gone: {error}; {_REMEDY}") from error
+        try:
+            return decode_features(
+                data,
+                slide_id=record.slide_id,
+                dim=record.dim,
+                expect_sha256=record.sha256,
+                num_tiles=record.num_tiles,
             )
-        return table
+        except IntegrityError as error:
+            raise IntegrityError(f"{error}; {_REMEDY}") from error
 
     def _keep(self, bag_id: BagId, features: np.ndarray) -> None:
         if features.nbytes > self._cache_bytes:

@@ -17,6 +17,9 @@ _SLIDE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 FEATURE_SETS = "feature_sets"
+FEATURES = "features"
+COMMITS = "commits"
+MANIFESTS = "manifests"
 
 
 class CommitPlace(NamedTuple):
@@ -30,12 +33,16 @@ def feature_set_key(fingerprint: str) -> str:
     return f"{FEATURE_SETS}/{_checked(fingerprint)}.json"
 
 
+def features_prefix(fingerprint: str) -> str:
+    return f"{FEATURES}/{_checked(fingerprint)[:16]}"
+
+
 def features_key(fingerprint: str, slide_id: SlideId, sha256: str) -> str:
-    return f"features/{_checked(fingerprint)[:16]}/{check_slide_id(slide_id)}/{_checked(sha256)}.parquet"
+    return f"{features_prefix(fingerprint)}/{check_slide_id(slide_id)}/{_checked(sha256)}.parquet"
 
 
 def commits_prefix(fingerprint: str) -> str:
-    return f"commits/{_checked(fingerprint)}"
+    return f"{COMMITS}/{_checked(fingerprint)}"
 
 
 def commit_key(fingerprint: str, slide_id: SlideId, digest: str) -> str:
@@ -48,6 +55,12 @@ def parse_commit_key(key: str) -> CommitPlace | None:
     if len(parts) != 4 or parts[0] != "commits" or not key.endswith(".json"):
         return None
     return CommitPlace(SlideId(parts[2]), parts[3])
+
+
+def slide_of(commit_key: str) -> SlideId:
+    """The slide a commit key names; empty for a key of another kind."""
+    place = parse_commit_key(commit_key)
+    return SlideId("") if place is None else place.slide_id
 
 
 def attempts_prefix(fingerprint: str) -> str:
@@ -63,7 +76,7 @@ def attempt_key(fingerprint: str, slide_id: SlideId, digest: str, number: int) -
 
 
 def manifests_prefix(fingerprint: str) -> str:
-    return f"manifests/{_checked(fingerprint)}"
+    return f"{MANIFESTS}/{_checked(fingerprint)}"
 
 
 def manifest_key(fingerprint: str, version: int) -> str:
@@ -77,6 +90,10 @@ def check_slide_id(slide_id: SlideId) -> SlideId:
             f"slide id {slide_id!r} is not 1 to 128 letters, digits, '.', '_' or '-' starting with a letter or digit"
         )
     return slide_id
+
+
+def is_fingerprint(text: str) -> bool:
+    return _FINGERPRINT.fullmatch(text) is not None
 
 
 def _checked(digest: str) -> str:

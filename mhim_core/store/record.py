@@ -47,6 +47,11 @@ class CommitRecord:
     def commit_key(self) -> str:
         return layout.commit_key(self.feature_set, self.slide_id, self.digest)
 
+    @property
+    def features_key(self) -> str:
+        """What `key` must be of a slide with tiles."""
+        return layout.features_key(self.feature_set, self.slide_id, self.sha256)
+
     def with_hint(self, hint: SourceHint) -> "CommitRecord":
         """The same commit, its source seen at another place or time."""
         return replace(self, reading=replace(self.reading, hint=hint))

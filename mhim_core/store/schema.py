@@ -34,6 +34,12 @@ METADATA_KEY = b"mhim"
 DTYPE = "float16"
 
 _ROW_GROUP_BYTES = 4 * 2**20
+MAX_ROWS = 2_000_000
+"""Tiles of one slide, the limit of tiling as well: a file of more is none of ours."""
+_BYTES_BESIDE_FEATURES = 20
+"""Of a row: tile, x, y, two shares."""
+_FREE_BYTES = 2**20
+"""For page headers and levels of small files."""
 _INFINITY_BITS = 0x7C00
 _SIGN_MASK = 0x7FFF
 
@@ -162,24 +168,23 @@ def decode_features(
     slide_id: SlideId,
     dim: int,
     expect_sha256: str | None = None,
+    num_tiles: int | None = None,
 ) -> FeatureTable:
     """The file back as arrays, verified: sha256 where given, page checksums, schema, slide, dimension, finite values.
 
-    Raises IntegrityError naming the slide and what was found.
+    `num_tiles`: as the commit states; None: not known. A footer that announces more, other columns, or more memory than
+    they take is refused before a page is decoded. Raises IntegrityError naming the slide and what was found.
     """
     if expect_sha256 is not None and sha256(data) != expect_sha256:
         raise IntegrityError(f"slide {slide_id}: its feature file does not match the committed sha256 {expect_sha256}")
     try:
+        file = _arrows_own(data)
+        _check_footer(slide_id, pq.ParquetFile(pa.BufferReader(file)), dim, num_tiles)
         # the dataset reader decodes row groups on several threads; ParquetFile.read takes 1.5 times as long
-        table = pq.read_table(pa.BufferReader(_arrows_own(data)), page_checksum_verification=True)
+        table = pq.read_table(pa.BufferReader(file), page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise IntegrityError(f"slide {slide_id}: its feature file cannot be read: {error}") from error
     metadata = _read_metadata(slide_id, table.schema)
-    if not table.schema.equals(feature_schema(dim)):
-        columns = ", ".join(f"{field.name} {field.type}" for field in table.schema)
-        raise IntegrityError(
-            f"slide {slide_id}: its feature file holds ({columns}), not float16 features of length {dim}"
-        )
     if metadata["slide_id"] != slide_id or metadata["schema_version"] != SCHEMA_VERSION:
         raise IntegrityError(
             f"slide {slide_id}: its feature file is of slide {metadata['slide_id']}, "
@@ -196,6 +201,28 @@ def decode_features(
 def all_finite(values: np.ndarray) -> bool:
     """np.isfinite(values).all() for float16, eight times as fast: finite numbers have an exponent below all ones."""
     return not values.size or bool((values.view(np.uint16) & _SIGN_MASK).max() < _INFINITY_BITS)
+
+
+def _check_footer(slide_id: SlideId, file: pq.ParquetFile, dim: int, num_tiles: int | None) -> None:
+    """Raises IntegrityError if what the footer announces is not this slide's features: kilobytes may hold gigabytes."""
+    footer, schema = file.metadata, file.schema_arrow
+    _read_metadata(slide_id, schema)  # a file of another kind is called that
+    if not schema.equals(feature_schema(dim)):
+        columns = ", ".join(f"{field.name} {field.type}" for field in schema)
+        raise IntegrityError(
+            f"slide {slide_id}: its feature file holds ({columns}), not float16 features of length {dim}"
+        )
+    groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
+    num_rows, num_bytes = footer.num_rows, sum(group.total_byte_size for group in groups)
+    if num_tiles is not None and num_rows != num_tiles:
+        finding = f"has {num_rows:,} tiles, its commit {num_tiles:,}"
+    elif num_rows > MAX_ROWS or sum(group.num_rows for group in groups) != num_rows:
+        finding = f"announces {num_rows:,} tiles in {len(groups):,} row groups; a slide has at most {MAX_ROWS:,}"
+    elif num_bytes > 2 * num_rows * (_BYTES_BESIDE_FEATURES + 2 * dim) + _FREE_BYTES:
+        finding = f"announces {num_bytes:,} bytes for {num_rows:,} tiles of {dim} features"
+    else:
+        return
+    raise IntegrityError(f"slide {slide_id}: its feature file {finding}")
 
 
 def _matrix(column: pa.ChunkedArray, num_rows: int, dim: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mhim_core.errors import IntegrityError, NotFoundError
 from mhim_core.fingerprint import canonical_json, sha256
-from mhim_core.storage import Storage
+from mhim_core.storage import Storage, sweep_leftovers
 
 KEEP = 2
 """Checkpoints kept per attempt: the newest, and one to fall back on."""
@@ -53,9 +53,10 @@ class Attempts:
                 warn(f"checkpoint passed over: {error}")
 
     def clear(self) -> None:
-        """Remove all checkpoints of the fit, once it is finished; records first."""
+        """Remove all checkpoints of the fit, once it is finished; records first. Also what killed writers left."""
         for entry in self._storage.list(self._root):
             self._storage.delete(entry.key)
+        sweep_leftovers(self._storage, self._root, min_age_s=0.0)
 
     def _read(self, key: str) -> bytes:
         where = self._storage.locate(key)

@@ -240,12 +240,12 @@ def test_a_store_that_fails_one_request_in_twenty_loses_and_doubles_nothing(faul
 def test_endless_throttling_ends_after_the_patience(
     faulty: S3Storage, proxy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(s3, "PATIENCE_S", 4.0)
     proxy.always = 503
     started_s = time.monotonic()
     with pytest.raises(StorageError, match=r"cannot write s3://.*SlowDown"):
         faulty.put("a", b"")
-    assert time.monotonic() - started_s < 5
+    assert time.monotonic() - started_s < 60
     assert faulty.num_retries >= 1
 
 

@@ -23,7 +23,7 @@ RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 """They wait a minute for a head that is gone; all else must end with its driver, or it could still commit."""
 
 
-def wait_until(condition: Callable[[], Any], limit_s: float = 90.0) -> Any:
+def wait_until(condition: Callable[[], Any], limit_s: float = 300.0) -> Any:
     deadline_s = time.monotonic() + limit_s
     while time.monotonic() < deadline_s:
         if found := condition():
@@ -62,7 +62,7 @@ def killed_when(tmp_path: Path, descendants_of: Descendants) -> Callable[..., No
                         os.kill(pid, signal.SIGKILL)
                 driver.wait()
                 working = [pid for pid, title in below.items() if not title.startswith(RAY_AGENTS)]
-                wait_until(lambda: not any(is_running(pid) for pid in working), limit_s=60)
+                wait_until(lambda: not any(is_running(pid) for pid in working), limit_s=200)
                 for pid in below:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)

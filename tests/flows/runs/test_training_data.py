@@ -99,3 +99,42 @@ def test_a_rerun_needs_no_choice_that_its_first_start_has_made(
     assert mhim(*words, made_store(ids)).code == 0
     assert mhim(*words, made_store(ids, encoder="other")).code == 0
     assert mhim(*words[:2], f"out={tmp_path / 'other'}", made_store(ids)).code == 2
+
+
+def test_lost_feature_files_end_a_training_before_any_worker_and_are_named(
+    refused: Callable[..., str],
+    made_store: Callable[..., str],
+    write_table: Callable[..., Any],
+    cohort_rows: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    """Also those that only the last fold would read. Ray would fail the test."""
+    rows = cohort_rows(pos=8, neg=8)
+    ids = [row["slide_id"] for row in rows]
+    words = ["train", f"cohort={write_table(rows)}", made_store(ids), f"out={tmp_path / 'run'}", "folds=4"]
+    files = {path.parent.name: path for path in (tmp_path / "store/features").rglob("*.parquet")}
+    files["neg7"].write_bytes(files["neg7"].read_bytes()[:-1])
+    sentence = refused(*words, code=6)
+    assert "neg7 (damaged" in sentence
+    assert f"mhim store repair store={tmp_path / 'store'}" in sentence
+    for slide_id in ids[:11]:
+        files[slide_id].unlink()
+    sentence = refused(*words, code=6)
+    assert sentence.count("missing") + sentence.count("damaged") == 10
+    assert "and 2 more" in sentence
+
+
+@pytest.mark.usefixtures("no_fits")
+def test_a_slide_that_is_not_trained_on_may_be_lost(
+    mhim: Callable[..., Any],
+    made_store: Callable[..., str],
+    write_table: Callable[..., Any],
+    cohort_rows: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    rows = cohort_rows(pos=6, neg=6)
+    store = made_store([*(row["slide_id"] for row in rows), "other"])
+    (path,) = (tmp_path / "store/features").glob("*/other/*.parquet")
+    path.unlink()
+    words = ["train", f"cohort={write_table(rows)}", store, f"out={tmp_path / 'run'}", "folds=2"]
+    assert mhim(*words).code == 0

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,17 @@ import pytest
 
 from mhim_core.errors import IntegrityError, SlideError
 from mhim_core.features import MppUsed, SlideFeatures, SourceHint
-from mhim_core.fingerprint import sha256
-from mhim_core.store.schema import all_finite, decode_features, encode_features, feature_schema
+from mhim_core.fingerprint import canonical_json, sha256
+from mhim_core.slides.spec import MAX_TILES
+from mhim_core.store.schema import (
+    MAX_ROWS,
+    METADATA_KEY,
+    SCHEMA_VERSION,
+    all_finite,
+    decode_features,
+    encode_features,
+    feature_schema,
+)
 from mhim_core.types import FailureReason, SlideId
 
 Make = Callable[..., SlideFeatures]
@@ -93,6 +103,62 @@ def test_damage_is_noticed_without_the_sha256_and_names_the_slide(make_features:
     else:
         with pytest.raises(IntegrityError, match="slide s1"):
             decode_features(bytes(data), slide_id=given.slide_id, dim=8)
+
+
+def written(table: pa.Table, **options: Any) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", **options)
+    return sink.getvalue()
+
+
+def zeros(num_rows: int, dim: int = 8) -> pa.Table:
+    """Rows that compress to nothing, under the metadata of slide s1."""
+    schema = feature_schema(dim)
+    metadata = {METADATA_KEY: canonical_json({"slide_id": "s1", "schema_version": SCHEMA_VERSION})}
+    numbers = [pa.array(np.zeros(num_rows, field.type.to_pandas_dtype())) for field in list(schema)[:-1]]
+    values = pa.array(np.zeros(num_rows * dim, np.float16))
+    features = pa.FixedSizeListArray.from_arrays(values, type=schema.field("features").type)
+    return pa.Table.from_arrays([*numbers, features], schema=schema.with_metadata(metadata))
+
+
+@pytest.fixture
+def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a page fails the test."""
+
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("pages were decoded")
+
+    monkeypatch.setattr(pq, "read_table", read)
+
+
+@pytest.mark.usefixtures("no_decoding")
+@pytest.mark.parametrize("num_tiles", [5, None])
+def test_a_small_file_of_a_great_many_rows_is_refused_by_its_footer(num_tiles: int | None) -> None:
+    num_rows = 1_000_000 if num_tiles else MAX_ROWS + 1
+    bomb = written(zeros(num_rows, dim=2))
+    assert len(bomb) < 100_000
+    with pytest.raises(IntegrityError, match=f"slide s1: .* {num_rows:,} tiles"):
+        decode_features(bomb, slide_id=SlideId("s1"), dim=2, num_tiles=num_tiles)
+
+
+@pytest.mark.usefixtures("no_decoding")
+def test_a_column_too_many_is_refused_by_the_footer() -> None:
+    table = zeros(5)
+    bomb = written(table.append_column("text", pa.array(["x" * 1_000_000] * 5)))
+    with pytest.raises(IntegrityError, match=r"slide s1: .*text string"):
+        decode_features(bomb, slide_id=SlideId("s1"), dim=8, num_tiles=5)
+
+
+@pytest.mark.usefixtures("no_decoding")
+def test_more_memory_than_the_rows_take_is_refused_by_the_footer() -> None:
+    """Here a page for every number."""
+    bomb = written(zeros(20_000), data_page_size=1, write_batch_size=1)
+    with pytest.raises(IntegrityError, match=r"slide s1: .* bytes for 20,000 tiles"):
+        decode_features(bomb, slide_id=SlideId("s1"), dim=8, num_tiles=20_000)
+
+
+def test_no_slide_is_refused_that_may_be_tiled() -> None:
+    assert MAX_ROWS == MAX_TILES
 
 
 def test_every_flipped_byte_is_refused_by_the_sha256(make_features: Make) -> None:
