@@ -3,6 +3,7 @@
 import importlib.abc
 import json
 import os
+import random
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -58,6 +59,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         known = json.loads(DURATIONS.read_text()) | {name: round(value) for name, value in _measured.items()}
         kept = {name: value for name, value in sorted(known.items()) if value and (ROOT / name).is_file()}
         DURATIONS.write_text(json.dumps(kept, indent=2) + "\n")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """A test draws the same numbers whichever tests its process ran before it."""
+    random.seed(0)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
