@@ -19,7 +19,7 @@ COMMA := ,
 export UV_FIND_LINKS ?= $(subst $() ,$(COMMA),$(PIP_FIND_LINKS))
 export UV_INDEX_URL ?= $(PIP_INDEX_URL)
 
-.PHONY: install demo check style core-tests test durations test-e2e format clean
+.PHONY: install demo check style core-tests test durations test-faults test-e2e format clean
 
 install: $(VENV)/.installed
 
@@ -53,6 +53,10 @@ test: install
 # how long each file of tests takes, which settles their order: on a quiet machine, after tests were added
 durations: install
 	MHIM_RECORD_DURATIONS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(RAY_JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
+
+# what holds when things break: row by row of docs/faults.md
+test-faults: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(RAY_JOBS) --dist loadfile --no-loadscope-reorder -m fault $(TESTS)
 
 # a model's life on a cluster of two nodes, with drivers killed at every step: some minutes
 test-e2e: install

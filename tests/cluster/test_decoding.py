@@ -114,6 +114,7 @@ def test_a_crash_is_tried_once_more_and_then_the_slide_fails_alone(
     assert indices(taken(next(streams))) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.fault(2)
 def test_a_child_killed_from_outside_is_replaced_and_the_slide_starts_again(
     toys: Any, make_decoder: Callable[..., Decoder[Any]]
 ) -> None:

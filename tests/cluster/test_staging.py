@@ -19,6 +19,7 @@ def task(tmp_path: Path) -> SlideTask:
     return SlideTask(SlideId("a"), str(tmp_path / "a.tiff"))
 
 
+@pytest.mark.fault(19)
 def test_a_named_sha256_is_checked_once_and_handed_on(task: SlideTask) -> None:
     with at_hand(task._replace(sha256=sha256(BYTES)), None) as slide:
         assert (slide.path, slide.sha256, slide.task) == (Path(task.uri), sha256(BYTES), task)

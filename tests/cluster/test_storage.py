@@ -136,6 +136,7 @@ def test_the_probe_finds_conditional_puts_and_leaves_nothing(storage: Storage) -
     assert list(storage.list("")) == []
 
 
+@pytest.mark.fault(12)
 def test_the_probe_finds_a_store_that_overwrites(tmp_path: Path) -> None:
     class Overwriting(LocalStorage):
         def put_if_absent(self, key: str, data: bytes) -> bool:
@@ -214,6 +215,7 @@ def test_passing_faults_are_waited_out_and_counted(faulty: S3Storage, proxy: Any
 
 
 @pytest.mark.parametrize("faults", [["lost"], ["lost", 503], [503, "lost", "reset"], [409]])
+@pytest.mark.fault(8)
 def test_a_conditional_put_whose_reply_was_lost_is_our_own(
     faulty: S3Storage, proxy: Any, faults: list[int | str]
 ) -> None:
@@ -222,6 +224,7 @@ def test_a_conditional_put_whose_reply_was_lost_is_our_own(
     assert faulty.get("a") == b"ours"
 
 
+@pytest.mark.fault(8)
 def test_a_lost_reply_does_not_claim_what_another_wrote(faulty: S3Storage, proxy: Any) -> None:
     faulty.put("a", b"theirs")
     proxy.faults = ["reset"]

@@ -90,6 +90,7 @@ def embed(storage: Storage, slide_ids: list[str], stop_after: int | None = None)
     return write_manifest(storage, SET, ledger.cohort_entries(pending, rows))
 
 
+@pytest.mark.fault(5)
 def test_a_run_killed_half_way_ends_in_the_clean_run_s_manifest(storage: Storage, tmp_path: Path) -> None:
     clean = LocalStorage(tmp_path / "clean")
     expected = embed(clean, SLIDES)
@@ -117,6 +118,7 @@ def test_bags_of_a_pinned_manifest_are_the_committed_features(storage: Storage) 
         bags.read(BagId("s01"))
 
 
+@pytest.mark.fault(11)
 def test_two_runs_started_together_end_in_one_commit_a_slide_and_a_manifest_of_both(storage: Storage) -> None:
     cohorts = [SLIDES[:5], SLIDES[3:]]
     barrier = threading.Barrier(2)

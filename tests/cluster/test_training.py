@@ -38,6 +38,7 @@ def test_rank_zero_s_value_comes_home_and_events_of_every_rank_in_order(cluster:
         assert [step for who, step in events if who == rank] == [0, 1, 2]
 
 
+@pytest.mark.fault(34)
 def test_an_error_of_one_rank_ends_the_others_soon_and_comes_home_without_another_try(cluster: Resources) -> None:
     def work(payload: None, context: Any, tell: Any) -> None:
         import torch

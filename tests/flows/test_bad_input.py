@@ -41,6 +41,7 @@ def train_refused(refused: Refused, write_table: WriteTable, made_store: Any, tm
 
 
 @pytest.mark.parametrize("name", ["check", "embed", "train"])
+@pytest.mark.fault(26)
 def test_a_cohort_table_that_is_not_there(refused: Refused, store: Path, tmp_path: Path, name: str) -> None:
     words = {"check": [], "embed": [f"store={store}"], "train": [f"store={store}", f"out={tmp_path / 'run'}"]}[name]
     message = refused(name, f"cohort={tmp_path / 'no.csv'}", *words)
@@ -92,6 +93,7 @@ def test_ids_that_could_leave_their_folder_or_mislead_a_reader(
     assert not store.exists()
 
 
+@pytest.mark.fault(25)
 def test_all_pairs_of_slides_that_collide_are_listed(
     refused: Refused, write_table: WriteTable, write_slide: Callable[..., Path], store: Path
 ) -> None:
@@ -123,6 +125,7 @@ def test_all_pairs_of_slides_that_collide_are_listed(
     assert not store.exists()
 
 
+@pytest.mark.fault(25)
 def test_files_of_one_stem_collide_where_ids_come_from_file_names(refused: Refused, write_table: WriteTable) -> None:
     table = write_table([{"path": "a/slide.svs"}, {"path": "b/slide.svs"}])
     message = refused("check", f"cohort={table}")
@@ -130,6 +133,7 @@ def test_files_of_one_stem_collide_where_ids_come_from_file_names(refused: Refus
     assert "add a slide_id column" in message
 
 
+@pytest.mark.fault(29)
 def test_a_patient_in_two_splits(train_refused: Callable[..., str], cohort_rows: Callable[..., Rows]) -> None:
     rows = [row | {"split": "train"} for row in cohort_rows(neg=4, pos=4)]
     rows[1] |= {"patient_id": rows[0]["patient_id"], "split": "test"}
@@ -141,6 +145,7 @@ def test_a_patient_in_two_splits(train_refused: Callable[..., str], cohort_rows:
 
 
 @pytest.mark.usefixtures("embed_here")
+@pytest.mark.fault(26)
 def test_a_slide_that_is_not_there_fails_alone_and_the_rest_is_embedded(
     mhim: Any, refused: Refused, write_table: WriteTable, write_slide: Callable[..., Path], store: Path
 ) -> None:
@@ -172,6 +177,7 @@ def test_a_slide_that_is_not_there_fails_alone_and_the_rest_is_embedded(
         ({"a": 6, "b": 6, "c": 1}, [], "class 'c' has 1 patient, and"),
     ],
 )
+@pytest.mark.fault(29)
 def test_labels_that_cannot_be_split(
     train_refused: Callable[..., str],
     cohort_rows: Callable[..., Rows],
@@ -182,6 +188,7 @@ def test_labels_that_cannot_be_split(
     assert complaint in train_refused(cohort_rows(**counts), *words)
 
 
+@pytest.mark.fault(29)
 def test_a_split_column_that_leaves_a_part_without_a_class(
     train_refused: Callable[..., str], cohort_rows: Callable[..., Rows]
 ) -> None:

@@ -97,6 +97,7 @@ def test_the_exit_code_follows_the_share_of_failed_slides(
     assert mhim("check", f"cohort={table}", any_empty, "max_failed_fraction=0.24").code == ExitCode.TOO_MANY_FAILED
 
 
+@pytest.mark.fault(21)
 def test_a_stated_resolution_is_used_or_refused_never_guessed(
     mhim: Mhim, write_table: WriteTable, write_slide: Callable[..., Path]
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_stated_resolution_is_used_or_refused_never_guessed(
     assert "enlarged 4.00×" in default["stating2.0"]
 
 
+@pytest.mark.fault(19)
 def test_a_file_that_is_not_the_one_the_table_names_fails_by_its_hash(
     mhim: Mhim, write_table: WriteTable, write_slide: Callable[..., Path]
 ) -> None:
@@ -182,6 +184,7 @@ def test_every_shared_slide_has_a_row_and_a_reason_of_the_list(
 
 
 @pytest.mark.usefixtures("embed_here")
+@pytest.mark.fault(17)
 def test_check_and_embed_agree_on_odd_and_truncated_real_slides(
     mhim: Mhim, write_table: WriteTable, shared_data: Path, tmp_path: Path
 ) -> None:

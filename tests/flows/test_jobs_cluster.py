@@ -164,6 +164,7 @@ def test_after_it_is_over_the_next_attempt_starts_and_finds_everything_done(embe
     assert "2 skipped" in embedded.third.out
 
 
+@pytest.mark.fault(39)
 def test_no_secret_of_who_submits_is_anywhere_on_the_cluster(
     embedded: Embedded, head: Head, run: Callable[..., Any]
 ) -> None:

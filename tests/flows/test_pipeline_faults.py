@@ -132,6 +132,7 @@ def uninterrupted(training: tuple[str, ...], store: Path, run_here: Callable[...
     return results(out)
 
 
+@pytest.mark.fault(5)
 def test_an_embedding_killed_half_way_goes_on_with_what_was_not_committed(
     embedding: tuple[str, ...],
     tmp_path: Path,
@@ -152,6 +153,7 @@ def test_an_embedding_killed_half_way_goes_on_with_what_was_not_committed(
     assert len(commits(store)) == 12
 
 
+@pytest.mark.fault(2)
 def test_a_decoder_and_then_an_actor_killed_amid_a_slide_change_nothing(
     embedding: tuple[str, ...],
     tmp_path: Path,
@@ -202,6 +204,7 @@ def test_a_store_that_stopped_taking_features_ends_the_run_and_one_that_refuses_
     assert ("the store stopped taking writes" in said.err) == (code == 6)
 
 
+@pytest.mark.fault(31)
 def test_a_training_killed_half_way_resumes_and_ends_in_the_same_models(
     training: tuple[str, ...],
     uninterrupted: dict[str, bytes],
@@ -222,6 +225,7 @@ def test_a_training_killed_half_way_resumes_and_ends_in_the_same_models(
     assert results(out) == uninterrupted
 
 
+@pytest.mark.fault(31)
 def test_a_worker_killed_amid_training_is_replaced_and_the_models_are_the_same(
     training: tuple[str, ...],
     uninterrupted: dict[str, bytes],

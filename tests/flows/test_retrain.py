@@ -273,6 +273,7 @@ WORSE = (*STRICT, "learning_rate=1e-6", "max_heatmaps=0", "folds=1")
 CHANGES = "may_change=data,seed,epochs,thresholds,learning_rate"
 
 
+@pytest.mark.fault(36)
 def test_a_worse_challenger_is_not_promoted_and_the_reason_is_said(world: World) -> None:
     world.grow(*range(26))
     refused = world.retrain(*WORSE)
@@ -335,6 +336,7 @@ def test_killed_just_after_each_step_s_start_and_run_again_it_completes_with_one
     assert "nothing new" in world.retrain(*EASY).out
 
 
+@pytest.mark.fault(37)
 def test_a_kill_between_the_promotion_and_its_done_record_promotes_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -474,6 +476,7 @@ def test_a_run_of_folds_that_a_person_promoted_is_challenged_and_its_knowledge_o
     assert "its figures are too good" in checks["champion_unseen"]["reason"]
 
 
+@pytest.mark.fault(35)
 def test_two_retrainings_fired_at_once_are_one(world: World) -> None:
     world.grow(*range(26))
     config = read_flow("retrain", [*world.words, *EASY, "folds=1"])
@@ -634,6 +637,7 @@ def test_an_old_champion_is_challenged_once_a_period_by_the_store_s_clock_alone(
     assert len(world.champions()) == 2
 
 
+@pytest.mark.fault(39)
 def test_no_patient_is_named_in_records_pages_and_output(world: World) -> None:
     world.grow(*range(26))
     ended = world.retrain(*EASY, "folds=1")

@@ -67,6 +67,7 @@ def test_a_whole_store_has_no_findings(mhim: Callable[..., Any], store: Path) ->
     assert (ended.code, faults(store)) == (0, set())
 
 
+@pytest.mark.fault(15, 16)
 def test_what_is_lost_is_named_by_slide_and_a_flipped_bit_is_found_by_reading(
     mhim: Callable[..., Any], store: Path, records: dict[SlideId, CommitRecord]
 ) -> None:
@@ -99,6 +100,7 @@ def test_orphans_are_named_and_are_no_loss(
     assert (ended.code, faults(store)) == (0, {("s05", "orphaned", "features")})
 
 
+@pytest.mark.fault(48)
 def test_what_a_killed_writer_left_is_named_and_swept_by_repair(
     mhim: Callable[..., Any], painted: Any, store: Path, records: dict[SlideId, CommitRecord]
 ) -> None:
@@ -117,6 +119,7 @@ def test_a_store_that_is_not_there_is_refused(refused: Callable[..., str], tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.fault(16)
 def test_repair_makes_what_is_lost_again_and_nothing_else_to_the_same_bytes(
     mhim: Callable[..., Any],
     embed_here: None,

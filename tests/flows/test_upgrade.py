@@ -59,6 +59,7 @@ def nothing_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.embed.embed_pending", embed_pending)
 
 
+@pytest.mark.fault(47)
 def test_upgrade_embed_skips_every_slide(mhim: Mhim, old: Path, nothing_embedded: None) -> None:
     features, reports = contents(old / "store/features"), {*old.glob("store/reports/*")}
     ended = mhim("embed", "cohort=grown.csv", "store=store", "encoder=hed-texture")
@@ -69,6 +70,7 @@ def test_upgrade_embed_skips_every_slide(mhim: Mhim, old: Path, nothing_embedded
     assert contents(old / "store/features") == features
 
 
+@pytest.mark.fault(47)
 def test_upgrade_train_with_the_same_words_is_done(mhim: Mhim, old: Path) -> None:
     before = contents(old / "run")
     ended = mhim(*TRAIN, "out=run")
@@ -119,6 +121,7 @@ def test_upgrade_evaluate_finds_the_same_figures_and_report_shows_them(mhim: Mhi
 @pytest.mark.parametrize(
     ("words", "stored"), [(("run=run",), "by-run"), (("model=paint@champion", NAME[0]), "by-model")]
 )
+@pytest.mark.fault(47)
 def test_upgrade_predict_gives_the_stored_predictions(
     mhim: Mhim, old: Path, nothing_embedded: None, words: tuple[str, ...], stored: str
 ) -> None:
@@ -148,6 +151,7 @@ def test_upgrade_retrain_finds_nothing_new_in_the_cohort_that_made_the_champion(
     assert len(champions(old)) == 2
 
 
+@pytest.mark.fault(47)
 def test_upgrade_retrain_judges_a_challenger_against_the_champion(
     mhim: Mhim, old: Path, embed_here: None, train_here: None
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_root_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> Non
         LocalStorage(tmp_path / "file" / "store").put("a", b"")
 
 
+@pytest.mark.fault(14)
 def test_a_failed_write_leaves_nothing(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")

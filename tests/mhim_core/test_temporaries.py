@@ -49,6 +49,7 @@ def aged(path: Path, age_s: float) -> None:
     os.utime(path, (time_s, time_s))
 
 
+@pytest.mark.fault(48)
 def test_a_killed_writer_s_file_goes_and_a_live_one_s_stays_however_old(storage: LocalStorage) -> None:
     storage.put("folder/a", b"")
     folder = storage.root / "folder"
@@ -106,6 +107,7 @@ def test_a_finished_fit_removes_what_a_killed_attempt_left(storage: LocalStorage
     assert [path for path in storage.root.rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.fault(48)
 def test_a_name_is_synced_after_it_is_given_and_a_new_folder_s_too(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

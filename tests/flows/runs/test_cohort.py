@@ -45,6 +45,7 @@ def test_a_file_that_is_there_has_a_hint_and_one_that_is_not_is_a_warning(write_
     assert [task.slide_id for task in given.tasks()] == ["a", "b"]
 
 
+@pytest.mark.fault(26)
 def test_a_missing_file_ends_a_strict_command_before_any_work(write_table: WriteTable, slide: Path) -> None:
     table = write_table([{"slide_id": "a", "path": slide}, {"slide_id": "b", "path": "slides/b.svs"}])
     with pytest.raises(CohortError, match=r"row 3, slide 'b'.*not_found"):
@@ -71,6 +72,7 @@ def test_a_copy_under_another_name_is_found_by_its_content(write_table: WriteTab
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.fault(26)
 def test_a_table_with_bom_other_line_ends_and_columns_of_its_own_is_read(
     tmp_path: Path, slide: Path, line_end: str
 ) -> None:

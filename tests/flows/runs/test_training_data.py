@@ -101,6 +101,7 @@ def test_a_rerun_needs_no_choice_that_its_first_start_has_made(
     assert mhim(*words[:2], f"out={tmp_path / 'other'}", made_store(ids)).code == 2
 
 
+@pytest.mark.fault(16)
 def test_lost_feature_files_end_a_training_before_any_worker_and_are_named(
     refused: Callable[..., str],
     made_store: Callable[..., str],

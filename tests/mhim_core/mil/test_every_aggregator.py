@@ -103,6 +103,7 @@ def test_a_bag_gives_among_others_what_it_gives_alone(aggregator: str, stage: St
 
 @pytest.mark.parametrize("task", [SURVIVAL, VALUE], ids=lambda task: str(task.kind))
 @pytest.mark.parametrize(("aggregator", "stage"), PLAIN_AND_MINING)
+@pytest.mark.fault(30)
 def test_bags_of_one_to_seven_instances_are_trained_for_every_task(
     aggregator: str, stage: Stage, task: FittedTask
 ) -> None:

@@ -161,6 +161,7 @@ def test_the_same_arguments_give_the_same_decision(champion: Contender, challeng
     assert judge(shuffled, challenge(better), holdout_of(), OPTIONS) == first
 
 
+@pytest.mark.fault(36)
 def test_a_worse_challenger_is_refused_with_the_numbers(champion: Contender, challenge: Make) -> None:
     decision = judge(champion, challenge(worse), holdout_of(), OPTIONS)
     assert refused_by(decision) == {"non_inferior", "brier"}
@@ -181,6 +182,7 @@ def test_delta_alone_can_force_either_outcome(champion: Contender, challenge: Ma
         replace(OPTIONS, gate_delta=-0.01)
 
 
+@pytest.mark.fault(36)
 def test_an_equal_challenger_is_not_promoted(champion: Contender, challenge: Make) -> None:
     decision = judge(champion, challenge(good), holdout_of(), OPTIONS)
     assert refused_by(decision) == {"new_model"}
@@ -191,6 +193,7 @@ def test_an_equal_challenger_is_not_promoted(champion: Contender, challenge: Mak
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.fault(36)
 def test_one_prediction_that_is_no_number_refuses(champion: Contender, challenge: Make, value: float) -> None:
     challenger = challenge(lambda index: value if index == 7 else better(index))
     decision = judge(champion, challenger, holdout_of(), OPTIONS)
@@ -208,12 +211,14 @@ def test_one_prediction_that_is_no_number_refuses(champion: Contender, challenge
         ({"task": replace(CLASSES, classes=("tumour", "normal"))}, "same_task"),
     ],
 )
+@pytest.mark.fault(36)
 def test_another_encoder_tiling_or_task_is_refused(
     champion: Contender, challenge: Make, changes: dict[str, Any], check: str
 ) -> None:
     assert check in refused_by(judge(champion, challenge(better, **changes), holdout_of(), OPTIONS))
 
 
+@pytest.mark.fault(36)
 def test_a_holdout_patient_in_training_is_refused_and_not_named(champion: Contender, challenge: Make) -> None:
     def of(patients: list[str], sources: list[SourceIdentity]) -> TrainedOn:
         return TrainedOn.of(

@@ -107,6 +107,7 @@ def test_each_axis_keeps_its_own_resolution() -> None:
     assert geometry.effective_mpp == pytest.approx((0.5, 0.5000625))
 
 
+@pytest.mark.fault(22)
 def test_enlarging_beyond_the_policy_is_refused_naming_both_resolutions() -> None:
     slide = info(1000, 1000)
     assert tile_geometry(slide, square(0.55), TileSpec(), POLICY).upsample == pytest.approx(1.1)

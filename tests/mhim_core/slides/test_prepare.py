@@ -34,6 +34,7 @@ def scaled(pixels: np.ndarray, factor: float) -> np.ndarray:
     return np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
 
 
+@pytest.mark.fault(22)
 def test_twins_at_10_20_and_40x_give_the_same_tiles(write_slide: Write, painted: np.ndarray) -> None:
     spec = TileSpec(target_mpp=1.0, tile_px=128)
     plans, tiles = [], []
@@ -73,6 +74,7 @@ def test_every_kept_tile_has_enough_tissue_and_no_left_out_place_has(write_slide
                 assert ((x, y) in kept) == (share > 0.5)
 
 
+@pytest.mark.fault(20)
 def test_a_blank_slide_is_empty_and_not_a_failure(write_slide: Write) -> None:
     with prepare(write_slide(np.full((600, 700, 3), 243, np.uint8))) as slide:
         assert len(slide.plan) == 0

@@ -83,6 +83,7 @@ def test_batches_carry_the_plan_in_order_whatever_their_size(
     assert max(len(batch.index) for batch in batches) <= batch_size
 
 
+@pytest.mark.fault(24)
 def test_what_lies_over_the_edge_is_white_and_counted(write_slide: Write) -> None:
     with open_slide(write_slide(np.full((256, 320, 3), 90, np.uint8))) as reader:
         (batch,) = reader.tiles(plan_everything(reader))
@@ -91,6 +92,7 @@ def test_what_lies_over_the_edge_is_white_and_counted(write_slide: Write) -> Non
     assert np.abs(batch.tiles[1, :, :64].astype(int) - 90).max() < 10
 
 
+@pytest.mark.fault(24)
 def test_a_tile_the_scanner_left_out_is_white_and_counted(write_slide: Write) -> None:
     path = write_slide(np.full((256, 512, 3), 90, np.uint8), downsamples=(1,))
     _, sizes = tile_table(path)
@@ -112,6 +114,7 @@ def test_a_tile_is_resized_to_exactly_its_size_at_the_target(write_slide: Write,
     assert batch.tiles.shape == (len(plan), 224, 224, 3)
 
 
+@pytest.mark.fault(18)
 def test_one_corrupt_tile_is_recorded_and_the_others_are_untouched(write_slide: Write, painted: np.ndarray) -> None:
     path = write_slide(painted)
     with open_slide(path) as reader:
@@ -126,6 +129,7 @@ def test_one_corrupt_tile_is_recorded_and_the_others_are_untouched(write_slide: 
     assert np.array_equal(np.concatenate([batch.tiles for batch in batches]), good[index])
 
 
+@pytest.mark.fault(18)
 def test_more_than_five_percent_unreadable_fails_the_slide(write_slide: Write, simple: np.ndarray) -> None:
     path = write_slide(simple)
     break_tile(path, 3)

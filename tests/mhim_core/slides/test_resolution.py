@@ -16,6 +16,7 @@ def info(x: float | None, y: float | None) -> SlideInfo:
 
 
 @pytest.mark.parametrize("nothing", [None, 0.0, -0.5, math.nan, math.inf])
+@pytest.mark.fault(21)
 def test_what_states_no_resolution_needs_an_override_or_a_default(nothing: float | None) -> None:
     slide = info(nothing, nothing)
     with pytest.raises(SlideError, match="default_mpp") as failure:
@@ -33,6 +34,7 @@ def test_one_axis_alone_states_nothing(x: float | None, y: float | None) -> None
 
 
 @pytest.mark.parametrize("mpp", [352.78, 50.0, 0.005, 0.0499, 20.1])
+@pytest.mark.fault(21)
 def test_a_stated_resolution_out_of_range_is_implausible_whatever_the_default(mpp: float) -> None:
     for policy in (STRICT, LENIENT):
         with pytest.raises(SlideError, match="cohort table") as failure:
@@ -46,10 +48,12 @@ def test_a_plausible_resolution_is_taken_as_stated(mpp: float) -> None:
     assert resolve_mpp(info(mpp, mpp), None, LENIENT) == (mpp, mpp, "slide")
 
 
+@pytest.mark.fault(21)
 def test_axes_up_to_two_percent_apart_keep_their_own_values() -> None:
     assert resolve_mpp(info(0.5, 0.509), None, STRICT) == (0.5, 0.509, "slide")
 
 
+@pytest.mark.fault(21)
 def test_axes_further_apart_are_implausible_unless_overridden() -> None:
     for slide in (info(0.5, 0.511), info(0.511, 0.5)):
         with pytest.raises(SlideError, match="apart") as failure:

@@ -66,6 +66,7 @@ def test_a_table_longer_than_the_file_is_truncation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, "1 KB", 0.3, 0.6, 0.99])
+@pytest.mark.fault(17)
 def test_a_truncated_slide_does_not_open(write_slide: Write, simple: np.ndarray, share: float | str) -> None:
     path = write_slide(simple)
     whole = path.read_bytes()
@@ -78,6 +79,7 @@ def test_a_truncated_slide_does_not_open(write_slide: Write, simple: np.ndarray,
 @pytest.mark.parametrize(
     "name", ["CMU-1-Small-Region.svs", "tcga-cr-7395-01a-01-ts1.svs", "ndpi_test3-DAPI-2-387.ndpi"]
 )
+@pytest.mark.fault(17)
 def test_a_whole_scanner_file_passes_and_a_truncated_one_does_not(shared_data: Path, tmp_path: Path, name: str) -> None:
     source = shared_data / "slides" / name
     check_tiff(source)

@@ -65,6 +65,7 @@ def test_a_bag_is_its_features_in_float32(
     np.testing.assert_array_equal(table.coords_l0_px, make_features("a").coords_l0_px)
 
 
+@pytest.mark.fault(15)
 def test_a_flipped_byte_is_refused_naming_the_slide(
     storage: CountingStorage, entries: dict[SlideId, CommitRecord]
 ) -> None:

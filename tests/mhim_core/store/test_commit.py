@@ -64,6 +64,7 @@ def test_the_backend_changes_neither_the_feature_file_nor_any_name(
     assert contents[0] == contents[1]
 
 
+@pytest.mark.fault(20)
 def test_an_empty_slide_is_a_commit_without_a_file(
     storage: LocalStorage, feature_set: FeatureSet, make_features: Make
 ) -> None:
@@ -104,6 +105,7 @@ def test_who_stated_the_same_mpp_shares_the_feature_file(
 
 
 @pytest.mark.parametrize("at", ["encode", "put", "put_if_absent"])
+@pytest.mark.fault(14)
 def test_an_error_anywhere_leaves_no_commit_and_a_retry_succeeds(
     storage: LocalStorage, feature_set: FeatureSet, make_features: Make, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
@@ -122,6 +124,7 @@ def test_an_error_anywhere_leaves_no_commit_and_a_retry_succeeds(
     assert len(keys(storage)) == 2
 
 
+@pytest.mark.fault(8)
 def test_a_lost_reply_is_taken_as_our_own_commit(
     storage: LocalStorage, feature_set: FeatureSet, make_features: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ def test_the_same_entries_give_the_same_bytes_in_any_order(
     assert write_manifest(LocalStorage(tmp_path / "other"), feature_set, backwards) == first
 
 
+@pytest.mark.fault(11)
 def test_concurrent_writers_end_in_a_union(storage: LocalStorage, feature_set: FeatureSet, records: Records) -> None:
     parts = [records(f"s{index}") for index in range(6)]
     barrier = threading.Barrier(len(parts))

@@ -161,6 +161,7 @@ def test_no_slide_is_refused_that_may_be_tiled() -> None:
     assert MAX_ROWS == MAX_TILES
 
 
+@pytest.mark.fault(15)
 def test_every_flipped_byte_is_refused_by_the_sha256(make_features: Make) -> None:
     given = make_features(num_tiles=3)
     data = encode_features(given)
@@ -190,12 +191,14 @@ def test_every_flipped_byte_is_refused_by_the_sha256(make_features: Make) -> Non
         {"background_share": np.zeros(5, np.float64)},
     ],
 )
+@pytest.mark.fault(28)
 def test_features_that_break_the_contract_are_bad_features(make_features: Make, change: dict[str, np.ndarray]) -> None:
     with pytest.raises(SlideError, match="slide s1") as caught:
         encode_features(make_features(**change))
     assert caught.value.reason is FailureReason.BAD_FEATURES
 
 
+@pytest.mark.fault(28)
 def test_another_slide_or_dimension_than_expected_is_refused(make_features: Make) -> None:
     data = encode_features(make_features())
     with pytest.raises(IntegrityError, match="s2"):
@@ -204,6 +207,7 @@ def test_another_slide_or_dimension_than_expected_is_refused(make_features: Make
         decode_features(data, slide_id=SlideId("s1"), dim=16)
 
 
+@pytest.mark.fault(28)
 def test_a_stranger_s_parquet_file_and_smuggled_nan_are_refused(make_features: Make) -> None:
     own = pq.ParquetFile(io.BytesIO(encode_features(make_features(num_tiles=1)))).read()
     sink = io.BytesIO()

@@ -110,6 +110,7 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["flipped", "truncated", "record missing", "record damaged"])
+@pytest.mark.fault(33)
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(plan_of: PlanOf, bags, tmp_path: Path, how: str) -> None:  # type: ignore[no-untyped-def]
     run(plan_of(), bags, tmp_path / "whole")
     with pytest.raises(StoppedError):
@@ -124,6 +125,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(plan_of: PlanOf, bag
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
+@pytest.mark.fault(33)
 def test_checkpoints_of_another_configuration_are_not_resumed(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(StoppedError):
         run(plan_of(), bags, tmp_path, Watcher(PLAIN, 2))

@@ -46,6 +46,7 @@ def test_the_state_of_another_model_is_refused(plan_of: Callable[..., TrainPlan]
 
 
 @pytest.mark.parametrize("cut", [0, 5, 100, -50])
+@pytest.mark.fault(33)
 def test_damaged_bytes_are_refused(plan_of: Callable[..., TrainPlan], bags, cut: int) -> None:  # type: ignore[no-untyped-def]
     state = trained(plan_of(), bags, epochs=1)
     with pytest.raises(IntegrityError):

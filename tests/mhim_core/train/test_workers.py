@@ -44,6 +44,7 @@ def run_workers(folder: Path, plan: TrainPlan, bags, num_workers: int = 2, fault
             worker.wait()
 
 
+@pytest.mark.fault(32)
 def test_workers_fit_what_one_worker_fits(plan_of: Callable[..., TrainPlan], bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     # three workers on batches of two: one of them always has an empty share (two workers: the tests on a cluster)
     num_workers = 3
@@ -63,6 +64,7 @@ def test_workers_fit_what_one_worker_fits(plan_of: Callable[..., TrainPlan], bag
             assert difference < 1e-9, (name, tensor_name, float(difference))
 
 
+@pytest.mark.fault(32)
 def test_workers_that_drift_apart_are_stopped(plan_of: Callable[..., TrainPlan], bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     codes = run_workers(tmp_path / "several", plan_of(global_batch=2), bags, fault="drift")
     assert 0 not in codes
