@@ -4,11 +4,10 @@ import dataclasses
 import os
 import posixpath
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from cluster.storage import object_hint, object_identity, open_storage, read_bytes
+from cluster.storage import object_hint, object_hints, object_identity, open_storage, read_bytes
 from mhim_core.cohort.check import validate
 from mhim_core.cohort.findings import Finding
 from mhim_core.cohort.folders import folder_table
@@ -20,10 +19,9 @@ from mhim_core.cohort.task_options import AS_FOUND, LabelSpellings, TableOptions
 from mhim_core.errors import CohortError, NotFoundError, SlideError
 from mhim_core.features import SourceHint, SourceIdentity
 from mhim_core.slides.identity import source_hint, source_identity
+from mhim_core.store.parallel import map_all
 from mhim_core.types import SlideId, SlideTask
 
-_NUM_THREADS = 16
-"""Hints are one HEAD request each for slides at s3://."""
 _TABLES = {
     "cohort": "the cohort is one table, CSV, xlsx or Parquet, that lists the slides, or a folder of them",
     "labels": "the labels are one table, CSV, xlsx or Parquet, of slide or patient ids and labels",
@@ -142,15 +140,15 @@ def slide_identity(task: SlideTask) -> SourceIdentity | None:
 
 def _hints(rows: Iterable[CohortRow]) -> dict[str, SourceHint]:
     uris = sorted({row.uri for row in rows if row.uri})
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        hints = zip(uris, pool.map(_maybe_hint, uris), strict=True)
-        return {uri: hint for uri, hint in hints if hint is not None}
+    local = [uri for uri in uris if "://" not in uri]
+    hints = zip(local, map_all(_hint_if_there, local), strict=True)
+    return {uri: hint for uri, hint in hints if hint is not None} | object_hints(uri for uri in uris if "://" in uri)
 
 
-def _maybe_hint(uri: str) -> SourceHint | None:
+def _hint_if_there(path: str) -> SourceHint | None:
     try:
-        return slide_hint(uri)
-    except (SlideError, NotFoundError):
+        return source_hint(path)
+    except SlideError:
         return None
 
 

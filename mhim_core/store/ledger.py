@@ -107,9 +107,10 @@ class Ledger:
         that it is not opened again; None for a slide whose former entry no longer matches. A slide whose source could
         not be seen at all keeps what it had: an unmounted disk must not empty a manifest.
         """
-        keys = {row.slide_id: row.commit_key for row in rows if row.commit_key}
-        records = self._read_commits(keys.values())
         entries: dict[SlideId, CommitRecord | None] = dict(pending.done)
+        # those that are done have their record: a rerun of a whole cohort reads no commit again
+        keys = {row.slide_id: row.commit_key for row in rows if row.commit_key and row.slide_id not in entries}
+        records = self._read_commits(keys.values())
         named = {task.slide_id: task.sha256 for task in pending.todo if task.sha256 is not None}
         open_ids = [task.slide_id for task in pending.todo] + [row.slide_id for row in pending.given_up]
         for slide_id in open_ids:

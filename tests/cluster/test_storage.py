@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from cluster import s3
-from cluster.s3 import parse_s3_uri
+from cluster.s3 import S3Client, S3Place, parse_s3_uri
 from cluster.storage import (
     S3Storage,
     _shared_client,
     download,
     object_hint,
+    object_hints,
     object_identity,
     open_storage,
     read_bytes,
@@ -385,6 +386,29 @@ def test_an_object_s_hint_changes_with_its_content_and_only_then(bucket: str) ->
     assert object_hint(uri) != first
     with pytest.raises(NotFoundError):
         object_hint(storage.locate("b"))
+
+
+def test_hints_of_one_folder_come_from_its_listing_and_equal_those_asked_one_by_one(proxy: Any, bucket: str) -> None:
+    keys = [f"slides/ä {index:02} + b.svs" for index in range(40)] + ["slides/deeper/a.svs", "b.svs"]
+    for key in keys:
+        S3Client().call(
+            "write", S3Place(bucket, key), lambda s3, key=key: s3.put_object(Bucket=bucket, Key=key, Body=key.encode())
+        )
+    uris = [f"s3://{bucket}/{key}" for key in keys]
+    absent = [f"s3://{bucket}/slides/gone.svs", f"s3://{bucket}/other/gone.svs"]
+    before = proxy.num_requests
+    hints = object_hints([*uris, *absent])
+    assert proxy.num_requests - before == 1 + 4  # a page of slides/; one HEAD for each that lies alone or is not there
+    assert hints == {uri: object_hint(uri) for uri in uris}
+
+
+def test_who_may_not_list_still_sees_each_object(proxy: Any, bucket: str) -> None:
+    storage = S3Storage(bucket)
+    for index in range(8):
+        storage.put(f"slides/{index}.svs", b"x")
+    uris = [storage.locate(f"slides/{index}.svs") for index in range(8)]
+    proxy.faults = [403]
+    assert list(object_hints(uris)) == uris
 
 
 def test_a_local_file_is_read_by_its_path(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from mhim_core.store.commit import commit
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.ledger import Ledger, Pending
 from mhim_core.store.manifest import read_manifest, write_manifest
+from mhim_core.store.record import skipped_row
 from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
 
 
@@ -115,6 +116,16 @@ def test_an_unchanged_cohort_is_settled_by_the_manifest_alone(bench: Bench) -> N
     bench.storage.gets.clear()
     assert set(bench.pending(tasks).done) == {"a", "b"}
     assert [key.split("/")[0] for key in bench.storage.gets] == ["manifests"]
+
+
+def test_a_rerun_with_nothing_to_do_reads_no_commit_from_beginning_to_end(bench: Bench) -> None:
+    tasks = [task("a"), task("b")]
+    bench.finish(bench.pending(tasks), [bench.commit("a"), bench.commit("b")])
+    bench.storage.gets.clear()
+    pending = bench.pending(tasks)
+    bench.finish(pending, [skipped_row(record) for record in pending.done.values()])
+    assert {key.split("/")[0] for key in bench.storage.gets} == {"manifests"}
+    assert set(bench.manifest()) == {"a", "b"}
 
 
 def test_only_commits_missing_from_the_manifest_are_read(bench: Bench) -> None:
