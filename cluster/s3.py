@@ -7,6 +7,7 @@ Credentials come from the usual chain of the AWS libraries, the endpoint from AW
 or logged.
 """
 
+import datetime
 import os
 import random
 import threading
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import botocore.session
 from botocore import exceptions as boto
 from botocore.config import Config
+from botocore.utils import parse_timestamp
 
 from mhim_core.errors import ConfigError, NotFoundError, StorageError
 
@@ -155,7 +157,17 @@ def _connect() -> Any:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return botocore.session.Session().create_client("s3", config=config)
+    session = botocore.session.Session()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
+    return session.create_client("s3", config=config)
+
+
+def _timestamp(value: Any) -> datetime.datetime:
+    """As botocore's own parser, which tries every format there is and takes half of a listing's time."""
+    try:
+        return datetime.datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return parse_timestamp(value)
 
 
 def _code(failure: boto.ClientError) -> str:
