@@ -12,7 +12,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -44,15 +44,25 @@ Work = Callable[[Any, TrainContext, Callable[[Any], None]], Any]
 """`work(payload, context, tell) -> value`, run on every worker; `tell` sends an event to the driver."""
 
 
+Beside = Callable[[threading.Event], None]
+"""Runs in a thread of the driver beside the work, until it is done or the event is set; its error ends the work."""
+
+
 def run_workers(
-    work: Work, payload: Any, spec: WorkerSpec, cluster: Resources, scratch_uri: str, on_event: Callable[[Any], None]
+    work: Work,
+    payload: Any,
+    spec: WorkerSpec,
+    cluster: Resources,
+    scratch_uri: str,
+    on_event: Callable[[Any], None],
+    beside: Beside | None = None,
 ) -> Any:
     """Run `work` on a group of workers; rank 0's value.
 
     `scratch_uri`: a place every node sees, which Ray Train checks before it starts (for a local Ray a temporary folder
-    serves). Raises what `work` raised on any rank where it is one of this project's errors; those are never retried.
-    A group that lost a worker is started again. MhimError where it did not come to an end even so, or where the
-    cluster, of which a line tells what it lacks, had no room for the group within a quarter of an hour.
+    serves). Raises what `beside` raised, or `work` on any rank where that is one of this project's errors, which are
+    never retried. A group that lost a worker is started again. MhimError where it did not come to an end even so, or
+    where the cluster, of which a line tells what it lacks, had no room for the group within a quarter of an hour.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -84,25 +94,40 @@ def run_workers(
             ),
         )
         with plain_errors("training"):
-            result = _fit(trainer)
+            result = _fit(trainer, beside)
     outcome = pickle.loads(result.return_value)
     if isinstance(outcome, MhimError):
         raise outcome
     return outcome
 
 
-def _fit(trainer: Any) -> Any:
+def _fit(trainer: Any, beside: Beside | None = None) -> Any:
     """`trainer.fit()` in a thread: in the main one Ray Train takes Ctrl-C for itself and ends the process with 0."""
+    stop = threading.Event()
+    fitted = _in_thread(trainer.fit, "mhim-fit")
+    try:
+        if beside is not None:
+            checked = _in_thread(lambda: beside(stop), "mhim-beside")
+            wait((fitted, checked), return_when=FIRST_COMPLETED)
+            if checked.done():
+                checked.result()
+        return fitted.result()
+    finally:
+        stop.set()
+
+
+def _in_thread(function: Callable[[], Any], name: str) -> "Future[Any]":
+    """Its value or error; a thread that ends with the process."""
     future: Future[Any] = Future()
 
-    def fit() -> None:
+    def run() -> None:
         try:
-            future.set_result(trainer.fit())
+            future.set_result(function())
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=fit, daemon=True, name="mhim-fit").start()
-    return future.result()
+    threading.Thread(target=run, daemon=True, name=name).start()
+    return future
 
 
 def _run_on_worker(config: dict[str, Any]) -> bytes:

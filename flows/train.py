@@ -4,10 +4,11 @@ Inputs: the cohort table's targets and the store's features (the version of the 
 Outputs: the run's folder (`flows.runs.folder`). Cost: 12 s to start the workers, then seeds × folds × stages × epochs
 passes over the bags. Finished fits are kept, interrupted ones resume from their last checkpoint, and a finished run
 does not start Ray. Exit code: 0, 2, 5 (the folder holds a run of another configuration), 6 (also if a feature file that
-it would read is missing or truncated, before Ray is started).
+it would read is missing or truncated, before Ray is started, or of other bytes, within the first fit).
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -34,7 +35,14 @@ from flows.runs.folder import (
 from flows.runs.identity import run_identity
 from flows.runs.progress import METRIC_TITLES, FitProgress
 from flows.runs.store_place import recorded_places
-from flows.runs.training_data import TrainingData, check_files, choose_features, choose_manifest, training_data
+from flows.runs.training_data import (
+    TrainingData,
+    check_contents,
+    check_files,
+    choose_features,
+    choose_manifest,
+    training_data,
+)
 from flows.runs.training_places import TrainingPlaces, open_places
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import Cohort
@@ -252,6 +260,14 @@ def used_entries(trained_run: Run, plan: TrainPlan) -> dict[SlideId, CommitRecor
     return {slide_id: manifest[slide_id] for ids in used_bags(trained_run, plan).values() for slide_id in ids}
 
 
+def unread_at_first(trained_run: Run, plan: TrainPlan) -> list[CommitRecord]:
+    """The commits whose files the first unfinished fit does not read itself, which compares their sha256 as well."""
+    present = {entry.key for entry in trained_run.storage.list("fits")}
+    first = next(fit for fit in plan.fits if f"fits/{fit.name}/result.json" not in present)
+    read = used_entries(trained_run, dataclasses.replace(plan, fits=(first,)))
+    return [record for slide_id, record in used_entries(trained_run, plan).items() if slide_id not in read]
+
+
 class FitPayload(NamedTuple):
     """What is sent to every worker: addresses and plain data, no open connection."""
 
@@ -283,7 +299,9 @@ def fit_all(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> Any:
     spec = WorkerSpec(config.execution.workers, config.execution.gpus_per_worker, config.execution.threads_per_worker)
     progress = FitProgress(len(plan.fits))
     with ray_session(config.ray.ray_address, config.ray.local_cpus) as cluster:
-        return run_workers(fit_on_worker, payload, spec, cluster, f"{trained_run.storage.uri}/ray", progress.update)
+        scratch, unread = f"{trained_run.storage.uri}/ray", unread_at_first(trained_run, plan)
+        beside = functools.partial(check_contents, trained_run.feature_store, unread)
+        return run_workers(fit_on_worker, payload, spec, cluster, scratch, progress.update, beside)
 
 
 def fit_on_worker(payload: FitPayload, context: Any, tell: Callable[[Any], None]) -> Any:

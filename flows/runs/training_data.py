@@ -3,6 +3,7 @@
 Nothing is trained on features of a file, resolution or patient other than those in the table.
 """
 
+import threading
 from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from mhim_core.store.feature_sets import FeatureSet, choose_feature_set
 from mhim_core.store.manifest import Manifest, read_manifest
 from mhim_core.store.matching import sha256_matches
 from mhim_core.store.record import CommitRecord
-from mhim_core.store.verify import file_findings, list_sizes
+from mhim_core.store.verify import file_findings, first_damage, list_sizes
 from mhim_core.task import Task
 from mhim_core.types import SlideId, Status
 
@@ -90,8 +91,9 @@ def choose_manifest(places: TrainingPlaces, feature_set: FeatureSet) -> Manifest
 
 
 def check_files(store: Storage, entries: Mapping[SlideId, CommitRecord], manifest: Manifest) -> None:
-    """Before hours of work: every feature file is there and as long as committed, by a listing. Their sha256 is
-    compared when they are read.
+    """Before hours of work: every feature file is there and as long as committed, by a listing.
+
+    Their sha256 is compared when they are read, and by `check_contents`.
 
     Raises StorageError (6) naming the first ten slides and what repairs them.
     """
@@ -105,6 +107,18 @@ def check_files(store: Storage, entries: Mapping[SlideId, CommitRecord], manifes
         f"{len(lost)} of {len(entries)} feature files to train on are lost in {store.uri}: {listed}{more}; `mhim store "
         f"repair store={store.uri} cohort=<the table with these slides>` makes them again"
     )
+
+
+def check_contents(store: Storage, records: Sequence[CommitRecord], stop: threading.Event) -> None:
+    """Beside the first fit: the sha256 of feature files that only a later one will read.
+
+    Raises StorageError (6) naming the first slide.
+    """
+    if damage := first_damage(store, records, stop):
+        raise StorageError(
+            f"slide {damage.slide_id}, which a later fit reads: {damage.message} ({store.locate(damage.key)}); the "
+            f"fits so far are kept; `mhim store repair store={store.uri} deep=true cohort=<its table>` makes it again"
+        )
 
 
 _MAX_NAMED = 10

@@ -4,6 +4,7 @@ Everything in a store is append-only and written in the order feature file, comm
 the opposite order: whatever a listed record names was there before, so a run in progress makes nothing look missing.
 """
 
+import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import StrEnum
@@ -121,6 +122,16 @@ def file_findings(
     if deep:
         findings += [finding for finding in map_all(lambda record: _read(storage, record), listed) if finding]
     return findings
+
+
+def first_damage(storage: Storage, records: Iterable[CommitRecord], stop: threading.Event) -> Finding | None:
+    """The first record whose feature file is not there or not of its sha256, read one by one until `stop` is set."""
+    for record in records:
+        if stop.is_set():
+            return None
+        if finding := _read(storage, record):
+            return finding
+    return None
 
 
 def list_sizes(storage: Storage, records: Collection[CommitRecord], num_slides: int) -> dict[str, int]:

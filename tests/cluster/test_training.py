@@ -1,5 +1,6 @@
 """A group of workers: what the work returns, what it raises, and that no rank waits for one that gave up."""
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.session import Resources, kept_alive, ray_session
-from cluster.training import MAX_GROUP_RESTARTS, WorkerSpec, _scratch, run_workers
+from cluster.training import MAX_GROUP_RESTARTS, WorkerSpec, _fit, _scratch, run_workers
 from mhim_core.errors import IntegrityError, MhimError
 
 pytestmark = [pytest.mark.filterwarnings("ignore:::ray"), pytest.mark.timeout(200)]
@@ -57,6 +58,43 @@ def test_an_error_of_one_rank_ends_the_others_soon_and_comes_home_without_anothe
         run_workers(work, None, WorkerSpec(2), cluster, "/nowhere", ranks.append)
     assert time.monotonic() - start_s < 60
     assert sorted(ranks) == [0, 1]
+
+
+class Training:
+    """In the place of Ray's trainer: ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.end = threading.Event()
+
+    def fit(self) -> str:
+        assert self.end.wait(60)
+        return "result"
+
+
+def test_an_error_beside_the_training_ends_it_and_what_ends_well_does_not() -> None:
+    training = Training()
+
+    def damage(stop: threading.Event) -> None:
+        raise IntegrityError("slide s07")
+
+    with pytest.raises(IntegrityError, match="slide s07"):
+        _fit(training, damage)
+    training.end.set()
+
+    other = Training()
+    assert _fit(other, lambda stop: other.end.set()) == "result"
+
+
+def test_what_runs_beside_the_training_is_told_that_it_is_over() -> None:
+    training, over = Training(), threading.Event()
+    training.end.set()
+
+    def watch(stop: threading.Event) -> None:
+        assert stop.wait(60)
+        over.set()
+
+    assert _fit(training, watch) == "result"
+    assert over.wait(60)
 
 
 def test_an_error_that_is_none_of_ours_is_tried_again_and_then_told_in_a_sentence(

@@ -198,7 +198,7 @@ def _embed_in_this_process(patch: pytest.MonkeyPatch) -> None:
 def _train_in_this_process(patch: pytest.MonkeyPatch) -> None:
     """With as many torch threads as a worker has: a sum's last bits depend on them."""
 
-    def run_workers(work: Any, payload: Any, spec: Any, cluster: Any, scratch: str, on_event: Any) -> Any:
+    def run_workers(work: Any, payload: Any, spec: Any, cluster: Any, scratch: str, on_event: Any, *_: Any) -> Any:
         import torch
 
         num_threads = torch.get_num_threads()

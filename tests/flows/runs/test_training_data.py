@@ -1,6 +1,8 @@
 """What training takes from table and store, before any worker starts."""
 
+import contextlib
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,55 @@ def test_lost_feature_files_end_a_training_before_any_worker_and_are_named(
     sentence = refused(*words, code=6)
     assert sentence.count("missing") + sentence.count("damaged") == 10
     assert "and 2 more" in sentence
+
+
+@pytest.mark.fault(15)
+def test_a_flipped_bit_that_only_a_later_fit_would_read_ends_the_training_beside_the_first(
+    mhim: Callable[..., Any],
+    refused: Callable[..., str],
+    made_store: Callable[..., str],
+    write_table: Callable[..., Any],
+    cohort_rows: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = cohort_rows(pos=8, neg=8)
+    ids = [row["slide_id"] for row in rows]
+    words = ["train", f"cohort={write_table(rows)}", made_store(ids), f"out={tmp_path / 'run'}", "folds=4"]
+    read_by_the_first: set[str] = set()
+
+    def run_workers(
+        work: Any, payload: Any, spec: Any, cluster: Any, scratch: str, on_event: Any, beside: Any
+    ) -> list[Any]:
+        first = payload.plan.fits[0]
+        read_by_the_first.update(bag.bag_id for bag in (*first.train, *first.validation))
+        beside(threading.Event())
+        return []
+
+    monkeypatch.setattr("flows.train.ray_session", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("cluster.training.run_workers", run_workers)
+    files = {path.parent.name: path for path in (tmp_path / "store/features").rglob("*.parquet")}
+    whole = {slide_id: path.read_bytes() for slide_id, path in files.items()}
+
+    def flip(slide_id: str) -> None:
+        middle = len(whole[slide_id]) // 2
+        files[slide_id].write_bytes(
+            whole[slide_id][:middle] + bytes([whole[slide_id][middle] ^ 1]) + whole[slide_id][middle + 1 :]
+        )
+
+    for slide_id in ids:
+        flip(slide_id)
+    refused(*words, code=6)
+    for slide_id in read_by_the_first:  # the fit itself compares these
+        files[slide_id].write_bytes(whole[slide_id])
+    sentence = refused(*words, code=6)
+    left = set(ids) - read_by_the_first
+    assert sum(slide_id in sentence for slide_id in left) == 1
+    for slide_id in left:
+        files[slide_id].write_bytes(whole[slide_id])
+    for slide_id in read_by_the_first:
+        flip(slide_id)
+    assert mhim(*words).code == 0
 
 
 @pytest.mark.usefixtures("no_fits")
