@@ -17,7 +17,7 @@ def marked() -> dict[int, set[str]]:
             for decorator in getattr(function, "decorator_list", ()):
                 if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.fault":
                     for row in decorator.args:
-                        files[ast.literal_eval(row)].add(str(path.relative_to(ROOT / "tests")))
+                        files[ast.literal_eval(row)].add(str(path.relative_to(ROOT)))
     return dict(files)
 
 
