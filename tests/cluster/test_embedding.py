@@ -1,5 +1,8 @@
 """The embedding actor without Ray: what it yields for a slide, and for an error that concerns them all."""
 
+import gc
+import multiprocessing
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,3 +161,31 @@ def test_a_slide_at_s3_is_not_found_or_denied_by_its_own_name(tmp_path: Path, pr
     assert (absent.reason, absent.stage) == (FailureReason.NOT_FOUND, "open")
     assert (denied.reason, denied.stage) == (FailureReason.STORAGE, "open")
     assert f"the bucket {bucket} denies access" in denied.message
+
+
+@pytest.mark.fault(41)
+def test_two_hundred_slides_through_one_actor_grow_neither_memory_nor_open_files(tmp_path: Path) -> None:
+    """Of the actor and of its decoder."""
+    made = make_actor(tmp_path / "store")
+    source = slide(tmp_path, "small.tiff").uri
+    kept: list[tuple[int, int]] = []
+    try:
+        for index in range(200):
+            (row,) = rows_of(made, SlideTask(SlideId(f"s{index:03}"), source))
+            assert row.status is Status.OK
+            if index in (49, 199):
+                decoders = [child.pid for child in multiprocessing.active_children() if child.pid]
+                assert decoders
+                kept.append(_in_use(os.getpid(), *decoders))
+    finally:
+        made.close()
+    (bytes_early, files_early), (bytes_late, files_late) = kept
+    assert files_late <= files_early
+    assert bytes_late - bytes_early < 8 * 2**20
+
+
+def _in_use(*pids: int) -> tuple[int, int]:
+    """Bytes of memory and open files of these processes together."""
+    gc.collect()
+    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
+    return pages * os.sysconf("SC_PAGE_SIZE"), sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
