@@ -74,12 +74,13 @@ class FaultyProxy:
     """Forwards to an endpoint. Each entry of `faults` spoils one request, in order:
 
     an int: that status instead of forwarding; "reset": the connection is dropped instead; "lost": forwarded, but the
-    reply never comes; "ok": forwarded.
+    reply never comes; "ok": forwarded. `drops_conditions`: as a store that knows no conditional PUT.
     """
 
     def __init__(self, target: str) -> None:
         self.faults: list[int | str] = []
         self.always: int | None = None
+        self.drops_conditions = False
         self.num_requests = 0
         self._lock = threading.Lock()
         proxy, target_address = self, target.removeprefix("http://")
@@ -98,7 +99,10 @@ class FaultyProxy:
                     self.close_connection = True
                     return
                 upstream = http.client.HTTPConnection(target_address)
-                upstream.request(self.command, self.path, body, dict(self.headers))
+                headers = dict(self.headers)
+                if proxy.drops_conditions:
+                    headers.pop("If-None-Match", None)
+                upstream.request(self.command, self.path, body, headers)
                 response = upstream.getresponse()
                 data = response.read()
                 upstream.close()

@@ -138,6 +138,16 @@ def test_the_probe_finds_conditional_puts_and_leaves_nothing(storage: Storage) -
 
 
 @pytest.mark.fault(12)
+def test_a_server_that_ignores_conditions_is_refused(proxy: Any, bucket: str) -> None:
+    storage = S3Storage(bucket)
+    require_put_if_absent(storage)
+    proxy.drops_conditions = True
+    with pytest.raises(ConflictError):
+        require_put_if_absent(storage)
+    assert list(storage.list("")) == []
+
+
+@pytest.mark.fault(12)
 def test_the_probe_finds_a_store_that_overwrites(tmp_path: Path) -> None:
     class Overwriting(LocalStorage):
         def put_if_absent(self, key: str, data: bytes) -> bool:

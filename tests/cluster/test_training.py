@@ -60,6 +60,30 @@ def test_an_error_of_one_rank_ends_the_others_soon_and_comes_home_without_anothe
     assert sorted(ranks) == [0, 1]
 
 
+@pytest.mark.fault(34)
+def test_a_rank_that_stands_still_ends_the_work_within_the_group_s_time(
+    cluster: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.training._GROUP_TIMEOUT_S", 5)
+    monkeypatch.setattr("cluster.training.MAX_GROUP_RESTARTS", 0)
+
+    def work(payload: None, context: Any, tell: Any) -> None:
+        import time
+
+        import torch
+
+        context.barrier()
+        tell(time.time())
+        if context.rank == 1:
+            time.sleep(3600)
+        context.all_reduce([torch.zeros(1)])
+
+    begun: list[float] = []
+    with pytest.raises(MhimError, match=r"^training ended with \w+"):
+        run_workers(work, None, WorkerSpec(2), cluster, "/nowhere", begun.append)
+    assert time.time() - max(begun) < 60
+
+
 class Training:
     """In the place of Ray's trainer: ends when it is told to."""
 
