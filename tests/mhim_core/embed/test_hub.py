@@ -27,7 +27,7 @@ def test_without_network_the_refusal_is_quick_and_says_what_to_do(monkeypatch: p
     started_s = time.monotonic()
     with pytest.raises(EncoderError, match=r"HF_HUB_OFFLINE.*encoder_weights="):
         encoder_card(NAME)
-    assert time.monotonic() - started_s < 20  # timm's import included
+    assert time.monotonic() - started_s < 60  # timm's import included
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def test_results_come_in_the_order_of_the_items(num_items: int) -> None:
 
 
 def test_requests_wait_side_by_side() -> None:
-    barrier = threading.Barrier(NUM_THREADS, timeout=20)
+    barrier = threading.Barrier(NUM_THREADS, timeout=100)
     assert len(map_all(lambda _: barrier.wait(), range(NUM_THREADS))) == NUM_THREADS
 
 

@@ -37,7 +37,7 @@ def run_workers(folder: Path, plan: TrainPlan, bags, num_workers: int = 2, fault
         for rank in range(num_workers)
     ]
     try:
-        return [worker.wait(timeout=120) for worker in workers]
+        return [worker.wait(timeout=400) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()

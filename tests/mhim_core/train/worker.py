@@ -39,7 +39,7 @@ def main(rank: int, world_size: int, folder: Path, fault: str) -> None:
         init_method=f"file://{folder}/rendezvous",
         rank=rank,
         world_size=world_size,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=200),
     )
     context = ProcessGroupContext()
     if fault == "drift" and rank == 1:
