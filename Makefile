@@ -14,7 +14,7 @@ JOBS ?= auto
 RAY_JOBS ?= 3
 
 # uv installs in a quarter of pip's time but reads no pip.conf: where it finds no package (a mirror, a proxy), pip takes over
-DISTRIBUTION := -c constraints.txt -e '.[encoders,interop,xlsx,mlflow,dev]'
+DISTRIBUTION := -c constraints.txt -e '.[encoders,interop,xlsx,mlflow,signing,dev]'
 COMMA := ,
 export UV_FIND_LINKS ?= $(subst $() ,$(COMMA),$(PIP_FIND_LINKS))
 export UV_INDEX_URL ?= $(PIP_INDEX_URL)

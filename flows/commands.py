@@ -156,6 +156,21 @@ FLOWS = {
         function="rollback_to",
         positional=("name",),
     ),
+    "model keygen": FlowCommand(
+        "model",
+        "registry.ModelKeygenConfig",
+        "a pair of keys for signing",
+        "out=keys/retraining.pem",
+        function="keygen",
+    ),
+    "model sign": FlowCommand(
+        "model",
+        "registry.ModelSignConfig",
+        "vouch for promotions and cards as they are",
+        "lung registry=./registry signing_key=keys/retraining.pem",
+        function="sign",
+        positional=("name",),
+    ),
     "store verify": FlowCommand(
         "store",
         "store.StoreVerifyConfig",

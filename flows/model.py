@@ -1,22 +1,26 @@
-"""mhim model ls | show | register | promote | rollback: the models of a registry, and which of them is champion.
+"""mhim model ls | show | register | promote | rollback | keygen | sign: the models of a registry, and who is champion.
 
 Inputs: a registry; for `register` a finished run. Outputs: a model folder (`register`), a numbered promotion record
-(`promote`, `rollback`); nothing is ever changed or removed. A promotion by hand bypasses the gate, and its record says
-so. Cost: a listing and a few small files; `register` passes over the run's validation bags once. Exit code: 0, 2, 5 (a
-promotion by someone else at the same moment), 6.
+(`promote`, `rollback`), key files (`keygen`), signatures (`sign`, or with `signing_key=` where something is written);
+nothing is ever changed or removed. A promotion by hand bypasses the gate, and its record says so. Cost: a listing and a
+few small files; `register` passes over the run's validation bags once. Exit code: 0, 2 (with `require_signed=true` also
+for a record that no trusted key has signed), 5 (a promotion by someone else at the same moment), 6.
 """
 
 import json
+import os
 import time
+from pathlib import Path
 from typing import Any
 
-from cluster.storage import open_storage
 from flows.config.registry import (
+    ModelKeygenConfig,
     ModelListConfig,
     ModelPromoteConfig,
     ModelRegisterConfig,
     ModelRollbackConfig,
     ModelShowConfig,
+    ModelSignConfig,
     checked_name,
 )
 from flows.engine.result import FlowResult
@@ -25,7 +29,8 @@ from flows.prediction.packaging import package_run
 from flows.prediction.predictor import find_model
 from flows.runs.fits import results_of
 from flows.runs.folder import read_run
-from mhim_core.errors import ConflictError, InputError
+from flows.runs.signed_registry import open_registry, registry_to_sign
+from mhim_core.errors import ConfigError, ConflictError, InputError
 from mhim_core.fingerprint import canonical_json
 from mhim_core.printable import one_line
 from mhim_core.registry.holdout import read_holdout
@@ -33,10 +38,12 @@ from mhim_core.registry.models import (
     RegisteredModel,
     find_version,
     list_models,
+    read_model_folder,
     register_model,
 )
 from mhim_core.registry.names import CHAMPION, model_prefix
 from mhim_core.registry.promotions import Kind, Promotion, champion, history, promote, rollback, withdrawn
+from mhim_core.registry.signatures import new_key_pair
 from mhim_core.storage import Storage
 
 _MANUAL = "a person's decision; no gate was asked"
@@ -44,10 +51,13 @@ _MANUAL = "a person's decision; no gate was asked"
 
 def ls(config: ModelListConfig) -> FlowResult:
     """One line per model: name, version, when it was registered, whether it is champion."""
-    registry = open_storage(config.registry)
+    registry = open_registry(config.registry, config.trust)
     models = list_models(registry, checked_name(config.name) if config.name else "")
     if not models:
         print(f"{registry.uri} holds no model" + (f" named {config.name}" if config.name else ""))
+    if config.trust.require_signed:
+        for model in models:  # a listing opens no card, and a folder alone proves nothing
+            read_model_folder(registry, model.name, model.version)
     for name in dict.fromkeys(model.name for model in models):
         records = history(registry, name)
         numbers: dict[str, int] = {record.version: record.number for record in records}
@@ -65,7 +75,7 @@ def ls(config: ModelListConfig) -> FlowResult:
 
 def show(config: ModelShowConfig) -> FlowResult:
     """A summary of the card, and every promotion of the name, the oldest first."""
-    registry = open_storage(config.registry)
+    registry = open_registry(config.registry, config.trust)
     model = find_model(registry, config.name if "@" in config.name else f"{config.name}@{CHAMPION}")
     _print_card(model)
     records = history(registry, model.name)
@@ -88,7 +98,7 @@ def register(config: ModelRegisterConfig) -> FlowResult:
     ]
     if not fits:
         raise InputError(f"{run.storage.uri} has no fit of fold={config.fold} seed={config.seed}")
-    registry = open_storage(config.registry)
+    registry = open_registry(config.registry, config.trust, config.signing)
     packaged = package_run(run, fits=fits)
     known = {fold_fits.version for fold_fits in list_models(registry, name)}
     model = register_model(registry, name, packaged.card, packaged.files)
@@ -102,7 +112,7 @@ def register(config: ModelRegisterConfig) -> FlowResult:
 
 def promote_by_hand(config: ModelPromoteConfig) -> FlowResult:
     """Raises InputError (2) if there is no such version, ConflictError (5) if someone else promoted meanwhile."""
-    name, registry = checked_name(config.name), open_storage(config.registry)
+    name, registry = checked_name(config.name), open_registry(config.registry, config.trust, config.signing)
     model = find_version(registry, name, config.version)
     now = champion(registry, name)
     if now is not None and now.version == model.version:
@@ -136,13 +146,45 @@ def promote_by_hand(config: ModelPromoteConfig) -> FlowResult:
 
 def rollback_to(config: ModelRollbackConfig) -> FlowResult:
     """Raises InputError (2) if the version was never champion, ConflictError (5)."""
-    name, registry = checked_name(config.name), open_storage(config.registry)
+    name, registry = checked_name(config.name), open_registry(config.registry, config.trust, config.signing)
     before = champion(registry, name)
     record = rollback(registry, name, config.to, by_flow="model rollback", reason=config.reason)
     again = before is not None and before.number == record.number
     print(f"{name}@{record.version} is champion{' already' if again else ''} (number {record.number})")
     mirror_promotion(registry, name, config.tracking)
     return _promoted(registry, record, recomputed=not again)
+
+
+def keygen(config: ModelKeygenConfig) -> FlowResult:
+    """A private key that nobody else may read, and the public one. Raises ConfigError (2) where a file exists."""
+    private, public = Path(config.out), Path(config.out).with_suffix(".pub")
+    pair = new_key_pair()
+    try:
+        private.parent.mkdir(parents=True, exist_ok=True)
+        for path, data, mode in ((private, pair.private_pem, 0o600), (public, pair.public_pem, 0o644)):
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                file.write(data)
+    except FileExistsError as error:
+        raise ConfigError(f"{error.filename} is there already; a key is never replaced") from error
+    except OSError as error:
+        raise ConfigError(f"{error.filename} cannot be written: {error.strerror}") from error
+    print(f"private key {private}: keep it to yourself, it signs\npublic key {public}: give it to those who verify")
+    return FlowResult(outputs={"private key": str(private), "public key": str(public)})
+
+
+def sign(config: ModelSignConfig) -> FlowResult:
+    """Raises ConfigError (2) without a key, InputError (2) where there is nothing to sign."""
+    name = checked_name(config.name)
+    registry = registry_to_sign(config.registry, config.signing)
+    if config.version:
+        signed = registry.sign_card(name, find_version(registry, name, config.version).version)
+    else:
+        signed = registry.sign_name(name)
+    if not signed:
+        raise InputError(f"{registry.uri}: {name} has no promotions to sign; version= signs a card")
+    for key in signed:
+        print(f"signed {registry.locate(key)}")
+    return FlowResult(outputs={"registry": registry.uri})
 
 
 def _promoted(registry: Storage, record: Promotion, recomputed: bool = True) -> FlowResult:

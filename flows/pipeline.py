@@ -33,6 +33,7 @@ from flows.lifecycle.training_steps import (
     train_step,
 )
 from flows.runs.cohort import load_cohort, load_split_files
+from flows.runs.signed_registry import open_registry
 from flows.runs.tiling import feature_set_of, settled_spec
 from mhim_core.cohort.split_files import check_known
 from mhim_core.cohort.split_notes import require_split_column
@@ -103,7 +104,7 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
     feature_set = feature_set_of(spec, card)
     contents = contents_of(cohort_input, read_features(store, feature_set.fingerprint))
     data = snapshot(cohort_input.cohort.rows, contents, config.policy)
-    registry = open_storage(config.registry) if config.registry else None
+    registry = open_registry(config.registry, config.trust, config.signing) if config.registry else None
     work = ModelWork(
         flows=CalledFlows(embed.embed_cohort, train.run, evaluate.run, report.run),
         config=config,

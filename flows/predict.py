@@ -24,6 +24,7 @@ from flows.prediction.predictor import Predictor, predictor_of_model, predictor_
 from flows.runs.cohort import CohortInput, load_cohort
 from flows.runs.embed_report import Embedded
 from flows.runs.folder import read_run
+from flows.runs.signed_registry import open_registry
 from mhim_core.cohort.spellings import spell_as
 from mhim_core.errors import ConflictError, InputError, NotFoundError
 from mhim_core.evaluation.prediction_table import class_columns, new_bags_schema
@@ -130,7 +131,7 @@ def predictor_of(config: PredictConfig) -> Predictor:
     """The run's fold models, or the registry's model."""
     if config.run:
         return predictor_of_run(read_run(config.run, spare_store=config.store))
-    return predictor_of_model(open_storage(config.registry), config.model)
+    return predictor_of_model(open_registry(config.registry, config.trust), config.model)
 
 
 def predict_bags(

@@ -47,6 +47,7 @@ from flows.lifecycle.training_steps import (
 from flows.lifecycle.trigger import as_before, discover, made_from, num_waiting
 from flows.prediction.predictor import Predictor, predictor_of_model
 from flows.runs.cohort import load_cohort
+from flows.runs.signed_registry import open_registry
 from mhim_core.cohort.spellings import spell_as
 from mhim_core.cohort.table import require_patients
 from mhim_core.errors import ConfigError, ConflictError, InputError, IntegrityError
@@ -71,7 +72,7 @@ def run(config: RetrainConfig) -> FlowResult:
     check_address(config.ray.ray_address)
     config.embedding.check_room(config.ray)
     config.execution.check_room(config.ray)
-    registry = open_storage(config.registry)
+    registry = open_registry(config.registry, config.trust, config.signing)
     retry_policy = RetryPolicy(config.steps.retries, config.steps.retry_wait_s)
     result = _finish(config, registry, retry_policy)
     for _ in range(_MAX_ROUNDS):

@@ -5,6 +5,7 @@
     │   ├── ConfigError                a key, a value, an address
     │   ├── CohortError                the table of slides: columns, ids, labels, leakage
     │   ├── SplitError                 folds that cannot be made
+    │   ├── TrustError                 a record of a registry that no trusted key has signed
     │   └── EncoderError               an unknown, gated or mismatching encoder
     ├── ConflictError              5   another run or store stands in the way
     ├── StorageError               6   unreachable or denied
@@ -42,6 +43,10 @@ class CohortError(InputError):
 
 class SplitError(InputError):
     """The asked-for splits cannot be made from this cohort."""
+
+
+class TrustError(InputError):
+    """Signed records were required, and this one is unsigned, wrongly signed, or older than one seen before."""
 
 
 class EncoderError(InputError):

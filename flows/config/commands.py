@@ -29,6 +29,7 @@ from flows.config.keys import (
 )
 from flows.config.roles import Role, part, role
 from flows.config.tracking import TrackingKeys
+from flows.config.trust import TrustKeys
 from mhim_core.cohort.task_options import SplitOptions, SplitScheme, TableOptions, TaskOptions
 from mhim_core.errors import ConfigError
 from mhim_core.mil.formats import FORMATS, WRITTEN_FORMATS
@@ -95,6 +96,7 @@ class TrainConfig:
     ray: RayKeys = part(RayKeys, Role.execution)
     execution: TrainExecution = part(TrainExecution, Role.execution)
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
+    trust: TrustKeys = part(TrustKeys, Role.execution)
     warm_start: str = field(default="", metadata=role(Role.model))
     """With scheme=final: start from the weights of this model, the out= of a run, or lung@champion with registry=;
     empty: start from scratch."""
@@ -168,6 +170,7 @@ class PredictConfig:
     ray: RayKeys = part(RayKeys, Role.execution)
     decode: DecodeKeys = part(DecodeKeys, Role.execution)
     embedding: EmbedExecution = part(EmbedExecution, Role.execution)
+    trust: TrustKeys = part(TrustKeys, Role.execution)
 
     def check_source(self) -> None:
         """ConfigError unless there is one source of models."""

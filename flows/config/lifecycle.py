@@ -22,6 +22,7 @@ from flows.config.keys import (
 from flows.config.registry import checked_name
 from flows.config.roles import Role, part, role
 from flows.config.tracking import TrackingKeys
+from flows.config.trust import SigningKeys, TrustKeys
 from mhim_core.cohort.task_options import SplitOptions, SplitScheme, TableOptions, TaskOptions
 from mhim_core.errors import ConfigError
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
@@ -82,6 +83,8 @@ class PipelineConfig:
     embedding: EmbedExecution = part(EmbedExecution, Role.execution)
     execution: TrainExecution = part(TrainExecution, Role.execution)
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
+    trust: TrustKeys = part(TrustKeys, Role.execution)
+    signing: SigningKeys = part(SigningKeys, Role.execution)
 
     def __post_init__(self) -> None:
         check_workers(self.execution, self.fit)
@@ -176,6 +179,8 @@ class RetrainConfig:
     embedding: EmbedExecution = part(EmbedExecution, Role.execution)
     execution: TrainExecution = part(TrainExecution, Role.execution)
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
+    trust: TrustKeys = part(TrustKeys, Role.execution)
+    signing: SigningKeys = part(SigningKeys, Role.execution)
     asked: tuple[str, ...] = field(default=("*",), metadata={"is_key": False}, compare=False)
     """The keys that the user gave; *: all of them, if the config was made in Python."""
 

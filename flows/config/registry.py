@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from flows.config.keys import PluginFile
 from flows.config.roles import Role, part, role
 from flows.config.tracking import TrackingKeys
+from flows.config.trust import SigningKeys, TrustKeys
 from mhim_core.errors import ConfigError
 from mhim_core.registry.names import check_name
 
@@ -17,6 +18,7 @@ class ModelListConfig:
     """The model registry: a folder or s3://bucket/prefix."""
     name: str = field(default="", metadata=role(Role.identity))
     """Only models of this name; empty: all models."""
+    trust: TrustKeys = part(TrustKeys, Role.execution)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class ModelShowConfig:
     """The model registry: a folder or s3://bucket/prefix."""
     name: str = field(metadata=role(Role.identity))
     """The model: lung (its champion), lung@champion or lung@<version>."""
+    trust: TrustKeys = part(TrustKeys, Role.execution)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,8 @@ class ModelRegisterConfig:
     """The model registry: a folder or s3://bucket/prefix."""
     plugin: PluginFile = part(PluginFile, Role.identity)
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
+    trust: TrustKeys = part(TrustKeys, Role.execution)
+    signing: SigningKeys = part(SigningKeys, Role.execution)
     name: str = field(metadata=role(Role.identity))
     """The model's name: letters, digits and ._- only."""
     run: str = field(metadata=role(Role.run))
@@ -60,6 +65,8 @@ class ModelPromoteConfig:
     registry: str = field(metadata=role(Role.output))
     """The model registry: a folder or s3://bucket/prefix."""
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
+    trust: TrustKeys = part(TrustKeys, Role.execution)
+    signing: SigningKeys = part(SigningKeys, Role.execution)
     name: str = field(metadata=role(Role.identity))
     """The model's name."""
     version: str = field(metadata=role(Role.identity))
@@ -75,12 +82,39 @@ class ModelRollbackConfig:
     registry: str = field(metadata=role(Role.output))
     """The model registry: a folder or s3://bucket/prefix."""
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
+    trust: TrustKeys = part(TrustKeys, Role.execution)
+    signing: SigningKeys = part(SigningKeys, Role.execution)
     name: str = field(metadata=role(Role.identity))
     """The model's name."""
     to: str = field(metadata=role(Role.identity))
     """The version to go back to, or its first digits, as mhim model show lists them."""
     reason: str = field(default="", metadata=role(Role.identity))
     """A sentence for the record, without names of patients; empty: one that says what was rolled back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelKeygenConfig:
+    """mhim model keygen: a pair of keys for signing."""
+
+    out: str = field(metadata=role(Role.identity))
+    """The file of the private key, such as keys/retraining.pem; the public key lies beside it, with the ending .pub."""
+
+    def __post_init__(self) -> None:
+        if not self.out or "://" in self.out or self.out.endswith(".pub"):
+            raise ConfigError(f"out={self.out}: name a local file for the private key, such as retraining.pem")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSignConfig:
+    """mhim model sign: vouch for what a registry holds, if it was not signed when it was written."""
+
+    registry: str = field(metadata=role(Role.output))
+    """The model registry: a folder or s3://bucket/prefix."""
+    name: str = field(metadata=role(Role.identity))
+    """The model's name."""
+    version: str = field(default="", metadata=role(Role.identity))
+    """Sign only the card of this version, or its first digits; empty: all promotions and the cards they name."""
+    signing: SigningKeys = part(SigningKeys, Role.execution)
 
 
 def checked_name(name: str) -> str:

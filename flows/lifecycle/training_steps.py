@@ -124,7 +124,7 @@ class ModelWork:
             own["folds"] = self.folds
         if self.registry is not None:
             own["partial_splits"] = True  # patients of the holdout are not in the table that is trained on
-        for shared in (self.config.plugin, self.config.ray, self.config.execution, self.tracking):
+        for shared in (self.config.plugin, self.config.ray, self.config.execution, self.tracking, self.config.trust):
             own |= flat(shared)
         own |= {"cohort": cohort, "store": self.config.store, "out": out, "scheme": scheme}
         own["na_values"] = ()  # `train_table` has empty cells for no label, and whatever else is a label

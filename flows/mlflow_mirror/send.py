@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from flows.config.tracking import Tracking, TrackingKeys
 from mhim_core.fingerprint import canonical_json
-from mhim_core.storage import LocalStorage, Storage
+from mhim_core.storage import Storage
 
 if TYPE_CHECKING:
     from flows.mlflow_mirror.documents import Mirror
@@ -82,7 +82,7 @@ def destination(keys: TrackingKeys, storage: Storage) -> Destination | None:
     """None: nothing is asked for, or a SQLite file in a bucket."""
     uri = os.environ.get(URI, "")
     if keys.tracking is Tracking.mlflow and (keys.tracking_file or not uri):
-        if not keys.tracking_file and not isinstance(storage, LocalStorage):
+        if not keys.tracking_file and "://" in storage.uri:
             return None
         file = Path(keys.tracking_file or storage.locate("mlflow.db")).expanduser().absolute()
         return Destination(f"sqlite:///{file}", str(file.with_suffix(".files")))

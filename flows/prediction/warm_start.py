@@ -6,12 +6,12 @@ Whom that model learned from counts as known to the new one too, in the gate and
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from cluster.storage import open_storage
 from flows.config.commands import TrainConfig
 from flows.prediction.packaging import trained_on
 from flows.prediction.predictor import find_model
 from flows.runs.fits import results_of
 from flows.runs.folder import Run, known_key, read_run
+from flows.runs.signed_registry import open_registry
 from mhim_core.errors import ConfigError
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.registry.card import TrainedOn
@@ -84,7 +84,7 @@ def take_start(run: Run, config: TrainConfig, start: Start | None) -> None:
 
 
 def _of_registry(config: TrainConfig) -> Start:
-    registry = open_storage(config.registry)
+    registry = open_registry(config.registry, config.trust)
     model = find_model(registry, config.warm_start)
     members = {member.seed: member for member in model.card.members}
     _check_one_a_seed(config.warm_start, len(model.card.members), len(members))

@@ -697,3 +697,66 @@ def test_of_two_first_pipelines_of_one_name_the_later_ends_in_a_conflict(
     assert ended.code == 5, ended
     assert f"{version} became champion meanwhile; nothing was promoted; mhim retrain judges these data" in ended.err
     assert [one.version for one in history(world.registry, "liver")] == [version]
+
+
+@pytest.fixture
+def keys(world: World) -> tuple[str, ...]:
+    """The words of whoever signs with a key of their own and trusts it alone."""
+    folder = world.folder / "keys"
+    assert world.mhim("model", "keygen", f"out={folder}/own.pem").code == 0
+    assert (folder / "own.pem").stat().st_mode & 0o777 == 0o600
+    return f"signing_key={folder}/own.pem", "require_signed=true", f"trusted_keys={folder}"
+
+
+@pytest.mark.fault(45)
+def test_where_signatures_are_required_only_signed_models_are_retrained_shown_and_predicted_with(
+    world: World, keys: tuple[str, ...]
+) -> None:
+    signing, *trust = keys
+    world.grow(*range(32))
+    predict = ("predict", "model=lung@champion", world.name[0], world.words[0], f"out={world.folder}/predictions")
+    ls, show = ("model", "ls", world.name[0]), ("model", "show", "lung", world.name[0])
+    first = world.champions()[0]
+    back = ("model", "rollback", "lung", f"to={first}", world.name[0])
+    refused = [
+        world.retrain(*keys, *EASY),
+        world.mhim("model", "promote", "lung", f"version={first}", world.name[0], *keys),
+        world.mhim(*back, *keys),
+        *(world.mhim(*words, *trust) for words in (ls, show, predict)),
+    ]
+    for ended in refused:
+        assert (ended.code, world.embedded, world.champions()) == (2, [], [first])
+        assert "models/lung/" in ended.err
+    assert world.retrain(*trust).code == 2, "its own promotion would be refused"
+    assert world.mhim("model", "sign", "lung", world.name[0], signing).code == 0
+    ended = world.retrain(*keys, *EASY, "warm_start=true")
+    assert (ended.code, len(world.champions())) == (0, 2), ended
+    for words in (ls, show, predict):
+        assert world.mhim(*words, *trust).code == 0
+    assert "nothing new" in world.retrain().out, "who asks for no signatures reads the same registry"
+    assert (world.mhim(*back).code, len(world.champions())) == (0, 3)
+    ended = world.mhim(*predict, *trust)
+    assert (ended.code, "promotions/000003.json" in ended.err) == (2, True)
+
+
+def test_the_first_champion_is_signed_by_the_pipeline_that_makes_it(world: World, keys: tuple[str, ...]) -> None:
+    shutil.rmtree(world.folder / "registry")
+    assert world.pipeline("gate_floor=0", *keys).code == 0
+    assert world.mhim("model", "show", "lung", world.name[0], *keys[1:]).code == 0
+
+
+def test_keys_that_cannot_sign_or_be_trusted_are_refused(world: World, keys: tuple[str, ...]) -> None:
+    own = world.folder / "keys/own.pem"
+    show = ("model", "show", "lung", world.name[0])
+    assert world.mhim("model", "keygen", f"out={own}").code == 2
+    assert world.mhim(*show, "require_signed=true").code == 2
+    assert world.mhim(*show, f"trusted_keys={own.parent}").code == 2
+    assert world.mhim(*show, "require_signed=true", f"trusted_keys={world.folder / 'none'}").code == 2
+    for words in ((), (f"signing_key={own.parent / 'own.pub'}",), ("signing_command=cat",)):
+        assert world.mhim("model", "sign", "lung", world.name[0], *words).code == 2
+    own.parent.chmod(0o777)
+    assert world.mhim(*show, *keys[1:]).code == 2
+    own.parent.chmod(0o700)
+    own.chmod(0o644)
+    assert world.mhim("model", "sign", "lung", world.name[0], keys[0]).code == 2
+    assert list(world.registry.list("models/lung/signatures")) == []
