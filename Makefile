@@ -1,4 +1,4 @@
-# make install | demo | check | test. Everything runs in VENV, which `install` builds from pinned constraints.
+# make install | demo | check | test. Everything runs in VENV, which `install` builds from pinned versions of known sha256.
 VENV ?= .venv
 BIN := $(VENV)/bin
 # idle OpenMP threads sleep instead of spinning: on a busy machine this is the difference between 1 and 5 minutes of tests
@@ -13,22 +13,49 @@ JOBS ?= auto
 # all tests: each of these processes may start a Ray of two CPUs, and waits for it a third of the time
 RAY_JOBS ?= 3
 
-# uv installs in a quarter of pip's time but reads no pip.conf: where it finds no package (a mirror, a proxy), pip takes over
-DISTRIBUTION := -c constraints.txt -e '.[encoders,interop,xlsx,mlflow,signing,dev]'
+# uv installs in a quarter of pip's time but reads no pip.conf: where it finds no package (a mirror, a proxy), pip takes over.
+# torch without CUDA is taken where it can be had (not on PyPI: PIP_FIND_LINKS=wheels), PyPI's own otherwise; TORCH=cuda insists
+INSTALLERS := "$(BIN)/uv pip install --python $(BIN)/python" "$(BIN)/python -m pip install"
+TORCH ?= cpu cuda
+LOCKED := --require-hashes --no-build-isolation -r locks/run.txt -r locks/dev.txt
+AUDIT ?= $(VENV)-audit
 COMMA := ,
 export UV_FIND_LINKS ?= $(subst $() ,$(COMMA),$(PIP_FIND_LINKS))
 export UV_INDEX_URL ?= $(PIP_INDEX_URL)
 
-.PHONY: install demo check style core-tests test durations test-faults test-e2e format clean
+.PHONY: install lock sbom audit demo check style core-tests test durations test-faults test-e2e format clean
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml $(wildcard locks/*.txt)
 	@test -n "$(PYTHON)" || { echo "mhim needs Python 3.11 or 3.12; set PYTHON=…" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python $(DISTRIBUTION) || $(BIN)/pip install --quiet $(DISTRIBUTION)
+	$(BIN)/python -m pip install --quiet --require-hashes -r locks/build.txt
+	@for installer in $(INSTALLERS); do for torch in $(TORCH); do \
+		echo "$$installer $(LOCKED) -r locks/torch-$$torch.txt"; \
+		$$installer --quiet $(LOCKED) -r locks/torch-$$torch.txt && exit 0; done; done; exit 1
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --offline --no-deps --no-build-isolation -e .
 	@touch $@
+
+# after constraints.txt or the extras have changed: which bytes the pinned versions are
+lock: install
+	$(BIN)/python locks/write.py
+
+# what is installed, by the tools of locks/audit.txt, which are kept out of VENV
+$(AUDIT)/.installed: locks/audit.txt
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --require-hashes -r locks/audit.txt
+	@touch $@
+
+# a bill of materials (CycloneDX) in dist/, and the table of licences, which a test holds against constraints.txt
+sbom: install $(AUDIT)/.installed
+	mkdir -p dist
+	$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.cdx.json $(BIN)/python
+	$(AUDIT)/bin/pip-licenses --python=$(BIN)/python --with-system --format=csv --order=name --ignore-packages mhim --output-file=docs/licences.csv
+
+# known vulnerabilities of the pinned versions: asks a service, so it needs a network, and is no part of `check`
+audit: $(AUDIT)/.installed
+	$(AUDIT)/bin/pip-audit --disable-pip --require-hashes -r locks/run.txt -r locks/dev.txt -r locks/build.txt
 
 demo: install
 	$(BIN)/mhim demo out=demo
