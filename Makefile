@@ -23,7 +23,7 @@ COMMA := ,
 export UV_FIND_LINKS ?= $(subst $() ,$(COMMA),$(PIP_FIND_LINKS))
 export UV_INDEX_URL ?= $(PIP_INDEX_URL)
 
-.PHONY: install lock sbom audit demo check style core-tests test durations test-faults test-e2e format clean
+.PHONY: install lock sbom audit demo check style core-tests test durations test-faults fuzz test-e2e format clean
 
 install: $(VENV)/.installed
 
@@ -84,6 +84,11 @@ durations: install
 # what holds when things break: row by row of docs/faults.md
 test-faults: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(RAY_JOBS) --dist loadfile --no-loadscope-reorder -m fault $(TESTS)
+
+# readers against files that are damaged or hostile: so many of each; what fails is left in tests/corpus/*/found
+FUZZ ?= 5000
+fuzz: install
+	MHIM_FUZZ_EXAMPLES=$(FUZZ) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/flows/test_fuzz.py
 
 # a model's life on a cluster of two nodes, with drivers killed at every step: some minutes
 test-e2e: install

@@ -1,7 +1,6 @@
 """A Ray dashboard at an address: its protection, and Ray's client for it with this project's errors."""
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -13,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 from cluster.session import is_loopback
 from mhim_core.errors import ConfigError, MhimError
+from mhim_core.records import parse_json
 from mhim_core.types import ExitCode
 
 PROBE_TIMEOUT_S = 5.0
@@ -134,7 +134,7 @@ def answers_without_token(address: str) -> bool:
 
 def _is_version(said: bytes) -> bool:
     try:
-        answer = json.loads(said)
+        answer = parse_json(said)
     except ValueError:
         return False
     return isinstance(answer, dict) and "ray_version" in answer

@@ -10,7 +10,6 @@ Cost: embedding slides that are not in the store yet, then one pass per model, a
 validation bags. Exit code: 0, 2, 3, 4, 5 (out holds predictions by another model), 6.
 """
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,7 @@ from mhim_core.errors import ConflictError, InputError, NotFoundError
 from mhim_core.evaluation.prediction_table import class_columns, new_bags_schema
 from mhim_core.evaluation.row_metrics import metrics_of
 from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.records import parse_object
 from mhim_core.registry.external import External, NewBag, PredictedBag, bag_words, external_metrics, new_bags
 from mhim_core.storage import Storage
 from mhim_core.store.record import CommitRecord
@@ -232,7 +232,6 @@ def _models(predictor: Predictor) -> str:
 
 def _read_summary(out: Storage) -> dict[str, Any] | None:
     try:
-        summary: dict[str, Any] = json.loads(out.get(SUMMARY))
+        return parse_object(out.get(SUMMARY), out.locate(SUMMARY))
     except NotFoundError:
         return None
-    return summary

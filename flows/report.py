@@ -21,6 +21,7 @@ from mhim_core.errors import NotFoundError
 from mhim_core.evaluation.held_out import FitId, HeldOut
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.metrics import METRICS
+from mhim_core.records import parse_object
 from mhim_core.report.data import ClassOutput, CohortSummary, Prediction, ReportData, SlidePanel, UpsampledSlide
 from mhim_core.report.evaluated import (
     FitFacts,
@@ -287,13 +288,11 @@ def _notes(trained_run: Run, metrics: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _is_there(trained_run: Run, digest: str) -> bool:
-    import json
-
     try:
-        marker = json.loads(trained_run.storage.get(MARKER))
+        marker = parse_object(trained_run.storage.get(MARKER), trained_run.storage.locate(MARKER))
     except NotFoundError:
         return False
-    if marker["of"] != digest:
+    if marker.get("of") != digest:
         return False
     present = {entry.key for entry in trained_run.storage.list("")}
     return {PAGE, CARD} <= present

@@ -8,6 +8,8 @@ is read from those of its owner's record that belong to it.
 import copy
 import dataclasses
 import functools
+import json
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -19,9 +21,53 @@ from mhim_core.fingerprint import flat_parts, neutral_values
 
 Record = TypeVar("Record")
 
+_MAX_DEPTH = 64
+"""Of objects and lists in one another; what mhim writes has fewer than ten."""
+_TOO_DEEP = f"objects and lists are nested more than {_MAX_DEPTH} deep"
 _PLAIN = (bool, int, float, str)
 _CONTAINERS: dict[Any, type] = {tuple: Sequence, list: Sequence, dict: Mapping, Mapping: Mapping}
 """What stands in JSON for a field of that type; a string is a sequence too, and refused."""
+
+
+def parse_json(data: bytes | str, *, allow_nan: bool = False) -> Any:
+    """JSON from a file that others could have written: every reader of stored bytes takes it from here.
+
+    Raises ValueError for what is no JSON, for objects and lists nested so deep that walking them could exhaust the
+    stack (Python's parser raises RecursionError, or leaves it to whoever walks the result), for numbers that are none
+    (`allow_nan`: those are taken), and for half characters.
+    """
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    level = [value]
+    for _ in range(_MAX_DEPTH + 1):
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner.extend(item.values())
+                inner.extend(key for key in item if not key.isascii())
+            elif isinstance(item, list):
+                inner.extend(item)
+            elif isinstance(item, float) and not math.isfinite(item) and not allow_nan:
+                raise ValueError(f"{item} is no number")
+            elif isinstance(item, str) and not item.isascii():
+                item.encode()  # half a surrogate pair cannot be written again: UnicodeEncodeError, a ValueError
+        if not inner:
+            return value
+        level = inner
+    raise ValueError(_TOO_DEEP)
+
+
+def parse_object(data: bytes | str, where: str) -> dict[str, Any]:
+    """As `parse_json`, an object. Raises IntegrityError naming `where`."""
+    try:
+        value = parse_json(data)
+    except ValueError as error:
+        raise IntegrityError(f"{where} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise IntegrityError(f"{where} is damaged: it holds no object")
+    return value
 
 
 def read_record(kind: type[Record], raw: Any, where: str) -> Record:

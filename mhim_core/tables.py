@@ -66,7 +66,10 @@ def read_parquet(data: bytes) -> "pyarrow.Table":
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
+    try:
+        return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
+    except UnicodeDecodeError as error:  # of a name in the file, or of Arrow's own message that quotes it
+        raise pa.ArrowInvalid(f"not UTF-8: {error}") from error
 
 
 def escape_formula(text: str) -> str:

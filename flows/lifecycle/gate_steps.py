@@ -25,6 +25,7 @@ from mhim_core.cohort.rows import CohortRow
 from mhim_core.cohort.tasks import BagMembers, make_bags
 from mhim_core.errors import InputError
 from mhim_core.fingerprint import canonical_json
+from mhim_core.records import parse_object
 from mhim_core.registry.changes import changes
 from mhim_core.registry.claims import (
     Claim,
@@ -161,7 +162,7 @@ def judge_step(
             place = keep_assessment(work.place.storage, work.place.folder, record)
             if claim.flow != work.place.fingerprint:
                 registry.put(marker, Claim(work.place.fingerprint, place).to_bytes())
-        assessment = json.loads(record)
+        assessment = parse_object(record, f"assessment {place[:16]}")
         verdict = "passed" if assessment["decision"]["promote"] else "refused"
         return StepOutput(
             identity={"promote": assessment["decision"]["promote"], "assessment": place},
@@ -231,8 +232,7 @@ def assess_step(place: FlowPlace, keys: TrackingKeys) -> Step:
 
 def _assessment(place: FlowPlace, call: StepCall) -> dict[str, Any]:
     digest = call.before["judge"].identity["assessment"]
-    assessment: dict[str, Any] = json.loads(read_assessment(place.storage, place.folder, digest))
-    return assessment
+    return parse_object(read_assessment(place.storage, place.folder, digest), f"assessment {digest[:16]}")
 
 
 def _judge(

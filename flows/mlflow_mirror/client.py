@@ -4,7 +4,6 @@ It alone imports mlflow. Runs are found again by the tag `mhim.key`, and a part 
 not sent again, so that mirroring twice, or after a crash, shows everything once.
 """
 
-import json
 import logging
 import os
 import sys
@@ -13,6 +12,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from mhim_core.records import parse_json
 
 _KEY, _PARENT = "mhim.key", "mlflow.parentRunId"
 _BATCH = 500
@@ -24,7 +25,7 @@ def main(folder: Path) -> None:
     """Send the folder's document. Raises what MLflow raises."""
     from mlflow import MlflowClient
 
-    document = json.loads((folder / "mirror.json").read_bytes())
+    document = parse_json((folder / "mirror.json").read_bytes())
     uri = document["uri"]
     client = MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
     experiment = _experiment(client, document["experiment"], document["artifacts"])

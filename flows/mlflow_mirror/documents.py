@@ -5,7 +5,6 @@ that lie in the store. A part that was shown before is known by its digest and n
 """
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +15,7 @@ from flows.runs.fits import model_names, results_of
 from flows.runs.folder import Run
 from mhim_core.errors import InputError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, sha256, to_plain
+from mhim_core.records import parse_object
 from mhim_core.registry.card import RegistryCard
 from mhim_core.registry.models import list_models, read_model_folder
 from mhim_core.registry.names import CHAMPION, model_prefix
@@ -256,10 +256,11 @@ def _judgements(registry: Storage, name: str, place: str, records: tuple[Promoti
         if match is None or match["name"] != name:
             continue
         folder = match["folder"]
-        digest = json.loads(registry.get(entry.key))["output"]["identity"].get("assessment")
+        digest = parse_object(registry.get(entry.key), entry.key)["output"]["identity"].get("assessment")
         if digest is None:  # nothing was judged
             continue
-        assessment = json.loads(registry.get(f"{folder}/assessment-{digest[:16]}.json"))
+        key = f"{folder}/assessment-{digest[:16]}.json"
+        assessment = parse_object(registry.get(key), key)
         page = _maybe(registry, f"{folder}/report.html")
         is_promoted = any(flow.startswith(match["digits"]) for flow in promoting_flows)
         outcome = "promoted" if is_promoted else "passed" if assessment["decision"]["promote"] else "kept"

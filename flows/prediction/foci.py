@@ -15,6 +15,7 @@ from mhim_core.evaluation.foci import SHOWN, FociRow, summarise_foci
 from mhim_core.evaluation.localisation import attention_dice, most_of_top, share_of_top
 from mhim_core.features import MppUsed
 from mhim_core.fingerprint import canonical_json, fingerprint, sha256
+from mhim_core.records import parse_object
 from mhim_core.storage import Storage
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
@@ -146,7 +147,6 @@ def _number(value: float | None) -> str:
 
 def _read(out: Storage) -> dict[str, Any] | None:
     try:
-        summary: dict[str, Any] = json.loads(out.get(SUMMARY))
+        return parse_object(out.get(SUMMARY), out.locate(SUMMARY))
     except NotFoundError:
         return None
-    return summary

@@ -1,6 +1,5 @@
 """A run's evaluation: every bag predicted by the models that held it out, kept in the run's `evaluation/`."""
 
-import json
 from typing import Any, NamedTuple
 
 from flows.runs.fits import FoldFits, load_fold, model_digests, model_names, results_of
@@ -13,6 +12,7 @@ from mhim_core.evaluation.prediction_table import decode_held_out, encode_held_o
 from mhim_core.evaluation.row_metrics import TrainTargets
 from mhim_core.evaluation.summary import SCHEMA, summarise
 from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.records import parse_object
 from mhim_core.storage import Storage
 from mhim_core.tables import write_csv
 
@@ -33,7 +33,7 @@ def ensure_evaluated(run: Run, replicates: int | None = None) -> dict[str, Any]:
 def read_metrics(storage: Storage) -> dict[str, Any] | None:
     """The evaluation of the run in this folder, or None if there is none that this version can read."""
     try:
-        metrics: dict[str, Any] = json.loads(storage.get(METRICS_KEY))
+        metrics = parse_object(storage.get(METRICS_KEY), storage.locate(METRICS_KEY))
     except NotFoundError:
         return None
     return metrics if metrics.get("schema") == SCHEMA else None

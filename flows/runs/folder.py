@@ -8,7 +8,6 @@ evaluation/…            held-out predictions, metrics, attention
 report.html, MODEL_CARD.md
 """
 
-import json
 import platform
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,7 +23,7 @@ from mhim_core.cohort.tasks import BagMembers, make_bags
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, neutral_values, sha256
 from mhim_core.mil.model_options import MhimOptions
-from mhim_core.records import field_names, read_record
+from mhim_core.records import field_names, parse_json, read_record
 from mhim_core.registry.card import TrainedOn
 from mhim_core.slides.spec import TileSpec, stored_spec
 from mhim_core.storage import Storage
@@ -231,7 +230,7 @@ def known_before(run: Run) -> TrainedOn | None:
         return None
     key = known_key(start["trained_on"])
     try:
-        known = read_record(TrainedOn, json.loads(run.storage.get(key)), run.storage.locate(key))
+        known = read_record(TrainedOn, parse_json(run.storage.get(key)), run.storage.locate(key))
     except (NotFoundError, ValueError) as error:
         raise IntegrityError(f"{run.storage.locate(key)} is gone or damaged; run mhim train again") from error
     if fingerprint(known) != start["trained_on"]:
@@ -262,7 +261,7 @@ def package_versions() -> dict[str, str]:
 def maybe_record(storage: Storage) -> dict[str, Any] | None:
     """The record of the run in this folder; None: it holds no run. Raises IntegrityError for a damaged record."""
     try:
-        record = json.loads(storage.get(RUN))
+        record = parse_json(storage.get(RUN))
     except NotFoundError:
         return None
     except ValueError as error:

@@ -1,6 +1,5 @@
 """The registry as a command opens it: plain, or signing what it writes, or believing only what is signed."""
 
-import json
 import os
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from flows.config.trust import SigningKeys, TrustKeys
 from flows.engine.state_folder import open_private, private_folder, require_own
 from mhim_core.errors import ConfigError, StorageError
 from mhim_core.fingerprint import canonical_json, sha256
+from mhim_core.records import parse_json
 from mhim_core.registry.signatures import (
     Signer,
     TrustedKeys,
@@ -80,7 +80,7 @@ class SeenPromotions:
     def newest(self, name: str) -> tuple[int, str]:
         """Raises ConfigError where the note is damaged: without it, an old champion could pass for the present one."""
         try:
-            record = json.loads(self._path(name).read_bytes())
+            record = parse_json(self._path(name).read_bytes())
             return int(record["number"]), str(record["sha256"])
         except FileNotFoundError:
             return 0, ""

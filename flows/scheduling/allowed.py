@@ -6,7 +6,6 @@ too short to be a proof.
 """
 
 import fcntl
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from flows.engine.state_folder import open_private, private_folder, require_own,
 from flows.scheduling.records import Schedule
 from mhim_core.errors import ConfigError, IntegrityError, StorageError
 from mhim_core.fingerprint import canonical_json, sha256, to_plain
-from mhim_core.records import read_record
+from mhim_core.records import parse_json, read_record
 
 _NAME = "allowed-schedules.jsonl"
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -122,6 +121,6 @@ def check_schedule(schedule: Schedule) -> None:
 
 def _entry(line: bytes, where: str) -> Entry:
     try:
-        return read_record(Entry, json.loads(line), where)
+        return read_record(Entry, parse_json(line), where)
     except (ValueError, RecursionError, IntegrityError) as error:
         raise ConfigError(f"{where} allows no schedule ({error}); remove the line") from error

@@ -14,7 +14,6 @@ A slot is a time of the schedule, a run `<slot>` or, on later attempts, `<slot>-
 own clock, so that a machine whose clock is days off starts nothing twice.
 """
 
-import json
 import re
 import shlex
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import Any, NamedTuple
 from flows.scheduling.cron import Cron
 from mhim_core.errors import ConfigError, InputError, IntegrityError, MhimError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
-from mhim_core.records import read_record
+from mhim_core.records import parse_json, read_record
 from mhim_core.storage import Storage
 
 SCHEMA = 1
@@ -73,13 +72,13 @@ class Schedule:
     def from_bytes(cls, data: bytes, where: str) -> "Schedule":
         """Raises IntegrityError naming `where` if the bytes are no schedule of this schema."""
         try:
-            raw = json.loads(data)
+            raw = parse_json(data)
             if raw.pop("schema") != SCHEMA:
                 raise IntegrityError(f"{where} has another schema than {SCHEMA}; another version of mhim wrote it")
             schedule = read_record(cls, raw, where)
             Cron(schedule.cron, schedule.timezone)
             return schedule
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IntegrityError(f"{where} is no schedule: {type(error).__name__}: {error}") from error
 
 
@@ -235,10 +234,10 @@ class Book:
         """Of a run that ended; None: it has not. Raises IntegrityError for a damaged record."""
         key = _run_key(schedule, "ended", slot)
         try:
-            return int(json.loads(self.storage.get(key))["exit_code"])
+            return int(parse_json(self.storage.get(key))["exit_code"])
         except NotFoundError:
             return None
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise IntegrityError(f"{self.storage.locate(key)} is no record of a run's end") from error
 
     def _put_if_absent(self, schedule: Schedule, kind: str, slot: Slot, record: dict[str, Any]) -> bool:

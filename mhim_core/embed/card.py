@@ -10,7 +10,7 @@ from typing import Any
 
 from mhim_core.errors import EncoderError, IntegrityError
 from mhim_core.fingerprint import to_plain
-from mhim_core.records import read_record
+from mhim_core.records import parse_json, read_record
 
 CPU_BATCH_SIZE = 8
 """Tiles per forward pass on a CPU. Small batches win there: 105 tiles/s at 8 against 27 at 64 (EfficientNet-lite0)."""
@@ -94,7 +94,7 @@ class EncoderCard:
     def from_json(cls, text: str) -> "EncoderCard":
         """The card of `to_json`. Raises EncoderError if the text is not a card."""
         try:
-            fields = json.loads(text)
+            fields = parse_json(text)
         except ValueError as error:
             raise EncoderError(f"stored encoder card is not JSON: {error}") from None
         if not isinstance(fields, dict):

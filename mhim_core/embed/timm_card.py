@@ -7,7 +7,6 @@ either one with weights=           a .safetensors (its metadata is read), .pth, 
 """
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from mhim_core.embed.timm_encoder import feature_dim, import_timm, make_network
 from mhim_core.embed.transform import INTERPOLATIONS, transform_facts
 from mhim_core.embed.weights import SUFFIXES, read_metadata, weights_sha256
 from mhim_core.errors import EncoderError
+from mhim_core.records import parse_json
 
 PREFIX = "timm/"
 LOCAL = "local weights"
@@ -139,7 +139,7 @@ def _stated_by_metadata(metadata: dict[str, str], name: str) -> dict[str, Any]:
 def _stated_by_config(path: Path, name: str) -> dict[str, Any]:
     """A timm-style config.json; its arguments must all be known, since each changes the network."""
     try:
-        config = json.loads(path.read_bytes())
+        config = parse_json(path.read_bytes())
         cfg = config.get("pretrained_cfg") or config
         args = dict(config.get("model_args") or {})
         stated: dict[str, Any] = {}

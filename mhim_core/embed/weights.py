@@ -1,12 +1,12 @@
 """Weight files: their sha256, the facts they state about themselves, their tensors. Nothing is unpickled freely."""
 
 import hashlib
-import json
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mhim_core.errors import EncoderError
+from mhim_core.records import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ def read_metadata(path: Path) -> dict[str, str]:
             text = file.read(num_bytes)
         if len(text) != num_bytes:
             raise ValueError("it ends within its header")
-        header = json.loads(text)
+        header = parse_json(text)
         return {str(key): str(value) for key, value in header.get("__metadata__", {}).items()}
     except OSError as error:
         raise EncoderError(f"cannot read the encoder weights {path}: {error.strerror}") from error

@@ -122,7 +122,10 @@ def read_lines(data: bytes, schema: "pa.Schema", where: str) -> list[dict[str, A
         table = read_parquet(data)
     except (OSError, pa.ArrowException) as error:
         raise IntegrityError(f"{where} is damaged: {error}") from error
-    version = int((table.schema.metadata or {}).get(_VERSION_KEY, b"1"))
+    stated = (table.schema.metadata or {}).get(_VERSION_KEY, b"1")
+    if not stated.isdigit() or len(stated) > 9:
+        raise IntegrityError(f"{where} is damaged: its version is {stated!r}")
+    version = int(stated)
     if version > VERSION:
         raise IntegrityError(f"{where} has predictions of version {version}; this mhim reads up to {VERSION}")
     missing = [name for name in schema.names if name not in table.column_names]

@@ -6,7 +6,6 @@ trying them all.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +14,7 @@ from typing import Any
 from mhim_core.errors import IntegrityError
 from mhim_core.features import SourceIdentity
 from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
-from mhim_core.records import read_record
+from mhim_core.records import parse_json, read_record
 from mhim_core.task import Task
 
 SCHEMA = 1
@@ -201,9 +200,9 @@ class RegistryCard:
         `name`: of the model that it must be a card of; empty: any.
         """
         try:
-            raw = json.loads(data)
+            raw = parse_json(data)
             schema, own_name, version, files = (raw.pop(key) for key in ("schema", "name", "version", "files"))
-        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise IntegrityError(f"{where} is not a model's card: {type(error).__name__}: {error}") from error
         if schema != SCHEMA:
             raise IntegrityError(f"{where} has schema {schema}; this mhim reads {SCHEMA}")

@@ -3,13 +3,13 @@
 A claim, of data against a champion, is put if absent, so that the data are judged once even if two flows try.
 """
 
-import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from mhim_core.errors import ConflictError, NotFoundError
 from mhim_core.fingerprint import canonical_json, sha256
 from mhim_core.json_files import SCHEMA, read_json
+from mhim_core.records import parse_object
 from mhim_core.registry.names import check_name
 from mhim_core.storage import Storage
 
@@ -71,5 +71,5 @@ def read_assessment(storage: Storage, folder: str, digest: str) -> bytes:
 
 def judged_base(storage: Storage, folder: str, digest: str) -> int:
     """The number of the champion that the challenger of this assessment was judged against."""
-    assessment = json.loads(read_assessment(storage, folder, digest))
+    assessment = parse_object(read_assessment(storage, folder, digest), f"assessment {digest[:16]}")
     return int(assessment["champion"]["number"])

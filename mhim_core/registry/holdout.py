@@ -7,7 +7,6 @@ a record in `readings/`: the more often a holdout is used, the less it proves.
 It names slides and patients, as the cohort's table does; whoever may read the registry may read them.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,7 @@ from mhim_core.cohort.tasks import targets_of
 from mhim_core.errors import ConflictError, IntegrityError, NotFoundError, SplitError
 from mhim_core.features import SourceIdentity
 from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
-from mhim_core.records import read_record
+from mhim_core.records import parse_json, read_record
 from mhim_core.registry.card import TrainedOn
 from mhim_core.registry.gate_options import HoldoutOptions
 from mhim_core.registry.names import holdout_prefix, number_in, numbered
@@ -97,7 +96,7 @@ class Holdout:
     def from_bytes(cls, data: bytes, where: str) -> "Holdout":
         """Raises IntegrityError naming `where` if the bytes are no holdout of this schema."""
         try:
-            raw = json.loads(data)
+            raw = parse_json(data)
             schema = raw.pop("schema")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IntegrityError(f"{where} is not a holdout: {type(error).__name__}: {error}") from error

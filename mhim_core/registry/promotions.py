@@ -8,7 +8,6 @@ refused by name, and with it the whole chain: which model is champion is then fo
 registry can still forge a link that fits; what a registry cannot prove is in docs/security.md.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 
 from mhim_core.errors import ConflictError, InputError, IntegrityError
 from mhim_core.fingerprint import canonical_json, to_plain
-from mhim_core.records import read_record
+from mhim_core.records import parse_json, read_record
 from mhim_core.registry.models import read_model_folder
 from mhim_core.registry.names import number_in, numbered, promotions_prefix
 from mhim_core.storage import Entry, Storage
@@ -68,9 +67,9 @@ class Promotion:
     def from_bytes(cls, data: bytes, where: str, promoted_s: float) -> "Promotion":
         """Raises IntegrityError naming `where` if the bytes are no promotion of this schema."""
         try:
-            raw = json.loads(data)
+            raw = parse_json(data)
             schema = raw.pop("schema")
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IntegrityError(f"{where} is not a promotion: {type(error).__name__}: {error}") from error
         if schema != SCHEMA:
             raise IntegrityError(f"{where} has another schema than {SCHEMA}")

@@ -6,6 +6,7 @@ here reads directories and the two arrays of tile offsets and sizes, nothing els
 Formats: TIFF 6.0 (Adobe 1992) and BigTIFF.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,6 +188,8 @@ def _check_extent(file: BinaryIO, fields: dict[int, _Field], num_bytes: int) -> 
 
 
 def _values(file: BinaryIO, field: _Field) -> np.ndarray:
+    if field.offset > os.fstat(file.fileno()).st_size:  # file systems refuse to seek to some places
+        raise _UndecidedError
     file.seek(field.offset)
     data = file.read(field.num_bytes)
     if len(data) < field.num_bytes:

@@ -1,6 +1,5 @@
 """Failures, numbered and kept apart from commits: they explain, they can be skipped, they never block a success."""
 
-import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -8,7 +7,7 @@ from mhim_core.errors import ConflictError, IntegrityError
 from mhim_core.features import SourceHint
 from mhim_core.fingerprint import canonical_json, fingerprint, neutral_fields
 from mhim_core.outcome import LOST
-from mhim_core.records import read_record
+from mhim_core.records import parse_json, read_record
 from mhim_core.storage import Storage
 from mhim_core.store import layout
 from mhim_core.store.matching import Admission
@@ -115,7 +114,7 @@ def attempt_digest(task: SlideTask, hint: SourceHint | None) -> str:
 
 def _parse(data: bytes, origin: str) -> Attempt:
     try:
-        raw = json.loads(data)
+        raw = parse_json(data)
     except ValueError as error:
         raise IntegrityError(f"{origin} is no recorded failure: {error}") from error
     return read_record(Attempt, raw, origin)

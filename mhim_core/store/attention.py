@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mhim_core.errors import IntegrityError
 from mhim_core.store.schema import FeatureTable
 from mhim_core.tables import read_parquet
 
@@ -38,6 +39,10 @@ class AttentionTable(NamedTuple):
 
 
 def decode_attention(data: bytes) -> AttentionTable:
-    columns = read_parquet(data)
+    """Raises IntegrityError if the bytes are no such table."""
+    try:
+        columns = read_parquet(data).cast(_COLUMNS)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise IntegrityError(f"a table of attention is damaged: {error}") from error
     coords = np.stack([columns["x_l0_px"].to_numpy(), columns["y_l0_px"].to_numpy()], axis=1)
     return AttentionTable(coords, columns["attention"].to_numpy())

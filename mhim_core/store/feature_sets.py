@@ -4,7 +4,6 @@ Only what changes the numbers is fingerprinted. Policies that admit or refuse a 
 are in none, so changing them never invalidates what is embedded.
 """
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ from typing import Any
 
 from mhim_core.errors import ConflictError, InputError, IntegrityError
 from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
-from mhim_core.records import read_record
+from mhim_core.records import parse_json, read_record
 from mhim_core.storage import Storage
 from mhim_core.store import layout
 from mhim_core.store.schema import SCHEMA_VERSION
@@ -75,7 +74,7 @@ class FeatureSet:
     def from_json(cls, data: bytes) -> "FeatureSet":
         """The set of `to_json`. Raises IntegrityError if the bytes are not one of this schema version."""
         try:
-            fields = json.loads(data)
+            fields = parse_json(data)
             version = fields.pop("schema_version")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"not a feature set: {error}") from error

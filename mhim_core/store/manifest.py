@@ -3,7 +3,6 @@
 A version is written once, whole, and never changed. Readers see exactly the slides of one version and never list data.
 """
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from mhim_core.errors import InputError, IntegrityError, NotFoundError
 from mhim_core.features import MppUsed, SlideReading, SourceHint, SourceIdentity
 from mhim_core.fingerprint import canonical_json, sha256, to_plain
+from mhim_core.records import parse_json
 from mhim_core.storage import Storage
 from mhim_core.store import layout
 from mhim_core.store.feature_sets import FeatureSet
@@ -161,7 +161,7 @@ def _decode(
 ) -> dict[SlideId, CommitRecord]:
     try:
         table = read_parquet(data)
-        metadata = json.loads((table.schema.metadata or {})[METADATA_KEY])
+        metadata = parse_json((table.schema.metadata or {})[METADATA_KEY])
         stated = (metadata["schema_version"], metadata["feature_set"])
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise IntegrityError(f"{origin} is not a manifest: {error!r}") from error
@@ -205,6 +205,6 @@ def _from_row(row: dict[str, object], feature_set: str) -> CommitRecord:
     )
     nested = {
         "status": Status(str(values.pop("status"))),
-        "versions": json.loads(str(values.pop("versions"))),
+        "versions": parse_json(str(values.pop("versions"))),
     }
     return CommitRecord(**values, **nested, reading=reading, feature_set=feature_set)  # type: ignore[arg-type]

@@ -1,12 +1,11 @@
 """The commit record: everything known of one committed slide, small enough to read by the thousand."""
 
-import json
 from dataclasses import dataclass, field, replace
 
 from mhim_core.errors import IntegrityError
 from mhim_core.features import MppUsed, SlideFeatures, SlideReading, SourceHint, SourceIdentity
 from mhim_core.fingerprint import FLAT, canonical_json, fingerprint, to_plain
-from mhim_core.records import read_record
+from mhim_core.records import parse_json, read_record
 from mhim_core.store import layout
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.schema import DTYPE, SCHEMA_VERSION
@@ -67,7 +66,7 @@ class CommitRecord:
     def from_json(cls, data: bytes | str, origin: str) -> "CommitRecord":
         """The record of `to_json`; `origin` (a place, for people) is named when it is none: IntegrityError."""
         try:
-            values = json.loads(data)
+            values = parse_json(data)
             version = values.pop("schema_version")
             layout.check_slide_id(SlideId(values["slide_id"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:

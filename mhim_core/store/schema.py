@@ -17,7 +17,6 @@ stream split is 34 % below float16's raw size and no slower to read than uncompr
 longer for nothing. Row groups of 4 MiB let the reader's threads work side by side.
 """
 
-import json
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ import pyarrow.parquet as pq
 from mhim_core.errors import IntegrityError, SlideError
 from mhim_core.features import SlideFeatures
 from mhim_core.fingerprint import canonical_json, sha256
+from mhim_core.records import parse_json
 from mhim_core.types import FailureReason, SlideId
 
 SCHEMA_VERSION = 1
@@ -182,7 +182,7 @@ def decode_features(
         _check_footer(slide_id, pq.ParquetFile(pa.BufferReader(file)), dim, num_tiles)
         # the dataset reader decodes row groups on several threads; ParquetFile.read takes 1.5 times as long
         table = pq.read_table(pa.BufferReader(file), page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise IntegrityError(f"slide {slide_id}: its feature file cannot be read: {error}") from error
     metadata = _read_metadata(slide_id, table.schema)
     if metadata["slide_id"] != slide_id or metadata["schema_version"] != SCHEMA_VERSION:
@@ -244,7 +244,7 @@ def _arrows_own(data: bytes) -> pa.Buffer:
 
 def _read_metadata(slide_id: SlideId, schema: pa.Schema) -> dict[str, Any]:
     try:
-        metadata = json.loads((schema.metadata or {})[METADATA_KEY])
+        metadata = parse_json((schema.metadata or {})[METADATA_KEY])
         metadata["slide_id"], metadata["schema_version"]
     except (KeyError, ValueError, TypeError) as error:
         raise IntegrityError(f"slide {slide_id}: its feature file was not written by mhim: {error!r}") from error

@@ -4,12 +4,12 @@ The record (.json) is written after the data and holds its sha256: data without 
 completed. Each attempt writes below its own name, so that two running at once do not disturb each other.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from mhim_core.errors import IntegrityError, NotFoundError
 from mhim_core.fingerprint import canonical_json, sha256
+from mhim_core.records import parse_json
 from mhim_core.storage import Storage, sweep_leftovers
 
 KEEP = 2
@@ -61,7 +61,7 @@ class Attempts:
     def _read(self, key: str) -> bytes:
         where = self._storage.locate(key)
         try:
-            record = json.loads(self._storage.get(_record_of(key)))
+            record = parse_json(self._storage.get(_record_of(key)))
             identity, digest = record["identity"], record["sha256"]
         except NotFoundError:
             raise IntegrityError(f"{where} has no record, so it was never completed") from None

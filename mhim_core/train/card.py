@@ -1,12 +1,11 @@
 """A model file's card, read without loading a tensor. Light: no torch."""
 
-import json
 from dataclasses import dataclass, field
 
 from mhim_core.errors import IntegrityError
 from mhim_core.fingerprint import canonical_json, sha256, to_plain
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
-from mhim_core.records import read_record
+from mhim_core.records import parse_json, read_record
 from mhim_core.task import FittedTask
 from mhim_core.train.fit_options import Precision
 from mhim_core.train.plan import Stage
@@ -46,7 +45,7 @@ class ModelCard:
 def load_card(data: bytes) -> ModelCard:
     """The card of a model file. Raises IntegrityError if it is not one, of another schema, or a newer version's."""
     try:
-        raw = json.loads(read_metadata(data)["card"])
+        raw = parse_json(read_metadata(data)["card"])
         schema = raw.pop("schema")
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise IntegrityError(f"not a model file of this project: {type(error).__name__}: {error}") from error
@@ -58,7 +57,7 @@ def load_card(data: bytes) -> ModelCard:
 def read_metadata(data: bytes) -> dict[str, str]:
     """The metadata of a safetensors file held in memory. Raises ValueError or KeyError if it is not one."""
     length = int.from_bytes(data[:8], "little")
-    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    metadata: dict[str, str] = parse_json(data[8 : 8 + length])["__metadata__"]
     return metadata
 
 
@@ -69,7 +68,7 @@ def weights_digest(data: bytes) -> str:
     """
     try:
         end = 8 + int.from_bytes(data[:8], "little")
-        header = json.loads(data[8:end])
+        header = parse_json(data[8:end])
         header.pop("__metadata__", None)
     except (ValueError, AttributeError) as error:
         raise IntegrityError(f"not a safetensors file: {error}") from error

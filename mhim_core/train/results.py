@@ -1,6 +1,5 @@
 """Finished fits: `fits/<name>/result.json`, written last, names the model file and its sha256."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, sha256, to_plain
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
-from mhim_core.records import read_record
+from mhim_core.records import parse_json, read_record
 from mhim_core.storage import Storage
 from mhim_core.task import Task
 from mhim_core.train.card import INTENDED_USE, ModelCard, load_card
@@ -50,7 +49,7 @@ class FitResult:
     def from_bytes(cls, data: bytes, where: str) -> "FitResult":
         """Raises IntegrityError naming `where` if the bytes are not a result of this schema."""
         try:
-            raw = json.loads(data)
+            raw = parse_json(data)
             schema = raw.pop("schema")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IntegrityError(f"{where} is not a fit's result: {type(error).__name__}: {error}") from error

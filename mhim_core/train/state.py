@@ -14,6 +14,7 @@ from torch import Tensor
 from mhim_core.errors import IntegrityError
 from mhim_core.mil.model import MilModel
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
+from mhim_core.records import parse_json
 from mhim_core.task import FittedTask
 from mhim_core.train.card import read_metadata
 from mhim_core.train.epochs import EpochRecord
@@ -121,7 +122,7 @@ class TrainState:
                 name: tensor.to(self.student.embed.weight.device)
                 for name, tensor in safetensors.torch.load(data).items()
             }
-            numbers = json.loads(read_metadata(data)["state"])
+            numbers = parse_json(read_metadata(data)["state"], allow_nan=True)
             if numbers["schema"] != SCHEMA:
                 raise IntegrityError(f"training state has schema {numbers['schema']}, expected {SCHEMA}")
             self.student.load_state_dict(_below("student", tensors))

@@ -78,6 +78,7 @@ def test_a_malformed_table(refused: Refused, store: Path, tmp_path: Path, data: 
     assert not store.exists()
 
 
+@pytest.mark.fault(27, 49)
 def test_ids_that_could_leave_their_folder_or_mislead_a_reader(
     refused: Refused, write_table: WriteTable, store: Path
 ) -> None:

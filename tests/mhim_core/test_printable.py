@@ -17,6 +17,7 @@ from mhim_core.printable import one_line, printable
         ("a\u2028b\u2066\u200f\u061c", r"a\u2028b\u2066\u200f\u061c"),
     ],
 )
+@pytest.mark.fault(49)
 def test_control_characters_and_marks_of_direction_are_shown(text: str, shown: str) -> None:
     assert printable(text) == one_line(text) == shown
 

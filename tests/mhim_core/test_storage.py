@@ -68,6 +68,7 @@ def test_listing_is_sorted_complete_and_by_folder(storage: LocalStorage) -> None
 
 
 @pytest.mark.parametrize("key", ["../x", "/x", "a//b", "", ".hidden", "a/../b", "a\0", "a b", "x" * 1000, "a/"])
+@pytest.mark.fault(27)
 def test_keys_that_could_leave_the_root_are_refused(storage: LocalStorage, key: str) -> None:
     for act in (
         storage.get,

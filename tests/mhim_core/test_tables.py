@@ -36,6 +36,7 @@ def test_csv_escapes_formulas_and_keeps_everything_else():
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd", "-cmd", "@SUM(A1)", "\tx", "\rx", "＝1"])
+@pytest.mark.fault(27, 49)
 def test_every_formula_start_is_escaped(text):
     assert escape_formula(text) == "'" + text
 
@@ -48,6 +49,7 @@ def test_numbers_and_plain_text_stay(text):
 @pytest.mark.parametrize("opening", ["", "x", "x;y", "x\n", "x\t", "x\r", '"', "x, y"])
 @pytest.mark.parametrize("separator", [";", "; ", "\t", "\n", "\r\n", ';"', "\n;"])
 @pytest.mark.parametrize("formula", ["=cmd()", "+cmd", "-cmd", "@SUM(A1)", "＝1"])
+@pytest.mark.fault(49)
 def test_a_spreadsheet_that_splits_at_semicolons_or_tabs_finds_no_formula_either(opening, separator, formula):
     data = write_csv([{"a": "first", "b": f"{opening}{separator}{formula}", "c": [f"x;{formula}"]}]).decode()
     for delimiter in ",;\t":

@@ -195,6 +195,7 @@ def test_an_unknown_key_is_refused_with_the_nearest(word: str, suggestion: str) 
         "",
     ],
 )
+@pytest.mark.fault(38)
 def test_nothing_of_hydra_s_own_grammar_gets_through(word: str) -> None:
     assert "has no key" in refusal(word)
 

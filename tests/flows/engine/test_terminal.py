@@ -58,6 +58,7 @@ def test_streams_are_wrapped_once_and_put_back(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("error", [CohortError, StorageError, IntegrityError, ZeroDivisionError])
+@pytest.mark.fault(49)
 def test_the_message_of_an_error_is_shown_and_begins_no_line(
     monkeypatch: pytest.MonkeyPatch, mhim: Mhim, error: type[Exception]
 ) -> None:
@@ -74,6 +75,7 @@ def test_the_message_of_an_error_is_shown_and_begins_no_line(
         assert lines[1] == rf"  of ours\n{SHOWN}\nmhim: forged"
 
 
+@pytest.mark.fault(49)
 def test_what_a_flow_prints_is_shown(
     monkeypatch: pytest.MonkeyPatch, mhim: Mhim, write_table: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -94,6 +94,7 @@ def stranger() -> Iterator[tuple[str, list[str | None]]]:
         server.shutdown()
 
 
+@pytest.mark.fault(45)
 def test_a_planted_schedule_executes_no_file(
     mhim: Mhim, registry: LocalStorage, plant: Callable[..., Schedule], looks: Looks, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_planted_schedule_executes_no_file(
 
 
 @pytest.mark.parametrize("flow", ["submit", "jobs", "os.system"])
+@pytest.mark.fault(45)
 def test_what_is_no_flow_of_its_own_is_not_run_nor_allowed_and_no_token_leaves(
     mhim: Mhim,
     registry: LocalStorage,
@@ -162,6 +164,7 @@ def test_each_that_is_not_allowed_is_named_once_and_stops_no_other(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
+@pytest.mark.fault(45)
 def test_a_file_that_is_no_schedule_is_named_once_and_stops_no_other(
     registry: LocalStorage,
     plant: Callable[..., Schedule],
@@ -182,6 +185,7 @@ def test_a_file_that_is_no_schedule_is_named_once_and_stops_no_other(
     assert path.name in err
 
 
+@pytest.mark.fault(45)
 def test_only_the_very_record_that_was_allowed_runs(registry: LocalStorage, looks: Looks) -> None:
     schedule = Schedule(flow="evaluate", words=("run=x",), **MINUTELY)
     allowed = AllowList()

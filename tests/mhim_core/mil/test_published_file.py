@@ -126,6 +126,7 @@ def test_what_is_no_published_model_is_refused_with_the_reason(data: bytes, said
         load_published(data)
 
 
+@pytest.mark.fault(38)
 def test_code_in_a_pickle_is_not_run() -> None:
     with pytest.raises(InputError, match="a pickle can run code; save the state dict alone"):
         load_published(file({"model": to_published(weights()), "arguments": Anything()}))

@@ -104,6 +104,7 @@ def test_two_slides_of_one_patient_count_once() -> None:
         lambda raw: [raw],
     ],
 )
+@pytest.mark.fault(45)
 def test_a_changed_card_is_noticed(made: Make, damage: Callable[[Any], Any]) -> None:
     raw = json.loads(made().card.to_bytes("lung"))
     with pytest.raises(IntegrityError, match="here"):

@@ -204,6 +204,7 @@ def plant(storage: Storage, key: str, record: Any, **changes: Any) -> None:
         ("000003.json", {"number": True, "base": 2}),
     ],
 )
+@pytest.mark.fault(45)
 def test_a_planted_record_makes_no_champion_and_is_named(
     storage: Storage, registered: Register, key: str, changes: dict[str, Any]
 ) -> None:

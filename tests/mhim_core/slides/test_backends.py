@@ -104,6 +104,7 @@ def test_a_grey_picture_is_refused_as_one(tmp_path: Path, kind: str) -> None:
     assert refused.value.reason is FailureReason.OPEN
 
 
+@pytest.mark.fault(23)
 def test_too_large_a_picture_is_refused_with_what_to_run(
     tmp_path: Path, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

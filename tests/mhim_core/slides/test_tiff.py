@@ -46,6 +46,7 @@ def bigtiff(path: Path, width: int, height: int, tile_px: int, num_tiles: int, p
         (100_000, 100_000, 65_520, 64),
     ],
 )
+@pytest.mark.fault(23)
 def test_a_header_bomb_is_too_large_at_once(
     tmp_path: Path, width: int, height: int, tile_px: int, pad_bytes: int
 ) -> None:
@@ -114,6 +115,7 @@ def test_what_is_no_tiff_is_left_to_openslide_or_refused_but_never_crashes(tmp_p
 
 
 @pytest.mark.parametrize("seed", range(40))
+@pytest.mark.fault(23)
 def test_random_damage_to_a_header_gives_a_slide_or_a_slide_error(
     write_slide: Write, simple: np.ndarray, seed: int
 ) -> None:

@@ -113,6 +113,7 @@ def test_a_lost_manifest_or_feature_set_is_named(
     }
 
 
+@pytest.mark.fault(45)
 def test_a_planted_commit_is_damaged(storage: Counting, feature_set: FeatureSet, make_features: Make) -> None:
     records = filled(storage, feature_set, make_features, "s1", "s2")
     storage.put(records["s1"].commit_key, records["s2"].to_json())
