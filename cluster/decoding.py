@@ -57,14 +57,20 @@ class Decoder(Generic[Job]):
     `decode` must be importable (a module's function or a partial of one); items must be picklable. `timeout_s` is the
     longest silence of the child before it is killed; `first_timeout_s`, where given, the longest before its first
     message of a job, for a `decode` that yields `AtHand` first. The child stays for the next call, until `close`.
+    `sweep(pid)` removes what a child that is dead by now has left.
     """
 
     def __init__(
-        self, decode: Callable[[Job], Iterator[Any]], timeout_s: float, first_timeout_s: float | None = None
+        self,
+        decode: Callable[[Job], Iterator[Any]],
+        timeout_s: float,
+        first_timeout_s: float | None = None,
+        sweep: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._decode = decode
         self._timeout_s = timeout_s
         self._first_timeout_s = timeout_s if first_timeout_s is None else first_timeout_s
+        self._sweep = sweep
         self._child: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
         self._call: _Call | None = None
@@ -172,6 +178,8 @@ class Decoder(Generic[Job]):
             child.join(timeout=_LAST_WORDS_S)  # one that died tells how
         child.kill()
         child.join()
+        assert child.pid is not None
+        self._sweep(child.pid)
         return child.exitcode
 
 

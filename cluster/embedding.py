@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cluster.decoding import Decoder, JobStream, RetrySlide
-from cluster.staging import STAGING_TIMEOUT_S, decode_staged
+from cluster.staging import STAGING_TIMEOUT_S, decode_staged, staging_sweep
 from cluster.storage import open_storage
 from mhim_core import errors
 from mhim_core.embed.card import EncoderCard
@@ -61,7 +61,9 @@ class SlideActor:
         self._job = job
         self._storage = open_storage(job.store_uri)
         decode = partial(decode_staged, spec=job.spec, policy=job.policy, staging_dir=job.staging_dir)
-        self._decoder: Decoder[SlideTask] = Decoder(decode, job.decode_timeout_s, STAGING_TIMEOUT_S)
+        self._decoder: Decoder[SlideTask] = Decoder(
+            decode, job.decode_timeout_s, STAGING_TIMEOUT_S, staging_sweep(job.staging_dir)
+        )
         self._decoder.start()
         self._encoder: SlideEncoder | MhimError
         try:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.decoding import AtHand
+from cluster.staging import at_hand
 from mhim_core.errors import SlideError
-from mhim_core.types import FailureReason
+from mhim_core.types import FailureReason, SlideTask
 
 
 class Job(NamedTuple):
@@ -63,3 +64,19 @@ def _fail() -> None:
 
 
 _FAULTS = {"crash": _segfault, "hang": _hang, "refuse": _refuse, "fail": _fail, "unpicklable": lambda: None}
+
+
+class Copy(NamedTuple):
+    """A remote slide that is copied, told of, and then held until the fault."""
+
+    task: SlideTask
+    staging_dir: str
+    fault: str = ""
+
+
+def decode_copy(copy: Copy) -> Iterator[Any]:
+    with at_hand(copy.task, copy.staging_dir) as slide:
+        yield AtHand()
+        yield str(slide.path), slide.path.stat().st_size
+        if copy.fault:
+            _FAULTS[copy.fault]()
