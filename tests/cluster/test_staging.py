@@ -67,9 +67,9 @@ def test_what_is_not_there_is_not_found(task: SlideTask, bucket: str) -> None:
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))  # a spawned child gets our sys.path
-    import toy_decoders
+    import toy_copies
 
-    return toy_decoders
+    return toy_copies
 
 
 @pytest.fixture

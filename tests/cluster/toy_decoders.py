@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.decoding import AtHand
-from cluster.staging import at_hand
 from mhim_core.errors import SlideError
-from mhim_core.types import FailureReason, SlideTask
+from mhim_core.types import FailureReason
 
 
 class Job(NamedTuple):
@@ -35,7 +34,7 @@ def decode(job: Job) -> Iterator[Any]:
                 file.write("x")
         yield (index, os.getpid(), bytes(job.num_bytes))
     if job.fault and _is_due(job):
-        _FAULTS[job.fault]()
+        FAULTS[job.fault]()
         yield "unpicklable", lambda: None
 
 
@@ -63,20 +62,4 @@ def _fail() -> None:
     raise ZeroDivisionError("by naught")
 
 
-_FAULTS = {"crash": _segfault, "hang": _hang, "refuse": _refuse, "fail": _fail, "unpicklable": lambda: None}
-
-
-class Copy(NamedTuple):
-    """A remote slide that is copied, told of, and then held until the fault."""
-
-    task: SlideTask
-    staging_dir: str
-    fault: str = ""
-
-
-def decode_copy(copy: Copy) -> Iterator[Any]:
-    with at_hand(copy.task, copy.staging_dir) as slide:
-        yield AtHand()
-        yield str(slide.path), slide.path.stat().st_size
-        if copy.fault:
-            _FAULTS[copy.fault]()
+FAULTS = {"crash": _segfault, "hang": _hang, "refuse": _refuse, "fail": _fail, "unpicklable": lambda: None}
