@@ -1,11 +1,12 @@
 """Decoding in a child process: a slide that crashes or hangs its decoder takes down a child, never the encoder.
 
 One child decodes the slides of a call one after the other and is always ahead by a bounded number of messages, so the
-next slide is opened while the current one is still being encoded.
+next slide is opened while the current one is still being encoded. Messages are bounded by number and by bytes.
 """
 
 import contextlib
 import multiprocessing
+import pickle
 import queue
 import signal
 import threading
@@ -20,7 +21,9 @@ Job = TypeVar("Job")
 
 MAX_ATTEMPTS = 2
 AHEAD = 8
-"""Messages (batches of tiles, about 6 MB each) decoded ahead of the encoder."""
+"""Messages (batches of tiles, about 6 MB each) decoded ahead of the encoder, fewer where they are large:"""
+AHEAD_BYTES = 64 * 2**20
+"""once as many bytes lie ready, decoding waits."""
 _POLL_S = 0.05
 _LAST_WORDS_S = 5.0
 
@@ -43,10 +46,43 @@ class _Message(NamedTuple):
     value: Any = None
 
 
+class _Ahead(queue.Queue[tuple[_Message, int]]):
+    """Messages with their weight; full once these weigh AHEAD_BYTES, none weighing less than an AHEADth of that."""
+
+    def __init__(self) -> None:
+        super().__init__(maxsize=AHEAD_BYTES)
+        self._weight = 0
+
+    def add(self, message: _Message, num_bytes: int = 0) -> None:
+        """Wait until there is room."""
+        self.put((message, max(num_bytes, AHEAD_BYTES // AHEAD)))
+
+    def take(self, timeout_s: float | None = None) -> _Message:
+        """Raises queue.Empty."""
+        return self.get(timeout=timeout_s)[0]
+
+    def end(self) -> None:
+        """Wake up whoever still waits for a message; without effect where there are some."""
+        with contextlib.suppress(queue.Full):
+            self.put_nowait((_Message(-1, "closed"), 1))
+
+    def _qsize(self) -> int:
+        return self._weight
+
+    def _put(self, item: tuple[_Message, int]) -> None:
+        super()._put(item)
+        self._weight += item[1]
+
+    def _get(self) -> tuple[_Message, int]:
+        item: tuple[_Message, int] = super()._get()
+        self._weight -= item[1]
+        return item
+
+
 class _Call(NamedTuple):
     """One call of `streams` while it runs."""
 
-    messages: "queue.Queue[_Message]"
+    messages: _Ahead
     given_up: threading.Event
     """Nobody listens any more: the pump is to end."""
 
@@ -57,14 +93,20 @@ class Decoder(Generic[Job]):
     `decode` must be importable (a module's function or a partial of one); items must be picklable. `timeout_s` is the
     longest silence of the child before it is killed; `first_timeout_s`, where given, the longest before its first
     message of a job, for a `decode` that yields `AtHand` first. The child stays for the next call, until `close`.
+    `sweep(pid)` removes what a child that is dead by now has left.
     """
 
     def __init__(
-        self, decode: Callable[[Job], Iterator[Any]], timeout_s: float, first_timeout_s: float | None = None
+        self,
+        decode: Callable[[Job], Iterator[Any]],
+        timeout_s: float,
+        first_timeout_s: float | None = None,
+        sweep: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._decode = decode
         self._timeout_s = timeout_s
         self._first_timeout_s = timeout_s if first_timeout_s is None else first_timeout_s
+        self._sweep = sweep
         self._child: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
         self._call: _Call | None = None
@@ -79,7 +121,7 @@ class Decoder(Generic[Job]):
 
         The iterator may be abandoned: the child is then ended. One call at a time.
         """
-        call = self._call = _Call(queue.Queue(maxsize=AHEAD), threading.Event())
+        call = self._call = _Call(_Ahead(), threading.Event())
         pump = self._pump_thread = threading.Thread(
             target=self._pump, args=(list(jobs), call), daemon=True, name="mhim-decoder-pump"
         )
@@ -104,9 +146,8 @@ class Decoder(Generic[Job]):
                 if (child := self._child) is not None:
                     child.kill()
                 with contextlib.suppress(queue.Empty):
-                    self._call.messages.get(timeout=_POLL_S)
-            with contextlib.suppress(queue.Full):
-                self._call.messages.put_nowait(_Message(-1, "closed"))
+                    self._call.messages.take(_POLL_S)
+            self._call.messages.end()
         self._call = self._pump_thread = None
         self._end_child(kill=True)
 
@@ -119,7 +160,7 @@ class Decoder(Generic[Job]):
                 error = unexpected
             if call.given_up.is_set():
                 return
-            call.messages.put(_Message(index, "error" if error else "done", error))
+            call.messages.add(_Message(index, "error" if error else "done", error))
 
     def _decode_one(self, index: int, job: Job, call: _Call) -> Exception | None:
         for _ in range(1, MAX_ATTEMPTS):
@@ -127,7 +168,7 @@ class Decoder(Generic[Job]):
             crashed = isinstance(error, SlideError) and error.reason is FailureReason.DECODER_CRASH
             if not crashed or call.given_up.is_set():
                 return error
-            call.messages.put(_Message(index, "retry"))
+            call.messages.add(_Message(index, "retry"))
         return self._try_one(index, job, call)
 
     def _try_one(self, index: int, job: Job, call: _Call) -> Exception | None:
@@ -137,11 +178,12 @@ class Decoder(Generic[Job]):
             connection.send(job)
             while connection.poll(limit_s):
                 limit_s = self._timeout_s
-                kind, value = connection.recv()
+                data = connection.recv_bytes()
+                kind, value = pickle.loads(data)
                 if kind != "item":
                     return value if kind == "error" else None
                 if not isinstance(value, AtHand):
-                    call.messages.put(_Message(index, "item", value))
+                    call.messages.add(_Message(index, "item", value), len(data))
         except (EOFError, OSError):
             code = self._end_child()
             return SlideError(FailureReason.DECODER_CRASH, f"the decoder's process died (exit code {code})")
@@ -172,6 +214,8 @@ class Decoder(Generic[Job]):
             child.join(timeout=_LAST_WORDS_S)  # one that died tells how
         child.kill()
         child.join()
+        assert child.pid is not None
+        self._sweep(child.pid)
         return child.exitcode
 
 
@@ -182,7 +226,7 @@ class JobStream:
     where the decoder could not even be asked.
     """
 
-    def __init__(self, index: int, messages: "queue.Queue[_Message]") -> None:
+    def __init__(self, index: int, messages: _Ahead) -> None:
         self._index = index
         self._messages = messages
         self._ended = False
@@ -212,7 +256,7 @@ class JobStream:
             self._ended = message.kind in ("done", "error")
 
     def _next(self) -> _Message:
-        message = self._messages.get()
+        message = self._messages.take()
         if message.kind == "closed":
             raise RuntimeError("the decoder was closed before its streams were read to the end")
         assert message.job == self._index

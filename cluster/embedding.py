@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cluster.decoding import Decoder, JobStream, RetrySlide
-from cluster.staging import STAGING_TIMEOUT_S, decode_staged
+from cluster.machine import memory_bytes
+from cluster.staging import STAGING_TIMEOUT_S, decode_staged, staging_sweep
 from cluster.storage import open_storage
 from mhim_core import errors
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.facts import PlanFacts
+from mhim_core.embed.memory import check_batch
 from mhim_core.embed.registry import load_encoder_for
 from mhim_core.embed.slide_encoder import SlideEncoder
 from mhim_core.errors import MhimError, SlideError, StorageError
@@ -61,10 +63,13 @@ class SlideActor:
         self._job = job
         self._storage = open_storage(job.store_uri)
         decode = partial(decode_staged, spec=job.spec, policy=job.policy, staging_dir=job.staging_dir)
-        self._decoder: Decoder[SlideTask] = Decoder(decode, job.decode_timeout_s, STAGING_TIMEOUT_S)
+        self._decoder: Decoder[SlideTask] = Decoder(
+            decode, job.decode_timeout_s, STAGING_TIMEOUT_S, staging_sweep(job.staging_dir)
+        )
         self._decoder.start()
         self._encoder: SlideEncoder | MhimError
         try:
+            check_batch(job.card, job.spec.tile_px, 1, memory_bytes())
             self._encoder = SlideEncoder([load_encoder_for(job.card, weights=job.weights)])
         except MhimError as error:
             self._encoder = error

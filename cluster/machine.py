@@ -1,5 +1,5 @@
-"""What a Ray of one's own needs of its machine: a folder for its sockets and a token; containers and batch systems lack
-one or the other.
+"""What a Ray of one's own needs of its machine: a folder for its sockets and a token, which containers and batch
+systems may lack; and how much memory there is.
 """
 
 import contextlib
@@ -83,3 +83,16 @@ def _home_keeps_token() -> bool:
         return os.access(token, os.R_OK) if token.exists() else os.access(folder, os.W_OK | os.X_OK)
     except (OSError, RuntimeError):  # RuntimeError: no HOME, and a user that the machine does not know
         return False
+
+
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""A container's, by version 2 and 1 of control groups."""
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, or of the container that this process is in."""
+    amounts = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in _LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
+            amounts.append(int(Path(path).read_text()))
+    return min(amounts)

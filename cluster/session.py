@@ -56,7 +56,7 @@ def check_fits_here(local_cpus: int | None, what: str, num_processes: int, gpus_
 
     `what` names the keys that ask for them. A Ray that was asked for more would wait for ever.
     """
-    num_cpus = local_cpus or _usable_cpus()
+    num_cpus = local_cpus or usable_cpus()
     advice = "ask for less, or set ray_address to a cluster"
     if num_processes > num_cpus:
         raise ConfigError(f"{what} asks for {num_processes} CPUs and ray_address=local has {num_cpus}; {advice}")
@@ -66,7 +66,8 @@ def check_fits_here(local_cpus: int | None, what: str, num_processes: int, gpus_
         )
 
 
-def _usable_cpus() -> int:
+def usable_cpus() -> int:
+    """CPUs that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -180,7 +181,7 @@ def _connect(address: str, local_cpus: int | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         # address="local", since a bare init would try to join whatever a stopped cluster left behind
-        cpus = local_cpus or _usable_cpus()
+        cpus = local_cpus or usable_cpus()
         options |= {"address": "local", "include_dashboard": False, "num_cpus": cpus}
         if folder := _of_session.enter_context(ray_folder()):
             options["_temp_dir"] = folder

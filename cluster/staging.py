@@ -3,8 +3,9 @@
 Runs in the decoder's child process, without torch, and is the only part of its work that may be silent for long.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +18,21 @@ from mhim_core.features import SourceHint
 from mhim_core.slides.identity import check_sha256, source_hint
 from mhim_core.slides.reader import TileBatch
 from mhim_core.slides.spec import SlidePolicy, TileSpec
-from mhim_core.slides.staging import staged
+from mhim_core.slides.staging import staged, sweep_staged
 from mhim_core.types import FailureReason, SlideTask
 
 STAGING_TIMEOUT_S = 3600.0
 """How long a slide may take to be at hand: 10 GB at 3 MB/s. A store that stops answering is given up much sooner, by
 its client; this ends what nobody else bounds, such as a hash over a file system that hangs."""
+
+
+def staging_sweep(staging_dir: str | None) -> Callable[[int], object]:
+    """What a decoder that stages slides does once a child of it is dead, `Decoder`'s `sweep`.
+
+    What earlier runs have left there goes at once.
+    """
+    sweep_staged(staging_dir)
+    return partial(sweep_staged, staging_dir)
 
 
 class SlideAtHand(NamedTuple):

@@ -124,7 +124,7 @@ def download(uri: str, path: str | os.PathLike[str]) -> None:
         _shared_client().call("read", place, functools.partial(_read_into, temporary, place))
         os.replace(temporary, target)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise SlideError(FailureReason.NO_SPACE, f"no space left for {uri} in {target.parent}") from error
         raise
     finally:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from cluster.decoding import AtHand, Decoder, JobStream, RetrySlide
-from cluster.staging import STAGING_TIMEOUT_S, at_hand
+from cluster.staging import STAGING_TIMEOUT_S, at_hand, staging_sweep
 from cluster.storage import open_storage
 from flows.config.commands import CheckConfig
 from flows.config.keys import DecodeKeys
@@ -53,7 +53,7 @@ def inspect_all(
     tasks = cohort_input.tasks()
     staging_dir = keys.staging_dir or None
     decode = partial(_inspect, spec=spec, policy=policy, staging_dir=staging_dir, with_picture=pictures is not None)
-    decoder = Decoder(decode, keys.decode_timeout_s, STAGING_TIMEOUT_S)
+    decoder = Decoder(decode, keys.decode_timeout_s, STAGING_TIMEOUT_S, staging_sweep(staging_dir))
     rows = []
     try:
         for task, stream in zip(tasks, decoder.streams(tasks), strict=True):

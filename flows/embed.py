@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
-from cluster.session import Resources, check_address, num_shares, plain_errors, ray_session
+from cluster.machine import memory_bytes
+from cluster.session import Resources, check_address, num_shares, plain_errors, ray_session, usable_cpus
 from cluster.storage import open_storage, require_put_if_absent
 from flows.config.commands import EmbedConfig, PredictConfig
 from flows.config.files import write_resolved
@@ -24,6 +25,7 @@ from flows.runs.embed_report import MAX_LINES, Embedded, retry_advice, view_line
 from flows.runs.progress import SlideProgress
 from flows.runs.tiling import feature_set_of, settled_spec
 from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
+from mhim_core.embed.memory import check_batch
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConfigError, StorageError
 from mhim_core.outcome import Outcome, reconcile
@@ -82,6 +84,7 @@ def embed_cohort(
     )
     if pending.todo:
         _check_device(card, config.embedding)
+        _check_memory(card, spec, config, len(pending.todo))
     register(storage, feature_set)
     rows = list(_already_known(pending))
     if pending.todo:
@@ -250,6 +253,14 @@ def _check_device(card: EncoderCard, config: EmbedExecution) -> None:
             f"these features of {card.id} are made on a GPU ({card.runtime}; a CPU's differ in the last bits), but "
             "gpus_per_actor=0 gives the encoder none; set gpus_per_actor=1, or a share such as gpus_per_actor=0.25"
         )
+
+
+def _check_memory(card: EncoderCard, spec: TileSpec, config: EmbedConfig | PredictConfig, num_tasks: int) -> None:
+    """A local Ray's actors share this machine; those of a cluster look at theirs when they start."""
+    if config.ray.ray_address == "local":
+        num_cpus = config.ray.local_cpus or usable_cpus()
+        num_actors = config.embedding.embed_actors or min(num_cpus, num_tasks)
+        check_batch(card, spec.tile_px, num_actors, memory_bytes())
 
 
 def _check_reachable(storage: Storage) -> None:

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.session import check_address, ray_session
 from cluster.storage import open_storage, require_put_if_absent
@@ -55,6 +55,9 @@ from mhim_core.store.record import CommitRecord
 from mhim_core.task import Task
 from mhim_core.train.plan import FitSpec, FoldBags, LabelledBag, Stage, TrainPlan, fit_name, plan_fits
 from mhim_core.types import BagId, SlideId
+
+if TYPE_CHECKING:  # numpy, which a command that has nothing to do need not load
+    from mhim_core.store.bag_cache import BagCache
 
 
 def run(config: TrainConfig) -> FlowResult:
@@ -278,6 +281,8 @@ class FitPayload(NamedTuple):
     store_uri: str
     run_uri: str
     cache_gib: float
+    cache_disk_gib: float
+    cache_dir: str
 
 
 def fit_all(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> Any:
@@ -295,6 +300,8 @@ def fit_all(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> Any:
         trained_run.store_uri,
         trained_run.storage.uri,
         config.execution.cache_gib,
+        config.execution.cache_disk_gib,
+        config.execution.cache_dir,
     )
     spec = WorkerSpec(config.execution.workers, config.execution.gpus_per_worker, config.execution.threads_per_worker)
     progress = FitProgress(len(plan.fits))
@@ -308,13 +315,30 @@ def fit_on_worker(payload: FitPayload, context: Any, tell: Callable[[Any], None]
     """Runs on every worker: opens the store and the run, then enters the core's loop."""
     from mhim_core.mil.plugins import load_plugin
     from mhim_core.store.bags import ParquetBags, PatientBags
+    from mhim_core.train.events import FitEvent, FitEventKind
     from mhim_core.train.loop import run_fits
 
     if payload.plugin is not None:
         load_plugin(*payload.plugin)
-    slides = ParquetBags(open_storage(payload.store_uri), payload.entries, payload.cache_gib)
-    bags = PatientBags(slides, payload.members)
-    return run_fits(payload.plan, bags, open_storage(payload.run_uri), context, tell)
+
+    def warn(message: str) -> None:
+        tell(FitEvent(FitEventKind.warning, "cache", message))
+
+    with _bags_on_disk(payload, context.world_size, warn) as disk:
+        slides = ParquetBags(open_storage(payload.store_uri), payload.entries, payload.cache_gib, disk)
+        bags = PatientBags(slides, payload.members)
+        return run_fits(payload.plan, bags, open_storage(payload.run_uri), context, tell)
+
+
+def _bags_on_disk(payload: FitPayload, num_workers: int, warn: Callable[[str], None]) -> "BagCache":
+    """The disk cache of this node, which keeps nothing where one worker's memory has room for all bags."""
+    from mhim_core.store.bag_cache import BagCache
+    from mhim_core.store.bags import bag_files
+
+    files = bag_files(payload.entries.values())
+    in_memory = num_workers == 1 and sum(bag.num_bytes for bag in files) <= payload.cache_gib * 2**30
+    max_bytes = 0 if in_memory else int(payload.cache_disk_gib * 2**30)
+    return BagCache(payload.cache_dir, payload.run_uri, files, max_bytes, warn)
 
 
 def _try_plugin(config: TrainConfig, data: TrainingData) -> None:

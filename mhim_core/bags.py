@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from mhim_core.types import BagId
 
@@ -29,4 +29,13 @@ class BagSource(Protocol):
         Raises `IntegrityError` naming the bag if what is stored is not what was committed, `KeyError` if there is no
         such bag.
         """
+        ...
+
+
+@runtime_checkable
+class HalfBags(Protocol):
+    """A source that stores its bags as float16, so that a large one need not be held in float32 as well."""
+
+    def read_half(self, bag_id: BagId) -> Float[Tensor, "N d_in"]:
+        """What `read` gives as float16, which is exact. It may be the source's own copy: nobody changes it."""
         ...

@@ -200,11 +200,16 @@ class TrainExecution:
     threads_per_worker: int = 2
     """Torch threads of a worker on a CPU. Not derived from the machine, since the last bits of a sum depend on it."""
     cache_gib: float = 4.0
-    """Memory in GiB in which each worker keeps bags between epochs; 0: every epoch reads the store."""
+    """Memory in GiB in which each worker keeps bags between epochs; 0: none are kept there."""
+    cache_disk_gib: float = 50.0
+    """Disk in GiB on which a node keeps bags for its workers until they end, unless one worker can keep all in
+    cache_gib; 0: none, and what exceeds cache_gib is read from the store in every epoch. A full disk stops nothing."""
+    cache_dir: str = ""
+    """The node's own folder for that, on a local disk; empty: the system's temporary folder."""
 
     def __post_init__(self) -> None:
         check_least(self, 1, "workers", "threads_per_worker")
-        check_least(self, 0, "gpus_per_worker", "cache_gib")
+        check_least(self, 0, "gpus_per_worker", "cache_gib", "cache_disk_gib")
 
     def check_room(self, ray: RayKeys) -> None:
         """Raises ConfigError if a local Ray could never run that many workers."""

@@ -11,8 +11,8 @@ from mhim_core.slides.reader import TileBatch
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.types import SlideTask
 
-_BATCH_SIZE = 32
-"""Tiles per item: 6 MB at 256 px."""
+_BATCH_SIZE, _BATCH_BYTES = 32, 8 * 2**20
+"""Most tiles per item, 6 MB at 256 px, and most bytes of several: at 4,096 px a tile alone has 50 MB."""
 
 
 def decode_slide(
@@ -23,4 +23,5 @@ def decode_slide(
     source = source_identity(path)
     with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy) as slide:
         yield plan_facts(task.slide_id, slide, spec, source, hint, source_sha256)
-        yield from slide.reader.tiles(slide.plan, _BATCH_SIZE)
+        num_tiles = max(1, min(_BATCH_SIZE, _BATCH_BYTES // (3 * spec.tile_px**2)))
+        yield from slide.reader.tiles(slide.plan, num_tiles)

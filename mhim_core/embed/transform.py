@@ -49,7 +49,7 @@ class TileTransform(nn.Module):
         self.register_buffer("std_311", torch.tensor(facts["std"]).view(3, 1, 1))
 
     def forward(self, tiles: UInt8[Tensor, "b h w 3"]) -> Float32[Tensor, "b 3 p p"]:
-        pixels = tiles.permute(0, 3, 1, 2).float().div(255.0)
+        pixels = tiles.permute(0, 3, 1, 2).float().div_(255.0)
         if pixels.shape[-2:] != (self.input_px, self.input_px):
             pixels = F.interpolate(
                 pixels,

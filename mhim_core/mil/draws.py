@@ -7,15 +7,32 @@ raw bytes also costs a tenth of `nn.Dropout` on a CPU.
 """
 
 import hashlib
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mhim_core.types import BagId
+
+
+class Keep(NamedTuple):
+    """What dropout keeps."""
+
+    is_kept: Bool[Tensor, "*shape"]
+    """On the CPU."""
+    scale: float
+    """Of what is kept."""
+
+    def factors(self, rows: slice, like: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Factor of every value of these rows, 0 or `scale`, in the precision and on the device of `like`."""
+        # multiplying by floats is three times faster than by booleans on a CPU, forward and backward
+        factors = self.is_kept[rows].to(like.dtype).mul_(self.scale)
+        return factors.to(like.device, non_blocking=True)
 
 
 class Draws:
@@ -48,15 +65,18 @@ class Draws:
         """
         if rate == 0:
             return x
+        return x * self.keep(purpose, x.shape, rate).factors(slice(None), x)
+
+    def keep(self, purpose: str, shape: Sequence[int], rate: float) -> Keep:
+        """What `dropout` at this rate, above 0, keeps of values in this shape."""
+        num_values = math.prod(shape)
         unit: np.dtype[Any] = np.dtype("u1" if (rate * 256).is_integer() else "<u2")
         levels = 256**unit.itemsize
         threshold = min(round(rate * levels), levels - 1)
-        num_words = -(-x.numel() * unit.itemsize // 8)
+        num_words = -(-num_values * unit.itemsize // 8)
         words = self._words(purpose, num_words)
-        noise = words.view(unit)[: x.numel()].reshape(x.shape)
-        # multiplying by floats is three times faster than by booleans on a CPU, forward and backward
-        keep = torch.from_numpy(noise >= threshold).to(x.dtype).mul_(levels / (levels - threshold))
-        return x * keep.to(x.device, non_blocking=True)
+        noise = words.view(unit)[:num_values].reshape(tuple(shape))
+        return Keep(torch.from_numpy(noise >= threshold), levels / (levels - threshold))
 
     def _words(self, purpose: str, num_words: int) -> NDArray[np.uint64]:
         key = f"{self._seed}\0{self._epoch}\0{self._bag_id}\0{self._purpose}\0{purpose}"

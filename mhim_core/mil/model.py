@@ -6,11 +6,12 @@ Student and teacher are two of these. Shape suffixes: see the package's docstrin
 import hashlib
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from mhim_core.mil.aggregator import Aggregator, BagOutput, make_activation
 from mhim_core.mil.draws import Draws
+from mhim_core.mil.large_bags import embed_in_chunks, is_large
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.mil.plugged import PluggedAggregator
 from mhim_core.mil.recycle import RecycleNetwork, queries_bound
@@ -32,9 +33,27 @@ class MilModel(nn.Module):
             self.recycle = RecycleNetwork(options.embed_dim, mhim.recycle_queries, mhim.recycle_dropout)
 
     def embed_instances(self, x_NF: Float[Tensor, "N F"], draws: Draws | None = None) -> Float[Tensor, "N D"]:
-        """Tile features to embedded instances; dropout only where `draws` are given."""
-        h_ND = self.activation(self.embed(x_NF))
+        """Tile features to embedded instances; dropout only where `draws` are given.
+
+        The features may be of another precision than the model; no gradient flows into those of a large bag.
+        """
+        if is_large(len(x_NF)) and not x_NF.requires_grad:
+            return self._embed_in_chunks(x_NF, None, draws)
+        h_ND = self.activation(self.embed(x_NF.to(self.embed.weight.dtype)))
         return h_ND if draws is None else draws.dropout("embed", h_ND, self.dropout)
+
+    def embed_rows(
+        self, x_NF: Float[Tensor, "N F"], rows: Int64[Tensor, "K"], draws: Draws | None = None
+    ) -> Float[Tensor, "K D"]:
+        """`embed_instances` of these rows alone."""
+        if is_large(len(rows)) and not x_NF.requires_grad:
+            return self._embed_in_chunks(x_NF, rows, draws)
+        return self.embed_instances(x_NF.index_select(0, rows), draws)
+
+    def _embed_in_chunks(self, x_NF: Tensor, rows: Tensor | None, draws: Draws | None) -> Tensor:
+        shape = (len(x_NF) if rows is None else len(rows), self.embed.out_features)
+        keep = draws.keep("embed", shape, self.dropout) if draws is not None and self.dropout else None
+        return embed_in_chunks(x_NF, rows, self.embed, self.activation, keep)
 
     def forward(self, x_NF: Float[Tensor, "N F"], append_recycled: bool = False) -> BagOutput:
         """Plain inference on all instances; `append_recycled` adds the tokens recycled from all of them behind."""

@@ -14,7 +14,7 @@ from mhim_core.errors import SlideError
 from mhim_core.features import MppUsed
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.mask import TissueMask
-from mhim_core.slides.spec import MAX_GRID_CELLS, MAX_READ_PX, MAX_TILES, SlidePolicy, TileSpec
+from mhim_core.slides.spec import MAX_GRID_CELLS, MAX_READ_PX, MAX_TILES, READ_BYTES_PER_PX, SlidePolicy, TileSpec
 from mhim_core.types import FailureReason
 
 
@@ -100,10 +100,11 @@ def tile_geometry(info: SlideInfo, mpp: MppUsed, spec: TileSpec, policy: SlidePo
             "target_mpp or a smaller overlap_px",
         )
     if read[0] * read[1] > MAX_READ_PX:
+        needed, most = (num_px * READ_BYTES_PER_PX / 1e9 for num_px in (read[0] * read[1], MAX_READ_PX))
         raise SlideError(
             FailureReason.TOO_LARGE,
-            f"one tile needs {read[0]} × {read[1]} pixels of level {level} (downsample {downsample:g}), more than "
-            f"{MAX_READ_PX:,}; set a finer target_mpp, or give the file coarser levels",
+            f"one tile needs {read[0]} × {read[1]} pixels of level {level} (downsample {downsample:g}), which take "
+            f"{needed:.1f} GB of memory, more than {most:.1f}; set a finer target_mpp, or give the file coarser levels",
         )
     return TileGeometry(
         level=level,

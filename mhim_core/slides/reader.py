@@ -28,6 +28,8 @@ MAX_BAD_TILE_SHARE = 0.05
 _THUMBNAIL_SOURCE_PX = 2048
 """Side of the source block decoded at once for a thumbnail: a slide without a pyramid must not be decoded whole."""
 _SMALLEST_RETRY_PX = 256
+_BLENDED_PX = 2**20
+"""Pixels laid on white at a time."""
 _MAX_FAILED_READS = 256
 """Failed reads (each costs re-opening the file) after which a thumbnail is given up."""
 
@@ -246,9 +248,13 @@ def _on_white(rgba: np.ndarray) -> _Region:
     alpha = rgba[..., 3]
     if alpha.min() == 255:
         return _Region(np.ascontiguousarray(rgba[..., :3]), 0.0)
-    weight = alpha[..., None].astype(np.uint16)
-    pixels = (rgba[..., :3] * weight + 255 * (255 - weight) + 127) // 255
-    return _Region(pixels.astype(np.uint8), 1.0 - float(alpha.mean()) / 255)
+    pixels = np.empty((*alpha.shape, 3), np.uint8)
+    rows = max(1, _BLENDED_PX // alpha.shape[1])
+    for top in range(0, len(alpha), rows):  # what is computed in between takes five times what comes out
+        weight = alpha[top : top + rows, :, None].astype(np.uint16)
+        blended = (rgba[top : top + rows, :, :3] * weight + 255 * (255 - weight) + 127) // 255
+        pixels[top : top + rows] = blended.astype(np.uint8)
+    return _Region(pixels, 1.0 - float(alpha.mean()) / 255)
 
 
 def _resized(pixels: np.ndarray, tile_px: int) -> np.ndarray:

@@ -1,10 +1,11 @@
-"""Committed feature files as bags: every read is verified, and recently read bags stay in memory."""
+"""Committed feature files as bags: every read from the store is verified; bags that were read stay in memory, or on the
+node's disk."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from mhim_core.errors import InputError, IntegrityError, NotFoundError
 from mhim_core.storage import Storage
+from mhim_core.store.bag_cache import BagCache, BagFile
 from mhim_core.store.record import CommitRecord
 from mhim_core.store.schema import FeatureTable, decode_features
 from mhim_core.types import BagId, SlideId, Status
@@ -27,11 +29,17 @@ _REMEDY = "`mhim store repair deep=true` makes it again"
 class ParquetBags:
     """A `BagSource` over a manifest's entries: one bag per slide that has tiles, empty slides left out.
 
-    `cache_gib` bounds the float16 features kept in memory (0: none are), the least recently read going first. Raises
-    InputError if no slide has tiles or their features differ in length.
+    `cache_gib` bounds the float16 features kept in memory (0: none are), the least recently read going first; `disk`
+    keeps them on this node's disk. Raises InputError if no slide has tiles or their features differ in length.
     """
 
-    def __init__(self, storage: Storage, entries: Mapping[SlideId, CommitRecord], cache_gib: float = 0.0) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        entries: Mapping[SlideId, CommitRecord],
+        cache_gib: float = 0.0,
+        disk: BagCache | None = None,
+    ) -> None:
         self.storage = storage
         self._entries = {BagId(key): entries[key] for key in sorted(entries) if entries[key].status is Status.OK}
         dims = sorted({record.dim for record in self._entries.values()})
@@ -41,6 +49,7 @@ class ParquetBags:
         self._dim = dims[0]
         self._cache_bytes = int(cache_gib * 2**30)
         self._forget()
+        self._disk = disk
 
     @property
     def dim(self) -> int:
@@ -55,14 +64,25 @@ class ParquetBags:
 
         Raises IntegrityError naming the slide if the file is missing or not what was committed; KeyError.
         """
+        return self.read_half(bag_id).to(torch.float32)
+
+    def read_half(self, bag_id: BagId) -> Float[Tensor, "N d_in"]:
+        """The same as float16, as it is stored: the cache's own copy, which nobody changes. Raises as `read`."""
         with self._lock:
             features = self._cache.get(bag_id)
             if features is not None:
                 self._cache.move_to_end(bag_id)
         if features is None:
+            features = self._fetch(bag_id)
+        return torch.from_numpy(features)
+
+    def _fetch(self, bag_id: BagId) -> np.ndarray:
+        def decode() -> np.ndarray:
             features = self.read_table(bag_id).features
             self._keep(bag_id, features)
-        return torch.from_numpy(features).to(torch.float32)
+            return features
+
+        return decode() if self._disk is None else self._disk.read(_file_of(self._entries[bag_id]), decode)
 
     def read_table(self, bag_id: BagId) -> FeatureTable:
         """One slide's features with places, tissue shares and provenance, verified; never from the cache."""
@@ -97,14 +117,24 @@ class ParquetBags:
         self._lock = threading.Lock()
         self._cache: OrderedDict[BagId, np.ndarray] = OrderedDict()
         self._cached_bytes = 0
+        self._disk = None
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("storage", "_entries", "_dim", "_cache_bytes")  # another process starts with an empty cache
+        kept = ("storage", "_entries", "_dim", "_cache_bytes")  # another process starts without caches
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
+
+
+def bag_files(entries: Iterable[CommitRecord]) -> list[BagFile]:
+    """What the slides with tiles take as float16 arrays."""
+    return [_file_of(record) for record in entries if record.status is Status.OK]
+
+
+def _file_of(record: CommitRecord) -> BagFile:
+    return BagFile(record.sha256, (record.num_tiles, record.dim))
 
 
 class PatientBags:
@@ -134,6 +164,11 @@ class PatientBags:
     def read(self, bag_id: BagId) -> Float[Tensor, "N d_in"]:
         """One bag as float32. Raises as `ParquetBags.read`."""
         return torch.cat([self._slides.read(slide) for slide in self._members[bag_id]])
+
+    def read_half(self, bag_id: BagId) -> Float[Tensor, "N d_in"]:
+        """As `ParquetBags.read_half`."""
+        parts = [self._slides.read_half(slide) for slide in self._members[bag_id]]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def read_tables(self, bag_id: BagId) -> list[FeatureTable]:
         """Each slide of the bag with places and provenance, verified."""

@@ -38,6 +38,8 @@ MAX_ROWS = 2_000_000
 """Tiles of one slide, the limit of tiling as well: a file of more is none of ours."""
 _BYTES_BESIDE_FEATURES = 20
 """Of a row: tile, x, y, two shares."""
+_LARGE_BYTES = 64 * 2**20
+"""Of features, from which on Arrow is asked to give back what it no longer needs; it takes up to twice as much."""
 _FREE_BYTES = 2**20
 """For page headers and levels of small files."""
 _INFINITY_BITS = 0x7C00
@@ -195,6 +197,10 @@ def decode_features(
         raise IntegrityError(f"slide {slide_id}: its feature file holds NaN or infinite features")
     coords = np.stack([table.column(name).to_numpy() for name in ("x_l0_px", "y_l0_px")], axis=1)
     tissue, background = (np.array(table.column(f"{name}_share")) for name in ("tissue", "background"))
+    is_large = features.nbytes > _LARGE_BYTES
+    del file, table
+    if is_large:  # Arrow keeps what it has freed, here twice the features
+        pa.default_memory_pool().release_unused()
     return FeatureTable(slide_id, features, coords, tissue, background, metadata)
 
 

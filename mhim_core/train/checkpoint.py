@@ -60,8 +60,11 @@ def load_model(data: bytes, device: str | torch.device = "cpu") -> LoadedModel:
 
 @torch.no_grad()
 def predict_bag(model: MilModel, x_NF: Float[Tensor, "N F"], append_recycled: bool = False) -> ModelOutput:
-    """Plain inference on all instances. `append_recycled`: see `ModelCard.append_recycled`."""
+    """Plain inference on all instances. `append_recycled`: see `ModelCard.append_recycled`.
+
+    The features may be of another precision than the model.
+    """
     weight = model.embed.weight
-    output = model(x_NF.to(weight.device, weight.dtype), append_recycled)
+    output = model(x_NF.to(weight.device), append_recycled)
     attention_N = output.attention_HN[:, : len(x_NF)].mean(dim=0)
     return ModelOutput(output.logits_C, attention_N)

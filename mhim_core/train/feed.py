@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
-from mhim_core.bags import BagSource
+from mhim_core.bags import BagSource, HalfBags
 from mhim_core.errors import ConfigError, IntegrityError
 from mhim_core.mil.draws import Draws
+from mhim_core.mil.large_bags import is_large
 from mhim_core.task import ClassTarget, FittedTask
 from mhim_core.train.objective import class_weights, make_label
 from mhim_core.train.plan import LabelledBag
@@ -24,6 +25,7 @@ class BagFeed:
         self._weights = None
         if setup.fit.class_weights:
             self._weights = class_weights([bag.target for bag in setup.train], setup.task.num_outputs)
+        self._lengths = source.lengths()
         self._checked: set[BagId] = set()
 
     @property
@@ -38,8 +40,7 @@ class BagFeed:
         """Raises ConfigError before any work if a bag is absent, empty, or has other features than planned."""
         if self._source.dim != self._setup.d_in:
             raise ConfigError(f"the bags have {self._source.dim} features per tile, the plan says {self._setup.d_in}")
-        lengths = self._source.lengths()
-        missing = sorted(bag.bag_id for bag in bags if lengths.get(bag.bag_id, 0) < 1)
+        missing = sorted(bag.bag_id for bag in bags if self._lengths.get(bag.bag_id, 0) < 1)
         if missing:
             raise ConfigError(
                 f"{len(missing)} bags are absent or empty, so they can be neither trained on nor validated: "
@@ -64,10 +65,16 @@ class BagFeed:
         if self._weights is not None and isinstance(labelled.target, ClassTarget):
             weight = self._weights[labelled.target.class_index]
         label = make_label(labelled.target, self._setup.task, self._setup.dtype, self._device, weight)
-        return Bag(draw_id, label, features.to(self._device, self._setup.dtype))
+        # a large bag stays as small as it is stored: the model takes it into its precision a chunk at a time
+        dtype = features.dtype if is_large(len(features)) else self._setup.dtype
+        return Bag(draw_id, label, features.to(self._device, dtype))
 
     def _features(self, bag_id: BagId) -> torch.Tensor:
-        features = self._source.read(bag_id)
+        source = self._source
+        if is_large(self._lengths.get(bag_id, 0)) and isinstance(source, HalfBags):
+            features = source.read_half(bag_id)
+        else:
+            features = source.read(bag_id)
         if bag_id not in self._checked:
             if features.ndim != 2 or len(features) < 1 or features.shape[1] != self._source.dim:
                 raise IntegrityError(

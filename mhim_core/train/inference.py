@@ -57,7 +57,9 @@ def predict_tables(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -> B
 
     On a CPU the same bits whatever number of threads torch was set to.
     """
-    h_NF = torch.from_numpy(np.concatenate([table.features for table in tables])).float()
+    # float16 as stored: the model takes them into its own precision, a chunk at a time where they are many
+    parts = [table.features for table in tables]
+    h_NF = torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
     with fixed_threads():
         outputs = [predict_bag(voter.model, h_NF, voter.append_recycled) for voter in voters]
     logits_MC = np.stack([_in_users_unit(output, voter.task) for output, voter in zip(outputs, voters, strict=True)])

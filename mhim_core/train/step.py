@@ -26,7 +26,7 @@ from mhim_core.types import BagId
 
 
 class Bag(NamedTuple):
-    """One bag, on this worker's device and in the fit's precision."""
+    """One bag, on this worker's device, in the fit's precision or, where it is large, as it is stored."""
 
     bag_id: BagId
     """Names its random numbers, together with seed and epoch."""
@@ -146,7 +146,7 @@ def view_as_student(
         h_ND = h_ND.index_select(0, split.rows)
     else:
         # rows are gathered before the embedding: what is masked costs nothing, and no gradient scatters back
-        h_ND = student.embed_instances(x_NF.index_select(0, split.rows), dropout)
+        h_ND = student.embed_rows(x_NF, split.rows, dropout)
     h_KD, h_RD = h_ND[: split.num_entering], h_ND[split.num_entering :]
     if student.recycle is None or len(h_RD) == 0:
         return StudentView(student.aggregator(h_KD, dropout), None, whole)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cluster.decoding import AHEAD, Decoder, JobStream, RetrySlide
+from cluster.decoding import AHEAD, AHEAD_BYTES, Decoder, JobStream, RetrySlide
 from mhim_core import errors
 from mhim_core.errors import MhimError, SlideError
 from mhim_core.types import FailureReason
@@ -91,6 +91,20 @@ def test_the_child_decodes_ahead_into_the_next_job_but_no_further_than_the_bound
     assert counters[1].stat().st_size <= AHEAD + 2
     assert len(list(items)) == 1
     assert indices(taken(next(streams))) == list(range(100))
+    assert list(streams) == []
+
+
+def test_what_is_decoded_ahead_is_bounded_by_bytes_too(
+    toys: Any, make_decoder: Callable[..., Decoder[Any]], tmp_path: Path
+) -> None:
+    counter, num_bytes = tmp_path / "counter", AHEAD_BYTES // 2
+    streams = make_decoder().streams([toys.Job(12, counter=str(counter), num_bytes=num_bytes)])
+    items = iter(next(streams))
+    next(items)
+    assert wait_until(lambda: counter.stat().st_size >= 4)
+    time.sleep(1.0)
+    assert counter.stat().st_size <= 1 + 2 + 2  # taken, in the queue, and as above in the pump's hand and the pipe
+    assert len(list(items)) == 11
     assert list(streams) == []
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from cluster.embedding import EmbedJob, SlideActor, status_of, task_rows
 from mhim_core.demo.pyramid import write_pyramid
 from mhim_core.embed.registry import encoder_card
-from mhim_core.errors import ConflictError, EncoderError, MhimError, StorageError
+from mhim_core.errors import ConfigError, ConflictError, EncoderError, MhimError, StorageError
 from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.record import CommitRecord
@@ -189,3 +189,15 @@ def _in_use(*pids: int) -> tuple[int, int]:
     gc.collect()
     pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
     return pages * os.sysconf("SC_PAGE_SIZE"), sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
+
+
+def test_an_actor_on_a_node_too_small_for_a_batch_of_tiles_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.embedding.memory_bytes", lambda: 10**6)
+    small = make_actor(tmp_path / "store")
+    try:
+        with pytest.raises(ConfigError, match="the machine has 0"):
+            rows_of(small, SlideTask(SlideId("a"), str(tmp_path / "a.tiff")))
+    finally:
+        small.close()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import machine
 from cluster.machine import ensure_token, ray_folder
 from cluster.session import kept_alive, ray_session
 from mhim_core.errors import ConfigError
@@ -103,3 +104,14 @@ def test_ray_starts_below_a_long_temporary_folder(long_folder: Path) -> None:
     with kept_alive(), ray_session("local", local_cpus=1):
         assert ray.get(ray.remote(lambda: 1).remote()) == 1
         assert list(long_folder.glob("session_*"))
+
+
+def test_a_container_s_limit_is_the_memory_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit, none = tmp_path / "limit", tmp_path / "none"
+    limit.write_text("1000000\n")
+    none.write_text("max\n")
+    monkeypatch.setattr(machine, "_LIMITS", (str(none), str(tmp_path / "absent")))
+    physical = machine.memory_bytes()
+    assert physical > 10**8
+    monkeypatch.setattr(machine, "_LIMITS", (str(none), str(limit)))
+    assert machine.memory_bytes() == 10**6

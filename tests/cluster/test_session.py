@@ -131,7 +131,7 @@ def test_a_share_of_a_gpu_lies_on_one_gpu(num_gpus: float, share: float, expecte
 
 
 def test_more_processes_than_this_machine_has_room_for_are_refused_naming_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.session._usable_cpus", lambda: 4)
+    monkeypatch.setattr("cluster.session.usable_cpus", lambda: 4)
     monkeypatch.setattr("cluster.session._usable_gpus", lambda: 1)
     check_fits_here(None, "workers=4", 4)
     check_fits_here(8, "workers=8", 8)

@@ -34,7 +34,7 @@ def decode(job: Job) -> Iterator[Any]:
                 file.write("x")
         yield (index, os.getpid(), bytes(job.num_bytes))
     if job.fault and _is_due(job):
-        _FAULTS[job.fault]()
+        FAULTS[job.fault]()
         yield "unpicklable", lambda: None
 
 
@@ -62,4 +62,4 @@ def _fail() -> None:
     raise ZeroDivisionError("by naught")
 
 
-_FAULTS = {"crash": _segfault, "hang": _hang, "refuse": _refuse, "fail": _fail, "unpicklable": lambda: None}
+FAULTS = {"crash": _segfault, "hang": _hang, "refuse": _refuse, "fail": _fail, "unpicklable": lambda: None}

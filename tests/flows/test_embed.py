@@ -147,3 +147,12 @@ def test_after_the_cause_is_mended_the_same_command_embeds_or_says_which_key_doe
         assert told in again.out
         assert ("retry_failed=true" in again.out) == bool(told)
         assert mhim(*words[:-1]).code == 0, "retry_failed=true"
+
+
+def test_tiles_that_cannot_fit_into_memory_are_refused_before_any_work(
+    painted: Any, tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (f"cohort={painted.cohort}", f"store={tmp_path / 'store'}", "encoder=hed-texture", "tile_px=4096")
+    monkeypatch.setattr("flows.embed.memory_bytes", lambda: 10**9)
+    assert "2.0 GB" in refused("embed", *words)
+    assert not (tmp_path / "store").exists()

@@ -83,6 +83,7 @@ OUT_OF_RANGE = {
         "gpus_per_worker": ["-1"],
         "threads_per_worker": ["0"],
         "cache_gib": ["-0.1"],
+        "cache_disk_gib": ["-0.1"],
         "ray_address": ["ray://head:10001", "http://head:8265", "https://head:8265", "head", "", "head:port", "LOCAL"],
     },
     EvaluateConfig: {"bootstrap_replicates": ["-1"]},

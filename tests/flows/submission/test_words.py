@@ -25,9 +25,10 @@ NO_PLACES = {
         "name",
         "ray_address",
         "staging_dir",
+        "cache_dir",
         "backend",
         "format",
-    ),  # staging_dir is each node's own folder
+    ),  # staging_dir and cache_dir are each node's own folders
     *("id_column", "patient_column", "label_column", "time_column", "event_column", "na_values", "extension"),
 }
 

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from mhim_core.demo.pyramid import write_pyramid
 from mhim_core.embed.decode import decode_slide
 from mhim_core.embed.embedder import embed_slide
 from mhim_core.embed.encoder import TileEncoder
 from mhim_core.embed.facts import PlanFacts
 from mhim_core.errors import SlideError
+from mhim_core.features import SourceHint
 from mhim_core.slides.identity import file_sha256
+from mhim_core.slides.reader import TileBatch
 from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
 from mhim_core.types import FailureReason, SlideId, SlideTask
 
@@ -89,3 +92,17 @@ def test_features_are_those_of_the_encoder_alone(task: SlideTask, hed_texture: T
         tiles = np.concatenate([batch.tiles for batch in prepared.reader.tiles(prepared.plan)])
     last = hed_texture(torch.from_numpy(tiles[-1:])).numpy().astype(np.float16)
     assert np.array_equal(found.features[-1:], last)
+
+
+def test_a_batch_of_large_tiles_has_as_many_as_take_few_megabytes(tmp_path: Path) -> None:
+    write_pyramid(tmp_path / "a.tiff", np.full((2048, 3072, 3), 243, np.uint8), mpp=(0.5, 0.5))
+    task, hint = SlideTask(SlideId("a"), str(tmp_path / "a.tiff")), SourceHint("a", 1, "1")
+
+    def sizes(tile_px: int) -> list[int]:
+        spec = TileSpec(tile_px=tile_px, min_tissue=0)
+        _, *batches = decode_slide(tmp_path / "a.tiff", task, hint, spec=spec, policy=SlidePolicy())
+        assert all(isinstance(batch, TileBatch) and batch.tiles.nbytes <= 8 * 2**20 for batch in batches)
+        return [len(batch.tiles) for batch in batches if isinstance(batch, TileBatch)]
+
+    assert sizes(1024) == [2, 2, 2]
+    assert sizes(256) == [32, 32, 32]

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from mhim_core.mil import large_bags
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.model import MilModel, build_model
 from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions
@@ -219,5 +220,55 @@ def test_a_bag_of_200_000_instances_takes_bounded_memory() -> None:
         "        output = build_model(16, 2, ModelOptions(aggregator=name, embed_dim=64), seed='s')(x)\n"
         "    assert torch.isfinite(output.logits_C).all() and output.attention_HN.shape[1] == 200_000\n"
         "assert peak() - before < 1.5, f'{peak() - before} GiB'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("activation", list(Activation))
+@pytest.mark.parametrize("rate", [0.0, 0.25])
+def test_a_large_bag_is_embedded_in_chunks_to_the_same_numbers_and_gradients(
+    monkeypatch: pytest.MonkeyPatch, activation: Activation, rate: float
+) -> None:
+    options = ModelOptions(embed_dim=24, embed_activation=activation, dropout=rate)
+    model = build_model(10, 2, options, seed="s", dtype=torch.float64)
+    x, draws = torch.randn(50, 10), Draws(0, 0, BagId("a"))
+    rows = torch.randperm(50)[:40]
+
+    def results() -> list[torch.Tensor]:
+        model.zero_grad()
+        whole, some = model.embed_instances(x, draws), model.embed_rows(x.double(), rows, draws)
+        (whole.square().sum() + some.sin().sum()).backward()
+        assert model.embed.bias.grad is not None
+        return [whole, some, model.embed.weight.grad, model.embed.bias.grad]
+
+    plain = results()
+    monkeypatch.setattr(large_bags, "CHUNK", 16)
+    chunked = results()
+    for expected, result in zip(plain, chunked, strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+    assert all(map(torch.equal, chunked, results()))
+    x = x.double().requires_grad_()  # by the plain layers, since these give features a gradient
+    model.embed_instances(x).sum().backward()
+    assert x.grad is not None
+
+
+@pytest.mark.fault(30)
+def test_of_a_large_bag_training_keeps_one_copy_of_what_is_embedded() -> None:
+    """By the plain layers it would be three, and three more in between: features of 102 MB, embedded."""
+    code = (
+        "import resource, torch\n"
+        "from mhim_core.mil.draws import Draws\n"
+        "from mhim_core.mil.model import build_model\n"
+        "from mhim_core.mil.model_options import ModelOptions\n"
+        "torch.set_num_threads(1)\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20\n"
+        "model, draws = build_model(8, 2, ModelOptions(embed_dim=128), seed='s'), Draws(0, 0, 'a')\n"
+        "x = torch.randn(200_000, 8)\n"
+        "model.embed_instances(x[:40_000], draws).sum().backward()\n"
+        "before = peak()\n"
+        "h = model.embed_instances(x, draws)\n"
+        "h.sum().backward()\n"
+        "unit = h.numel() * 4 / 2**30\n"
+        "assert peak() - before < 2.5 * unit, f'{(peak() - before) / unit} copies'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

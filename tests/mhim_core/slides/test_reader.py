@@ -1,4 +1,5 @@
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from mhim_core.errors import SlideError
 from mhim_core.features import MppUsed
+from mhim_core.slides import reader as reader_module
 from mhim_core.slides.grid import TilePlan, plan_tiles
 from mhim_core.slides.mask import TissueMask
 from mhim_core.slides.reader import SlideReader, open_slide
@@ -199,3 +201,14 @@ def test_messages_do_not_repeat_the_path(tmp_path: Path) -> None:
     with pytest.raises(SlideError) as failure:
         open_slide(path)
     assert "Doe" not in str(failure.value)
+
+
+def test_laying_a_large_region_on_white_takes_little_more_than_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    rgba = np.random.default_rng(0).integers(0, 256, (1500, 2000, 4), dtype=np.uint8)
+    tracemalloc.start()
+    region = reader_module._on_white(rgba)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * region.pixels.nbytes + 20 * 2**20
+    monkeypatch.setattr(reader_module, "_BLENDED_PX", 10**9)
+    np.testing.assert_array_equal(reader_module._on_white(rgba).pixels, region.pixels)
