@@ -116,9 +116,9 @@ def ray_session(address: str, local_cpus: int | None = None) -> Iterator[Resourc
     import ray
 
     owned = not ray.is_initialized()
-    if owned:
-        _connect(check_address(address), local_cpus)
     try:
+        if owned:
+            _connect(check_address(address), local_cpus)
         yield _resources(is_local=address == "local")
     finally:
         if owned and not _keep_alive:
@@ -236,13 +236,25 @@ def _cluster_of_this_machine() -> str | None:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Ray takes SIGTERM for itself and ends the process with 15; the command's handler, which shuts Ray down, stays."""
+    """Ray takes SIGTERM for itself, from the start of `ray.init`, and ends the process with 15.
+
+    The command's handler, which shuts Ray down, stays. A program without one leaves SIGTERM to Ray.
+    """
+    import ray._private.utils
+
     before = signal.getsignal(signal.SIGTERM)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or before in (None, signal.SIG_DFL):
+        yield
+        return
+    rays_own = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread() and before not in (None, signal.SIG_DFL):
-            signal.signal(signal.SIGTERM, before)
+        ray._private.utils.set_sigterm_handler = rays_own
+        # what Python takes for the handler, once more: Ray's core, in C++, has told the kernel otherwise
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 @contextmanager

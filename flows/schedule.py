@@ -31,7 +31,6 @@ from flows.scheduling.manifests import cron_job, crontab_line, ray_cron_job
 from flows.scheduling.records import MAX_ATTEMPTS, Book, Planned, Schedule, Slot
 from flows.scheduling.service import (
     StoreClock,
-    interrupted_by_sigterm,
     launch_process,
     process_name,
     require_allowed,
@@ -122,8 +121,7 @@ def run_now(config: ScheduleRunNowConfig) -> FlowResult:
     slot = Slot(now.replace(microsecond=0))
     if not book.claim(planned.schedule, slot, process_name()):
         raise ConflictError(f"{config.schedule}: another run-now started in the same second; it is running now")
-    with interrupted_by_sigterm():
-        ran = run_claimed(book, planned.schedule, slot, launch_process, goes_on=False)
+    ran = run_claimed(book, planned.schedule, slot, launch_process, goes_on=False)
     known = ran.exit_code in set(ExitCode)
     return FlowResult(exit_code=ExitCode(ran.exit_code) if known else ExitCode.BUG, outputs={"log": ran.log})
 

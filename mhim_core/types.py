@@ -35,6 +35,9 @@ class ExitCode(IntEnum):
     DRIFT = 7
     """Drift over a set limit."""
     INTERRUPTED = 130
+    """Ctrl-C; run again to go on."""
+    TERMINATED = 143
+    """SIGTERM; run again to go on."""
 
 
 class Status(StrEnum):
