@@ -113,6 +113,8 @@ def ray_session(address: str, local_cpus: int | None = None) -> Iterator[Resourc
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # set before ray is imported: Ray Train reads it at import, and its default of 2 s delays the end of every fit
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # else whatever still runs while Ray is shut down would start another one, unasked
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     import ray
 
     owned = not ray.is_initialized()

@@ -16,7 +16,7 @@ from types import FrameType
 
 from mhim_core.types import ExitCode
 
-GRACE_S = 25.0
+GRACE_S = 20.0
 """For how long a command may clean up after SIGTERM before it exits all the same: Kubernetes and Slurm kill after 30 s."""
 
 

@@ -33,8 +33,8 @@ from mhim_core.storage import Storage
 from mhim_core.types import ExitCode
 
 _BEAT_S = 30.0
-_GRACE_S = 20.0
-"""Time that an interrupted flow has to end before it is killed."""
+_GRACE_S = 15.0
+"""Time that an interrupted flow has to end before it is killed: less than the service itself has (`flows.engine.signals`)."""
 _LOG_BYTES = 8 * 2**20
 """Bytes of a log's end that are kept in the store."""
 _CLOCK_S = 900.0
