@@ -15,8 +15,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cluster.machine import ensure_token, ray_folder
-from mhim_core.errors import ConfigError, MhimError
+from cluster.machine import check_threads, ensure_token, limit_in_the_way, object_store_folder, ray_folder
+from mhim_core.errors import ConfigError, MachineError, MhimError
 
 _HOST_PORT = re.compile(r"^[A-Za-z0-9._-]+:\d{1,5}$")
 _PROBE_TIMEOUT_S = 5.0
@@ -184,6 +184,9 @@ def _connect(address: str, local_cpus: int | None) -> None:
         # address="local", since a bare init would try to join whatever a stopped cluster left behind
         cpus = local_cpus or _usable_cpus()
         options |= {"address": "local", "include_dashboard": False, "num_cpus": cpus}
+        check_threads()
+        if folder := object_store_folder():
+            options["_plasma_directory"] = folder
         if folder := _of_session.enter_context(ray_folder()):
             options["_temp_dir"] = folder
         ensure_token()
@@ -201,10 +204,21 @@ def _connect(address: str, local_cpus: int | None) -> None:
                 f"the Ray cluster at ray_address={address} refuses this command's token; set RAY_AUTH_MODE and "
                 "RAY_AUTH_TOKEN as on the cluster"
             ) from error
-        except (ConnectionError, TimeoutError, RuntimeError) as error:
+        except Exception as error:
             if address == "local":
-                raise MhimError(f"Ray could not be started on this machine: {gist(error)}") from error
+                raise _no_start(error) from error
+            if not isinstance(error, (ConnectionError, TimeoutError, RuntimeError)):
+                raise
             raise ConfigError(f"no Ray cluster answers at ray_address={address}: {gist(error)}") from error
+
+
+def _no_start(error: Exception) -> MhimError:
+    """Ray raises anything, even a bare Exception, where one of its processes did not come up; their logs say why."""
+    what = f"Ray could not be started on this machine ({gist(error)})"
+    if limit := limit_in_the_way(error):
+        return ConfigError(f"{what}: {limit}")
+    folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray/session_latest/logs")
+    return MachineError(f"{what}; its own logs are in {folder}; or set ray_address= to a cluster")
 
 
 def _check_answers(address: str) -> None:

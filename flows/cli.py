@@ -57,8 +57,11 @@ def _main(words: list[str]) -> int:
         if debug:
             traceback.print_exc()
         known = error if isinstance(error, MhimError) else machine_error(error)
-        if known is None or known.exit_code is ExitCode.BUG:
+        if known is None:
             return _unexpected(error)
+        if known.exit_code is ExitCode.BUG:  # foreseen, such as a damaged file or a lost node: named, with its log
+            _say(f"{known}; {_log_traceback(error)}")
+            return ExitCode.BUG
         _say(str(known))
         return known.exit_code
 

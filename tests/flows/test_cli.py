@@ -152,15 +152,20 @@ def test_an_error_on_purpose_is_its_sentence_and_its_exit_code(
 
 
 @pytest.mark.parametrize(
-    "error", [ZeroDivisionError("a bug\nof two lines"), IntegrityError("a bug"), MhimError("a bug")]
+    ("error", "what"),
+    [
+        (ZeroDivisionError("a bug\nof two lines"), "unexpected ZeroDivisionError: a bug"),
+        (IntegrityError("x.parquet is damaged"), "x.parquet is damaged"),  # foreseen: named by its own words
+        (MhimError("a node was lost"), "a node was lost"),
+    ],
 )
 def test_an_unexpected_error_is_one_sentence_and_a_log_with_the_traceback(
-    monkeypatch: pytest.MonkeyPatch, mhim: Mhim, tmp_path: Path, error: Exception
+    monkeypatch: pytest.MonkeyPatch, mhim: Mhim, tmp_path: Path, error: Exception, what: str
 ) -> None:
     monkeypatch.setattr("flows.check.run", _raises(error))
     ended = mhim("check", "cohort=x")
     (log,) = (tmp_path / "state/mhim").iterdir()
-    assert ended == (1, "", f"mhim: unexpected {type(error).__name__}: a bug; the traceback is in {log}\n")
+    assert ended == (1, "", f"mhim: {what}; the traceback is in {log}\n")
     assert "Traceback" in log.read_text()
     assert type(error).__name__ in log.read_text()
 
