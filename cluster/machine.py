@@ -67,7 +67,7 @@ def check_threads(num_threads: int = _MIN_THREADS) -> None:
     except RuntimeError as error:
         limit = limit_in_the_way(error) or "raise that limit (ulimit -u, or the container's pids limit)"
         raise ConfigError(
-            f"only {len(threads)} more processes or threads may be started here and Ray needs about {num_threads}: {limit}"
+            f"only {len(threads)} more processes or threads may be started here, Ray needs about {num_threads}: {limit}"
         ) from None
     finally:
         done.set()

@@ -42,6 +42,20 @@ from mhim_core.printable import one_line
 from mhim_core.storage import Storage
 from mhim_core.types import ExitCode
 
+_MEANING: dict[int | None, str] = {
+    ExitCode.OK: "ok",
+    ExitCode.BUG: "damaged file, lost node or bug",
+    ExitCode.BAD_INPUT: "bad configuration or input",
+    ExitCode.PARTIAL: "finished, some slides failed",
+    ExitCode.TOO_MANY_FAILED: "too many slides failed",
+    ExitCode.CONFLICT: "conflict with another run or store",
+    ExitCode.STORAGE: "storage, cluster or machine gave out",
+    ExitCode.INTERRUPTED: "interrupted",
+    ExitCode.TERMINATED: "ended by SIGTERM",
+    137: "killed from outside",
+}
+"""What `ls` says of a run's exit code."""
+
 
 def add(config: ScheduleAddConfig) -> FlowResult:
     """Raises ConfigError (2) for invalid words of the flow or an invalid time."""
@@ -195,20 +209,22 @@ def _lines(book: Book, planned: Planned, now: datetime, is_allowed: bool) -> Ite
     if last is None:
         yield "  never ran"
     elif planned.is_over:
-        yield f"  last run {last.run}: {_end(book, schedule, last)}"
+        yield f"  last run {last.run}: ended {_shown(_moment(planned.ended_s))}, {_end(book, schedule, last)}"
     elif planned.is_running(now):
-        yield f"  last run {last.run}: running"
+        yield f"  last run {last.run}: running, last heard of {_shown(_moment(planned.sign_s))}"
     else:
-        what = "was stopped" if planned.is_stopped else "ended without a word"
+        stopped, silent = (_shown(_moment(time_s)) for time_s in (planned.ended_s, planned.sign_s))
+        what = f"was stopped {stopped}" if planned.is_stopped else f"ended without a word, last heard of {silent}"
         left = "goes on when served" if last.attempt < MAX_ATTEMPTS else f"given up after {MAX_ATTEMPTS} attempts"
         yield f"  last run {last.run}: {what}; {left}"
 
 
 def _end(book: Book, schedule: Schedule, run: Slot) -> str:
     try:
-        return f"exit code {book.exit_code(schedule, run)}"
+        code = book.exit_code(schedule, run)
     except IntegrityError as error:
-        return f"over; {error}"
+        return f"how is not known: {error}"
+    return f"exit code {code}" if code not in _MEANING else f"exit code {code}: {_MEANING[code]}"
 
 
 def _now(storage: Storage, schedules: Sequence[Planned]) -> datetime:
@@ -219,6 +235,10 @@ def _now(storage: Storage, schedules: Sequence[Planned]) -> datetime:
         newest_s = max((max(planned.added_s, planned.sign_s) for planned in schedules), default=0.0)
         print("note: the registry cannot be written from here, so ages are counted on this machine's clock")
         return datetime.fromtimestamp(max(newest_s, time.time()), UTC)
+
+
+def _moment(time_s: float) -> datetime:
+    return datetime.fromtimestamp(time_s, UTC)
 
 
 def _shown(moment: datetime) -> str:

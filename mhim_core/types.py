@@ -97,6 +97,8 @@ class StatusRow(NamedTuple):
     num_tiles: int = 0
     num_bytes: int = 0
     seconds: float = 0.0
+    retries: int = 0
+    """Requests to the storage that had to be repeated for it."""
     node_id: str = ""
     """The Ray node that did the work."""
     commit_key: str = ""

@@ -2,7 +2,7 @@
 
 SIGTERM (batch systems, Kubernetes, systemd, `mhim jobs stop`) raises Terminated in the main thread, so that every
 `finally` between there and the entry runs: actors are ended, Ray is shut down. Ctrl-C (SIGINT) is a KeyboardInterrupt,
-unless whoever started the command has it ignore SIGINT, as scripts do with their background jobs; SIGTERM works there too.
+unless whoever started the command has it ignore SIGINT, as scripts do with background jobs; SIGTERM works there too.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from types import FrameType
 from mhim_core.types import ExitCode
 
 GRACE_S = 20.0
-"""For how long a command may clean up after SIGTERM before it exits all the same: Kubernetes and Slurm kill after 30 s."""
+"""How long a command may clean up after SIGTERM before it exits all the same. Kubernetes and Slurm kill after 30 s."""
 
 
 class Terminated(KeyboardInterrupt):

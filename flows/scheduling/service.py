@@ -34,7 +34,7 @@ from mhim_core.types import ExitCode
 
 _BEAT_S = 30.0
 _GRACE_S = 15.0
-"""Time that an interrupted flow has to end before it is killed: less than the service itself has (`flows.engine.signals`)."""
+"""Time that an interrupted flow has to end before it is killed; the service has `flows.engine.signals.GRACE_S`."""
 _LOG_BYTES = 8 * 2**20
 """Bytes of a log's end that are kept in the store."""
 _CLOCK_S = 900.0

@@ -35,7 +35,7 @@ def wait_until(condition: Callable[[], Any], limit_s: float = 300.0) -> Any:
 
 
 def assert_ended_well(driver: subprocess.Popen[bytes], sent_s: float, said: str) -> None:
-    """The driver was told to stop at `sent_s` and did so within the 30 s that Kubernetes and Slurm give, in a sentence."""
+    """The driver was told to stop at `sent_s` and did so within the 30 s that Kubernetes gives, in a sentence."""
     assert driver.returncode == 143, said
     assert time.monotonic() - sent_s < 30
     assert said.splitlines()[-1].startswith("mhim: ended by SIGTERM; what was committed is kept; run the same command")
