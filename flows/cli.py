@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands import FLOWS, IN_JOB, config_class, find_command, plain_flows, read_words
+from flows.engine.library_warnings import warnings_logged
 from flows.engine.machine_errors import machine_error
 from flows.engine.signals import farewell, interruption_code, terminable
 from flows.engine.state_folder import open_private, private_folder
@@ -36,7 +37,7 @@ _HELP = ("-h", "--help")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (0 ok … 143 terminated: see `mhim --help`)."""
     _escape_unencodable()
-    with printable_output():
+    with printable_output(), warnings_logged():
         return _main(list(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -170,6 +170,27 @@ def test_an_unexpected_error_is_one_sentence_and_a_log_with_the_traceback(
     assert type(error).__name__ in log.read_text()
 
 
+def test_warnings_of_other_libraries_go_to_a_log_and_not_to_the_terminal(tmp_path: Path) -> None:
+    code = (
+        "import logging, sys, warnings, flows.check, flows.cli\n"
+        "def run(config):\n"
+        "    warnings.warn('from a library')\n"
+        "    logging.getLogger('some.library').warning('line of %s', 'another')\n"
+        "    raise KeyboardInterrupt\n"
+        "flows.check.run = run\n"
+        "sys.exit(flows.cli.main(['check', 'cohort=x']))"
+    )
+    environment = os.environ | {"XDG_STATE_HOME": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr.count("\n") == 1, "only the command's own line"
+    log = tmp_path / "mhim/warnings.log"
+    first, second = log.read_text().splitlines()
+    assert "UserWarning: from a library" in first
+    assert "WARNING some.library: line of another" in second
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
 def test_where_no_state_folder_can_be_made_the_log_lies_in_the_temporary_folder(
     monkeypatch: pytest.MonkeyPatch, mhim: Mhim, tmp_path: Path
 ) -> None:
