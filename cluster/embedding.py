@@ -16,6 +16,7 @@ import numpy as np
 
 from cluster.decoding import Decoder, JobStream, RetrySlide
 from cluster.machine import memory_bytes
+from cluster.s3 import process_retries
 from cluster.staging import STAGING_TIMEOUT_S, decode_staged, staging_sweep
 from cluster.storage import open_storage
 from mhim_core import errors
@@ -89,10 +90,11 @@ class SlideActor:
         if isinstance(self._encoder, MhimError):
             raise self._encoder
         for task, stream in zip(tasks, self._decoder.streams(tasks), strict=True):
-            start_s = time.monotonic()
+            start_s, retries_before = time.monotonic(), process_retries()
             row = self._embed_with_retries(task, stream, self._encoder)
             seconds = round(time.monotonic() - start_s, 3)
-            yield row._replace(seconds=seconds, attempts=stream.attempts, node_id=self._node_id)
+            retries = process_retries() - retries_before
+            yield row._replace(seconds=seconds, attempts=stream.attempts, retries=retries, node_id=self._node_id)
 
     def _embed_with_retries(self, task: SlideTask, stream: JobStream, encoder: SlideEncoder) -> StatusRow:
         while True:

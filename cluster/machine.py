@@ -4,9 +4,11 @@ systems may lack; and how much memory there is.
 
 import contextlib
 import os
+import resource
 import secrets
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,10 @@ _MAX_SOCKET_PATH = 107
 """Bytes of a Unix socket's path (`sun_path` of unix(7), less its end)."""
 _BELOW_TEMPORARY = len("/ray/session_2026-01-31_23-59-59_999999_9999999/sockets/plasma_store.99")
 """What Ray puts below its temporary folder, at its longest."""
+_MIN_THREADS = 200
+"""Threads of Ray's own processes and one worker, about; where they cannot be had they abort without a word."""
+_MIN_FILES = 1024
+_SHARED_MEMORY = "/dev/shm"
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run")
 
 
@@ -47,6 +53,46 @@ def ray_folder() -> Iterator[str | None]:
         if (place / "t").is_symlink():
             (place / "t").unlink()
         shutil.rmtree(place, ignore_errors=True)
+
+
+def check_threads(num_threads: int = _MIN_THREADS) -> None:
+    """Raises ConfigError (2) where this user or container may not start as many threads more."""
+    done = threading.Event()
+    threads = []
+    try:
+        for _ in range(num_threads):
+            thread = threading.Thread(target=done.wait, daemon=True)
+            thread.start()
+            threads.append(thread)
+    except RuntimeError as error:
+        limit = limit_in_the_way(error) or "raise that limit (ulimit -u, or the container's pids limit)"
+        raise ConfigError(
+            f"only {len(threads)} more processes or threads may be started here, Ray needs about {num_threads}: {limit}"
+        ) from None
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+def object_store_folder() -> str | None:
+    """Where Ray keeps its object store if it cannot use shared memory; None: it can."""
+    return None if os.access(_SHARED_MEMORY, os.W_OK | os.X_OK) else tempfile.gettempdir()
+
+
+def limit_in_the_way(error: Exception) -> str | None:
+    """What of this machine has most likely kept Ray from starting, with the setting that helps; None: nothing known."""
+    num_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if num_files != resource.RLIM_INFINITY and num_files < _MIN_FILES:
+        return f"only {num_files} files may be open: raise that limit (ulimit -n {4 * _MIN_FILES})"
+    num_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if num_bytes != resource.RLIM_INFINITY:
+        return (
+            f"a process may take only {num_bytes / 2**30:.1f} GiB of addresses: lift that limit (ulimit -v unlimited)"
+        )
+    if isinstance(error, ValueError) and "object store" in str(error):
+        return "the machine, or the container's limit, leaves it too little memory: give it more"
+    return None
 
 
 def _is_writable(folder: str) -> bool:

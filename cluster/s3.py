@@ -47,6 +47,21 @@ _NO_CREDENTIALS = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.C
 R = TypeVar("R")
 
 
+_COUNTING = threading.Lock()
+_num_retries = 0
+
+
+def process_retries() -> int:
+    """Requests that this process has had to repeat so far, over all its storages."""
+    return _num_retries
+
+
+def _count_retry() -> None:
+    global _num_retries  # of the process, as its one connection is
+    with _COUNTING:
+        _num_retries += 1
+
+
 class TakenError(Exception):
     """A conditional PUT found its key taken (412)."""
 
@@ -99,6 +114,7 @@ class S3Client:
                 raise _explain(failure, action, place) from failure
             with self._lock:
                 self.num_retries += 1
+            _count_retry()
             time.sleep(pause_s)
             delay_s = min(delay_s * 2, MAX_DELAY_S)
 

@@ -15,8 +15,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cluster.machine import ensure_token, ray_folder
-from mhim_core.errors import ConfigError, MhimError
+from cluster.machine import check_threads, ensure_token, limit_in_the_way, object_store_folder, ray_folder
+from mhim_core.errors import ConfigError, MachineError, MhimError
 
 _HOST_PORT = re.compile(r"^[A-Za-z0-9._-]+:\d{1,5}$")
 _PROBE_TIMEOUT_S = 5.0
@@ -114,12 +114,14 @@ def ray_session(address: str, local_cpus: int | None = None) -> Iterator[Resourc
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # set before ray is imported: Ray Train reads it at import, and its default of 2 s delays the end of every fit
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # else whatever still runs while Ray is shut down would start another one, unasked
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     import ray
 
     owned = not ray.is_initialized()
-    if owned:
-        _connect(check_address(address), local_cpus)
     try:
+        if owned:
+            _connect(check_address(address), local_cpus)
         yield _resources(is_local=address == "local")
     finally:
         if owned and not _keep_alive:
@@ -183,6 +185,9 @@ def _connect(address: str, local_cpus: int | None) -> None:
         # address="local", since a bare init would try to join whatever a stopped cluster left behind
         cpus = local_cpus or usable_cpus()
         options |= {"address": "local", "include_dashboard": False, "num_cpus": cpus}
+        check_threads()
+        if folder := object_store_folder():
+            options["_plasma_directory"] = folder
         if folder := _of_session.enter_context(ray_folder()):
             options["_temp_dir"] = folder
         ensure_token()
@@ -200,10 +205,21 @@ def _connect(address: str, local_cpus: int | None) -> None:
                 f"the Ray cluster at ray_address={address} refuses this command's token; set RAY_AUTH_MODE and "
                 "RAY_AUTH_TOKEN as on the cluster"
             ) from error
-        except (ConnectionError, TimeoutError, RuntimeError) as error:
+        except Exception as error:
             if address == "local":
-                raise MhimError(f"Ray could not be started on this machine: {gist(error)}") from error
+                raise _no_start(error) from error
+            if not isinstance(error, (ConnectionError, TimeoutError, RuntimeError)):
+                raise
             raise ConfigError(f"no Ray cluster answers at ray_address={address}: {gist(error)}") from error
+
+
+def _no_start(error: Exception) -> MhimError:
+    """Ray raises anything, even a bare Exception, where one of its processes did not come up; their logs say why."""
+    what = f"Ray could not be started on this machine ({gist(error)})"
+    if limit := limit_in_the_way(error):
+        return ConfigError(f"{what}: {limit}")
+    folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray/session_latest/logs")
+    return MachineError(f"{what}; its own logs are in {folder}; or set ray_address= to a cluster")
 
 
 def _check_answers(address: str) -> None:
@@ -237,13 +253,25 @@ def _cluster_of_this_machine() -> str | None:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Ray takes SIGTERM for itself and ends the process with 15; the command's handler, which shuts Ray down, stays."""
+    """Ray takes SIGTERM for itself, from the start of `ray.init`, and ends the process with 15.
+
+    The command's handler, which shuts Ray down, stays. A program without one leaves SIGTERM to Ray.
+    """
+    import ray._private.utils
+
     before = signal.getsignal(signal.SIGTERM)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or before in (None, signal.SIG_DFL):
+        yield
+        return
+    rays_own = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread() and before not in (None, signal.SIG_DFL):
-            signal.signal(signal.SIGTERM, before)
+        ray._private.utils.set_sigterm_handler = rays_own
+        # what Python takes for the handler, once more: Ray's core, in C++, has told the kernel otherwise
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 @contextmanager

@@ -9,21 +9,21 @@ import io
 import os
 import re
 import select
-import signal
 import sys
 import tempfile
 import textwrap
-import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from flows.commands import FLOWS, IN_JOB, config_class, find_command, plain_flows, read_words
+from flows.engine.library_warnings import warnings_logged
 from flows.engine.machine_errors import machine_error
+from flows.engine.signals import farewell, interruption_code, terminable
 from flows.engine.state_folder import open_private, private_folder
 from flows.engine.terminal import printable_output
 from mhim_core.errors import MhimError
@@ -35,9 +35,9 @@ _HELP = ("-h", "--help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code (0 ok … 130 interrupted: see `mhim --help`)."""
+    """Run one command; returns its exit code (0 ok … 143 terminated: see `mhim --help`)."""
     _escape_unencodable()
-    with printable_output():
+    with printable_output(), warnings_logged():
         return _main(list(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -45,36 +45,26 @@ def _main(words: list[str]) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        with _terminated_as_interrupted():
+        with terminable():
             code = _run(words)
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
-        _say("interrupted; what was committed is kept; run the same command again to resume")
-        return ExitCode.INTERRUPTED
+    except KeyboardInterrupt as interruption:
+        _say(farewell(interruption))
+        return interruption_code(interruption)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             return ExitCode.INTERRUPTED
         if debug:
             traceback.print_exc()
         known = error if isinstance(error, MhimError) else machine_error(error)
-        if known is None or known.exit_code is ExitCode.BUG:
+        if known is None:
             return _unexpected(error)
+        if known.exit_code is ExitCode.BUG:  # foreseen, such as a damaged file or a lost node: named, with its log
+            _say(f"{known}; {_log_traceback(error)}")
+            return ExitCode.BUG
         _say(str(known))
         return known.exit_code
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Treat SIGTERM, by which batch systems end a command, like Ctrl-C, so that Ray is shut down in order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _run(words: Sequence[str]) -> int:
@@ -126,7 +116,8 @@ A first run on your own slides, from one table (columns slide_id, path, patient_
 
 Exit codes: 0 ok · 1 unexpected · 2 bad configuration or input · 3 some slides failed, within max_failed_fraction ·
             4 more failed · 5 conflict with another run or store · 6 storage, or a job's cluster, unreachable, or disk
-            or memory full · 130 interrupted"""
+            or memory full · 130 interrupted (Ctrl-C) · 143 ended by SIGTERM; after both, run again to resume.
+            A command that was started with SIGINT ignored (a script's background job) goes on ignoring it."""
 
 
 def _flow_help(name: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from cluster.machine import memory_bytes
+from cluster.s3 import process_retries
 from cluster.session import Resources, check_address, num_shares, plain_errors, ray_session, usable_cpus
 from cluster.storage import open_storage, require_put_if_absent
 from flows.config.commands import EmbedConfig, PredictConfig
@@ -70,6 +71,7 @@ def embed_cohort(
     Raises ConfigError, before anything is written, if slides are left for an encoder on a GPU and actors have none.
     """
     config.embedding.check_room(config.ray)
+    retries_before = process_retries()
     spec = settled_spec(spec, card, storage)
     feature_set = feature_set_of(spec, card)
     ledger = Ledger(storage, feature_set)
@@ -105,10 +107,13 @@ def embed_cohort(
     outcome = reconcile([task.slide_id for task in tasks], rows)
     entries = ledger.cohort_entries(pending, outcome.rows)
     manifest = write_manifest(storage, feature_set, entries)
-    folder = write_report(storage, feature_set, outcome, manifest)
+    num_retries = process_retries() - retries_before + sum(row.retries for row in outcome.rows)
+    folder = write_report(storage, feature_set, outcome, manifest, num_retries)
     write_resolved(storage, config, "embed" if isinstance(config, EmbedConfig) else "predict", folder)
     report = storage.locate(folder)
     _tell(outcome, pending)
+    if num_retries:
+        print(f"the storage was slow or failed: {num_retries} requests had to be repeated")
     print(f"manifest version {manifest.version} in {storage.uri}; report: {report}")
     result = FlowResult(
         exit_code=config.failures.exit_code_of(outcome),

@@ -31,7 +31,6 @@ from flows.scheduling.manifests import cron_job, crontab_line, ray_cron_job
 from flows.scheduling.records import MAX_ATTEMPTS, Book, Planned, Schedule, Slot
 from flows.scheduling.service import (
     StoreClock,
-    interrupted_by_sigterm,
     launch_process,
     process_name,
     require_allowed,
@@ -42,6 +41,20 @@ from mhim_core.errors import ConfigError, ConflictError, IntegrityError, Storage
 from mhim_core.printable import one_line
 from mhim_core.storage import Storage
 from mhim_core.types import ExitCode
+
+_MEANING: dict[int | None, str] = {
+    ExitCode.OK: "ok",
+    ExitCode.BUG: "damaged file, lost node or bug",
+    ExitCode.BAD_INPUT: "bad configuration or input",
+    ExitCode.PARTIAL: "finished, some slides failed",
+    ExitCode.TOO_MANY_FAILED: "too many slides failed",
+    ExitCode.CONFLICT: "conflict with another run or store",
+    ExitCode.STORAGE: "storage, cluster or machine gave out",
+    ExitCode.INTERRUPTED: "interrupted",
+    ExitCode.TERMINATED: "ended by SIGTERM",
+    137: "killed from outside",
+}
+"""What `ls` says of a run's exit code."""
 
 
 def add(config: ScheduleAddConfig) -> FlowResult:
@@ -122,8 +135,7 @@ def run_now(config: ScheduleRunNowConfig) -> FlowResult:
     slot = Slot(now.replace(microsecond=0))
     if not book.claim(planned.schedule, slot, process_name()):
         raise ConflictError(f"{config.schedule}: another run-now started in the same second; it is running now")
-    with interrupted_by_sigterm():
-        ran = run_claimed(book, planned.schedule, slot, launch_process, goes_on=False)
+    ran = run_claimed(book, planned.schedule, slot, launch_process, goes_on=False)
     known = ran.exit_code in set(ExitCode)
     return FlowResult(exit_code=ExitCode(ran.exit_code) if known else ExitCode.BUG, outputs={"log": ran.log})
 
@@ -197,20 +209,22 @@ def _lines(book: Book, planned: Planned, now: datetime, is_allowed: bool) -> Ite
     if last is None:
         yield "  never ran"
     elif planned.is_over:
-        yield f"  last run {last.run}: {_end(book, schedule, last)}"
+        yield f"  last run {last.run}: ended {_shown(_moment(planned.ended_s))}, {_end(book, schedule, last)}"
     elif planned.is_running(now):
-        yield f"  last run {last.run}: running"
+        yield f"  last run {last.run}: running, last heard of {_shown(_moment(planned.sign_s))}"
     else:
-        what = "was stopped" if planned.is_stopped else "ended without a word"
+        stopped, silent = (_shown(_moment(time_s)) for time_s in (planned.ended_s, planned.sign_s))
+        what = f"was stopped {stopped}" if planned.is_stopped else f"ended without a word, last heard of {silent}"
         left = "goes on when served" if last.attempt < MAX_ATTEMPTS else f"given up after {MAX_ATTEMPTS} attempts"
         yield f"  last run {last.run}: {what}; {left}"
 
 
 def _end(book: Book, schedule: Schedule, run: Slot) -> str:
     try:
-        return f"exit code {book.exit_code(schedule, run)}"
+        code = book.exit_code(schedule, run)
     except IntegrityError as error:
-        return f"over; {error}"
+        return f"how is not known: {error}"
+    return f"exit code {code}" if code not in _MEANING else f"exit code {code}: {_MEANING[code]}"
 
 
 def _now(storage: Storage, schedules: Sequence[Planned]) -> datetime:
@@ -221,6 +235,10 @@ def _now(storage: Storage, schedules: Sequence[Planned]) -> datetime:
         newest_s = max((max(planned.added_s, planned.sign_s) for planned in schedules), default=0.0)
         print("note: the registry cannot be written from here, so ages are counted on this machine's clock")
         return datetime.fromtimestamp(max(newest_s, time.time()), UTC)
+
+
+def _moment(time_s: float) -> datetime:
+    return datetime.fromtimestamp(time_s, UTC)
 
 
 def _shown(moment: datetime) -> str:

@@ -35,6 +35,9 @@ class ExitCode(IntEnum):
     DRIFT = 7
     """Drift over a set limit."""
     INTERRUPTED = 130
+    """Ctrl-C; run again to go on."""
+    TERMINATED = 143
+    """SIGTERM; run again to go on."""
 
 
 class Status(StrEnum):
@@ -94,6 +97,8 @@ class StatusRow(NamedTuple):
     num_tiles: int = 0
     num_bytes: int = 0
     seconds: float = 0.0
+    retries: int = 0
+    """Requests to the storage that had to be repeated for it."""
     node_id: str = ""
     """The Ray node that did the work."""
     commit_key: str = ""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from flows.engine.records import Done, FlowPlace, StepOutput, mhim_version, utc_now
 from flows.engine.result import FlowResult
+from flows.engine.signals import interruption_code
 from mhim_core.errors import ConfigError, ConflictError, IntegrityError, MhimError, NotFoundError, StorageError
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.printable import one_line
@@ -172,7 +173,7 @@ def _as_read_back(output: StepOutput) -> StepOutput:
 
 def _exit_code(error: BaseException) -> ExitCode:
     if isinstance(error, KeyboardInterrupt):
-        return ExitCode.INTERRUPTED
+        return interruption_code(error)
     return error.exit_code if isinstance(error, MhimError) else ExitCode.BUG
 
 

@@ -35,8 +35,13 @@ def new_report() -> str:
     return f"reports/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
 
 
-def write_report(storage: Storage, feature_set: FeatureSet, outcome: Outcome, manifest: ManifestRef) -> str:
-    """Write `reports/<time>-<random>/summary.json`, `failed.csv`, `seen.csv`; the folder's key."""
+def write_report(
+    storage: Storage, feature_set: FeatureSet, outcome: Outcome, manifest: ManifestRef, num_retries: int = 0
+) -> str:
+    """Write `reports/<time>-<random>/summary.json`, `failed.csv`, `seen.csv`; the folder's key.
+
+    `num_retries`: requests to the storage that the driver and the actors had to repeat.
+    """
     folder = new_report()
     summary = {
         "feature_set": feature_set.fingerprint,
@@ -46,6 +51,7 @@ def write_report(storage: Storage, feature_set: FeatureSet, outcome: Outcome, ma
         "counts": {status.value: outcome.count(status) for status in Status},
         "failures_by_reason": outcome.reasons,
         "empty": [row.slide_id for row in outcome.empty],
+        "storage_retries": num_retries,
         "num_tiles": sum(row.num_tiles for row in outcome.rows),
         "nodes": sorted({row.node_id for row in outcome.rows if row.node_id}),
     }

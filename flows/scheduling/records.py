@@ -113,6 +113,8 @@ class Planned(NamedTuple):
     is_stopped: bool
     sign_s: float
     """The last sign of life of the newest run."""
+    ended_s: float = 0.0
+    """When its end, or that it was stopped, was recorded; 0 for neither."""
 
     def is_running(self, now: datetime) -> bool:
         """Claimed without an end, and its service is alive."""
@@ -204,10 +206,10 @@ class Book:
             claims = runs.get((schedule_id, "runs"), {})
             last = max((Slot.of(run) for run in claims), default=None)
             name = "" if last is None else last.run
-            is_over = name in runs.get((schedule_id, "ended"), {})
-            is_stopped = name in runs.get((schedule_id, "stopped"), {})
+            ended, stopped = (runs.get((schedule_id, kind), {}) for kind in ("ended", "stopped"))
+            ended_s = ended.get(name, stopped.get(name, 0.0))
             sign_s = max(claims.get(name, 0.0), signs.get(schedule_id, 0.0))
-            listed.append(Planned(schedule, added_s, last, is_over, is_stopped, sign_s))
+            listed.append(Planned(schedule, added_s, last, name in ended, name in stopped, sign_s, ended_s))
         return listed
 
     def claim(self, schedule: Schedule, slot: Slot, by: str) -> bool:

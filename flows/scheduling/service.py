@@ -3,8 +3,8 @@
 Inputs: the schedules in the registry (`flows.scheduling.records`) and those that are allowed on this machine
 (`flows.scheduling.allowed`), read every `look_every_s`; of the former only the latter run. Outputs: records and logs
 of their runs. Each flow runs in its own process, so that its crash does not end the service. Cost: one LIST per look.
-Exit code: 130 when it is stopped (SIGTERM, Ctrl-C); the running flow is interrupted first, and resumed when a service
-is started again. 2, 6 at the start; later, the service waits for a store that does not answer.
+Exit code: 143 when it is stopped by SIGTERM, 130 by Ctrl-C; the running flow is ended first (SIGTERM), and resumed when
+a service is started again. 2, 6 at the start; later, the service waits for a store that does not answer.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from typing import NamedTuple, Protocol
 from cluster.storage import open_storage
 from flows.config.schedules import ScheduleServeConfig
 from flows.engine.result import FlowResult
+from flows.engine.signals import interruption_code
 from flows.engine.state_folder import open_private, private_folder
 from flows.scheduling.allowed import AllowList, check_schedule
 from flows.scheduling.records import Book, Planned, Schedule, Slot
@@ -32,8 +33,8 @@ from mhim_core.storage import Storage
 from mhim_core.types import ExitCode
 
 _BEAT_S = 30.0
-_GRACE_S = 20.0
-"""Time that an interrupted flow has to end before it is killed."""
+_GRACE_S = 15.0
+"""Time that an interrupted flow has to end before it is killed; the service has `flows.engine.signals.GRACE_S`."""
 _LOG_BYTES = 8 * 2**20
 """Bytes of a log's end that are kept in the store."""
 _CLOCK_S = 900.0
@@ -62,14 +63,14 @@ def run(config: ScheduleServeConfig) -> FlowResult:
         "stop with Ctrl-C or SIGTERM",
         flush=True,
     )
-    with interrupted_by_sigterm():
-        try:
-            while True:
-                if not service.look():
-                    time.sleep(config.look_every_s)
-        except KeyboardInterrupt:
-            print("stopped; what was running goes on when a service is started again", flush=True)
-    return FlowResult(exit_code=ExitCode.INTERRUPTED, outputs={"schedules": storage.locate("schedules")})
+    try:
+        while True:
+            if not service.look():
+                time.sleep(config.look_every_s)
+    except KeyboardInterrupt as interruption:
+        print("stopped; what was running goes on when a service is started again", flush=True)
+        code = interruption_code(interruption)
+    return FlowResult(exit_code=code, outputs={"schedules": storage.locate("schedules")})
 
 
 class StoreClock:
@@ -174,12 +175,12 @@ def run_claimed(book: Book, schedule: Schedule, slot: Slot, launch: Launch, *, g
     start_s = time.monotonic()
     try:
         code = launch(schedule, log, beat)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         seconds = time.monotonic() - start_s
         if goes_on:
             book.stop(schedule, slot, _tail(log))
         else:
-            book.end(schedule, slot, ExitCode.INTERRUPTED, seconds, _tail(log))
+            book.end(schedule, slot, interruption_code(interruption), seconds, _tail(log))
         print(f"{schedule.id}: run {slot.run} stopped after {seconds:.0f} s; log: {log}", flush=True)
         raise
     seconds = time.monotonic() - start_s
@@ -198,7 +199,7 @@ def _log_folder(schedule: Schedule) -> Path:
 
 
 def launch_process(schedule: Schedule, log: Path, beat: Callable[[], None]) -> int:
-    """As `Launch`: a process of its own session, so that a Ctrl-C reaches it once, through us."""
+    """As `Launch`: a process of its own session, so that a Ctrl-C does not reach it, and it ends through us."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-P", "-m", "flows.cli", schedule.flow, *schedule.words]
     with os.fdopen(open_private(log, os.O_WRONLY | os.O_TRUNC), "wb") as output:
@@ -234,25 +235,18 @@ def _wait(child: subprocess.Popen[bytes], beat: Callable[[], None]) -> int:
 
 
 def _interrupt(child: subprocess.Popen[bytes]) -> None:
-    """Ctrl-C for the flow; what does not end in time is killed, with all it started."""
+    """SIGTERM for the flow; what does not end in time is killed, with all it started.
+
+    Not SIGINT: a flow inherits that it is ignored where this service was started so (a script's background job).
+    """
     with _deaf():
-        child.send_signal(signal.SIGINT)
+        child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(_GRACE_S)
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
-
-
-@contextlib.contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C in the block."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from mhim_core.cohort.findings import Finding, Severity, listed, quote
+from mhim_core.cohort.findings import Finding, Severity, listed_by_kind, quote
 from mhim_core.cohort.ids import whole_id
 from mhim_core.cohort.spellings import check_spellings
 from mhim_core.cohort.table import Cohort, CohortRow
@@ -17,7 +17,6 @@ from mhim_core.cohort.values import is_decimal_comma, number_of
 from mhim_core.errors import CohortError
 
 SLIDE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_MAX_LISTED = 50
 _MAX_NAMED = 10
 _MAX_EARLIER = 100
 """Of a group's first rows, later ones are compared with these: 10⁵ rows of one file must not make 5·10⁹ pairs."""
@@ -31,7 +30,7 @@ Identity = Callable[[CohortRow], tuple[object, ...] | None]
 def validate(
     cohort: Cohort, *, num_bytes: NumBytes | None = None, identity: Identity | None = None, strict: bool = False
 ) -> tuple[Finding, ...]:
-    """Return the cohort's warnings; raise CohortError, listing all errors row by row, if there are any.
+    """Return the cohort's warnings; raise CohortError, listing errors and warnings of every kind by row, on any error.
 
     The arguments are those of `find_problems`.
     """
@@ -39,7 +38,8 @@ def validate(
     errors = [finding for finding in findings if finding.severity is Severity.ERROR]
     if errors:
         count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-        lines = listed([str(error) for error in errors], _MAX_LISTED)
+        warnings = [finding for finding in findings if finding.severity is Severity.WARNING]
+        lines = [*listed_by_kind(errors), *(f"warning: {line}" for line in listed_by_kind(warnings))]
         raise CohortError("\n  ".join([f"{cohort.name}: {count} in the table", *lines]))
     return findings
 

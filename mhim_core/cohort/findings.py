@@ -1,5 +1,7 @@
 """A finding about one row of the cohort table, and how all findings are worded."""
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
@@ -7,6 +9,12 @@ from typing import NamedTuple
 from mhim_core.cohort.order import natural_key
 
 MAX_LISTED = 10
+_MAX_FINDINGS = 50
+_MIN_OF_KIND = 3
+_OF_THE_ROW = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\d+""")
+"""What differs between the messages of one kind: quoted cells and numbers."""
+_NUM_TELLING = 30
+"""Characters at a message's start that tell its kind; what follows may be a list."""
 
 
 class Severity(StrEnum):
@@ -42,6 +50,26 @@ def listed(items: Sequence[str], max_items: int = MAX_LISTED) -> list[str]:
     """The first items, and an item that counts the rest if there are more."""
     rest = [f"… and {len(items) - max_items} more"] if len(items) > max_items else []
     return [*items[:max_items], *rest]
+
+
+def listed_by_kind(findings: Sequence[Finding]) -> list[str]:
+    """At most about fifty sentences, in the given order, with a few of every kind: a hundred thousand rows with one
+    mistake do not hide a mistake of another kind in the last row. The last item counts those left out.
+    """
+    kinds = [_kind(finding) for finding in findings]
+    room = max(_MIN_OF_KIND, _MAX_FINDINGS // max(1, len(set(kinds))))
+    num_seen: Counter[tuple[str, str]] = Counter()
+    lines = []
+    for finding, kind in zip(findings, kinds, strict=True):
+        num_seen[kind] += 1
+        if num_seen[kind] <= room:
+            lines.append(str(finding))
+    num_more = len(findings) - len(lines)
+    return [*lines, f"… and {num_more} more"] if num_more else lines
+
+
+def _kind(finding: Finding) -> tuple[str, str]:
+    return finding.column, _OF_THE_ROW.sub("", finding.message)[:_NUM_TELLING]
 
 
 def quote_all(names: Iterable[str], max_items: int = MAX_LISTED) -> str:

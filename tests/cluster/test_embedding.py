@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from cluster.embedding import EmbedJob, SlideActor, status_of, task_rows
+from cluster.storage import open_storage
 from mhim_core.demo.pyramid import write_pyramid
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConfigError, ConflictError, EncoderError, MhimError, StorageError
@@ -201,3 +202,15 @@ def test_an_actor_on_a_node_too_small_for_a_batch_of_tiles_says_so(
             rows_of(small, SlideTask(SlideId("a"), str(tmp_path / "a.tiff")))
     finally:
         small.close()
+
+
+@pytest.mark.fault(7)
+def test_requests_that_a_slide_had_to_repeat_come_home_with_its_row(
+    actor: SlideActor, tmp_path: Path, proxy: Any, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+    monkeypatch.setattr(actor, "_storage", open_storage(f"s3://{bucket}/store"))
+    proxy.faults = [503, "ok", "reset"]
+    first, second = rows_of(actor, slide(tmp_path, "throttled.tiff"), slide(tmp_path, "untroubled.tiff"))
+    assert (first.status, first.retries) == (Status.OK, 2)
+    assert (second.status, second.retries) == (Status.OK, 0)

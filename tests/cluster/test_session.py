@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import signal
 import socket
 import sys
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
 from cluster.session import (
     Resources,
@@ -20,7 +22,7 @@ from cluster.session import (
     plain_errors,
     ray_session,
 )
-from mhim_core.errors import ConfigError, MhimError
+from mhim_core.errors import ConfigError, MachineError, MhimError
 
 HOST = "127.0.0.1"
 
@@ -174,3 +176,39 @@ def test_importing_the_module_imports_no_ray() -> None:
     imported = "cluster.session, cluster.decoding, cluster.staging"
     program = f"import sys, {imported}; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+@pytest.mark.fault(46)
+@pytest.mark.parametrize(("limit", "kind"), [("raise ulimit -n", ConfigError), (None, MachineError)])
+def test_a_ray_that_does_not_start_is_named_with_the_setting_that_helps(
+    monkeypatch: pytest.MonkeyPatch, limit: str | None, kind: type[Exception]
+) -> None:
+    def never_comes_up(**options: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because")  # as Ray words it
+
+    monkeypatch.setattr("ray.init", never_comes_up)
+    monkeypatch.setattr("cluster.session.limit_in_the_way", lambda error: limit)
+    with pytest.raises(kind, match="The current node timed out during startup") as raised, ray_session("local"):
+        pass
+    assert limit is None or limit in str(raised.value)
+    assert not ray.is_initialized()
+
+
+@pytest.mark.fault(50)
+def test_while_ray_starts_sigterm_is_still_the_commands_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def starts(**options: object) -> None:
+        ray._private.utils.set_sigterm_handler(lambda number, frame: pytest.fail("Ray's own handler"))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0)
+        raise ConnectionError("as far as it came")
+
+    before = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    try:
+        monkeypatch.setattr("ray.init", starts)
+        with pytest.raises(MachineError), ray_session("local"):
+            pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert told == [signal.SIGTERM]

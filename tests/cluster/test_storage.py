@@ -215,6 +215,7 @@ def test_a_listing_of_several_pages_is_whole(bucket: str) -> None:
 
 
 @pytest.mark.parametrize("fault", [503, 500, "reset", "lost"])
+@pytest.mark.fault(9)
 def test_passing_faults_are_waited_out_and_counted(faulty: S3Storage, proxy: Any, fault: int | str) -> None:
     proxy.faults = [fault, fault, "ok", fault, "ok", fault, "ok", fault, "ok"]
     faulty.put("a", b"x")
@@ -242,6 +243,7 @@ def test_a_lost_reply_does_not_claim_what_another_wrote(faulty: S3Storage, proxy
     assert not faulty.put_if_absent("a", b"ours")
 
 
+@pytest.mark.fault(7)
 def test_a_store_that_fails_one_request_in_twenty_loses_and_doubles_nothing(faulty: S3Storage, proxy: Any) -> None:
     proxy.faults = [503 if number % 20 == 7 else "ok" for number in range(400)]
     keys = [f"k/{number:03d}" for number in range(60)]
@@ -251,6 +253,7 @@ def test_a_store_that_fails_one_request_in_twenty_loses_and_doubles_nothing(faul
     assert faulty.num_retries > 0
 
 
+@pytest.mark.fault(9)
 def test_endless_throttling_ends_after_the_patience(
     faulty: S3Storage, proxy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +266,7 @@ def test_endless_throttling_ends_after_the_patience(
     assert faulty.num_retries >= 1
 
 
+@pytest.mark.fault(10)
 def test_denied_access_is_told_at_once_and_names_bucket_and_action(faulty: S3Storage, proxy: Any, bucket: str) -> None:
     faulty.put("a", b"x")
     proxy.always = 403

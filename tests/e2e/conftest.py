@@ -12,10 +12,10 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import boto3
 import pytest
@@ -190,6 +190,39 @@ def cluster(s3_environment: dict[str, str], tmp_path_factory: pytest.TempPathFac
                 node.wait()
             for folder in folders:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+SILENCE_S, LIMIT_S = 300.0, 1800.0
+
+
+@pytest.fixture(scope="session")
+def wait_while_moving() -> Callable[..., None]:
+    """wait_while_moving(condition, progress, what): until the condition holds, however slow the machine is.
+
+    Fails once `progress()` has been the same for `silence_s`, or after `limit_s` in all. What is asked may not answer.
+    """
+
+    def wait(
+        condition: Callable[[], Any],
+        progress: Callable[[], Hashable],
+        what: str,
+        silence_s: float = SILENCE_S,
+        limit_s: float = LIMIT_S,
+    ) -> None:
+        start_s = moved_s = time.monotonic()
+        last: Hashable = None
+        while True:
+            with contextlib.suppress(OSError):
+                if condition():
+                    return
+                if (present := progress()) != last:
+                    last, moved_s = present, time.monotonic()
+            now_s = time.monotonic()
+            assert now_s - moved_s < silence_s, f"nothing has moved for {silence_s:g} s ({last}): {what}"
+            assert now_s - start_s < limit_s, f"in vain for {limit_s:g} s ({last}): {what}"
+            time.sleep(0.1)
+
+    return wait
 
 
 def wait_until(condition, what: str, timeout_s: float = 120) -> None:  # type: ignore[no-untyped-def]

@@ -11,8 +11,9 @@ import re
 import signal
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,32 +145,46 @@ def test_a_challenger_that_is_worse_leaves_the_champion(place: Place, kept: Ende
     assert judged["promote"] is False
 
 
-def test_killed_at_every_step_it_completes_with_one_promotion(place: Place, kept: Ended, slow_way: Any) -> None:
+def test_killed_at_every_step_it_completes_with_one_promotion(
+    place: Place, kept: Ended, slow_way: Any, wait_while_moving: Callable[..., None]
+) -> None:
     """Just after each step's start record, and again half way; a step of a moment just before its done record."""
     seconds = {name: done.seconds for name, done in flow_of_second_champion(place).done_steps().items()}
     num = NUM_FIRST + 12
     before = {flow.fingerprint for flow in list_flows(place.registry, "retrain", NAME)}
     killed: list[str] = []
+
+    def wait_for(condition: Callable[[], Any], job: str, what: str) -> None:
+        def holds() -> bool:
+            if condition():
+                return True
+            assert not is_over(place, job), f"the job is over: {what}"
+            return False
+
+        wait_while_moving(holds, partial(progress_of, place, job), what)
+
+    def wait_for_end(job: str) -> None:
+        wait_while_moving(partial(is_over, place, job), partial(progress_of, place, job), f"{job} does not end")
+
     for step in seconds:
         with slow_way.holding(f"/attempts/{step}/", arrives=True):
             job = submitted(place, num)
-            assert slow_way.is_held.wait(180), f"{step} does not start"
+            wait_for(slow_way.is_held.is_set, job, f"{step} does not start")
             killed += [f"{step} at its start"] if kill_driver(place, job) else []
-        wait_for_end(place, job)
+        wait_for_end(job)
         if seconds[step] > 2:
             number = num_attempts(place, before, step)
             job = submitted(place, num)
-            while num_attempts(place, before, step) == number:
-                assert not is_over(place, job), f"{step} does not start"
-                time.sleep(0.1)
+            more = partial(lambda than, name: num_attempts(place, before, name) != than, number, step)
+            wait_for(more, job, f"{step} does not start")
             time.sleep(seconds[step] / 2)
             killed += [f"{step} after {seconds[step] / 2:.1f} s"] if kill_driver(place, job) else []
         else:
             with slow_way.holding(f"/done/{step}-", arrives=False):
                 job = submitted(place, num)
-                assert slow_way.is_held.wait(180), f"{step} does not end"
+                wait_for(slow_way.is_held.is_set, job, f"{step} does not end")
                 killed += [f"{step} before its done record"] if kill_driver(place, job) else []
-        wait_for_end(place, job)
+        wait_for_end(job)
     print(f"killed {len(killed)} times: {', '.join(killed)}")
     assert len(killed) == 2 * len(seconds)
     ended = place.submit("retrain", num, *PROMOTES)
@@ -264,11 +279,10 @@ def kill_driver(place: Place, job: str) -> bool:
     raise AssertionError(f"Ray names no driver of {job}")
 
 
-def wait_for_end(place: Place, job: str) -> None:
-    end_s = time.monotonic() + 180
-    while not is_over(place, job):
-        assert time.monotonic() < end_s, f"{job} does not end"
-        time.sleep(0.2)
+def progress_of(place: Place, job: str) -> tuple[str, int]:
+    """What changes while a job gets on: its state, and how much it has written."""
+    with urllib.request.urlopen(f"{place.dashboard}/api/jobs/{job}/logs", timeout=30) as reply:
+        return job_info(place, job)["status"], len(json.loads(reply.read())["logs"])
 
 
 def job_logs(place: Place) -> Iterator[str]:

@@ -1,11 +1,12 @@
 """The command line: help is instant and complete, every way to end has its exit code and its sentence."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -151,17 +152,43 @@ def test_an_error_on_purpose_is_its_sentence_and_its_exit_code(
 
 
 @pytest.mark.parametrize(
-    "error", [ZeroDivisionError("a bug\nof two lines"), IntegrityError("a bug"), MhimError("a bug")]
+    ("error", "what"),
+    [
+        (ZeroDivisionError("a bug\nof two lines"), "unexpected ZeroDivisionError: a bug"),
+        (IntegrityError("x.parquet is damaged"), "x.parquet is damaged"),  # foreseen: named by its own words
+        (MhimError("a node was lost"), "a node was lost"),
+    ],
 )
 def test_an_unexpected_error_is_one_sentence_and_a_log_with_the_traceback(
-    monkeypatch: pytest.MonkeyPatch, mhim: Mhim, tmp_path: Path, error: Exception
+    monkeypatch: pytest.MonkeyPatch, mhim: Mhim, tmp_path: Path, error: Exception, what: str
 ) -> None:
     monkeypatch.setattr("flows.check.run", _raises(error))
     ended = mhim("check", "cohort=x")
     (log,) = (tmp_path / "state/mhim").iterdir()
-    assert ended == (1, "", f"mhim: unexpected {type(error).__name__}: a bug; the traceback is in {log}\n")
+    assert ended == (1, "", f"mhim: {what}; the traceback is in {log}\n")
     assert "Traceback" in log.read_text()
     assert type(error).__name__ in log.read_text()
+
+
+def test_warnings_of_other_libraries_go_to_a_log_and_not_to_the_terminal(tmp_path: Path) -> None:
+    code = (
+        "import logging, sys, warnings, flows.check, flows.cli\n"
+        "def run(config):\n"
+        "    warnings.warn('from a library')\n"
+        "    logging.getLogger('some.library').warning('line of %s', 'another')\n"
+        "    raise KeyboardInterrupt\n"
+        "flows.check.run = run\n"
+        "sys.exit(flows.cli.main(['check', 'cohort=x']))"
+    )
+    environment = os.environ | {"XDG_STATE_HOME": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr.count("\n") == 1, "only the command's own line"
+    log = tmp_path / "mhim/warnings.log"
+    first, second = log.read_text().splitlines()
+    assert "UserWarning: from a library" in first
+    assert "WARNING some.library: line of another" in second
+    assert log.stat().st_mode & 0o777 == 0o600
 
 
 def test_where_no_state_folder_can_be_made_the_log_lies_in_the_temporary_folder(
@@ -194,15 +221,83 @@ def test_a_user_without_a_home_has_a_state_folder(monkeypatch: pytest.MonkeyPatc
     assert state_folder().parent == tmp_path
 
 
-def test_a_termination_ends_as_an_interrupt_does(monkeypatch: pytest.MonkeyPatch, mhim: Mhim) -> None:
+@pytest.mark.fault(50)
+def test_sigterm_ends_with_143_after_the_cleanup_which_a_second_one_does_not_cut_off(
+    monkeypatch: pytest.MonkeyPatch, mhim: Mhim
+) -> None:
+    cleaned = []
+
     def terminate(config: object) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            cleaned.append(True)
 
     monkeypatch.setattr("flows.check.run", terminate)
     before = signal.getsignal(signal.SIGTERM)
-    assert mhim("check", "cohort=x").code == 130
+    ended = mhim("check", "cohort=x")
+    assert ended.code == 143
+    assert "what was committed is kept; run the same command again" in ended.err
+    assert ended.err.count("\n") == 1
+    assert cleaned
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+HANGING = """
+import os, signal, sys, time
+import flows.check, flows.cli, flows.engine.signals
+
+def hang(config):
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        time.sleep(60)
+
+flows.engine.signals.GRACE_S = 0.5
+flows.check.run = hang
+sys.exit(flows.cli.main(["check", "cohort=x"]))
+"""
+
+
+@pytest.mark.fault(50)
+def test_a_cleanup_that_hangs_does_not_outlast_the_grace_period() -> None:
+    child = subprocess.Popen([sys.executable, "-c", HANGING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    with child:
+        assert child.stdout.readline() == "begun\n"
+        child.terminate()
+        _, said = child.communicate(timeout=30)
+    assert child.returncode == 143
+    assert said.startswith("mhim: ended by SIGTERM; what was committed is kept")
+
+
+@pytest.mark.parametrize(("ignored", "code"), [(False, 130), (True, 143)])
+def test_ctrl_c_is_obeyed_unless_the_parent_ignores_it_and_sigterm_always(ignored: bool, code: int) -> None:
+    patient = HANGING.replace("    finally:\n        time.sleep(60)", "    finally:\n        pass")
+    kind = signal.SIG_IGN if ignored else signal.SIG_DFL
+    with _sigint(kind):
+        child = subprocess.Popen([sys.executable, "-c", patient], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert child.stdout is not None
+    with child:
+        assert child.stdout.readline() == b"begun\n"
+        child.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=0.5 if ignored else 30)
+        child.terminate()
+        assert child.wait(timeout=30) == code
+
+
+@contextlib.contextmanager
+def _sigint(kind: signal.Handlers) -> Iterator[None]:
+    """What children that are started in the block do with SIGINT, whoever started the tests."""
+    before = signal.signal(signal.SIGINT, kind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_interrupt_ends_with_130_and_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, mhim: Mhim) -> None:

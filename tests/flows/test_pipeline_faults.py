@@ -1,4 +1,4 @@
-"""Processes killed with -9 at the worst time: the next run, or this one, ends as if nothing had happened."""
+"""Processes ended by a signal at the worst time: the next run, or this one, ends as if nothing had happened."""
 
 import contextlib
 import dataclasses
@@ -19,6 +19,8 @@ pytestmark = [pytest.mark.filterwarnings("ignore:::ray"), pytest.mark.usefixture
 
 
 Descendants = Callable[[int], dict[int, str]]
+HOW = [signal.SIGKILL, signal.SIGTERM]
+"""How a driver is ended."""
 RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 """They wait a minute for a head that is gone; all else must end with its driver, or it could still commit."""
 
@@ -32,6 +34,15 @@ def wait_until(condition: Callable[[], Any], limit_s: float = 300.0) -> Any:
     raise AssertionError(f"not within {limit_s:g} s")
 
 
+def assert_ended_well(driver: subprocess.Popen[bytes], sent_s: float, said: str) -> None:
+    """The driver was told to stop at `sent_s` and did so within the 30 s that Kubernetes gives, in a sentence."""
+    assert driver.returncode == 143, said
+    assert time.monotonic() - sent_s < 30
+    assert said.splitlines()[-1].startswith("mhim: ended by SIGTERM; what was committed is kept; run the same command")
+    assert "Traceback" not in said
+    assert "***" not in said, "the abort trace of Ray's core"
+
+
 def is_running(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
@@ -42,10 +53,16 @@ def is_running(pid: int) -> bool:
 def killed_when(tmp_path: Path, descendants_of: Descendants) -> Callable[..., None]:
     """killed_when(condition, "embed", …): that command in a process of its own, whose driver is killed.
 
-    `and_all_below`: as if the machine went down; else what its driver left must end by itself.
+    `and_all_below`: as if the machine went down; else what its driver left must end by itself. `kind`: SIGTERM, after
+    which the driver must end by itself, in order.
     """
 
-    def run(condition: Callable[[], Any], *words: str, and_all_below: bool = False) -> None:
+    def run(
+        condition: Callable[[], Any],
+        *words: str,
+        and_all_below: bool = False,
+        kind: signal.Signals = signal.SIGKILL,
+    ) -> None:
         environment = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state")}
         with (tmp_path / "said").open("w+") as said:
             driver = subprocess.Popen(
@@ -59,8 +76,11 @@ def killed_when(tmp_path: Path, descendants_of: Descendants) -> Callable[..., No
             finally:
                 for pid in (driver.pid, *(below if and_all_below else ())):
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                        os.kill(pid, kind)
+                sent_s = time.monotonic()
                 driver.wait()
+                if kind is signal.SIGTERM:
+                    assert_ended_well(driver, sent_s, (tmp_path / "said").read_text())
                 working = [pid for pid, title in below.items() if not title.startswith(RAY_AGENTS)]
                 wait_until(lambda: not any(is_running(pid) for pid in working), limit_s=200)
                 for pid in below:
@@ -132,7 +152,8 @@ def uninterrupted(training: tuple[str, ...], store: Path, run_here: Callable[...
     return results(out)
 
 
-@pytest.mark.fault(5)
+@pytest.mark.fault(5, 50)
+@pytest.mark.parametrize("kind", HOW, ids=str)
 def test_an_embedding_killed_half_way_goes_on_with_what_was_not_committed(
     embedding: tuple[str, ...],
     tmp_path: Path,
@@ -140,9 +161,10 @@ def test_an_embedding_killed_half_way_goes_on_with_what_was_not_committed(
     run_here: Callable[..., Any],
     features_of: Callable[[Path], dict[str, str]],
     clean_features: dict[str, str],
+    kind: signal.Signals,
 ) -> None:
     store = tmp_path / "store"
-    killed_when(lambda: len(commits(store)) >= 2, *embedding)
+    killed_when(lambda: len(commits(store)) >= 2, *embedding, kind=kind)
     before = {path: path.stat().st_mtime_ns for path in commits(store)}
     assert 2 <= len(before) < 12
     said = run_here(*embedding)
@@ -204,17 +226,25 @@ def test_a_store_that_stopped_taking_features_ends_the_run_and_one_that_refuses_
     assert ("the store stopped taking writes" in said.err) == (code == 6)
 
 
-@pytest.mark.fault(31)
+@pytest.mark.fault(31, 50)
+@pytest.mark.parametrize("kind", HOW, ids=str)
 def test_a_training_killed_half_way_resumes_and_ends_in_the_same_models(
     training: tuple[str, ...],
     uninterrupted: dict[str, bytes],
     tmp_path: Path,
     killed_when: Callable[..., None],
     run_here: Callable[..., Any],
+    kind: signal.Signals,
 ) -> None:
     out = tmp_path / "run"
     half_way = out / "fits/seed-2021/fold-0/mhim/attempts"
-    killed_when(lambda: list(half_way.glob("*/epoch-0005.json")), *training, f"out={out}", and_all_below=True)
+    killed_when(
+        lambda: list(half_way.glob("*/epoch-0005.json")),
+        *training,
+        f"out={out}",
+        and_all_below=kind is signal.SIGKILL,
+        kind=kind,
+    )
     assert not (out / "fits/seed-2021/fold-0/mhim/result.json").exists()
     said = run_here(*training, f"out={out}")
     assert said.code == 0, said

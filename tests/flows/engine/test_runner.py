@@ -12,6 +12,7 @@ import pytest
 
 from flows.engine.records import Cost, FlowPlace, State, StepOutput, list_flows
 from flows.engine.runner import RetryPolicy, Step, StepCall, may_be_retried, run_steps, step_fingerprint
+from flows.engine.signals import Terminated
 from mhim_core.errors import (
     CohortError,
     ConfigError,
@@ -144,7 +145,13 @@ def test_a_step_that_follows_only_some_is_not_moved_by_the_others() -> None:
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(InputError("x"), 2), (ConflictError("x"), 5), (ZeroDivisionError("x"), 1), (KeyboardInterrupt(), 130)],
+    [
+        (InputError("x"), 2),
+        (ConflictError("x"), 5),
+        (ZeroDivisionError("x"), 1),
+        (KeyboardInterrupt(), 130),
+        (Terminated(), 143),
+    ],
     ids=lambda one: type(one).__name__,
 )
 def test_the_first_failure_ends_the_flow_and_is_recorded_with_its_exit_code(

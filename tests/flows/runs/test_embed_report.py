@@ -59,7 +59,7 @@ def test_beyond_twenty_of_a_kind_the_rest_is_counted() -> None:
 
 def test_the_report_lists_what_was_seen_and_what_failed(tmp_path: Path, mixed: Outcome) -> None:
     feature_set = FeatureSet(tiling={}, encoder={"id": "toy", "dim": 4}, encoder_identity={"id": "toy"})
-    folder = tmp_path / write_report(LocalStorage(tmp_path), feature_set, mixed, ManifestRef(3, "ab", "key"))
+    folder = tmp_path / write_report(LocalStorage(tmp_path), feature_set, mixed, ManifestRef(3, "ab", "key"), 7)
     assert table(folder / "seen.csv") == [
         {"slide_id": "glass", "what": "no tissue", "message": SEEN},
         {"slide_id": "glass-before", "what": "no tissue", "message": ""},
@@ -70,6 +70,7 @@ def test_the_report_lists_what_was_seen_and_what_failed(tmp_path: Path, mixed: O
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["empty"] == ["glass", "glass-before"]
     assert summary["counts"] == {"ok": 2, "empty": 1, "failed": 1, "skipped": 1}
+    assert summary["storage_retries"] == 7
     assert (summary["num_input"], summary["manifest"]["version"]) == (5, 3)
 
 
