@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.machine import ensure_token, ray_folder
-from mhim_core.errors import ConfigError, MhimError
+from mhim_core.errors import ConfigError, MachineError, MhimError
 
 _HOST_PORT = re.compile(r"^[A-Za-z0-9._-]+:\d{1,5}$")
 _PROBE_TIMEOUT_S = 5.0
@@ -152,6 +152,20 @@ def plain_errors(what: str) -> Iterator[None]:
         if type(error).__module__.partition(".")[0] != "ray":
             raise
         raise MhimError(f"{what} ended with {type(error).__name__}: {gist(error)}; run again to go on") from error
+
+
+def check_alive() -> None:
+    """Raises MachineError (6) once the connected Ray has lost this process's node, and with it all that it runs here.
+
+    Such a connection does not recover.
+    """
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == here):
+        raise MachineError(
+            "Ray's process on this machine (the raylet) was lost; what is done is kept: run again to go on"
+        )
 
 
 def gist(error: BaseException) -> str:
