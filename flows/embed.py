@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cluster.session import Resources, check_address, check_alive, num_shares, plain_errors, ray_session
+from cluster.session import Resources, check_address, num_shares, plain_errors, ray_session
 from cluster.storage import open_storage, require_put_if_absent
 from flows.config.commands import EmbedConfig, PredictConfig
 from flows.config.files import write_resolved
@@ -176,7 +176,7 @@ def status_rows(
 ) -> Iterator[StatusRow]:
     """A row for every task: those that were lost with an actor that was none's fault go through the graph again.
 
-    Raises MachineError once Ray itself is lost, and errors that concern every slide, such as EncoderError from a node
+    Raises MachineError once all actors are lost, and errors that concern every slide, such as EncoderError from a node
     that lacks the weights.
     """
     from cluster.embedding import configure_data
@@ -190,8 +190,6 @@ def status_rows(
             for row in _streamed(list(left.values()), job, config, cluster, watch):
                 left.pop(row.slide_id, None)
                 yield row
-            if left:
-                check_alive()
             if len(left) == num_left:
                 raise MachineError(
                     f"every encoder actor was lost, with {num_left} slides left that are not at fault; run again to "

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,17 @@ def results(run: Path) -> dict[str, bytes]:
     """Every file of the fits but those whose writer was killed before it gave them their name."""
     files = [path for path in run.glob("fits/**/*") if path.is_file() and not path.name.startswith(".tmp-")]
     return {path.relative_to(run).as_posix(): path.read_bytes() for path in files}
+
+
+def without(features: dict[str, str], *slide_ids: str) -> dict[str, str]:
+    return {key: sha for key, sha in features.items() if not any(slide_id in key for slide_id in slide_ids)}
+
+
+def failures(store: Path) -> dict[str, tuple[str, str, str]]:
+    """Reason, type and attempts of every slide that failed in the only run of a store."""
+    (report,) = store.glob("reports/*/failed.csv")
+    with report.open(newline="") as file:
+        return {row["slide_id"]: (row["reason"], row["error_type"], row["attempts"]) for row in csv.DictReader(file)}
 
 
 @pytest.fixture
@@ -268,6 +280,44 @@ def with_faults(faults: dict[str, str], births: Path) -> type:
     return Faulty
 
 
+def with_faulty_decoder(births: Path) -> type:
+    """A SlideActor whose decoder is `faulty_decoders.decode_with_faults`; a byte in `births` for every start."""
+    from cluster.embedding import SlideActor
+
+    folder = str(Path(__file__).parent)
+
+    class Faulty(SlideActor):
+        def __init__(self, *arguments: Any) -> None:
+            sys.path.insert(0, folder)  # the decoder's child takes it over
+            from faulty_decoders import decode_with_faults
+
+            super().__init__(*arguments)
+            self._decoder.close()
+            self._decoder._decode = partial(decode_with_faults, **self._decoder._decode.keywords)
+            with births.open("a") as file:
+                file.write("x")
+
+    return Faulty
+
+
+@pytest.mark.fault(3, 4)
+def test_decoders_that_crash_or_hang_at_a_slide_each_time_cost_that_slide_and_no_encoder(
+    embedding: tuple[str, ...],
+    tmp_path: Path,
+    run_mhim: Callable[..., Any],
+    features_of: Callable[[Path], dict[str, str]],
+    clean_features: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, births = tmp_path / "store", tmp_path / "births"
+    monkeypatch.setattr("cluster.embedding.SlideActor", with_faulty_decoder(births))
+    said = run_mhim(*embedding, "decode_timeout_s=6", "max_failed_fraction=0.2")
+    assert said.code == 3, said
+    assert failures(store) == {"s02": ("timeout", "SlideError", "1"), "s07": ("decoder_crash", "SlideError", "2")}
+    assert births.read_text() == "xx", "the encoders were never started again"
+    assert features_of(store) == without(clean_features, "s02", "s07")
+
+
 @pytest.mark.fault(1, 43)
 def test_encoders_that_exit_die_or_stand_still_cost_the_slide_at_fault_alone(
     embedding: tuple[str, ...],
@@ -284,10 +334,7 @@ def test_encoders_that_exit_die_or_stand_still_cost_the_slide_at_fault_alone(
     said = run_mhim(*embedding, "encode_timeout_s=5", "max_failed_fraction=0.25")
     assert said.code == 3, said
     assert time.monotonic() - started_s < 120
-    (report,) = store.glob("reports/*/failed.csv")
-    with report.open(newline="") as file:
-        failed = {row["slide_id"]: (row["reason"], row["error_type"], row["attempts"]) for row in csv.DictReader(file)}
-    assert failed == {
+    assert failures(store) == {
         "s03": ("bad_features", "SystemExit", "1"),
         "s05": ("decoder_crash", "EncoderDied", "2"),
         "s08": ("timeout", "EncoderStandsStill", "2"),
