@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,10 @@ from mhim_core.store.record import CommitRecord, skipped_row
 from mhim_core.store.restore import check_source, restore
 from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from ray.data.datasource import Datasource
+
 Batch = dict[str, np.ndarray]
 
 
@@ -51,6 +55,7 @@ class EmbedJob(NamedTuple):
     restores: dict[SlideId, CommitRecord] | None = None
     """The commits of slides that are embedded to be written again, byte for byte; None: the slides are new."""
     encode_timeout_s: float = 600.0
+    """How long the encoder may take for a batch of tiles before its actor is killed and started anew."""
 
 
 class SlideActor:
@@ -221,6 +226,41 @@ def task_rows(tasks: Sequence[SlideTask]) -> list[dict[str, str]]:
     return [{"task": json.dumps(task)} for task in tasks]
 
 
+_TASKS_OF_SOURCE = 1000
+"""Slides that one of the source's tasks hands out: 130 kB."""
+
+
+def task_source(tasks: Sequence[SlideTask]) -> "Datasource":
+    """The rows of `task_rows`, one block each, made while the graph runs.
+
+    A dataset of as many blocks that lie ready takes Ray 1.4 ms for each before the first slide begins.
+    """
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource import Datasource, ReadTask
+
+    rows = task_rows(tasks)
+    parts = [rows[start : start + _TASKS_OF_SOURCE] for start in range(0, len(rows), _TASKS_OF_SOURCE)]
+
+    class Tasks(Datasource):
+        def estimate_inmemory_data_size(self) -> int:
+            return sum(len(row["task"]) for row in rows)
+
+        def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
+            return [
+                ReadTask(partial(_blocks, part), BlockMetadata(len(part), None, None, None))  # sizes are unknown
+                for part in parts
+            ]
+
+    return Tasks()
+
+
+def _blocks(rows: list[dict[str, str]]) -> Iterator["pa.Table"]:
+    import pyarrow as pa
+
+    for row in rows:
+        yield pa.Table.from_pylist([row])
+
+
 def status_of(row: dict[str, Any]) -> StatusRow:
     """The status row an actor yielded. Raises the error it yielded instead, where that concerns every slide."""
     fields = json.loads(row["status"])
@@ -238,8 +278,8 @@ def status_of(row: dict[str, Any]) -> StatusRow:
 
 
 NO_PROGRESS_S = 6 * 3600
-"""How long no slide may finish anywhere before the run ends, lest a dead actor be waited for. Ray's default of half an
-hour is less than one big slide takes on a CPU."""
+"""How long no slide may finish anywhere before the run ends: the last resort. Actors that stand still are replaced much
+sooner. Ray's default of half an hour is less than one big slide takes on a CPU."""
 
 
 def configure_data() -> None:
@@ -250,7 +290,7 @@ def configure_data() -> None:
     context.enable_progress_bars = False
     context.target_max_block_size = 1  # a status row leaves the actor when its slide is done, not with its call
     context.target_min_block_size = 1
-    context.max_errored_blocks = -1  # slides of an actor that died too often are missing, and reconciled as failed
+    context.max_errored_blocks = -1  # slides of an actor that died too often are missing, and come again
     context.max_consecutive_actor_init_deaths = 3
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as errors is raised, or a row, as well

@@ -163,12 +163,7 @@ def embed_tasks(
                 progress.update(row)
                 rows.append(row)
                 record_reachable(row)
-    came = {row.slide_id for row in rows}
-    outcome = reconcile(list(by_id), rows)
-    for row in outcome.rows:
-        if row.slide_id not in came:  # lost with the actor that held it
-            record_reachable(row)
-    return list(outcome.rows)
+    return list(reconcile(list(by_id), rows).rows)
 
 
 def status_rows(
@@ -204,12 +199,13 @@ def _streamed(
     import ray.data
     from ray.data import ActorPoolStrategy
 
-    from cluster.embedding import SlideActor, actor_faults, status_of, task_rows
+    from cluster.embedding import SlideActor, actor_faults, status_of, task_source
 
     pool = actor_pool(config, cluster, len(tasks))
     if shortage := cluster.shortage(pool.initial_size, config.gpus_per_actor):
         print(shortage, flush=True)
-    dataset = ray.data.from_items(task_rows(tasks), override_num_blocks=len(tasks)).map_batches(
+    source = ray.data.read_datasource(task_source(tasks), num_cpus=0, concurrency=1)
+    dataset = source.map_batches(
         SlideActor,
         fn_constructor_args=(job, watch),
         batch_size=pool.slides_per_call,
