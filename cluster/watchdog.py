@@ -200,7 +200,9 @@ def watched(silence_s: float, tell: Callable[[Replaced], None]) -> Iterator[Any]
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    watch: Any = ray.remote(num_cpus=0)(Watch).options(scheduling_strategy=here).remote(_kill, _is_lost)
+    # one that was killed begins again and knows of no death: better than no watch
+    kind = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Watch)
+    watch: Any = kind.options(scheduling_strategy=here).remote(_kill, _is_lost)
     done = threading.Event()
 
     def sweep() -> None:

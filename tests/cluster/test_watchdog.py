@@ -71,7 +71,6 @@ def test_a_worker_that_goes_on_telling_of_itself_is_left_alone(scene: Scene) -> 
     assert scene.killed == []
 
 
-@pytest.mark.fault(6)
 def test_workers_that_went_down_with_their_nodes_do_not_count_against_the_slide(scene: Scene) -> None:
     for pid in range(5):
         assert scene.watch.take(worker(pid, f"node {pid}"), [A]) == {}
