@@ -6,19 +6,21 @@ same actor, features go straight to the store.
 
 import json
 import logging
+import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cluster.decoding import Decoder, JobStream, RetrySlide
+from cluster.decoding import MAX_ATTEMPTS, Decoder, JobStream, RetrySlide
 from cluster.machine import memory_bytes
 from cluster.s3 import process_retries
 from cluster.staging import STAGING_TIMEOUT_S, decode_staged, staging_sweep
 from cluster.storage import open_storage
+from cluster.watchdog import MAX_DEATHS, Pulse, Unwatched, Verdict, WatchedPulse
 from mhim_core import errors
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.facts import PlanFacts
@@ -34,6 +36,10 @@ from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.record import CommitRecord, skipped_row
 from mhim_core.store.restore import check_source, restore
 from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from ray.data.datasource import Datasource
 
 Batch = dict[str, np.ndarray]
 
@@ -51,6 +57,8 @@ class EmbedJob(NamedTuple):
     staging_dir: str | None
     restores: dict[SlideId, CommitRecord] | None = None
     """The commits of slides that are embedded to be written again, byte for byte; None: the slides are new."""
+    encode_timeout_s: float = 600.0
+    """How long the encoder may take for a batch of tiles before its actor is killed and started anew."""
 
 
 class SlideActor:
@@ -60,8 +68,14 @@ class SlideActor:
     constructor nor in a call, where Ray would start the actor again and again: it goes home as a row (`status_of`).
     """
 
-    def __init__(self, job: EmbedJob) -> None:
+    def __init__(self, job: EmbedJob, watch: Any = None) -> None:
+        """`watch`: the handle of a `cluster.watchdog.Watch`; None: nobody watches."""
         self._job = job
+        self._node_id = _node_id()
+        self._pulse: Pulse = Unwatched()
+        if watch is not None:
+            self._pulse = WatchedPulse(watch, self._node_id, job.encode_timeout_s)
+        self._pulse.works(LOADING_S + job.encode_timeout_s)
         self._storage = open_storage(job.store_uri)
         decode = partial(decode_staged, spec=job.spec, policy=job.policy, staging_dir=job.staging_dir)
         self._decoder: Decoder[SlideTask] = Decoder(
@@ -74,9 +88,11 @@ class SlideActor:
             self._encoder = SlideEncoder([load_encoder_for(job.card, weights=job.weights)])
         except MhimError as error:
             self._encoder = error
+        except SystemExit as error:
+            self._encoder = MhimError(f"encoder {job.card.id}: {_exit_text(error)} while it was loaded")
+        self._pulse.waits(math.inf)
         self._unforeseen: SlideId | None = None
         """The slide that met an unforeseen exception, until another is encoded."""
-        self._node_id = _node_id()
 
     def __call__(self, batch: Batch) -> Iterator[Batch]:
         tasks = [SlideTask(*json.loads(text)) for text in batch["task"]]
@@ -85,16 +101,35 @@ class SlideActor:
                 yield _batch(canonical_json(row))
         except MhimError as error:
             yield _batch(canonical_json({"error": type(error).__name__, "message": str(error)}))
+        finally:
+            self._pulse.waits(math.inf)
 
     def _rows(self, tasks: list[SlideTask]) -> Iterator[StatusRow]:
         if isinstance(self._encoder, MhimError):
             raise self._encoder
-        for task, stream in zip(tasks, self._decoder.streams(tasks), strict=True):
-            start_s, retries_before = time.monotonic(), process_retries()
-            row = self._embed_with_retries(task, stream, self._encoder)
-            seconds = round(time.monotonic() - start_s, 3)
-            retries = process_retries() - retries_before
-            yield row._replace(seconds=seconds, attempts=stream.attempts, retries=retries, node_id=self._node_id)
+        settled = self._pulse.take([task.slide_id for task in tasks])
+        todo = [task for task in tasks if task.slide_id not in settled]
+        streams = self._decoder.streams(todo)
+        for task in tasks:  # in this order, since a repeated call goes on after the rows that came
+            known = settled.get(task.slide_id)
+            if known is None:
+                yield self._embed_watched(task, next(streams), self._encoder)
+            elif isinstance(known, Verdict):
+                yield _given_up(task, known, self._job.encode_timeout_s)._replace(node_id=self._node_id)
+            else:
+                yield known
+        next(streams, None)  # what is left of the last
+
+    def _embed_watched(self, task: SlideTask, stream: JobStream, encoder: SlideEncoder) -> StatusRow:
+        start_s, retries_before = time.monotonic(), process_retries()
+        self._pulse.begin(task.slide_id)
+        row = self._embed_with_retries(task, stream, encoder)
+        self._wait_for_decoder()
+        seconds = round(time.monotonic() - start_s, 3)
+        retries = process_retries() - retries_before
+        row = row._replace(seconds=seconds, attempts=stream.attempts, retries=retries, node_id=self._node_id)
+        self._pulse.end(row)
+        return row
 
     def _embed_with_retries(self, task: SlideTask, stream: JobStream, encoder: SlideEncoder) -> StatusRow:
         while True:
@@ -108,11 +143,14 @@ class SlideActor:
                 return _failure(task, FailureReason.STORAGE, "commit", str(error), error)
             except MhimError:
                 raise
+            except SystemExit as error:  # Ray would take it for the actor's wish to end, and start no other
+                self._check_alone(task, error)
+                return _failure(task, FailureReason.BAD_FEATURES, "encode", _exit_text(error), error)
             except Exception as error:
                 self._check_alone(task, error)
                 return _failure(task, FailureReason.BAD_FEATURES, "encode", str(error), error)
 
-    def _check_alone(self, task: SlideTask, error: Exception) -> None:
+    def _check_alone(self, task: SlideTask, error: BaseException) -> None:
         """One slide is a row of the report. A second in a row is an encoder that is broken, such as a dead CUDA
         context, which would fail all that are left: MhimError."""
         if self._unforeseen not in (None, task.slide_id):
@@ -122,8 +160,23 @@ class SlideActor:
             ) from error
         self._unforeseen = task.slide_id
 
-    def _embed(self, task: SlideTask, stream: JobStream, encoder: SlideEncoder) -> StatusRow:
+    def _items(self, stream: JobStream) -> Iterator[Any]:
+        """The stream's; while whoever asked has one, it is up to this actor to ask for the next."""
         items = iter(stream)
+        while True:
+            self._wait_for_decoder()
+            item = next(items, None)
+            self._pulse.works(self._job.encode_timeout_s + STORING_S * isinstance(item, PlanFacts))
+            if item is None:
+                return
+            yield item
+
+    def _wait_for_decoder(self) -> None:
+        """It is bounded by itself; this bounds the wait for it."""
+        self._pulse.waits(MAX_ATTEMPTS * (STAGING_TIMEOUT_S + self._job.decode_timeout_s) + STORING_S)
+
+    def _embed(self, task: SlideTask, stream: JobStream, encoder: SlideEncoder) -> StatusRow:
+        items = self._items(stream)
         facts = next(items)
         assert isinstance(facts, PlanFacts)
         reading = facts.reading
@@ -138,6 +191,7 @@ class SlideActor:
                 return skipped_row(present)
         (features,) = encoder(items, facts)
         self._unforeseen = None
+        self._pulse.works(self._job.encode_timeout_s + STORING_S + features.features.nbytes / SLOWEST_BYTES_PER_S)
         return self._commit(features) if committed is None else self._restore(features, committed)
 
     def _restore(self, features: SlideFeatures, committed: CommitRecord) -> StatusRow:
@@ -179,6 +233,41 @@ def task_rows(tasks: Sequence[SlideTask]) -> list[dict[str, str]]:
     return [{"task": json.dumps(task)} for task in tasks]
 
 
+_TASKS_OF_SOURCE = 1000
+"""Slides that one of the source's tasks hands out: 130 kB."""
+
+
+def task_source(tasks: Sequence[SlideTask]) -> "Datasource":
+    """The rows of `task_rows`, one block each, made while the graph runs.
+
+    A dataset of as many blocks that lie ready takes Ray 1.4 ms for each before the first slide begins.
+    """
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource import Datasource, ReadTask
+
+    rows = task_rows(tasks)
+    parts = [rows[start : start + _TASKS_OF_SOURCE] for start in range(0, len(rows), _TASKS_OF_SOURCE)]
+
+    class Tasks(Datasource):
+        def estimate_inmemory_data_size(self) -> int:
+            return sum(len(row["task"]) for row in rows)
+
+        def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
+            return [
+                ReadTask(partial(_blocks, part), BlockMetadata(len(part), None, None, None))  # sizes are unknown
+                for part in parts
+            ]
+
+    return Tasks()
+
+
+def _blocks(rows: list[dict[str, str]]) -> Iterator["pa.Table"]:
+    import pyarrow as pa
+
+    for row in rows:
+        yield pa.Table.from_pylist([row])
+
+
 def status_of(row: dict[str, Any]) -> StatusRow:
     """The status row an actor yielded. Raises the error it yielded instead, where that concerns every slide."""
     fields = json.loads(row["status"])
@@ -196,8 +285,8 @@ def status_of(row: dict[str, Any]) -> StatusRow:
 
 
 NO_PROGRESS_S = 6 * 3600
-"""How long no slide may finish anywhere before the run ends, lest a dead actor be waited for. Ray's default of half an
-hour is less than one big slide takes on a CPU."""
+"""How long no slide may finish anywhere before the run ends: the last resort. Actors that stand still are replaced much
+sooner. Ray's default of half an hour is less than one big slide takes on a CPU."""
 
 
 def configure_data() -> None:
@@ -208,15 +297,26 @@ def configure_data() -> None:
     context.enable_progress_bars = False
     context.target_max_block_size = 1  # a status row leaves the actor when its slide is done, not with its call
     context.target_min_block_size = 1
-    context.max_errored_blocks = -1  # slides of an actor that died too often are missing, and reconciled as failed
+    context.max_errored_blocks = -1  # slides of an actor that died too often are missing, and come again
     context.max_consecutive_actor_init_deaths = 3
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as errors is raised, or a row, as well
     warnings.filterwarnings("ignore", message=".*ray_remote_args.*deprecated.*")
 
 
-ACTOR_FAULTS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 2}
-"""A killed actor is started again and its call repeated, at most twice: with -1 a slide that kills it would loop."""
+LOADING_S = 3600.0
+"""How long an encoder may load, its weights being downloaded perhaps, beside `encode_timeout_s`."""
+STORING_S = 900.0
+"""How long a commit's requests may take, each patient with its store for minutes, beside `encode_timeout_s`."""
+SLOWEST_BYTES_PER_S = 1e5
+_LOST_NODES = 4
+"""Of one call."""
+
+
+def actor_faults(slides_per_call: int) -> dict[str, Any]:
+    """A dead actor is started again and its call repeated as often as each of its slides may end it: the watch counts,
+    and gives such a slide up. Not -1, lest a call that ends its actor before any slide would loop."""
+    return {"max_restarts": -1, "max_task_retries": MAX_DEATHS * slides_per_call + _LOST_NODES}
 
 
 def _batch(status: bytes) -> Batch:
@@ -241,9 +341,24 @@ def _stage(reason: FailureReason, stream: JobStream) -> str:
     return "tiles" if stream.has_begun else "open"
 
 
-def _failure(task: SlideTask, reason: FailureReason, stage: str, message: str, error: Exception) -> StatusRow:
+def _failure(task: SlideTask, reason: FailureReason, stage: str, message: str, error: BaseException) -> StatusRow:
     kind = type(error).__name__
     return StatusRow(task.slide_id, Status.FAILED, reason, stage, kind, message)
+
+
+def _given_up(task: SlideTask, verdict: Verdict, encode_timeout_s: float) -> StatusRow:
+    """The row of a slide that ended its actor each time."""
+    if verdict.was_still:
+        reason, kind = FailureReason.TIMEOUT, "EncoderStandsStill"
+        message = f"the encoder stood still for {encode_timeout_s:g} s (encode_timeout_s) and was killed"
+    else:
+        reason, kind, message = FailureReason.DECODER_CRASH, "EncoderDied", "the process of the encoder died"
+    message = f"{message}, {verdict.num_deaths} times at this slide"
+    return StatusRow(task.slide_id, Status.FAILED, reason, "encode", kind, message, attempts=verdict.num_deaths)
+
+
+def _exit_text(error: SystemExit) -> str:
+    return f"it asked its process to exit (code {error.code})"
 
 
 def _node_id() -> str:

@@ -20,6 +20,8 @@ from mhim_core.errors import ConfigError, MachineError, MhimError
 
 _HOST_PORT = re.compile(r"^[A-Za-z0-9._-]+:\d{1,5}$")
 _PROBE_TIMEOUT_S = 5.0
+_WATCH_S = 1.0
+_RAYLET = "Ray's process on this machine (the raylet)"
 
 
 class Resources(NamedTuple):
@@ -122,7 +124,8 @@ def ray_session(address: str, local_cpus: int | None = None) -> Iterator[Resourc
     try:
         if owned:
             _connect(check_address(address), local_cpus)
-        yield _resources(is_local=address == "local")
+        with _raylet_watched():
+            yield _resources(is_local=address == "local")
     finally:
         if owned and not _keep_alive:
             _disconnect()
@@ -249,6 +252,53 @@ def _cluster_of_this_machine() -> str | None:
         note = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray", "ray_current_cluster")
         address = note.read_text().strip() if note.is_file() else ""
     return address if _HOST_PORT.match(address) else None
+
+
+@contextmanager
+def _raylet_watched() -> Iterator[None]:
+    """MachineError (6) in the main thread, soon after this node's raylet is gone.
+
+    Ray would go on with what it has for some seconds, and then end this process without a word.
+    """
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    own = next((node for node in ray.nodes() if node["NodeID"] == here), None)
+    main = threading.main_thread().ident
+    if own is None or main is None or main != threading.get_ident():  # only there are signals handled
+        yield
+        return
+    done = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        if not done.is_set():
+            raise MachineError(f"{_RAYLET} was lost; run again to go on with what is left")
+
+    def watch() -> None:
+        while not done.wait(_WATCH_S):
+            if not _listens(own["NodeManagerAddress"], own["NodeManagerPort"]):
+                signal.pthread_kill(main, signal.SIGUSR1)  # again and again, lest a library swallows it
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    thread = threading.Thread(target=watch, daemon=True, name="mhim-raylet-watch")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def _listens(host: str, port: int) -> bool:
+    """Whether a port that listened still does; what answers in any other way is taken for alive."""
+    try:
+        socket.create_connection((host, port), timeout=_PROBE_TIMEOUT_S).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextmanager

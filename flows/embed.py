@@ -7,10 +7,11 @@ Exit code: 0, 3 (some slides failed), 4 (more than max_failed_fraction), 2, 5, 6
 """
 
 import math
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.machine import memory_bytes
 from cluster.s3 import process_retries
@@ -28,7 +29,7 @@ from flows.runs.tiling import feature_set_of, settled_spec
 from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.embed.memory import check_batch
 from mhim_core.embed.registry import encoder_card
-from mhim_core.errors import ConfigError, StorageError
+from mhim_core.errors import ConfigError, MachineError, StorageError
 from mhim_core.outcome import Outcome, reconcile
 from mhim_core.printable import one_line
 from mhim_core.slides.spec import TileSpec
@@ -42,6 +43,7 @@ from mhim_core.workload import spread_order
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
     from cluster.embedding import EmbedJob
+    from cluster.watchdog import Replaced
 
 
 def run(config: EmbedConfig) -> FlowResult:
@@ -102,6 +104,7 @@ def embed_cohort(
             config.policy,
             config.decode.decode_timeout_s,
             config.decode.staging_dir or None,
+            encode_timeout_s=config.embedding.encode_timeout_s,
         )
         rows += embed_pending(pending.todo, job, config, ledger, cohort_input)
     outcome = reconcile([task.slide_id for task in tasks], rows)
@@ -168,42 +171,64 @@ def embed_tasks(
                 progress.update(row)
                 rows.append(row)
                 record_reachable(row)
-    came = {row.slide_id for row in rows}
-    outcome = reconcile(list(by_id), rows)
-    for row in outcome.rows:
-        if row.slide_id not in came:  # lost with the actor that held it
-            record_reachable(row)
-    return list(outcome.rows)
+    return list(reconcile(list(by_id), rows).rows)
 
 
 def status_rows(
     tasks: Sequence[SlideTask], job: "EmbedJob", config: EmbedExecution, cluster: Resources
 ) -> Iterator[StatusRow]:
-    """The graph: tasks → encoder actors → status rows. One block per slide; tiles and features stay in the actor.
+    """A row for every task: those that were lost with an actor that was none's fault go through the graph again.
 
-    Raises errors that concern every slide, such as EncoderError from a node that lacks the weights.
+    Raises MachineError once all actors are lost, and errors that concern every slide, such as EncoderError from a node
+    that lacks the weights.
     """
+    from cluster.embedding import configure_data
+    from cluster.watchdog import watched
+
+    configure_data()
+    left = {task.slide_id: task for task in tasks}
+    with plain_errors("embedding"), watched(config.encode_timeout_s, _tell_replaced) as watch:
+        while left:
+            num_left = len(left)
+            for row in _streamed(list(left.values()), job, config, cluster, watch):
+                left.pop(row.slide_id, None)
+                yield row
+            if len(left) == num_left:
+                raise MachineError(
+                    f"every encoder actor was lost, with {num_left} slides left that are not at fault; run again to "
+                    "go on (Ray's logs have more)"
+                )
+
+
+def _streamed(
+    tasks: Sequence[SlideTask], job: "EmbedJob", config: EmbedExecution, cluster: Resources, watch: Any
+) -> Iterator[StatusRow]:
+    """The graph: tasks → encoder actors → status rows. One block per slide; tiles and features stay in the actor."""
     import ray.data
     from ray.data import ActorPoolStrategy
 
-    from cluster.embedding import ACTOR_FAULTS, SlideActor, configure_data, status_of, task_rows
+    from cluster.embedding import SlideActor, actor_faults, status_of, task_source
 
-    configure_data()
     pool = actor_pool(config, cluster, len(tasks))
     if shortage := cluster.shortage(pool.initial_size, config.gpus_per_actor):
         print(shortage, flush=True)
-    with plain_errors("embedding"):
-        dataset = ray.data.from_items(task_rows(tasks), override_num_blocks=len(tasks)).map_batches(
-            SlideActor,
-            fn_constructor_args=(job,),
-            batch_size=pool.slides_per_call,
-            compute=ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size, initial_size=pool.initial_size),
-            num_cpus=1,
-            num_gpus=config.gpus_per_actor or None,
-            **ACTOR_FAULTS,
-        )
-        for row in dataset.iter_rows():
-            yield status_of(row)
+    source = ray.data.read_datasource(task_source(tasks), num_cpus=0, concurrency=1)
+    dataset = source.map_batches(
+        SlideActor,
+        fn_constructor_args=(job, watch),
+        batch_size=pool.slides_per_call,
+        compute=ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size, initial_size=pool.initial_size),
+        num_cpus=1,
+        num_gpus=config.gpus_per_actor or None,
+        **actor_faults(pool.slides_per_call),
+    )
+    for row in dataset.iter_rows():
+        yield status_of(row)
+
+
+def _tell_replaced(replaced: "Replaced") -> None:
+    told = f"an encoder stood still for {replaced.still_s:.0f} s at slide {replaced.slide_id} and is replaced"
+    print(f"warning: {one_line(told)}", file=sys.stderr, flush=True)
 
 
 class ActorPool(NamedTuple):

@@ -244,5 +244,6 @@ def _restored(
         config.decode.decode_timeout_s,
         config.decode.staging_dir or None,
         records,
+        config.embedding.encode_timeout_s,
     )
     return embed_tasks(tasks, job, config, storage, cohort_input, lambda row: None)

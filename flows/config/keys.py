@@ -147,9 +147,12 @@ class EmbedExecution:
     """GPUs per encoder actor, a fraction to share one; 0: the encoder runs on the CPU."""
     slides_per_call: int = 4
     """Slides given to an actor at a time; the next one is decoded while one is encoded."""
+    encode_timeout_s: float = 600.0
+    """Seconds that an encoder may take for a batch of tiles, and 15 minutes more for a commit; then it is killed and
+    started anew, and a slide at which that happens twice fails as timeout."""
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "embed_actors", "slides_per_call")
+        check_least(self, 1, "embed_actors", "slides_per_call", "encode_timeout_s")
         check_least(self, 0, "gpus_per_actor")
 
     def check_room(self, ray: RayKeys) -> None:

@@ -1,8 +1,10 @@
 """The embedding actor without Ray: what it yields for a slide, and for an error that concerns them all."""
 
 import gc
+import math
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.embedding import EmbedJob, SlideActor, status_of, task_rows
+from cluster.embedding import EmbedJob, SlideActor, status_of, task_rows, task_source
 from cluster.storage import open_storage
+from cluster.watchdog import Unwatched, Verdict
 from mhim_core.demo.pyramid import write_pyramid
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConfigError, ConflictError, EncoderError, MhimError, StorageError
@@ -50,6 +53,78 @@ def slide(folder: Path, name: str, mpp: float | None = 0.5) -> SlideTask:
     pixels[100:500, 100:500] = np.clip(np.array([205, 130, 175]) + noise, 0, 255)
     write_pyramid(folder / name, pixels, mpp=None if mpp is None else (mpp, mpp))
     return SlideTask(SlideId(name), str(folder / name))
+
+
+def test_the_source_hands_out_every_slide_once_in_order_a_block_each() -> None:
+    tasks = [SlideTask(SlideId(f"s{number}"), f"/slides/s{number}.svs") for number in range(2500)]
+    reads = task_source(tasks).get_read_tasks(1)
+    assert [read.metadata.num_rows for read in reads] == [1000, 1000, 500]
+    blocks = [block.to_pylist() for read in reads for block in read()]
+    assert blocks == [[row] for row in task_rows(tasks)]
+
+
+def test_an_encoder_that_exits_is_a_row_and_the_actor_goes_on(
+    actor: SlideActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = actor._encoder
+
+    def encode(batches: Any, facts: Any) -> Any:
+        return sys.exit(3) if facts.slide_id == "one.tiff" else inner(batches, facts)
+
+    monkeypatch.setattr(actor, "_encoder", encode)
+    rows = rows_of(actor, slide(tmp_path, "one.tiff"), slide(tmp_path, "other.tiff"))
+    assert [(row.status, row.reason, row.error_type) for row in rows] == [
+        (Status.FAILED, FailureReason.BAD_FEATURES, "SystemExit"),
+        (Status.OK, None, ""),
+    ]
+
+
+class Pulse(Unwatched):
+    """One whose watch has settled some slides; it keeps what it is told."""
+
+    def __init__(self, settled: dict[SlideId, Any]) -> None:
+        self.settled, self.told = settled, []
+
+    def take(self, slide_ids: Any) -> dict[SlideId, Any]:
+        return self.settled
+
+    def begin(self, slide_id: SlideId) -> None:
+        self.told.append(("begin", slide_id))
+
+    def end(self, row: StatusRow) -> None:
+        self.told.append(("end", row.slide_id))
+
+    def works(self, limit_s: float) -> None:
+        self.told.append(("works", limit_s))
+
+    def waits(self, limit_s: float) -> None:
+        self.told.append(("waits", limit_s))
+
+
+def test_a_repeated_call_begins_neither_what_is_done_nor_what_ended_two_actors(
+    actor: SlideActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("done.tiff", "deadly.tiff", "still.tiff", "left.tiff")
+    tasks = [slide(tmp_path, name) for name in names]
+    done = StatusRow(SlideId("done.tiff"), Status.OK, num_tiles=7)
+    settled = {done.slide_id: done, "deadly.tiff": Verdict(2, False), "still.tiff": Verdict(2, True)}
+    monkeypatch.setattr(actor, "_pulse", pulse := Pulse(settled))
+    rows = rows_of(actor, *tasks)
+    assert [row.slide_id for row in rows] == list(names)
+    assert rows[0] == done
+    assert [(row.status, row.reason, row.error_type, row.attempts) for row in rows[1:]] == [
+        (Status.FAILED, FailureReason.DECODER_CRASH, "EncoderDied", 2),
+        (Status.FAILED, FailureReason.TIMEOUT, "EncoderStandsStill", 2),
+        (Status.OK, None, "", 1),
+    ]
+    assert [told for told in pulse.told if told[0] in ("begin", "end")] == [
+        ("begin", "left.tiff"),
+        ("end", "left.tiff"),
+    ]
+    working = [limit_s for kind, limit_s in pulse.told if kind == "works"]
+    assert all(math.isfinite(limit_s) for limit_s in working)
+    assert 600.0 in working, "a batch of tiles"
+    assert pulse.told[-1] == ("waits", math.inf), "it has nothing to do"
 
 
 def test_a_commit_states_who_decoded_its_slide(actor: SlideActor, tmp_path: Path) -> None:

@@ -46,30 +46,46 @@ def cluster(
     environment = os.environ | ENVIRONMENT
     address = f"127.0.0.1:{free_port()}"
     # sockets lie below: their paths must be short, and each node needs its own
-    folders = [tempfile.mkdtemp(prefix="mh-") for _ in range(2)]
     head = ["--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false"]
-    nodes = []
-    try:
-        for role, folder in zip((head, [f"--address={address}"]), folders, strict=True):
-            with Path(logs, Path(folder).name).open("w") as log:
-                command = [str(RAY), "start", *role, f"--temp-dir={folder}", "--num-cpus=1", "--block"]
-                command.append("--node-ip-address=127.0.0.1")
-                nodes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
-            wait_until_listening(address)
+    with (
+        node(head, environment, logs, descendants_of),
+        node([f"--address={address}"], environment, logs, descendants_of),
+    ):
         wait_for_nodes(address, environment, logs)
         yield Cluster(address, environment)
+
+
+@contextlib.contextmanager
+def node(
+    role: list[str], environment: dict[str, str], logs: Path, descendants_of: Callable[[int], dict[int, str]]
+) -> Iterator[Callable[[], None]]:
+    """A raylet of one CPU while the block runs; the call takes it down at once, and all below it."""
+    folder = tempfile.mkdtemp(prefix="mh-")  # sockets lie below: their paths must be short, and each node needs its own
+    command = [str(RAY), "start", *role, f"--temp-dir={folder}", "--num-cpus=1", "--block"]
+    with Path(logs, Path(folder).name).open("w") as log:
+        process = subprocess.Popen([*command, "--node-ip-address=127.0.0.1"], stdout=log, stderr=log, env=environment)
+
+    def kill() -> None:
+        for pid in (process.pid, *descendants_of(process.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+    try:
+        if "--head" in role:
+            port = next(word for word in role if word.startswith("--port=")).removeprefix("--port=")
+            wait_until_listening(f"127.0.0.1:{port}")
+        yield kill
     finally:
-        for node in reversed(nodes):
-            below = descendants_of(node.pid)
-            node.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                node.wait(timeout=2)  # it would give its workers half a minute
-            for pid in (node.pid, *below):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            node.wait()
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
+        below = descendants_of(process.pid)
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=2)  # it would give its workers half a minute
+        for pid in (process.pid, *below):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_until_listening(address: str) -> None:
@@ -81,16 +97,20 @@ def wait_until_listening(address: str) -> None:
     raise AssertionError(f"nothing listens at {address}")
 
 
-def wait_for_nodes(address: str, environment: dict[str, str], logs: Path) -> None:
+def wait_for_nodes(address: str, environment: dict[str, str], logs: Path, num_nodes: int = 2) -> None:
     program = (
         "import sys, time, ray\n"
         "from cluster.session import ray_session\n"
         "with ray_session(sys.argv[1]) as found:\n"
-        "    while sum(node['Alive'] for node in ray.nodes()) < 2:\n"
+        "    while sum(node['Alive'] for node in ray.nodes()) < int(sys.argv[2]):\n"
         "        time.sleep(0.2)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, address], capture_output=True, text=True, env=environment, timeout=90
+        [sys.executable, "-c", program, address, str(num_nodes)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=90,
     )
     assert done.returncode == 0, "\n".join(path.read_text() for path in logs.iterdir()) + done.stderr
 
@@ -140,3 +160,33 @@ def test_two_workers_on_two_nodes_train_what_one_worker_trains(
 def model_of(run: Path, fit: str) -> dict[str, Any]:
     result = json.loads((run / f"fits/{fit}/result.json").read_text())
     return safetensors.torch.load_file(run / result["model_key"])
+
+
+@pytest.mark.fault(6)
+def test_the_loss_of_a_node_amid_embedding_changes_nothing(
+    cluster: Cluster,
+    painted: Any,
+    tmp_path: Path,
+    descendants_of: Callable[[int], dict[int, str]],
+    features_of: Callable[[Path], dict[str, str]],
+    clean_features: dict[str, str],
+) -> None:
+    store = tmp_path / "store"
+    words = ("embed", f"cohort={painted.cohort}", "encoder=hed-texture", f"store={store}")
+    command = [sys.executable, "-m", "flows.cli", *words, f"ray_address={cluster.address}"]
+    with node([f"--address={cluster.address}"], cluster.environment, tmp_path, descendants_of) as kill:
+        wait_for_nodes(cluster.address, cluster.environment, tmp_path, 3)
+        with (tmp_path / "said").open("w+") as said:
+            driver = subprocess.Popen(command, stdout=said, stderr=said, env=cluster.environment)
+            try:
+                deadline_s = time.monotonic() + 100
+                while len(list(store.glob("commits/*/*/*.json"))) < 3 and time.monotonic() < deadline_s:
+                    time.sleep(0.02)
+                kill()
+                code = driver.wait(timeout=150)
+            finally:
+                driver.kill()
+                driver.wait()
+        assert code == 0, (tmp_path / "said").read_text()
+    assert features_of(store) == clean_features
+    assert len(list(store.glob("commits/*/*/*.json"))) == 12

@@ -50,6 +50,7 @@ OUT_OF_RANGE = {
         "embed_actors": ["0"],
         "gpus_per_actor": ["-0.5"],
         "slides_per_call": ["0"],
+        "encode_timeout_s": ["0.5"],
         "decode_timeout_s": ["0", "-1"],
     },
     TrainConfig: {
