@@ -57,7 +57,9 @@ def listed_by_kind(findings: Sequence[Finding]) -> list[str]:
     mistake do not hide a mistake of another kind in the last row. The last item counts those left out.
     """
     kinds = [_kind(finding) for finding in findings]
-    room = max(_MIN_OF_KIND, _MAX_FINDINGS // max(1, len(set(kinds))))
+    counts = Counter(kinds).values()
+    limit = max(_MAX_FINDINGS, _MIN_OF_KIND * len(counts))
+    room = next(most for most in range(limit, 0, -1) if sum(min(count, most) for count in counts) <= limit)
     num_seen: Counter[tuple[str, str]] = Counter()
     lines = []
     for finding, kind in zip(findings, kinds, strict=True):
