@@ -53,10 +53,11 @@ def read_signer(keys: SigningKeys) -> Signer | None:
     data = _read(Path(keys.signing_key), "signing_key")
     if keys.signing_command:
         return signer_of_command(keys.signing_command, data, keys.signing_key)
+    signer = signer_of_file(data, keys.signing_key)
     status = Path(keys.signing_key).stat()
     if status.st_uid == os.geteuid() and status.st_mode & 0o077:  # what root mounts has the modes root chose
         raise ConfigError(f"signing_key={keys.signing_key} can be read by others; chmod 600 {keys.signing_key}")
-    return signer_of_file(data, keys.signing_key)
+    return signer
 
 
 def read_trusted(place: str) -> TrustedKeys:

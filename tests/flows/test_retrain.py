@@ -748,15 +748,23 @@ def test_the_first_champion_is_signed_by_the_pipeline_that_makes_it(world: World
 def test_keys_that_cannot_sign_or_be_trusted_are_refused(world: World, keys: tuple[str, ...]) -> None:
     own = world.folder / "keys/own.pem"
     show = ("model", "show", "lung", world.name[0])
-    assert world.mhim("model", "keygen", f"out={own}").code == 2
-    assert world.mhim(*show, "require_signed=true").code == 2
-    assert world.mhim(*show, f"trusted_keys={own.parent}").code == 2
-    assert world.mhim(*show, "require_signed=true", f"trusted_keys={world.folder / 'none'}").code == 2
-    for words in ((), (f"signing_key={own.parent / 'own.pub'}",), ("signing_command=cat",)):
-        assert world.mhim("model", "sign", "lung", world.name[0], *words).code == 2
+    sign = ("model", "sign", "lung", world.name[0])
+
+    def refused(*words: str) -> str:
+        ended = world.mhim(*words)
+        assert ended.code == 2, ended
+        return str(ended.err)
+
+    assert "own.pem is there already" in refused("model", "keygen", f"out={own}")
+    assert "belong together" in refused(*show, "require_signed=true")
+    assert "belong together" in refused(*show, f"trusted_keys={own.parent}")
+    assert "cannot be read" in refused(*show, "require_signed=true", f"trusted_keys={world.folder / 'none'}")
+    assert "signing_key= is needed" in refused(*sign)
+    assert "no unencrypted private key" in refused(*sign, f"signing_key={own.parent / 'own.pub'}")
+    assert "needs signing_key=" in refused(*sign, "signing_command=cat")
     own.parent.chmod(0o777)
-    assert world.mhim(*show, *keys[1:]).code == 2
+    assert "can be written by other users" in refused(*show, *keys[1:])
     own.parent.chmod(0o700)
     own.chmod(0o644)
-    assert world.mhim("model", "sign", "lung", world.name[0], keys[0]).code == 2
+    assert "can be read by others" in refused(*sign, keys[0])
     assert list(world.registry.list("models/lung/signatures")) == []
