@@ -6,7 +6,6 @@ the watch kills the process, Ray starts the actor again and repeats its call, an
 it counts against that slide alone. A module without torch: Ray starts a process for the watch, which imports this.
 """
 
-import contextlib
 import math
 import os
 import signal
@@ -25,6 +24,7 @@ _KEPT_ROWS = 10_000
 """Of slides that ended last, for calls that are repeated: more than all actors together have in hand, 10 MB."""
 _BEAT_S = 5.0
 _SWEEP_S = 2.0
+_KILL_S = 30.0
 
 
 class Worker(NamedTuple):
@@ -55,12 +55,13 @@ class Replaced(NamedTuple):
 class Watch:
     """Which worker has which slide, and until when each may be silent. Knows nothing of Ray.
 
-    `kill`: ends a worker at once. `is_lost`: whether a node is gone, with which a worker's death is none's fault.
+    `kill`: ends a worker at once; whether it was still there. `is_lost`: whether a node is gone, with which a worker's
+    death is none's fault.
     """
 
     def __init__(
         self,
-        kill: Callable[[Worker], None],
+        kill: Callable[[Worker], bool],
         is_lost: Callable[[str], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -111,8 +112,9 @@ class Watch:
         for worker in overdue:
             del self._until_s[worker]
             still_s = self._clock() - self._heard_s.pop(worker)
+            if not self._kill(worker):  # it had ended by itself
+                continue
             self._killed.add(worker)
-            self._kill(worker)
             if worker in holders:
                 replaced.append(Replaced(worker, holders[worker], still_s))
         return replaced
@@ -223,20 +225,30 @@ def watched(silence_s: float, tell: Callable[[Replaced], None]) -> Iterator[Any]
         ray.kill(watch)
 
 
-def _kill(worker: Worker) -> None:
+def _kill(worker: Worker) -> bool:
     """By a task on the worker's node: unlike Ray's own ways it needs no answer from a process that stands still."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    if _is_lost(worker.node_id):
+        return False
     there = NodeAffinitySchedulingStrategy(worker.node_id, soft=False)
-    ray.remote(num_cpus=0, max_retries=0)(kill_here).options(scheduling_strategy=there).remote(worker)
+    killing = ray.remote(num_cpus=0, max_retries=0)(kill_here).options(scheduling_strategy=there).remote(worker)
+    try:
+        return bool(ray.get(killing, timeout=_KILL_S))
+    except ray.exceptions.RayError:  # the node went, or is too busy to answer
+        return False
 
 
-def kill_here(worker: Worker) -> None:
-    """End this process of this machine, if it still is that one."""
-    if _start_of(worker.pid) == worker.start:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(worker.pid, signal.SIGKILL)
+def kill_here(worker: Worker) -> bool:
+    """End this process of this machine, if it still is that one; whether it was."""
+    if _start_of(worker.pid) != worker.start:
+        return False
+    try:
+        os.kill(worker.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _start_of(pid: int) -> str:

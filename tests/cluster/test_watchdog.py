@@ -20,7 +20,12 @@ class Scene:
         self.now_s = 0.0
         self.killed: list[Worker] = []
         self.lost_nodes: set[str] = set()
-        self.watch = Watch(self.killed.append, self.lost_nodes.__contains__, lambda: self.now_s)
+        self.ended: set[Worker] = set()
+        self.watch = Watch(self.kill, self.lost_nodes.__contains__, lambda: self.now_s)
+
+    def kill(self, worker: Worker) -> bool:
+        self.killed.append(worker)
+        return worker not in self.ended
 
 
 @pytest.fixture
@@ -62,6 +67,17 @@ def test_a_silent_worker_is_killed_and_the_slide_that_it_had_is_named(scene: Sce
     assert scene.watch.take(worker(3), [A]) == {A: Verdict(2, was_still=True)}
 
 
+def test_a_worker_that_had_ended_by_itself_did_not_stand_still(scene: Scene) -> None:
+    for pid in (1, 2):
+        scene.watch.take(worker(pid), [A])
+        scene.watch.begin(worker(pid), A)
+        scene.watch.hear(worker(pid), 10.0)
+        scene.ended.add(worker(pid))
+        scene.now_s += 11.0
+        assert scene.watch.sweep() == []
+    assert scene.watch.take(worker(3), [A]) == {A: Verdict(2, was_still=False)}
+
+
 def test_a_worker_that_goes_on_telling_of_itself_is_left_alone(scene: Scene) -> None:
     scene.watch.begin(worker(1), A)
     for _ in range(50):
@@ -82,12 +98,12 @@ def test_workers_that_went_down_with_their_nodes_do_not_count_against_the_slide(
 def test_a_process_of_the_same_id_that_started_at_another_time_is_not_killed() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        kill_here(Worker("node", child.pid, "0"))
+        assert not kill_here(Worker("node", child.pid, "0"))
         assert child.poll() is None
         os.kill(child.pid, signal.SIGSTOP)
-        kill_here(Worker("node", child.pid, _start_of(child.pid)))
+        assert kill_here(Worker("node", child.pid, _start_of(child.pid)))
         assert child.wait(timeout=20) == -signal.SIGKILL
     finally:
         child.kill()
         child.communicate()
-    kill_here(Worker("node", child.pid, "0"))  # nobody is there
+    assert not kill_here(Worker("node", child.pid, "0")), "nobody is there"
