@@ -23,7 +23,7 @@ def marked() -> dict[int, set[str]]:
 
 def test_every_row_names_the_files_of_its_tests() -> None:
     rows = re.findall(r"^\| (\d+) \|.*\| ([^|]*) \|$", PAGE.read_text(), re.M)
-    assert {int(row): cell for row, cell in rows if cell.strip()} == {
+    assert {int(row): cell for row, cell in rows} == {
         row: ", ".join(f"`{file}`" for file in sorted(files)) for row, files in marked().items()
     }
     assert [int(row) for row, _ in rows] == list(range(1, len(rows) + 1))

@@ -1,6 +1,8 @@
 """The ledger: only what is not committed is done again; failures explain but never block."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +28,9 @@ class Policy:
     max_upsample: float = 1.1
     default_mpp: float | None = None
     max_mpp_factor: float = 4.0
+
+
+ROOT = Path(__file__).parents[3]
 
 
 class CountingStorage(LocalStorage):
@@ -393,3 +398,12 @@ def test_records_survive_a_manifest_unchanged(bench: Bench) -> None:
     write_manifest(bench.storage, bench.feature_set, {record.slide_id: record})
     assert bench.manifest() == {record.slide_id: record}
     assert replace(record, reading=replace(record.reading, upsample=2.0)) != record
+
+
+@pytest.mark.fault(40)
+def test_what_a_hundred_thousand_slides_leave_to_do_is_known_within_a_minute_and_4_gb(tmp_path: Path) -> None:
+    command = [sys.executable, str(Path(__file__).with_name("large_cohort.py")), str(tmp_path), "100000"]
+    figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout)
+    assert (figures["todo"], figures["done"]) == (40_000, 60_000)
+    assert figures["seconds"] < 60
+    assert figures["peak_gib"] < 4
