@@ -10,6 +10,7 @@ for a record that no trusted key has signed), 5 (a promotion by someone else at 
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -232,9 +233,16 @@ def _print_promotion(record: Promotion) -> None:
     if record.reason:
         print(f"     {one_line(record.reason)}")
     for role in ("champion", "challenger"):
-        values = {name: estimate["value"] for name, estimate in record.figures.get(role, {}).items()}
-        if words := ", ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None):
-            print(f"     {role} on the holdout: {words}")
+        if words := ", ".join(_figures(record.figures.get(role))):
+            print(f"     {role} on the holdout: {one_line(words)}")
+
+
+def _figures(estimates: Any) -> Iterator[str]:
+    """Those that are numbers: a record may hold anything that is JSON."""
+    for name, estimate in estimates.items() if isinstance(estimates, dict) else ():
+        value = estimate.get("value") if isinstance(estimate, dict) else None
+        if isinstance(value, float | int):
+            yield f"{name} {value:.3f}"
 
 
 def _settings(value: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import math
+import sys
 import typing
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -143,9 +144,12 @@ def _value(hint: Any, raw: Any, where: str) -> Any:
     return raw
 
 
+_MAX_FLOAT = int(sys.float_info.max)
+
+
 def _scalar(kind: type, raw: Any, where: str) -> Any:
     """The value as that type, where it is one or becomes one without loss, as what Python's callers wrote may need."""
-    if type(raw) is kind or (kind is float and type(raw) is int):
+    if type(raw) is kind or (kind is float and type(raw) is int and abs(raw) <= _MAX_FLOAT):
         return raw
     is_number = type(raw) in (int, float)
     if kind is str and is_number:

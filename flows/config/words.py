@@ -9,12 +9,15 @@ import dataclasses
 import difflib
 import functools
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from flows.config.flat import Key, from_keys, keys_of
+from flows.config.own_files import require_own
 from flows.config.recipes import recipe_groups
 from flows.config.roles import Role
 from mhim_core.errors import ConfigError
@@ -73,14 +76,23 @@ def given_values(config: type, words: Sequence[str], command: str) -> dict[str, 
 
 
 def _refuse_from_elsewhere(uri: str, keys: Mapping[str, Key], values: Mapping[str, Any]) -> None:
-    """Raises ConfigError if a file that is not on this machine says which code runs or who gets a token."""
+    """Raises ConfigError if a file that others may have written says which code runs or who gets a token.
+
+    Such is one that is not on this machine, or that another of its users can write, as in a shared run's folder.
+    """
     for name, value in values.items():
         harmless = keys[name].harmless
-        if "://" in uri and harmless is not None and value not in (keys[name].default, *harmless):
+        if harmless is None or value in (keys[name].default, *harmless):
+            continue
+        if "://" in uri:
             raise ConfigError(
                 f"{name}={value} is taken from the command line or a file on this machine alone, since whoever can "
                 f"write {uri} would decide about this machine; if you want it, give {name}= on the command line"
             )
+        try:
+            require_own(Path(os.path.expanduser(uri)).absolute())
+        except ConfigError as error:
+            raise ConfigError(f"{name}={value}: {error}; or give {name}= on the command line") from None
 
 
 def with_recipe(config: type[Config], values: Mapping[str, Any], command: str = "train") -> Config:

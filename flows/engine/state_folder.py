@@ -6,10 +6,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from mhim_core.errors import ConfigError
-
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def state_folder() -> Path:
@@ -46,14 +43,3 @@ def open_private(path: Path, flags: int) -> int:
     if os.fstat(descriptor).st_uid == os.geteuid():
         os.fchmod(descriptor, 0o600)
     return descriptor
-
-
-def require_own(path: Path) -> None:
-    """Raises ConfigError if another user (root aside) could have written the file, or could replace it."""
-    for place in (path, path.parent):
-        status = place.stat()
-        is_shared = bool(status.st_mode & _OTHERS_WRITE) and not (place != path and status.st_mode & stat.S_ISVTX)
-        if status.st_uid not in (0, os.geteuid()) or is_shared:
-            raise ConfigError(
-                f"{place} can be written by other users of this machine; chmod go-w {place}, or use another"
-            )

@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 from cluster.storage import open_storage
+from flows.config.own_files import require_own
 from flows.config.trust import SigningKeys, TrustKeys
-from flows.engine.state_folder import open_private, private_folder, require_own
+from flows.engine.state_folder import open_private, private_folder
 from mhim_core.errors import ConfigError, StorageError
 from mhim_core.fingerprint import canonical_json, sha256
 from mhim_core.records import parse_json
@@ -76,7 +77,7 @@ class SeenPromotions:
     """The newest promotion that this user has seen of each name of a registry, in the state folder."""
 
     def __init__(self, uri: str) -> None:
-        self._uri = uri
+        self._uri = uri if "://" in uri else os.path.realpath(uri)  # one memory however the folder is spelt
 
     def newest(self, name: str) -> tuple[int, str]:
         """Raises ConfigError where the note is damaged: without it, an old champion could pass for the present one."""

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from flows.commands import config_class, plain_flows
 from flows.config.flat import keys_of
+from flows.config.own_files import require_own
 from flows.config.words import CONFIG, split_words
-from flows.engine.state_folder import open_private, private_folder, require_own, state_folder
+from flows.engine.state_folder import open_private, private_folder, state_folder
 from flows.scheduling.records import Schedule
 from mhim_core.errors import ConfigError, IntegrityError, StorageError
 from mhim_core.fingerprint import canonical_json, sha256, to_plain

@@ -6,6 +6,7 @@ trying them all.
 """
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,8 @@ from mhim_core.task import Task
 
 SCHEMA = 1
 VERSION_DIGITS = 16
+MAX_MEMBERS = 10_000
+"""Seeds × folds; each is a file that is read."""
 _DIGEST_DIGITS = 24
 
 
@@ -45,6 +48,12 @@ class Member:
     best_epoch: int = 0
     validation: dict[str, Any] = field(default_factory=dict)
     """{metric name: value} by which the epoch was chosen, and the loss."""
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature {self.temperature}: it must be above 0")
+        if self.threshold is not None and not -math.inf < self.threshold < math.inf:
+            raise ValueError(f"threshold {self.threshold} is no number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +167,8 @@ class RegistryCard:
     """The model whose weights its training started from, as name@version or a run's fingerprint; empty: from none."""
 
     def __post_init__(self) -> None:
-        if not self.members:
-            raise ValueError("a model has at least one member")
+        if not 0 < len(self.members) <= MAX_MEMBERS:
+            raise ValueError(f"a model has at least one member and {MAX_MEMBERS} at most, not {len(self.members)}")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -211,6 +220,9 @@ class RegistryCard:
         card = read_record(cls, raw, where)
         if (card.version, card.files) != (version, files):
             raise IntegrityError(f"{where} was changed: it says version {version}, its content {card.version}")
+        # the version covers the identity alone, and an encoder is made of its whole card
+        if changed := [name for name, value in card.encoder_identity.items() if card.encoder.get(name) != value]:
+            raise IntegrityError(f"{where} was changed: its encoder is not that of its identity ({', '.join(changed)})")
         return card
 
 

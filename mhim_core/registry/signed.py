@@ -57,6 +57,8 @@ class SignedRegistry:
         self._memory = memory
         self._digests: dict[str, str] = {}
         """Of promotions, by key: each names all before it, and a history reads them one by one."""
+        self._vouched_for: set[tuple[str, bytes]] = set()
+        """Promotions whose signature was found, by key and content."""
 
     def get(self, key: str) -> bytes:
         data = self._storage.get(key)
@@ -125,15 +127,25 @@ class SignedRegistry:
         return [key]
 
     def _check_promotion(self, name: str, number: int, data: bytes) -> None:
-        key = numbered(promotions_prefix(name), number)
-        self._require(key, data, self._promotion_statement(name, number, data))
+        prefix = promotions_prefix(name)
+        for earlier in range(1, number):  # one of them was a champion that others were judged against
+            self._require_promotion(name, earlier, self._earlier(numbered(prefix, earlier)))
+        self._require_promotion(name, number, data)
         if self._memory is None:
             return
         newest, digest = self._memory.newest(name)
-        if number == newest and sha256(data) != digest:
-            raise TrustError(f"{self.locate(key)} is another promotion than was seen here under this number before")
+        if 0 < newest <= number:
+            key = numbered(prefix, newest)
+            if (sha256(data) if number == newest else self._digest(key)) != digest:
+                raise TrustError(f"{self.locate(key)} is another promotion than was seen here under this number before")
         if number > newest:
             self._memory.keep(name, number, sha256(data))
+
+    def _require_promotion(self, name: str, number: int, data: bytes) -> None:
+        key = numbered(promotions_prefix(name), number)
+        if (key, data) not in self._vouched_for:
+            self._require(key, data, self._promotion_statement(name, number, data))
+            self._vouched_for.add((key, data))
 
     def _promotion_statement(self, name: str, number: int, data: bytes) -> dict[str, Any]:
         key = numbered(promotions_prefix(name), number)
@@ -149,11 +161,14 @@ class SignedRegistry:
 
     def _digest(self, key: str) -> str:
         if key not in self._digests:
-            try:
-                self._digests[key] = sha256(self._storage.get(key))
-            except NotFoundError as error:
-                raise IntegrityError(f"{self.locate(key)} is missing among the promotions before others") from error
+            self._digests[key] = sha256(self._earlier(key))
         return self._digests[key]
+
+    def _earlier(self, key: str) -> bytes:
+        try:
+            return self._storage.get(key)
+        except NotFoundError as error:
+            raise IntegrityError(f"{self.locate(key)} is missing among the promotions before others") from error
 
     def _card_statement(self, name: str, version: str, data: bytes) -> dict[str, Any]:
         key = f"{model_prefix(name, version)}/{CARD}"

@@ -205,12 +205,17 @@ def test_what_runs_here_and_who_gets_a_token_is_not_said_by_a_file_in_a_store(
     (tmp_path / "x.py").write_text("")
     words = [f"{name}=w" for name, known in keys_of(kind).items() if known.required]
     monkeypatch.setattr("flows.config.files.read_bytes", lambda uri: Path(tmp_path / "there.yaml").read_bytes())
+    monkeypatch.chdir(tmp_path)
     write(tmp_path / "there.yaml", f"{key}: {value}\n")
+    write(tmp_path / "here.yaml", "")
     with pytest.raises(ConfigError, match=f"^config=s3://bucket/k.yaml: {key}=.* command line"):
         given_values(kind, [*words, "config=s3://bucket/k.yaml"], "a command")
     assert str(given_values(kind, [*words, "config=here.yaml"], "a command")[key]).lower() == value
     typed = given_values(kind, [*words, "config=s3://bucket/k.yaml", f"{key}={value}"], "a command")
     assert str(typed[key]).lower() == value
+    (tmp_path / "here.yaml").chmod(0o666)
+    with pytest.raises(ConfigError, match=f"^config=here.yaml: {key}=.* other users"):
+        given_values(kind, [*words, "config=here.yaml"], "a command")
     for other in harmless:  # a resolved.yaml in a store gives every key
         write(tmp_path / "there.yaml", f"{key}: '{other}'\n")
         assert key in given_values(kind, [*words, "config=s3://bucket/k.yaml"], "a command")

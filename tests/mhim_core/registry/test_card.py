@@ -111,6 +111,21 @@ def test_a_changed_card_is_noticed(made: Make, damage: Callable[[Any], Any]) -> 
         RegistryCard.from_bytes(json.dumps(damage(raw)).encode(), "here")
 
 
+@pytest.mark.fault(45)
+def test_another_encoder_beside_the_identity_of_the_first_is_noticed(made: Make) -> None:
+    """A pinned version covers the identity; features are made by the card."""
+    raw = json.loads(made().card.to_bytes("lung"))
+    raw["encoder"] |= dict.fromkeys(raw["encoder_identity"], "another")
+    with pytest.raises(IntegrityError, match="its encoder"):
+        RegistryCard.from_bytes(json.dumps(raw).encode(), "here")
+
+
+@pytest.mark.parametrize("choice", [{"temperature": 0.0}, {"temperature": -0.2}, {"threshold": float("nan")}])
+def test_what_validation_cannot_have_chosen_is_refused(made: Make, choice: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(choice))):
+        replace(made().card.members[0], **choice)
+
+
 def test_the_models_threshold_is_the_mean_of_its_members(made: Make) -> None:
     card = made(b"one", b"two").card
     first, second = card.members

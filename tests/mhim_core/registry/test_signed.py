@@ -162,6 +162,27 @@ def test_the_newest_promotion_cannot_be_taken_away_from_who_has_seen_it(storage:
     assert champion(reader(storage, memory), "lung").version == versions[1]  # type: ignore[union-attr]
 
 
+@pytest.mark.fault(45)
+def test_a_longer_chain_with_another_promotion_in_the_place_of_one_seen_is_refused(
+    storage: Storage, versions: list[str]
+) -> None:
+    memory = Notes()
+    champion(reader(storage, memory), "lung")
+    storage.delete(promotion_key(2))
+    signing = SignedRegistry(storage, signer=SIGNER)
+    promote(signing, "lung", versions[0], base=1, by_flow="model promote")
+    promote(signing, "lung", versions[1], base=2, by_flow="model promote")
+    with pytest.raises(TrustError, match="000002"):
+        champion(reader(storage, memory), "lung")
+
+
+@pytest.mark.fault(45)
+def test_an_unsigned_promotion_before_the_newest_is_refused(storage: Storage, versions: list[str]) -> None:
+    storage.delete(signature_key(storage, promotion_key(1)))
+    with pytest.raises(TrustError, match="000001"):
+        champion(reader(storage), "lung")
+
+
 def test_a_promotion_that_was_cut_off_before_its_signature_gets_it_the_second_time(
     storage: Storage, versions: list[str]
 ) -> None:
