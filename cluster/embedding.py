@@ -30,6 +30,7 @@ from mhim_core.embed.slide_encoder import SlideEncoder
 from mhim_core.errors import MhimError, SlideError, StorageError
 from mhim_core.features import SlideFeatures
 from mhim_core.fingerprint import canonical_json
+from mhim_core.outcome import ENCODER_DIED, ENCODER_STOOD_STILL
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.store.commit import Committed, commit, find_commit
 from mhim_core.store.feature_sets import FeatureSet
@@ -349,10 +350,10 @@ def _failure(task: SlideTask, reason: FailureReason, stage: str, message: str, e
 def _given_up(task: SlideTask, verdict: Verdict, encode_timeout_s: float) -> StatusRow:
     """The row of a slide that ended its actor each time."""
     if verdict.was_still:
-        reason, kind = FailureReason.TIMEOUT, "EncoderStandsStill"
+        reason, kind = FailureReason.TIMEOUT, ENCODER_STOOD_STILL
         message = f"the encoder stood still for {encode_timeout_s:g} s (encode_timeout_s) and was killed"
     else:
-        reason, kind, message = FailureReason.DECODER_CRASH, "EncoderDied", "the process of the encoder died"
+        reason, kind, message = FailureReason.DECODER_CRASH, ENCODER_DIED, "the process of the encoder died"
     message = f"{message}, {verdict.num_deaths} times at this slide"
     return StatusRow(task.slide_id, Status.FAILED, reason, "encode", kind, message, attempts=verdict.num_deaths)
 

@@ -21,7 +21,7 @@ from mhim_core.errors import ConfigError, MachineError, MhimError
 _HOST_PORT = re.compile(r"^[A-Za-z0-9._-]+:\d{1,5}$")
 _PROBE_TIMEOUT_S = 5.0
 _WATCH_S = 1.0
-_RAYLET = "Ray's process on this machine (the raylet)"
+_RAYLET = "a process of Ray on this machine (the raylet, or its GCS)"
 
 
 class Resources(NamedTuple):
@@ -124,7 +124,7 @@ def ray_session(address: str, local_cpus: int | None = None) -> Iterator[Resourc
     try:
         if owned:
             _connect(check_address(address), local_cpus)
-        with _raylet_watched():
+        with _raylet_watched(is_local=address == "local"):
             yield _resources(is_local=address == "local")
     finally:
         if owned and not _keep_alive:
@@ -222,7 +222,7 @@ def _no_start(error: Exception) -> MhimError:
     if limit := limit_in_the_way(error):
         return ConfigError(f"{what}: {limit}")
     folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray/session_latest/logs")
-    return MachineError(f"{what}; its own logs are in {folder}; or set ray_address= to a cluster")
+    return MachineError(f"{what}; run again, as a busy machine may have been too slow; its own logs are in {folder}")
 
 
 def _check_answers(address: str) -> None:
@@ -255,8 +255,8 @@ def _cluster_of_this_machine() -> str | None:
 
 
 @contextmanager
-def _raylet_watched() -> Iterator[None]:
-    """MachineError (6) in the main thread, soon after this node's raylet is gone.
+def _raylet_watched(*, is_local: bool) -> Iterator[None]:
+    """MachineError (6) in the main thread, soon after this node's raylet is gone, or the GCS of a Ray of our own.
 
     Ray would go on with what it has for some seconds, and then end this process without a word.
     """
@@ -268,6 +268,10 @@ def _raylet_watched() -> Iterator[None]:
     if own is None or main is None or main != threading.get_ident():  # only there are signals handled
         yield
         return
+    needed = [(own["NodeManagerAddress"], own["NodeManagerPort"])]
+    if is_local:  # a cluster's may be started again
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        needed.append((host, int(port)))
     done = threading.Event()
 
     def interrupt(*_: object) -> None:
@@ -276,7 +280,7 @@ def _raylet_watched() -> Iterator[None]:
 
     def watch() -> None:
         while not done.wait(_WATCH_S):
-            if not _listens(own["NodeManagerAddress"], own["NodeManagerPort"]):
+            if not all(_listens(host, port) for host, port in needed):
                 signal.pthread_kill(main, signal.SIGUSR1)  # again and again, lest a library swallows it
 
     before = signal.signal(signal.SIGUSR1, interrupt)

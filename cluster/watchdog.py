@@ -49,7 +49,6 @@ class Replaced(NamedTuple):
 
     worker: Worker
     slide_id: SlideId
-    still_s: float
 
 
 class Watch:
@@ -66,7 +65,6 @@ class Watch:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kill, self._is_lost, self._clock = kill, is_lost, clock
-        self._heard_s: dict[Worker, float] = {}
         self._until_s: dict[Worker, float] = {}
         self._holder: dict[SlideId, Worker] = {}
         self._deaths: dict[SlideId, Verdict] = {}
@@ -101,7 +99,6 @@ class Watch:
 
     def hear(self, worker: Worker, silence_s: float) -> None:
         """The worker lives, and may be silent for so long from now on."""
-        self._heard_s[worker] = self._clock()
         self._until_s[worker] = self._clock() + silence_s
 
     def sweep(self) -> list[Replaced]:
@@ -111,12 +108,11 @@ class Watch:
         replaced = []
         for worker in overdue:
             del self._until_s[worker]
-            still_s = self._clock() - self._heard_s.pop(worker)
             if not self._kill(worker):  # it had ended by itself
                 continue
             self._killed.add(worker)
             if worker in holders:
-                replaced.append(Replaced(worker, holders[worker], still_s))
+                replaced.append(Replaced(worker, holders[worker]))
         return replaced
 
 

@@ -46,6 +46,9 @@ if TYPE_CHECKING:  # torch: a command that finds everything done must not load i
     from cluster.watchdog import Replaced
 
 
+_PROBE_BYTES = 2**24
+
+
 def run(config: EmbedConfig) -> FlowResult:
     """Raises CohortError, EncoderError, ConfigError (2), ConflictError (5), StorageError (6)."""
     check_address(config.ray.ray_address)
@@ -227,7 +230,7 @@ def _streamed(
 
 
 def _tell_replaced(replaced: "Replaced") -> None:
-    told = f"an encoder stood still for {replaced.still_s:.0f} s at slide {replaced.slide_id} and is replaced"
+    told = f"an encoder stood still at slide {replaced.slide_id} for longer than encode_timeout_s and is replaced"
     print(f"warning: {one_line(told)}", file=sys.stderr, flush=True)
 
 
@@ -297,7 +300,8 @@ def _check_reachable(storage: Storage) -> None:
     """After a failed commit: raises StorageError (6), which ends the run, if the store takes no writes at all."""
     key = f"probe/{uuid.uuid4().hex}"
     try:
-        storage.put(key, b"")
+        # a disk has room for an empty file when it has none for a slide's features
+        storage.put(key, b"" if "://" in storage.uri else bytes(_PROBE_BYTES))
         storage.delete(key)
     except StorageError as error:
         raise StorageError(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from mhim_core.types import ExitCode, FailureReason, SlideId, Status, StatusRow
 
 LOST = "ActorDied"
+ENCODER_STOOD_STILL = "EncoderStandsStill"
+ENCODER_DIED = "EncoderDied"
 """`error_type` of a slide that was lost with the process that held it, and perhaps others: it may be none's fault."""
 
 

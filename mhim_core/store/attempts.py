@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mhim_core.errors import ConflictError, IntegrityError
 from mhim_core.features import SourceHint
 from mhim_core.fingerprint import canonical_json, fingerprint, neutral_fields
-from mhim_core.outcome import LOST
+from mhim_core.outcome import ENCODER_DIED, ENCODER_STOOD_STILL, LOST
 from mhim_core.records import parse_json, read_record
 from mhim_core.storage import Storage
 from mhim_core.store import layout
@@ -47,10 +47,12 @@ class Attempt(NamedTuple):
 
         Refusals could under another policy; a timeout under a longer limit, and where either limit is not known;
         a slide that was not found, if it is seen now (a node lacked the mount); and always what tells nothing of the
-        slide: storage, a full disk, a process that died with several slides in its hands. A decoder that crashed on a
-        slide, twice in a row, crashes again.
+        slide: storage, a full disk, an encoder that died or stood still (memory, a limit, a broken device). A decoder
+        that crashed on a slide, twice in a row, crashes again.
         """
         reason = self.row.reason
+        if self.row.error_type in (LOST, ENCODER_STOOD_STILL, ENCODER_DIED):
+            return True
         if reason is FailureReason.NO_MPP:
             return policy.default_mpp != self.default_mpp
         if reason is FailureReason.IMPLAUSIBLE_MPP:
@@ -62,7 +64,7 @@ class Attempt(NamedTuple):
             return then_s is None or now_s is None or now_s > then_s
         if reason is FailureReason.NOT_FOUND:
             return is_there
-        return reason in NOT_THE_SLIDE or self.row.error_type == LOST
+        return reason in NOT_THE_SLIDE
 
 
 def record_failure(

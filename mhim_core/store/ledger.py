@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mhim_core.errors import InputError
+from mhim_core.errors import InputError, StorageError
 from mhim_core.features import SourceHint, SourceIdentity
 from mhim_core.storage import Storage
 from mhim_core.store import attempts, layout
@@ -106,11 +106,18 @@ class Ledger:
         The matching commit of every slide that has one, with its present hint and the sha256 its worker verified, so
         that it is not opened again; None for a slide whose former entry no longer matches. A slide whose source could
         not be seen at all keeps what it had: an unmounted disk must not empty a manifest.
+
+        Raises StorageError for commits that the rows name and that are not there: the store was moved or emptied.
         """
         entries: dict[SlideId, CommitRecord | None] = dict(pending.done)
         # those that are done have their record: a rerun of a whole cohort reads no commit again
         keys = {row.slide_id: row.commit_key for row in rows if row.commit_key and row.slide_id not in entries}
         records = self._read_commits(keys.values())
+        if gone := sorted(slide_id for slide_id, key in keys.items() if key not in records):
+            raise StorageError(
+                f"{len(gone)} slides were committed, and their commits are not in {self.storage.uri} any more: "
+                f"{', '.join(gone[:10])}; was the store moved or emptied meanwhile? Run again to embed what is missing"
+            )
         named = {task.slide_id: task.sha256 for task in pending.todo if task.sha256 is not None}
         open_ids = [task.slide_id for task in pending.todo] + [row.slide_id for row in pending.given_up]
         for slide_id in open_ids:

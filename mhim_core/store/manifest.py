@@ -164,7 +164,10 @@ def _decode(
         metadata = parse_json((table.schema.metadata or {})[METADATA_KEY])
         stated = (metadata["schema_version"], metadata["feature_set"])
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        raise IntegrityError(f"{origin} is not a manifest: {error!r}") from error
+        raise IntegrityError(
+            f"{origin} is not a manifest: {error!r}; the commits stand: move this file away, and `mhim embed` with its "
+            "cohort's table writes the same one again"
+        ) from error
     if stated != (SCHEMA_VERSION, feature_set) or not table.schema.equals(_SCHEMA):
         raise IntegrityError(
             f"{origin} is of schema version {stated[0]} and feature set {stated[1]}, or has other columns"

@@ -61,7 +61,7 @@ def test_a_silent_worker_is_killed_and_the_slide_that_it_had_is_named(scene: Sce
         assert scene.watch.sweep() == []
         scene.now_s += 2.0
         (replaced,) = scene.watch.sweep()
-        assert replaced == (worker(pid), A, 11.0)
+        assert replaced == (worker(pid), A)
         assert scene.watch.sweep() == []
     assert scene.killed == [worker(1), worker(2)]
     assert scene.watch.take(worker(3), [A]) == {A: Verdict(2, was_still=True)}

@@ -378,13 +378,15 @@ def test_encoders_that_exit_die_or_stand_still_cost_the_slide_at_fault_alone(
 
 
 @pytest.mark.fault(44)
-def test_the_loss_of_the_raylet_ends_the_run_and_no_slide_is_blamed(
+@pytest.mark.parametrize("program", ["raylet/raylet ", "gcs/gcs_server "])
+def test_the_loss_of_ray_s_own_process_ends_the_run_and_no_slide_is_blamed(
     embedding: tuple[str, ...],
     tmp_path: Path,
     descendants_of: Descendants,
     run_here: Callable[..., Any],
     features_of: Callable[[Path], dict[str, str]],
     clean_features: dict[str, str],
+    program: str,
 ) -> None:
     store, words = tmp_path / "store", (*embedding[:-1], "local_cpus=1", "slides_per_call=1")
     environment = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state")}
@@ -394,8 +396,8 @@ def test_the_loss_of_the_raylet_ends_the_run_and_no_slide_is_blamed(
         )
         try:
             wait_until(lambda: commits(store) or driver.poll() is not None)
-            (raylet,) = (pid for pid, title in descendants_of(driver.pid).items() if "raylet/raylet " in title)
-            os.kill(raylet, signal.SIGKILL)
+            (lost,) = (pid for pid, title in descendants_of(driver.pid).items() if program in title)
+            os.kill(lost, signal.SIGKILL)
             code = driver.wait(timeout=120)
         finally:
             driver.kill()

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from mhim_core.errors import InputError
+from mhim_core.errors import InputError, StorageError
 from mhim_core.features import MppUsed, SlideFeatures, SourceHint, SourceIdentity
-from mhim_core.outcome import LOST
+from mhim_core.outcome import ENCODER_DIED, ENCODER_STOOD_STILL, LOST
 from mhim_core.storage import LocalStorage
 from mhim_core.store import layout
 from mhim_core.store.commit import commit
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.ledger import Ledger, Pending
-from mhim_core.store.manifest import read_manifest, write_manifest
+from mhim_core.store.manifest import newest_version, read_manifest, write_manifest
 from mhim_core.store.record import skipped_row
 from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
 
@@ -398,6 +398,24 @@ def test_records_survive_a_manifest_unchanged(bench: Bench) -> None:
     write_manifest(bench.storage, bench.feature_set, {record.slide_id: record})
     assert bench.manifest() == {record.slide_id: record}
     assert replace(record, reading=replace(record.reading, upsample=2.0)) != record
+
+
+def test_a_commit_that_is_gone_before_the_manifest_names_it_ends_the_run(bench: Bench) -> None:
+    """As in a store that was moved amid the run: its slides are no success."""
+    pending = bench.pending([task("a"), task("b")])
+    rows = [bench.commit("a"), bench.commit("b")]
+    bench.storage.delete(rows[1].commit_key)
+    with pytest.raises(StorageError, match=r"1 slides .*: b;"):
+        bench.finish(pending, rows)
+    assert newest_version(bench.storage, bench.feature_set.fingerprint) is None
+    assert ids(bench.pending([task("a"), task("b")]).todo) == ["b"]
+
+
+@pytest.mark.parametrize("kind", [ENCODER_DIED, ENCODER_STOOD_STILL])
+def test_a_slide_whose_encoder_was_lost_is_tried_again_in_any_case(bench: Bench, kind: str) -> None:
+    row = failed("a", FailureReason.TIMEOUT)._replace(error_type=kind)
+    Ledger(bench.storage, bench.feature_set).record_failure(task("a"), row, Policy(), bench.hint(task("a")), 60.0)
+    assert ids(bench.pending([task("a")], retry_failed=False, decode_timeout_s=60.0).todo) == ["a"]
 
 
 @pytest.mark.fault(40)
