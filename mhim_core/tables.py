@@ -57,8 +57,10 @@ def write_parquet(
     return buffer.getvalue()
 
 
-def read_parquet(data: bytes) -> "pyarrow.Table":
+def read_parquet(data: bytes, dictionaries: Sequence[str] = ()) -> "pyarrow.Table":
     """A small Parquet file, its page checksums verified. Raises OSError or pyarrow.ArrowException if it is not one.
+
+    `dictionaries`: the text columns whose equal cells share their memory.
 
     On this thread alone: a thread of Arrow's that lets go of Python's bytes while the interpreter ends aborts the
     process ("terminate called without an active exception"), and a command that has nothing to do ends soon after.
@@ -67,7 +69,10 @@ def read_parquet(data: bytes) -> "pyarrow.Table":
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
+        file = pq.ParquetFile(
+            pa.BufferReader(data), page_checksum_verification=True, read_dictionary=list(dictionaries) or None
+        )
+        return file.read(use_threads=False)
     except UnicodeDecodeError as error:  # of a name in the file, or of Arrow's own message that quotes it
         raise pa.ArrowInvalid(f"not UTF-8: {error}") from error
 

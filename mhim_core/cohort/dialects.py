@@ -10,13 +10,17 @@ from typing import NamedTuple
 
 from mhim_core.cohort.columns import KNOWN_NAMES, is_named
 from mhim_core.cohort.findings import quote, quote_all
+from mhim_core.cohort.limits import MAX_BYTES, check_size
 from mhim_core.errors import CohortError
 
 _ZIP, _GZIP = b"PK\x03\x04", b"\x1f\x8b"
-_MAX_UNPACKED_BYTES = 2**30
 _DELIMITERS = ",;\t"
 _SAMPLE_LINES = 20
 """How many lines at the start of a table decide its delimiter."""
+_SAMPLE_CHARACTERS = 2**16
+"""And how much of each line."""
+_LINE_ENDS = ("\n", "\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029")
+"""Of str.splitlines."""
 
 
 class CsvText(NamedTuple):
@@ -33,12 +37,13 @@ class CsvText(NamedTuple):
 def unpack(data: bytes, name: str) -> bytes:
     """The table inside a zip or gzip file; any other bytes as they are, spreadsheets among them.
 
-    Raises CohortError for an archive of several files, and for one that is damaged or larger than 1 GiB unpacked.
+    Raises CohortError for an archive of several files, and for one that is damaged or too large (`check_size`).
     """
+    check_size(name, num_bytes=len(data))
     try:
         if data.startswith(_GZIP):
             with gzip.open(io.BytesIO(data)) as file:
-                return _limited(file.read(_MAX_UNPACKED_BYTES + 1), name)
+                return _limited(file.read(MAX_BYTES + 1), name)
         if not data.startswith(_ZIP) or is_office_file(data):
             return data
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -49,7 +54,7 @@ def unpack(data: bytes, name: str) -> bytes:
                     f"{name}: a zip file of {len(files)} files ({quote_all(files)}); give the table itself"
                 )
             with archive.open(files[0]) as file:
-                return _limited(file.read(_MAX_UNPACKED_BYTES + 1), name)
+                return _limited(file.read(MAX_BYTES + 1), name)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise CohortError(f"{name}: a packed file that cannot be unpacked ({error}); give the table itself") from None
 
@@ -89,6 +94,8 @@ def find_csv(text: str, name: str) -> CsvText:
 
     Above it may stand Excel's line `sep=;` and comment lines that begin with `#`, as cBioPortal writes them.
     """
+    num_ends = sum(map(text.count, _LINE_ENDS)) - text.count("\r\n")
+    check_size(name, num_rows=num_ends)  # before each becomes an object
     lines = text.splitlines(keepends=True)
     index, delimiter = 0, ""
     comments: list[int] = []
@@ -127,13 +134,13 @@ def _delimiter(lines: Sequence[str]) -> str:
 
 
 def _rows(lines: Sequence[str], delimiter: str) -> Iterator[list[str]]:
+    sample = "".join(line[:_SAMPLE_CHARACTERS] for line in lines)
     try:
-        yield from csv.reader(io.StringIO("".join(lines), newline=""), delimiter=delimiter)
+        yield from csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter)
     except csv.Error:
         return
 
 
 def _limited(data: bytes, name: str) -> bytes:
-    if len(data) > _MAX_UNPACKED_BYTES:
-        raise CohortError(f"{name}: holds more than 1 GiB unpacked; this is no table of slides")
+    check_size(name, num_bytes=len(data))
     return data

@@ -7,6 +7,7 @@ import zipfile
 from typing import Any
 
 from mhim_core.cohort.findings import quote, quote_all
+from mhim_core.cohort.limits import check_size
 from mhim_core.errors import CohortError
 
 SAVE_AS_CSV = "save it as CSV (UTF-8)"
@@ -24,7 +25,8 @@ def is_xlsx(data: bytes) -> bool:
 def read_sheet(data: bytes, name: str) -> list[list[Any]]:
     """The cells of the only sheet that holds any, row by row: text, numbers, truth, None; formulas by their value.
 
-    Raises CohortError where openpyxl is not installed, the file is damaged or several sheets hold cells.
+    Raises CohortError where openpyxl is not installed, the file is damaged or too large (`check_size`) or several
+    sheets hold cells.
     """
     try:
         import openpyxl
@@ -33,12 +35,12 @@ def read_sheet(data: bytes, name: str) -> list[list[Any]]:
             f"{name}: a spreadsheet (.xlsx), which openpyxl reads: pip install 'mhim[xlsx]', or {SAVE_AS_CSV}"
         ) from None
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            check_size(name, num_sheet_bytes=sum(entry.file_size for entry in archive.infolist()))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of styles and extensions that are not kept
             book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-            sheets = {
-                sheet.title: [list(row) for row in sheet.iter_rows(values_only=True)] for sheet in book.worksheets
-            }
+            sheets = _sheets(book, name)
     except (KeyError, ValueError, OSError, SyntaxError, zipfile.BadZipFile) as error:
         raise CohortError(f"{name}: a spreadsheet that cannot be read ({error}); {SAVE_AS_CSV}") from None
     filled = {title: rows for title, rows in sheets.items() if any(cell is not None for row in rows for cell in row)}
@@ -48,6 +50,23 @@ def read_sheet(data: bytes, name: str) -> list[list[Any]]:
         raise CohortError(f"{name}: the table is empty")
     (title,) = filled
     return _trimmed(filled[title], name, title)
+
+
+def _sheets(book: Any, name: str) -> dict[str, list[list[Any]]]:
+    """Every sheet's rows, each up to its last cell that holds something. Raises CohortError once they are too many."""
+    sheets: dict[str, list[list[Any]]] = {}
+    num_rows = num_cells = num_characters = 0
+    for sheet in book.worksheets:
+        sheet.reset_dimensions()  # else every row is as wide as the widest, even where that is formatting alone
+        rows = sheets[sheet.title] = []
+        for row in sheet.iter_rows(values_only=True):
+            width = next((index for index in range(len(row), 0, -1) if row[index - 1] is not None), 0)
+            num_rows += 1
+            num_cells += len(row)
+            num_characters += sum(len(cell) for cell in row[:width] if isinstance(cell, str))
+            check_size(name, num_rows=num_rows, num_columns=width, num_cells=num_cells, num_bytes=num_characters)
+            rows.append(list(row[:width]))
+    return sheets
 
 
 def _trimmed(rows: list[list[Any]], name: str, title: str) -> list[list[Any]]:

@@ -4,11 +4,15 @@ import csv
 import gzip
 import io
 import zipfile
+from collections.abc import Callable
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mhim_core.cohort import limits
 from mhim_core.cohort.cells import read_cells
 from mhim_core.errors import CohortError
 
@@ -18,7 +22,7 @@ PLAIN = b"path,label\na.svs,x\nb.svs,y\n"
 
 def zipped(**files: bytes) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
     return buffer.getvalue()
@@ -89,3 +93,42 @@ def test_whatever_a_cell_holds_it_is_read_as_written(delimiter: str, notes: list
     rows = [["path", "label", "note"], *([f"{index}.svs", "x", note] for index, note in enumerate(notes))]
     writer.writerows(rows)
     assert rows_of(text.getvalue().encode(encoding)) == rows
+
+
+def written_parquet(**columns: object) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return bytes(sink.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("table", "figure"),
+    [
+        (lambda: gzip.compress(b"path\n" + bytes(limits.MAX_BYTES), 1), "67,108,865 bytes"),
+        (lambda: zipped(**{"c.csv": b"path\n" + bytes(limits.MAX_BYTES)}), "67,108,865 bytes"),
+        (lambda: b"a\n" * 2_000_001, "2,000,001 rows"),
+        (lambda: b"path" + b"," * 1000 + b"\n", "1,001 columns"),
+        (lambda: (b"," * 999 + b"\n") * 20_001, "20,001,000 cells"),
+        (lambda: written_parquet(path=pa.repeat(1, 2_000_001)), "2,000,001 rows"),
+        (lambda: written_parquet(**{f"c{index}": [1] for index in range(1001)}), "1,001 columns"),
+        (lambda: written_parquet(**{f"c{index}": pa.repeat(1, 2_000_000) for index in range(11)}), "22,000,000 cells"),
+        (
+            lambda: written_parquet(a=pa.ListArray.from_arrays([0, 20_000_001], pa.repeat(1, 20_000_001))),
+            "20,000,001 cells",
+        ),
+        (lambda: written_parquet(path=pa.array(["x" * 2**16] * 1025).dictionary_encode()), "67,174,400 bytes"),
+        (lambda: written_parquet(path=pa.array([bytes(2**16)] * 1025, pa.binary(2**16))), "67,174,400 bytes"),
+    ],
+    ids="gzip zip lines columns cells parquet-rows -columns -cells -nested -dictionary -fixed".split(),
+)
+def test_a_table_too_large_for_memory_is_refused_with_its_figure(table: Callable[[], bytes], figure: str) -> None:
+    with pytest.raises(CohortError, match=figure):
+        read_cells(table(), "c")
+
+
+def test_a_parquet_text_has_its_own_cells_in_every_row_and_chunk() -> None:
+    cells = ["a", None, "", "a", "b", "ü"]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"path": cells, "n": [1] * 6}), sink, row_group_size=2)
+    table = read_cells(bytes(sink.getvalue()), "c.parquet")
+    assert [row.cells for row in table.rows] == [[cell or "", "1"] for cell in cells]
