@@ -307,3 +307,10 @@ def test_a_decimal_comma_among_numbers_is_no_class(labels, advice):
     found = find_problems(read("path;patient;label\n" + rows))
     assert [finding.message.rpartition("write ")[2] for finding in found] == advice
     assert all(finding.severity == "error" for finding in found)
+
+
+def test_labels_of_any_number_of_digits_are_in_natural_order() -> None:
+    huge = "9" * 5000
+    assert sort_labels({huge, "1" + huge, "s10", "s9", "007", "7", "70", "0", "00"}) == (
+        "0", "00", "007", "7", "70", huge, "1" + huge, "s9", "s10",
+    )  # fmt: skip
