@@ -27,24 +27,23 @@ RESOLVED = "resolved.yaml"
 AS_TYPED = "MHIM_AS_TYPED"
 """Set in a job: JSON {key: [its value in the job, its value where the job was submitted]} of the keys that differ."""
 
+_MAX_BYTES = 2**20
+
 
 def read_keys(uri: str, keys: Mapping[str, Key], command: str) -> dict[str, str | tuple[str, ...]]:
     """The file's keys with the text of each, or the texts of a list.
 
-    Raises ConfigError if the file is missing or is not a mapping of the command's keys; StorageError (6).
+    Raises ConfigError if the file is missing, larger than 1 MiB or no mapping of the command's keys; StorageError (6).
     """
-    try:
-        root = yaml.compose(read_bytes(uri), Loader=yaml.SafeLoader)
-    except NotFoundError:
-        raise ConfigError(f"config={uri}: there is no such file") from None
-    except (yaml.YAMLError, UnicodeError) as error:
-        raise ConfigError(f"config={uri} is no YAML file: {' '.join(str(error).split())}") from error
+    root = _compose(uri)
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"config={uri} is no mapping of keys; write one `key: value` a line")
     values: dict[str, str | tuple[str, ...]] = {}
     for name_node, node in root.value:
+        if not isinstance(name_node, yaml.ScalarNode):  # as text, nested aliases would be as long as memory
+            raise ConfigError(f"config={uri} is no mapping of keys; write one `key: value` a line")
         name = str(name_node.value)
         if name not in keys:
             if name == CONFIG.name:
@@ -54,6 +53,22 @@ def read_keys(uri: str, keys: Mapping[str, Key], command: str) -> dict[str, str 
             raise ConfigError(f"config={uri} gives key {name!r} twice; give it once")
         values[name] = _text(uri, keys[name], node)
     return values
+
+
+def _compose(uri: str) -> yaml.Node | None:
+    try:
+        data = read_bytes(uri)
+    except NotFoundError:
+        raise ConfigError(f"config={uri}: there is no such file") from None
+    if len(data) > _MAX_BYTES:
+        raise ConfigError(f"config={uri}: has {len(data):,} bytes; a file of keys may have {_MAX_BYTES:,} at most")
+    try:
+        root: yaml.Node | None = yaml.compose(data, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise ConfigError(f"config={uri} is no YAML file: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ConfigError(f"config={uri} is nested too deeply; write one `key: value` a line") from None
+    return root
 
 
 def resolved(config: Any, command: str) -> bytes:

@@ -74,6 +74,10 @@ def test_a_list_of_the_file_is_a_list_of_texts(tmp_path: Path) -> None:
         ("config: other.yaml\n", "only the command line may name one"),
         ("- epochs\n", "is no mapping of keys"),
         ("epochs: [\n", "is no YAML file"),
+        ("[" * 200_000, "is nested too deeply"),
+        ("{a: " * 2000, "is nested too deeply"),
+        ("#" * (2**20 + 1), "1,048,577 bytes"),
+        ("? [epochs]\n: 3\n", "is no mapping of keys"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_told_with_the_file(tmp_path: Path, text: str, told: str) -> None:
