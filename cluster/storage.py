@@ -15,7 +15,7 @@ from cluster.s3 import S3Client, S3Place, TakenError, parse_s3_uri
 from mhim_core.errors import ConfigError, ConflictError, NotFoundError, SlideError, StorageError
 from mhim_core.features import SourceHint, SourceIdentity
 from mhim_core.slides.identity import identity_of
-from mhim_core.storage import Entry, LocalStorage, Storage, check_key
+from mhim_core.storage import Entry, LocalStorage, Storage, check_key, read_file
 from mhim_core.store.parallel import map_all
 from mhim_core.types import FailureReason
 
@@ -99,13 +99,13 @@ class S3Storage:
 
 
 def read_bytes(uri: str) -> bytes:
-    """A whole file or object. Raises NotFoundError, StorageError."""
+    """A whole file or object. Raises NotFoundError; StorageError, also for a pipe or a device."""
     if uri.startswith("s3://"):
         place = parse_s3_uri(uri)
         return _shared_client().call("read", place, functools.partial(_read, place))
     path = Path(uri)
     try:
-        return path.read_bytes()
+        return read_file(path)
     except FileNotFoundError:
         raise NotFoundError(f"{path} does not exist") from None
     except OSError as error:

@@ -9,6 +9,7 @@ import errno
 import itertools
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,6 +69,19 @@ def check_key(key: str) -> str:
     return key
 
 
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """A whole file. Raises OSError, also for a pipe, a socket or a device, whose bytes may never come or never end."""
+    with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+        return file.readall()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """A pipe is opened although nobody writes to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 class LocalStorage:
     """A folder as an object store: writes are temp file + fsync + rename (for put_if_absent: without replacing) + fsync
     of the folder, so that what was written is there after a power cut.
@@ -83,7 +97,7 @@ class LocalStorage:
     def get(self, key: str) -> bytes:
         path = self.root / check_key(key)
         try:
-            return path.read_bytes()
+            return read_file(path)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise NotFoundError(f"{path} does not exist") from None
         except OSError as error:
@@ -165,10 +179,10 @@ class LocalStorage:
                     continue
                 path = Path(folder, name)
                 try:
-                    stat = path.stat()
+                    status = path.stat()
                 except FileNotFoundError:
                     continue
-                entries.append(Entry(path.relative_to(self.root).as_posix(), stat.st_size, stat.st_mtime))
+                entries.append(Entry(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime))
         return iter(sorted(entries))
 
     def delete(self, key: str) -> None:

@@ -434,6 +434,13 @@ def test_a_local_file_is_read_by_its_path(tmp_path: Path) -> None:
         read_bytes(str(tmp_path))
 
 
+def test_a_pipe_or_a_device_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (str(tmp_path / "pipe"), "/dev/null"):
+        with pytest.raises(StorageError, match=f"{path}: .*not a file"):
+            read_bytes(path)
+
+
 def test_a_process_connects_once_however_many_storages_it_opens(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     connect, made = s3._connect, []
     monkeypatch.setattr(s3, "_CONNECTIONS", {})

@@ -155,3 +155,18 @@ def test_whom_files_are_shared_with_is_for_the_umask_to_say(tmp_path: Path, umas
         os.umask(before)
     modes = {name: (storage.root / name).stat().st_mode & 0o777 for name in ("a", "a/put", "a/once")}
     assert modes == {"a": 0o777 & ~umask, "a/put": 0o666 & ~umask, "a/once": 0o666 & ~umask}
+
+
+def test_a_pipe_or_a_device_is_refused_at_once_and_a_folder_is_no_key(storage: LocalStorage) -> None:
+    storage.put("folder/file", b"x")
+    os.mkfifo(storage.root / "pipe")
+    (storage.root / "device").symlink_to("/dev/null")
+    for key in ("pipe", "device"):
+        with pytest.raises(StorageError, match=f"{key}: .*not a file"):
+            storage.get(key)
+    with pytest.raises(NotFoundError):
+        storage.get("folder")
+    num_open = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(StorageError):
+        storage.get("pipe")
+    assert len(os.listdir("/proc/self/fd")) == num_open
