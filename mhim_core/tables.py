@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from mhim_core.printable import printable
+
 if TYPE_CHECKING:
     import pyarrow
 
@@ -23,13 +25,14 @@ def write_csv(rows: Iterable[Any], columns: Sequence[str] | None = None) -> byte
     `rows`: mappings or NamedTuples. `columns`: which, in order (default: those of the first row); a mapping without one
     gives an empty cell. None and NaN are empty, floats are written so that they read back exactly, enums by value,
     lists and mappings as JSON. A text that a spreadsheet would run as a formula gets a leading apostrophe, also within
-    a cell, where one that splits at semicolons or tabs would find it.
+    a cell, where one that splits at semicolons or tabs would find it. Control characters and marks that turn the
+    direction are escaped as on a terminal (`printable`), since a CSV file may be shown on one.
     """
     records = [_record(row) for row in rows]
     names = _names(records, columns)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([escape_formula(name) for name in names])
+    writer.writerow([_csv_text(name) for name in names])
     writer.writerows([_csv_cell(record.get(name)) for name in names] for record in records)
     return text.getvalue().encode()
 
@@ -111,8 +114,12 @@ def _csv_cell(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, list | dict):
-        return escape_formula(json.dumps(value, ensure_ascii=False, sort_keys=True))
-    return escape_formula(str(value))
+        return _csv_text(json.dumps(value, ensure_ascii=False, sort_keys=True))
+    return _csv_text(str(value))
+
+
+def _csv_text(text: str) -> str:
+    return escape_formula(printable(text))
 
 
 def _plain(value: Any) -> Any:

@@ -60,6 +60,13 @@ def test_a_spreadsheet_that_splits_at_semicolons_or_tabs_finds_no_formula_either
             assert not cell.strip(' "').startswith(tuple("=+-@＝＋－＠")), (delimiter, cell)
 
 
+def test_what_steers_a_terminal_or_turns_the_direction_is_escaped_in_cells_and_headers() -> None:
+    data = write_csv([{"a\x9b": "x\x1b[2Jy", "b": "\u202e=cmd()", "c": ["\u2066"], "d": "two\nlines, ü\t"}])
+    assert data.decode() == "a\\x9b,b,c,d\n" + r"""x\x1b[2Jy,\u202e=cmd(),"[""\u2066""]",""" + '"two\nlines, ü\t"\n'
+    (row,) = read_parquet(write_parquet([{"b": "\u202e"}])).to_pylist()
+    assert row == {"b": "\u202e"}
+
+
 def test_columns_choose_and_order_and_headers_are_escaped_too():
     data = write_csv([{"b": 1, "=a": True, "c": math.nan}], columns=["c", "=a", "b", "d"])
     assert data == b"c,'=a,b,d\n,true,1,\n"
