@@ -1,4 +1,4 @@
-"""How large a table may be: a small file can unpack to more than memory holds, and as Python's objects to many times that.
+"""How large a table may be: a small file may unpack to more than memory holds, and as Python's objects to still more.
 
 A table of 100,000 slides with 15 columns has 20 MB of text.
 """

@@ -119,7 +119,6 @@ def written_parquet(**columns: object) -> bytes:
         (lambda: written_parquet(path=pa.array(["x" * 2**16] * 1025).dictionary_encode()), "67,174,400 bytes"),
         (lambda: written_parquet(path=pa.array([bytes(2**16)] * 1025, pa.binary(2**16))), "67,174,400 bytes"),
     ],
-    ids="gzip zip lines columns cells parquet-rows -columns -cells -nested -dictionary -fixed".split(),
 )
 def test_a_table_too_large_for_memory_is_refused_with_its_figure(table: Callable[[], bytes], figure: str) -> None:
     with pytest.raises(CohortError, match=figure):
