@@ -41,6 +41,8 @@ def read_sheet(data: bytes, name: str) -> list[list[Any]]:
             warnings.simplefilter("ignore")  # of styles and extensions that are not kept
             book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
             sheets = _sheets(book, name)
+    except CohortError:  # is a ValueError too
+        raise
     except (KeyError, ValueError, OSError, SyntaxError, zipfile.BadZipFile) as error:
         raise CohortError(f"{name}: a spreadsheet that cannot be read ({error}); {SAVE_AS_CSV}") from None
     filled = {title: rows for title, rows in sheets.items() if any(cell is not None for row in rows for cell in row)}
