@@ -1,0 +1,92 @@
+"""An embedding whose processes end by a signal, or whose store takes no features: the next run goes on from it."""
+
+import dataclasses
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.filterwarnings("ignore:::ray"), pytest.mark.usefixtures("one_ray")]
+
+HOW = [signal.SIGKILL, signal.SIGTERM]
+"""How a driver is ended."""
+
+
+def commits(store: Path) -> list[Path]:
+    return list(store.glob("commits/*/*/*.json"))
+
+
+@pytest.mark.fault(5, 50)
+@pytest.mark.parametrize("kind", HOW, ids=str)
+def test_an_embedding_killed_half_way_goes_on_with_what_was_not_committed(
+    embedding: tuple[str, ...],
+    tmp_path: Path,
+    killed_when: Callable[..., None],
+    run_here: Callable[..., Any],
+    features_of: Callable[[Path], dict[str, str]],
+    clean_features: dict[str, str],
+    kind: signal.Signals,
+) -> None:
+    store = tmp_path / "store"
+    killed_when(lambda: len(commits(store)) >= 2, *embedding, kind=kind)
+    before = {path: path.stat().st_mtime_ns for path in commits(store)}
+    assert 2 <= len(before) < 12
+    said = run_here(*embedding)
+    assert said.code == 0, said
+    assert f"12 slides: {12 - len(before)} ok, 0 empty, 0 failed, {len(before)} skipped" in said.out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert features_of(store) == clean_features
+    assert len(commits(store)) == 12
+
+
+@pytest.mark.fault(1, 2)
+def test_a_decoder_and_then_an_actor_killed_amid_a_slide_change_nothing(
+    embedding: tuple[str, ...],
+    tmp_path: Path,
+    killing: Callable[..., Any],
+    run_mhim: Callable[..., Any],
+    features_of: Callable[[Path], dict[str, str]],
+    clean_features: dict[str, str],
+) -> None:
+    store = tmp_path / "store"
+    with (
+        killing("multiprocessing.spawn", lambda: commits(store)) as decoders,
+        killing("SlideActor", lambda: decoders and len(commits(store)) >= 3) as actors,
+    ):
+        said = run_mhim(*embedding)
+    assert decoders
+    assert actors
+    assert said.code == 0, said
+    assert features_of(store) == clean_features
+    assert len(commits(store)) == 12
+
+
+def test_an_encoder_that_an_actor_cannot_load_ends_the_run_with_a_sentence(
+    embedding: tuple[str, ...], run_mhim: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import embed
+
+    make_card = embed.encoder_card
+    monkeypatch.setattr(
+        "flows.embed.encoder_card",
+        lambda *words, **more: dataclasses.replace(make_card(*words, **more), network={"algorithm": "other"}),
+    )
+    said = run_mhim(*embedding)
+    assert said.code == 2, said
+    assert "mhim: encoder hed-texture: the card says {'algorithm': 'other'}" in said.err
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(("taken", "code"), [(("features",), 4), (("features", "probe"), 6)])
+def test_a_store_that_stopped_taking_features_ends_the_run_and_one_that_refuses_a_slide_does_not(
+    embedding: tuple[str, ...], tmp_path: Path, run_here: Callable[..., Any], taken: tuple[str, ...], code: int
+) -> None:
+    (tmp_path / "store").mkdir()
+    for name in taken:
+        (tmp_path / "store" / name).write_text("a file where a folder belongs")
+    said = run_here(*embedding)
+    assert said.code == code, said
+    assert ("12 failed (storage 12)" in said.out) == (code == 4)
+    assert ("the store stopped taking writes" in said.err) == (code == 6)
