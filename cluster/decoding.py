@@ -109,8 +109,7 @@ class Decoder(Generic[Job]):
         self._sweep = sweep
         self._child: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
-        self._call: _Call | None = None
-        self._pump_thread: threading.Thread | None = None
+        self._running: tuple[_Call, threading.Thread] | None = None
 
     def start(self) -> None:
         """Start the child now, so that it imports its libraries while the caller loads an encoder."""
@@ -121,10 +120,11 @@ class Decoder(Generic[Job]):
 
         The iterator may be abandoned: the child is then ended. One call at a time.
         """
-        call = self._call = _Call(_Ahead(), threading.Event())
-        pump = self._pump_thread = threading.Thread(
-            target=self._pump, args=(list(jobs), call), daemon=True, name="mhim-decoder-pump"
-        )
+        if self._running is not None:  # abandoned, and not collected yet
+            self.close()
+        call = _Call(_Ahead(), threading.Event())
+        pump = threading.Thread(target=self._pump, args=(list(jobs), call), daemon=True, name="mhim-decoder-pump")
+        self._running = (call, pump)
         pump.start()
         finished = False
         try:
@@ -134,21 +134,24 @@ class Decoder(Generic[Job]):
                 stream.drain()
             finished = True
             pump.join()
+            self._running = None
         finally:
-            if not finished:
+            # An abandoned iterator may be collected late: amid a `close`, or once another call runs, which it leaves alone.
+            if not finished and self._running == (call, pump):
                 self.close()
 
     def close(self) -> None:
         """End the child, and a call that is still running. Safe to call twice; the next call starts a new child."""
-        if self._call is not None and self._pump_thread is not None:
-            self._call.given_up.set()
-            while self._pump_thread.is_alive():  # it waits for its child, or for room in the queue
+        running, self._running = self._running, None
+        if running is not None:
+            call, pump = running
+            call.given_up.set()
+            while pump.is_alive():  # it waits for its child, or for room in the queue
                 if (child := self._child) is not None:
                     child.kill()
                 with contextlib.suppress(queue.Empty):
-                    self._call.messages.take(_POLL_S)
-            self._call.messages.end()
-        self._call = self._pump_thread = None
+                    call.messages.take(_POLL_S)
+            call.messages.end()
         self._end_child(kill=True)
 
     def _pump(self, jobs: list[Job], call: _Call) -> None:

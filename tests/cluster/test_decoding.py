@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cluster import decoding
 from cluster.decoding import AHEAD, AHEAD_BYTES, Decoder, JobStream, RetrySlide
 from mhim_core import errors
 from mhim_core.errors import MhimError, SlideError
@@ -233,6 +234,37 @@ def test_close_ends_the_child_whatever_it_does(
     assert not is_running(pid)
     with pytest.raises(RuntimeError, match="closed"):
         list(items)
+
+
+def test_an_iterator_that_is_collected_amid_a_close_leaves_it_alone(
+    toys: Any, make_decoder: Callable[..., Decoder[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = make_decoder()
+    streams = decoder.streams([toys.Job(1, fault="hang"), toys.Job(1)])
+    pid = next(iter(next(streams)))[1]
+    take = decoding._Ahead.take
+
+    def collecting(ahead: decoding._Ahead, timeout_s: float | None = None) -> Any:
+        streams.close()  # type: ignore[attr-defined]  # as the collector may, at any moment
+        return take(ahead, timeout_s)
+
+    monkeypatch.setattr(decoding._Ahead, "take", collecting)
+    decoder.close()
+    assert not is_running(pid)
+    assert "mhim-decoder-pump" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_an_iterator_that_is_collected_late_leaves_the_next_call_alone(
+    toys: Any, make_decoder: Callable[..., Decoder[Any]]
+) -> None:
+    decoder = make_decoder()
+    abandoned = decoder.streams([toys.Job(1000, num_bytes=2**20)])
+    next(iter(next(abandoned)))
+    streams = decoder.streams([toys.Job(4)])
+    items = iter(next(streams))
+    first = next(items)
+    abandoned.close()  # type: ignore[attr-defined]
+    assert indices([first, *items]) == [0, 1, 2, 3]
 
 
 def test_the_child_ends_with_its_parent(toys: Any) -> None:
