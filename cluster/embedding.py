@@ -18,7 +18,6 @@ import numpy as np
 from cluster.decoding import MAX_ATTEMPTS, Decoder, JobStream, RetrySlide
 from cluster.machine import memory_bytes
 from cluster.s3 import process_retries
-from cluster.staging import STAGING_TIMEOUT_S, decode_staged, staging_sweep
 from cluster.storage import open_storage
 from cluster.watchdog import MAX_DEATHS, Pulse, Unwatched, Verdict, WatchedPulse
 from mhim_core import errors
@@ -26,7 +25,6 @@ from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.facts import PlanFacts
 from mhim_core.embed.memory import check_batch
 from mhim_core.embed.registry import load_encoder_for
-from mhim_core.embed.slide_encoder import SlideEncoder
 from mhim_core.errors import MhimError, SlideError, StorageError
 from mhim_core.features import SlideFeatures
 from mhim_core.fingerprint import canonical_json
@@ -41,6 +39,8 @@ from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
 if TYPE_CHECKING:
     import pyarrow as pa
     from ray.data.datasource import Datasource
+
+    from mhim_core.embed.slide_encoder import SlideEncoder
 
 Batch = dict[str, np.ndarray]
 
@@ -71,6 +71,10 @@ class SlideActor:
 
     def __init__(self, job: EmbedJob, watch: Any = None) -> None:
         """`watch`: the handle of a `cluster.watchdog.Watch`; None: nobody watches."""
+        # here, not above: the driver and the source of rows import this module too, and encode nothing
+        from cluster.staging import STAGING_TIMEOUT_S, decode_staged, staging_sweep
+        from mhim_core.embed.slide_encoder import SlideEncoder
+
         self._job = job
         self._node_id = _node_id()
         self._pulse: Pulse = Unwatched()
@@ -83,6 +87,7 @@ class SlideActor:
             decode, job.decode_timeout_s, STAGING_TIMEOUT_S, staging_sweep(job.staging_dir)
         )
         self._decoder.start()
+        self._decoder_limit_s = MAX_ATTEMPTS * (STAGING_TIMEOUT_S + job.decode_timeout_s)
         self._encoder: SlideEncoder | MhimError
         try:
             check_batch(job.card, job.spec.tile_px, 1, memory_bytes())
@@ -121,7 +126,7 @@ class SlideActor:
                 yield known
         next(streams, None)  # what is left of the last
 
-    def _embed_watched(self, task: SlideTask, stream: JobStream, encoder: SlideEncoder) -> StatusRow:
+    def _embed_watched(self, task: SlideTask, stream: JobStream, encoder: "SlideEncoder") -> StatusRow:
         start_s, retries_before = time.monotonic(), process_retries()
         self._pulse.begin(task.slide_id)
         row = self._embed_with_retries(task, stream, encoder)
@@ -132,7 +137,7 @@ class SlideActor:
         self._pulse.end(row)
         return row
 
-    def _embed_with_retries(self, task: SlideTask, stream: JobStream, encoder: SlideEncoder) -> StatusRow:
+    def _embed_with_retries(self, task: SlideTask, stream: JobStream, encoder: "SlideEncoder") -> StatusRow:
         while True:
             try:
                 return self._embed(task, stream, encoder)
@@ -174,9 +179,9 @@ class SlideActor:
 
     def _wait_for_decoder(self) -> None:
         """It is bounded by itself; this bounds the wait for it."""
-        self._pulse.waits(MAX_ATTEMPTS * (STAGING_TIMEOUT_S + self._job.decode_timeout_s) + STORING_S)
+        self._pulse.waits(self._decoder_limit_s + STORING_S)
 
-    def _embed(self, task: SlideTask, stream: JobStream, encoder: SlideEncoder) -> StatusRow:
+    def _embed(self, task: SlideTask, stream: JobStream, encoder: "SlideEncoder") -> StatusRow:
         items = self._items(stream)
         facts = next(items)
         assert isinstance(facts, PlanFacts)

@@ -1,13 +1,16 @@
 """What the decoder of a slide sends the encoder beside the tiles. No torch: decoding needs none."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mhim_core.features import SlideReading, SourceHint, SourceIdentity, TileCut
-from mhim_core.slides.prepare import PreparedSlide
 from mhim_core.slides.spec import TileSpec, tiling_identity
 from mhim_core.types import SlideId
+
+if TYPE_CHECKING:  # an encoder's process reads no slide
+    from mhim_core.slides.prepare import PreparedSlide
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,7 +32,7 @@ class PlanFacts:
 
 def plan_facts(
     slide_id: SlideId,
-    prepared: PreparedSlide,
+    prepared: "PreparedSlide",
     spec: TileSpec,
     source: SourceIdentity,
     hint: SourceHint,

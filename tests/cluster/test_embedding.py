@@ -4,6 +4,7 @@ import gc
 import math
 import multiprocessing
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,11 @@ def slide(folder: Path, name: str, mpp: float | None = 0.5) -> SlideTask:
     pixels[100:500, 100:500] = np.clip(np.array([205, 130, 175]) + noise, 0, 255)
     write_pyramid(folder / name, pixels, mpp=None if mpp is None else (mpp, mpp))
     return SlideTask(SlideId(name), str(folder / name))
+
+
+def test_the_driver_and_the_source_of_rows_load_neither_torch_nor_a_decoder() -> None:
+    program = "import sys, cluster.embedding; print(*{'torch', 'scipy', 'skimage', 'openslide'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout == "\n"
 
 
 def test_the_source_hands_out_every_slide_once_in_order_a_block_each() -> None:
