@@ -136,7 +136,7 @@ class Decoder(Generic[Job]):
             pump.join()
             self._running = None
         finally:
-            # An abandoned iterator may be collected late: amid a `close`, or once another call runs, which it leaves alone.
+            # one that is abandoned may be collected amid a `close`, or once another call runs, which it leaves alone
             if not finished and self._running == (call, pump):
                 self.close()
 
