@@ -198,7 +198,8 @@ class SlideActor:
         (features,) = encoder(items, facts)
         self._unforeseen = None
         self._pulse.works(self._job.encode_timeout_s + STORING_S + features.features.nbytes / SLOWEST_BYTES_PER_S)
-        return self._commit(features) if committed is None else self._restore(features, committed)
+        row = self._commit(features) if committed is None else self._restore(features, committed)
+        return row._replace(message="; ".join(text for text in (row.message, facts.decoding) if text))
 
     def _restore(self, features: SlideFeatures, committed: CommitRecord) -> StatusRow:
         record = restore(self._storage, self._job.feature_set, features, committed)

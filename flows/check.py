@@ -81,7 +81,8 @@ def _row(task: SlideTask, stream: JobStream, pictures: Storage | None) -> Status
 def _describe(inspection: SlideInspection) -> str:
     tiles = f"{inspection.num_tiles} tiles" if inspection.num_tiles else "empty: no tissue found"
     view = inspection.view._replace(resolution="")  # said once, in the warning
-    look = f"; warning: {warning}" if (warning := inspection.view.warning()) else ""
+    warnings = [text for text in (inspection.view.warning(), inspection.decoding) if text]
+    look = f"; warning: {'; '.join(warnings)}" if warnings else ""
     upsampled = f", enlarged {inspection.upsample:.2f}×" if inspection.upsample > 1 else ""
     return (
         f"{tiles}, {inspection.width_l0_px}×{inspection.height_l0_px} px "

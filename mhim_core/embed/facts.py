@@ -24,6 +24,8 @@ class PlanFacts:
     """float32 (N,)."""
     reading: SlideReading
     cut: TileCut
+    decoding: str = ""
+    """What a person should know of how the tiles are decoded; empty: nothing."""
 
     def with_sha256(self, source_sha256: str) -> "PlanFacts":
         """The same, of a source whose sha256 was verified by someone else ("": by nobody)."""
@@ -60,4 +62,5 @@ def plan_facts(
             width_l0_px=prepared.info.width_l0_px,
             height_l0_px=prepared.info.height_l0_px,
         ),
+        decoding=prepared.decoding,
     )

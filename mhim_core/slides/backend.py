@@ -10,7 +10,10 @@ from mhim_core.features import BackendUsed
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.registry import backend_class
 from mhim_core.slides.registry import register_backend as register_backend
-from mhim_core.slides.spec import AUTO, OPENSLIDE, PLAIN
+from mhim_core.slides.spec import AUTO, DIRECT, OPENSLIDE, PLAIN
+
+_BLENDED_PX = 2**20
+"""Pixels laid on white at a time."""
 
 if TYPE_CHECKING:  # which imports tifffile
     from mhim_core.slides.backends.layouts import FileLayout
@@ -38,12 +41,26 @@ class Backend(ABC):
         SlideError(READ) where the file is broken; the next read is not affected by it.
         """
 
+    def read_on_white(self, x_l0: int, y_l0: int, level: int, out: np.ndarray) -> float:
+        """Fill `out`, uint8 (height, width, 3), with the region, RGB on white; returns the share that is not stored.
+
+        As `read_region` otherwise, by which it is defined.
+        """
+        height, width = out.shape[:2]
+        return on_white(self.read_region(x_l0, y_l0, level, width, height), out)
+
+    def prepare_level(self, level: int) -> str:
+        """Called before tiles are read from a level; returns what a person should know of it, or nothing."""
+        return ""
+
     @abstractmethod
     def close(self) -> None: ...
 
 
 def open_backend(path: Path, name: str) -> Backend:
-    """The file, opened by the named backend; auto: by OpenSlide, or by plain if OpenSlide reads no colours from it.
+    """The file, opened by the named backend.
+
+    auto: direct for tiles of JPEG, plain for what OpenSlide reads no colours from, OpenSlide otherwise.
 
     Raises SlideError: OPEN, TOO_LARGE.
     """
@@ -51,9 +68,28 @@ def open_backend(path: Path, name: str) -> Backend:
 
     layout = file_layout(path)
     if name == AUTO:
-        name = PLAIN if layout.is_plain else OPENSLIDE
+        name = PLAIN if layout.is_plain else DIRECT if layout.is_jpeg_tiles else OPENSLIDE
     backend: Backend = backend_class(name)(path, layout)
     return backend
+
+
+def on_white(rgba: np.ndarray, out: np.ndarray) -> float:
+    """Lay uint8 (h, w, 4) on white into `out`, uint8 (h, w, 3); returns `white_share`."""
+    alpha = rgba[..., 3]
+    if alpha.min() == 255:
+        out[:] = rgba[..., :3]
+        return 0.0
+    rows = max(1, _BLENDED_PX // alpha.shape[1])
+    for top in range(0, len(alpha), rows):  # what is computed in between takes five times what comes out
+        weight = alpha[top : top + rows, :, None].astype(np.uint16)
+        blended = (rgba[top : top + rows, :, :3] * weight + 255 * (255 - weight) + 127) // 255
+        out[top : top + rows] = blended.astype(np.uint8)
+    return white_share(int(alpha.sum(dtype=np.int64)), alpha.size)
+
+
+def white_share(alpha_sum: int, num_px: int) -> float:
+    """Share of a region where nothing is stored, from the sum of its alpha (0 to 255 a pixel)."""
+    return 1.0 - alpha_sum / num_px / 255
 
 
 def cut_region(pixels: np.ndarray, x: int, y: int, width: int, height: int) -> np.ndarray:

@@ -32,6 +32,8 @@ class SlideInspection(NamedTuple):
     upsample: float
     num_tiles: int
     view: SlideView
+    decoding: str = ""
+    """What a person should know of how the tiles are decoded; empty: nothing."""
     picture: bytes | None = None
     """JPEG of the slide with the tissue's outline and the tile grid, where it was asked for."""
 
@@ -56,6 +58,7 @@ def inspect_slide(
             slide.plan.upsample,
             len(slide.plan),
             slide.view,
+            slide.decoding,
             _picture(slide) if with_picture else None,
         )
 

@@ -27,6 +27,8 @@ class PreparedSlide:
     """What was seen of the slide when its tissue was looked for."""
     plan: TilePlan
     """Empty if there is no tissue."""
+    decoding: str = ""
+    """What a person should know of how the tiles are decoded; empty: nothing."""
 
     def close(self) -> None:
         self.reader.close()
@@ -55,7 +57,8 @@ def prepare_slide(
         tissue, view = find_tissue(reader, mpp, spec)
         view = view._replace(resolution=resolution_warning(info, mpp, view.tissue_mm2))
         plan = plan_tiles(info, mpp, spec, policy, tissue)
+        decoding = reader.prepare_level(plan.level)
     except BaseException:
         reader.close()
         raise
-    return PreparedSlide(reader=reader, info=info, mpp=mpp, tissue=tissue, view=view, plan=plan)
+    return PreparedSlide(reader=reader, info=info, mpp=mpp, tissue=tissue, view=view, plan=plan, decoding=decoding)

@@ -28,8 +28,6 @@ MAX_BAD_TILE_SHARE = 0.05
 _THUMBNAIL_SOURCE_PX = 2048
 """Side of the source block decoded at once for a thumbnail: a slide without a pyramid must not be decoded whole."""
 _SMALLEST_RETRY_PX = 256
-_BLENDED_PX = 2**20
-"""Pixels laid on white at a time."""
 _MAX_FAILED_READS = 256
 """Failed reads (each costs re-opening the file) after which a thumbnail is given up."""
 
@@ -98,6 +96,10 @@ class SlideReader:
     ) -> None:
         self.close()
 
+    def prepare_level(self, level: int) -> str:
+        """As `Backend.prepare_level`."""
+        return self._backend.prepare_level(level)
+
     def tiles(self, plan: TilePlan, batch_size: int = 64) -> Iterator[TileBatch]:
         """The plan's tiles in order, up to `batch_size` at once.
 
@@ -106,19 +108,25 @@ class SlideReader:
         """
         self.bad_tiles = []
         for start in range(0, len(plan), batch_size):
-            index, tiles, background = [], [], []
-            for i in range(start, min(start + batch_size, len(plan))):
-                x, y = (int(value) for value in plan.coords_l0_px[i])
-                region = self._maybe_region(x, y, plan.level, *plan.read_px)
-                if region is None:
+            coords = plan.coords_l0_px[start : start + batch_size].tolist()
+            tiles = np.empty((len(coords), plan.tile_px, plan.tile_px, 3), np.uint8)
+            region = np.empty((plan.read_px[1], plan.read_px[0], 3), np.uint8)
+            index: list[int] = []
+            background: list[float] = []
+            for i, (x, y) in enumerate(coords, start):
+                into = tiles[len(index)]
+                is_resized = into.shape != region.shape
+                share = self._maybe_read(x, y, plan.level, region if is_resized else into)
+                if share is None:
                     self.bad_tiles.append(i)
                     self._check_bad_tiles(plan)
                     continue
+                if is_resized:
+                    into[:] = _resized(region, plan.tile_px)
                 index.append(i)
-                tiles.append(_resized(region.pixels, plan.tile_px))
-                background.append(region.background_share)
+                background.append(share)
             if index:
-                yield TileBatch(np.array(index, np.int64), np.stack(tiles), np.array(background, np.float32))
+                yield TileBatch(np.array(index, np.int64), tiles[: len(index)], np.array(background, np.float32))
 
     def thumbnail(self, mpp: MppUsed, thumbnail_mpp: float) -> Thumbnail:
         """The slide at exactly `thumbnail_mpp` µm/px, area-averaged from the nearest finer level, block by block.
@@ -159,12 +167,11 @@ class SlideReader:
         x, y = math.floor(left), math.floor(top)
         width, height = math.ceil(right) - x, math.ceil(bottom) - y
         # OpenSlide takes level-0 places: rounding to the nearest costs at most half a level-0 pixel
-        region = self._maybe_region(
-            round(x * source.downsample), round(y * source.downsample), source.level, width, height
-        )
-        if region is not None:
+        pixels = np.empty((height, width, 3), np.uint8)
+        share = self._maybe_read(round(x * source.downsample), round(y * source.downsample), source.level, pixels)
+        if share is not None:
             # BOX averages what a coarser scan would integrate, and blocks meet without seams
-            picture = Image.fromarray(region.pixels).resize(
+            picture = Image.fromarray(pixels).resize(
                 (box.right - box.left, box.bottom - box.top),
                 Image.Resampling.BOX,
                 box=(left - x, top - y, right - x, bottom - y),
@@ -177,10 +184,10 @@ class SlideReader:
             return 1
         return 1 + sum(self._fill(thumbnail, part, source) for part in parts)
 
-    def _maybe_region(self, x_l0: int, y_l0: int, level: int, width: int, height: int) -> "_Region | None":
-        """One region on white, or None if the file is broken there."""
+    def _maybe_read(self, x_l0: int, y_l0: int, level: int, out: np.ndarray) -> float | None:
+        """One region on white into `out`; its share that is not stored, or None if the file is broken there."""
         try:
-            return _on_white(self._backend.read_region(x_l0, y_l0, level, width, height))
+            return self._backend.read_on_white(x_l0, y_l0, level, out)
         except SlideError as error:
             if error.reason is not FailureReason.READ:
                 raise
@@ -237,28 +244,6 @@ class _Box(NamedTuple):
         return [part for part in parts if part.left < part.right and part.top < part.bottom]
 
 
-class _Region(NamedTuple):
-    """A decoded region: uint8 (h, w, 3) on white, and the share of it that was not stored."""
-
-    pixels: np.ndarray
-    background_share: float
-
-
-def _on_white(rgba: np.ndarray) -> _Region:
-    alpha = rgba[..., 3]
-    if alpha.min() == 255:
-        return _Region(np.ascontiguousarray(rgba[..., :3]), 0.0)
-    pixels = np.empty((*alpha.shape, 3), np.uint8)
-    rows = max(1, _BLENDED_PX // alpha.shape[1])
-    for top in range(0, len(alpha), rows):  # what is computed in between takes five times what comes out
-        weight = alpha[top : top + rows, :, None].astype(np.uint16)
-        blended = (rgba[top : top + rows, :, :3] * weight + 255 * (255 - weight) + 127) // 255
-        pixels[top : top + rows] = blended.astype(np.uint8)
-    return _Region(pixels, 1.0 - float(alpha.mean()) / 255)
-
-
 def _resized(pixels: np.ndarray, tile_px: int) -> np.ndarray:
     """Exactly tile_px square. LANCZOS with antialiasing: BOX near 1 (257 → 256) would drop single columns."""
-    if pixels.shape[:2] == (tile_px, tile_px):
-        return pixels
     return np.asarray(Image.fromarray(pixels).resize((tile_px, tile_px), Image.Resampling.LANCZOS))

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import tifffile
 
 from mhim_core.errors import SlideError
+from mhim_core.slides.file_tiles import FileTiles
 from mhim_core.types import FailureReason
 
 _UNITS_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4}
@@ -24,6 +25,8 @@ class FileLayout(NamedTuple):
     """A picture that is read whole, by `plain`."""
     is_planes: bool = False
     """Colour channels are stored one after the other."""
+    is_jpeg_tiles: bool = False
+    """A TIFF whose first picture is of JPEG tiles, which `direct` decodes where they lie."""
     mpp: tuple[float, float] | None = None
     """µm/px along x and y, as the OME-XML states it."""
 
@@ -48,11 +51,11 @@ def file_layout(path: Path) -> FileLayout:
                 return FileLayout("untiled TIFF", is_plain=True)
             if is_untiled:
                 return FileLayout(f"untiled TIFF of {page.dtype} with {page.samplesperpixel} channels")
+            return FileLayout("", is_jpeg_tiles=FileTiles.is_direct(page))
     except SlideError:
         raise
     except Exception:  # whatever a broken header makes of it: the decoder's own message is the better one
         return FileLayout("")
-    return FileLayout("")
 
 
 def _ome_layout(tiff: tifffile.TiffFile) -> FileLayout:

@@ -8,7 +8,7 @@ import pytest
 
 from mhim_core.errors import SlideError
 from mhim_core.features import MppUsed
-from mhim_core.slides import reader as reader_module
+from mhim_core.slides import backend as backend_module
 from mhim_core.slides.grid import TilePlan, plan_tiles
 from mhim_core.slides.mask import TissueMask
 from mhim_core.slides.reader import SlideReader, open_slide
@@ -206,9 +206,11 @@ def test_messages_do_not_repeat_the_path(tmp_path: Path) -> None:
 def test_laying_a_large_region_on_white_takes_little_more_than_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     rgba = np.random.default_rng(0).integers(0, 256, (1500, 2000, 4), dtype=np.uint8)
     tracemalloc.start()
-    region = reader_module._on_white(rgba)
+    pixels, at_once = np.empty((2, 1500, 2000, 3), np.uint8)
+    share = backend_module.on_white(rgba, pixels)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 3 * region.pixels.nbytes + 20 * 2**20
-    monkeypatch.setattr(reader_module, "_BLENDED_PX", 10**9)
-    np.testing.assert_array_equal(reader_module._on_white(rgba).pixels, region.pixels)
+    assert peak < 3 * pixels.nbytes + 20 * 2**20
+    monkeypatch.setattr(backend_module, "_BLENDED_PX", 10**9)
+    assert backend_module.on_white(rgba, at_once) == share == 1.0 - float(rgba[..., 3].mean()) / 255
+    np.testing.assert_array_equal(at_once, pixels)

@@ -1,0 +1,157 @@
+"""Tiled JPEG TIFFs (Aperio's SVS, generic TIFF) from their own tiles: OpenSlide's pixels, without its compositor.
+
+OpenSlide states the facts, reads whatever is not simple, and is the judge: before a level is read from its tiles, a few
+regions of it are compared. Where they differ, OpenSlide reads the level. So its features are OpenSlide's, and nothing
+that identifies features knows of this backend.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from mhim_core.errors import SlideError
+from mhim_core.slides.backend import on_white, register_backend, white_share
+from mhim_core.slides.backends.layouts import FileLayout
+from mhim_core.slides.backends.openslide import OpenSlideBackend
+from mhim_core.slides.file_tiles import FileTiles, TileCache, UnreadableTileError
+from mhim_core.slides.subpixel import Place, paint_seams, place_of, sample_within, weights_of
+from mhim_core.types import FailureReason
+
+_VENDORS = ("aperio", "generic-tiff")
+"""Whose levels OpenSlide composes of the TIFF's tiles side by side, and of nothing else."""
+_MAX_REGION_PX = 4096
+"""OpenSlide cuts a wider or higher region in parts, and rounds the place of each."""
+_CHECKED_PX = 96
+"""Side of the regions that are compared."""
+
+
+@register_backend("direct", version=1, pixels_of="openslide")
+class DirectBackend(OpenSlideBackend):
+    """An OpenSlide handle, and the file's tiles beside it."""
+
+    def __init__(self, path: Path, layout: FileLayout) -> None:
+        if not layout.is_jpeg_tiles:
+            raise SlideError(FailureReason.OPEN, "it does not consist of JPEG tiles; set backend=auto")
+        super().__init__(path, layout)
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._unchecked = self._levels()
+        self._checked: dict[int, FileTiles] = {}
+
+    def read_on_white(self, x_l0: int, y_l0: int, level: int, out: np.ndarray) -> float:
+        if level in self._unchecked:
+            self._check(level)
+        tiles = self._checked.get(level)
+        if tiles is not None:
+            share = self._maybe_direct(tiles, x_l0, y_l0, level, out)
+            if share is not None:
+                return share
+        return super().read_on_white(x_l0, y_l0, level, out)
+
+    def prepare_level(self, level: int) -> str:
+        if level in self._unchecked:
+            self._check(level)
+        return "" if level in self._checked else f"level {level} is decoded by OpenSlide, which sees other pixels there"
+
+    def close(self) -> None:
+        super().close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _levels(self) -> dict[int, FileTiles]:
+        """By level; without those that are not as simple as this backend takes them to be."""
+        info = self.info()
+        if info.vendor not in _VENDORS:
+            return {}
+        cache = TileCache()
+        levels = {}
+        try:
+            with tifffile.TiffFile(self._path) as tiff:
+                pages: list[Any] = [page for page in tiff.pages if FileTiles.is_direct(page)]
+                for number, level in enumerate(info.levels):
+                    size = (level.width_px, level.height_px)
+                    fitting = [page for page in pages if (page.imagewidth, page.imagelength) == size]
+                    if len(fitting) == 1:
+                        levels[number] = FileTiles(self._descriptor, number, fitting[0], cache)
+        except Exception:  # whatever tifffile makes of a header that OpenSlide has accepted
+            return {}
+        return levels
+
+    def _check(self, level: int) -> None:
+        """Compare with OpenSlide around a crossing of tiles, at the last pixels, and in between."""
+        tiles = self._unchecked.pop(level)
+        grid, downsample = tiles.grid, self.info().levels[level].downsample
+        crossing = (
+            grid.columns // 2 * grid.tile_width_px,
+            grid.height_px // grid.tile_height_px // 2 * grid.tile_height_px,
+        )
+        last = (grid.width_px, grid.height_px)
+        between = (last[0] // 3, last[1] * 2 // 3)
+        for x, y in (crossing, last, between):
+            place = (max(0, int((x - _CHECKED_PX / 2) * downsample)), max(0, int((y - _CHECKED_PX / 2) * downsample)))
+            direct, judge = np.empty((2, _CHECKED_PX, _CHECKED_PX, 3), np.uint8)
+            share = self._maybe_direct(tiles, *place, level, direct)
+            if share is None:
+                continue
+            try:
+                share_there = super().read_on_white(*place, level, judge)
+            except SlideError:
+                return
+            if share != share_there or not np.array_equal(direct, judge):
+                return
+        self._checked[level] = tiles
+
+    def _maybe_direct(self, tiles: FileTiles, x_l0: int, y_l0: int, level: int, out: np.ndarray) -> float | None:
+        """As `read_on_white`, from the tiles; None where OpenSlide is to be asked (and may fail)."""
+        height, width = out.shape[:2]
+        if x_l0 < 0 or y_l0 < 0 or max(width, height) > _MAX_REGION_PX:
+            return None
+        downsample = self.info().levels[level].downsample
+        x, y = place_of(x_l0 / downsample), place_of(y_l0 / downsample)
+        try:
+            if not (x.part_16 or y.part_16):
+                return _copy(tiles, x.whole, y.whole, out)
+            return _sample(tiles, x, y, out)
+        except UnreadableTileError:
+            return None
+
+
+def _copy(tiles: FileTiles, x: int, y: int, out: np.ndarray) -> float:
+    height, width = out.shape[:2]
+    stored = _stored(tiles, x, y, out)
+    if stored.shape != out.shape:
+        out[:] = 255
+    if stored.size:
+        tiles.copy(x, y, stored)
+    return 0.0 if stored.shape == out.shape else white_share(255 * (stored.size // 3), width * height)
+
+
+def _sample(tiles: FileTiles, x: Place, y: Place, out: np.ndarray) -> float:
+    stored = _stored(tiles, x.whole, y.whole, out)
+    if not stored.size:
+        out[:] = 255
+        return white_share(0, out.size // 3)
+    height, width = stored.shape[:2]
+    block = np.zeros((height + 1, width + 1, 3), np.uint8)
+    tiles.copy(x.whole, y.whole, _stored(tiles, x.whole, y.whole, block))
+    weights = weights_of(x, y)
+    sample_within(block, weights, stored)
+    strips = paint_seams(block, weights, x, y, tiles.grid)
+    if not strips and stored.shape == out.shape:
+        return 0.0
+    alpha = np.zeros(out.shape[:2], np.uint8)
+    alpha[:height, :width] = 255
+    for rows, columns, rgba in strips:
+        alpha[rows, columns] = rgba[..., 3]
+        on_white(rgba, stored[rows, columns])
+    out[height:] = 255
+    out[:, width:] = 255
+    return white_share(int(alpha.sum(dtype=np.int64)), alpha.size)
+
+
+def _stored(tiles: FileTiles, x: int, y: int, region: np.ndarray) -> np.ndarray:
+    """The part of a region at (x, y) that lies within the level."""
+    return region[: max(0, tiles.grid.height_px - y), : max(0, tiles.grid.width_px - x)]
