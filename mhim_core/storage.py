@@ -13,7 +13,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from mhim_core.errors import ConfigError, NotFoundError, StorageError
 from mhim_core.temporaries import LEFT_BEHIND_S, PREFIX, find_temporaries, new_temporary, sweep, sync_folder
@@ -69,12 +69,24 @@ def check_key(key: str) -> str:
     return key
 
 
-def read_file(path: str | os.PathLike[str]) -> bytes:
-    """A whole file. Raises OSError, also for a pipe, a socket or a device, whose bytes may never come or never end."""
-    with open(path, "rb", buffering=0, opener=_open_at_once) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
-        return file.readall()
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file to read. Raises OSError, also for a pipe, a socket or a device: its bytes may never come, or never end."""
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - it is the caller's
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+
+
+def read_file(path: str | os.PathLike[str], max_bytes: int | None = None) -> bytes:
+    """A whole file, of `max_bytes` at most where that is given. Raises OSError, as `open_file` and for a larger one."""
+    with open_file(path) as file:
+        if max_bytes is None:
+            return file.read()
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes", str(path))
+    return data
 
 
 def _open_at_once(path: str, flags: int) -> int:

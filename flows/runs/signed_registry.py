@@ -18,9 +18,10 @@ from mhim_core.registry.signatures import (
     signer_of_file,
 )
 from mhim_core.registry.signed import SignedRegistry
-from mhim_core.storage import Storage
+from mhim_core.storage import Storage, read_file
 
 _FOLDER = "promotions-seen"
+_MAX_KEY_BYTES = 2**20
 
 
 def open_registry(uri: str, trust: TrustKeys, signing: SigningKeys | None = None) -> Storage:
@@ -82,7 +83,7 @@ class SeenPromotions:
     def newest(self, name: str) -> tuple[int, str]:
         """Raises ConfigError where the note is damaged: without it, an old champion could pass for the present one."""
         try:
-            record = parse_json(self._path(name).read_bytes())
+            record = parse_json(read_file(self._path(name)))
             return int(record["number"]), str(record["sha256"])
         except FileNotFoundError:
             return 0, ""
@@ -112,6 +113,6 @@ class SeenPromotions:
 
 def _read(path: Path, key: str) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path, _MAX_KEY_BYTES)
     except OSError as error:
         raise ConfigError(f"{key}={path} cannot be read: {error.strerror}") from error

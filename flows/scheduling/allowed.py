@@ -22,6 +22,7 @@ from flows.scheduling.records import Schedule
 from mhim_core.errors import ConfigError, IntegrityError, StorageError
 from mhim_core.fingerprint import canonical_json, sha256, to_plain
 from mhim_core.records import parse_json, read_record
+from mhim_core.storage import read_file
 
 _NAME = "allowed-schedules.jsonl"
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -51,7 +52,7 @@ class AllowList:
         """Raises ConfigError if others can write the file, or a line is none of this version's."""
         try:
             require_own(self.path)
-            lines = self.path.read_bytes().splitlines()
+            lines = read_file(self.path).splitlines()
         except FileNotFoundError:
             return frozenset()
         except OSError as error:

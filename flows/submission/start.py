@@ -24,7 +24,7 @@ from flows.runs.cohort import load_cohort, slide_hint
 from flows.runs.folder import RUN
 from mhim_core.errors import ConfigError, NotFoundError, SlideError, StorageError
 from mhim_core.registry.names import is_reference
-from mhim_core.storage import Storage
+from mhim_core.storage import Storage, open_file
 
 DISTRIBUTION = "mhim"
 PACKAGES = ("flows", "mhim_core", "cluster")
@@ -212,7 +212,7 @@ def _touch(key: str, path: str) -> None:
         if os.path.isdir(path):
             os.listdir(path)
         else:
-            with open(path, "rb") as file:
+            with open_file(path) as file:
                 file.read(1)
     except OSError as error:
         raise ConfigError(

@@ -17,10 +17,13 @@ from mhim_core.embed.transform import INTERPOLATIONS, transform_facts
 from mhim_core.embed.weights import SUFFIXES, read_metadata, weights_sha256
 from mhim_core.errors import EncoderError
 from mhim_core.records import parse_json
+from mhim_core.storage import read_file
 
 PREFIX = "timm/"
 LOCAL = "local weights"
 """How the `source` of a card begins whose weights were given as a file or folder: never their path."""
+
+_MAX_CONFIG_BYTES = 2**24
 
 # what a file may say about the network it belongs to: the arguments that change its layers or its numbers
 _ARGUMENTS: dict[str, type] = {
@@ -139,7 +142,7 @@ def _stated_by_metadata(metadata: dict[str, str], name: str) -> dict[str, Any]:
 def _stated_by_config(path: Path, name: str) -> dict[str, Any]:
     """A timm-style config.json; its arguments must all be known, since each changes the network."""
     try:
-        config = parse_json(path.read_bytes())
+        config = parse_json(read_file(path, _MAX_CONFIG_BYTES))
         cfg = config.get("pretrained_cfg") or config
         args = dict(config.get("model_args") or {})
         stated: dict[str, Any] = {}

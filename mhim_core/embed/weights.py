@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mhim_core.errors import EncoderError
 from mhim_core.records import parse_json
+from mhim_core.storage import open_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +19,7 @@ _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 def weights_sha256(path: Path) -> str:
     """The file's sha256, 64 hex digits. Raises EncoderError if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise EncoderError(f"cannot read the encoder weights {path}: {error.strerror}") from error
@@ -42,7 +43,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     if path.suffix != ".safetensors":
         return {}
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             (num_bytes,) = struct.unpack("<Q", file.read(8))
             if num_bytes > _MAX_HEADER_BYTES:
                 raise ValueError("its header is over 100 MB")

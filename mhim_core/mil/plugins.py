@@ -7,12 +7,15 @@ they only state the sha256 that the user's file must have.
 import sys
 import traceback
 import types
-from pathlib import Path
 from typing import NamedTuple
 
 from mhim_core.errors import InputError
 from mhim_core.fingerprint import sha256
 from mhim_core.mil.registry import AGGREGATORS, registering
+from mhim_core.storage import read_file
+
+_MAX_BYTES = 2**24
+"""Of a file of Python."""
 
 
 class Plugin(NamedTuple):
@@ -33,9 +36,9 @@ class Plugin(NamedTuple):
 
 
 def read_plugin(path: str) -> Plugin:
-    """Load the file at a local path. Raises InputError, also where there is no such file."""
+    """Load the file at a local path. Raises InputError, also where there is no such file, or a pipe."""
     try:
-        return load_plugin(Path(path).read_bytes(), path)
+        return load_plugin(read_file(path, _MAX_BYTES), path)
     except OSError as error:
         raise InputError(f"aggregator_file={path} cannot be read: {error.strerror}") from error
 

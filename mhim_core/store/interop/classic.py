@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from mhim_core.errors import InputError
+from mhim_core.storage import open_file
 from mhim_core.types import BagId
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class _Arrays(NamedTuple):
 def _read_arrays(path: Path) -> _Arrays:
     try:
         # opened here, since np.load leaves a damaged file open
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        with open_file(path) as stream, np.load(stream, allow_pickle=False) as file:
             x, bag, label = file["X"], file["bag"], file["label"]
     except KeyError as error:
         raise InputError(f"{path}: {error.args[0]}; a classic set holds X, bag and label") from error

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mhim_core.errors import ConfigError, InputError, IntegrityError
+from mhim_core.storage import open_file
 from mhim_core.types import BagId
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def _h5py() -> ModuleType:
 
 
 def _open(path: Path) -> Any:
+    open_file(path).close()  # HDF5 would wait at a pipe for ever
     # unlocked, since a lock cannot be taken on a read-only or shared file system
     return _h5py().File(path, "r", locking=False)
 

@@ -132,13 +132,18 @@ def test_who_may_not_list_a_place_may_still_write_there(
     check_nodes(read_flow("embed", (f"cohort={table}", f"store={tmp_path}/store", "encoder=hed-texture")), NEEDED)
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("kind", ["file", "folder", "pipe"])
 @pytest.mark.usefixtures("here")
 def test_weights_must_be_readable_on_the_node_itself(table: Path, tmp_path: Path, kind: str) -> None:
     weights = tmp_path / "weights"
     words = (f"cohort={table}", f"store={tmp_path}/s", "encoder=timm/resnet18", f"encoder_weights={weights}")
     with pytest.raises(ConfigError, match=rf"node {re.escape(str(ONE))}: encoder_weights={weights} cannot be read"):
         check_nodes(read_flow("embed", words), NEEDED)
+    if kind == "pipe":
+        os.mkfifo(weights)
+        with pytest.raises(ConfigError, match=f"encoder_weights={weights} cannot be read here: it is a pipe"):
+            check_nodes(read_flow("embed", words), NEEDED)
+        return
     if kind == "file":
         weights.write_bytes(b"weights")
     else:

@@ -77,3 +77,10 @@ def test_one_flipped_byte_is_another_file(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match=r"gone\.pth"):
         weights_sha256(tmp_path / "gone.pth")
+
+
+def test_a_pipe_in_place_of_weights_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w.safetensors")
+    for read in (weights_sha256, read_metadata):
+        with pytest.raises(EncoderError, match=r"w\.safetensors: it is a pipe"):
+            read(tmp_path / "w.safetensors")

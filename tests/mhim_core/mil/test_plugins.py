@@ -1,6 +1,7 @@
 """A user's own aggregator from a file."""
 
 import hashlib
+import os
 import pickle
 import textwrap
 from pathlib import Path
@@ -253,6 +254,15 @@ def test_a_file_is_read_from_a_path_and_a_missing_one_is_named(tmp_path: Path) -
     assert read_plugin(str(path)).names == ("from-path",)
     with pytest.raises(InputError, match=r"aggregator_file=.*gone\.py cannot be read: No such file"):
         read_plugin(str(tmp_path / "gone.py"))
+
+
+def test_a_pipe_a_device_or_a_file_without_end_in_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.py")
+    with (tmp_path / "huge.py").open("wb") as file:
+        file.truncate(2**40)
+    for path, said in ((tmp_path / "pipe.py", "pipe"), ("/dev/zero", "device"), (tmp_path / "huge.py", "more than")):
+        with pytest.raises(InputError, match=f"^aggregator_file={path} cannot be read: .*{said}"):
+            read_plugin(str(path))
 
 
 def test_importing_a_file_as_a_module_registers_nothing() -> None:

@@ -1,5 +1,6 @@
 """Other tools' bags: read as they are, refused where they are not what they claim."""
 
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -108,6 +109,12 @@ def test_a_group_in_the_place_of_features_is_refused(tmp_path: Path) -> None:
         H5Bags(tmp_path)
 
 
+def test_a_pipe_is_refused_by_name_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "odd.h5")
+    with pytest.raises(IntegrityError, match=r"odd\.h5 cannot be read.*pipe"):
+        H5Bags(tmp_path)
+
+
 def test_a_file_that_is_not_hdf5_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "odd.h5").write_bytes(b"version https://git-lfs")
     with pytest.raises(IntegrityError, match=r"odd\.h5 cannot be read"):
@@ -207,7 +214,8 @@ def test_a_classic_set_lacking_an_array_or_no_set_at_all_is_refused(tmp_path: Pa
     with pytest.raises(InputError, match="holds X, bag and label"):
         ClassicBags(tmp_path / "set.npz")
     (tmp_path / "other.npz").write_bytes(b"PK\x03\x04 and no more")
-    for name in ("other.npz", "absent.npz"):
+    os.mkfifo(tmp_path / "pipe.npz")
+    for name in ("other.npz", "absent.npz", "pipe.npz"):
         with pytest.raises(InputError, match="cannot be read"):
             ClassicBags(tmp_path / name)
 
