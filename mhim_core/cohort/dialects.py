@@ -4,7 +4,6 @@ import csv
 import gzip
 import io
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -55,8 +54,11 @@ def unpack(data: bytes, name: str) -> bytes:
                 )
             with archive.open(files[0]) as file:
                 return _limited(file.read(MAX_BYTES + 1), name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise CohortError(f"{name}: a packed file that cannot be unpacked ({error}); give the table itself") from None
+    except (CohortError, MemoryError):
+        raise
+    except Exception as error:  # a foreign file may break the reader in any way
+        reason = str(error) or type(error).__name__
+        raise CohortError(f"{name}: a packed file that cannot be unpacked ({reason}); give the table itself") from None
 
 
 def is_office_file(data: bytes) -> bool:
@@ -64,7 +66,7 @@ def is_office_file(data: bytes) -> bool:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile:
+    except Exception:  # a foreign file may break the reader in any way
         return True
     return "[Content_Types].xml" in names or "mimetype" in names
 

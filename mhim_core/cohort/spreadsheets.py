@@ -18,7 +18,7 @@ def is_xlsx(data: bytes) -> bool:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return any(entry.startswith("xl/workbook") for entry in archive.namelist())
-    except zipfile.BadZipFile:
+    except Exception:  # a foreign file may break the reader in any way
         return False
 
 
@@ -41,10 +41,11 @@ def read_sheet(data: bytes, name: str) -> list[list[Any]]:
             warnings.simplefilter("ignore")  # of styles and extensions that are not kept
             book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
             sheets = _sheets(book, name)
-    except CohortError:  # is a ValueError too
+    except (CohortError, MemoryError):
         raise
-    except (KeyError, ValueError, OSError, SyntaxError, zipfile.BadZipFile) as error:
-        raise CohortError(f"{name}: a spreadsheet that cannot be read ({error}); {SAVE_AS_CSV}") from None
+    except Exception as error:  # a foreign file may break the reader in any way
+        reason = str(error) or type(error).__name__
+        raise CohortError(f"{name}: a spreadsheet that cannot be read ({reason}); {SAVE_AS_CSV}") from None
     filled = {title: rows for title, rows in sheets.items() if any(cell is not None for row in rows for cell in row)}
     if len(filled) > 1:
         raise CohortError(f"{name}: the sheets {quote_all(filled)} all hold cells; keep one, or {SAVE_AS_CSV}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -101,8 +100,10 @@ def _read_arrays(path: Path) -> _Arrays:
             x, bag, label = file["X"], file["bag"], file["label"]
     except KeyError as error:
         raise InputError(f"{path}: {error.args[0]}; a classic set holds X, bag and label") from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read as .npz: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # a foreign file may break the reader in any way
+        raise InputError(f"{path} cannot be read as .npz: {str(error) or type(error).__name__}") from error
     shapes = f"X {x.shape}, bag {bag.shape}, label {label.shape}"
     if x.ndim != 2 or 0 in x.shape or bag.shape != (len(x),) or label.shape != (len(x),):
         raise InputError(f"{path}: {shapes}; expected X of N × D, and N values in bag and label")

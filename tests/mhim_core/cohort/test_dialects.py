@@ -81,6 +81,15 @@ def test_what_cannot_be_read_is_named(data: bytes, message: str) -> None:
         read_cells(data, "c.csv")
 
 
+def test_a_damaged_zip_file_is_named_whatever_is_wrong_with_it(
+    damaged_zips: Callable[[bytes], dict[str, bytes]],
+) -> None:
+    text = "path,label\n" + "".join(f"{number}.svs,{number * 7919 % 97}\n" for number in range(500))
+    for what, data in damaged_zips(zipped(**{"c.csv": text.encode()})).items():
+        with pytest.raises(CohortError, match=r"cannot be unpacked|spreadsheet"):
+            pytest.fail(f"{what}: {read_cells(data, 'c.zip')}")
+
+
 @settings(derandomize=True, deadline=None)
 @given(
     st.sampled_from(",;\t"),

@@ -5,6 +5,7 @@ import io
 import re
 import sys
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -67,6 +68,15 @@ def test_a_damaged_book_and_a_missing_library_are_told_apart(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     with pytest.raises(CohortError, match=r"pip install 'mhim\[xlsx\]'"):
         read(data)
+
+
+def test_a_damaged_book_is_refused_whatever_is_wrong_with_it(
+    damaged_zips: Callable[[bytes], dict[str, bytes]],
+) -> None:
+    rows = [["path", "label"], *([f"{number}.svs", number * 7919 % 97] for number in range(500))]
+    for what, data in damaged_zips(book(rows)).items():
+        with pytest.raises(CohortError, match=r"spreadsheet.*save it as CSV"):
+            pytest.fail(f"{what}: {read(data)}")
 
 
 def packed_book(rows: str) -> bytes:

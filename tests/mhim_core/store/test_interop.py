@@ -3,6 +3,7 @@
 import os
 import pickle
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,17 @@ def test_a_classic_set_lacking_an_array_or_no_set_at_all_is_refused(tmp_path: Pa
     for name in ("other.npz", "absent.npz", "pipe.npz"):
         with pytest.raises(InputError, match="cannot be read"):
             ClassicBags(tmp_path / name)
+
+
+def test_a_damaged_classic_set_is_refused_whatever_is_wrong_with_it(
+    tmp_path: Path, damaged_zips: Callable[[bytes], dict[str, bytes]]
+) -> None:
+    path = tmp_path / "set.npz"
+    np.savez_compressed(path, X=np.arange(4000.0).reshape(500, 8), bag=np.arange(500), label=np.zeros(500, int))
+    for what, data in damaged_zips(path.read_bytes()).items():
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=r"set\.npz cannot be read as \.npz"):
+            pytest.fail(f"{what}: {ClassicBags(path).lengths()}")
 
 
 @pytest.mark.parametrize(("name", "num_bags", "dim"), [("Musk1", 92, 166), ("Tiger", 200, 230), ("Fox", 200, 230)])
