@@ -85,6 +85,12 @@ class _Call(NamedTuple):
     messages: _Ahead
     given_up: threading.Event
     """Nobody listens any more: the pump is to end."""
+    retries: list[int]
+    """Of every job: requests that its decoder has had to repeat, as far as it has told."""
+
+
+def _no_retries() -> int:
+    return 0
 
 
 class Decoder(Generic[Job]):
@@ -93,7 +99,8 @@ class Decoder(Generic[Job]):
     `decode` must be importable (a module's function or a partial of one); items must be picklable. `timeout_s` is the
     longest silence of the child before it is killed; `first_timeout_s`, where given, the longest before its first
     message of a job, for a `decode` that yields `AtHand` first. The child stays for the next call, until `close`.
-    `sweep(pid)` removes what a child that is dead by now has left.
+    `sweep(pid)` removes what a child that is dead by now has left. `count_retries`, a function of the child's, says how
+    many requests that process has had to repeat: each message brings its job's home.
     """
 
     def __init__(
@@ -102,8 +109,10 @@ class Decoder(Generic[Job]):
         timeout_s: float,
         first_timeout_s: float | None = None,
         sweep: Callable[[int], object] = lambda _: None,
+        count_retries: Callable[[], int] = _no_retries,
     ) -> None:
         self._decode = decode
+        self._count_retries = count_retries
         self._timeout_s = timeout_s
         self._first_timeout_s = timeout_s if first_timeout_s is None else first_timeout_s
         self._sweep = sweep
@@ -122,14 +131,14 @@ class Decoder(Generic[Job]):
         """
         if self._running is not None:  # abandoned, and not collected yet
             self.close()
-        call = _Call(_Ahead(), threading.Event())
+        call = _Call(_Ahead(), threading.Event(), [0] * len(jobs))
         pump = threading.Thread(target=self._pump, args=(list(jobs), call), daemon=True, name="mhim-decoder-pump")
         self._running = (call, pump)
         pump.start()
         finished = False
         try:
             for index in range(len(jobs)):
-                stream = JobStream(index, call.messages)
+                stream = JobStream(index, call)
                 yield stream
                 stream.drain()
             finished = True
@@ -175,14 +184,16 @@ class Decoder(Generic[Job]):
         return self._try_one(index, job, call)
 
     def _try_one(self, index: int, job: Job, call: _Call) -> Exception | None:
-        limit_s = self._first_timeout_s
+        limit_s, counted = self._first_timeout_s, 0
         try:
             connection = self._connected()
             connection.send(job)
             while connection.poll(limit_s):
                 limit_s = self._timeout_s
                 data = connection.recv_bytes()
-                kind, value = pickle.loads(data)
+                kind, value, num_retries = pickle.loads(data)
+                call.retries[index] += num_retries - counted
+                counted = num_retries
                 if kind != "item":
                     return value if kind == "error" else None
                 if not isinstance(value, AtHand):
@@ -199,7 +210,9 @@ class Decoder(Generic[Job]):
             # spawn, since forking a process that holds Ray's threads or CUDA would deadlock
             context = multiprocessing.get_context("spawn")
             ours, theirs = context.Pipe()
-            child = context.Process(target=_serve, args=(theirs, self._decode), daemon=True, name="mhim-decoder")
+            child = context.Process(
+                target=_serve, args=(theirs, self._decode, self._count_retries), daemon=True, name="mhim-decoder"
+            )
             child.start()
             theirs.close()
             self._connection, self._child = ours, child
@@ -229,13 +242,18 @@ class JobStream:
     where the decoder could not even be asked.
     """
 
-    def __init__(self, index: int, messages: _Ahead) -> None:
+    def __init__(self, index: int, call: _Call) -> None:
         self._index = index
-        self._messages = messages
+        self._call = call
         self._ended = False
         self.attempts = 1
         self.has_begun = False
         """Did any item come?"""
+
+    @property
+    def retries(self) -> int:
+        """Requests that the decoder has had to repeat for this job so far."""
+        return self._call.retries[self._index]
 
     def __iter__(self) -> Iterator[Any]:
         while not self._ended:
@@ -259,34 +277,35 @@ class JobStream:
             self._ended = message.kind in ("done", "error")
 
     def _next(self) -> _Message:
-        message = self._messages.take()
+        message = self._call.messages.take()
         if message.kind == "closed":
             raise RuntimeError("the decoder was closed before its streams were read to the end")
         assert message.job == self._index
         return message
 
 
-def _serve(connection: Connection, decode: Callable[[Any], Iterator[Any]]) -> None:
+def _serve(connection: Connection, decode: Callable[[Any], Iterator[Any]], count_retries: Callable[[], int]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what ends
     while True:
         try:
             job = connection.recv()
         except EOFError:
             return
+        before = count_retries()
         try:
             for item in decode(job):
-                _send(connection, "item", item)
+                _send(connection, "item", item, count_retries() - before)
         except SlideError as error:
-            _send(connection, "error", error)
+            _send(connection, "error", error, count_retries() - before)
         except Exception as error:  # a row of the report, never the end of the run: the original type is named
-            reason = FailureReason.READ
-            _send(connection, "error", SlideError(reason, f"unexpected {type(error).__name__}: {error}"))
+            known = SlideError(FailureReason.READ, f"unexpected {type(error).__name__}: {error}")
+            _send(connection, "error", known, count_retries() - before)
         else:
-            _send(connection, "done", None)
+            _send(connection, "done", None, count_retries() - before)
 
 
-def _send(connection: Connection, kind: str, value: Any) -> None:
+def _send(connection: Connection, kind: str, value: Any, num_retries: int) -> None:
     try:
-        connection.send((kind, value))
+        connection.send((kind, value, num_retries))
     except (BrokenPipeError, ConnectionResetError):  # the parent is gone, and with it whoever would read a traceback
         raise SystemExit(0) from None

@@ -84,7 +84,7 @@ class SlideActor:
         self._storage = open_storage(job.store_uri)
         decode = partial(decode_staged, spec=job.spec, policy=job.policy, staging_dir=job.staging_dir)
         self._decoder: Decoder[SlideTask] = Decoder(
-            decode, job.decode_timeout_s, STAGING_TIMEOUT_S, staging_sweep(job.staging_dir)
+            decode, job.decode_timeout_s, STAGING_TIMEOUT_S, staging_sweep(job.staging_dir), process_retries
         )
         self._decoder.start()
         self._decoder_limit_s = MAX_ATTEMPTS * (STAGING_TIMEOUT_S + job.decode_timeout_s)
@@ -132,7 +132,7 @@ class SlideActor:
         row = self._embed_with_retries(task, stream, encoder)
         self._wait_for_decoder()
         seconds = round(time.monotonic() - start_s, 3)
-        retries = process_retries() - retries_before
+        retries = process_retries() - retries_before + stream.retries
         row = row._replace(seconds=seconds, attempts=stream.attempts, retries=retries, node_id=self._node_id)
         self._pulse.end(row)
         return row

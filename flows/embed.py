@@ -25,6 +25,7 @@ from flows.engine.result import FlowResult
 from flows.runs.cohort import CohortInput, load_cohort, slide_identity
 from flows.runs.embed_report import MAX_LINES, Embedded, retry_advice, view_lines, write_report
 from flows.runs.progress import SlideProgress
+from flows.runs.storage_retries import print_retries
 from flows.runs.tiling import feature_set_of, settled_spec
 from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.embed.memory import check_batch
@@ -118,8 +119,7 @@ def embed_cohort(
     write_resolved(storage, config, "embed" if isinstance(config, EmbedConfig) else "predict", folder)
     report = storage.locate(folder)
     _tell(outcome, pending)
-    if num_retries:
-        print(f"the storage was slow or failed: {num_retries} requests had to be repeated")
+    print_retries(num_retries)
     print(f"manifest version {manifest.version} in {storage.uri}; report: {report}")
     result = FlowResult(
         exit_code=config.failures.exit_code_of(outcome),

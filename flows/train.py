@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cluster.s3 import process_retries
 from cluster.session import check_address, ray_session
 from cluster.storage import open_storage, require_put_if_absent
 from flows.config.commands import TrainConfig
@@ -34,6 +35,7 @@ from flows.runs.folder import (
 )
 from flows.runs.identity import run_identity
 from flows.runs.progress import METRIC_TITLES, FitProgress
+from flows.runs.storage_retries import print_retries, retries_told
 from flows.runs.store_place import recorded_places
 from flows.runs.training_data import (
     TrainingData,
@@ -304,11 +306,13 @@ def fit_all(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> Any:
         config.execution.cache_dir,
     )
     spec = WorkerSpec(config.execution.workers, config.execution.gpus_per_worker, config.execution.threads_per_worker)
-    progress = FitProgress(len(plan.fits))
+    progress, retries_before = FitProgress(len(plan.fits)), process_retries()
     with ray_session(config.ray.ray_address, config.ray.local_cpus) as cluster:
         scratch, unread = f"{trained_run.storage.uri}/ray", unread_at_first(trained_run, plan)
         beside = functools.partial(check_contents, trained_run.feature_store, unread)
-        return run_workers(fit_on_worker, payload, spec, cluster, scratch, progress.update, beside)
+        results = run_workers(fit_on_worker, payload, spec, cluster, scratch, progress.update, beside)
+    print_retries(process_retries() - retries_before + progress.num_repeated)
+    return results
 
 
 def fit_on_worker(payload: FitPayload, context: Any, tell: Callable[[Any], None]) -> Any:
@@ -324,10 +328,10 @@ def fit_on_worker(payload: FitPayload, context: Any, tell: Callable[[Any], None]
     def warn(message: str) -> None:
         tell(FitEvent(FitEventKind.warning, "cache", message))
 
-    with _bags_on_disk(payload, context.world_size, warn) as disk:
+    with retries_told(tell) as tell_all, _bags_on_disk(payload, context.world_size, warn) as disk:
         slides = ParquetBags(open_storage(payload.store_uri), payload.entries, payload.cache_gib, disk)
         bags = PatientBags(slides, payload.members)
-        return run_fits(payload.plan, bags, open_storage(payload.run_uri), context, tell)
+        return run_fits(payload.plan, bags, open_storage(payload.run_uri), context, tell_all)
 
 
 def _bags_on_disk(payload: FitPayload, num_workers: int, warn: Callable[[str], None]) -> "BagCache":

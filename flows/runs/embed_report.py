@@ -40,7 +40,7 @@ def write_report(
 ) -> str:
     """Write `reports/<time>-<random>/summary.json`, `failed.csv`, `seen.csv`; the folder's key.
 
-    `num_retries`: requests to the storage that the driver and the actors had to repeat.
+    `num_retries`: requests to the storage that had to be repeated, as `flows.runs.storage_retries` counts them.
     """
     folder = new_report()
     summary = {

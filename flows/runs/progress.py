@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flows.engine.terminal import printable_output
+from flows.runs.storage_retries import Repeated
 from mhim_core.printable import one_line
 from mhim_core.types import SlideId, Status, StatusRow
 from mhim_core.workload import TimeLeft
@@ -100,7 +101,13 @@ class FitProgress:
         self._num_done = 0
         self._printed_s = 0.0
 
-    def update(self, event: "FitEvent") -> None:
+        self.num_repeated = 0
+        """Requests to the storage that workers had to repeat so far."""
+
+    def update(self, event: "FitEvent | Repeated") -> None:
+        if isinstance(event, Repeated):
+            self.num_repeated += event.num
+            return
         record = event.record
         numbers = "" if record is None else _numbers(record, event.metric_name)
         if event.kind == "epoch":

@@ -78,6 +78,19 @@ def test_items_come_in_order_from_one_child_for_all_calls(toys: Any, make_decode
     assert len({item[1] for items in found for item in items}) == 1
 
 
+@pytest.mark.fault(7)
+def test_what_a_child_counts_comes_home_by_job_also_from_one_that_failed_or_died(toys: Any, tmp_path: Path) -> None:
+    """Items stand in for repeated requests."""
+    jobs = [toys.Job(3), toys.Job(2, "refuse"), toys.Job(4, "crash", str(tmp_path / "times"), 1), toys.Job(0)]
+    with contextlib.closing(Decoder(toys.decode, 30.0, count_retries=toys.count_items)) as decoder:
+        counts = []
+        for stream in decoder.streams(jobs):
+            with contextlib.suppress(SlideError):
+                taken(stream)
+            counts.append(stream.retries)
+    assert counts == [3, 2, 4 + 4, 0]
+
+
 def test_the_child_decodes_ahead_into_the_next_job_but_no_further_than_the_bound(
     toys: Any, make_decoder: Callable[..., Decoder[Any]], tmp_path: Path
 ) -> None:

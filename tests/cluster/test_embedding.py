@@ -232,15 +232,19 @@ def test_an_unforeseen_exception_costs_one_slide_and_a_second_in_a_row_ends_the_
     assert type(caught.value) is MhimError
 
 
-def test_a_slide_at_s3_is_not_found_or_denied_by_its_own_name(tmp_path: Path, proxy: Any, bucket: str) -> None:
+@pytest.mark.fault(7)
+def test_a_slide_at_s3_is_not_found_or_denied_by_its_own_name_and_its_decoder_s_retries_count(
+    tmp_path: Path, proxy: Any, bucket: str
+) -> None:
     actor, task = make_actor(tmp_path / "store"), SlideTask(SlideId("far"), f"s3://{bucket}/far.tiff")
     try:
+        proxy.faults = [503, "reset"]
         (absent,) = rows_of(actor, task)
         proxy.always = 403
         (denied,) = rows_of(actor, task)
     finally:
         actor.close()
-    assert (absent.reason, absent.stage) == (FailureReason.NOT_FOUND, "open")
+    assert (absent.reason, absent.stage, absent.retries) == (FailureReason.NOT_FOUND, "open", 2)
     assert (denied.reason, denied.stage) == (FailureReason.STORAGE, "open")
     assert f"the bucket {bucket} denies access" in denied.message
 

@@ -24,7 +24,16 @@ class Job(NamedTuple):
     """Seconds until the job says that it is at hand; None: it never says so."""
 
 
+_num_items = 0
+
+
+def count_items() -> int:
+    """Of this process so far."""
+    return _num_items
+
+
 def decode(job: Job) -> Iterator[Any]:
+    global _num_items
     if job.staging_s is not None:
         time.sleep(job.staging_s)
         yield AtHand()
@@ -32,6 +41,7 @@ def decode(job: Job) -> Iterator[Any]:
         if job.counter and not job.fault:
             with Path(job.counter).open("a") as file:
                 file.write("x")
+        _num_items += 1
         yield (index, os.getpid(), bytes(job.num_bytes))
     if job.fault and _is_due(job):
         FAULTS[job.fault]()
