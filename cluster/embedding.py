@@ -19,12 +19,12 @@ from cluster.decoding import MAX_ATTEMPTS, Decoder, JobStream, RetrySlide
 from cluster.machine import memory_bytes
 from cluster.s3 import process_retries
 from cluster.storage import open_storage
-from cluster.watchdog import MAX_DEATHS, Pulse, Unwatched, Verdict, WatchedPulse
+from cluster.watchdog import MAX_DEATHS, Pulse, Unwatched, Verdict, WatchedPulse, batch_text
 from mhim_core import errors
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.facts import PlanFacts
 from mhim_core.embed.memory import check_batch
-from mhim_core.embed.registry import load_encoder_for
+from mhim_core.embed.registry import load_encoder_for, num_weight_bytes
 from mhim_core.errors import MhimError, SlideError, StorageError
 from mhim_core.features import SlideFeatures
 from mhim_core.fingerprint import canonical_json
@@ -80,7 +80,9 @@ class SlideActor:
         self._pulse: Pulse = Unwatched()
         if watch is not None:
             self._pulse = WatchedPulse(watch, self._node_id, job.encode_timeout_s)
-        self._pulse.works(LOADING_S + job.encode_timeout_s)
+        self._pulse.works(loading_limit_s(job.encode_timeout_s, None))
+        num_bytes = num_weight_bytes(job.card, weights=job.weights)
+        self._pulse.works(loading_limit_s(job.encode_timeout_s, num_bytes))
         self._storage = open_storage(job.store_uri)
         decode = partial(decode_staged, spec=job.spec, policy=job.policy, staging_dir=job.staging_dir)
         self._decoder: Decoder[SlideTask] = Decoder(
@@ -175,7 +177,10 @@ class SlideActor:
             self._pulse.works(self._job.encode_timeout_s + STORING_S * isinstance(item, PlanFacts))
             if item is None:
                 return
+            start_s = time.monotonic()
             yield item
+            if not isinstance(item, PlanFacts):
+                self._pulse.took(time.monotonic() - start_s)
 
     def _wait_for_decoder(self) -> None:
         """It is bounded by itself; this bounds the wait for it."""
@@ -311,8 +316,11 @@ def configure_data() -> None:
     warnings.filterwarnings("ignore", message=".*ray_remote_args.*deprecated.*")
 
 
-LOADING_S = 3600.0
-"""How long an encoder may load, its weights being downloaded perhaps, beside `encode_timeout_s`."""
+STARTING_S = 300.0
+"""How long an actor may import its libraries, beside `encode_timeout_s` and what its weights take."""
+LARGEST_WEIGHTS_BYTES = 5e9
+"""Of an encoder whose weights are not on this machine yet, and so of unknown size: a network of 1.2 billion."""
+SLOWEST_LOAD_BYTES_PER_S = 1e6
 STORING_S = 900.0
 """How long a commit's requests may take, each patient with its store for minutes, beside `encode_timeout_s`."""
 SLOWEST_BYTES_PER_S = 1e5
@@ -324,6 +332,12 @@ def actor_faults(slides_per_call: int) -> dict[str, Any]:
     """A dead actor is started again and its call repeated as often as each of its slides may end it: the watch counts,
     and gives such a slide up. Not -1, lest a call that ends its actor before any slide would loop."""
     return {"max_restarts": -1, "max_task_retries": MAX_DEATHS * slides_per_call + _LOST_NODES}
+
+
+def loading_limit_s(encode_timeout_s: float, num_weight_bytes: int | None) -> float:
+    """How long an actor may take to load its encoder; None: weights that must be downloaded."""
+    num_bytes = LARGEST_WEIGHTS_BYTES if num_weight_bytes is None else num_weight_bytes
+    return STARTING_S + encode_timeout_s + num_bytes / SLOWEST_LOAD_BYTES_PER_S
 
 
 def _batch(status: bytes) -> Batch:
@@ -357,7 +371,10 @@ def _given_up(task: SlideTask, verdict: Verdict, encode_timeout_s: float) -> Sta
     """The row of a slide that ended its actor each time."""
     if verdict.was_still:
         reason, kind = FailureReason.TIMEOUT, ENCODER_STOOD_STILL
-        message = f"the encoder stood still for {encode_timeout_s:g} s (encode_timeout_s) and was killed"
+        message = (
+            f"the encoder stood still for longer than encode_timeout_s={encode_timeout_s:g} and was killed "
+            f"({batch_text(verdict.longest_s)}; if it is slow rather than stuck, set encode_timeout_s= higher)"
+        )
     else:
         reason, kind, message = FailureReason.DECODER_CRASH, ENCODER_DIED, "the process of the encoder died"
     message = f"{message}, {verdict.num_deaths} times at this slide"

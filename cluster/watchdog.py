@@ -42,13 +42,27 @@ class Verdict(NamedTuple):
     num_deaths: int
     was_still: bool
     """The last of them stood still and was killed for it; else it died by itself."""
+    longest_s: float = 0.0
+    """The slowest batch of tiles that any worker has encoded so far; 0: none has."""
 
 
 class Replaced(NamedTuple):
     """A worker that was killed, for the driver to tell."""
 
     worker: Worker
-    slide_id: SlideId
+    slide_id: SlideId | None
+    """None: it was killed while it loaded its encoder."""
+    seconds: float
+    """Since the watch first heard of it."""
+    longest_s: float
+    """As `Verdict.longest_s`."""
+
+
+def batch_text(longest_s: float) -> str:
+    """The slowest batch of tiles so far, in words; beside it a limit can be judged."""
+    return (
+        f"the slowest batch of tiles so far took {longest_s:.2g} s" if longest_s else "no batch of tiles was done yet"
+    )
 
 
 class Watch:
@@ -65,7 +79,10 @@ class Watch:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kill, self._is_lost, self._clock = kill, is_lost, clock
+        self._since_s: dict[Worker, float] = {}
         self._until_s: dict[Worker, float] = {}
+        self._longest_s = 0.0
+        self._loaded: set[Worker] = set()
         self._holder: dict[SlideId, Worker] = {}
         self._deaths: dict[SlideId, Verdict] = {}
         self._killed: set[Worker] = set()
@@ -74,6 +91,7 @@ class Watch:
     def take(self, worker: Worker, slide_ids: Sequence[SlideId]) -> dict[SlideId, Verdict | StatusRow]:
         """The worker was called with these slides. Those it must not begin: others died of them, or they are done."""
         settled: dict[SlideId, Verdict | StatusRow] = {}
+        self._loaded.add(worker)
         for slide_id in slide_ids:
             former = self._holder.pop(slide_id, None)
             if former is not None and former != worker and not self._is_lost(former.node_id):
@@ -83,7 +101,7 @@ class Watch:
             if slide_id in self._rows:
                 settled[slide_id] = self._rows[slide_id]
             elif verdict is not None and verdict.num_deaths >= MAX_DEATHS:
-                settled[slide_id] = verdict
+                settled[slide_id] = verdict._replace(longest_s=self._longest_s)
         return settled
 
     def begin(self, worker: Worker, slide_id: SlideId) -> None:
@@ -97,12 +115,17 @@ class Watch:
         if len(self._rows) > _KEPT_ROWS:
             del self._rows[next(iter(self._rows))]
 
-    def hear(self, worker: Worker, silence_s: float) -> None:
-        """The worker lives, and may be silent for so long from now on."""
+    def hear(self, worker: Worker, silence_s: float, longest_s: float = 0.0) -> None:
+        """The worker lives, and may be silent for so long from now on; so long took the slowest batch that it did."""
+        self._since_s.setdefault(worker, self._clock())
         self._until_s[worker] = self._clock() + silence_s
+        self._longest_s = max(self._longest_s, longest_s)
 
     def sweep(self) -> list[Replaced]:
-        """Kill who has been silent for too long, among them who has ended, which does no harm. The slides' holders."""
+        """Kill who has been silent for too long, among them who has ended, which does no harm.
+
+        Those who had a slide, or were loading.
+        """
         overdue = [worker for worker, until_s in self._until_s.items() if until_s < self._clock()]
         holders = {worker: slide_id for slide_id, worker in self._holder.items()}
         replaced = []
@@ -111,8 +134,9 @@ class Watch:
             if not self._kill(worker):  # it had ended by itself
                 continue
             self._killed.add(worker)
-            if worker in holders:
-                replaced.append(Replaced(worker, holders[worker]))
+            if worker in holders or worker not in self._loaded:
+                seconds = self._clock() - self._since_s[worker]
+                replaced.append(Replaced(worker, holders.get(worker), seconds, self._longest_s))
         return replaced
 
 
@@ -135,6 +159,10 @@ class Pulse(Protocol):
         """It waits for its decoder, for so long at most, and is alive meanwhile; infinite: it has nothing to do."""
         ...
 
+    def took(self, seconds: float) -> None:
+        """So long took a batch of tiles."""
+        ...
+
 
 class Unwatched:
     """The pulse of an embedder that no Ray has started."""
@@ -150,6 +178,8 @@ class Unwatched:
 
     def waits(self, limit_s: float) -> None: ...
 
+    def took(self, seconds: float) -> None: ...
+
 
 class WatchedPulse:
     """The pulse of this process, told to a watch every few seconds by a thread."""
@@ -161,6 +191,7 @@ class WatchedPulse:
         self._silence_s = silence_s
         self._until_s = math.inf
         self._is_waiting = True
+        self._longest_s = 0.0
         threading.Thread(target=self._beat, daemon=True, name="mhim-pulse").start()
 
     def take(self, slide_ids: Sequence[SlideId]) -> dict[SlideId, Verdict | StatusRow]:
@@ -183,11 +214,14 @@ class WatchedPulse:
     def waits(self, limit_s: float) -> None:
         self._until_s, self._is_waiting = time.monotonic() + limit_s, True
 
+    def took(self, seconds: float) -> None:
+        self._longest_s = max(self._longest_s, seconds)
+
     def _beat(self) -> None:
         while True:
             left_s = self._until_s - time.monotonic()
             left_s = min(left_s, self._silence_s) if self._is_waiting else left_s
-            self._watch.hear.remote(self._worker, left_s)
+            self._watch.hear.remote(self._worker, left_s, self._longest_s)
             time.sleep(min(_BEAT_S, self._silence_s / 4))
 
 

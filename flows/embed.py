@@ -10,6 +10,7 @@ import math
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -190,7 +191,10 @@ def status_rows(
 
     configure_data()
     left = {task.slide_id: task for task in tasks}
-    with plain_errors("embedding"), watched(config.encode_timeout_s, _tell_replaced) as watch:
+    with (
+        plain_errors("embedding"),
+        watched(config.encode_timeout_s, partial(_tell_replaced, config.encode_timeout_s)) as watch,
+    ):
         while left:
             num_left = len(left)
             for row in _streamed(list(left.values()), job, config, cluster, watch):
@@ -229,8 +233,20 @@ def _streamed(
         yield status_of(row)
 
 
-def _tell_replaced(replaced: "Replaced") -> None:
-    told = f"an encoder stood still at slide {replaced.slide_id} for longer than encode_timeout_s and is replaced"
+def _tell_replaced(encode_timeout_s: float, replaced: "Replaced") -> None:
+    from cluster.watchdog import batch_text
+
+    limit = f"encode_timeout_s={encode_timeout_s:g}"
+    if replaced.slide_id is None:
+        told = (
+            f"an encoder had not loaded after {replaced.seconds:.0f} s and is started again; if that node is slow to "
+            f"load it, set encode_timeout_s= higher (now {limit})"
+        )
+    else:
+        told = (
+            f"an encoder stood still at slide {replaced.slide_id} for longer than {limit} and is replaced "
+            f"({batch_text(replaced.longest_s)}; if it is slow rather than stuck, set it higher)"
+        )
     print(f"warning: {one_line(told)}", file=sys.stderr, flush=True)
 
 

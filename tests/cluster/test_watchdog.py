@@ -61,10 +61,26 @@ def test_a_silent_worker_is_killed_and_the_slide_that_it_had_is_named(scene: Sce
         assert scene.watch.sweep() == []
         scene.now_s += 2.0
         (replaced,) = scene.watch.sweep()
-        assert replaced == (worker(pid), A)
+        assert replaced == (worker(pid), A, 11.0, 0.0)
         assert scene.watch.sweep() == []
     assert scene.killed == [worker(1), worker(2)]
     assert scene.watch.take(worker(3), [A]) == {A: Verdict(2, was_still=True)}
+
+
+def test_who_is_killed_while_loading_or_at_a_slide_is_told_with_what_was_measured(scene: Scene) -> None:
+    scene.watch.take(worker(1), [A])
+    scene.watch.begin(worker(1), A)
+    scene.watch.hear(worker(1), 10.0, longest_s=7.5)
+    scene.watch.hear(worker(1), 10.0)
+    scene.watch.hear(worker(2), 10.0)
+    scene.now_s += 5.0
+    scene.watch.hear(worker(2), 5.0)
+    scene.now_s += 6.0
+    assert scene.watch.sweep() == [(worker(1), A, 11.0, 7.5), (worker(2), None, 11.0, 7.5)]
+    for pid in (3, 4):
+        verdicts = scene.watch.take(worker(pid), [A])
+        scene.watch.begin(worker(pid), A)
+    assert verdicts == {A: Verdict(2, was_still=False, longest_s=7.5)}
 
 
 def test_a_worker_that_had_ended_by_itself_did_not_stand_still(scene: Scene) -> None:

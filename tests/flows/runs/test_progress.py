@@ -1,8 +1,15 @@
 """What a person is told of the time left: nothing before it is known, then what slides of that size take."""
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from flows.runs.progress import SlideProgress
+from cluster.watchdog import Replaced, Worker
+from flows.embed import _tell_replaced
+from flows.runs.progress import FitProgress, SlideProgress
+from flows.runs.storage_retries import Repeated, retries_told
 from mhim_core.types import SlideId, Status, StatusRow
 
 START_UP_S = 20.0
@@ -46,3 +53,40 @@ def test_the_end_says_how_long_it_took_and_nothing_of_what_is_left(
         clock[0] = 6.0
         progress.update(StatusRow(SlideId("a"), Status.OK, seconds=6.0))
     assert "about" not in capsys.readouterr().err
+
+
+@pytest.mark.fault(7)
+def test_requests_that_workers_had_to_repeat_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = [5]  # by an earlier command in the same process
+    monkeypatch.setattr("flows.runs.storage_retries.process_retries", lambda: counted[0])
+    told: list[Any] = []
+    epoch = SimpleNamespace(kind="warning", fit="fit", record=None, message="a")
+
+    def work(tell: Callable[[Any], None]) -> None:
+        tell(epoch)
+        counted[0] = 8
+        tell(epoch)
+        counted[0] = 9
+        raise ValueError("rank 1")
+
+    with pytest.raises(ValueError, match="rank 1"), retries_told(told.append) as tell:
+        work(tell)
+    assert told == [epoch, epoch, Repeated(3), Repeated(1)]
+    progress = FitProgress(1)
+    for event in told:
+        progress.update(event)
+    assert progress.num_repeated == 4
+
+
+@pytest.mark.fault(43)
+def test_an_encoder_that_is_replaced_is_told_with_the_key_its_value_and_what_was_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    worker = Worker("node", 1, "0")
+    _tell_replaced(5.0, Replaced(worker, SlideId("s1"), 61.0, 4.25))
+    _tell_replaced(5.0, Replaced(worker, SlideId("s1"), 61.0, 0.0))
+    _tell_replaced(5.0, Replaced(worker, None, 312.0, 0.0))
+    slow, unmeasured, loading = lines(capsys)
+    for line, said in ((slow, "took 4.2 s"), (unmeasured, "no batch"), (loading, "312 s")):
+        assert "encode_timeout_s=5" in line
+        assert said in line
