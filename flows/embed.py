@@ -32,7 +32,7 @@ from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.embed.memory import check_batch
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConfigError, MachineError, StorageError
-from mhim_core.outcome import Outcome, reconcile
+from mhim_core.outcome import LOST, Outcome, reconcile
 from mhim_core.printable import one_line
 from mhim_core.slides.spec import TileSpec
 from mhim_core.storage import Storage
@@ -276,7 +276,9 @@ def actor_pool(config: EmbedExecution, cluster: Resources, num_tasks: int) -> Ac
 
 def _tell(outcome: Outcome, pending: Pending) -> None:
     print(outcome.summary())
-    for row in outcome.failed[:MAX_LINES]:
+    given_up = {row.slide_id for row in pending.given_up}
+    untold = [row for row in outcome.failed if row.slide_id in given_up or row.error_type == LOST]
+    for row in untold[:MAX_LINES]:  # the others were told when they failed
         print(f"  {row.slide_id}: {row.reason}: {one_line(row.message)}")
     for line in view_lines(outcome):
         print(one_line(line))

@@ -121,7 +121,11 @@ def test_encoders_that_exit_die_or_stand_still_cost_the_slide_at_fault_alone(
         key: sha for key, sha in clean_features.items() if not any(one in key for one in faults)
     }
     assert len(commits(store)) == 9
-    assert said.err.count("stood still") >= 2
+    assert said.err.count("stood still at slide s08 for longer than encode_timeout_s=5 ") == 2
+    for slide_id in faults:
+        told = [line for line in (said.out + said.err).splitlines() if line.strip().startswith(f"{slide_id}: ")]
+        assert len(told) == 1, "a failed slide is told once"
+    assert "raylet" not in said.out + said.err, "Ray's own words about its actors are none for the terminal"
 
 
 @pytest.mark.fault(44)
