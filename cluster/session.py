@@ -21,6 +21,12 @@ from mhim_core.errors import ConfigError, MachineError, MhimError
 _HOST_PORT = re.compile(r"^[A-Za-z0-9._-]+:\d{1,5}$")
 _PROBE_TIMEOUT_S = 5.0
 _WATCH_S = 1.0
+_ASK_EVERY = 5
+"""Probes of the ports for one question to the GCS, which lists all nodes."""
+_OUT_OF_MEMORY = "killed due to memory pressure"
+_TELL_OUT_OF_MEMORY = (
+    "a node's memory was full, and Ray killed a process there, which is started again; ask for fewer actors or workers"
+)
 _RAYLET = "a process of Ray on this machine (the raylet, or its GCS)"
 
 
@@ -184,6 +190,7 @@ def _connect(address: str, local_cpus: int | None) -> None:
 
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ side writes to the terminal otherwise
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    _of_session.enter_context(_rays_messages_logged())
     if address == "local":
         # address="local", since a bare init would try to join whatever a stopped cluster left behind
         cpus = local_cpus or usable_cpus()
@@ -326,6 +333,29 @@ def _own_sigterm() -> Iterator[None]:
         ray._private.utils.set_sigterm_handler = rays_own
         # what Python takes for the handler, once more: Ray's core, in C++, has told the kernel otherwise
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+
+@contextmanager
+def _rays_messages_logged() -> Iterator[None]:
+    """What Ray's processes say of themselves, as when they replace an actor, goes to the log and not to the terminal.
+
+    It is in words of Ray's own, and whatever follows from it is told by the command. Only that a node's memory was full
+    is told nowhere else.
+    """
+    import ray._private.worker
+
+    def note(data: dict[str, Any], ignore_prefix: bool) -> None:
+        text = " ".join(data["lines"])
+        logging.getLogger(__name__).warning("%s: %s", data["pid"], text)
+        if _OUT_OF_MEMORY in text:
+            print(f"warning: {_TELL_OUT_OF_MEMORY}", file=sys.stderr, flush=True)
+
+    rays_own = ray._private.worker.print_to_stdstream
+    ray._private.worker.print_to_stdstream = note
+    try:
+        yield
+    finally:
+        ray._private.worker.print_to_stdstream = rays_own
 
 
 @contextmanager

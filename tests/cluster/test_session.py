@@ -15,6 +15,7 @@ import ray
 
 from cluster.session import (
     Resources,
+    _rays_messages_logged,
     check_address,
     check_fits_here,
     kept_alive,
@@ -168,6 +169,24 @@ def test_ray_s_own_errors_become_one_sentence() -> None:
         raise ray.exceptions.RayError(headed)
     with pytest.raises(ConfigError, match="ours"), plain_errors("embedding"):
         raise ConfigError("ours")
+
+
+def test_what_ray_says_of_itself_goes_to_the_log_and_that_memory_was_full_to_the_terminal_too(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    full = "2 Workers (tasks / actors) killed due to memory pressure (OOM), 0 Workers crashed"
+    before = ray._private.worker.print_to_stdstream
+    with _rays_messages_logged():
+        for text in ("The actor died unexpectedly before finishing this task.", full):
+            # as ray._private.worker.listen_error_messages does
+            ray._private.worker.print_to_stdstream(
+                {"lines": [text], "pid": "raylet", "is_err": False}, ignore_prefix=False
+            )
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert [line.partition(",")[0] for line in said.err.splitlines()] == ["warning: a node's memory was full"]
+    assert [full in record.getMessage() for record in caplog.records] == [False, True]
+    assert ray._private.worker.print_to_stdstream is before
 
 
 def test_importing_the_module_imports_no_ray() -> None:
