@@ -6,6 +6,7 @@ gone when the job is. Keys are relative, `/`-separated, and never leave the root
 
 import ctypes
 import errno
+import io
 import itertools
 import os
 import re
@@ -13,7 +14,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from mhim_core.errors import ConfigError, NotFoundError, StorageError
 from mhim_core.temporaries import LEFT_BEHIND_S, PREFIX, find_temporaries, new_temporary, sweep, sync_folder
@@ -69,7 +70,7 @@ def check_key(key: str) -> str:
     return key
 
 
-def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
     """A file to read. Raises OSError, also for a pipe, a socket or a device: its bytes may never come, or never end."""
     file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - it is the caller's
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -130,6 +131,7 @@ class LocalStorage:
     def _write(self, path: Path, data: bytes, publish: Callable[[str], None]) -> None:
         temporary = None
         try:
+            self._check_links(path.parent)
             self._make_folder(path.parent)
             descriptor, temporary = new_temporary(path.parent)
             with os.fdopen(descriptor, "wb") as file:  # closed last: its lock says that the writer lives
@@ -155,6 +157,19 @@ class LocalStorage:
             raise StorageError(f"cannot write below {folder}: a file is in the way") from None
         for place in new:
             sync_folder(place.parent)
+
+    def _check_links(self, folder: Path) -> None:
+        """Raises StorageError for a folder below the root that another user has replaced by a link to somewhere else.
+
+        This user, root and the owner of the storage may: a store's features may lie on another disk.
+        """
+        links = [place for place in (folder, *folder.parents) if self.root in place.parents and place.is_symlink()]
+        for link in links:
+            if _owner(link) not in (0, os.geteuid(), self.root.stat().st_uid):
+                raise StorageError(
+                    f"cannot write below {link}: it is a link to {os.readlink(link)} that another user (id "
+                    f"{_owner(link)}) has put there; remove it, or have the owner of {self.root} make it"
+                )
 
     def _sweep_once(self, folder: Path, now_s: float) -> None:
         """What killed writers left in a folder goes with the first write to it."""
@@ -216,6 +231,11 @@ def leftovers(storage: Storage) -> list[str]:
 def sweep_leftovers(storage: Storage, prefix: str = "", min_age_s: float = LEFT_BEHIND_S) -> int:
     """Remove what killed writers left below `prefix`, never a live writer's; how many files. Raises StorageError."""
     return storage.sweep(prefix, min_age_s) if isinstance(storage, LocalStorage) else 0
+
+
+def _owner(path: Path) -> int:
+    """The user id of a file, or of a link itself."""
+    return path.lstat().st_uid
 
 
 _WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK)

@@ -157,6 +157,46 @@ def test_whom_files_are_shared_with_is_for_the_umask_to_say(tmp_path: Path, umas
     assert modes == {"a": 0o777 & ~umask, "a/put": 0o666 & ~umask, "a/once": 0o666 & ~umask}
 
 
+@pytest.mark.fault(45)
+def test_nothing_is_written_through_a_link_that_another_user_has_planted(
+    storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "target").write_bytes(b"theirs")
+    storage.put("names/first", b"")
+    (storage.root / "names/promotions").symlink_to(elsewhere)
+    storage.put("names/promotions/own", b"by a link of this user's own")
+    assert (elsewhere / "own").exists()
+
+    stranger = 54321
+    monkeypatch.setattr(
+        "mhim_core.storage._owner", lambda path: stranger if path.name == "promotions" else path.lstat().st_uid
+    )
+    for write in (storage.put, storage.put_if_absent):
+        for key in ("names/promotions/000001.json", "names/promotions/deeper/000001.json"):
+            with pytest.raises(StorageError, match=f"names/promotions: it is a link to {elsewhere} .*{stranger}"):
+                write(key, b"ours")
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["own", "target"]
+    assert storage.put_if_absent("names/second", b""), "the other folders are in use"
+
+
+@pytest.mark.fault(45)
+def test_an_object_whose_name_is_a_link_replaces_it_or_is_taken_and_the_root_may_be_one(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"theirs")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "root").symlink_to(tmp_path / "real")
+    storage = LocalStorage(tmp_path / "root")
+    for name in ("one", "two"):
+        (tmp_path / "real" / name).symlink_to(target)
+    (tmp_path / "real/three").symlink_to(tmp_path / "nowhere")
+    assert not storage.put_if_absent("one", b"ours")
+    assert not storage.put_if_absent("three", b"ours")
+    storage.put("two", b"ours")
+    assert (target.read_bytes(), storage.get("two"), (tmp_path / "nowhere").exists()) == (b"theirs", b"ours", False)
+
+
 def test_a_pipe_or_a_device_is_refused_at_once_and_a_folder_is_no_key(storage: LocalStorage) -> None:
     storage.put("folder/file", b"x")
     os.mkfifo(storage.root / "pipe")
