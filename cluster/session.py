@@ -1,6 +1,7 @@
 """Connecting to Ray: a local one of this command, the cluster of this job, or a cluster at an address."""
 
 import ipaddress
+import itertools
 import logging
 import os
 import re
@@ -281,13 +282,23 @@ def _raylet_watched(*, is_local: bool) -> Iterator[None]:
         needed.append((host, int(port)))
     done = threading.Event()
 
+    def is_lost(second: int) -> bool:
+        if not all(_listens(host, port) for host, port in needed):
+            return True
+        is_stopped = second % _ASK_EVERY == 0 and _is_given_up(here)
+        if is_stopped and is_local:
+            _end_own_raylet()
+        return is_stopped
+
     def interrupt(*_: object) -> None:
         if not done.is_set():
             raise MachineError(f"{_RAYLET} was lost; run again to go on with what is left")
 
     def watch() -> None:
-        while not done.wait(_WATCH_S):
-            if not all(_listens(host, port) for host, port in needed):
+        for second in itertools.count(1):
+            if done.wait(_WATCH_S):
+                return
+            if is_lost(second):
                 signal.pthread_kill(main, signal.SIGUSR1)  # again and again, lest a library swallows it
 
     before = signal.signal(signal.SIGUSR1, interrupt)
@@ -299,6 +310,25 @@ def _raylet_watched(*, is_local: bool) -> Iterator[None]:
         done.set()
         thread.join()
         signal.signal(signal.SIGUSR1, before)
+
+
+def _is_given_up(node_id: str) -> bool:
+    """Whether the GCS has found that a node's raylet does not answer, though it listens: it is stopped, or starved."""
+    import ray
+
+    try:
+        return any(node["NodeID"] == node_id and not node["Alive"] for node in ray.nodes())
+    except Exception:  # the GCS itself does not answer; whether it is there its port says
+        return False
+
+
+def _end_own_raylet() -> None:
+    """Ray's own shutdown would wait for its answer."""
+    import ray._private.worker
+
+    node = ray._private.worker._global_node
+    if node is not None:
+        node.kill_raylet(check_alive=False)
 
 
 def _listens(host: str, port: int) -> bool:

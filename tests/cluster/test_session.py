@@ -125,6 +125,28 @@ def test_a_local_session_has_the_cpus_asked_for_says_nothing_and_ends(capfd: pyt
     assert (said.out, said.err) == ("", "")
 
 
+@pytest.mark.fault(44)
+def test_a_raylet_that_is_stopped_is_found_out_though_it_listens_and_waited_for_by_nobody(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("initial_delay_ms", 0), ("period_ms", 500), ("timeout_ms", 500), ("failure_threshold", 2)):
+        monkeypatch.setenv(f"RAY_health_check_{name}", str(value))  # a minute, otherwise
+    monkeypatch.setattr("cluster.session._ASK_EVERY", 1)
+
+    def stop_and_wait() -> None:
+        (raylet,) = ray._private.worker._global_node.all_processes["raylet"]
+        os.kill(raylet.process.pid, signal.SIGSTOP)
+        time.sleep(60)
+
+    start_s = time.monotonic()
+    with pytest.raises(MachineError, match="raylet"), ray_session("local", local_cpus=1):
+        stop_and_wait()
+    assert time.monotonic() - start_s < 60
+    assert not ray.is_initialized()
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
+
+
 @pytest.mark.parametrize(
     ("num_gpus", "share", "expected"),
     [(1, 1.0, 1), (1, 0.1, 10), (2, 0.25, 8), (2, 0.6, 2), (1, 0.6, 1), (4, 2.0, 2), (3, 2.0, 1), (0, 0.5, 0)],
