@@ -1,12 +1,16 @@
 """A training whose processes are ended by a signal: the next run, or this one, ends as if nothing had happened."""
 
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from mhim_core.registry.promotions import Promotion, history
+from mhim_core.storage import LocalStorage
 
 pytestmark = [pytest.mark.filterwarnings("ignore:::ray"), pytest.mark.usefixtures("one_ray")]
 
@@ -88,3 +92,51 @@ def test_a_worker_killed_amid_training_is_replaced_and_the_models_are_the_same(
     assert said.code == 0, said
     assert "seed-2021/fold-0/mhim: resumed" in said.err
     assert results(out) == uninterrupted
+
+
+@pytest.fixture(scope="module")
+def champion(painted: Any, store: Path, run_here: Callable[..., Any]) -> Path:
+    """A registry with a first model, a store, and a table that has grown by three slides, embedded already."""
+    world = store.parent / "champion"
+    shutil.copytree(store, world / "store")
+    grown = world / "grown.csv"
+    lines = painted.cohort.read_text() + "".join(painted.new.read_text().splitlines(keepends=True)[1:])
+    grown.write_text(lines.replace(",s", f",{painted.cohort.parent}/s"))
+    quick = ("encoder=hed-texture", "epochs=40", "patience=0", "folds=2", "embed_dim=8", "method=plain")
+    names = (f"registry={world}/registry", "name=paint", "gate_floor=0", "max_heatmaps=0", f"out={world}/runs")
+    said = run_here("pipeline", f"cohort={painted.cohort}", f"store={world}/store", *quick, *names)
+    assert said.code == 0, said
+    said = run_here("embed", f"cohort={grown}", f"store={world}/store", "encoder=hed-texture")
+    assert said.code == 0, said
+    return world
+
+
+def retraining(world: Path) -> tuple[str, ...]:
+    places = (f"cohort={world}/grown.csv", f"store={world}/store", f"registry={world}/registry", "name=paint")
+    return ("retrain", *places, "gate_delta=1", "gate_brier_epsilon=1", "checkpoint_every=1", "local_cpus=2")
+
+
+def promotions(world: Path) -> list[Promotion]:
+    return history(LocalStorage(world / "registry"), "paint")
+
+
+@pytest.mark.fault(31, 50)
+def test_a_retraining_that_is_told_to_stop_goes_on_when_run_again_and_promotes_the_same_model_once(
+    champion: Path,
+    tmp_path: Path,
+    killed_when: Callable[..., None],
+    run_here: Callable[..., Any],
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for world in (whole, stopped):
+        shutil.copytree(champion, world)
+    assert run_here(*retraining(whole)).code == 0
+    epochs = "registry/runs/paint/train-*/fits/*/fold-0/plain/attempts/*/epoch-0005.json"
+    killed_when(lambda: list(stopped.glob(epochs)), *retraining(stopped), kind=signal.SIGTERM)
+    assert not list(stopped.glob("registry/runs/paint/train-*/fits/*/fold-0/plain/result.json"))
+    assert promotions(stopped) == promotions(champion), "the champion stands"
+    said = run_here(*retraining(stopped))
+    assert said.code == 0, said
+    assert re.search(r"fold-0/plain: resumed: after epoch \d+$", said.err, re.MULTILINE), said.err
+    assert [record.version for record in promotions(stopped)] == [record.version for record in promotions(whole)]
+    assert len({record.version for record in promotions(stopped)}) == 2
