@@ -122,6 +122,118 @@ def test_what_is_decoded_ahead_is_bounded_by_bytes_too(
     assert list(streams) == []
 
 
+def only(decoder: Decoder[Any], job: Any) -> list[Any]:
+    """The items of one job."""
+    return [item for stream in decoder.streams([job]) for item in taken(stream)]
+
+
+def check_arrays(items: list[Any], num_bytes: int) -> None:
+    for index, _, array in items:
+        assert array.shape == (num_bytes,)
+        assert (array == index % 251).all(), index
+
+
+def num_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_arrays_of_a_hundred_items_share_eight_slots_and_stay_as_they_came(
+    toys: Any, make_decoder: Callable[..., Decoder[Any]]
+) -> None:
+    decoder = make_decoder()
+    kept = []
+    for stream in decoder.streams([toys.Job(100, array_bytes=2**20)]):
+        for item in stream:
+            check_arrays([item], 2**20)
+            if item[0] % 30 == 0:
+                kept.append(item)
+            del item
+    check_arrays(kept, 2**20)
+    slots = decoder._children[0]._slots
+    assert slots is not None
+    granted = len(decoder._children[0]._granted)
+    assert granted + len(slots.take_all()) == AHEAD - len(kept)
+    del kept
+    assert len(slots.take_all()) == 4
+
+
+def test_whoever_keeps_all_arrays_gets_the_others_through_the_pipe(
+    toys: Any, make_decoder: Callable[..., Decoder[Any]]
+) -> None:
+    items = only(make_decoder(), toys.Job(40, array_bytes=2**17))
+    assert indices(items) == list(range(40))
+    check_arrays(items, 2**17)
+
+
+def test_an_array_larger_than_a_slot_and_a_small_one_come_through_the_pipe(
+    toys: Any, make_decoder: Callable[..., Decoder[Any]]
+) -> None:
+    sizes = (AHEAD_BYTES // AHEAD + 1, 100)
+    for size, stream in zip(
+        sizes, make_decoder().streams([toys.Job(3, array_bytes=size) for size in sizes]), strict=True
+    ):
+        check_arrays(taken(stream), size)
+
+
+def test_without_shared_memory_all_comes_through_the_pipe(
+    toys: Any, make_decoder: Callable[..., Decoder[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "memfd_create", refused)
+    decoder = make_decoder()
+    items = only(decoder, toys.Job(30, array_bytes=2**20))
+    assert len(items) == 30
+    check_arrays(items, 2**20)
+    assert decoder._children[0]._slots is None
+
+
+def test_children_that_die_leave_no_descriptor_and_no_named_memory_and_their_arrays_stay(
+    toys: Any, make_decoder: Callable[..., Decoder[Any]]
+) -> None:
+    decoder = make_decoder()
+    only(decoder, toys.Job(1))
+    descriptors, named = num_descriptors(), set(os.listdir("/dev/shm"))
+    first = []
+    for _ in range(3):
+        for stream in decoder.streams([toys.Job(3, fault="crash", array_bytes=2**20)]):
+            with contextlib.suppress(SlideError, RetrySlide):
+                first.append(next(iter(stream)))
+    assert len(first) == 3
+    check_arrays(first, 2**20)
+    del first  # whose memory has a descriptor as long as they lie in it
+    only(decoder, toys.Job(1))
+    assert num_descriptors() <= descriptors
+    assert set(os.listdir("/dev/shm")) <= named
+
+
+def test_several_children_decode_several_jobs_at_once_whose_items_come_in_order(toys: Any, tmp_path: Path) -> None:
+    met = [str(tmp_path / name) for name in ("first", "second")]
+    meetings = [(met[0], met[1]), (met[1], met[0])]  # neither would begin without the other
+    jobs = [*(toys.Job(20, meet=meeting, array_bytes=2**17) for meeting in meetings), toys.Job(2), toys.Job(0)]
+    with contextlib.closing(Decoder(toys.decode, 30.0, num_children=2)) as decoder:
+        found = [taken(stream) for stream in decoder.streams(jobs)]
+        assert [indices(items) for items in found] == [list(range(20)), list(range(20)), [0, 1], []]
+        assert found[0][0][1] != found[1][0][1]
+        assert indices(only(decoder, toys.Job(1))) == [0]
+
+
+def test_of_several_children_one_s_crash_costs_its_job_alone_and_all_end_with_the_decoder(toys: Any) -> None:
+    jobs = [toys.Job(5, array_bytes=2**17), toys.Job(2, fault="crash"), toys.Job(5, array_bytes=2**17)]
+    pids, results = set(), []
+    with contextlib.closing(Decoder(toys.decode, 30.0, num_children=3)) as decoder:
+        for stream in decoder.streams(jobs):
+            try:
+                items = taken(stream)
+                pids |= {item[1] for item in items}
+                results.append(indices(items))
+            except SlideError as error:
+                results.append(error.reason)
+    assert results == [list(range(5)), FailureReason.DECODER_CRASH, list(range(5))]
+    assert not any(is_running(pid) for pid in pids)
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_crash_is_tried_once_more_and_then_the_slide_fails_alone(
     toys: Any, make_decoder: Callable[..., Decoder[Any]], tmp_path: Path, times: int
@@ -255,13 +367,13 @@ def test_an_iterator_that_is_collected_amid_a_close_leaves_it_alone(
     decoder = make_decoder()
     streams = decoder.streams([toys.Job(1, fault="hang"), toys.Job(1)])
     pid = next(iter(next(streams)))[1]
-    take = decoding._Ahead.take
+    kill = decoding._Child.kill
 
-    def collecting(ahead: decoding._Ahead, timeout_s: float | None = None) -> Any:
+    def collecting(child: decoding._Child[Any]) -> None:
         streams.close()  # type: ignore[attr-defined]  # as the collector may, at any moment
-        return take(ahead, timeout_s)
+        kill(child)
 
-    monkeypatch.setattr(decoding._Ahead, "take", collecting)
+    monkeypatch.setattr(decoding._Child, "kill", collecting)
     decoder.close()
     assert not is_running(pid)
     assert "mhim-decoder-pump" not in {thread.name for thread in threading.enumerate()}

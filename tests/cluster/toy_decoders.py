@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cluster.decoding import AtHand
 from mhim_core.errors import SlideError
 from mhim_core.types import FailureReason
@@ -20,6 +22,10 @@ class Job(NamedTuple):
     counter: str = ""
     times: int = 1_000_000
     num_bytes: int = 0
+    array_bytes: int = 0
+    """Of an array in each item, filled with the item's number."""
+    meet: tuple[str, str] = ("", "")
+    """A file to make, and one to wait for, before the first item."""
     staging_s: float | None = None
     """Seconds until the job says that it is at hand; None: it never says so."""
 
@@ -37,12 +43,21 @@ def decode(job: Job) -> Iterator[Any]:
     if job.staging_s is not None:
         time.sleep(job.staging_s)
         yield AtHand()
+    mine, other = job.meet
+    if mine:
+        Path(mine).touch()
+    while other and not Path(other).exists():
+        time.sleep(0.01)
     for index in range(job.num):
         if job.counter and not job.fault:
             with Path(job.counter).open("a") as file:
                 file.write("x")
         _num_items += 1
-        yield (index, os.getpid(), bytes(job.num_bytes))
+        yield (
+            index,
+            os.getpid(),
+            np.full(job.array_bytes, index % 251, np.uint8) if job.array_bytes else bytes(job.num_bytes),
+        )
     if job.fault and _is_due(job):
         FAULTS[job.fault]()
         yield "unpicklable", lambda: None
