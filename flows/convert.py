@@ -43,8 +43,8 @@ def import_checkpoint(data: bytes, config: ConvertConfig) -> bytes:
     0.
     """
     from mhim_core.mil.published_file import load_published
-    from mhim_core.train.checkpoint import save_model
     from mhim_core.train.fit_options import Precision
+    from mhim_core.train.model_file import save_model
     from mhim_core.train.plan import Stage
 
     options = ModelOptions(embed_activation=config.embed_activation, attention_activation=config.attention_activation)
@@ -83,7 +83,7 @@ def export_model(data: bytes, config: ConvertConfig) -> bytes:
     """A model file's model in another format. Raises InputError for another file, or a model the format cannot hold."""
     from mhim_core.mil.formats import FORMATS
     from mhim_core.mil.formats.format import PublishedModel
-    from mhim_core.train.checkpoint import load_model
+    from mhim_core.train.model_file import load_model
 
     try:
         loaded = load_model(data)

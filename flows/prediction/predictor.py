@@ -86,8 +86,8 @@ class Predictor:
     def voters(self) -> "list[Voter]":
         """The loaded members. Raises IntegrityError for a file that is gone or damaged, InputError where a plug-in's
         file is not given."""
-        from mhim_core.train.checkpoint import load_model
         from mhim_core.train.inference import Voter
+        from mhim_core.train.model_file import load_model
 
         voters = []
         for member in self.card.members:

@@ -55,8 +55,8 @@ def results_of(run: Run) -> list[FoldFits]:
 def load_fold(run: Run, fits: FoldFits) -> FoldModels:
     """Raises IntegrityError if a model file is not the one that its result names, InputError if a plug-in's file is not
     given."""
-    from mhim_core.train.checkpoint import load_model
     from mhim_core.train.inference import Voter
+    from mhim_core.train.model_file import load_model
 
     voters = {}
     for stage, result in fits.results.items():

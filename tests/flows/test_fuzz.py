@@ -42,7 +42,7 @@ from mhim_core.store.record import CommitRecord
 from mhim_core.store.schema import decode_features
 from mhim_core.tables import write_parquet
 from mhim_core.train.card import weights_digest
-from mhim_core.train.checkpoint import load_model
+from mhim_core.train.model_file import load_model
 from mhim_core.train.results import FitResult
 from mhim_core.types import SlideId
 

@@ -13,10 +13,10 @@ from mhim_core.mil.registry import AGGREGATOR_NAMES, MINING_AGGREGATORS
 from mhim_core.storage import LocalStorage
 from mhim_core.task import ClassTarget, FittedTask, SurvivalTarget, Target, Task, TaskKind, ValueTarget
 from mhim_core.train.card import ModelCard
-from mhim_core.train.checkpoint import load_model, save_model
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.fit_options import FitOptions, Precision
 from mhim_core.train.loop import run_fits
+from mhim_core.train.model_file import load_model, save_model
 from mhim_core.train.objective import make_label
 from mhim_core.train.plan import FoldBags, LabelledBag, Stage, TrainPlan, plan_fits
 from mhim_core.train.state import FitSetup, TrainState

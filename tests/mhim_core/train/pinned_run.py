@@ -20,10 +20,10 @@ import torch
 
 from mhim_core.mil.model_options import AGGREGATOR_NAMES, MINING_AGGREGATORS, MhimOptions, ModelOptions
 from mhim_core.task import ClassTarget, FittedTask, TaskKind
-from mhim_core.train.checkpoint import LoadedModel, ModelCard, predict_bag
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.feed import BagFeed
 from mhim_core.train.fit_options import FitOptions, Precision
+from mhim_core.train.model_file import LoadedModel, ModelCard, predict_bag
 from mhim_core.train.plan import LabelledBag, Stage
 from mhim_core.train.preparation import start_state
 from mhim_core.train.sampler import global_batches

@@ -19,9 +19,9 @@ from mhim_core.mil.model_options import (
 )
 from mhim_core.task import ClassTarget, FittedTask, fit_task
 from mhim_core.train.card import ModelCard
-from mhim_core.train.checkpoint import LoadedModel, load_model, save_model
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.fit_options import Precision
+from mhim_core.train.model_file import LoadedModel, load_model, save_model
 from mhim_core.train.objective import make_label
 from mhim_core.train.plan import Stage, TrainPlan
 from mhim_core.train.preparation import make_setup, start_state

@@ -24,9 +24,9 @@ from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions, S
 from mhim_core.task import ClassTarget, FittedTask, TaskKind
 from mhim_core.train import step as step_module
 from mhim_core.train.arithmetic import fixed_arithmetic
-from mhim_core.train.checkpoint import predict_bag
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.fit_options import FitOptions, Precision
+from mhim_core.train.model_file import predict_bag
 from mhim_core.train.objective import make_label
 from mhim_core.train.plan import LabelledBag, Stage
 from mhim_core.train.state import FitSetup, TrainState

@@ -12,11 +12,11 @@ import torch
 from mhim_core.errors import ConfigError, ConflictError, InputError, IntegrityError, MhimError
 from mhim_core.mil.model_options import MhimOptions
 from mhim_core.storage import LocalStorage
-from mhim_core.train.checkpoint import load_model, predict_bag
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.events import FitEvent, FitEventKind
 from mhim_core.train.fit_options import Selection
 from mhim_core.train.loop import run_fit, run_fits
+from mhim_core.train.model_file import load_model, predict_bag
 from mhim_core.train.plan import Stage, TrainPlan
 from mhim_core.train.preparation import make_setup, start_state
 from mhim_core.train.results import FitResult, card_key, initial_key, read_model, read_result

@@ -13,10 +13,10 @@ from mhim_core.mil.model import build_model
 from mhim_core.mil.model_options import MhimOptions, TeacherMode
 from mhim_core.task import ClassTarget, fit_task
 from mhim_core.train.card import ModelCard
-from mhim_core.train.checkpoint import LoadedModel
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.feed import BagFeed
 from mhim_core.train.fit_options import Precision
+from mhim_core.train.model_file import LoadedModel
 from mhim_core.train.objective import make_label, task_loss
 from mhim_core.train.plan import Stage, TrainPlan
 from mhim_core.train.preparation import make_setup, start_state
