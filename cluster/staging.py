@@ -15,8 +15,8 @@ from mhim_core.embed.decode import decode_slide
 from mhim_core.embed.facts import PlanFacts
 from mhim_core.errors import NotFoundError, SlideError, StorageError
 from mhim_core.features import SourceHint
-from mhim_core.slides.identity import check_sha256, source_hint
 from mhim_core.slides.reader import TileBatch
+from mhim_core.slides.source_identity import check_sha256, source_hint
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.slides.staging import staged, sweep_staged
 from mhim_core.types import FailureReason, SlideTask

@@ -14,7 +14,7 @@ from typing import Any
 from cluster.s3 import S3Client, S3Place, TakenError, parse_s3_uri
 from mhim_core.errors import ConfigError, ConflictError, NotFoundError, SlideError, StorageError
 from mhim_core.features import SourceHint, SourceIdentity
-from mhim_core.slides.identity import identity_of
+from mhim_core.slides.source_identity import identity_of
 from mhim_core.storage import Entry, LocalStorage, Storage, check_key, read_file
 from mhim_core.store.parallel import map_all
 from mhim_core.types import FailureReason

@@ -118,7 +118,7 @@ FLOWS = {
     ),
     "model ls": FlowCommand(
         "model",
-        "registry.ModelListConfig",
+        "models.ModelListConfig",
         "the models of a registry, and which is champion",
         "registry=./registry",
         function="ls",
@@ -126,7 +126,7 @@ FLOWS = {
     ),
     "model show": FlowCommand(
         "model",
-        "registry.ModelShowConfig",
+        "models.ModelShowConfig",
         "a model's card, and who was champion when",
         "lung registry=./registry",
         function="show",
@@ -134,7 +134,7 @@ FLOWS = {
     ),
     "model register": FlowCommand(
         "model",
-        "registry.ModelRegisterConfig",
+        "models.ModelRegisterConfig",
         "a finished run becomes a model",
         "lung run=runs/first registry=./registry",
         function="register",
@@ -142,7 +142,7 @@ FLOWS = {
     ),
     "model promote": FlowCommand(
         "model",
-        "registry.ModelPromoteConfig",
+        "models.ModelPromoteConfig",
         "make a model champion by hand",
         "lung version=1f0c9a3e registry=./registry",
         function="promote_by_hand",
@@ -150,7 +150,7 @@ FLOWS = {
     ),
     "model rollback": FlowCommand(
         "model",
-        "registry.ModelRollbackConfig",
+        "models.ModelRollbackConfig",
         "a champion of the past is champion again",
         "lung to=1f0c9a3e registry=./registry",
         function="rollback_to",
@@ -158,14 +158,14 @@ FLOWS = {
     ),
     "model keygen": FlowCommand(
         "model",
-        "registry.ModelKeygenConfig",
+        "models.ModelKeygenConfig",
         "a pair of keys for signing",
         "out=keys/retraining.pem",
         function="keygen",
     ),
     "model sign": FlowCommand(
         "model",
-        "registry.ModelSignConfig",
+        "models.ModelSignConfig",
         "vouch for promotions and cards as they are",
         "lung registry=./registry signing_key=keys/retraining.pem",
         function="sign",

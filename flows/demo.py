@@ -21,7 +21,7 @@ from flows.config.files import write_resolved
 from flows.config.keys import Method
 from flows.config.words import parse
 from flows.engine.result import FlowResult
-from flows.prediction.foci import PAGE, SUMMARY, foci_lines, judge_foci
+from flows.runs.demo_foci import PAGE, SUMMARY, foci_lines, judge_foci
 from flows.runs.folder import read_run
 from mhim_core.demo.slide import TILE_PX
 from mhim_core.errors import ConfigError

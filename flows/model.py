@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flows.config.registry import (
+from flows.config.models import (
     ModelKeygenConfig,
     ModelListConfig,
     ModelPromoteConfig,
@@ -27,7 +27,6 @@ from flows.config.registry import (
 from flows.engine.result import FlowResult
 from flows.mlflow_mirror.send import mirror_promotion
 from flows.prediction.packaging import package_run
-from flows.prediction.predictor import find_model
 from flows.runs.fits import results_of
 from flows.runs.folder import read_run
 from flows.runs.signed_registry import open_registry, registry_to_sign
@@ -35,6 +34,7 @@ from mhim_core.errors import ConfigError, ConflictError, InputError
 from mhim_core.fingerprint import canonical_json
 from mhim_core.printable import one_line
 from mhim_core.registry.holdout import read_holdout
+from mhim_core.registry.lookup import find_model
 from mhim_core.registry.models import (
     RegisteredModel,
     find_version,

@@ -21,7 +21,6 @@ from flows.config.flat import flat
 from flows.config.keys import Method
 from flows.engine.result import FlowResult
 from flows.mlflow_mirror.send import mirror_run
-from flows.prediction.warm_start import Start, check_start, find_start, take_start
 from flows.runs.cohort import load_cohort
 from flows.runs.folder import (
     PinnedFeatures,
@@ -44,6 +43,7 @@ from flows.runs.training_data import (
     training_data,
 )
 from flows.runs.training_places import TrainingPlaces, open_places
+from flows.runs.warm_start import Start, check_start, find_start, take_start
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import Cohort
 from mhim_core.cohort.tasks import BagMembers, bags_in, make_bags

@@ -19,7 +19,7 @@ from flows.config.keys import (
     check_method,
     check_workers,
 )
-from flows.config.registry import checked_name
+from flows.config.models import checked_name
 from flows.config.roles import Role, part, role
 from flows.config.tracking import TrackingKeys
 from flows.config.trust import SigningKeys, TrustKeys

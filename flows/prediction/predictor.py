@@ -13,12 +13,11 @@ from mhim_core.cohort.task_options import BagUnit
 from mhim_core.cohort.tasks import BagMembers, bags_in
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.registry import encoder_card
-from mhim_core.errors import EncoderError, InputError
+from mhim_core.errors import EncoderError
 from mhim_core.registry.card import RegistryCard
 from mhim_core.registry.holdout import Holdout, read_holdout
-from mhim_core.registry.models import RegisteredModel, find_version, read_member_file, read_model_folder
-from mhim_core.registry.names import CHAMPION, parse_reference
-from mhim_core.registry.promotions import champion
+from mhim_core.registry.lookup import find_model
+from mhim_core.registry.models import read_member_file
 from mhim_core.slides.spec import TileSpec, stored_spec
 from mhim_core.storage import Storage
 from mhim_core.task import Target, Task
@@ -148,17 +147,6 @@ def predictor_of_model(registry: Storage, reference: str) -> Predictor:
 def predictor_of_package(packaged: PackagedModel, name: str) -> Predictor:
     """A model that is not registered yet, such as a challenger on its way to the gate."""
     return _of_card(packaged.card, name, lambda file: packaged.files[file])
-
-
-def find_model(registry: Storage, reference: str) -> RegisteredModel:
-    """The model that `<name>@champion` or `<name>@<version>` means."""
-    name, version = parse_reference(reference)
-    if version != CHAMPION:
-        return find_version(registry, name, version)
-    present = champion(registry, name)
-    if present is None:
-        raise InputError(f"{registry.uri}: {name} has no champion; mhim model ls lists its models")
-    return read_model_folder(registry, name, present.version)
 
 
 def contender(predictor: Predictor, bags: Sequence[BagMembers], source: "PatientBags") -> "Contender":

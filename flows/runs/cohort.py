@@ -18,7 +18,7 @@ from mhim_core.cohort.table import Cohort, CohortRow, read_cohort
 from mhim_core.cohort.task_options import AS_FOUND, LabelSpellings, TableOptions
 from mhim_core.errors import CohortError, NotFoundError, SlideError
 from mhim_core.features import SourceHint, SourceIdentity
-from mhim_core.slides.identity import source_hint, source_identity
+from mhim_core.slides.source_identity import source_hint, source_identity
 from mhim_core.store.parallel import map_all
 from mhim_core.types import SlideId, SlideTask
 

@@ -19,7 +19,7 @@ from mhim_core.cohort.tasks import infer_task, targets_of
 from mhim_core.errors import CohortError, InputError, SlideError, StorageError
 from mhim_core.features import SourceIdentity
 from mhim_core.fingerprint import neutral_values
-from mhim_core.slides.identity import source_identity
+from mhim_core.slides.source_identity import source_identity
 from mhim_core.slides.spec import TileSpec
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet, choose_feature_set

@@ -28,7 +28,7 @@ from cluster.storage import (
     supports_put_if_absent,
 )
 from mhim_core.errors import ConfigError, ConflictError, MhimError, NotFoundError, SlideError, StorageError
-from mhim_core.slides.identity import source_identity
+from mhim_core.slides.source_identity import source_identity
 from mhim_core.storage import LocalStorage, Storage
 from mhim_core.types import FailureReason
 

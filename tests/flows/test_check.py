@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mhim_core.slides.identity import file_sha256
+from mhim_core.slides.source_identity import file_sha256
 from mhim_core.types import ExitCode, FailureReason
 
 Mhim = Callable[..., Any]

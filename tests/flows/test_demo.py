@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows.prediction.foci import foci_lines
+from flows.runs.demo_foci import foci_lines
 from mhim_core.demo.cohort import Finding
 from mhim_core.demo.truth import read_truth
 

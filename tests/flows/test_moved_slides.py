@@ -11,7 +11,7 @@ import pytest
 
 from cluster.storage import _shared_client, open_storage
 from flows.runs.cohort import slide_identity
-from mhim_core.slides.identity import file_sha256, source_identity
+from mhim_core.slides.source_identity import file_sha256, source_identity
 from mhim_core.types import ExitCode, SlideId, SlideTask
 
 Mhim = Callable[..., Any]

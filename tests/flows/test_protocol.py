@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from flows.prediction import packaging
 from flows.runs.evaluation import VALIDATION_KEY, read_held_out
+from flows.runs.fits import trained_on
 from flows.runs.folder import read_run
 
 Rows = list[dict[str, str]]
@@ -289,7 +289,7 @@ def test_a_final_fit_starts_from_another_s_weights_and_stands_on_its_own(
     first = train(rows[:10], *FINAL, out="first")
     second = train(rows, *FINAL, f"warm_start={first}", out="second")
     assert _model(second, 2021) != _model(train(rows, *FINAL, out="cold"), 2021)
-    known = packaging.trained_on(read_run(str(second)), {0})
+    known = trained_on(read_run(str(second)), {0})
     assert {known.knows_patient(row["patient_id"]) for row in rows} == {True}
     shutil.move(first, tmp_path / "gone")
     assert train(rows, *FINAL, f"warm_start={first}", out="second") == second

@@ -26,7 +26,7 @@ from mhim_core.features import BACKEND_OF_0_1, MppUsed, SlideFeatures, SlideRead
 from mhim_core.registry.holdout import count_readings, read_holdout
 from mhim_core.registry.models import read_model_folder
 from mhim_core.registry.promotions import Kind, history, promote
-from mhim_core.slides.identity import source_hint, source_identity
+from mhim_core.slides.source_identity import source_hint, source_identity
 from mhim_core.storage import LocalStorage
 from mhim_core.store.commit import commit
 from mhim_core.store.feature_sets import FeatureSet

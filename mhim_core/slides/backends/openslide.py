@@ -7,7 +7,7 @@ import openslide
 
 from mhim_core.errors import SlideError
 from mhim_core.slides.backend import Backend, register_backend
-from mhim_core.slides.backends.layouts import FileLayout
+from mhim_core.slides.file_layout import FileLayout
 from mhim_core.slides.info import Level, SlideInfo
 from mhim_core.slides.tiff import check_dimensions
 from mhim_core.types import FailureReason

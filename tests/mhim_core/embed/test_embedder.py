@@ -11,8 +11,8 @@ from mhim_core.embed.encoder import TileEncoder
 from mhim_core.embed.facts import PlanFacts
 from mhim_core.errors import SlideError
 from mhim_core.features import SourceHint
-from mhim_core.slides.identity import file_sha256
 from mhim_core.slides.reader import TileBatch
+from mhim_core.slides.source_identity import file_sha256
 from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
 from mhim_core.types import FailureReason, SlideId, SlideTask
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from mhim_core.metrics import CLASSIFICATION_METRICS, Estimate, MeanStd, Metric
-from mhim_core.report.card import model_card
 from mhim_core.report.data import (
     Calibration,
     ClassOutput,
@@ -30,6 +29,7 @@ from mhim_core.report.data import (
     UpsampledSlide,
 )
 from mhim_core.report.images import encode_png
+from mhim_core.report.model_card import model_card
 from mhim_core.report.page import RESEARCH_USE, render_report
 from mhim_core.report.predictions import sort_by_error
 from mhim_core.task import TaskKind

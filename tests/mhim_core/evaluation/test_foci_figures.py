@@ -1,7 +1,7 @@
 import math
 
 from mhim_core.demo.cohort import Finding
-from mhim_core.evaluation.foci import FociRow, summarise_foci
+from mhim_core.evaluation.foci_figures import FociRow, summarise_foci
 
 
 def row(model: str, shows: Finding, score: float, dice: float = math.nan, top: float = 0.0) -> FociRow:

@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from flows.config.commands import TrainConfig
-from flows.prediction.packaging import trained_on
-from flows.prediction.predictor import find_model
-from flows.runs.fits import results_of
+from flows.runs.fits import results_of, trained_on
 from flows.runs.folder import Run, known_key, read_run
 from flows.runs.signed_registry import open_registry
 from mhim_core.errors import ConfigError
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.registry.card import TrainedOn
+from mhim_core.registry.lookup import find_model
 from mhim_core.registry.models import read_member_file
 from mhim_core.registry.names import is_reference
 from mhim_core.store.feature_sets import FeatureSet

@@ -11,7 +11,7 @@ from mhim_core.cohort.tasks import bags_in
 from mhim_core.demo.cohort import Finding
 from mhim_core.demo.truth import SlideTruth, focus_shares, read_truth
 from mhim_core.errors import NotFoundError
-from mhim_core.evaluation.foci import SHOWN, FociRow, summarise_foci
+from mhim_core.evaluation.foci_figures import SHOWN, FociRow, summarise_foci
 from mhim_core.evaluation.localisation import attention_dice, most_of_top, share_of_top
 from mhim_core.features import MppUsed
 from mhim_core.fingerprint import canonical_json, fingerprint, sha256
@@ -19,7 +19,7 @@ from mhim_core.records import parse_object
 from mhim_core.storage import Storage
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
-    from mhim_core.report.foci import FociPanel
+    from mhim_core.report.foci_page import FociPanel
     from mhim_core.store.schema import FeatureTable
 
 SUMMARY, PAGE, PICTURE = "foci.json", "foci.html", "foci.jpg"
@@ -32,7 +32,7 @@ _WIDTHS = (10, 7, 6, 12, 6, 15, 6)
 
 class FociResult(NamedTuple):
     summary: dict[str, Any]
-    """`mhim_core.evaluation.foci`'s document."""
+    """`mhim_core.evaluation.foci_figures`'s document."""
     recomputed: bool
 
 
@@ -55,7 +55,7 @@ def judge_foci(run: Run, truth: bytes, out: Storage) -> FociResult:
     present = _read(out)
     if present is not None and present["of"] == digest:
         return FociResult(present["summary"], False)
-    from mhim_core.report.foci import FociPage, render_foci
+    from mhim_core.report.foci_page import FociPage, render_foci
 
     slides = list(_test_slides(run, read_truth(truth)))
     summary = json.loads(canonical_json(summarise_foci([row for slide in slides for row in slide.rows.values()])))
@@ -122,7 +122,7 @@ def _drawn(slides: list[_TestSlide]) -> Iterator[_TestSlide]:
 
 
 def _panel(run: Run, slide: _TestSlide, titles: Mapping[str, str]) -> "FociPanel":
-    from mhim_core.report.foci import FociPanel, draw_foci
+    from mhim_core.report.foci_page import FociPanel, draw_foci
 
     facts = slide.table.metadata
     uri = next(row.uri for row in run.slides if row.slide_id == slide.table.slide_id)
