@@ -40,7 +40,7 @@ class UnreachableError(MhimError):
     exit_code = ExitCode.STORAGE
 
 
-class TakenError(MhimError):
+class JobIdTakenError(MhimError):
     """A job's id was used before."""
 
 
@@ -64,7 +64,7 @@ class Dashboard:
         self.client = self.request(lambda: _connect(self.address))
 
     def request(self, request: Callable[[], R], job_id: str = "") -> R:
-        """A request's answer. Raises ConfigError, TakenError, UnreachableError."""
+        """A request's answer. Raises ConfigError, JobIdTakenError, UnreachableError."""
         import requests.exceptions
         from ray.exceptions import AuthenticationError
 
@@ -95,7 +95,7 @@ class Dashboard:
         match = re.search(r"status code (\d{3})", words)
         status = int(match[1]) if match else 0
         if "already exists" in words:
-            raise TakenError(words) from error
+            raise JobIdTakenError(words) from error
         if job_id and status == 404:
             raise ConfigError(
                 f"the Ray cluster at {self.address} knows no job {job_id}; list them: mhim jobs ls"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from cluster.dashboard import Dashboard, TakenError, UnreachableError
+from cluster.dashboard import Dashboard, JobIdTakenError, UnreachableError
 from mhim_core.errors import ConflictError
 from mhim_core.types import ExitCode
 
@@ -92,7 +92,7 @@ class JobServer:
             job_id = f"{stem}-{1 if last is None else last.attempt + 1}"
             try:
                 self._start(job_id, entrypoint, runtime_env)
-            except TakenError:  # someone submitted the same a moment ago: look again
+            except JobIdTakenError:  # someone submitted the same a moment ago: look again
                 time.sleep(_PAUSE_S)
                 continue
             return Submitted(job_id, attached=False)

@@ -62,7 +62,7 @@ def _count_retry() -> None:
         _num_retries += 1
 
 
-class TakenError(Exception):
+class KeyTakenError(Exception):
     """A conditional PUT found its key taken (412)."""
 
 
@@ -96,7 +96,7 @@ class S3Client:
     def call(self, action: str, place: S3Place, request: Callable[[Any], R]) -> R:
         """`request` (given botocore's client), repeated with growing, jittered pauses while its failure may pass.
 
-        `action` is a verb for the message. Raises NotFoundError (no such key), TakenError (412) and StorageError
+        `action` is a verb for the message. Raises NotFoundError (no such key), KeyTakenError (412) and StorageError
         (denied, no such bucket, unreachable).
         """
         started_s = time.monotonic()
@@ -213,7 +213,7 @@ def _explain(failure: Exception, action: str, place: S3Place) -> Exception:
 def _explain_reply(failure: boto.ClientError, what: str, place: S3Place) -> Exception:
     code = _code(failure)
     if code in ("PreconditionFailed", "412"):
-        return TakenError(place.key)
+        return KeyTakenError(place.key)
     if code == "NoSuchBucket":
         return StorageError(f"{what}: the bucket {place.bucket} does not exist")
     if code in ("NoSuchKey", "404", "NotFound"):

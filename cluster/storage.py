@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.s3 import S3Client, S3Place, TakenError, parse_s3_uri
+from cluster.s3 import KeyTakenError, S3Client, S3Place, parse_s3_uri
 from mhim_core.errors import ConfigError, ConflictError, NotFoundError, SlideError, StorageError
 from mhim_core.features import SourceHint, SourceIdentity
 from mhim_core.slides.source_identity import identity_of
@@ -71,7 +71,7 @@ class S3Storage:
         place = self._place(key)
         try:
             self.client.call("write", place, request)
-        except TakenError:
+        except KeyTakenError:
             return num_tries > 1 and self.get(key) == data
         return True
 

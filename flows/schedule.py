@@ -26,7 +26,7 @@ from flows.config.schedules import (
 )
 from flows.config.words import CONFIG, given_values
 from flows.engine.result import FlowResult
-from flows.scheduling.allowed import AllowList, Entry, check_schedule
+from flows.scheduling.allowed import AllowedLine, AllowList, check_schedule
 from flows.scheduling.manifests import cron_job, crontab_line, ray_cron_job
 from flows.scheduling.records import MAX_ATTEMPTS, Book, Planned, Schedule, Slot
 from flows.scheduling.service import (
@@ -90,7 +90,7 @@ def ls(config: ScheduleLsConfig) -> FlowResult:
     schedules = book.planned()
     now = _now(storage, schedules)
     for planned in schedules:
-        print("\n".join(map(one_line, _lines(book, planned, now, Entry.of(planned.schedule) in allowed))))
+        print("\n".join(map(one_line, _lines(book, planned, now, AllowedLine.of(planned.schedule) in allowed))))
     for message in book.damaged.values():
         print(f"warning: {one_line(message)}")
     return FlowResult(outputs={"schedules": storage.locate("schedules")}, recomputed=False)

@@ -12,7 +12,7 @@ from mhim_core.metrics import Estimate
 from mhim_core.outcome import Outcome
 from mhim_core.registry.external import External
 from mhim_core.report.data import (
-    Calibration,
+    CalibrationResult,
     ClassOutput,
     CohortSummary,
     FailedSlide,
@@ -91,7 +91,7 @@ def _model_result(predictor: Predictor, metrics: dict[str, Any]) -> ModelResult:
         name=predictor.reported,
         estimates=estimates_of(metrics["estimates"]),
         is_reported=True,
-        calibration=Calibration(estimates_of(parts["before"]), estimates_of(parts["after"])) if parts else None,
+        calibration=CalibrationResult(estimates_of(parts["before"]), estimates_of(parts["after"])) if parts else None,
         decisions=_decisions(predictor, metrics),
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flows.runs.fits import load_fold, model_digests, results_of
 from flows.runs.folder import Run
 from mhim_core.cohort.tasks import bags_in
-from mhim_core.demo.cohort import Finding
+from mhim_core.demo.cohort import FociKind
 from mhim_core.demo.truth import SlideTruth, focus_shares, read_truth
 from mhim_core.errors import NotFoundError
 from mhim_core.evaluation.foci_figures import SHOWN, FociRow, summarise_foci
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # torch: a command that finds everything done must not load i
 
 SUMMARY, PAGE, PICTURE = "foci.json", "foci.html", "foci.jpg"
 TITLES = {"plain": "plain", "mhim": "MHIM student"}
-_NUM_DRAWN = {Finding.quiet: 4, Finding.loud: 2}
+_NUM_DRAWN = {FociKind.quiet: 4, FociKind.loud: 2}
 """The first of each kind in the order of the table: none is chosen by how well it went."""
 _SCHEMA = 1
 _WIDTHS = (10, 7, 6, 12, 6, 15, 6)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flows.runs.demo_foci import foci_lines
-from mhim_core.demo.cohort import Finding
+from mhim_core.demo.cohort import FociKind
 from mhim_core.demo.truth import read_truth
 
 STATIONS = ["slides", "embed", "train", "evaluate", "predict", "report", "foci"]
@@ -31,7 +31,7 @@ def test_the_demo_ends_with_its_evidence_and_a_second_run_makes_nothing_anew(
     summary = found["summary"]
     shown = [one.shows for one in read_truth((out / "slides/truth.json").read_bytes()).values()]
     assert summary["num"] == {"none": 6, "quiet": 4, "loud": 2}
-    assert summary["num"]["quiet"] < shown.count(Finding.quiet)  # one more is among the new slides
+    assert summary["num"]["quiet"] < shown.count(FociKind.quiet)  # one more is among the new slides
     assert set(summary["models"]) == {"plain", "mhim"}
     for model in summary["models"].values():
         figures = [value for group in model.values() for value in group.values()]

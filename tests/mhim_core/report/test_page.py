@@ -12,7 +12,7 @@ import pytest
 
 from mhim_core.metrics import CLASSIFICATION_METRICS, Estimate, MeanStd, Metric
 from mhim_core.report.data import (
-    Calibration,
+    CalibrationResult,
     ClassOutput,
     CohortSummary,
     FailedSlide,
@@ -299,7 +299,7 @@ def test_calibration_stands_before_and_after_and_decisions_at_their_thresholds()
     after = {"brier": Estimate(0.111, 0.1, 0.2), "expected_calibration_error": Estimate(None, None, None, 0, "no fit")}
     model = replace(
         report().models[0],
-        calibration=Calibration(report().models[0].estimates, after),
+        calibration=CalibrationResult(report().models[0].estimates, after),
         decisions={"specificity": Estimate(0.25, 0.1, 0.4), "sensitivity": Estimate(0.875, 0.8, 0.9)},
     )
     folds = (report().folds[0]._replace(chosen={"Temperature": Metric(1.5), "Threshold": Metric(None, "one class")}),)
