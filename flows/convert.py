@@ -81,8 +81,7 @@ def import_checkpoint(data: bytes, config: ConvertConfig) -> bytes:
 
 def export_model(data: bytes, config: ConvertConfig) -> bytes:
     """A model file's model in another format. Raises InputError for another file, or a model the format cannot hold."""
-    from mhim_core.mil.formats import FORMATS
-    from mhim_core.mil.formats.format import PublishedModel
+    from mhim_core.mil.checkpoint_format import PublishedModel, checkpoint_format
     from mhim_core.train.model_file import load_model
 
     try:
@@ -90,8 +89,6 @@ def export_model(data: bytes, config: ConvertConfig) -> bytes:
     except IntegrityError as error:
         raise InputError(f"{config.checkpoint or config.run}: {error}") from error
     card, student = loaded.card, loaded.student.state_dict()
-    write = FORMATS[config.format].write
-    assert write is not None  # as the config checked
     model = PublishedModel(
         options=card.model,
         d_in=card.d_in,
@@ -101,7 +98,7 @@ def export_model(data: bytes, config: ConvertConfig) -> bytes:
         student=student,
         teacher=None if loaded.teacher is None else loaded.teacher.state_dict(),
     )
-    return write(model)
+    return checkpoint_format(config.format).write(model)
 
 
 def _read(config: ConvertConfig) -> bytes:

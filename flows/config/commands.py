@@ -32,9 +32,9 @@ from flows.config.tracking import TrackingKeys
 from flows.config.trust import TrustKeys
 from mhim_core.cohort.task_options import SplitOptions, SplitScheme, TableOptions, TaskOptions
 from mhim_core.errors import ConfigError
-from mhim_core.mil.formats import FORMATS, WRITTEN_FORMATS
-from mhim_core.mil.formats.pt_file import SUFFIXES
+from mhim_core.mil.checkpoint_format import DEFAULT_FORMAT, formats_to_write
 from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions
+from mhim_core.mil.pt_file import SUFFIXES
 from mhim_core.registry.names import is_reference
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.train.fit_options import FitOptions
@@ -243,7 +243,8 @@ class ConvertConfig:
     out: str = field(metadata=role(Role.output))
     """The file to write, a path or s3:// URI: .safetensors (a model file, from checkpoint=….pt) or .pt (published)."""
     format: str = field(
-        default="mhim-mil", metadata=role(Role.identity) | {"neutral": "mhim-mil", "choices": WRITTEN_FORMATS}
+        default=DEFAULT_FORMAT,
+        metadata=role(Role.identity) | {"neutral": "mhim-mil", "choices": tuple(formats_to_write())},
     )
     """To write anything but a model file: its format. mhim-mil: a .pt with the names of the published code."""
     checkpoint: str = field(default="", metadata=role(Role.place))
@@ -271,15 +272,16 @@ class ConvertConfig:
         """ConfigError unless there is one source, and a target of the other kind."""
         if bool(self.checkpoint) == bool(self.run):
             raise ConfigError("give checkpoint=, the file to read, or run=, the training run whose fit is written")
-        written = FORMATS.get(self.format)
-        if written is None or written.write is None:
-            raise ConfigError(f"format={self.format} is not one of {', '.join(WRITTEN_FORMATS)}")
+        written = formats_to_write()
+        if self.format not in written:
+            raise ConfigError(f"format={self.format} is not one of {', '.join(written)}")
+        suffixes = written[self.format]
         theirs, ours = SUFFIXES, (".safetensors",)
-        source, wanted = (theirs, ours) if self.imports else (ours, written.suffixes)
+        source, wanted = (theirs, ours) if self.imports else (ours, suffixes)
         if not self.out.endswith(wanted) or (self.checkpoint and not self.checkpoint.endswith(source)):
             raise ConfigError(
                 f"checkpoint={self.checkpoint or self.run} out={self.out}: a published .pt becomes a .safetensors, "
-                f"a .safetensors or a run's fit becomes a {' or '.join(written.suffixes)}"
+                f"a .safetensors or a run's fit becomes a {' or '.join(suffixes)}"
             )
         if self.imports and not self.classes:
             raise ConfigError("classes= is needed, the names of the classes in the order of the checkpoint's logits")

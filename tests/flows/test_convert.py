@@ -1,8 +1,9 @@
 """Published checkpoints through the command, both ways."""
 
-import importlib
+import functools
 import io
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mhim_core.mil import formats
+from mhim_core.mil import checkpoint_format, formats
 from mhim_core.mil.formats.mhim_mil import from_published, to_published
 from mhim_core.mil.model import MilModel, build_model
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
@@ -178,11 +179,13 @@ def test_an_export_written_as_contributing_shows_is_a_format_of_the_command(
     example = re.search(r"```python\n# mhim_core/mil/formats/(\w+)\.py\n(.*?)```", section, re.DOTALL)
     assert example is not None
     (tmp_path / f"{example.group(1)}.py").write_text(example.group(2))
-    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
-    module = importlib.import_module(f"{formats.__name__}.{example.group(1)}")
     words = ("convert", "format=numpy", f"run={tmp_path / 'run'}", "fold=1", "stage=mhim")
     assert "format=numpy is not one of mhim-mil" in refused(*words, f"out={tmp_path / 'fit.npz'}")
-    monkeypatch.setitem(formats.FORMATS, "numpy", module.NUMPY_ARRAYS)
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
+    read_anew = functools.cache(checkpoint_format._registered.__wrapped__)
+    monkeypatch.setattr(checkpoint_format, "_registered", read_anew)
+    assert checkpoint_format.formats_to_write()["numpy"] == (".npz",)
+    assert f"{formats.__name__}.{example.group(1)}" not in sys.modules, "--help reads the name alone"
     assert "becomes a .npz" in refused(*words, f"out={tmp_path / 'fit.pt'}")
     for _ in range(2):  # equal bytes, or the second call would find another file there
         assert mhim(*words, f"out={tmp_path / 'fit.npz'}").code == 0
