@@ -73,9 +73,9 @@ def wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> bool:
 
 def test_items_come_in_order_from_one_child_for_all_calls(toys: Any, make_decoder: Callable[..., Decoder[Any]]) -> None:
     decoder = make_decoder()
-    found = [taken(stream) for _ in range(2) for stream in decoder.streams([toys.Job(3), toys.Job(0), toys.Job(40)])]
-    assert [indices(items) for items in found] == [[0, 1, 2], [], list(range(40))] * 2
-    assert len({item[1] for items in found for item in items}) == 1
+    batches = [taken(stream) for _ in range(2) for stream in decoder.streams([toys.Job(3), toys.Job(0), toys.Job(40)])]
+    assert [indices(items) for items in batches] == [[0, 1, 2], [], list(range(40))] * 2
+    assert len({item[1] for items in batches for item in items}) == 1
 
 
 def test_the_child_decodes_ahead_into_the_next_job_but_no_further_than_the_bound(

@@ -148,7 +148,7 @@ def test_a_commit_states_who_decoded_its_slide(actor: SlideActor, tmp_path: Path
 def test_each_slide_s_row_tells_its_status_its_stage_and_who_did_it(actor: SlideActor, tmp_path: Path) -> None:
     good, silent = slide(tmp_path, "good.tiff"), slide(tmp_path, "silent.tiff", mpp=None)
     (tmp_path / "broken.tiff").write_bytes(b"no slide")
-    broken, absent = (SlideTask(SlideId(one), str(tmp_path / one)) for one in ("broken.tiff", "absent.tiff"))
+    broken, absent = (SlideTask(SlideId(name), str(tmp_path / name)) for name in ("broken.tiff", "absent.tiff"))
     rows = rows_of(actor, good, silent, broken, absent)
     assert [(row.status, row.reason, row.stage) for row in rows] == [
         (Status.OK, None, ""),

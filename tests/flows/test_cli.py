@@ -52,9 +52,9 @@ def mhim_process(*words: str, before: str = "pass", **options: Any) -> subproces
 
 @pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in FLOWS)], ids="-".join)
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
-    found = mhim_process(*words, before=f"print('heavy:', sorted({set(HEAVY)!r} & set(sys.modules)))")
-    assert found.returncode == ExitCode.OK, found.stderr
-    assert found.stdout.endswith("heavy: []\n")
+    process = mhim_process(*words, before=f"print('heavy:', sorted({set(HEAVY)!r} & set(sys.modules)))")
+    assert process.returncode == ExitCode.OK, process.stderr
+    assert process.stdout.endswith("heavy: []\n")
 
 
 @pytest.mark.parametrize("name", FLOWS)
@@ -327,9 +327,9 @@ def test_a_reader_who_leaves_early_sees_no_traceback() -> None:
 def test_a_terminal_that_knows_ascii_alone_gets_help_and_errors() -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     assert mhim_process("train", "--help", env=environment).returncode == ExitCode.OK
-    found = mhim_process("check", "cohort=hôpital.csv", env=environment)
-    assert found.returncode == ExitCode.BAD_INPUT
-    assert found.stderr.endswith("h\\xf4pital.csv: there is no such file\n")
+    process = mhim_process("check", "cohort=hôpital.csv", env=environment)
+    assert process.returncode == ExitCode.BAD_INPUT
+    assert process.stderr.endswith("h\\xf4pital.csv: there is no such file\n")
 
 
 def _raises(error: BaseException) -> Callable[[Any], None]:

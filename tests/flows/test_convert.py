@@ -110,12 +110,12 @@ def run_of_fits(tmp_path: Path) -> list[FitResult]:
 def test_a_runs_fit_is_written_with_its_teacher(
     mhim: Callable[..., Any], refused: Callable[..., str], run_of_fits: list[FitResult], tmp_path: Path
 ) -> None:
-    given = f"run={tmp_path / 'run'}"
-    message = refused("convert", given, "fold=1", f"out={tmp_path / 'fit.pt'}")
+    source = f"run={tmp_path / 'run'}"
+    message = refused("convert", source, "fold=1", f"out={tmp_path / 'fit.pt'}")
     assert all(word in message for word in ("2 finished fits", "fold=", "seed=", "stage="))
     assert "seed-2021/fold-1/mhim" in message
-    assert "0 finished fits" in refused("convert", given, "fold=5", f"out={tmp_path / 'fit.pt'}")
-    assert mhim("convert", given, "fold=1", "stage=mhim", f"out={tmp_path / 'fit.pt'}").code == 0
+    assert "0 finished fits" in refused("convert", source, "fold=5", f"out={tmp_path / 'fit.pt'}")
+    assert mhim("convert", source, "fold=1", "stage=mhim", f"out={tmp_path / 'fit.pt'}").code == 0
     result = next(result for result in run_of_fits if (result.fold, result.stage) == (1, Stage.mhim))
     loaded = load_model((tmp_path / "run" / result.model_key).read_bytes())
     written = torch.load(io.BytesIO((tmp_path / "fit.pt").read_bytes()), weights_only=True)

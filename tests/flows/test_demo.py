@@ -27,9 +27,9 @@ def test_the_demo_ends_with_its_evidence_and_a_second_run_makes_nothing_anew(
     assert ended.code == 0, ended
     out = tmp_path / "demo"
     assert [line[3:] for line in ended.out.splitlines() if line.startswith("── ")] == STATIONS
-    found = json.loads((out / "foci.json").read_bytes())
-    summary = found["summary"]
-    shown = [one.shows for one in read_truth((out / "slides/truth.json").read_bytes()).values()]
+    document = json.loads((out / "foci.json").read_bytes())
+    summary = document["summary"]
+    shown = [slide.shows for slide in read_truth((out / "slides/truth.json").read_bytes()).values()]
     assert summary["num"] == {"none": 6, "quiet": 4, "loud": 2}
     assert summary["num"]["quiet"] < shown.count(FociKind.quiet)  # one more is among the new slides
     assert set(summary["models"]) == {"plain", "mhim"}

@@ -80,12 +80,12 @@ def test_more_than_this_machine_has_room_for_is_refused_before_any_work(
 def test_an_encoder_of_a_gpu_is_refused_before_any_work_where_actors_have_none(
     write_table: Callable[..., Path], write_slide: Callable[..., Path], tmp_path: Path, embed_here: None, flow: str
 ) -> None:
-    given = load_cohort(str(write_table([{"slide_id": "a", "path": write_slide("a.tiff").name, "label": "x"}])))
+    cohort_input = load_cohort(str(write_table([{"slide_id": "a", "path": write_slide("a.tiff").name, "label": "x"}])))
     card = encoder_card("hed-texture", device="cuda")
     keys = {"cohort": "c", "store": "s"} | ({"out": "o", "run": "r"} if flow == "predict" else {})
     config: Any = from_keys(PredictConfig if flow == "predict" else EmbedConfig, **keys)
     with pytest.raises(ConfigError, match=r"hed-texture are made on a GPU .* set gpus_per_actor=1") as caught:
-        embed_cohort(given, card, TileSpec(), config, LocalStorage(tmp_path / "store"))
+        embed_cohort(cohort_input, card, TileSpec(), config, LocalStorage(tmp_path / "store"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "store").exists()
 
@@ -93,14 +93,14 @@ def test_an_encoder_of_a_gpu_is_refused_before_any_work_where_actors_have_none(
 def test_features_of_a_gpu_that_are_all_there_need_none(
     write_table: Callable[..., Path], write_slide: Callable[..., Path], tmp_path: Path
 ) -> None:
-    given = load_cohort(str(write_table([{"slide_id": "a", "path": write_slide("a.tiff").name, "label": "x"}])))
+    cohort_input = load_cohort(str(write_table([{"slide_id": "a", "path": write_slide("a.tiff").name, "label": "x"}])))
     card, spec, store = encoder_card("hed-texture", device="cuda"), TileSpec(), LocalStorage(tmp_path / "store")
     feature_set = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
-    (task,) = given.tasks()
+    (task,) = cohort_input.tasks()
     (features,) = embed_slide(task, [load_encoder("hed-texture")], spec=spec, policy=SlidePolicy())
     commit(store, feature_set, replace(features, encoder=card.to_dict()))
     config = from_keys(EmbedConfig, cohort="c", store="s")
-    embedded = embed_cohort(given, card, spec, config, store)
+    embedded = embed_cohort(cohort_input, card, spec, config, store)
     assert embedded.outcome.count(Status.SKIPPED) == 1
     assert read_words("embed", [f"config={embedded.result.outputs['report']}/resolved.yaml"]) == config
 

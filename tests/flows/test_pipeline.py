@@ -102,7 +102,7 @@ def test_embedding_a_cohort_twice_gives_the_same_files_and_manifest(
     assert len(clean_features) == 12
     assert features_of(embedded.folder) == features_of(embedded_again.folder) == clean_features
     manifests = [sorted(store.rglob("manifests/**/*.parquet")) for store in (embedded.folder, embedded_again.folder)]
-    assert [len(found) for found in manifests] == [1, 1]
+    assert [len(paths) for paths in manifests] == [1, 1]
     assert manifests[0][0].read_bytes() == manifests[1][0].read_bytes()
 
 

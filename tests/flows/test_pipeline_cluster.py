@@ -142,19 +142,19 @@ def test_two_nodes_embed_what_one_process_embeds(
 def test_two_workers_on_two_nodes_train_what_one_worker_trains(
     embedded: Path, cluster: Cluster, painted: Any, tmp_path: Path, run_here: Callable[..., Any]
 ) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
+    single, pair = tmp_path / "one", tmp_path / "pair"
     kind = ("method=mhim", "folds=2", "epochs=4", "embed_dim=16", "global_batch=2", "precision=float64")
     words = ("train", f"cohort={painted.cohort}", f"store={embedded}", *kind)
-    run_on(cluster, *words, f"out={two}", "workers=2")
-    assert run_here(*words, f"out={one}", "workers=1", "local_cpus=2").code == 0
-    assert not (two / "ray").exists()
+    run_on(cluster, *words, f"out={pair}", "workers=2")
+    assert run_here(*words, f"out={single}", "workers=1", "local_cpus=2").code == 0
+    assert not (pair / "ray").exists()
     for fit in ("seed-2021/fold-0/plain", "seed-2021/fold-0/mhim", "seed-2021/fold-1/plain", "seed-2021/fold-1/mhim"):
-        expected, found = (model_of(run, fit) for run in (one, two))
-        assert found.keys() == expected.keys()
+        expected, actual = (model_of(run, fit) for run in (single, pair))
+        assert actual.keys() == expected.keys()
         assert ("teacher" in "".join(expected)) == fit.endswith("mhim")
         for name, tensor in expected.items():
             scale = tensor.abs().max().clamp(min=1e-12)
-            assert ((found[name] - tensor).abs().max() / scale) < 1e-9, (fit, name)
+            assert ((actual[name] - tensor).abs().max() / scale) < 1e-9, (fit, name)
 
 
 def model_of(run: Path, fit: str) -> dict[str, Any]:

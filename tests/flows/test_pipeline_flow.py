@@ -30,8 +30,8 @@ def pipeline(
 
     def run(*words: str) -> Any:
         places = (f"cohort={painted.cohort}", f"store={tmp_path / 'store'}", f"out={tmp_path / 'runs'}")
-        given = {word.partition("=")[0] for word in words}
-        quick = [word for word in QUICK if word.partition("=")[0] not in given]
+        keys = {word.partition("=")[0] for word in words}
+        quick = [word for word in QUICK if word.partition("=")[0] not in keys]
         return mhim("pipeline", *places, *quick, *words)
 
     return run

@@ -41,7 +41,7 @@ class FakeServer:
     def submit(self, stem: str, line: str, runtime_env: Mapping[str, Any]) -> Submitted:
         self.sent.append((stem, line, runtime_env))
         folder = Path(runtime_env.get("working_dir", "/no/such"))
-        self.folder = {str(one.relative_to(folder)): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+        self.folder = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         return Submitted(f"{stem}-1", self.attached)
 
     def follow(self, job_id: str, write: Callable[[str], object]) -> Job:

@@ -21,8 +21,8 @@ RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 def wait_until(condition: Callable[[], Any], limit_s: float = 300.0) -> Any:
     deadline_s = time.monotonic() + limit_s
     while time.monotonic() < deadline_s:
-        if found := condition():
-            return found
+        if value := condition():
+            return value
         time.sleep(0.02)
     raise AssertionError(f"not within {limit_s:g} s")
 
@@ -99,9 +99,9 @@ def killing(descendants_of: Descendants) -> Callable[..., Any]:
 
         def work() -> None:
             wait_until(condition)
-            found = wait_until(lambda: [pid for pid, title in descendants_of(os.getpid()).items() if name in title])
-            os.kill(found[0], signal.SIGKILL)
-            killed.append(found[0])
+            pids = wait_until(lambda: [pid for pid, title in descendants_of(os.getpid()).items() if name in title])
+            os.kill(pids[0], signal.SIGKILL)
+            killed.append(pids[0])
 
         thread = threading.Thread(target=work)
         thread.start()

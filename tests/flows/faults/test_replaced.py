@@ -118,7 +118,7 @@ def test_encoders_that_exit_die_or_stand_still_cost_the_slide_at_fault_alone(
     }
     assert len(births.read_text()) == 2 + 4, "two at first, and one for each death"
     assert features_of(store) == {
-        key: sha for key, sha in clean_features.items() if not any(one in key for one in faults)
+        key: sha for key, sha in clean_features.items() if not any(fault in key for fault in faults)
     }
     assert len(commits(store)) == 9
     assert said.err.count("stood still") >= 2

@@ -51,7 +51,7 @@ def test_quiet_foci_are_alone_in_the_test_and_never_where_models_learn(num_slide
     for slide in slides:
         patients.setdefault(slide.row.patient_id, set()).add((slide.row.split, slide.row.label))
     assert len(patients) < num_slides  # some have two slides
-    assert all(len(found) == 1 for found in patients.values())
+    assert all(len(slides_shown) == 1 for slides_shown in patients.values())
 
 
 def test_every_slide_has_about_50_tiles_and_few_of_them_are_tumour(cohort: DemoCohort) -> None:
@@ -83,8 +83,8 @@ def test_a_complete_folder_is_left_alone_and_a_broken_one_is_mended(cohort: Demo
 
 def test_another_seed_gives_other_slides(cohort: DemoCohort, tmp_path: Path) -> None:
     other = write_demo_cohort(tmp_path, num_slides=MIN_SLIDES, num_new=0, seed=2)
-    one, two = (made.cohort_csv.parent / "slides/demo-0001.tiff" for made in (cohort, other))
-    assert one.read_bytes() != two.read_bytes()
+    first, second = (made.cohort_csv.parent / "slides/demo-0001.tiff" for made in (cohort, other))
+    assert first.read_bytes() != second.read_bytes()
     assert rows_of(other.new_csv) == []
 
 

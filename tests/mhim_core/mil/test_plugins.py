@@ -190,8 +190,8 @@ def test_two_versions_of_a_file_live_side_by_side_and_the_newest_name_wins() -> 
     assert first.sha256 != second.sha256
     assert (old.plugin_sha256, options("versioned").plugin_sha256) == (first.sha256, second.sha256)
     rates = [
-        build_model(10, 3, one, seed="s").aggregator.module.dropout.p  # type: ignore[union-attr]
-        for one in (old, options("versioned"))
+        build_model(10, 3, version, seed="s").aggregator.module.dropout.p  # type: ignore[union-attr]
+        for version in (old, options("versioned"))
     ]
     assert rates == [0.5, 0.25]
 

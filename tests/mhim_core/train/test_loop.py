@@ -293,18 +293,18 @@ def warm(plan_of: PlanOf, bags, tmp_path: Path, **more):  # type: ignore[no-unty
 
 def test_a_warm_start_begins_at_the_weights_given(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     plan, initial = warm(plan_of, bags, tmp_path)
-    given = initial.student.state_dict()
+    weights = initial.student.state_dict()
     stage_one = start_state(make_setup(plan, plan.fits[0]), None, torch.device("cpu"), initial).student.state_dict()
-    assert stage_one.keys() < given.keys(), "a plain model has no recycle network"
-    assert all(torch.equal(tensor, given[name]) for name, tensor in stage_one.items())
+    assert stage_one.keys() < weights.keys(), "a plain model has no recycle network"
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in stage_one.items())
     taught = load_model(read_model(LocalStorage(tmp_path / "before"), run(plan_of(), bags, tmp_path / "before")[0]))
     stage_two = start_state(make_setup(plan, plan.fits[1]), taught, torch.device("cpu"), initial)
     learned = taught.student.state_dict()
     assert stage_two.teacher is not None
     for name, tensor in stage_two.student.state_dict().items():
-        assert torch.equal(tensor, given[name]), f"{name}: student_init=fresh takes nothing from stage 1"
+        assert torch.equal(tensor, weights[name]), f"{name}: student_init=fresh takes nothing from stage 1"
     for name, tensor in stage_two.teacher.state_dict().items():
-        assert torch.equal(tensor, learned.get(name, given[name])), f"{name}: stage 1, and the recycle network given"
+        assert torch.equal(tensor, learned.get(name, weights[name])), f"{name}: stage 1, and the recycle network given"
 
 
 def test_a_warm_start_changes_the_fit_and_goes_on_alike_after_a_kill(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -316,7 +316,7 @@ def test_a_warm_start_changes_the_fit_and_goes_on_alike_after_a_kill(plan_of: Pl
     shutil.copytree(tmp_path / "warm/initial", tmp_path / "again/initial")
     assert run(plan, bags, tmp_path / "again") == ended
     assert ended[0].history[0].task_loss < cold[0].history[0].task_loss, "it went on where the other had ended"
-    assert {one.identity for one in ended}.isdisjoint(one.identity for one in cold)
+    assert {result.identity for result in ended}.isdisjoint(result.identity for result in cold)
 
 
 def test_a_warm_start_of_other_data_options_or_bytes_is_refused(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
