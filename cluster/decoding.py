@@ -62,7 +62,7 @@ class _Ahead(queue.Queue[tuple[_Message, int]]):
         return self.get(timeout=timeout_s)[0]
 
     def end(self) -> None:
-        """Wake up whoever still waits for a message; without effect where there are some."""
+        """Wake up a thread that still waits for a message; no effect where messages are there."""
         with contextlib.suppress(queue.Full):
             self.put_nowait((_Message(-1, "closed"), 1))
 
@@ -84,7 +84,7 @@ class _Call(NamedTuple):
 
     messages: _Ahead
     given_up: threading.Event
-    """Nobody listens any more: the pump is to end."""
+    """The stream is abandoned: the pump is to end."""
 
 
 class Decoder(Generic[Job]):

@@ -38,6 +38,7 @@ class Job(NamedTuple):
 
     @property
     def is_over(self) -> bool:
+        """Whether it has ended, in whatever way."""
         return self.status in ("STOPPED", "SUCCEEDED", "FAILED")
 
     @property
@@ -82,7 +83,7 @@ class JobServer:
     def submit(self, stem: str, entrypoint: str, runtime_env: Mapping[str, Any]) -> Submitted:
         """Start the stem's next attempt, or attach to the one that is pending or running.
 
-        `entrypoint` is a line for a shell. Whatever `runtime_env` holds can be read by all who reach the cluster.
+        `entrypoint` is a line for a shell. Whatever `runtime_env` holds can be read by anyone who reaches the cluster.
         Raises ConfigError where the cluster refuses the job, ConflictError where others keep taking the next number.
         """
         for _ in range(_MAX_TRIES):

@@ -226,7 +226,7 @@ def _no_start(error: Exception) -> MhimError:
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself waits for more than ten minutes, deaf to Ctrl-C, where nobody or somebody else answers."""
+    """Raises if no Ray answers at the address: Ray itself would wait for over ten minutes and ignore Ctrl-C."""
     target = _cluster_of_this_machine() if address == "auto" else address
     if target is None or os.environ.get("RAY_USE_TLS") == "1":
         return
@@ -281,7 +281,7 @@ def _raylet_watched(*, is_local: bool) -> Iterator[None]:
     def watch() -> None:
         while not done.wait(_WATCH_S):
             if not all(_listens(host, port) for host, port in needed):
-                signal.pthread_kill(main, signal.SIGUSR1)  # again and again, lest a library swallows it
+                signal.pthread_kill(main, signal.SIGUSR1)  # again and again, as a library may swallow it
 
     before = signal.signal(signal.SIGUSR1, interrupt)
     thread = threading.Thread(target=watch, daemon=True, name="mhim-raylet-watch")

@@ -33,7 +33,7 @@ class Worker(NamedTuple):
     node_id: str
     pid: int
     start: str
-    """When the kernel started it, lest another process of the same id be killed."""
+    """When the kernel started it, so that no later process with the same id is killed."""
 
 
 class Verdict(NamedTuple):
@@ -87,6 +87,7 @@ class Watch:
         return settled
 
     def begin(self, worker: Worker, slide_id: SlideId) -> None:
+        """The worker holds this slide from now on: if the worker dies, its death counts against the slide."""
         self._holder[slide_id] = worker
 
     def end(self, worker: Worker, row: StatusRow) -> None:
@@ -102,7 +103,10 @@ class Watch:
         self._until_s[worker] = self._clock() + silence_s
 
     def sweep(self) -> list[Replaced]:
-        """Kill who has been silent for too long, among them who has ended, which does no harm. The slides' holders."""
+        """Kill the workers that have been silent for too long; those that held a slide are returned.
+
+        A worker that had already ended is only forgotten.
+        """
         overdue = [worker for worker, until_s in self._until_s.items() if until_s < self._clock()]
         holders = {worker: slide_id for slide_id, worker in self._holder.items()}
         replaced = []
@@ -123,21 +127,25 @@ class Pulse(Protocol):
         """What is settled of a call's slides already: see `Watch.take`."""
         ...
 
-    def begin(self, slide_id: SlideId) -> None: ...
+    def begin(self, slide_id: SlideId) -> None:
+        """The slide is being worked on: returns once the watch knows it."""
+        ...
 
-    def end(self, row: StatusRow) -> None: ...
+    def end(self, row: StatusRow) -> None:
+        """The slide has its row."""
+        ...
 
     def works(self, limit_s: float) -> None:
-        """From now on it is up to this actor, which has so long for its next step."""
+        """The actor is at work, and is killed if its next step takes longer than this (seconds)."""
         ...
 
     def waits(self, limit_s: float) -> None:
-        """It waits for its decoder, for so long at most, and is alive meanwhile; infinite: it has nothing to do."""
+        """The actor waits for its decoder, for this long at most (seconds); infinite: it has nothing to do."""
         ...
 
 
 class Unwatched:
-    """The pulse of an embedder that no Ray has started."""
+    """The pulse of an embedder that Ray did not start: every call does nothing."""
 
     def take(self, slide_ids: Sequence[SlideId]) -> dict[SlideId, Verdict | StatusRow]:
         return {}
@@ -152,7 +160,7 @@ class Unwatched:
 
 
 class WatchedPulse:
-    """The pulse of this process, told to a watch every few seconds by a thread."""
+    """The pulse of this process, which a thread reports to a watch every few seconds; methods as in `Pulse`."""
 
     def __init__(self, watch: Any, node_id: str, silence_s: float) -> None:
         """`watch`: the handle of a `Watch`; `silence_s`: how long to be silent while there is nothing to do."""
@@ -193,7 +201,7 @@ class WatchedPulse:
 
 @contextmanager
 def watched(silence_s: float, tell: Callable[[Replaced], None]) -> Iterator[Any]:
-    """The handle of a watch on this node while the block runs; who was replaced is told from a thread."""
+    """The handle of a watch on this node while the block runs; a thread reports the workers that were replaced."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -98,7 +98,7 @@ def _run_flow(name: str, words: Sequence[str]) -> int:
 def _general_help() -> str:
     flows = "\n".join(f"  mhim {name:<17} {flow.summary}" for name, flow in FLOWS.items())
     return f"""\
-mhim: whole-slide images → tile features → MHIM-MIL models → predictions, heat maps, a page. Research use only.
+mhim: whole-slide images → tile features → MHIM-MIL models → predictions, heat maps, an HTML page. Research use only.
 
 {flows}
 

@@ -55,19 +55,19 @@ FLOWS = {
     "convert": FlowCommand(
         "convert",
         "ConvertConfig",
-        "published checkpoints in (MHIM-MIL, CLAM) and out",
+        "published checkpoints (MHIM-MIL, CLAM) into model files, and back",
         "checkpoint=theirs.pt out=model.safetensors classes=normal,tumour",
     ),
     "pipeline": FlowCommand(
         "pipeline",
         "lifecycle.PipelineConfig",
-        "embed, train, evaluate, report; makes the first champion",
+        "embed, train, evaluate, report; makes the first champion of a name",
         "cohort=my.csv store=./features out=runs registry=./registry name=lung",
     ),
     "retrain": FlowCommand(
         "retrain",
         "lifecycle.RetrainConfig",
-        "new data → a challenger → promoted or not",
+        "new data → a challenger → the gate → promoted or not",
         "name=lung registry=./registry cohort=my.csv store=./features",
     ),
     "flow status": FlowCommand(
@@ -87,7 +87,11 @@ FLOWS = {
         wraps_flow=True,
     ),
     "schedule ls": FlowCommand(
-        "schedule", "schedules.ScheduleLsConfig", "what runs when, and how it went", "registry=./registry", "ls"
+        "schedule",
+        "schedules.ScheduleLsConfig",
+        "the schedules: what runs when, and how past runs ended",
+        "registry=./registry",
+        "ls",
     ),
     "schedule allow": FlowCommand(
         "schedule",
@@ -114,7 +118,10 @@ FLOWS = {
         positional=("schedule",),
     ),
     "schedule serve": FlowCommand(
-        "scheduling.service", "schedules.ScheduleServeConfig", "run what is due", "registry=./registry"
+        "scheduling.service",
+        "schedules.ScheduleServeConfig",
+        "run schedules when they are due, until stopped",
+        "registry=./registry",
     ),
     "model ls": FlowCommand(
         "model",
@@ -127,7 +134,7 @@ FLOWS = {
     "model show": FlowCommand(
         "model",
         "models.ModelShowConfig",
-        "a model's card, and who was champion when",
+        "a model's card, and which versions were champion when",
         "lung registry=./registry",
         function="show",
         positional=("name",),
@@ -135,7 +142,7 @@ FLOWS = {
     "model register": FlowCommand(
         "model",
         "models.ModelRegisterConfig",
-        "a finished run becomes a model",
+        "register a finished run as a model",
         "lung run=runs/first registry=./registry",
         function="register",
         positional=("name",),
@@ -151,7 +158,7 @@ FLOWS = {
     "model rollback": FlowCommand(
         "model",
         "models.ModelRollbackConfig",
-        "a champion of the past is champion again",
+        "make an earlier champion the champion again",
         "lung to=1f0c9a3e registry=./registry",
         function="rollback_to",
         positional=("name",),
@@ -159,14 +166,14 @@ FLOWS = {
     "model keygen": FlowCommand(
         "model",
         "models.ModelKeygenConfig",
-        "a pair of keys for signing",
+        "make a pair of keys for signing",
         "out=keys/retraining.pem",
         function="keygen",
     ),
     "model sign": FlowCommand(
         "model",
         "models.ModelSignConfig",
-        "vouch for promotions and cards as they are",
+        "sign promotions and cards that are not signed yet",
         "lung registry=./registry signing_key=keys/retraining.pem",
         function="sign",
         positional=("name",),
@@ -174,21 +181,21 @@ FLOWS = {
     "store verify": FlowCommand(
         "store",
         "store.StoreVerifyConfig",
-        "what a store has lost: missing and damaged files, by slide",
+        "find missing and damaged files of a store, by slide",
         "store=./features deep=true",
         function="verify",
     ),
     "store repair": FlowCommand(
         "store",
         "store.StoreRepairConfig",
-        "embed just those slides again, to the same bytes",
+        "embed the slides of those files again, to the same bytes",
         "store=./features cohort=my.csv",
         function="repair",
     ),
     "submit": FlowCommand(
         "submit",
         "jobs.SubmitConfig",
-        "any flow as a job of a Ray cluster",
+        "run any flow as a job of a Ray cluster",
         "embed cohort=my.csv store=s3://bucket/features ray_address=http://host:8265 --wait",
         positional=("flow",),
         wraps_flow=True,
@@ -199,7 +206,7 @@ FLOWS = {
     "jobs logs": FlowCommand(
         "jobs",
         "jobs.JobsLogsConfig",
-        "what a job has written",
+        "the log of a job",
         "embed-0123456789ab-1 --follow ray_address=http://host:8265",
         function="logs",
         positional=("job",),
@@ -212,7 +219,9 @@ FLOWS = {
         function="stop",
         positional=("job",),
     ),
-    "demo": FlowCommand("demo", "DemoConfig", "embed to report, and prediction, on a painted cohort", "out=demo"),
+    "demo": FlowCommand(
+        "demo", "DemoConfig", "the whole path, embed to report and predict, on a painted cohort", "out=demo"
+    ),
 }
 
 

@@ -28,7 +28,7 @@ SHOWN = {
 
 
 def run(config: EvaluateConfig) -> FlowResult:
-    """Raises InputError (2) if the run is not finished or holds nobody out, IntegrityError for a damaged file."""
+    """Raises InputError (2) if the run is not finished or has no test part, IntegrityError for a damaged file."""
     trained_run = read_run(config.run, store=config.store)
     metrics, recomputed = evaluated(trained_run, config.bootstrap_replicates)
     if recomputed or not has_resolved(trained_run.storage, FOLDER):

@@ -1,4 +1,4 @@
-"""mhim model ls | show | register | promote | rollback | keygen | sign: the models of a registry, and who is champion.
+"""mhim model ls | show | register | promote | rollback | keygen | sign: models of a registry, and which is champion.
 
 Inputs: a registry; for `register` a finished run. Outputs: a model folder (`register`), a numbered promotion record
 (`promote`, `rollback`), key files (`keygen`), signatures (`sign`, or with `signing_key=` where something is written);

@@ -78,7 +78,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """A pipe is opened although nobody writes to it."""
+    """A pipe is opened even if it has no writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

@@ -197,13 +197,14 @@ class ReportConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """mhim demo: a made cohort through every station."""
+    """mhim demo: the whole path on a painted cohort."""
 
     ray: RayKeys = part(RayKeys, Role.execution)
     out: str = field(default="demo", metadata=role(Role.output))
     """The folder for slides, features, run, predictions and page."""
     num_slides: int = field(default=84, metadata=role(Role.identity))
-    """Slides of the labelled cohort: of seven, three for training, one for choosing the epoch, three for testing."""
+    """Slides of the labelled cohort: of every seven, three for training, one for choosing the epoch, three for
+    testing."""
     num_new: int = field(default=6, metadata=role(Role.identity))
     """Slides to predict afterwards, of patients unseen in training."""
     encoder: str = field(default="efficientnet-lite0", metadata=role(Role.identity))
@@ -228,7 +229,7 @@ class DemoConfig:
         check_least(self, 28, "num_slides")
         check_least(self, 2, "num_new")
         check_least(self, 0, "demo_seed")
-        # what its stations would refuse, refused before slides are painted
+        # what a later step would refuse is refused before slides are painted
         model = ModelOptions(aggregator=self.aggregator)
         if self.method is Method.mhim:
             model.require_mining()
@@ -246,7 +247,8 @@ class ConvertConfig:
         default=DEFAULT_FORMAT,
         metadata=role(Role.identity) | {"neutral": "mhim-mil", "choices": tuple(formats_to_write())},
     )
-    """To write anything but a model file: its format. mhim-mil: a .pt with the names of the published code."""
+    """Format of the written file unless it is a model file; mhim-mil: a .pt with the tensor names of the published
+    code."""
     checkpoint: str = field(default="", metadata=role(Role.place))
     """The file to read: a published .pt, or a model file .safetensors; empty: a fit of run=."""
     classes: tuple[str, ...] = field(default=(), metadata=role(Role.identity))
@@ -259,11 +261,11 @@ class ConvertConfig:
     run: str = field(default="", metadata=role(Role.run))
     """Export a fit of this training run (its out=); empty: read checkpoint=."""
     fold: int | None = field(default=None, metadata=role(Role.identity))
-    """With run=: the fold of the fit; none: if there is only one."""
+    """With run=: the fold of the fit; none: the run has only one."""
     seed: int | None = field(default=None, metadata=role(Role.identity))
-    """With run=: the seed of the fit; none: if there is only one."""
+    """With run=: the seed of the fit; none: the run has only one."""
     stage: Stage | None = field(default=None, metadata=role(Role.identity))
-    """With run=: plain (stage 1) or mhim (the student, with its teacher); none: if there is only one."""
+    """With run=: plain (stage 1) or mhim (the student, with its teacher); none: the run has only one."""
 
     def __post_init__(self) -> None:
         check_least(self, 0, "fold")
@@ -325,4 +327,5 @@ class CompareConfig:
 
     @property
     def model_names(self) -> tuple[str, ...]:
+        """The models named by `models`; () for each run's reported model."""
         return split_list(self.models)

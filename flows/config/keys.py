@@ -38,6 +38,8 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class PluginFile:
+    """A user's own aggregators. Raises InputError if the file cannot be read or run."""
+
     aggregator_file: str = field(default="", metadata=role(Role.file) | by_hand())
     """A Python file of yours that registers aggregators (docs/method.md); empty: none. The file is executed."""
 
@@ -51,6 +53,8 @@ class PluginFile:
 
 @dataclass(frozen=True, kw_only=True)
 class CohortKeys:
+    """Which slides."""
+
     cohort: str = field(metadata=role(Role.file))
     """The cohort table (CSV, xlsx or Parquet): a path or an s3:// URI; paths in it are relative to the table. Or a
     folder of slides, or s3://bucket/prefix/ with a slash at its end: every slide file below it."""
@@ -58,6 +62,8 @@ class CohortKeys:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledCohort(CohortKeys):
+    """Which slides, and their labels."""
+
     labels: str = field(default="", metadata=role(Role.file))
     """A table of labels (CSV or xlsx), with or without header: the id of a slide or patient, then its label; empty: the
     cohort's own labels."""
@@ -65,6 +71,8 @@ class LabelledCohort(CohortKeys):
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderFiles:
+    """Where an encoder's weights are, for commands whose encoder is settled by a store, run or model."""
+
     encoder_weights: str = field(default="", metadata=role(Role.node_path))
     """A local weights file or folder for timm/<model>; empty: from the package or the hub. The sha256 of the weights is
     part of the encoder's identity."""
@@ -82,6 +90,8 @@ class EncoderKeys(EncoderFiles):
 
 @dataclass(frozen=True, kw_only=True)
 class FailurePolicy:
+    """How many slides may fail, and what that means for the exit code. Raises ConfigError for shares outside 0 to 1."""
+
     max_failed_fraction: float = 0.1
     """Share of the cohort's slides that may fail before the exit code becomes 4 instead of 3."""
     max_empty_fraction: float = 0.5
@@ -208,7 +218,7 @@ class TrainExecution:
     """Disk in GiB on which a node keeps bags for its workers until they end, unless one worker can keep all in
     cache_gib; 0: none, and what exceeds cache_gib is read from the store in every epoch. A full disk stops nothing."""
     cache_dir: str = ""
-    """The node's own folder for that, on a local disk; empty: the system's temporary folder."""
+    """The node's folder for bags kept on disk, on a local disk; empty: the system's temporary folder."""
 
     def __post_init__(self) -> None:
         check_least(self, 1, "workers", "threads_per_worker")
@@ -241,6 +251,8 @@ def check_method(method: Method, model: ModelOptions, teacher: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolKeys:
+    """What is trained beside the options of a single fit: recipe, seeds, teacher, predefined folds."""
+
     recipe: str = DEFAULT_RECIPE
     """A named set of options, which the keys that you set override: mhim, mhim-v2 (the text of IJCV 2025), mhim-v1
     (ICCV 2023) or published-code (table in docs/method.md)."""
@@ -262,6 +274,8 @@ class ProtocolKeys:
 
 @dataclass(frozen=True, kw_only=True)
 class PageKeys:
+    """What the HTML page shows of single slides."""
+
     max_heatmaps: int = 24
     """Number of slides with a heat map and top tiles on the page; 0: none."""
     top_tiles: int = 8

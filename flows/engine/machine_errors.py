@@ -18,7 +18,7 @@ _ADVICE = {
     errno.ESTALE: "the network file system lost this file: run again",
     errno.ENAMETOOLONG: "choose shorter folder names",
     errno.ETIMEDOUT: "the network gave no answer: run again",
-    errno.ECONNREFUSED: "nobody listens there: look whether the service runs",
+    errno.ECONNREFUSED: "no service listens there: check that it runs",
     errno.ECONNRESET: "the network broke the connection: run again",
     errno.EHOSTUNREACH: "the network does not reach it",
     errno.ENETUNREACH: "the network does not reach it",

@@ -1,4 +1,4 @@
-"""The page of a prediction: who was predicted what, and where the models looked."""
+"""The page of a prediction: the prediction for each slide or patient, and where the models looked."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any

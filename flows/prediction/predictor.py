@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # torch: a command that finds everything done must not load i
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """Models, and all that is needed to give them new slides."""
+    """Models, and all that is needed to predict new slides with them."""
 
     origin: dict[str, str]
     """What each prediction says it is by: {run: fingerprint}, or {model: name, version: …}."""
@@ -71,14 +71,17 @@ class Predictor:
 
     @property
     def by_slide(self) -> bool:
+        """Whether a bag is a slide; otherwise it is a patient."""
         return self.unit is BagUnit.slide
 
     @property
     def num_seeds(self) -> int:
+        """Of the members."""
         return len({seed for seed, _ in self.fits})
 
     @property
     def num_folds(self) -> int:
+        """Of the members."""
         return len({fold for _, fold in self.fits})
 
     @cached_property

@@ -38,6 +38,7 @@ class CohortInput(NamedTuple):
     warnings: tuple[Finding, ...]
 
     def tasks(self) -> list[SlideTask]:
+        """One task a slide, in the order of the table."""
         return [SlideTask(row.slide_id, row.uri, row.mpp, row.sha256) for row in self.cohort.rows]
 
 

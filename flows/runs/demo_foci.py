@@ -1,4 +1,4 @@
-"""The demo's last station: the run's models on its test slides, beside the foci of known place."""
+"""The demo's last step: the run's models on its test slides, compared with the foci, whose place is known."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,9 +31,12 @@ _WIDTHS = (10, 7, 6, 12, 6, 15, 6)
 
 
 class FociResult(NamedTuple):
+    """What `judge_foci` found or wrote."""
+
     summary: dict[str, Any]
     """`mhim_core.evaluation.foci_figures`'s document."""
     recomputed: bool
+    """False: an earlier call had written it for the same models."""
 
 
 class _TestSlide(NamedTuple):

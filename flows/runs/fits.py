@@ -1,4 +1,4 @@
-"""A run's fold models, loaded and verified, and whom they learned from."""
+"""A run's fold models, loaded and verified, and the data they were trained on."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -75,7 +75,7 @@ def model_digests(fits: Sequence[FoldFits]) -> list[str]:
 
 
 def trained_on(run: Run, folds: set[int]) -> TrainedOn:
-    """Whom the models of these folds learned from, or were chosen by, and whom the model did that they started from."""
+    """Patients and slides that the models of these folds were trained on or chosen by, also before a warm start."""
     entries, rows = run.manifest.entries, {row.slide_id: row for row in run.slides}
     used = [slide_id for split in run.splits if split.fold in folds for slide_id in (*split.train, *split.validation)]
     return TrainedOn.of(

@@ -63,6 +63,7 @@ class SlideProgress:
         self._plain(f"{self.line()}, {_duration(time.monotonic() - self._start_s)}")
 
     def update(self, row: StatusRow) -> None:
+        """Count a finished slide; print it if it failed."""
         self._counts[row.status] += 1
         self._num_tiles += row.num_tiles
         if row.status is Status.FAILED:
@@ -101,6 +102,7 @@ class FitProgress:
         self._printed_s = 0.0
 
     def update(self, event: "FitEvent") -> None:
+        """Print an event of a fit, epochs at most once a second."""
         record = event.record
         numbers = "" if record is None else _numbers(record, event.metric_name)
         if event.kind == "epoch":

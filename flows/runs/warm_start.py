@@ -1,6 +1,6 @@
-"""Another model's weights as a training's start: found, pinned in the run's identity, and copied into its folder.
+"""Another model's weights as the start of a training: found, pinned in the run's identity, copied into its folder.
 
-Whom that model learned from counts as known to the new one too, in the gate and wherever new slides are judged.
+The patients that model was trained on count as known to the new one, in the gate and wherever new slides are judged.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,7 +61,7 @@ def check_start(start: Start, config: TrainConfig, task: Task, features: Feature
 
 
 def take_start(run: Run, config: TrainConfig, start: Start | None) -> None:
-    """Copy the models and whom they know into the run, so that it stands on its own; what it has is left alone.
+    """Copy the models and the record of their training data into the run, unless they are there: it stands on its own.
 
     `start`: the model, where it was looked up when the run was created; None: it is looked up if anything is missing.
 

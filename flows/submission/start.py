@@ -199,7 +199,7 @@ def _remove(storage: Storage, probe: str) -> None:
 
 def _sweep(storage: Storage, probe: str) -> None:
     """Remove old probes of first steps that were killed; ages are measured by the store's clock."""
-    with suppress(StorageError):  # who may not list or delete here may still run the flow
+    with suppress(StorageError):  # without the right to list or delete here, the flow may still run
         written_s = {entry.key: entry.modified_s for entry in storage.list(_PROBES)}
         now_s = written_s.get(probe, 0.0)
         for key, modified_s in written_s.items():

@@ -124,7 +124,7 @@ def _check_keys_come_back(tmp_path: Path) -> None:
         (["registry=there"], "registry= and name= belong together"),
         (["name=lung"], "registry= and name= belong together"),
         (["registry=there", "name=a/b"], "cannot name a model"),
-        (["registry=there", "name=lung", "scheme=final"], "tests on nobody"),
+        (["registry=there", "name=lung", "scheme=final"], "scheme=final"),
         (["holdout_fraction=0"], "above 0 and below 1"),
         (["encoder=none-such"], "none-such"),
         (["teacher=there"], "only method=mhim has a teacher"),

@@ -345,7 +345,7 @@ def test_the_model_card_holds_results_data_and_limits():
 
 def test_importing_the_light_modules_loads_nothing_heavy():
     names = ["cohort.task_options", "cohort.check", "cohort.splits", "metrics", "tables"]
-    names += [f"report.{name}" for name in ("card", "figures", "heatmap", "page", "predictions", "run_figures")]
+    names += [f"report.{name}" for name in ("model_card", "figures", "heatmap", "page", "predictions", "run_figures")]
     heavy = ["sklearn", "scipy", "matplotlib", "jinja2", "pyarrow", "PIL", "torch", "ray", "hydra", "omegaconf"]
     code = f"import sys, {', '.join(f'mhim_core.{name}' for name in names)}; print(set({heavy}) & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
