@@ -116,7 +116,7 @@ def answers_without_token(address: str) -> bool:
     url = f"{address}{_VERSION}"
     try:
         with urllib.request.build_opener(_NoRedirect).open(url, timeout=PROBE_TIMEOUT_S) as reply:
-            said = reply.read(65_536)
+            body = reply.read(65_536)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in _GUARDED:
@@ -127,14 +127,14 @@ def answers_without_token(address: str) -> bool:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise ConfigError(f"no Ray dashboard answers at ray_address={address} ({reason}); {_USUAL}") from error
-    if not _is_version(said):
+    if not _is_version(body):
         raise ConfigError(f"what answers at ray_address={address} is no Ray dashboard; {_USUAL}")
     return True
 
 
-def _is_version(said: bytes) -> bool:
+def _is_version(body: bytes) -> bool:
     try:
-        answer = parse_json(said)
+        answer = parse_json(body)
     except ValueError:
         return False
     return isinstance(answer, dict) and "ray_version" in answer

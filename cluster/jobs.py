@@ -17,7 +17,7 @@ from mhim_core.types import ExitCode
 
 IDLE_S = 60.0
 """How long a log may be silent before its connection is considered dead and is renewed."""
-PATIENCE_S = 300.0
+SILENCE_LIMIT_S = 300.0
 """How long the cluster of a followed job may be unreachable."""
 _PAUSE_S = 1.0
 _MAX_TRIES = 10
@@ -111,7 +111,7 @@ class JobServer:
         """Hand on the job's log as it grows, from its start, until the job is over; the job as it ended.
 
         A dropped connection is made again and goes on where it broke off. Raises UnreachableError where the cluster
-        stays silent for `PATIENCE_S`; the job goes on even so.
+        stays silent for `SILENCE_LIMIT_S`; the job goes on even so.
         """
         log = _Log(job_id, write)
         silent_since_s: float | None = None
@@ -127,8 +127,8 @@ class JobServer:
                     return job
             except UnreachableError as error:
                 silent_since_s = silent_since_s or time.monotonic()
-                if time.monotonic() - silent_since_s > PATIENCE_S:
-                    raise UnreachableError(f"silent for {PATIENCE_S:.0f} s now: {error}") from error
+                if time.monotonic() - silent_since_s > SILENCE_LIMIT_S:
+                    raise UnreachableError(f"silent for {SILENCE_LIMIT_S:.0f} s now: {error}") from error
             time.sleep(_PAUSE_S)
 
     def _start(self, job_id: str, entrypoint: str, runtime_env: Mapping[str, Any]) -> None:

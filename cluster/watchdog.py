@@ -205,10 +205,10 @@ def watched(silence_s: float, tell: Callable[[Replaced], None]) -> Iterator[Any]
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # one that was killed begins again and knows of no death: better than no watch
     kind = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Watch)
-    watch: Any = kind.options(scheduling_strategy=here).remote(_kill, _is_lost)
+    watch: Any = kind.options(scheduling_strategy=this_node).remote(_kill, _is_lost)
     done = threading.Event()
 
     def sweep() -> None:
@@ -236,8 +236,8 @@ def _kill(worker: Worker) -> bool:
 
     if _is_lost(worker.node_id):
         return False
-    there = NodeAffinitySchedulingStrategy(worker.node_id, soft=False)
-    killing = ray.remote(num_cpus=0, max_retries=0)(kill_here).options(scheduling_strategy=there).remote(worker)
+    its_node = NodeAffinitySchedulingStrategy(worker.node_id, soft=False)
+    killing = ray.remote(num_cpus=0, max_retries=0)(kill_here).options(scheduling_strategy=its_node).remote(worker)
     try:
         return bool(ray.get(killing, timeout=_KILL_S))
     except ray.exceptions.RayError:  # the node went, or is too busy to answer

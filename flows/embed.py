@@ -230,8 +230,8 @@ def _streamed(
 
 
 def _tell_replaced(replaced: "Replaced") -> None:
-    told = f"an encoder stood still at slide {replaced.slide_id} for longer than encode_timeout_s and is replaced"
-    print(f"warning: {one_line(told)}", file=sys.stderr, flush=True)
+    message = f"an encoder stood still at slide {replaced.slide_id} for longer than encode_timeout_s and is replaced"
+    print(f"warning: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 class ActorPool(NamedTuple):

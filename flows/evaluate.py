@@ -45,8 +45,10 @@ def _print(trained_run: Run, metrics: dict[str, Any]) -> None:
     bags = f"{metrics['num_bags']} held-out slides of" if unit == BagUnit.slide.value else "held-out bags of"
     seeds = len(metrics["seeds"])
     over = f", mean over {seeds} seeds" if seeds > 1 else ""
-    how = f"mean ± deviation over fits ({again} are held out by several folds)" if again else f"pooled over folds{over}"
-    print(f"{bags} {metrics['num_patients']} patients, {how}:")
+    averaging = (
+        f"mean ± deviation over fits ({again} are held out by several folds)" if again else f"pooled over folds{over}"
+    )
+    print(f"{bags} {metrics['num_patients']} patients, {averaging}:")
     titles = metrics_of(trained_run.task.kind)
     for name, model in metrics["models"].items():
         part, say = ("over_folds", _over_folds) if again else ("pooled", _pooled)

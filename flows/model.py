@@ -196,8 +196,8 @@ def _promoted(registry: Storage, record: Promotion, recomputed: bool = True) -> 
 def _print_card(model: RegisteredModel) -> None:
     card = model.card
     print(f"{model.name}@{model.version}: {one_line(card.intended_use)}")
-    what = ", ".join(card.classes) if card.classes else str(card.task.kind)
-    print(f"  predicts    {one_line(what)}, of every {card.unit}")
+    predicted = ", ".join(card.classes) if card.classes else str(card.task.kind)
+    print(f"  predicts    {one_line(predicted)}, of every {card.unit}")
     licence = f"licence {card.encoder.get('licence', '?')}"
     print(f"  encoder     {one_line(card.encoder['id'])} (D={card.encoder['dim']}, {one_line(licence)})")
     print(f"  tiling      {_settings(card.tiling)}")
@@ -213,8 +213,8 @@ def _print_card(model: RegisteredModel) -> None:
     print(f"  members     {len(card.members)}" + ("" if threshold is None else f", threshold {threshold:.4g}"))
     for member in card.members:
         chosen = [
-            f"{what} {'none' if value is None else f'{value:.4g}'}"
-            for what, value in (("temperature", member.temperature), ("threshold", member.threshold))
+            f"{title} {'none' if value is None else f'{value:.4g}'}"
+            for title, value in (("temperature", member.temperature), ("threshold", member.threshold))
         ]
         print(f"    seed {member.seed}, fold {member.fold}: {', '.join(chosen)}, epoch {member.best_epoch}")
     for title, figures in (("estimate", card.estimate), ("holdout", card.holdout)):

@@ -214,9 +214,9 @@ def _lines(book: Book, planned: Planned, now: datetime, is_allowed: bool) -> Ite
         yield f"  last run {last.run}: running, last heard of {_shown(_moment(planned.sign_s))}"
     else:
         stopped, silent = (_shown(_moment(time_s)) for time_s in (planned.ended_s, planned.sign_s))
-        what = f"was stopped {stopped}" if planned.is_stopped else f"ended without a word, last heard of {silent}"
+        ending = f"was stopped {stopped}" if planned.is_stopped else f"ended without a word, last heard of {silent}"
         left = "goes on when served" if last.attempt < MAX_ATTEMPTS else f"given up after {MAX_ATTEMPTS} attempts"
-        yield f"  last run {last.run}: {what}; {left}"
+        yield f"  last run {last.run}: {ending}; {left}"
 
 
 def _end(book: Book, schedule: Schedule, run: Slot) -> str:

@@ -206,8 +206,8 @@ def _restore_set(
 def _card_of(feature_set: FeatureSet, spec: TileSpec, config: StoreRepairConfig) -> EncoderCard:
     """The set's encoder. Raises EncoderError or InputError if this version or these keys would make other features."""
     card = EncoderCard.from_dict(feature_set.encoder)
-    here = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
-    if here.fingerprint != feature_set.fingerprint:
+    remade = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
+    if remade.fingerprint != feature_set.fingerprint:
         raise InputError("its tiling or encoder is another in this version of mhim; use the one that made it")
     if card.runtime == RUNTIME_CUDA and not config.embedding.gpus_per_actor:
         raise EncoderError("these features are made on a GPU; set gpus_per_actor=1")

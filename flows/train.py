@@ -229,7 +229,7 @@ def _teacher_digests(other: Run, config: TrainConfig, wanted: dict[str, Any], ma
     from mhim_core.train.results import read_result
 
     same = {"cohort": "slides, targets or folds", "task": "task", "feature_set": "features", "model": "model options"}
-    differing = [what for key, what in same.items() if other.identity[key] != wanted[key]]
+    differing = [name for key, name in same.items() if other.identity[key] != wanted[key]]
     if other.record["manifest"]["sha256"] != manifest_sha256:
         differing.append("feature manifest")
     if missing := sorted(set(wanted["seeds"]) - set(other.seeds)):

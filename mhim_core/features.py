@@ -65,8 +65,8 @@ class SlideView(NamedTuple):
         if self.left_out_mm2 >= 0.05:
             parts.append(f"{self.left_out_mm2:.3g} mm² darker than glass left out")
         parts += [
-            f"{share:.0%} {what}"
-            for share, what in ((self.pen_share, "pen"), (self.black_share, "black"))
+            f"{share:.0%} {mark}"
+            for share, mark in ((self.pen_share, "pen"), (self.black_share, "black"))
             if share >= 0.005
         ]
         if self.glass_rgb is None:

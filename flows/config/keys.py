@@ -168,9 +168,9 @@ class EmbedExecution:
     def check_room(self, ray: RayKeys) -> None:
         """Raises ConfigError if a local Ray could never run that many encoder actors."""
         if ray.ray_address == "local":
-            what = "an encoder actor" if self.embed_actors is None else f"embed_actors={self.embed_actors}"
-            what += f" with gpus_per_actor={self.gpus_per_actor:g}" if self.gpus_per_actor else ""
-            check_fits_here(ray.local_cpus, what, self.embed_actors or 1, self.gpus_per_actor)
+            request = "an encoder actor" if self.embed_actors is None else f"embed_actors={self.embed_actors}"
+            request += f" with gpus_per_actor={self.gpus_per_actor:g}" if self.gpus_per_actor else ""
+            check_fits_here(ray.local_cpus, request, self.embed_actors or 1, self.gpus_per_actor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,9 +227,9 @@ class TrainExecution:
     def check_room(self, ray: RayKeys) -> None:
         """Raises ConfigError if a local Ray could never run that many workers."""
         if ray.ray_address == "local":
-            what = f"workers={self.workers}"
-            what += f" with gpus_per_worker={self.gpus_per_worker:g}" if self.gpus_per_worker else ""
-            check_fits_here(ray.local_cpus, what, self.workers, self.gpus_per_worker)
+            request = f"workers={self.workers}"
+            request += f" with gpus_per_worker={self.gpus_per_worker:g}" if self.gpus_per_worker else ""
+            check_fits_here(ray.local_cpus, request, self.workers, self.gpus_per_worker)
 
 
 def check_workers(execution: TrainExecution, fit: FitOptions) -> None:

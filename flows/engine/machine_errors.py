@@ -29,8 +29,8 @@ _ADVICE = {
 def machine_error(error: BaseException) -> MachineError | None:
     """The sentence for what the machine refused; None for any other error."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's, of a GPU
-        what = "memory of the GPU" if type(error).__module__.startswith("torch") else "memory"
-        return MachineError(f"not enough {what}; {_ADVICE[errno.ENOMEM]}; run again to go on")
+        resource = "memory of the GPU" if type(error).__module__.startswith("torch") else "memory"
+        return MachineError(f"not enough {resource}; {_ADVICE[errno.ENOMEM]}; run again to go on")
     if not isinstance(error, OSError) or error.errno not in _ADVICE:
         return None
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]

@@ -293,8 +293,8 @@ def _stem(name: str) -> str:
 
 def settled(result: FlowResult, config: PipelineConfig | RetrainConfig) -> FlowResult:
     """Say where the pages lie; exit code 3 becomes 0 where the config says so."""
-    for what in ("page", "assessment page"):
-        if what in result.outputs:
-            print(f"{what}: {result.outputs[what]}")
+    for name in ("page", "assessment page"):
+        if name in result.outputs:
+            print(f"{name}: {result.outputs[name]}")
     is_ok = config.failures.partial_ok and result.exit_code is ExitCode.PARTIAL
     return dataclasses.replace(result, exit_code=ExitCode.OK) if is_ok else result

@@ -105,8 +105,8 @@ class Predictor:
         """The encoder, checked against what can be had here. Raises EncoderError if that is another one."""
         stored = EncoderCard.from_dict(self.encoder)
         device = "cuda" if stored.runtime == "torch-cuda" else "cpu"
-        here = encoder_card(stored.id, weights=weights, revision=stored.revision or None, device=device)
-        made, present = stored.identity(), here.identity()
+        available = encoder_card(stored.id, weights=weights, revision=stored.revision or None, device=device)
+        made, present = stored.identity(), available.identity()
         if wrong := sorted(key for key in {*made, *present} if made.get(key) != present.get(key)):
             raise EncoderError(
                 f"{self.words} was trained on features of {stored.id} with another {', '.join(wrong)} than is found "

@@ -137,11 +137,11 @@ def _panel(run: Run, slide: _TestSlide, titles: Mapping[str, str]) -> "FociPanel
         MppUsed(facts["mpp"][0], facts["mpp"][1], "features"),
         [slide.attention[name] for name in titles],
     )
-    said = {
+    captions = {
         title: f"Dice {_number(slide.rows[name].dice)}, {_number(slide.rows[name].top_ten)} of the ten top tiles inside"
         for name, title in titles.items()
     }
-    return FociPanel(slide.table.slide_id, slide.truth.shows, len(slide.table.features), said, picture)
+    return FociPanel(slide.table.slide_id, slide.truth.shows, len(slide.table.features), captions, picture)
 
 
 def _number(value: float | None) -> str:

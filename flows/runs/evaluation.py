@@ -90,8 +90,8 @@ def evaluated(run: Run, replicates: int | None) -> Evaluated:
     digest = fingerprint(model_digests(fits))
     present = read_metrics(run.storage)
     if present is not None and present["of"] == digest and replicates in (None, present["replicates"]):
-        there = {entry.key for entry in run.storage.list(FOLDER)}
-        if there.issuperset([*TABLES, *map(attention_key, attention_folds(run))]):
+        stored = {entry.key for entry in run.storage.list(FOLDER)}
+        if stored.issuperset([*TABLES, *map(attention_key, attention_folds(run))]):
             return Evaluated(present, False)
     test_rows: list[HeldOut] = []
     validation_rows: list[HeldOut] = []

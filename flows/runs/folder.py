@@ -341,13 +341,13 @@ def _cohort_rows(slides: tuple[CohortRow, ...], splits: tuple[Split, ...]) -> li
 
 def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
     """`epochs: 200 there, 20 here, …`, by the names of the keys."""
-    there, here = _settings(present), _settings(wanted)
+    stored, current = _settings(present), _settings(wanted)
     if present["identity"]["method"] != wanted["identity"]["method"]:  # a plain run has none of MHIM's keys
-        there, here = (
-            {key: value for key, value in identity.items() if key not in _MHIM} for identity in (there, here)
+        stored, current = (
+            {key: value for key, value in identity.items() if key not in _MHIM} for identity in (stored, current)
         )
-    keys = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
-    parts = [f"{key}: {there.get(key, 'none')} there, {here.get(key, 'none')} here" for key in keys[:6]]
+    keys = [key for key in sorted({*stored, *current}) if stored.get(key) != current.get(key)]
+    parts = [f"{key}: {stored.get(key, 'none')} there, {current.get(key, 'none')} here" for key in keys[:6]]
     if len(keys) > 6:
         parts.append(f"{len(keys) - 6} more keys")
     follows = {*flat(wanted["identity"]["splits"]), "seed"}  # these change the folds, and so the table, by themselves

@@ -57,7 +57,7 @@ def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> Tr
     _check_sources(slides, manifest)
     notes = list(inferred.notes)
     if any(excluded.values()):
-        left_out = ", ".join(f"{number} {what}" for what, number in excluded.items())
+        left_out = ", ".join(f"{number} {reason}" for reason, number in excluded.items())
         notes.append(f"{len(slides)} slides to train on; left out: {left_out}")
     seed, protocol = config.fit.seed, config.protocol
     if protocol.split_files:

@@ -106,9 +106,9 @@ def _of_run(uri: str, store: str) -> Start:
     return Start(other.record["fingerprint"], digests, known, lambda seed: read_model(other.storage, results[seed]))
 
 
-def _check_one_a_seed(what: str, num_models: int, num_seeds: int) -> None:
+def _check_one_a_seed(source: str, num_models: int, num_seeds: int) -> None:
     if num_models > num_seeds:
         raise ConfigError(
-            f"warm_start={what} holds {num_models} models of {num_seeds} seeds, one a fold; only a model of "
+            f"warm_start={source} holds {num_models} models of {num_seeds} seeds, one a fold; only a model of "
             "scheme=final can be started from"
         )

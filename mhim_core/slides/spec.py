@@ -220,8 +220,8 @@ def stored_spec(tiling: Mapping[str, Any], what: str) -> TileSpec:
     """
     values = {key: item for key, item in tiling.items() if key not in _RULES}
     spec = read_record(TileSpec, values | _rule_options(tiling, what), what)
-    here = tiling_identity(spec)
-    if differing := [key for key in _RULES if tiling.get(key) != here.get(key)]:
+    current = tiling_identity(spec)
+    if differing := [key for key in _RULES if tiling.get(key) != current.get(key)]:
         raise InputError(
             f"{what} were tiled by another version of the {' and the '.join(differing)} rule; use that version of mhim"
         )

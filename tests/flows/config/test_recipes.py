@@ -13,7 +13,7 @@ import pytest
 from flows.config.recipes import DEFAULT_RECIPE, RECIPES
 from flows.config.words import recipe_values
 from mhim_core.errors import ConfigError
-from mhim_core.mil.model_options import MhimOptions, ModelOptions, Schedule, Score, StudentInit, TeacherMode
+from mhim_core.mil.model_options import MhimOptions, ModelOptions, Score, StepSchedule, StudentInit, TeacherMode
 
 OF_MODEL = {field.name for field in dataclasses.fields(ModelOptions)}
 OF_MHIM = {field.name for field in dataclasses.fields(MhimOptions)}
@@ -59,7 +59,7 @@ def test_v1_masks_as_its_aggregator_was_published_and_recycles_nothing() -> None
     abmil, transmil = options_of("mhim-v1"), options_of("mhim-v1", "transmil")
     assert (abmil.v1_random_mask_ratio, abmil.v1_low_mask_ratio, abmil.high_mask_ratio) == (0.5, 0.0, 0.01)
     assert (transmil.v1_random_mask_ratio, transmil.v1_low_mask_ratio, transmil.high_mask_ratio) == (0.0, 0.8, 0.03)
-    assert (abmil.high_mask_schedule, transmil.high_mask_schedule) == (Schedule.cosine, Schedule.constant)
+    assert (abmil.high_mask_schedule, transmil.high_mask_schedule) == (StepSchedule.cosine, StepSchedule.constant)
     for options in (abmil, transmil):
         assert options.high_mask_subsample == 0.5
         assert not options.recycles
