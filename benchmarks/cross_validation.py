@@ -166,9 +166,9 @@ def _label(row: CohortRow) -> int:
 
 def _models(storage: LocalStorage, results: Sequence[FitResult]) -> dict[str, tuple[MilModel, bool]]:
     """By method: the model, and whether inference appends recycled tokens."""
-    plain, *rest = (load_model(read_model(storage, result)) for result in results)
+    plain, *later = (load_model(read_model(storage, result)) for result in results)
     models = {"plain": (plain.student, False)}
-    for loaded in rest:
+    for loaded in later:
         models["mhim"] = loaded.student, loaded.card.append_recycled
         assert loaded.teacher is not None
         models["teacher"] = loaded.teacher, False

@@ -64,7 +64,8 @@ def check_fits_here(local_cpus: int | None, request: str, num_processes: int, gp
         raise ConfigError(f"{request} asks for {num_processes} CPUs and ray_address=local has {num_cpus}; {advice}")
     if gpus_each and num_shares(num_gpus := _usable_gpus(), gpus_each) < num_processes:
         raise ConfigError(
-            f"{request} asks for {num_processes * gpus_each:g} GPUs and PyTorch finds {num_gpus} on this machine; {advice}"
+            f"{request} asks for {num_processes * gpus_each:g} GPUs and PyTorch finds {num_gpus} on this machine; "
+            f"{advice}"
         )
 
 

@@ -177,13 +177,13 @@ def test_a_slide_s_own_error_crosses_the_process_as_it_is(toys: Any, make_decode
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"), [("fail", "unexpected ZeroDivisionError: by naught"), ("unpicklable", "unexpected .*pickle")]
+    ("fault", "reason"), [("fail", "unexpected ZeroDivisionError: by naught"), ("unpicklable", "unexpected .*pickle")]
 )
 def test_an_unexpected_exception_is_one_slide_s_and_names_its_type(
-    toys: Any, make_decoder: Callable[..., Decoder[Any]], fault: str, told: str
+    toys: Any, make_decoder: Callable[..., Decoder[Any]], fault: str, reason: str
 ) -> None:
     streams = make_decoder().streams([toys.Job(fault=fault), toys.Job(1)])
-    with pytest.raises(SlideError, match=told) as caught:
+    with pytest.raises(SlideError, match=reason) as caught:
         taken(next(streams))
     assert caught.value.reason is FailureReason.READ
     assert indices(taken(next(streams))) == [0]

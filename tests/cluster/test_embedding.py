@@ -123,7 +123,7 @@ def test_a_repeated_call_begins_neither_what_is_done_nor_what_ended_two_actors(
         (Status.FAILED, FailureReason.TIMEOUT, "EncoderStandsStill", 2),
         (Status.OK, None, "", 1),
     ]
-    assert [told for told in pulse.told if told[0] in ("begin", "end")] == [
+    assert [call for call in pulse.told if call[0] in ("begin", "end")] == [
         ("begin", "left.tiff"),
         ("end", "left.tiff"),
     ]

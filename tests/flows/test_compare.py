@@ -174,13 +174,13 @@ def test_the_same_comparison_again_writes_the_same_bytes(make_run: MakeRun, tmp_
 def test_what_cannot_be_compared_is_refused_in_a_sentence(make_run: MakeRun, refused: Any, tmp_path: Path) -> None:
     out = f"out={tmp_path / 'out'}"
     a, b, plain = make_run("a"), make_run("b", num=22), make_run("plain", method="plain")
-    said = refused("compare", f"runs={a},{b}", out)
-    assert said == "a and b were not judged on the same bags: 2 only in a (s22, s23)"
+    message = refused("compare", f"runs={a},{b}", out)
+    assert message == "a and b were not judged on the same bags: 2 only in a (s22, s23)"
     survival = make_run("survival", task=SURVIVAL)
     assert "a and survival are of different tasks" in refused("compare", f"runs={a},{survival}", out)
     assert "there is one model to compare, plain of plain" in refused("compare", f"runs={plain}", out)
-    said = refused("compare", f"runs={a}", "models=student", out)
-    assert said == "models=student is in none of the runs; they have mhim, mhim teacher, plain"
+    message = refused("compare", f"runs={a}", "models=student", out)
+    assert message == "models=student is in none of the runs; they have mhim, mhim teacher, plain"
     assert "holds no run" in refused("compare", f"runs={a},{tmp_path / 'nowhere'}", out)
     assert "names a run twice" in refused("compare", f"runs={a},{a}", out)
     assert "names no run" in refused("compare", "runs=[]", out)

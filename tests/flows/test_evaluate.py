@@ -140,8 +140,8 @@ def test_a_run_that_holds_nobody_out_is_said_to_have_nothing_to_evaluate(
 ) -> None:
     folder = trained("scheme=final")
     for command in ("evaluate", "report"):
-        said = refused(command, f"run={folder}")
-        assert said == (
+        message = refused(command, f"run={folder}")
+        assert message == (
             f"{folder} holds no slide out (scheme=final trains on every patient), so there is nothing to evaluate; "
             "mhim predict judges its models on new slides"
         )

@@ -63,9 +63,9 @@ def registry(tmp_path: Path) -> LocalStorage:
     return LocalStorage(tmp_path / "registry")
 
 
-def version_in(said: str) -> str:
-    match = re.search(r"lung@([0-9a-f]{16})", said)
-    assert match is not None, said
+def version_in(output: str) -> str:
+    match = re.search(r"lung@([0-9a-f]{16})", output)
+    assert match is not None, output
     return match[1]
 
 
@@ -113,9 +113,9 @@ def test_no_patient_slide_or_path_is_named_in_the_registry_or_on_the_terminal(
     tmp_path: Path,
 ) -> None:
     version = register(trained())
-    said = mhim("model", "promote", "lung", f"version={version}", f"registry={registry.uri}").out
-    said += mhim("model", "show", "lung", f"registry={registry.uri}").out
-    texts = [said.replace(registry.uri, "")]
+    output = mhim("model", "promote", "lung", f"version={version}", f"registry={registry.uri}").out
+    output += mhim("model", "show", "lung", f"registry={registry.uri}").out
+    texts = [output.replace(registry.uri, "")]
     texts += [registry.get(entry.key).decode("latin-1") for entry in registry.list("")]
     for text in texts:
         for canary in (*NAMES, "normal0", "tumour3", str(tmp_path)):
@@ -396,14 +396,14 @@ def test_predictions_of_two_models_are_not_mixed_and_a_damaged_one_predicts_noth
     assert mhim(*words, f"out={out}").code == 0
     summary = json.loads((out / "summary.json").read_text())
     assert summary["by"] == {"model": "lung", "version": painted_model}
-    for by, told in (
+    for by, reason in (
         ({"model": "lung", "version": "0ther"}, "out=, or model=lung@0ther to go on with that version"),
         ({"model": "liver", "version": "0ther"}, "predictions by liver@0ther, and these are to be by lung@"),
         ({"run": "f" * 64}, "predictions by another run, and these are to be by lung@"),
     ):
         (out / "summary.json").write_text(json.dumps(summary | {"by": by}))
-        assert told in (said := refused(*words, f"out={out}", code=5))
-        assert "choose another out=" in said
+        assert reason in (message := refused(*words, f"out={out}", code=5))
+        assert "choose another out=" in message
     member = next(entry.key for entry in registry.list("models") if entry.key.endswith(".safetensors"))
     registry.put(member, registry.get(member)[:-1] + b"\0")
     ended = mhim(*words, f"out={tmp_path / 'other'}")

@@ -54,11 +54,11 @@ def train(painted: Any, folder: Path, run_mhim: Callable[..., Any]) -> Callable[
     def run(store: Path, name: str, *more: str, by: Callable[..., Any] = run_mhim) -> Station:
         out = folder / name
         words = ("train", f"cohort={painted.cohort}", f"store={store}", f"out={out}", *TRAINING, *more)
-        said = by(*words)
-        assert said.code == 0, said
+        ended = by(*words)
+        assert ended.code == 0, ended
         evaluated = run_mhim("evaluate", f"run={out}", "bootstrap_replicates=50")
         assert evaluated.code == 0, evaluated
-        return Station(out, words, said)
+        return Station(out, words, ended)
 
     return run
 
@@ -142,22 +142,22 @@ def test_an_interrupted_training_fits_only_what_is_missing_on_the_manifest_of_it
     shutil.copytree(trained.folder, copy)
     (copy / "fits/seed-2021/fold-1/mhim/result.json").unlink()
     words = [f"out={copy}" if word.startswith("out=") else word for word in trained.words]
-    said = run_here(*words)
-    assert said.code == 0
+    ended = run_here(*words)
+    assert ended.code == 0
     names = ["fold-0/plain", "fold-0/mhim", "fold-1/plain"]
-    adopted = re.findall(r"^(\S+): adopted", said.err, re.MULTILINE)
+    adopted = re.findall(r"^(\S+): adopted", ended.err, re.MULTILINE)
     assert adopted == [f"seed-2021/{name}" for name in names]
-    assert re.findall(r"^(\S+): finished", said.err, re.MULTILINE) == ["seed-2021/fold-1/mhim"]
+    assert re.findall(r"^(\S+): finished", ended.err, re.MULTILINE) == ["seed-2021/fold-1/mhim"]
     # predicting embedded three more slides into the same store
-    assert "stays with manifest version 1, pinned at its start; the store has version 2 by now" in said.out
+    assert "stays with manifest version 1, pinned at its start; the store has version 2 by now" in ended.out
     assert json.loads((copy / "run.json").read_text())["manifest"]["version"] == 1
     assert results(copy) == results(trained.folder)
 
 
 def test_a_run_of_another_configuration_is_refused_in_its_place(trained: Station, run_mhim: Callable[..., Any]) -> None:
-    said = run_mhim(*trained.words, "dropout=0.5")
-    assert said.code == 5
-    assert "dropout: 0.25 there, 0.5 here" in said.err
+    ended = run_mhim(*trained.words, "dropout=0.5")
+    assert ended.code == 5
+    assert "dropout: 0.25 there, 0.5 here" in ended.err
 
 
 def test_predictions_of_new_slides_average_the_fold_models(predicted: Station) -> None:
@@ -229,9 +229,9 @@ def test_prediction_refuses_an_encoder_that_is_not_the_run_s(
     record["encoder"]["weights_sha256"] = "0" * 64
     (copy / "run.json").write_text(json.dumps(record))
     words = [f"run={copy}" if word.startswith("run=") else word for word in predicted.words]
-    said = run_mhim(*words)
-    assert said.code == 2
-    assert "another weights_sha256 than is found here" in said.err
+    ended = run_mhim(*words)
+    assert ended.code == 2
+    assert "another weights_sha256 than is found here" in ended.err
 
 
 def test_a_failed_slide_is_counted_recorded_and_tried_again_unless_told_otherwise(
@@ -242,9 +242,9 @@ def test_a_failed_slide_is_counted_recorded_and_tried_again_unless_told_otherwis
     rows = painted.cohort.read_text().replace(",s", f",{painted.cohort.parent}/s")
     table.write_text(rows + "broken,broken.tiff,p99,tumour\n")
     words = [f"cohort={table}" if word.startswith("cohort=") else word for word in embedded.words]
-    said = run_here(*words)
-    assert said.code == 3, said
-    assert "13 slides: 0 ok, 0 empty, 1 failed (open 1), 12 skipped" in said.out
+    ended = run_here(*words)
+    assert ended.code == 3, ended
+    assert "13 slides: 0 ok, 0 empty, 1 failed (open 1), 12 skipped" in ended.out
     assert newest_report(embedded.folder)["failures_by_reason"] == {"open": 1}
     assert run_here(*words, "max_failed_fraction=0.01").code == 4
     assert len(list(embedded.folder.glob("attempts/*/broken/*/*.json"))) == 2

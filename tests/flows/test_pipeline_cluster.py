@@ -176,8 +176,8 @@ def test_the_loss_of_a_node_amid_embedding_changes_nothing(
     command = [sys.executable, "-m", "flows.cli", *words, f"ray_address={cluster.address}"]
     with node([f"--address={cluster.address}"], cluster.environment, tmp_path, descendants_of) as kill:
         wait_for_nodes(cluster.address, cluster.environment, tmp_path, 3)
-        with (tmp_path / "said").open("w+") as said:
-            driver = subprocess.Popen(command, stdout=said, stderr=said, env=cluster.environment)
+        with (tmp_path / "said").open("w+") as output:
+            driver = subprocess.Popen(command, stdout=output, stderr=output, env=cluster.environment)
             try:
                 deadline_s = time.monotonic() + 100
                 while len(list(store.glob("commits/*/*/*.json"))) < 3 and time.monotonic() < deadline_s:

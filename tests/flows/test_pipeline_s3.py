@@ -76,8 +76,8 @@ def test_the_whole_path_lies_at_s3_and_equals_the_path_through_folders(
             ("report", f"run={run}", "max_heatmaps=2"),
         )
         for command in commands[stations]:
-            said = run_command(*command)
-            assert said.code == 0, (command, said)
+            ended = run_command(*command)
+            assert ended.code == 0, (command, ended)
 
     walk(run_mhim, f"s3://{bucket}/lab", f"s3://{bucket}/out", slice(0, 3))
     walk(run_here, f"s3://{bucket}/lab", f"s3://{bucket}/out", slice(3, 5))

@@ -158,7 +158,7 @@ def test_another_run_s_stage_one_models_are_the_teachers(train: Callable[..., Pa
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "reason"),
     [
         (["seeds=2"], r"seeds (2022 are not there)"),
         (["folds=2"], "slides, targets or folds"),
@@ -168,13 +168,13 @@ def test_another_run_s_stage_one_models_are_the_teachers(train: Callable[..., Pa
     ],
 )
 def test_a_teacher_that_does_not_match_is_refused(
-    train: Callable[..., Path], refused: Any, rows: Rows, tmp_path: Path, words: list[str], said: str
+    train: Callable[..., Path], refused: Any, rows: Rows, tmp_path: Path, words: list[str], reason: str
 ) -> None:
     first = train(rows, out="first")
     quick = [word for word in QUICK if word.partition("=")[0] not in {w.partition("=")[0] for w in words}]
     table, store = f"cohort={tmp_path / 'my.csv'}", f"store={tmp_path / 'store'}"
     message = refused("train", table, store, f"out={tmp_path / 'second'}", f"teacher={first}", *quick, *words)
-    assert said in message
+    assert reason in message
     assert not (tmp_path / "second").exists(), "a run that cannot be is not created"
 
 
@@ -248,7 +248,7 @@ def test_a_users_own_aggregator_goes_the_whole_way_and_its_file_is_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words", "said"),
+    ("spoil", "words", "reason"),
     [
         (
             lambda rows: [row | {"patient_id": "p"} for row in rows[:2]] + rows[2:],
@@ -266,11 +266,11 @@ def test_what_is_refused_leaves_no_run_behind(
     tmp_path: Path,
     spoil: Callable[[Rows], Rows],
     words: list[str],
-    said: str,
+    reason: str,
 ) -> None:
     mixed = [row for pair in zip(rows[:6], rows[6:], strict=True) for row in pair]
     table, store = write_table(spoil(mixed)), made_store([row["slide_id"] for row in rows])
-    assert said in refused("train", f"cohort={table}", store, f"out={tmp_path / 'run'}", *QUICK, *words)
+    assert reason in refused("train", f"cohort={table}", store, f"out={tmp_path / 'run'}", *QUICK, *words)
     assert not (tmp_path / "run").exists()
 
 
@@ -300,7 +300,7 @@ def test_a_final_fit_starts_from_another_s_weights_and_stands_on_its_own(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "reason"),
     [
         (["scheme=folds", "folds=3"], "needs scheme=final"),
         (["teacher=run"], "give one of them"),
@@ -309,12 +309,12 @@ def test_a_final_fit_starts_from_another_s_weights_and_stands_on_its_own(
     ],
 )
 def test_a_warm_start_that_cannot_be_is_refused(
-    train: Callable[..., Path], rows: Rows, refused: Any, tmp_path: Path, words: list[str], said: str
+    train: Callable[..., Path], rows: Rows, refused: Any, tmp_path: Path, words: list[str], reason: str
 ) -> None:
     first = train(rows, *FINAL, out="first")
     places = [f"cohort={tmp_path / 'my.csv'}", f"store={tmp_path / 'store'}", f"out={tmp_path / 'second'}", *QUICK[:2]]
     final = [] if "folds=3" in words else FINAL[:1]
-    assert said in refused("train", *places, f"warm_start={first}", *FINAL[1:], *final, *words)
+    assert reason in refused("train", *places, f"warm_start={first}", *FINAL[1:], *final, *words)
     assert not (tmp_path / "second").exists()
 
 

@@ -658,7 +658,7 @@ def test_what_has_no_champion_cannot_be_retrained(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "reason"),
     [
         ("gate_metric=best", "gate_metric=best is none of a classification"),
         ("scheme=final", "choose another scheme"),
@@ -671,11 +671,11 @@ def test_what_has_no_champion_cannot_be_retrained(world: World) -> None:
         ("name=a/b", "cannot name a model"),
     ],
 )
-def test_keys_that_cannot_be_are_refused_before_any_work(world: World, word: str, said: str) -> None:
+def test_keys_that_cannot_be_are_refused_before_any_work(world: World, word: str, reason: str) -> None:
     words = [own_word for own_word in world.words if not word.startswith("name=") or not own_word.startswith("name=")]
     ended = world.mhim("retrain", *words, *word.split())
     assert ended.code == 2, ended
-    assert said in ended.err
+    assert reason in ended.err
 
 
 def test_of_two_first_pipelines_of_one_name_the_later_ends_in_a_conflict(

@@ -70,7 +70,7 @@ def test_the_same_schedule_twice_is_one_in_whatever_order_its_words_come(add: Mh
 
 
 @pytest.mark.parametrize(
-    ("words", "why"),
+    ("words", "reason"),
     [
         (("embed", "cohort=a.csv", SUNDAYS), "embed needs store="),
         (("embed", "cohort=a.csv", "store=f", "epochs=3", SUNDAYS), "embed has no key 'epochs'"),
@@ -85,11 +85,11 @@ def test_the_same_schedule_twice_is_one_in_whatever_order_its_words_come(add: Mh
     ],
 )
 def test_what_could_not_run_is_refused_now_and_leaves_nothing(
-    add: Mhim, registry: LocalStorage, words: tuple[str, ...], why: str
+    add: Mhim, registry: LocalStorage, words: tuple[str, ...], reason: str
 ) -> None:
     ended = add(*words)
     assert ended.code == 2
-    assert why in ended.err
+    assert reason in ended.err
     assert not registry.root.exists()
 
 
@@ -305,9 +305,9 @@ def test_a_flag_of_the_flow_is_the_word_that_it_stands_for(
 ) -> None:
     ended = add(*EMBED, typed, SUNDAYS, f"target={target}", "image=registry.example/mhim:1")
     assert ended.code == 0, ended
-    said = ended.out if target != "local" else " ".join(Book(registry).planned()[0].schedule.words)
-    assert said.count("partial_ok=true") == 1
-    assert "--partial" not in said
+    output = ended.out if target != "local" else " ".join(Book(registry).planned()[0].schedule.words)
+    assert output.count("partial_ok=true") == 1
+    assert "--partial" not in output
 
 
 def test_a_flag_and_its_word_together_are_given_twice(refused: Mhim, registry: LocalStorage) -> None:
@@ -343,9 +343,9 @@ def test_an_address_of_ray_is_refused_where_the_target_has_one(
     refused: Mhim, registry: LocalStorage, target: str, address: str, where: str
 ) -> None:
     words = (*EMBED, SUNDAYS, "image=i", f"target={target}", f"ray_address={address}", f"registry={registry.uri}")
-    told = refused("schedule", "add", *words)
-    assert told.startswith(f"leave ray_address={address} out: with target={target} ")
-    assert where in told
+    message = refused("schedule", "add", *words)
+    assert message.startswith(f"leave ray_address={address} out: with target={target} ")
+    assert where in message
 
 
 def test_an_address_of_ray_is_the_flow_s_own_where_the_target_has_none(add: Mhim, registry: LocalStorage) -> None:

@@ -91,7 +91,7 @@ def test_places_move_with_the_records_unless_they_stayed_behind(tmp_path: Path) 
     project.rename(tmp_path / "moved")
     moved = replace(flow, storage=LocalStorage(tmp_path / "moved/registry"))
     again = run_steps(moved, steps_of(Work(AssertionError("ran again"))))
-    now = {what: place.replace(str(project), f"{tmp_path}/moved") for what, place in places.items()}
+    now = {name: place.replace(str(project), f"{tmp_path}/moved") for name, place in places.items()}
     assert (again.outputs, again.recomputed) == ({"flow": moved.uri} | now, False)
     assert {done.output.places["train"] for done in moved.done_steps().values()} == {f"{tmp_path}/moved/runs/train"}
     assert not project.exists()

@@ -27,13 +27,15 @@ def wait_until(condition: Callable[[], Any], limit_s: float = 300.0) -> Any:
     raise AssertionError(f"not within {limit_s:g} s")
 
 
-def assert_ended_well(driver: subprocess.Popen[bytes], sent_s: float, said: str) -> None:
+def assert_ended_well(driver: subprocess.Popen[bytes], sent_s: float, output: str) -> None:
     """The driver was told to stop at `sent_s` and did so within the 30 s that Kubernetes gives, in a sentence."""
-    assert driver.returncode == 143, said
+    assert driver.returncode == 143, output
     assert time.monotonic() - sent_s < 30
-    assert said.splitlines()[-1].startswith("mhim: ended by SIGTERM; what was committed is kept; run the same command")
-    assert "Traceback" not in said
-    assert "***" not in said, "the abort trace of Ray's core"
+    assert output.splitlines()[-1].startswith(
+        "mhim: ended by SIGTERM; what was committed is kept; run the same command"
+    )
+    assert "Traceback" not in output
+    assert "***" not in output, "the abort trace of Ray's core"
 
 
 def is_running(pid: int) -> bool:
@@ -63,9 +65,9 @@ def killed_when(tmp_path: Path, descendants_of: Descendants) -> Callable[..., No
         kind: signal.Signals = signal.SIGKILL,
     ) -> None:
         environment = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state")}
-        with (tmp_path / "said").open("w+") as said:
+        with (tmp_path / "said").open("w+") as output:
             driver = subprocess.Popen(
-                [sys.executable, "-m", "flows.cli", *words], stdout=said, stderr=said, env=environment
+                [sys.executable, "-m", "flows.cli", *words], stdout=output, stderr=output, env=environment
             )
             below: dict[int, str] = {}
             try:

@@ -255,10 +255,10 @@ def test_whatever_fails_in_the_mirror_stops_no_training(
 def test_the_client_is_told_to_be_brief_and_silent(
     registry: LocalStorage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    told: dict[str, Any] = {}
+    call: dict[str, Any] = {}
 
     def run(command: list[str], **options: Any) -> Any:
-        told.update(options)
+        call.update(options)
         raise send._ClientError("enough seen")
 
     monkeypatch.setattr(send, "is_installed", lambda: True)
@@ -266,11 +266,11 @@ def test_the_client_is_told_to_be_brief_and_silent(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "33")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")
     mirror_promotion(registry, "lung", MLFLOW)
-    environment = told["env"]
+    environment = call["env"]
     assert environment["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "33", "a person's own"
     assert int(environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) <= 2
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
-    assert told["timeout"] <= 120
+    assert call["timeout"] <= 120
 
 
 # what

@@ -71,7 +71,7 @@ def test_the_same_configuration_finds_its_run_whatever_the_order_of_rows_the_pla
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "reason"),
     [
         ("epochs=3", "epochs: 200 there, 3 here"),
         ("learning_rate=0.1", "learning_rate: 0.0002 there, 0.1 here"),
@@ -84,13 +84,13 @@ def test_the_same_configuration_finds_its_run_whatever_the_order_of_rows_the_pla
     ],
 )
 def test_another_configuration_is_refused_with_what_differs(
-    create: Create, rows: Rows, store: str, word: str, said: str
+    create: Create, rows: Rows, store: str, word: str, reason: str
 ) -> None:
     create(rows, store)
     with pytest.raises(ConflictError) as caught:
         create(rows, store, word)
     message = str(caught.value)
-    assert said in message
+    assert reason in message
     assert "choose another out=" in message
     assert "\n" not in message
     assert "labels" not in message, "folds that differ because of a key are not the table's fault"

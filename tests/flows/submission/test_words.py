@@ -90,8 +90,12 @@ def test_the_words_mean_the_same_flow(table: Path, tmp_path: Path, monkeypatch: 
         (tmp_path / "job" / place).parent.mkdir(parents=True)
         (tmp_path / "job" / place).write_bytes(data)
     monkeypatch.chdir(tmp_path / "job")
-    there = read_flow("embed", job_words.words)
-    assert (there.tiles, there.store, there.failures.partial_ok) == (TileSpec(tile_px=128, min_tissue=0.3), "/s", True)
+    job_config = read_flow("embed", job_words.words)
+    assert (job_config.tiles, job_config.store, job_config.failures.partial_ok) == (
+        TileSpec(tile_px=128, min_tissue=0.3),
+        "/s",
+        True,
+    )
 
 
 def test_split_files_labels_and_plugins_travel_each_under_its_own_name(table: Path, tmp_path: Path) -> None:
@@ -130,9 +134,9 @@ def test_how_it_is_executed_changes_no_stem_and_what_it_makes_does(table: Path) 
 
 
 def test_what_is_execution_is_told_apart_from_what_identifies_a_result() -> None:
-    how = {name for name, key in keys_of(TrainConfig).items() if key.role is Role.execution}
-    assert {"ray_address", "workers", "gpus_per_worker", "cache_gib", "checkpoint_every"} <= how
-    assert not how & {"cohort", "store", "out", "epochs", "seed", "folds", "aggregator", "global_batch"}
+    keys = {name for name, key in keys_of(TrainConfig).items() if key.role is Role.execution}
+    assert {"ray_address", "workers", "gpus_per_worker", "cache_gib", "checkpoint_every"} <= keys
+    assert not keys & {"cohort", "store", "out", "epochs", "seed", "folds", "aggregator", "global_batch"}
 
 
 def test_the_stem_follows_the_table_s_content_and_not_its_place(table: Path, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def _mixed() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "reason"),
     [
         (b"", "not a checkpoint of tensors"),
         (b"not a checkpoint", "not a checkpoint of tensors"),
@@ -121,8 +121,8 @@ def _mixed() -> dict[str, torch.Tensor]:
         ),
     ],
 )
-def test_what_is_no_published_model_is_refused_with_the_reason(data: bytes, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_what_is_no_published_model_is_refused_with_the_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
         load_published(data)
 
 

@@ -56,7 +56,7 @@ def test_resolutions_match_when_the_same_numbers_would_be_used_again(
     assert mpp_matches(used, override, default_mpp) is matches
 
 
-@pytest.mark.parametrize("how", ["equal hint", "equal identity"])
+@pytest.mark.parametrize("state", ["equal hint", "equal identity"])
 @pytest.mark.parametrize(
     ("verified", "named", "matches"),
     [
@@ -69,10 +69,10 @@ def test_resolutions_match_when_the_same_numbers_would_be_used_again(
     ],
 )
 def test_a_task_that_names_a_sha256_is_served_only_by_a_commit_verified_to_be_of_it(
-    record: CommitRecord, how: str, verified: str, named: str | None, matches: bool
+    record: CommitRecord, state: str, verified: str, named: str | None, matches: bool
 ) -> None:
     committed = record.with_sha256(verified)
-    hint = HINT if how == "equal hint" else SourceHint("/archive/s1.svs", 1000, "2")
+    hint = HINT if state == "equal hint" else SourceHint("/archive/s1.svs", 1000, "2")
     matched = find_match(
         TASK._replace(sha256=named), [committed], hint=hint, default_mpp=None, identity=lambda _: record.reading.source
     )

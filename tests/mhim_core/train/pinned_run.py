@@ -180,11 +180,11 @@ def _as_model(state: TrainState) -> LoadedModel:
 
 
 def _difference(actual: object, pinned: object, relative: bool = True) -> float:
-    there, here = (np.asarray(value, dtype=np.float64) for value in (pinned, actual))
-    if there.shape != here.shape or not (np.isfinite(here).all() and np.isfinite(there).all()):
+    pinned_values, values = (np.asarray(value, dtype=np.float64) for value in (pinned, actual))
+    if pinned_values.shape != values.shape or not (np.isfinite(values).all() and np.isfinite(pinned_values).all()):
         return math.inf
-    scale = np.maximum(np.abs(there), FLOOR) if relative else 1.0
-    return float((np.abs(here - there) / scale).max())
+    scale = np.maximum(np.abs(pinned_values), FLOOR) if relative else 1.0
+    return float((np.abs(values - pinned_values) / scale).max())
 
 
 def main() -> int:

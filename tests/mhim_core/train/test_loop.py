@@ -95,29 +95,29 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one_bit_for_bit(  # type:
     assert watcher.kinds(fit)[0] == ("resumed" if resumed else "started")
 
 
-def damage(path: Path, how: str) -> None:
-    if how == "missing":
+def damage(path: Path, kind: str) -> None:
+    if kind == "missing":
         path.unlink()
-    elif how == "record missing":
+    elif kind == "record missing":
         path.with_suffix(".json").unlink()
-    elif how == "record damaged":
+    elif kind == "record damaged":
         path.with_suffix(".json").write_text("{")
     else:
         data = bytearray(path.read_bytes())
-        if how == "flipped":
+        if kind == "flipped":
             data[-1] ^= 1
-        path.write_bytes(data[: len(data) // 2] if how == "truncated" else data)
+        path.write_bytes(data[: len(data) // 2] if kind == "truncated" else data)
 
 
-@pytest.mark.parametrize("how", ["flipped", "truncated", "record missing", "record damaged"])
+@pytest.mark.parametrize("kind", ["flipped", "truncated", "record missing", "record damaged"])
 @pytest.mark.fault(33)
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(plan_of: PlanOf, bags, tmp_path: Path, how: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(plan_of: PlanOf, bags, tmp_path: Path, kind: str) -> None:  # type: ignore[no-untyped-def]
     run(plan_of(), bags, tmp_path / "whole")
     with pytest.raises(StoppedError):
         run(plan_of(), bags, tmp_path / "cut", Watcher(MHIM, 3))
     checkpoints = sorted((tmp_path / "cut").rglob("epoch-*.safetensors"))
     assert [path.stem for path in checkpoints] == ["epoch-0002", "epoch-0003"]
-    damage(checkpoints[-1], how)
+    damage(checkpoints[-1], kind)
     watcher = Watcher()
     run(plan_of(), bags, tmp_path / "cut", watcher)
     assert watcher.kinds(MHIM)[:2] == ["warning", "resumed"]
@@ -188,24 +188,24 @@ def test_a_missing_teacher_is_an_error(plan_of: PlanOf, bags, tmp_path: Path) ->
         run(student, bags, tmp_path)
 
 
-@pytest.mark.parametrize("what", ["seed", "fold", "model options", "validation bags", "task", "features"])
-def test_another_ones_teacher_is_an_error(plan_of: PlanOf, bags, tmp_path: Path, what: str) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("difference", ["seed", "fold", "model options", "validation bags", "task", "features"])
+def test_another_ones_teacher_is_an_error(plan_of: PlanOf, bags, tmp_path: Path, difference: str) -> None:  # type: ignore[no-untyped-def]
     plan = plan_of()
     run(dataclasses.replace(plan, fits=plan.fits[:1]), bags, tmp_path)
     spec = plan.fits[1]
-    if what == "seed":
+    if difference == "seed":
         spec = spec._replace(seed=1)
-    elif what == "fold":
+    elif difference == "fold":
         spec = spec._replace(fold=4)
-    elif what == "validation bags":
+    elif difference == "validation bags":
         spec = spec._replace(validation=spec.validation[1:])
-    elif what == "model options":
+    elif difference == "model options":
         plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, gated=True))
-    elif what == "task":
+    elif difference == "task":
         plan = dataclasses.replace(plan, task=dataclasses.replace(plan.task, classes=("yes", "no")))
     else:
         plan = dataclasses.replace(plan, provenance={"encoder": "another"})
-    with pytest.raises(InputError, match=what):
+    with pytest.raises(InputError, match=difference):
         run_fit(plan, spec, bags, LocalStorage(tmp_path), SingleProcess())
 
 
