@@ -467,3 +467,8 @@ def test_the_file_that_contributing_shows_is_a_check(
     assert (check.passed, check.limit) == (False, NUM + 1)
     assert not decision.promote
     assert judge(None, challenger, holdout_of(), OPTIONS).failed == (check,)
+
+    (tmp_path / "copied.py").write_text(example.group(2).replace('"holdout_size"', '"copied"'))
+    monkeypatch.setattr(checks, "_registered", functools.cache(checks._registered.__wrapped__))
+    with pytest.raises(AssertionError, match="one order"):
+        judge(champion, challenger, holdout_of(), OPTIONS)
