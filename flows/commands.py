@@ -280,6 +280,7 @@ def read_flow(name: str, words: Sequence[str]) -> Any:
 
 
 def plain_flows() -> list[str]:
+    """The flows that `mhim submit` and `mhim schedule` can run: one word, and no wrapper of another flow."""
     return [name for name, command in FLOWS.items() if " " not in name and not command.wraps_flow]
 
 

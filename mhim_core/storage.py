@@ -39,7 +39,9 @@ class Storage(Protocol):
     uri: str
     """Where it lies, for messages: an absolute folder or `s3://bucket/prefix`."""
 
-    def get(self, key: str) -> bytes: ...
+    def get(self, key: str) -> bytes:
+        """The whole content. Raises NotFoundError for a missing key."""
+        ...
 
     def put(self, key: str, data: bytes) -> None:
         """Write atomically, replacing what was there."""

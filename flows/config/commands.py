@@ -173,7 +173,7 @@ class PredictConfig:
     trust: TrustKeys = part(TrustKeys, Role.execution)
 
     def check_source(self) -> None:
-        """ConfigError unless there is one source of models."""
+        """Raises ConfigError unless there is one source of models."""
         if bool(self.run) == bool(self.model):
             raise ConfigError(
                 "give run=, a training run, or model=, such as lung@champion with its registry=: one of the two"
@@ -271,7 +271,7 @@ class ConvertConfig:
         check_least(self, 0, "fold")
 
     def check_direction(self) -> None:
-        """ConfigError unless there is one source, and a target of the other kind."""
+        """Raises ConfigError unless there is one source, and a target of the other kind."""
         if bool(self.checkpoint) == bool(self.run):
             raise ConfigError("give checkpoint=, the file to read, or run=, the training run whose fit is written")
         written = formats_to_write()

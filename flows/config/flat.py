@@ -67,7 +67,7 @@ class Key(NamedTuple):
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """`[a, b]` or `a,b`."""
+    """The items of `[a, b]` or `a,b`."""
     inner = text.strip()
     if inner.startswith("[") and inner.endswith("]"):
         inner = inner[1:-1]

@@ -112,14 +112,14 @@ class FailurePolicy:
                 raise ConfigError(f"{name}={getattr(self, name)} must lie between 0 and 1")
 
     def exit_code_of(self, outcome: Outcome) -> ExitCode:
-        """0, 3 (0 with partial_ok) or 4."""
+        """The command's exit code for this outcome: 0, 3 (0 with partial_ok) or 4."""
         code = outcome.exit_code(self.max_failed_fraction, self.max_empty_fraction)
         return ExitCode.OK if self.partial_ok and code is ExitCode.PARTIAL else code
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayKeys:
-    """Where Ray is."""
+    """Which Ray a command uses."""
 
     ray_address: str = field(default="local", metadata=by_hand("auto"))
     """local: start Ray for this command only; auto: the cluster of this Ray job; host:6379: that cluster, from one of
@@ -134,7 +134,7 @@ class RayKeys:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeKeys:
-    """Slides on their way to the decoder."""
+    """Limits and places for decoding slides."""
 
     decode_timeout_s: float = 300.0
     """Seconds without progress, once a slide is copied and hashed, after which its decoder is killed and the slide

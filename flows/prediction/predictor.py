@@ -1,4 +1,4 @@
-"""What predicts: a run's fold models, or a model of the registry; the two look alike from here on."""
+"""What predicts: a run's fold models, or a model of the registry; both have the same interface."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -76,12 +76,12 @@ class Predictor:
 
     @property
     def num_seeds(self) -> int:
-        """Of the members."""
+        """How many seeds the members were trained with."""
         return len({seed for seed, _ in self.fits})
 
     @property
     def num_folds(self) -> int:
-        """Of the members."""
+        """How many folds the members are of."""
         return len({fold for _, fold in self.fits})
 
     @cached_property

@@ -76,10 +76,12 @@ def risks(rows: Rows) -> Floats:
 
 
 def class_targets(rows: Iterable[HeldOut]) -> list[int]:
+    """The index of each bag's class, (N,); rows with other targets are left out."""
     return [row.target.class_index for row in rows if isinstance(row.target, ClassTarget)]
 
 
 def value_targets(rows: Iterable[HeldOut]) -> list[float]:
+    """Each bag's value in the user's unit, (N,); rows with other targets are left out."""
     return [row.target.value for row in rows if isinstance(row.target, ValueTarget)]
 
 

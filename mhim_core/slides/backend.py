@@ -54,7 +54,8 @@ class Backend(ABC):
         return ""
 
     @abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the file."""
 
 
 def open_backend(path: Path, name: str) -> Backend:
