@@ -50,7 +50,7 @@ class Place(NamedTuple):
     dashboard: str
     bucket: str
     folder: Path
-    said: list[str]
+    printed: list[str]
     """Everything that any command or job has printed."""
 
     def cohort(self, num: int) -> Path:
@@ -68,7 +68,7 @@ class Place(NamedTuple):
         out = io.StringIO()
         with redirect_stdout(out), redirect_stderr(out):
             code = main(words)
-        self.said.append(out.getvalue())
+        self.printed.append(out.getvalue())
         return Ended(code, out.getvalue())
 
     def words(self, flow: str, num: int, *more: str) -> tuple[str, ...]:
@@ -212,7 +212,7 @@ def test_no_secret_and_no_patient_s_name_is_in_any_output(place: Place, kept: En
     from_environment = os.environ["AWS_SECRET_ACCESS_KEY"]
     assert from_environment.startswith("canary")
     logs = "".join(job_logs(place))
-    printed = "\n".join(place.said) + logs
+    printed = "\n".join(place.printed) + logs
     objects = dict(bucket_objects(place.bucket))
     assert len(objects) > 100
     for canary in (from_environment, PATIENT_NAME):

@@ -1,4 +1,4 @@
-"""mhim demo: a made cohort through every station, and what the models found of what was painted."""
+"""mhim demo: every step on a painted cohort, and what the models find of what was painted."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from flows.runs.demo_foci import foci_lines
 from mhim_core.demo.cohort import FociKind
 from mhim_core.demo.truth import read_truth
 
-STATIONS = ["slides", "embed", "train", "evaluate", "predict", "report", "foci"]
+STEPS = ["slides", "embed", "train", "evaluate", "predict", "report", "foci"]
 QUICK = ("num_slides=28", "num_new=2", "encoder=hed-texture", "epochs=2")
 
 
@@ -26,7 +26,7 @@ def test_the_demo_ends_with_its_evidence_and_a_second_run_makes_nothing_anew(
     ended = demo()
     assert ended.code == 0, ended
     out = tmp_path / "demo"
-    assert [line[3:] for line in ended.out.splitlines() if line.startswith("── ")] == STATIONS
+    assert [line[3:] for line in ended.out.splitlines() if line.startswith("── ")] == STEPS
     document = json.loads((out / "foci.json").read_bytes())
     summary = document["summary"]
     shown = [slide.shows for slide in read_truth((out / "slides/truth.json").read_bytes()).values()]

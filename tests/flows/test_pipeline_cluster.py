@@ -176,7 +176,7 @@ def test_the_loss_of_a_node_amid_embedding_changes_nothing(
     command = [sys.executable, "-m", "flows.cli", *words, f"ray_address={cluster.address}"]
     with node([f"--address={cluster.address}"], cluster.environment, tmp_path, descendants_of) as kill:
         wait_for_nodes(cluster.address, cluster.environment, tmp_path, 3)
-        with (tmp_path / "said").open("w+") as output:
+        with (tmp_path / "output").open("w+") as output:
             driver = subprocess.Popen(command, stdout=output, stderr=output, env=cluster.environment)
             try:
                 deadline_s = time.monotonic() + 100
@@ -187,6 +187,6 @@ def test_the_loss_of_a_node_amid_embedding_changes_nothing(
             finally:
                 driver.kill()
                 driver.wait()
-        assert code == 0, (tmp_path / "said").read_text()
+        assert code == 0, (tmp_path / "output").read_text()
     assert features_of(store) == clean_features
     assert len(list(store.glob("commits/*/*/*.json"))) == 12

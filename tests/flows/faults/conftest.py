@@ -65,7 +65,7 @@ def killed_when(tmp_path: Path, descendants_of: Descendants) -> Callable[..., No
         kind: signal.Signals = signal.SIGKILL,
     ) -> None:
         environment = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state")}
-        with (tmp_path / "said").open("w+") as output:
+        with (tmp_path / "output").open("w+") as output:
             driver = subprocess.Popen(
                 [sys.executable, "-m", "flows.cli", *words], stdout=output, stderr=output, env=environment
             )
@@ -73,7 +73,7 @@ def killed_when(tmp_path: Path, descendants_of: Descendants) -> Callable[..., No
             try:
                 wait_until(lambda: condition() or driver.poll() is not None)
                 below = descendants_of(driver.pid)
-                assert driver.poll() is None, (tmp_path / "said").read_text()
+                assert driver.poll() is None, (tmp_path / "output").read_text()
             finally:
                 for pid in (driver.pid, *(below if and_all_below else ())):
                     with contextlib.suppress(ProcessLookupError):
@@ -81,7 +81,7 @@ def killed_when(tmp_path: Path, descendants_of: Descendants) -> Callable[..., No
                 sent_s = time.monotonic()
                 driver.wait()
                 if kind is signal.SIGTERM:
-                    assert_ended_well(driver, sent_s, (tmp_path / "said").read_text())
+                    assert_ended_well(driver, sent_s, (tmp_path / "output").read_text())
                 working = [pid for pid, title in below.items() if not title.startswith(RAY_AGENTS)]
                 wait_until(lambda: not any(is_running(pid) for pid in working), limit_s=200)
                 for pid in below:

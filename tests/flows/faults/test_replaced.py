@@ -138,7 +138,7 @@ def test_the_loss_of_ray_s_own_process_ends_the_run_and_no_slide_is_blamed(
 ) -> None:
     store, words = tmp_path / "store", (*embedding[:-1], "local_cpus=1", "slides_per_call=1")
     environment = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state")}
-    with (tmp_path / "said").open("w+") as output:
+    with (tmp_path / "output").open("w+") as output:
         driver = subprocess.Popen(
             [sys.executable, "-m", "flows.cli", *words], stdout=output, stderr=output, env=environment
         )
@@ -150,7 +150,7 @@ def test_the_loss_of_ray_s_own_process_ends_the_run_and_no_slide_is_blamed(
         finally:
             driver.kill()
             driver.wait()
-    assert code == 6, (tmp_path / "said").read_text()
+    assert code == 6, (tmp_path / "output").read_text()
     assert not list(store.glob("attempts/**/*.json"))
     assert 1 <= len(commits(store)) < 12
     assert run_here(*embedding).code == 0
