@@ -19,6 +19,8 @@ class FlowCommand(NamedTuple):
     function: str = "run"
     positional: tuple[str, ...] = ()
     """Keys that may be given as bare words, in this order: `mhim model show lung` means `name=lung`."""
+    heading: str = ""
+    """Above it in `mhim --help`, where a group of commands begins."""
     wraps_flow: bool = False
     """Words that are not its own keys are another flow's: checked as by that flow, and kept in `overrides`."""
 
@@ -28,7 +30,13 @@ IN_JOB = "MHIM_IN_JOB"
 
 
 FLOWS = {
-    "check": FlowCommand("check", "CheckConfig", "validate a cohort table and its slides", "cohort=my.csv"),
+    "check": FlowCommand(
+        "check",
+        "CheckConfig",
+        "validate a cohort table and its slides",
+        "cohort=my.csv",
+        heading="From slides to a report",
+    ),
     "embed": FlowCommand(
         "embed", "EmbedConfig", "slides → tile features in a store", "cohort=my.csv store=./features target_mpp=0.5"
     ),
@@ -63,6 +71,7 @@ FLOWS = {
         "lifecycle.PipelineConfig",
         "embed, train, evaluate, report; makes the first champion of a name",
         "cohort=my.csv store=./features out=runs registry=./registry name=lung",
+        heading="A model's life: retraining, schedules, versions",
     ),
     "retrain": FlowCommand(
         "retrain",
@@ -184,6 +193,7 @@ FLOWS = {
         "find missing and damaged files of a store, by slide",
         "store=./features deep=true",
         function="verify",
+        heading="Stores, clusters and the demo",
     ),
     "store repair": FlowCommand(
         "store",
