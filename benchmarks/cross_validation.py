@@ -23,10 +23,10 @@ from mhim_core.mil.model import MilModel
 from mhim_core.mil.model_options import MINING_AGGREGATORS, MhimOptions, ModelOptions
 from mhim_core.storage import LocalStorage
 from mhim_core.task import ClassTarget, Task, TaskKind
-from mhim_core.train.checkpoint import load_model, predict_bag
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.fit_options import FitExecution, FitOptions
 from mhim_core.train.loop import run_fits
+from mhim_core.train.model_file import load_model, predict_bag
 from mhim_core.train.plan import FoldBags, LabelledBag, Stage, TrainPlan, plan_fits
 from mhim_core.train.results import FitResult, read_model
 from mhim_core.types import BagId, SlideId
@@ -166,9 +166,9 @@ def _label(row: CohortRow) -> int:
 
 def _models(storage: LocalStorage, results: Sequence[FitResult]) -> dict[str, tuple[MilModel, bool]]:
     """By method: the model, and whether inference appends recycled tokens."""
-    plain, *rest = (load_model(read_model(storage, result)) for result in results)
+    plain, *later = (load_model(read_model(storage, result)) for result in results)
     models = {"plain": (plain.student, False)}
-    for loaded in rest:
+    for loaded in later:
         models["mhim"] = loaded.student, loaded.card.append_recycled
         assert loaded.teacher is not None
         models["teacher"] = loaded.teacher, False

@@ -21,7 +21,7 @@ from mhim_core.demo.cohort import MIN_SLIDES, write_demo_cohort
 from mhim_core.embed.decode import decode_slide
 from mhim_core.embed.registry import load_encoder
 from mhim_core.embed.slide_encoder import SlideEncoder
-from mhim_core.slides.identity import source_hint
+from mhim_core.slides.source_identity import source_hint
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.types import SlideId, SlideTask
 

@@ -13,7 +13,7 @@ import torch
 
 from mhim_core.metrics import auroc
 from mhim_core.task import ClassTarget, Task, TaskKind
-from mhim_core.train.checkpoint import Prediction
+from mhim_core.train.model_file import ModelOutput
 from mhim_core.train.plan import LabelledBag
 from mhim_core.types import BagId
 
@@ -105,7 +105,7 @@ def draw_set(seed: int, regime: Regime) -> DrawnSet:
     return DrawnSet(source, train, validation, {kind: source.draw("test", kind, n) for kind, n in NUM_TEST.items()})
 
 
-def positive_probability(prediction: Prediction) -> float:
+def positive_probability(prediction: ModelOutput) -> float:
     """Of two classes; the softmax in float32 and the rest in float64, so that what saturates ties."""
     return float(prediction.logits_C.softmax(dim=0).double()[1])
 
@@ -121,7 +121,7 @@ class Scores(NamedTuple):
     """Share of subtle instances among the ten most attended of the subtle-only bags."""
 
 
-def score_model(predict: Callable[[torch.Tensor], Prediction], drawn: DrawnSet) -> Scores:
+def score_model(predict: Callable[[torch.Tensor], ModelOutput], drawn: DrawnSet) -> Scores:
     """`predict` takes a bag's N × 64 instances."""
     positive: dict[Kind, list[float]] = {}
     shares = []

@@ -16,10 +16,10 @@ from mhim_core.errors import ConflictError
 from mhim_core.fingerprint import fingerprint
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.storage import LocalStorage
-from mhim_core.train.checkpoint import load_model, predict_bag
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.fit_options import FitExecution, FitOptions, Selection
 from mhim_core.train.loop import run_fits
+from mhim_core.train.model_file import load_model, predict_bag
 from mhim_core.train.plan import FitSpec, FoldBags, Stage, TrainPlan, plan_fits
 from mhim_core.train.results import FitResult, read_model
 

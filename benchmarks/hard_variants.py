@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from hard_bags import SALIENT, Regime
 from hard_fits import BASELINE, EPOCHS, Variant
 
-from mhim_core.mil.model_options import MhimOptions, RecycleAtTest, Schedule, Score, StudentInit, TeacherMode
+from mhim_core.mil.model_options import MhimOptions, RecycleAtTest, Score, StepSchedule, StudentInit, TeacherMode
 
 
 def _mhim(name: str, **options: Any) -> Variant:
@@ -53,7 +53,7 @@ OPTIONS = (
         random_mask_ratio=0.0,
         high_mask_ratio=0.01,
         high_mask_subsample=0.5,
-        high_mask_schedule=Schedule.cosine,
+        high_mask_schedule=StepSchedule.cosine,
         v1_random_mask_ratio=0.5,
         score=Score.attention,
         student_init=StudentInit.embed,

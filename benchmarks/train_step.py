@@ -19,9 +19,9 @@ from mhim_core.mil.model_options import AGGREGATOR_NAMES, MINING_AGGREGATORS, Mh
 from mhim_core.task import ClassTarget, Task, TaskKind, fit_task
 from mhim_core.train.arithmetic import fixed_arithmetic
 from mhim_core.train.card import ModelCard
-from mhim_core.train.checkpoint import LoadedModel
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.fit_options import FitOptions
+from mhim_core.train.model_file import LoadedModel
 from mhim_core.train.objective import make_label
 from mhim_core.train.plan import LabelledBag, Stage
 from mhim_core.train.preparation import start_state

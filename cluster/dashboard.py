@@ -40,7 +40,7 @@ class UnreachableError(MhimError):
     exit_code = ExitCode.STORAGE
 
 
-class TakenError(MhimError):
+class JobIdTakenError(MhimError):
     """A job's id was used before."""
 
 
@@ -64,7 +64,7 @@ class Dashboard:
         self.client = self.request(lambda: _connect(self.address))
 
     def request(self, request: Callable[[], R], job_id: str = "") -> R:
-        """A request's answer. Raises ConfigError, TakenError, UnreachableError."""
+        """A request's answer. Raises ConfigError, JobIdTakenError, UnreachableError."""
         import requests.exceptions
         from ray.exceptions import AuthenticationError
 
@@ -95,7 +95,7 @@ class Dashboard:
         match = re.search(r"status code (\d{3})", words)
         status = int(match[1]) if match else 0
         if "already exists" in words:
-            raise TakenError(words) from error
+            raise JobIdTakenError(words) from error
         if job_id and status == 404:
             raise ConfigError(
                 f"the Ray cluster at {self.address} knows no job {job_id}; list them: mhim jobs ls"
@@ -116,7 +116,7 @@ def answers_without_token(address: str) -> bool:
     url = f"{address}{_VERSION}"
     try:
         with urllib.request.build_opener(_NoRedirect).open(url, timeout=PROBE_TIMEOUT_S) as reply:
-            said = reply.read(65_536)
+            body = reply.read(65_536)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in _GUARDED:
@@ -127,14 +127,14 @@ def answers_without_token(address: str) -> bool:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise ConfigError(f"no Ray dashboard answers at ray_address={address} ({reason}); {_USUAL}") from error
-    if not _is_version(said):
+    if not _is_version(body):
         raise ConfigError(f"what answers at ray_address={address} is no Ray dashboard; {_USUAL}")
     return True
 
 
-def _is_version(said: bytes) -> bool:
+def _is_version(body: bytes) -> bool:
     try:
-        answer = parse_json(said)
+        answer = parse_json(body)
     except ValueError:
         return False
     return isinstance(answer, dict) and "ray_version" in answer

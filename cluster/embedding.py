@@ -70,7 +70,7 @@ class SlideActor:
     """
 
     def __init__(self, job: EmbedJob, watch: Any = None) -> None:
-        """`watch`: the handle of a `cluster.watchdog.Watch`; None: nobody watches."""
+        """`watch`: the handle of a `cluster.watchdog.Watch`; None: the actor is not watched."""
         # here, not above: the driver and the source of rows import this module too, and encode nothing
         from cluster.staging import STAGING_TIMEOUT_S, decode_staged, staging_sweep
         from mhim_core.embed.slide_encoder import SlideEncoder
@@ -169,7 +169,7 @@ class SlideActor:
         self._unforeseen = task.slide_id
 
     def _items(self, stream: JobStream) -> Iterator[Any]:
-        """The stream's; while whoever asked has one, it is up to this actor to ask for the next."""
+        """The stream's items; from giving one until being asked for the next, this actor counts as at work."""
         items = iter(stream)
         while True:
             self._wait_for_decoder()
@@ -330,7 +330,7 @@ _LOST_NODES = 4
 
 def actor_faults(slides_per_call: int) -> dict[str, Any]:
     """A dead actor is started again and its call repeated as often as each of its slides may end it: the watch counts,
-    and gives such a slide up. Not -1, lest a call that ends its actor before any slide would loop."""
+    and gives such a slide up. Not -1: a call that ends its actor before any slide would loop."""
     return {"max_restarts": -1, "max_task_retries": MAX_DEATHS * slides_per_call + _LOST_NODES}
 
 

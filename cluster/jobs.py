@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from cluster.dashboard import Dashboard, TakenError, UnreachableError
+from cluster.dashboard import Dashboard, JobIdTakenError, UnreachableError
 from mhim_core.errors import ConflictError
 from mhim_core.types import ExitCode
 
 IDLE_S = 60.0
 """How long a log may be silent before its connection is considered dead and is renewed."""
-PATIENCE_S = 300.0
+SILENCE_LIMIT_S = 300.0
 """How long the cluster of a followed job may be unreachable."""
 _PAUSE_S = 1.0
 _MAX_TRIES = 10
@@ -38,6 +38,7 @@ class Job(NamedTuple):
 
     @property
     def is_over(self) -> bool:
+        """Whether it has ended, in whatever way."""
         return self.status in ("STOPPED", "SUCCEEDED", "FAILED")
 
     @property
@@ -82,7 +83,7 @@ class JobServer:
     def submit(self, stem: str, entrypoint: str, runtime_env: Mapping[str, Any]) -> Submitted:
         """Start the stem's next attempt, or attach to the one that is pending or running.
 
-        `entrypoint` is a line for a shell. Whatever `runtime_env` holds can be read by all who reach the cluster.
+        `entrypoint` is a line for a shell. Whatever `runtime_env` holds can be read by anyone who reaches the cluster.
         Raises ConfigError where the cluster refuses the job, ConflictError where others keep taking the next number.
         """
         for _ in range(_MAX_TRIES):
@@ -92,7 +93,7 @@ class JobServer:
             job_id = f"{stem}-{1 if last is None else last.attempt + 1}"
             try:
                 self._start(job_id, entrypoint, runtime_env)
-            except TakenError:  # someone submitted the same a moment ago: look again
+            except JobIdTakenError:  # someone submitted the same a moment ago: look again
                 time.sleep(_PAUSE_S)
                 continue
             return Submitted(job_id, attached=False)
@@ -110,7 +111,7 @@ class JobServer:
         """Hand on the job's log as it grows, from its start, until the job is over; the job as it ended.
 
         A dropped connection is made again and goes on where it broke off. Raises UnreachableError where the cluster
-        stays silent for `PATIENCE_S`; the job goes on even so.
+        stays silent for `SILENCE_LIMIT_S`; the job goes on even so.
         """
         log = _Log(job_id, write)
         silent_since_s: float | None = None
@@ -126,8 +127,8 @@ class JobServer:
                     return job
             except UnreachableError as error:
                 silent_since_s = silent_since_s or time.monotonic()
-                if time.monotonic() - silent_since_s > PATIENCE_S:
-                    raise UnreachableError(f"silent for {PATIENCE_S:.0f} s now: {error}") from error
+                if time.monotonic() - silent_since_s > SILENCE_LIMIT_S:
+                    raise UnreachableError(f"silent for {SILENCE_LIMIT_S:.0f} s now: {error}") from error
             time.sleep(_PAUSE_S)
 
     def _start(self, job_id: str, entrypoint: str, runtime_env: Mapping[str, Any]) -> None:

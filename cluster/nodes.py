@@ -37,9 +37,9 @@ def ask_every_node(question: Callable[[], Answer]) -> dict[NodeId, Answer]:
     remote: Any = ray.remote(num_cpus=0, max_retries=1)(_answer)
     for node in ray.nodes():
         if node["Alive"]:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             name = NodeId(node["NodeManagerAddress"], node["NodeID"][:6])
-            asked[node["NodeID"]] = name, remote.options(scheduling_strategy=there).remote(question)
+            asked[node["NodeID"]] = name, remote.options(scheduling_strategy=on_node).remote(question)
     answers = {}
     for node_id, (name, reference) in asked.items():
         try:

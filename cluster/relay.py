@@ -19,16 +19,20 @@ class Relay:
         self._failure: bytes | None = None
 
     def put(self, event: Any) -> None:
+        """Keep an event until it is taken."""
         self._events.append(event)
 
     def take(self) -> list[Any]:
+        """The events since the last call, oldest first; they are kept no longer."""
         events, self._events = self._events, []
         return events
 
     def fail(self, failure: bytes) -> None:
+        """Record the pickled error that ended the work; only the first one counts."""
         self._failure = self._failure or failure
 
     def failure(self) -> bytes | None:
+        """The recorded error, pickled; None: no worker reported one."""
         return self._failure
 
 

@@ -24,9 +24,9 @@ from mhim_core.errors import ConfigError, NotFoundError, StorageError
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 60
-PATIENCE_S = 180.0
+RETRY_LIMIT_S = 180.0
 """How long a store is waited for that answers 503, drops connections or has gone away after it once answered."""
-FIRST_PATIENCE_S = 8.0
+FIRST_RETRY_LIMIT_S = 8.0
 """How long one that never answered is: its address is probably wrong."""
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 10.0
 
@@ -62,7 +62,7 @@ def _count_retry() -> None:
         _num_retries += 1
 
 
-class TakenError(Exception):
+class KeyTakenError(Exception):
     """A conditional PUT found its key taken (412)."""
 
 
@@ -96,7 +96,7 @@ class S3Client:
     def call(self, action: str, place: S3Place, request: Callable[[Any], R]) -> R:
         """`request` (given botocore's client), repeated with growing, jittered pauses while its failure may pass.
 
-        `action` is a verb for the message. Raises NotFoundError (no such key), TakenError (412) and StorageError
+        `action` is a verb for the message. Raises NotFoundError (no such key), KeyTakenError (412) and StorageError
         (denied, no such bucket, unreachable).
         """
         started_s = time.monotonic()
@@ -110,7 +110,7 @@ class S3Client:
                 self._answered = True
                 return result
             pause_s = delay_s * self._jitter.uniform(0.5, 1.0)
-            if time.monotonic() - started_s + pause_s > self._patience_s(failure):
+            if time.monotonic() - started_s + pause_s > self._retry_limit_s(failure):
                 raise _explain(failure, action, place) from failure
             with self._lock:
                 self.num_retries += 1
@@ -118,14 +118,14 @@ class S3Client:
             time.sleep(pause_s)
             delay_s = min(delay_s * 2, MAX_DELAY_S)
 
-    def _patience_s(self, failure: Exception) -> float:
+    def _retry_limit_s(self, failure: Exception) -> float:
         """How long this failure is worth waiting; 0: not at all."""
         if isinstance(failure, boto.ClientError):
             self._answered = True
-            return PATIENCE_S if _may_pass(failure) else 0
+            return RETRY_LIMIT_S if _may_pass(failure) else 0
         if isinstance(failure, _UNREACHABLE):
-            return PATIENCE_S if self._answered else FIRST_PATIENCE_S
-        return PATIENCE_S if isinstance(failure, _DROPPED) else 0
+            return RETRY_LIMIT_S if self._answered else FIRST_RETRY_LIMIT_S
+        return RETRY_LIMIT_S if isinstance(failure, _DROPPED) else 0
 
     def _client(self) -> Any:
         return _connection()
@@ -197,29 +197,33 @@ def _may_pass(failure: boto.ClientError) -> bool:
 
 def _explain(failure: Exception, action: str, place: S3Place) -> Exception:
     """The failure as ours: what was tried, where, found, to check. No server text: it may hold key ids."""
-    what = f"cannot {action} s3://{place.bucket}/{place.key}"
+    failed_action = f"cannot {action} s3://{place.bucket}/{place.key}"
     kind = type(failure).__name__
     if isinstance(failure, boto.ClientError):
-        return _explain_reply(failure, what, place)
+        return _explain_reply(failure, failed_action, place)
     if isinstance(failure, _NO_CREDENTIALS):
-        return StorageError(f"{what}: no credentials ({kind}); set AWS_ACCESS_KEY_ID or AWS_PROFILE")
+        return StorageError(f"{failed_action}: no credentials ({kind}); set AWS_ACCESS_KEY_ID or AWS_PROFILE")
     if isinstance(failure, _UNREACHABLE):
-        return StorageError(f"{what}: no connection to the store ({kind}); check AWS_ENDPOINT_URL and the network")
+        return StorageError(
+            f"{failed_action}: no connection to the store ({kind}); check AWS_ENDPOINT_URL and the network"
+        )
     if isinstance(failure, _DROPPED):
-        return StorageError(f"{what}: the connection was dropped again and again ({kind})")
-    return StorageError(f"{what}: {failure}")
+        return StorageError(f"{failed_action}: the connection was dropped again and again ({kind})")
+    return StorageError(f"{failed_action}: {failure}")
 
 
-def _explain_reply(failure: boto.ClientError, what: str, place: S3Place) -> Exception:
+def _explain_reply(failure: boto.ClientError, failed_action: str, place: S3Place) -> Exception:
     code = _code(failure)
     if code in ("PreconditionFailed", "412"):
-        return TakenError(place.key)
+        return KeyTakenError(place.key)
     if code == "NoSuchBucket":
-        return StorageError(f"{what}: the bucket {place.bucket} does not exist")
+        return StorageError(f"{failed_action}: the bucket {place.bucket} does not exist")
     if code in ("NoSuchKey", "404", "NotFound"):
         return NotFoundError(f"s3://{place.bucket}/{place.key} does not exist")
     if code in _DENIED:
-        return StorageError(f"{what}: the bucket {place.bucket} denies access ({code}); check credentials and policy")
+        return StorageError(
+            f"{failed_action}: the bucket {place.bucket} denies access ({code}); check credentials and policy"
+        )
     if _may_pass(failure):
-        return StorageError(f"{what}: the store kept answering {code} for {PATIENCE_S:.0f} s")
-    return StorageError(f"{what}: the store answered {code or 'an unknown error'}")
+        return StorageError(f"{failed_action}: the store kept answering {code} for {RETRY_LIMIT_S:.0f} s")
+    return StorageError(f"{failed_action}: the store answered {code or 'an unknown error'}")

@@ -50,8 +50,8 @@ class Resources(NamedTuple):
         if not gpus_each:
             return f"waiting for CPUs: {num_processes} are asked for, the cluster has {self.num_cpus:g}"
         asked = f"{num_processes} and {num_processes * gpus_each:g}"
-        there = f"{self.num_cpus:g} and {self.num_gpus:g}"
-        return f"waiting for CPUs and GPUs: {asked} are asked for, the cluster has {there}"
+        present = f"{self.num_cpus:g} and {self.num_gpus:g}"
+        return f"waiting for CPUs and GPUs: {asked} are asked for, the cluster has {present}"
 
 
 def num_shares(num_gpus: float, share: float) -> int:
@@ -60,18 +60,19 @@ def num_shares(num_gpus: float, share: float) -> int:
     return int(num_gpus) * per_gpu if per_gpu else int(num_gpus // share)
 
 
-def check_fits_here(local_cpus: int | None, what: str, num_processes: int, gpus_each: float = 0.0) -> None:
+def check_fits_here(local_cpus: int | None, request: str, num_processes: int, gpus_each: float = 0.0) -> None:
     """ConfigError where a local Ray could never start as many processes, of one CPU and a GPU share each, together.
 
-    `what` names the keys that ask for them. A Ray that was asked for more would wait for ever.
+    `request` names the keys that ask for them. A Ray that was asked for more would wait for ever.
     """
     num_cpus = local_cpus or usable_cpus()
     advice = "ask for less, or set ray_address to a cluster"
     if num_processes > num_cpus:
-        raise ConfigError(f"{what} asks for {num_processes} CPUs and ray_address=local has {num_cpus}; {advice}")
+        raise ConfigError(f"{request} asks for {num_processes} CPUs and ray_address=local has {num_cpus}; {advice}")
     if gpus_each and num_shares(num_gpus := _usable_gpus(), gpus_each) < num_processes:
         raise ConfigError(
-            f"{what} asks for {num_processes * gpus_each:g} GPUs and PyTorch finds {num_gpus} on this machine; {advice}"
+            f"{request} asks for {num_processes * gpus_each:g} GPUs and PyTorch finds {num_gpus} on this machine; "
+            f"{advice}"
         )
 
 
@@ -157,14 +158,14 @@ def kept_alive() -> Iterator[None]:
 
 
 @contextmanager
-def plain_errors(what: str) -> Iterator[None]:
+def plain_errors(command: str) -> Iterator[None]:
     """Ray's own errors, pages long, as one sentence: a MhimError (exit code 1) caused by the original."""
     try:
         yield
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "ray":
             raise
-        raise MhimError(f"{what} ended with {type(error).__name__}: {gist(error)}; run again to go on") from error
+        raise MhimError(f"{command} ended with {type(error).__name__}: {gist(error)}; run again to go on") from error
 
 
 def gist(error: BaseException) -> str:
@@ -226,15 +227,15 @@ def _connect(address: str, local_cpus: int | None) -> None:
 
 def _no_start(error: Exception) -> MhimError:
     """Ray raises anything, even a bare Exception, where one of its processes did not come up; their logs say why."""
-    what = f"Ray could not be started on this machine ({gist(error)})"
+    failure = f"Ray could not be started on this machine ({gist(error)})"
     if limit := limit_in_the_way(error):
-        return ConfigError(f"{what}: {limit}")
+        return ConfigError(f"{failure}: {limit}")
     folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray/session_latest/logs")
-    return MachineError(f"{what}; run again, as a busy machine may have been too slow; its own logs are in {folder}")
+    return MachineError(f"{failure}; run again, as a busy machine may have been too slow; its own logs are in {folder}")
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself waits for more than ten minutes, deaf to Ctrl-C, where nobody or somebody else answers."""
+    """Raises if no Ray answers at the address: Ray itself would wait for over ten minutes and ignore Ctrl-C."""
     target = _cluster_of_this_machine() if address == "auto" else address
     if target is None or os.environ.get("RAY_USE_TLS") == "1":
         return
@@ -270,8 +271,8 @@ def _raylet_watched(*, is_local: bool) -> Iterator[None]:
     """
     import ray
 
-    here = ray.get_runtime_context().get_node_id()
-    own = next((node for node in ray.nodes() if node["NodeID"] == here), None)
+    node_id = ray.get_runtime_context().get_node_id()
+    own = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
     main = threading.main_thread().ident
     if own is None or main is None or main != threading.get_ident():  # only there are signals handled
         yield
@@ -285,7 +286,7 @@ def _raylet_watched(*, is_local: bool) -> Iterator[None]:
     def is_lost(second: int) -> bool:
         if not all(_listens(host, port) for host, port in needed):
             return True
-        is_stopped = second % _ASK_EVERY == 0 and _is_given_up(here)
+        is_stopped = second % _ASK_EVERY == 0 and _is_given_up(node_id)
         if is_stopped and is_local:
             _end_own_raylet()
         return is_stopped
@@ -299,7 +300,7 @@ def _raylet_watched(*, is_local: bool) -> Iterator[None]:
             if done.wait(_WATCH_S):
                 return
             if is_lost(second):
-                signal.pthread_kill(main, signal.SIGUSR1)  # again and again, lest a library swallows it
+                signal.pthread_kill(main, signal.SIGUSR1)  # again and again, as a library may swallow it
 
     before = signal.signal(signal.SIGUSR1, interrupt)
     thread = threading.Thread(target=watch, daemon=True, name="mhim-raylet-watch")

@@ -15,15 +15,15 @@ from mhim_core.embed.decode import decode_slide
 from mhim_core.embed.facts import PlanFacts
 from mhim_core.errors import NotFoundError, SlideError, StorageError
 from mhim_core.features import SourceHint
-from mhim_core.slides.identity import check_sha256, source_hint
 from mhim_core.slides.reader import TileBatch
+from mhim_core.slides.source_identity import check_sha256, source_hint
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.slides.staging import staged, sweep_staged
 from mhim_core.types import FailureReason, SlideTask
 
 STAGING_TIMEOUT_S = 3600.0
 """How long a slide may take to be at hand: 10 GB at 3 MB/s. A store that stops answering is given up much sooner, by
-its client; this ends what nobody else bounds, such as a hash over a file system that hangs."""
+its client; this ends what nothing else bounds, such as a hash over a file system that hangs."""
 
 
 def staging_sweep(staging_dir: str | None) -> Callable[[int], object]:
@@ -41,7 +41,7 @@ class SlideAtHand(NamedTuple):
     path: Path
     hint: SourceHint
     task: SlideTask
-    """Without a sha256, so that nobody reads the whole file once more."""
+    """Without a sha256, so that the whole file is not read once more."""
     sha256: str
     """The file's, checked; "" where the cohort table names none."""
 

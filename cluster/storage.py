@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.s3 import S3Client, S3Place, TakenError, parse_s3_uri
+from cluster.s3 import KeyTakenError, S3Client, S3Place, parse_s3_uri
 from mhim_core.errors import ConfigError, ConflictError, NotFoundError, SlideError, StorageError
 from mhim_core.features import SourceHint, SourceIdentity
-from mhim_core.slides.identity import identity_of
+from mhim_core.slides.source_identity import identity_of
 from mhim_core.storage import Entry, LocalStorage, Storage, check_key, read_file
 from mhim_core.store.parallel import map_all
 from mhim_core.types import FailureReason
@@ -52,10 +52,12 @@ class S3Storage:
         return self.client.num_retries
 
     def get(self, key: str) -> bytes:
+        """As `Storage`: NotFoundError where there is no such object."""
         place = self._place(key)
         return self.client.call("read", place, functools.partial(_read, place))
 
     def put(self, key: str, data: bytes) -> None:
+        """As `Storage`, in one PUT: at most 5 GiB."""
         place = self._place(key)
         self.client.call("write", place, lambda s3: s3.put_object(Bucket=place.bucket, Key=place.key, Body=data))
 
@@ -71,11 +73,12 @@ class S3Storage:
         place = self._place(key)
         try:
             self.client.call("write", place, request)
-        except TakenError:
+        except KeyTakenError:
             return num_tries > 1 and self.get(key) == data
         return True
 
     def list(self, prefix: str) -> Iterator[Entry]:
+        """As `Storage`; one request for every thousand objects."""
         folder = f"{self.prefix}{check_key(prefix)}/" if prefix else self.prefix
         arguments = {"Bucket": self.bucket, "Prefix": folder}
         while True:
@@ -88,10 +91,12 @@ class S3Storage:
             arguments["ContinuationToken"] = page["NextContinuationToken"]
 
     def delete(self, key: str) -> None:
+        """As `Storage`: an object that is not there is no error."""
         place = self._place(key)
         self.client.call("delete", place, lambda s3: s3.delete_object(Bucket=place.bucket, Key=place.key))
 
     def locate(self, key: str) -> str:
+        """The `s3://` URI of the key."""
         return f"s3://{self.bucket}/{self.prefix}{key}"
 
     def _place(self, key: str) -> S3Place:
@@ -163,7 +168,7 @@ def _listed_hints(folder: S3Place, wanted: Mapping[str, str]) -> dict[str, Sourc
     for _ in range(len(wanted) // _HEADS_A_LISTING):
         try:
             page = _shared_client().call("list", folder, functools.partial(_list_page, arguments))
-        except StorageError:  # who may read objects need not be allowed to list them; a HEAD tells a lost store as well
+        except StorageError:  # reading may be allowed where listing is not; a HEAD tells a lost store as well
             return hints
         for item in page.get("Contents", []):
             if uri := wanted.get(item["Key"]):

@@ -28,7 +28,7 @@ _GROUP_TIMEOUT_S = 600
 MAX_GROUP_RESTARTS = 2
 """How often a group that lost a worker is started again; fits go on from their last checkpoint."""
 MAX_START_TIMEOUTS = 14
-"""How many starts of the group may wait in vain, a minute each: new nodes need some, and Ray's default is for ever."""
+"""How many starts of the group may wait for nodes, a minute each: new nodes take some, and Ray would wait for ever."""
 
 
 class WorkerSpec(NamedTuple):
@@ -131,7 +131,7 @@ def _in_thread(function: Callable[[], Any], name: str) -> "Future[Any]":
 
 
 def _run_on_worker(config: dict[str, Any]) -> bytes:
-    """What every worker runs. This project's own errors come back as values: Ray would retry them in vain."""
+    """What every worker runs. This project's own errors come back as values: Ray would retry them."""
     import ray
     import ray.train
     import torch

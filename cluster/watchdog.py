@@ -33,7 +33,7 @@ class Worker(NamedTuple):
     node_id: str
     pid: int
     start: str
-    """When the kernel started it, lest another process of the same id be killed."""
+    """When the kernel started it, so that no later process with the same id is killed."""
 
 
 class Verdict(NamedTuple):
@@ -105,6 +105,7 @@ class Watch:
         return settled
 
     def begin(self, worker: Worker, slide_id: SlideId) -> None:
+        """The worker holds this slide from now on: if the worker dies, its death counts against the slide."""
         self._holder[slide_id] = worker
 
     def end(self, worker: Worker, row: StatusRow) -> None:
@@ -122,9 +123,9 @@ class Watch:
         self._longest_s = max(self._longest_s, longest_s)
 
     def sweep(self) -> list[Replaced]:
-        """Kill who has been silent for too long, among them who has ended, which does no harm.
+        """Kill the workers that have been silent for too long; those that held a slide, or were loading, are returned.
 
-        Those who had a slide, or were loading.
+        A worker that had already ended is only forgotten.
         """
         overdue = [worker for worker, until_s in self._until_s.items() if until_s < self._clock()]
         holders = {worker: slide_id for slide_id, worker in self._holder.items()}
@@ -147,16 +148,20 @@ class Pulse(Protocol):
         """What is settled of a call's slides already: see `Watch.take`."""
         ...
 
-    def begin(self, slide_id: SlideId) -> None: ...
+    def begin(self, slide_id: SlideId) -> None:
+        """The slide is being worked on: returns once the watch knows it."""
+        ...
 
-    def end(self, row: StatusRow) -> None: ...
+    def end(self, row: StatusRow) -> None:
+        """The slide has its row."""
+        ...
 
     def works(self, limit_s: float) -> None:
-        """From now on it is up to this actor, which has so long for its next step."""
+        """The actor is at work, and is killed if its next step takes longer than this (seconds)."""
         ...
 
     def waits(self, limit_s: float) -> None:
-        """It waits for its decoder, for so long at most, and is alive meanwhile; infinite: it has nothing to do."""
+        """The actor waits for its decoder, for this long at most (seconds); infinite: it has nothing to do."""
         ...
 
     def took(self, seconds: float) -> None:
@@ -165,7 +170,7 @@ class Pulse(Protocol):
 
 
 class Unwatched:
-    """The pulse of an embedder that no Ray has started."""
+    """The pulse of an embedder that Ray did not start: every call does nothing."""
 
     def take(self, slide_ids: Sequence[SlideId]) -> dict[SlideId, Verdict | StatusRow]:
         return {}
@@ -182,7 +187,7 @@ class Unwatched:
 
 
 class WatchedPulse:
-    """The pulse of this process, told to a watch every few seconds by a thread."""
+    """The pulse of this process, which a thread reports to a watch every few seconds; methods as in `Pulse`."""
 
     def __init__(self, watch: Any, node_id: str, silence_s: float) -> None:
         """`watch`: the handle of a `Watch`; `silence_s`: how long to be silent while there is nothing to do."""
@@ -227,14 +232,14 @@ class WatchedPulse:
 
 @contextmanager
 def watched(silence_s: float, tell: Callable[[Replaced], None]) -> Iterator[Any]:
-    """The handle of a watch on this node while the block runs; who was replaced is told from a thread."""
+    """The handle of a watch on this node while the block runs; a thread reports the workers that were replaced."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # one that was killed begins again and knows of no death: better than no watch
     kind = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Watch)
-    watch: Any = kind.options(scheduling_strategy=here).remote(_kill, _is_lost)
+    watch: Any = kind.options(scheduling_strategy=this_node).remote(_kill, _is_lost)
     done = threading.Event()
 
     def sweep() -> None:
@@ -262,8 +267,8 @@ def _kill(worker: Worker) -> bool:
 
     if _is_lost(worker.node_id):
         return False
-    there = NodeAffinitySchedulingStrategy(worker.node_id, soft=False)
-    killing = ray.remote(num_cpus=0, max_retries=0)(kill_here).options(scheduling_strategy=there).remote(worker)
+    its_node = NodeAffinitySchedulingStrategy(worker.node_id, soft=False)
+    killing = ray.remote(num_cpus=0, max_retries=0)(kill_here).options(scheduling_strategy=its_node).remote(worker)
     try:
         return bool(ray.get(killing, timeout=_KILL_S))
     except ray.exceptions.RayError:  # the node went, or is too busy to answer

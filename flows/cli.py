@@ -96,9 +96,12 @@ def _run_flow(name: str, words: Sequence[str]) -> int:
 
 
 def _general_help() -> str:
-    flows = "\n".join(f"  mhim {name:<17} {flow.summary}" for name, flow in FLOWS.items())
+    lines: list[str] = []
+    for name, flow in FLOWS.items():
+        lines += [*(["", f"{flow.heading}:"] if flow.heading else []), f"  mhim {name:<17} {flow.summary}"]
+    flows = "\n".join(lines[1:])
     return f"""\
-mhim: whole-slide images → tile features → MHIM-MIL models → predictions, heat maps, a page. Research use only.
+mhim: whole-slide images → tile features → MHIM-MIL models → predictions, heat maps, an HTML page. Research use only.
 
 {flows}
 

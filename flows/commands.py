@@ -19,6 +19,8 @@ class FlowCommand(NamedTuple):
     function: str = "run"
     positional: tuple[str, ...] = ()
     """Keys that may be given as bare words, in this order: `mhim model show lung` means `name=lung`."""
+    heading: str = ""
+    """Above it in `mhim --help`, where a group of commands begins."""
     wraps_flow: bool = False
     """Words that are not its own keys are another flow's: checked as by that flow, and kept in `overrides`."""
 
@@ -28,7 +30,13 @@ IN_JOB = "MHIM_IN_JOB"
 
 
 FLOWS = {
-    "check": FlowCommand("check", "CheckConfig", "validate a cohort table and its slides", "cohort=my.csv"),
+    "check": FlowCommand(
+        "check",
+        "CheckConfig",
+        "validate a cohort table and its slides",
+        "cohort=my.csv",
+        heading="From slides to a report",
+    ),
     "embed": FlowCommand(
         "embed", "EmbedConfig", "slides → tile features in a store", "cohort=my.csv store=./features target_mpp=0.5"
     ),
@@ -55,19 +63,20 @@ FLOWS = {
     "convert": FlowCommand(
         "convert",
         "ConvertConfig",
-        "published checkpoints in (MHIM-MIL, CLAM) and out",
+        "published checkpoints (MHIM-MIL, CLAM) into model files, and back",
         "checkpoint=theirs.pt out=model.safetensors classes=normal,tumour",
     ),
     "pipeline": FlowCommand(
         "pipeline",
         "lifecycle.PipelineConfig",
-        "embed, train, evaluate, report; makes the first champion",
+        "embed, train, evaluate, report; makes the first champion of a name",
         "cohort=my.csv store=./features out=runs registry=./registry name=lung",
+        heading="A model's life: retraining, schedules, versions",
     ),
     "retrain": FlowCommand(
         "retrain",
         "lifecycle.RetrainConfig",
-        "new data → a challenger → promoted or not",
+        "new data → a challenger → the gate → promoted or not",
         "name=lung registry=./registry cohort=my.csv store=./features",
     ),
     "flow status": FlowCommand(
@@ -87,7 +96,11 @@ FLOWS = {
         wraps_flow=True,
     ),
     "schedule ls": FlowCommand(
-        "schedule", "schedules.ScheduleLsConfig", "what runs when, and how it went", "registry=./registry", "ls"
+        "schedule",
+        "schedules.ScheduleLsConfig",
+        "the schedules: what runs when, and how past runs ended",
+        "registry=./registry",
+        "ls",
     ),
     "schedule allow": FlowCommand(
         "schedule",
@@ -114,11 +127,14 @@ FLOWS = {
         positional=("schedule",),
     ),
     "schedule serve": FlowCommand(
-        "scheduling.service", "schedules.ScheduleServeConfig", "run what is due", "registry=./registry"
+        "scheduling.service",
+        "schedules.ScheduleServeConfig",
+        "run schedules when they are due, until stopped",
+        "registry=./registry",
     ),
     "model ls": FlowCommand(
         "model",
-        "registry.ModelListConfig",
+        "models.ModelListConfig",
         "the models of a registry, and which is champion",
         "registry=./registry",
         function="ls",
@@ -126,23 +142,23 @@ FLOWS = {
     ),
     "model show": FlowCommand(
         "model",
-        "registry.ModelShowConfig",
-        "a model's card, and who was champion when",
+        "models.ModelShowConfig",
+        "a model's card, and which versions were champion when",
         "lung registry=./registry",
         function="show",
         positional=("name",),
     ),
     "model register": FlowCommand(
         "model",
-        "registry.ModelRegisterConfig",
-        "a finished run becomes a model",
+        "models.ModelRegisterConfig",
+        "register a finished run as a model",
         "lung run=runs/first registry=./registry",
         function="register",
         positional=("name",),
     ),
     "model promote": FlowCommand(
         "model",
-        "registry.ModelPromoteConfig",
+        "models.ModelPromoteConfig",
         "make a model champion by hand",
         "lung version=1f0c9a3e registry=./registry",
         function="promote_by_hand",
@@ -150,23 +166,23 @@ FLOWS = {
     ),
     "model rollback": FlowCommand(
         "model",
-        "registry.ModelRollbackConfig",
-        "a champion of the past is champion again",
+        "models.ModelRollbackConfig",
+        "make an earlier champion the champion again",
         "lung to=1f0c9a3e registry=./registry",
         function="rollback_to",
         positional=("name",),
     ),
     "model keygen": FlowCommand(
         "model",
-        "registry.ModelKeygenConfig",
-        "a pair of keys for signing",
+        "models.ModelKeygenConfig",
+        "make a pair of keys for signing",
         "out=keys/retraining.pem",
         function="keygen",
     ),
     "model sign": FlowCommand(
         "model",
-        "registry.ModelSignConfig",
-        "vouch for promotions and cards as they are",
+        "models.ModelSignConfig",
+        "sign promotions and cards that are not signed yet",
         "lung registry=./registry signing_key=keys/retraining.pem",
         function="sign",
         positional=("name",),
@@ -174,21 +190,22 @@ FLOWS = {
     "store verify": FlowCommand(
         "store",
         "store.StoreVerifyConfig",
-        "what a store has lost: missing and damaged files, by slide",
+        "find missing and damaged files of a store, by slide",
         "store=./features deep=true",
         function="verify",
+        heading="Stores, clusters and the demo",
     ),
     "store repair": FlowCommand(
         "store",
         "store.StoreRepairConfig",
-        "embed just those slides again, to the same bytes",
+        "embed the slides of those files again, to the same bytes",
         "store=./features cohort=my.csv",
         function="repair",
     ),
     "submit": FlowCommand(
         "submit",
         "jobs.SubmitConfig",
-        "any flow as a job of a Ray cluster",
+        "run any flow as a job of a Ray cluster",
         "embed cohort=my.csv store=s3://bucket/features ray_address=http://host:8265 --wait",
         positional=("flow",),
         wraps_flow=True,
@@ -199,7 +216,7 @@ FLOWS = {
     "jobs logs": FlowCommand(
         "jobs",
         "jobs.JobsLogsConfig",
-        "what a job has written",
+        "the log of a job",
         "embed-0123456789ab-1 --follow ray_address=http://host:8265",
         function="logs",
         positional=("job",),
@@ -212,7 +229,9 @@ FLOWS = {
         function="stop",
         positional=("job",),
     ),
-    "demo": FlowCommand("demo", "DemoConfig", "embed to report, and prediction, on a painted cohort", "out=demo"),
+    "demo": FlowCommand(
+        "demo", "DemoConfig", "the whole path, embed to report and predict, on a painted cohort", "out=demo"
+    ),
 }
 
 
@@ -271,6 +290,7 @@ def read_flow(name: str, words: Sequence[str]) -> Any:
 
 
 def plain_flows() -> list[str]:
+    """The flows that `mhim submit` and `mhim schedule` can run: one word, and no wrapper of another flow."""
     return [name for name, command in FLOWS.items() if " " not in name and not command.wraps_flow]
 
 

@@ -43,8 +43,8 @@ def import_checkpoint(data: bytes, config: ConvertConfig) -> bytes:
     0.
     """
     from mhim_core.mil.published_file import load_published
-    from mhim_core.train.checkpoint import save_model
     from mhim_core.train.fit_options import Precision
+    from mhim_core.train.model_file import save_model
     from mhim_core.train.plan import Stage
 
     options = ModelOptions(embed_activation=config.embed_activation, attention_activation=config.attention_activation)
@@ -81,17 +81,14 @@ def import_checkpoint(data: bytes, config: ConvertConfig) -> bytes:
 
 def export_model(data: bytes, config: ConvertConfig) -> bytes:
     """A model file's model in another format. Raises InputError for another file, or a model the format cannot hold."""
-    from mhim_core.mil.formats import FORMATS
-    from mhim_core.mil.formats.format import PublishedModel
-    from mhim_core.train.checkpoint import load_model
+    from mhim_core.mil.checkpoint_format import PublishedModel, checkpoint_format
+    from mhim_core.train.model_file import load_model
 
     try:
         loaded = load_model(data)
     except IntegrityError as error:
         raise InputError(f"{config.checkpoint or config.run}: {error}") from error
     card, student = loaded.card, loaded.student.state_dict()
-    write = FORMATS[config.format].write
-    assert write is not None  # as the config checked
     model = PublishedModel(
         options=card.model,
         d_in=card.d_in,
@@ -101,7 +98,7 @@ def export_model(data: bytes, config: ConvertConfig) -> bytes:
         student=student,
         teacher=None if loaded.teacher is None else loaded.teacher.state_dict(),
     )
-    return write(model)
+    return checkpoint_format(config.format).write(model)
 
 
 def _read(config: ConvertConfig) -> bytes:

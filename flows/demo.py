@@ -21,7 +21,7 @@ from flows.config.files import write_resolved
 from flows.config.keys import Method
 from flows.config.words import parse
 from flows.engine.result import FlowResult
-from flows.prediction.foci import PAGE, SUMMARY, foci_lines, judge_foci
+from flows.runs.demo_foci import PAGE, SUMMARY, foci_lines, judge_foci
 from flows.runs.folder import read_run
 from mhim_core.demo.slide import TILE_PX
 from mhim_core.errors import ConfigError
@@ -29,8 +29,8 @@ from mhim_core.storage import Storage
 from mhim_core.types import ExitCode
 
 
-class Station(NamedTuple):
-    """One stage of the demo, and the place of its result."""
+class DemoStep(NamedTuple):
+    """One step of the demo, and the place of its result."""
 
     name: str
     place: str
@@ -38,19 +38,19 @@ class Station(NamedTuple):
 
 
 def run(config: DemoConfig) -> FlowResult:
-    """Run the stations in order; the first that does not end with 0 ends the demo."""
+    """Run the steps in order; the first that does not end with 0 ends the demo."""
     if "://" in config.out:
-        raise ConfigError(f"out={config.out}: the demo lives in a local folder")
+        raise ConfigError(f"out={config.out}: the demo needs a local folder")
     out = open_storage(config.out)
     lines: list[str] = []
     outputs: dict[str, str] = {}
-    with kept_alive():  # starting a Ray costs five seconds: the first station that needs it leaves it to the next
-        for station in _stations(config, out):
-            print(f"── {station.name}", flush=True)
+    with kept_alive():  # starting a Ray costs five seconds: the first step that needs it leaves it to the next
+        for step in _steps(config, out):
+            print(f"── {step.name}", flush=True)
             start_s = time.monotonic()
-            result = station.run()
+            result = step.run()
             outputs |= result.outputs
-            lines.append(f"{station.name:<9} {time.monotonic() - start_s:6.1f} s  {station.place}")
+            lines.append(f"{step.name:<9} {time.monotonic() - start_s:6.1f} s  {step.place}")
             if result.exit_code is not ExitCode.OK:
                 return FlowResult(exit_code=result.exit_code, outputs=outputs)
     write_resolved(out, config, "demo")
@@ -58,15 +58,15 @@ def run(config: DemoConfig) -> FlowResult:
     return FlowResult(outputs=outputs)
 
 
-def _stations(config: DemoConfig, storage: Storage) -> Iterator[Station]:
-    """All stations; all but the first and the last are commands that a person could type."""
+def _steps(config: DemoConfig, storage: Storage) -> Iterator[DemoStep]:
+    """All steps; all but the first and the last are commands that a person could type."""
     out = Path(config.out).expanduser()
     cohort, store, trained = f"cohort={out}/slides/cohort.csv", f"store={out}/features", f"{out}/run"
     ray = [
         f"ray_address={config.ray.ray_address}",
         *([f"local_cpus={config.ray.local_cpus}"] if config.ray.local_cpus else []),
     ]
-    yield Station("slides", f"{out}/slides", lambda: _write_slides(config))
+    yield DemoStep("slides", f"{out}/slides", lambda: _write_slides(config))
     tiles = [f"encoder={config.encoder}", f"tile_px={TILE_PX}"]
     yield _command("embed", f"{out}/features", [cohort, store, *tiles, *ray])
     learning = [f"{key}={getattr(config, key)}" for key in ("method", "aggregator", "epochs", "seed")]
@@ -77,10 +77,10 @@ def _stations(config: DemoConfig, storage: Storage) -> Iterator[Station]:
     new = [f"run={trained}", f"cohort={out}/slides/new.csv", f"out={out}/predictions", *ray]
     yield _command("predict", f"{out}/predictions/report.html", new)
     yield _command("report", f"{trained}/report.html", [f"run={trained}"])
-    yield Station("foci", f"{out}/foci.html", lambda: _judge_foci(out, storage))
+    yield DemoStep("foci", f"{out}/foci.html", lambda: _judge_foci(out, storage))
 
 
-def _command(name: str, place: str, words: list[str]) -> Station:
+def _command(name: str, place: str, words: list[str]) -> DemoStep:
     command = FLOWS[name]
 
     def run_command() -> FlowResult:
@@ -89,7 +89,7 @@ def _command(name: str, place: str, words: list[str]) -> Station:
         result: FlowResult = importlib.import_module(f"flows.{command.module}").run(parsed)
         return result
 
-    return Station(name, place, run_command)
+    return DemoStep(name, place, run_command)
 
 
 def _write_slides(config: DemoConfig) -> FlowResult:
@@ -110,7 +110,7 @@ def _judge_foci(out: Path, storage: Storage) -> FlowResult:
 
 
 def _evidence(config: DemoConfig) -> list[str]:
-    """The figures of the last station, to be printed again at the end."""
+    """The figures of the last step, to be printed again at the end."""
     out = Path(config.out).expanduser()
     summary = json.loads((out / SUMMARY).read_bytes())["summary"]
     return ["──", *foci_lines(summary), "──"]

@@ -238,16 +238,16 @@ def _tell_replaced(encode_timeout_s: float, replaced: "Replaced") -> None:
 
     limit = f"encode_timeout_s={encode_timeout_s:g}"
     if replaced.slide_id is None:
-        told = (
+        message = (
             f"an encoder had not loaded after {replaced.seconds:.0f} s and is started again; if that node is slow to "
             f"load it, set encode_timeout_s= higher (now {limit})"
         )
     else:
-        told = (
+        message = (
             f"an encoder stood still at slide {replaced.slide_id} for longer than {limit} and is replaced "
             f"({batch_text(replaced.longest_s)}; if it is slow rather than stuck, set it higher)"
         )
-    print(f"warning: {one_line(told)}", file=sys.stderr, flush=True)
+    print(f"warning: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 class ActorPool(NamedTuple):

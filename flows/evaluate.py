@@ -28,7 +28,7 @@ SHOWN = {
 
 
 def run(config: EvaluateConfig) -> FlowResult:
-    """Raises InputError (2) if the run is not finished or holds nobody out, IntegrityError for a damaged file."""
+    """Raises InputError (2) if the run is not finished or has no test part, IntegrityError for a damaged file."""
     trained_run = read_run(config.run, store=config.store)
     metrics, recomputed = evaluated(trained_run, config.bootstrap_replicates)
     if recomputed or not has_resolved(trained_run.storage, FOLDER):
@@ -45,8 +45,10 @@ def _print(trained_run: Run, metrics: dict[str, Any]) -> None:
     bags = f"{metrics['num_bags']} held-out slides of" if unit == BagUnit.slide.value else "held-out bags of"
     seeds = len(metrics["seeds"])
     over = f", mean over {seeds} seeds" if seeds > 1 else ""
-    how = f"mean ± deviation over fits ({again} are held out by several folds)" if again else f"pooled over folds{over}"
-    print(f"{bags} {metrics['num_patients']} patients, {how}:")
+    averaging = (
+        f"mean ± deviation over fits ({again} are held out by several folds)" if again else f"pooled over folds{over}"
+    )
+    print(f"{bags} {metrics['num_patients']} patients, {averaging}:")
     titles = metrics_of(trained_run.task.kind)
     for name, model in metrics["models"].items():
         part, say = ("over_folds", _over_folds) if again else ("pooled", _pooled)

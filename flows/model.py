@@ -1,4 +1,4 @@
-"""mhim model ls | show | register | promote | rollback | keygen | sign: the models of a registry, and who is champion.
+"""mhim model ls | show | register | promote | rollback | keygen | sign: models of a registry, and which is champion.
 
 Inputs: a registry; for `register` a finished run. Outputs: a model folder (`register`), a numbered promotion record
 (`promote`, `rollback`), key files (`keygen`), signatures (`sign`, or with `signing_key=` where something is written);
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flows.config.registry import (
+from flows.config.models import (
     ModelKeygenConfig,
     ModelListConfig,
     ModelPromoteConfig,
@@ -27,7 +27,6 @@ from flows.config.registry import (
 from flows.engine.result import FlowResult
 from flows.mlflow_mirror.send import mirror_promotion
 from flows.prediction.packaging import package_run
-from flows.prediction.predictor import find_model
 from flows.runs.fits import results_of
 from flows.runs.folder import read_run
 from flows.runs.signed_registry import open_registry, registry_to_sign
@@ -35,6 +34,7 @@ from mhim_core.errors import ConfigError, ConflictError, InputError
 from mhim_core.fingerprint import canonical_json
 from mhim_core.printable import one_line
 from mhim_core.registry.holdout import read_holdout
+from mhim_core.registry.lookup import find_model
 from mhim_core.registry.models import (
     RegisteredModel,
     find_version,
@@ -196,8 +196,8 @@ def _promoted(registry: Storage, record: Promotion, recomputed: bool = True) -> 
 def _print_card(model: RegisteredModel) -> None:
     card = model.card
     print(f"{model.name}@{model.version}: {one_line(card.intended_use)}")
-    what = ", ".join(card.classes) if card.classes else str(card.task.kind)
-    print(f"  predicts    {one_line(what)}, of every {card.unit}")
+    predicted = ", ".join(card.classes) if card.classes else str(card.task.kind)
+    print(f"  predicts    {one_line(predicted)}, of every {card.unit}")
     licence = f"licence {card.encoder.get('licence', '?')}"
     print(f"  encoder     {one_line(card.encoder['id'])} (D={card.encoder['dim']}, {one_line(licence)})")
     print(f"  tiling      {_settings(card.tiling)}")
@@ -213,8 +213,8 @@ def _print_card(model: RegisteredModel) -> None:
     print(f"  members     {len(card.members)}" + ("" if threshold is None else f", threshold {threshold:.4g}"))
     for member in card.members:
         chosen = [
-            f"{what} {'none' if value is None else f'{value:.4g}'}"
-            for what, value in (("temperature", member.temperature), ("threshold", member.threshold))
+            f"{title} {'none' if value is None else f'{value:.4g}'}"
+            for title, value in (("temperature", member.temperature), ("threshold", member.threshold))
         ]
         print(f"    seed {member.seed}, fold {member.fold}: {', '.join(chosen)}, epoch {member.best_epoch}")
     for title, figures in (("estimate", card.estimate), ("holdout", card.holdout)):

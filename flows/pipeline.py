@@ -170,11 +170,11 @@ def _holdout_step(work: ModelWork, config: PipelineConfig, registry: Storage) ->
 
 
 def _model_steps(work: ModelWork, registry: Storage) -> list[Step]:
-    nobody, options = Against(0, ""), work.config.gate
+    no_champion, options = Against(0, ""), work.config.gate
     return [
         final_step(work, ("embed", "holdout")),
-        register_step(work, registry, nobody, options),
-        judge_step(work, registry, nobody, options, words="the first model"),
+        register_step(work, registry, no_champion, options),
+        judge_step(work, registry, no_champion, options, words="the first model"),
         promote_step(work.place, registry, 0),
         assess_step(work.place, work.config.tracking),
     ]

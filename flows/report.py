@@ -53,7 +53,7 @@ def run(config: ReportConfig) -> FlowResult:
         mirror_run(trained_run, config.tracking)
         print(f"report: {page}")
         return FlowResult(outputs=outputs, recomputed=False)
-    from mhim_core.report.card import model_card
+    from mhim_core.report.model_card import model_card
     from mhim_core.report.page import render_report
 
     data = report_data(trained_run, metrics, config)

@@ -26,7 +26,7 @@ from flows.config.schedules import (
 )
 from flows.config.words import CONFIG, given_values
 from flows.engine.result import FlowResult
-from flows.scheduling.allowed import AllowList, Entry, check_schedule
+from flows.scheduling.allowed import AllowedLine, AllowList, check_schedule
 from flows.scheduling.manifests import cron_job, crontab_line, ray_cron_job
 from flows.scheduling.records import MAX_ATTEMPTS, Book, Planned, Schedule, Slot
 from flows.scheduling.service import (
@@ -90,7 +90,7 @@ def ls(config: ScheduleLsConfig) -> FlowResult:
     schedules = book.planned()
     now = _now(storage, schedules)
     for planned in schedules:
-        print("\n".join(map(one_line, _lines(book, planned, now, Entry.of(planned.schedule) in allowed))))
+        print("\n".join(map(one_line, _lines(book, planned, now, AllowedLine.of(planned.schedule) in allowed))))
     for message in book.damaged.values():
         print(f"warning: {one_line(message)}")
     return FlowResult(outputs={"schedules": storage.locate("schedules")}, recomputed=False)
@@ -214,9 +214,9 @@ def _lines(book: Book, planned: Planned, now: datetime, is_allowed: bool) -> Ite
         yield f"  last run {last.run}: running, last heard of {_shown(_moment(planned.sign_s))}"
     else:
         stopped, silent = (_shown(_moment(time_s)) for time_s in (planned.ended_s, planned.sign_s))
-        what = f"was stopped {stopped}" if planned.is_stopped else f"ended without a word, last heard of {silent}"
+        ending = f"was stopped {stopped}" if planned.is_stopped else f"ended without a word, last heard of {silent}"
         left = "goes on when served" if last.attempt < MAX_ATTEMPTS else f"given up after {MAX_ATTEMPTS} attempts"
-        yield f"  last run {last.run}: {what}; {left}"
+        yield f"  last run {last.run}: {ending}; {left}"
 
 
 def _end(book: Book, schedule: Schedule, run: Slot) -> str:

@@ -54,8 +54,8 @@ def _word(state: StepState) -> str:
 def _details(state: StepState) -> str:
     cost = state.cost
     numbers = [
-        f"{value:,} {what}"
-        for value, what in ((cost.num_slides, "slides"), (cost.num_tiles, "tiles"), (cost.num_bytes, "bytes"))
+        f"{value:,} {noun}"
+        for value, noun in ((cost.num_slides, "slides"), (cost.num_tiles, "tiles"), (cost.num_bytes, "bytes"))
         if value is not None
     ]
     if cost.device_seconds is not None:

@@ -29,7 +29,7 @@ from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.layout import feature_set_key
 from mhim_core.store.parallel import map_all
 from mhim_core.store.record import CommitRecord
-from mhim_core.store.verify import Audit, Fault, Finding, Part, audit
+from mhim_core.store.verify import Audit, Fault, FaultyObject, ObjectKind, audit
 from mhim_core.tables import write_csv
 from mhim_core.types import ExitCode, SlideId, SlideTask, Status, StatusRow
 
@@ -74,7 +74,7 @@ class Repair(NamedTuple):
     """What became of one loss."""
 
     slide_id: SlideId
-    part: Part
+    part: ObjectKind
     key: str
     left: str
     """Why it was not repaired; empty: it is as committed again."""
@@ -135,7 +135,7 @@ def _write_report(
 
 
 def _repairs(
-    lost: Sequence[Finding], config: StoreRepairConfig, storage: Storage, cohort_input: CohortInput
+    lost: Sequence[FaultyObject], config: StoreRepairConfig, storage: Storage, cohort_input: CohortInput
 ) -> Iterable[Repair]:
     """What became of every loss, feature set by feature set."""
     by_record: dict[str, CommitRecord] = {}
@@ -153,10 +153,10 @@ def _repairs(
         yield Repair(finding.slide_id, finding.part, finding.key, left.get(key, ""))
 
 
-def _why_not(finding: Finding) -> str:
-    if finding.part is Part.COMMIT:
+def _why_not(finding: FaultyObject) -> str:
+    if finding.part is ObjectKind.COMMIT:
         return "no manifest has a copy of this commit; remove the file, then mhim embed makes it again"
-    if finding.part is Part.MANIFEST:
+    if finding.part is ObjectKind.MANIFEST:
         return "a manifest is not made again; runs that are pinned to it cannot go on, the others can"
     return "mhim embed with the same keys writes it again"
 
@@ -206,8 +206,8 @@ def _restore_set(
 def _card_of(feature_set: FeatureSet, spec: TileSpec, config: StoreRepairConfig) -> EncoderCard:
     """The set's encoder. Raises EncoderError or InputError if this version or these keys would make other features."""
     card = EncoderCard.from_dict(feature_set.encoder)
-    here = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
-    if here.fingerprint != feature_set.fingerprint:
+    remade = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
+    if remade.fingerprint != feature_set.fingerprint:
         raise InputError("its tiling or encoder is another in this version of mhim; use the one that made it")
     if card.runtime == RUNTIME_CUDA and not config.embedding.gpus_per_actor:
         raise EncoderError("these features are made on a GPU; set gpus_per_actor=1")

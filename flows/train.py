@@ -22,7 +22,6 @@ from flows.config.flat import flat
 from flows.config.keys import Method
 from flows.engine.result import FlowResult
 from flows.mlflow_mirror.send import mirror_run
-from flows.prediction.warm_start import Start, check_start, find_start, take_start
 from flows.runs.cohort import load_cohort
 from flows.runs.folder import (
     PinnedFeatures,
@@ -46,6 +45,7 @@ from flows.runs.training_data import (
     training_data,
 )
 from flows.runs.training_places import TrainingPlaces, open_places
+from flows.runs.warm_start import Start, check_start, find_start, take_start
 from mhim_core.cohort.splits import Split
 from mhim_core.cohort.table import Cohort
 from mhim_core.cohort.tasks import BagMembers, bags_in, make_bags
@@ -231,7 +231,7 @@ def _teacher_digests(other: Run, config: TrainConfig, wanted: dict[str, Any], ma
     from mhim_core.train.results import read_result
 
     same = {"cohort": "slides, targets or folds", "task": "task", "feature_set": "features", "model": "model options"}
-    differing = [what for key, what in same.items() if other.identity[key] != wanted[key]]
+    differing = [name for key, name in same.items() if other.identity[key] != wanted[key]]
     if other.record["manifest"]["sha256"] != manifest_sha256:
         differing.append("feature manifest")
     if missing := sorted(set(wanted["seeds"]) - set(other.seeds)):

@@ -26,10 +26,10 @@ def compiled(*options: str, requirements: str = "") -> dict[str, str]:
     ]
     # no wheels of this machine's own: the index's alone are the same for all
     environment = {name: value for name, value in os.environ.items() if name != "UV_FIND_LINKS"}
-    said = subprocess.run(
+    exported = subprocess.run(
         command, input=requirements, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
     )
-    entries = re.split(r"^(?=\S)", said.stdout, flags=re.MULTILINE)
+    entries = re.split(r"^(?=\S)", exported.stdout, flags=re.MULTILINE)
     return {entry.split()[0]: entry for entry in entries if entry.strip()}
 
 

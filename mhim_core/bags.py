@@ -37,5 +37,5 @@ class HalfBags(Protocol):
     """A source that stores its bags as float16, so that a large one need not be held in float32 as well."""
 
     def read_half(self, bag_id: BagId) -> Float[Tensor, "N d_in"]:
-        """What `read` gives as float16, which is exact. It may be the source's own copy: nobody changes it."""
+        """What `read` gives as float16, which is exact. It may be the source's own copy, which must not be changed."""
         ...

@@ -65,8 +65,8 @@ class SlideView(NamedTuple):
         if self.left_out_mm2 >= 0.05:
             parts.append(f"{self.left_out_mm2:.3g} mm² darker than glass left out")
         parts += [
-            f"{share:.0%} {what}"
-            for share, what in ((self.pen_share, "pen"), (self.black_share, "black"))
+            f"{share:.0%} {mark}"
+            for share, mark in ((self.pen_share, "pen"), (self.black_share, "black"))
             if share >= 0.005
         ]
         if self.glass_rgb is None:
@@ -112,7 +112,7 @@ class SlideReading:
     upsample: float
     """How far the finest level had to be enlarged: 1.0 means not at all."""
     backend: BackendUsed | None = field(compare=False, metadata={"neutral": BACKEND_OF_0_1})
-    """Who decoded the slide; None: not known here, since a manifest does not state it."""
+    """The backend that decoded the slide; None: not known here, since a manifest does not state it."""
     view: SlideView | None = field(default=None, compare=False, metadata={"neutral": None})
     """What was seen of the slide when its tissue was looked for; None: committed by version 0.1, or a manifest's."""
 

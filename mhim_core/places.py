@@ -18,10 +18,10 @@ class _Parts(NamedTuple):
 
 def relative_place(place: str, base: str) -> str | None:
     """`place` as seen from the folder `base`, such as `../features`; None where they share no folder but the root."""
-    there, here = _parts(place), _parts(base)
-    if there.root != here.root or not _common(there.path, here.path):
+    parts, base_parts = _parts(place), _parts(base)
+    if parts.root != base_parts.root or not _common(parts.path, base_parts.path):
         return None
-    return posixpath.relpath(there.path, here.path)
+    return posixpath.relpath(parts.path, base_parts.path)
 
 
 def join_place(base: str, relative: str) -> str:

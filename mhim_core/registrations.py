@@ -1,6 +1,6 @@
-"""The registering decorators of a package's classes, read from the source: names are known before anything is imported.
+"""The registering decorators in a package's files, read from the source: names are known before anything is imported.
 
-So `mhim --help` lists what a package offers without torch or OpenSlide, and adding a class is adding a file.
+So `mhim --help` lists what a package offers without torch or OpenSlide, and adding to it is adding a file.
 """
 
 import ast
@@ -18,7 +18,7 @@ class Reference(NamedTuple):
 
 
 class Registration(NamedTuple):
-    """One class's decorator: its only argument, a literal, and its keywords, literals or a `Reference` each."""
+    """One decorator: its only argument, a literal, and its keywords, literals or a `Reference` each."""
 
     name: str
     module: str
@@ -26,7 +26,7 @@ class Registration(NamedTuple):
 
 
 def registrations(package: ModuleType, decorator: str) -> Iterator[Registration]:
-    """Every class of the package's files that is decorated with a call of `decorator`, by file, then by place."""
+    """Every class and function of the package's files decorated with a call of `decorator`, by file and place."""
     names: set[str] = set()
     for path in sorted(path for folder in package.__path__ for path in Path(folder).glob("[!_]*.py")):
         module = f"{package.__name__}.{path.stem}"
@@ -40,7 +40,7 @@ def registrations(package: ModuleType, decorator: str) -> Iterator[Registration]
             return ast.literal_eval(value)
 
         for node in body:
-            for call in node.decorator_list if isinstance(node, ast.ClassDef) else ():
+            for call in node.decorator_list if isinstance(node, ast.ClassDef | ast.FunctionDef) else ():
                 if isinstance(call, ast.Call) and getattr(call.func, "id", "") == decorator:
                     (name,) = (ast.literal_eval(argument) for argument in call.args)
                     options = {word.arg: read(word.value) for word in call.keywords if word.arg is not None}

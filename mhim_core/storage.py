@@ -40,7 +40,9 @@ class Storage(Protocol):
     uri: str
     """Where it lies, for messages: an absolute folder or `s3://bucket/prefix`."""
 
-    def get(self, key: str) -> bytes: ...
+    def get(self, key: str) -> bytes:
+        """The whole content. Raises NotFoundError for a missing key."""
+        ...
 
     def put(self, key: str, data: bytes) -> None:
         """Write atomically, replacing what was there."""
@@ -91,7 +93,7 @@ def read_file(path: str | os.PathLike[str], max_bytes: int | None = None) -> byt
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """A pipe is opened although nobody writes to it."""
+    """A pipe is opened even if it has no writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

@@ -32,9 +32,9 @@ from flows.config.tracking import TrackingKeys
 from flows.config.trust import TrustKeys
 from mhim_core.cohort.task_options import SplitOptions, SplitScheme, TableOptions, TaskOptions
 from mhim_core.errors import ConfigError
-from mhim_core.mil.formats import FORMATS, WRITTEN_FORMATS
-from mhim_core.mil.formats.pt_file import SUFFIXES
+from mhim_core.mil.checkpoint_format import DEFAULT_FORMAT, formats_to_write
 from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions
+from mhim_core.mil.pt_file import SUFFIXES
 from mhim_core.registry.names import is_reference
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.train.fit_options import FitOptions
@@ -173,7 +173,7 @@ class PredictConfig:
     trust: TrustKeys = part(TrustKeys, Role.execution)
 
     def check_source(self) -> None:
-        """ConfigError unless there is one source of models."""
+        """Raises ConfigError unless there is one source of models."""
         if bool(self.run) == bool(self.model):
             raise ConfigError(
                 "give run=, a training run, or model=, such as lung@champion with its registry=: one of the two"
@@ -197,13 +197,14 @@ class ReportConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """mhim demo: a made cohort through every station."""
+    """mhim demo: the whole path on a painted cohort."""
 
     ray: RayKeys = part(RayKeys, Role.execution)
     out: str = field(default="demo", metadata=role(Role.output))
     """The folder for slides, features, run, predictions and page."""
     num_slides: int = field(default=84, metadata=role(Role.identity))
-    """Slides of the labelled cohort: of seven, three for training, one for choosing the epoch, three for testing."""
+    """Slides of the labelled cohort: of every seven, three for training, one for choosing the epoch, three for
+    testing."""
     num_new: int = field(default=6, metadata=role(Role.identity))
     """Slides to predict afterwards, of patients unseen in training."""
     encoder: str = field(default="efficientnet-lite0", metadata=role(Role.identity))
@@ -228,7 +229,7 @@ class DemoConfig:
         check_least(self, 28, "num_slides")
         check_least(self, 2, "num_new")
         check_least(self, 0, "demo_seed")
-        # what its stations would refuse, refused before slides are painted
+        # what a later step would refuse is refused before slides are painted
         model = ModelOptions(aggregator=self.aggregator)
         if self.method is Method.mhim:
             model.require_mining()
@@ -243,9 +244,11 @@ class ConvertConfig:
     out: str = field(metadata=role(Role.output))
     """The file to write, a path or s3:// URI: .safetensors (a model file, from checkpoint=….pt) or .pt (published)."""
     format: str = field(
-        default="mhim-mil", metadata=role(Role.identity) | {"neutral": "mhim-mil", "choices": WRITTEN_FORMATS}
+        default=DEFAULT_FORMAT,
+        metadata=role(Role.identity) | {"neutral": "mhim-mil", "choices": tuple(formats_to_write())},
     )
-    """To write anything but a model file: its format. mhim-mil: a .pt with the names of the published code."""
+    """Format of the written file unless it is a model file; mhim-mil: a .pt with the tensor names of the published
+    code."""
     checkpoint: str = field(default="", metadata=role(Role.place))
     """The file to read: a published .pt, or a model file .safetensors; empty: a fit of run=."""
     classes: tuple[str, ...] = field(default=(), metadata=role(Role.identity))
@@ -258,28 +261,29 @@ class ConvertConfig:
     run: str = field(default="", metadata=role(Role.run))
     """Export a fit of this training run (its out=); empty: read checkpoint=."""
     fold: int | None = field(default=None, metadata=role(Role.identity))
-    """With run=: the fold of the fit; none: if there is only one."""
+    """With run=: the fold of the fit; none: the run has only one."""
     seed: int | None = field(default=None, metadata=role(Role.identity))
-    """With run=: the seed of the fit; none: if there is only one."""
+    """With run=: the seed of the fit; none: the run has only one."""
     stage: Stage | None = field(default=None, metadata=role(Role.identity))
-    """With run=: plain (stage 1) or mhim (the student, with its teacher); none: if there is only one."""
+    """With run=: plain (stage 1) or mhim (the student, with its teacher); none: the run has only one."""
 
     def __post_init__(self) -> None:
         check_least(self, 0, "fold")
 
     def check_direction(self) -> None:
-        """ConfigError unless there is one source, and a target of the other kind."""
+        """Raises ConfigError unless there is one source, and a target of the other kind."""
         if bool(self.checkpoint) == bool(self.run):
             raise ConfigError("give checkpoint=, the file to read, or run=, the training run whose fit is written")
-        written = FORMATS.get(self.format)
-        if written is None or written.write is None:
-            raise ConfigError(f"format={self.format} is not one of {', '.join(WRITTEN_FORMATS)}")
+        written = formats_to_write()
+        if self.format not in written:
+            raise ConfigError(f"format={self.format} is not one of {', '.join(written)}")
+        suffixes = written[self.format]
         theirs, ours = SUFFIXES, (".safetensors",)
-        source, wanted = (theirs, ours) if self.imports else (ours, written.suffixes)
+        source, wanted = (theirs, ours) if self.imports else (ours, suffixes)
         if not self.out.endswith(wanted) or (self.checkpoint and not self.checkpoint.endswith(source)):
             raise ConfigError(
                 f"checkpoint={self.checkpoint or self.run} out={self.out}: a published .pt becomes a .safetensors, "
-                f"a .safetensors or a run's fit becomes a {' or '.join(written.suffixes)}"
+                f"a .safetensors or a run's fit becomes a {' or '.join(suffixes)}"
             )
         if self.imports and not self.classes:
             raise ConfigError("classes= is needed, the names of the classes in the order of the checkpoint's logits")
@@ -323,4 +327,5 @@ class CompareConfig:
 
     @property
     def model_names(self) -> tuple[str, ...]:
+        """The models named by `models`; () for each run's reported model."""
         return split_list(self.models)

@@ -32,7 +32,7 @@ class Key(NamedTuple):
     default: Any
     doc: str
     role: Role | None
-    """None is a programming error, which a test finds."""
+    """None: its field declares none, a programming error that a test reports."""
     listed: bool
     """A text that names several, separated by commas."""
     path: tuple[str, ...]
@@ -47,13 +47,16 @@ class Key(NamedTuple):
 
     @property
     def required(self) -> bool:
+        """Whether the key has no default."""
         return self.default is MISSING
 
     @property
     def is_text(self) -> bool:
+        """Whether its values are texts, names or lists of texts, and no numbers or booleans."""
         return issubclass(self.kind, str | Enum | tuple)
 
     def is_neutral(self, value: Any) -> bool:
+        """Whether this value is left out of fingerprints and records."""
         return self.neutral is not MISSING and bool(value == self.neutral)
 
     def values(self, value: Any) -> tuple[str, ...]:
@@ -64,7 +67,7 @@ class Key(NamedTuple):
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """`[a, b]` or `a,b`."""
+    """The items of `[a, b]` or `a,b`."""
     inner = text.strip()
     if inner.startswith("[") and inner.endswith("]"):
         inner = inner[1:-1]

@@ -13,7 +13,7 @@ _JOB = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterKeys:
-    """Where jobs go."""
+    """The cluster that jobs are sent to."""
 
     ray_address: str = field(default="http://127.0.0.1:8265", metadata=by_hand())
     """The dashboard of the cluster, http://host:8265; the default is where a tunnel to a remote one ends."""

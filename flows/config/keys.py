@@ -38,6 +38,8 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class PluginFile:
+    """A user's own aggregators. Raises InputError if the file cannot be read or run."""
+
     aggregator_file: str = field(default="", metadata=role(Role.file) | by_hand())
     """A Python file of yours that registers aggregators (docs/method.md); empty: none. The file is executed."""
 
@@ -51,6 +53,8 @@ class PluginFile:
 
 @dataclass(frozen=True, kw_only=True)
 class CohortKeys:
+    """Which slides."""
+
     cohort: str = field(metadata=role(Role.file))
     """The cohort table (CSV, xlsx or Parquet): a path or an s3:// URI; paths in it are relative to the table. Or a
     folder of slides, or s3://bucket/prefix/ with a slash at its end: every slide file below it."""
@@ -58,6 +62,8 @@ class CohortKeys:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledCohort(CohortKeys):
+    """Which slides, and their labels."""
+
     labels: str = field(default="", metadata=role(Role.file))
     """A table of labels (CSV or xlsx), with or without header: the id of a slide or patient, then its label; empty: the
     cohort's own labels."""
@@ -65,6 +71,8 @@ class LabelledCohort(CohortKeys):
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderFiles:
+    """Where an encoder's weights are, for commands whose encoder is settled by a store, run or model."""
+
     encoder_weights: str = field(default="", metadata=role(Role.node_path))
     """A local weights file or folder for timm/<model>; empty: from the package or the hub. The sha256 of the weights is
     part of the encoder's identity."""
@@ -82,6 +90,8 @@ class EncoderKeys(EncoderFiles):
 
 @dataclass(frozen=True, kw_only=True)
 class FailurePolicy:
+    """How many slides may fail, and what that means for the exit code. Raises ConfigError for shares outside 0 to 1."""
+
     max_failed_fraction: float = 0.1
     """Share of the cohort's slides that may fail before the exit code becomes 4 instead of 3."""
     max_empty_fraction: float = 0.5
@@ -102,14 +112,14 @@ class FailurePolicy:
                 raise ConfigError(f"{name}={getattr(self, name)} must lie between 0 and 1")
 
     def exit_code_of(self, outcome: Outcome) -> ExitCode:
-        """0, 3 (0 with partial_ok) or 4."""
+        """The command's exit code for this outcome: 0, 3 (0 with partial_ok) or 4."""
         code = outcome.exit_code(self.max_failed_fraction, self.max_empty_fraction)
         return ExitCode.OK if self.partial_ok and code is ExitCode.PARTIAL else code
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayKeys:
-    """Where Ray is."""
+    """Which Ray a command uses."""
 
     ray_address: str = field(default="local", metadata=by_hand("auto"))
     """local: start Ray for this command only; auto: the cluster of this Ray job; host:6379: that cluster, from one of
@@ -124,7 +134,7 @@ class RayKeys:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeKeys:
-    """Slides on their way to the decoder."""
+    """Limits and places for decoding slides."""
 
     decode_timeout_s: float = 300.0
     """Seconds without progress, once a slide is copied and hashed, after which its decoder is killed and the slide
@@ -159,9 +169,9 @@ class EmbedExecution:
     def check_room(self, ray: RayKeys) -> None:
         """Raises ConfigError if a local Ray could never run that many encoder actors."""
         if ray.ray_address == "local":
-            what = "an encoder actor" if self.embed_actors is None else f"embed_actors={self.embed_actors}"
-            what += f" with gpus_per_actor={self.gpus_per_actor:g}" if self.gpus_per_actor else ""
-            check_fits_here(ray.local_cpus, what, self.embed_actors or 1, self.gpus_per_actor)
+            request = "an encoder actor" if self.embed_actors is None else f"embed_actors={self.embed_actors}"
+            request += f" with gpus_per_actor={self.gpus_per_actor:g}" if self.gpus_per_actor else ""
+            check_fits_here(ray.local_cpus, request, self.embed_actors or 1, self.gpus_per_actor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +219,7 @@ class TrainExecution:
     """Disk in GiB on which a node keeps bags for its workers until they end, unless one worker can keep all in
     cache_gib; 0: none, and what exceeds cache_gib is read from the store in every epoch. A full disk stops nothing."""
     cache_dir: str = ""
-    """The node's own folder for that, on a local disk; empty: the system's temporary folder."""
+    """The node's folder for bags kept on disk, on a local disk; empty: the system's temporary folder."""
 
     def __post_init__(self) -> None:
         check_least(self, 1, "workers", "threads_per_worker")
@@ -218,9 +228,9 @@ class TrainExecution:
     def check_room(self, ray: RayKeys) -> None:
         """Raises ConfigError if a local Ray could never run that many workers."""
         if ray.ray_address == "local":
-            what = f"workers={self.workers}"
-            what += f" with gpus_per_worker={self.gpus_per_worker:g}" if self.gpus_per_worker else ""
-            check_fits_here(ray.local_cpus, what, self.workers, self.gpus_per_worker)
+            request = f"workers={self.workers}"
+            request += f" with gpus_per_worker={self.gpus_per_worker:g}" if self.gpus_per_worker else ""
+            check_fits_here(ray.local_cpus, request, self.workers, self.gpus_per_worker)
 
 
 def check_workers(execution: TrainExecution, fit: FitOptions) -> None:
@@ -242,6 +252,8 @@ def check_method(method: Method, model: ModelOptions, teacher: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolKeys:
+    """What is trained beside the options of a single fit: recipe, seeds, teacher, predefined folds."""
+
     recipe: str = DEFAULT_RECIPE
     """A named set of options, which the keys that you set override: mhim, mhim-v2 (the text of IJCV 2025), mhim-v1
     (ICCV 2023) or published-code (table in docs/method.md)."""
@@ -263,6 +275,8 @@ class ProtocolKeys:
 
 @dataclass(frozen=True, kw_only=True)
 class PageKeys:
+    """What the HTML page shows of single slides."""
+
     max_heatmaps: int = 24
     """Number of slides with a heat map and top tiles on the page; 0: none."""
     top_tiles: int = 8

@@ -19,7 +19,7 @@ from flows.config.keys import (
     check_method,
     check_workers,
 )
-from flows.config.registry import checked_name
+from flows.config.models import checked_name
 from flows.config.roles import Role, part, role
 from flows.config.tracking import TrackingKeys
 from flows.config.trust import SigningKeys, TrustKeys
@@ -94,7 +94,7 @@ class PipelineConfig:
         if self.name:
             checked_name(self.name)
         if self.name and self.splits.scheme is SplitScheme.final:
-            raise ConfigError("scheme=final tests on nobody; the folds are an estimate, so choose another scheme")
+            raise ConfigError("scheme=final has no test part to estimate the model on; choose another scheme")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,13 +185,14 @@ class RetrainConfig:
     """The keys that the user gave; *: all of them, if the config was made in Python."""
 
     def gives(self, name: str) -> bool:
+        """Whether the user set this key, so that its value is not taken from the last promotion."""
         return name in self.asked or "*" in self.asked
 
     def __post_init__(self) -> None:
         if self.name:
             checked_name(self.name)
         if self.scheme is SplitScheme.final:
-            raise ConfigError("scheme=final tests on nobody; the folds are an estimate, so choose another scheme")
+            raise ConfigError("scheme=final has no test part to estimate the model on; choose another scheme")
         if self.max_age is not None and not 0 < self.max_age < float("inf"):
             raise ConfigError(f"max_age={self.max_age} must be a number of days above 0, or none")
         if self.folds is not None and self.folds < 1:

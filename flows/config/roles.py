@@ -38,6 +38,7 @@ class Role(StrEnum):
 
     @property
     def changes_results(self) -> bool:
+        """Whether another value may give another result."""
         return self not in (Role.execution, Role.mirror)
 
 

@@ -8,11 +8,11 @@ from mhim_core.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class TrustKeys:
-    """Whose word about a registry's models counts. The paths are those of the machine that runs the flow."""
+    """Whose signatures a registry's promotions and cards need. Paths are those of the machine that runs the flow."""
 
     require_signed: bool = False
-    """Refuse promotions and cards of the registry that no trusted key has signed (exit code 2); false: believe whoever
-    can write the registry."""
+    """Refuse promotions and cards of the registry that no trusted key has signed (exit code 2); false: accept what
+    anyone who can write the registry has put there."""
     trusted_keys: str = field(default="", metadata=by_hand())
     """With require_signed: a PEM file of public keys, or a folder of *.pub files; empty: none, with
     require_signed=false."""
@@ -24,7 +24,7 @@ class TrustKeys:
 
 @dataclass(frozen=True, kw_only=True)
 class SigningKeys:
-    """Who signs what is written to a registry. The paths are those of the machine that runs the flow."""
+    """The key that signs what is written to a registry. The paths are those of the machine that runs the flow."""
 
     signing_key: str = field(default="", metadata=by_hand())
     """Sign promotions and cards with this private key (PEM, Ed25519; mhim model keygen makes one), or, with

@@ -109,8 +109,8 @@ def recipe_values(name: str, aggregator: str) -> dict[str, Any]:
 
 def unknown_key(name: str, keys: Sequence[str], command: str) -> ConfigError:
     """A message that names the nearest key."""
-    meant = _suggest(name, keys)
-    advice = f"did you mean {meant}=…? " if meant else ""
+    nearest = _suggest(name, keys)
+    advice = f"did you mean {nearest}=…? " if nearest else ""
     return ConfigError(f"{command} has no key {name!r}; {advice}its keys are listed by mhim {command} --help")
 
 

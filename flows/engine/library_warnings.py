@@ -26,7 +26,7 @@ class _Log(logging.Handler):
 
 @contextmanager
 def warnings_logged() -> Iterator[None]:
-    """In the block, warnings and what is logged without a handler go to the log; not for who started Python with -W."""
+    """In the block, warnings and what is logged without a handler go to the log; not if Python was started with -W."""
     if sys.warnoptions:
         yield
         return

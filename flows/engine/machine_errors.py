@@ -18,7 +18,7 @@ _ADVICE = {
     errno.ESTALE: "the network file system lost this file: run again",
     errno.ENAMETOOLONG: "choose shorter folder names",
     errno.ETIMEDOUT: "the network gave no answer: run again",
-    errno.ECONNREFUSED: "nobody listens there: look whether the service runs",
+    errno.ECONNREFUSED: "no service listens there: check that it runs",
     errno.ECONNRESET: "the network broke the connection: run again",
     errno.EHOSTUNREACH: "the network does not reach it",
     errno.ENETUNREACH: "the network does not reach it",
@@ -29,8 +29,8 @@ _ADVICE = {
 def machine_error(error: BaseException) -> MachineError | None:
     """The sentence for what the machine refused; None for any other error."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's, of a GPU
-        what = "memory of the GPU" if type(error).__module__.startswith("torch") else "memory"
-        return MachineError(f"not enough {what}; {_ADVICE[errno.ENOMEM]}; run again to go on")
+        resource = "memory of the GPU" if type(error).__module__.startswith("torch") else "memory"
+        return MachineError(f"not enough {resource}; {_ADVICE[errno.ENOMEM]}; run again to go on")
     if not isinstance(error, OSError) or error.errno not in _ADVICE:
         return None
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]

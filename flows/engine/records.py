@@ -133,10 +133,12 @@ class FlowPlace:
 
     @property
     def folder(self) -> str:
+        """The key prefix of its records in the storage."""
         return f"{flow_prefix(self.flow, self.name)}/{self.fingerprint[:16]}"
 
     @property
     def uri(self) -> str:
+        """The address of its records."""
         return self.storage.locate(self.folder)
 
     def begin(self, steps: Sequence[str], inputs: Mapping[str, Any]) -> None:
@@ -156,6 +158,7 @@ class FlowPlace:
         return read_json(self.storage, f"{self.folder}/flow.json")
 
     def done_key(self, step: str, digest: str) -> str:
+        """The key of a step's done record; `digest`: the fingerprint of the step's inputs."""
         return f"{self.folder}/done/{step}-{digest[:16]}.json"
 
     def read_done(self, step: str, digest: str) -> Done | None:
@@ -252,10 +255,12 @@ def list_flows(storage: Storage, flow: str, name: str) -> Iterator[FlowPlace]:
 
 
 def flow_prefix(flow: str, name: str) -> str:
+    """The key prefix of every run of the flow of that name. Raises ConfigError for what cannot be a name."""
     return f"{FLOWS}/{flow}/{check_name(name)}"
 
 
 def utc_now() -> str:
+    """This machine's time, such as 2026-01-31T12:00:00Z."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 

@@ -7,6 +7,8 @@ from mhim_core.types import ExitCode
 
 @dataclass(frozen=True, kw_only=True)
 class FlowResult:
+    """What a flow's `run(config)` returns."""
+
     exit_code: ExitCode = ExitCode.OK
     outputs: dict[str, str] = field(default_factory=dict)
     """Name → place, for people and for the next flow."""

@@ -57,8 +57,8 @@ def interruption_code(interruption: KeyboardInterrupt) -> ExitCode:
 
 def farewell(interruption: KeyboardInterrupt) -> str:
     """The last line of an interrupted command."""
-    what = "ended by SIGTERM" if isinstance(interruption, Terminated) else "interrupted"
-    return f"{what}; what was committed is kept; run the same command again to resume"
+    ending = "ended by SIGTERM" if isinstance(interruption, Terminated) else "interrupted"
+    return f"{ending}; what was committed is kept; run the same command again to resume"
 
 
 def _exit_without_cleanup() -> None:

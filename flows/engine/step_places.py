@@ -9,7 +9,7 @@ from mhim_core.places import is_relative, join_place, relative_place
 
 def relative_places(places: Mapping[str, str], folder: str) -> dict[str, str]:
     """What → where as seen from `folder`; a place that shares no folder with it stays absolute."""
-    return {what: relative_place(place, folder) or place for what, place in places.items()}
+    return {name: relative_place(place, folder) or place for name, place in places.items()}
 
 
 def absolute_places(places: Mapping[str, str], folder: str, recorded_folder: str) -> dict[str, str]:
@@ -19,11 +19,11 @@ def absolute_places(places: Mapping[str, str], folder: str, recorded_folder: str
     runs may be on different disks.
     """
     present = {}
-    for what, place in places.items():
-        present[what] = place
+    for name, place in places.items():
+        present[name] = place
         if is_relative(place):
             moved, stayed = join_place(folder, place), join_place(recorded_folder, place)
-            present[what] = moved if moved == stayed or _exists(moved) else stayed
+            present[name] = moved if moved == stayed or _exists(moved) else stayed
     return present
 
 

@@ -24,10 +24,12 @@ class Features(NamedTuple):
     entries: dict[SlideId, CommitRecord]
 
     def with_tiles(self) -> dict[SlideId, CommitRecord]:
+        """Without slides on which no tissue was found."""
         return {slide_id: record for slide_id, record in self.entries.items() if record.num_tiles}
 
 
 def read_features(store: Storage, feature_set: str) -> Features:
+    """Of the feature set with this fingerprint. Raises IntegrityError if its manifest is damaged."""
     version = newest_version(store, feature_set)
     return Features({} if version is None else read_manifest(store, feature_set, version).entries)
 

@@ -220,7 +220,7 @@ def assess_step(place: FlowPlace, keys: TrackingKeys) -> Step:
                 sentence=outcome.note,
                 record=assessment,
                 steps=tuple(StepBar(state.step, str(state.state), state.seconds) for state in states),
-                places={what: where for output in call.before.values() for what, where in output.places.items()},
+                places={name: where for output in call.before.values() for name, where in output.places.items()},
             )
         )
         place.storage.put(key, page.encode())

@@ -57,7 +57,7 @@ class CalledFlows(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelWork:
-    """What the steps of one flow are about."""
+    """What the steps of one flow work on: data, features, keys of the training, places."""
 
     flows: CalledFlows
     config: PipelineConfig | RetrainConfig
@@ -82,6 +82,7 @@ class ModelWork:
 
     @property
     def name(self) -> str:
+        """The model's name in the registry."""
         return self.place.name
 
     def at(self, fingerprint: str) -> "ModelWork":
@@ -90,6 +91,7 @@ class ModelWork:
 
     @property
     def labelled(self) -> tuple[CohortRow, ...]:
+        """The slides that have a target."""
         return tuple(row for row in self.cohort_input.cohort.rows if row.is_labelled)
 
     def identity(self) -> dict[str, Any]:
@@ -291,8 +293,8 @@ def _stem(name: str) -> str:
 
 def settled(result: FlowResult, config: PipelineConfig | RetrainConfig) -> FlowResult:
     """Say where the pages lie; exit code 3 becomes 0 where the config says so."""
-    for what in ("page", "assessment page"):
-        if what in result.outputs:
-            print(f"{what}: {result.outputs[what]}")
+    for name in ("page", "assessment page"):
+        if name in result.outputs:
+            print(f"{name}: {result.outputs[name]}")
     is_ok = config.failures.partial_ok and result.exit_code is ExitCode.PARTIAL
     return dataclasses.replace(result, exit_code=ExitCode.OK) if is_ok else result

@@ -45,6 +45,7 @@ def discover(
 
 
 def num_waiting(work: ModelWork, features: Features) -> int:
+    """The number of slides without a label that are not embedded yet."""
     return sum(row.slide_id not in features.entries for row in work.cohort_input.cohort.rows if not row.is_labelled)
 
 

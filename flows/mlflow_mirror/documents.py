@@ -44,7 +44,7 @@ class Point(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """What becomes known together: sent as one, and once."""
+    """Parameters, metrics and files that become known together; they are sent together, and only once."""
 
     name: str
     params: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -53,6 +53,7 @@ class Part:
 
     @property
     def digest(self) -> str:
+        """A fingerprint of the content, by which a part that was sent is recognised."""
         files = {path: sha256(data) for path, data in self.files.items()}
         return fingerprint({"params": self.params, "metrics": self.metrics, "files": files})
 
@@ -62,7 +63,7 @@ class MirroredRun:
     """One run of MLflow."""
 
     key: str
-    """What it is found by again: the same thing is one run, whoever mirrors it."""
+    """Identifies what it shows, so that mirroring it again, from any machine, gives no second run."""
     name: str
     parent: str = ""
     """The key of the run that it belongs to; empty: none."""
@@ -118,7 +119,7 @@ def mirror_of_run(trained_run: Run, figures: Iterable[ReportFigure] = ()) -> Mir
 
 
 def mirror_of_registry(registry: Storage, name: str) -> Mirror:
-    """Every version of a name, every judgement, and who is champion and challenger now."""
+    """Every version of a name, every judgement, and the present champion and challenger."""
     records = history(registry, name)
     registered = list_models(registry, name)
     place = fingerprint(registry.uri)[:12]  # two registries may have models of one name

@@ -30,7 +30,7 @@ URI = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "mhim"
 _LIMIT_S = 120.0
 """What mirroring may take, all in all."""
-_PATIENCE = {
+_TIMEOUTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -125,7 +125,7 @@ def _send(mirror: "Mirror", target: Destination) -> None:
         Path(folder, "mirror.json").write_bytes(canonical_json(document))
         ended = subprocess.run(
             [sys.executable, "-P", "-m", "flows.mlflow_mirror.client", folder],
-            env=_PATIENCE | dict(os.environ) | _SILENCE,
+            env=_TIMEOUTS | dict(os.environ) | _SILENCE,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

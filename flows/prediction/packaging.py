@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.runs.evaluation import read_metrics
-from flows.runs.fits import FoldFits, load_fold, model_names, results_of
-from flows.runs.folder import Run, known_before, package_versions
+from flows.runs.fits import FoldFits, load_fold, model_names, results_of, trained_on
+from flows.runs.folder import Run, package_versions
 from mhim_core.cohort.tasks import bags_in
 from mhim_core.errors import InputError
 from mhim_core.evaluation.calibration import Temperature, Threshold, choose
-from mhim_core.registry.card import Member, RegistryCard, TrainedOn
+from mhim_core.registry.card import Member, RegistryCard
 from mhim_core.storage import Storage
 from mhim_core.task import ClassTarget
 from mhim_core.train.card import INTENDED_USE
@@ -76,21 +76,6 @@ def run_card(
         created_by=created_by,
         intended_use=INTENDED_USE,
         started_from=run.record.get("started_from", ""),
-    )
-
-
-def trained_on(run: Run, folds: set[int]) -> TrainedOn:
-    """Whom the models of these folds learned from, or were chosen by, and whom the model did that they started from."""
-    entries, rows = run.manifest.entries, {row.slide_id: row for row in run.slides}
-    used = [slide_id for split in run.splits if split.fold in folds for slide_id in (*split.train, *split.validation)]
-    return TrainedOn.of(
-        cohort=run.identity["cohort"],
-        feature_set=run.identity["feature_set"],
-        manifest_version=run.record["manifest"]["version"],
-        manifest_sha256=run.record["manifest"]["sha256"],
-        patients=[rows[slide_id].patient_id for slide_id in used],
-        sources=[entries[slide_id].reading.source for slide_id in used],
-        before=known_before(run),
     )
 
 

@@ -1,4 +1,4 @@
-"""The page of a prediction: who was predicted what, and where the models looked."""
+"""The page of a prediction: the prediction for each slide or patient, and where the models looked."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from mhim_core.metrics import Estimate
 from mhim_core.outcome import Outcome
 from mhim_core.registry.external import External
 from mhim_core.report.data import (
-    Calibration,
+    CalibrationResult,
     ClassOutput,
     CohortSummary,
     FailedSlide,
@@ -53,10 +53,10 @@ def prediction_page(
     models = f"{num_models} models" if num_models > 1 else "one model"
     of_what = f" ({predictor.num_folds} folds, {predictor.num_seeds} seeds)" if predictor.num_seeds > 1 else ""
     by = f"{'the mean of ' if num_models > 1 else ''}{models}{of_what}"
-    whose = "" if "run" in predictor.origin else f" of {predictor.words}"
+    owner = "" if "run" in predictor.origin else f" of {predictor.words}"
     data = ReportData(
         title=f"Predictions for {cohort.cohort.name}",
-        task=f"{what_is_predicted(predictor.task, unit)}, by {by}{whose}.",
+        task=f"{what_is_predicted(predictor.task, unit)}, by {by}{owner}.",
         kind=predictor.task.kind,
         unit=unit,
         cohort=CohortSummary(
@@ -91,7 +91,7 @@ def _model_result(predictor: Predictor, metrics: dict[str, Any]) -> ModelResult:
         name=predictor.reported,
         estimates=estimates_of(metrics["estimates"]),
         is_reported=True,
-        calibration=Calibration(estimates_of(parts["before"]), estimates_of(parts["after"])) if parts else None,
+        calibration=CalibrationResult(estimates_of(parts["before"]), estimates_of(parts["after"])) if parts else None,
         decisions=_decisions(predictor, metrics),
     )
 
@@ -173,8 +173,8 @@ def _sureness(prediction: Prediction) -> float:
 def _protocol(predictor: Predictor, metrics: dict[str, Any]) -> str:
     is_survival = predictor.task.kind is TaskKind.survival
     known, used = ("times and events", "Times and events") if is_survival else ("labels", "Labels")
-    whom = ", of patients that no model has seen" if predictor.by_slide else " that no model has seen"
+    subset = ", of patients that no model has seen" if predictor.by_slide else " that no model has seen"
     return (
-        f"On the {metrics['num_bags']} {predictor.unit.value}s with {known}{whom}, by the mean prediction. {used} were "
-        "used for these figures and for nothing else."
+        f"On the {metrics['num_bags']} {predictor.unit.value}s with {known}{subset}, by the mean prediction. {used} "
+        "were used for these figures and for nothing else."
     )

@@ -1,4 +1,4 @@
-"""What predicts: a run's fold models, or a model of the registry; the two look alike from here on."""
+"""What predicts: a run's fold models, or a model of the registry; both have the same interface."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -13,12 +13,11 @@ from mhim_core.cohort.task_options import BagUnit
 from mhim_core.cohort.tasks import BagMembers, bags_in
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.registry import encoder_card
-from mhim_core.errors import EncoderError, InputError
+from mhim_core.errors import EncoderError
 from mhim_core.registry.card import RegistryCard
 from mhim_core.registry.holdout import Holdout, read_holdout
-from mhim_core.registry.models import RegisteredModel, find_version, read_member_file, read_model_folder
-from mhim_core.registry.names import CHAMPION, parse_reference
-from mhim_core.registry.promotions import champion
+from mhim_core.registry.lookup import find_model
+from mhim_core.registry.models import read_member_file
 from mhim_core.slides.spec import TileSpec, stored_spec
 from mhim_core.storage import Storage
 from mhim_core.task import Target, Task
@@ -33,7 +32,7 @@ if TYPE_CHECKING:  # torch: a command that finds everything done must not load i
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """Models, and all that is needed to give them new slides."""
+    """Models, and all that is needed to predict new slides with them."""
 
     origin: dict[str, str]
     """What each prediction says it is by: {run: fingerprint}, or {model: name, version: …}."""
@@ -72,22 +71,25 @@ class Predictor:
 
     @property
     def by_slide(self) -> bool:
+        """Whether a bag is a slide; otherwise it is a patient."""
         return self.unit is BagUnit.slide
 
     @property
     def num_seeds(self) -> int:
+        """How many seeds the members were trained with."""
         return len({seed for seed, _ in self.fits})
 
     @property
     def num_folds(self) -> int:
+        """How many folds the members are of."""
         return len({fold for _, fold in self.fits})
 
     @cached_property
     def voters(self) -> "list[Voter]":
         """The loaded members. Raises IntegrityError for a file that is gone or damaged, InputError where a plug-in's
         file is not given."""
-        from mhim_core.train.checkpoint import load_model
         from mhim_core.train.inference import Voter
+        from mhim_core.train.model_file import load_model
 
         voters = []
         for member in self.card.members:
@@ -103,8 +105,8 @@ class Predictor:
         """The encoder, checked against what can be had here. Raises EncoderError if that is another one."""
         stored = EncoderCard.from_dict(self.encoder)
         device = "cuda" if stored.runtime == "torch-cuda" else "cpu"
-        here = encoder_card(stored.id, weights=weights, revision=stored.revision or None, device=device)
-        made, present = stored.identity(), here.identity()
+        available = encoder_card(stored.id, weights=weights, revision=stored.revision or None, device=device)
+        made, present = stored.identity(), available.identity()
         if wrong := sorted(key for key in {*made, *present} if made.get(key) != present.get(key)):
             raise EncoderError(
                 f"{self.words} was trained on features of {stored.id} with another {', '.join(wrong)} than is found "
@@ -148,17 +150,6 @@ def predictor_of_model(registry: Storage, reference: str) -> Predictor:
 def predictor_of_package(packaged: PackagedModel, name: str) -> Predictor:
     """A model that is not registered yet, such as a challenger on its way to the gate."""
     return _of_card(packaged.card, name, lambda file: packaged.files[file])
-
-
-def find_model(registry: Storage, reference: str) -> RegisteredModel:
-    """The model that `<name>@champion` or `<name>@<version>` means."""
-    name, version = parse_reference(reference)
-    if version != CHAMPION:
-        return find_version(registry, name, version)
-    present = champion(registry, name)
-    if present is None:
-        raise InputError(f"{registry.uri}: {name} has no champion; mhim model ls lists its models")
-    return read_model_folder(registry, name, present.version)
 
 
 def contender(predictor: Predictor, bags: Sequence[BagMembers], source: "PatientBags") -> "Contender":

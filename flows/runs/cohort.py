@@ -18,7 +18,7 @@ from mhim_core.cohort.table import Cohort, CohortRow, read_cohort
 from mhim_core.cohort.task_options import AS_FOUND, LabelSpellings, TableOptions
 from mhim_core.errors import CohortError, NotFoundError, SlideError
 from mhim_core.features import SourceHint, SourceIdentity
-from mhim_core.slides.identity import source_hint, source_identity
+from mhim_core.slides.source_identity import source_hint, source_identity
 from mhim_core.store.parallel import map_all
 from mhim_core.types import SlideId, SlideTask
 
@@ -38,6 +38,7 @@ class CohortInput(NamedTuple):
     warnings: tuple[Finding, ...]
 
     def tasks(self) -> list[SlideTask]:
+        """One task a slide, in the order of the table."""
         return [SlideTask(row.slide_id, row.uri, row.mpp, row.sha256) for row in self.cohort.rows]
 
 

@@ -9,7 +9,7 @@ from flows.engine.result import FlowResult
 from mhim_core.fingerprint import canonical_json
 from mhim_core.outcome import Outcome
 from mhim_core.storage import Storage
-from mhim_core.store.attempts import MAY_PASS
+from mhim_core.store.failures import MAY_PASS
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.manifest import ManifestRef
 from mhim_core.store.record import CommitRecord

@@ -26,7 +26,7 @@ DEFAULT_REPLICATES = 2000
 
 def ensure_evaluated(run: Run, replicates: int | None = None) -> dict[str, Any]:
     """The run's metrics, computed if they or a table beside them are missing, or if they are of other models, of
-    another version or, if given, of other replicates. Raises InputError if the run holds nobody out."""
+    another version or, if given, of other replicates. Raises InputError if the run has no test part."""
     return evaluated(run, replicates).metrics
 
 
@@ -71,11 +71,16 @@ def attention_folds(run: Run) -> dict[str, int]:
 
 
 class Evaluated(NamedTuple):
+    """A run's evaluation."""
+
     metrics: dict[str, Any]
+    """The document of `metrics.json`."""
     recomputed: bool
+    """False: it was there already, of the same models."""
 
 
 def evaluated(run: Run, replicates: int | None) -> Evaluated:
+    """As `ensure_evaluated`, and whether anything was computed."""
     if not any(split.test for split in run.splits):
         raise InputError(
             f"{run.storage.uri} holds no slide out (scheme=final trains on every patient), so there is nothing to "
@@ -85,8 +90,8 @@ def evaluated(run: Run, replicates: int | None) -> Evaluated:
     digest = fingerprint(model_digests(fits))
     present = read_metrics(run.storage)
     if present is not None and present["of"] == digest and replicates in (None, present["replicates"]):
-        there = {entry.key for entry in run.storage.list(FOLDER)}
-        if there.issuperset([*TABLES, *map(attention_key, attention_folds(run))]):
+        stored = {entry.key for entry in run.storage.list(FOLDER)}
+        if stored.issuperset([*TABLES, *map(attention_key, attention_folds(run))]):
             return Evaluated(present, False)
     test_rows: list[HeldOut] = []
     validation_rows: list[HeldOut] = []

@@ -1,10 +1,11 @@
-"""A run's fold models, loaded and verified."""
+"""A run's fold models, loaded and verified, and the data they were trained on."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from flows.runs.folder import Run
+from flows.runs.folder import Run, known_before
 from mhim_core.errors import InputError
+from mhim_core.registry.card import TrainedOn
 from mhim_core.train.plan import Stage, fit_name
 from mhim_core.train.results import FitResult, read_model, read_result
 
@@ -55,8 +56,8 @@ def results_of(run: Run) -> list[FoldFits]:
 def load_fold(run: Run, fits: FoldFits) -> FoldModels:
     """Raises IntegrityError if a model file is not the one that its result names, InputError if a plug-in's file is not
     given."""
-    from mhim_core.train.checkpoint import load_model
     from mhim_core.train.inference import Voter
+    from mhim_core.train.model_file import load_model
 
     voters = {}
     for stage, result in fits.results.items():
@@ -71,3 +72,18 @@ def load_fold(run: Run, fits: FoldFits) -> FoldModels:
 def model_digests(fits: Sequence[FoldFits]) -> list[str]:
     """sha256 of every model file, in order; they identify what an evaluation is of."""
     return [result.model_sha256 for fold_fits in fits for result in fold_fits.results.values()]
+
+
+def trained_on(run: Run, folds: set[int]) -> TrainedOn:
+    """Patients and slides that the models of these folds were trained on or chosen by, also before a warm start."""
+    entries, rows = run.manifest.entries, {row.slide_id: row for row in run.slides}
+    used = [slide_id for split in run.splits if split.fold in folds for slide_id in (*split.train, *split.validation)]
+    return TrainedOn.of(
+        cohort=run.identity["cohort"],
+        feature_set=run.identity["feature_set"],
+        manifest_version=run.record["manifest"]["version"],
+        manifest_sha256=run.record["manifest"]["sha256"],
+        patients=[rows[slide_id].patient_id for slide_id in used],
+        sources=[entries[slide_id].reading.source for slide_id in used],
+        before=known_before(run),
+    )

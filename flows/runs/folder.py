@@ -3,7 +3,7 @@
 run.json                what identifies the run, the pinned manifest, classes, versions (put-if-absent)
 cohort-<sha256>.parquet the labelled slides with their part in every fold
 fits/seed-2021/fold-0/plain/…  results and models (the core's layout)
-initial/…               with a warm start: the models it starts from, and whom they know
+initial/…               with a warm start: the models it starts from, and the patients they were trained on
 evaluation/…            held-out predictions, metrics, attention
 report.html, MODEL_CARD.md
 """
@@ -66,6 +66,7 @@ class Run:
 
     @cached_property
     def task(self) -> Task:
+        """What is predicted."""
         return read_record(Task, self.identity["task"], self.storage.locate(RUN))
 
     @property
@@ -92,6 +93,7 @@ class Run:
 
     @property
     def store_uri(self) -> str:
+        """Of `feature_store`."""
         return self.store_place.uri
 
     def slide_uri(self, slide: CohortRow) -> str:
@@ -100,14 +102,17 @@ class Run:
 
     @property
     def method(self) -> str:
+        """mhim or plain."""
         return str(self.identity["method"])
 
     @property
     def feature_store(self) -> Storage:
+        """The store of the run's features. Raises InputError if they are not found."""
         return self.store_place.storage
 
     @cached_property
     def feature_set(self) -> FeatureSet:
+        """Tiling and encoder of the run's features. Raises as `feature_store`."""
         if self.features is not None:
             return self.features.feature_set
         return FeatureSet.from_json(self.feature_store.get(feature_set_key(self.identity["feature_set"])))
@@ -239,6 +244,7 @@ def known_before(run: Run) -> TrainedOn | None:
 
 
 def known_key(digest: str) -> str:
+    """The key in the run of the `TrainedOn` with this fingerprint, that of the model it started from."""
     return f"initial/known-{digest[:16]}.json"
 
 
@@ -335,13 +341,13 @@ def _cohort_rows(slides: tuple[CohortRow, ...], splits: tuple[Split, ...]) -> li
 
 def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
     """`epochs: 200 there, 20 here, …`, by the names of the keys."""
-    there, here = _settings(present), _settings(wanted)
+    stored, current = _settings(present), _settings(wanted)
     if present["identity"]["method"] != wanted["identity"]["method"]:  # a plain run has none of MHIM's keys
-        there, here = (
-            {key: value for key, value in identity.items() if key not in _MHIM} for identity in (there, here)
+        stored, current = (
+            {key: value for key, value in identity.items() if key not in _MHIM} for identity in (stored, current)
         )
-    keys = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
-    parts = [f"{key}: {there.get(key, 'none')} there, {here.get(key, 'none')} here" for key in keys[:6]]
+    keys = [key for key in sorted({*stored, *current}) if stored.get(key) != current.get(key)]
+    parts = [f"{key}: {stored.get(key, 'none')} there, {current.get(key, 'none')} here" for key in keys[:6]]
     if len(keys) > 6:
         parts.append(f"{len(keys) - 6} more keys")
     follows = {*flat(wanted["identity"]["splits"]), "seed"}  # these change the folds, and so the table, by themselves

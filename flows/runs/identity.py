@@ -55,6 +55,7 @@ class TrainingKeys:
 
 
 def run_identity(config: TrainConfig, seeds: Sequence[int], task: Task, feature_set: str) -> RunIdentity:
+    """What identifies a run; `seeds`: of every fit, `feature_set`: a fingerprint."""
     return RunIdentity(
         method=config.method,
         model=config.model,

@@ -64,6 +64,7 @@ class SlideProgress:
         self._plain(f"{self.line()}, {_duration(time.monotonic() - self._start_s)}")
 
     def update(self, row: StatusRow) -> None:
+        """Count a finished slide; print it if it failed."""
         self._counts[row.status] += 1
         self._num_tiles += row.num_tiles
         if row.status is Status.FAILED:
@@ -105,6 +106,7 @@ class FitProgress:
         """Requests to the storage that workers had to repeat so far."""
 
     def update(self, event: "FitEvent | Repeated") -> None:
+        """Print an event of a fit, epochs at most once a second."""
         if isinstance(event, Repeated):
             self.num_repeated += event.num
             return
@@ -138,8 +140,8 @@ def _numbers(record: "EpochRecord", metric_name: str) -> str:
 
 
 def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, rest_s = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes} min {rest_s} s" if minutes else f"{rest_s} s"

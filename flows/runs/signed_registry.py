@@ -90,9 +90,12 @@ class SeenPromotions:
         except OSError as error:
             raise StorageError(f"{self._path(name)} cannot be read: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{self._path(name)} is damaged; remove it once you know who is champion") from error
+            raise ConfigError(
+                f"{self._path(name)} is damaged; remove it if you know which model is champion"
+            ) from error
 
     def keep(self, name: str, number: int, digest: str) -> None:
+        """Remember this promotion as the newest one seen. Raises StorageError if the note cannot be written."""
         note = canonical_json({"registry": self._uri, "name": name, "number": number, "sha256": digest})
         path = self._path(name)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -20,11 +20,11 @@ class Repeated(NamedTuple):
 @contextmanager
 def retries_told(tell: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
     """`tell` for a worker's block, which adds how many requests it had to repeat: after each event, and at the end."""
-    told = process_retries()
+    reported = process_retries()
 
     def tell_new() -> None:
         nonlocal told
-        new, told = process_retries() - told, process_retries()
+        new, reported = process_retries() - reported, process_retries()
         if new:
             tell(Repeated(new))
 

@@ -25,6 +25,7 @@ class StorePlace(NamedTuple):
 
     @property
     def uri(self) -> str:
+        """A folder or `s3://bucket/prefix`."""
         return self.storage.uri
 
 

@@ -19,7 +19,7 @@ from mhim_core.cohort.tasks import infer_task, targets_of
 from mhim_core.errors import CohortError, InputError, SlideError, StorageError
 from mhim_core.features import SourceIdentity
 from mhim_core.fingerprint import neutral_values
-from mhim_core.slides.identity import source_identity
+from mhim_core.slides.source_identity import source_identity
 from mhim_core.slides.spec import TileSpec
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet, choose_feature_set
@@ -57,7 +57,7 @@ def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> Tr
     _check_sources(slides, manifest)
     notes = list(inferred.notes)
     if any(excluded.values()):
-        left_out = ", ".join(f"{number} {what}" for what, number in excluded.items())
+        left_out = ", ".join(f"{number} {reason}" for reason, number in excluded.items())
         notes.append(f"{len(slides)} slides to train on; left out: {left_out}")
     seed, protocol = config.fit.seed, config.protocol
     if protocol.split_files:

@@ -28,7 +28,7 @@ _NAME = "allowed-schedules.jsonl"
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-class Entry(NamedTuple):
+class AllowedLine(NamedTuple):
     """One line of the file."""
 
     id: str
@@ -37,7 +37,7 @@ class Entry(NamedTuple):
     """The flow and its words."""
 
     @classmethod
-    def of(cls, schedule: Schedule) -> "Entry":
+    def of(cls, schedule: Schedule) -> "AllowedLine":
         return cls(schedule.id, sha256(schedule.to_bytes()), (schedule.flow, *schedule.words))
 
 
@@ -48,7 +48,7 @@ class AllowList:
         self._is_own = not path
         self.path = Path(path).absolute() if path else state_folder() / _NAME
 
-    def entries(self) -> frozenset[Entry]:
+    def entries(self) -> frozenset[AllowedLine]:
         """Raises ConfigError if others can write the file, or a line is none of this version's."""
         try:
             require_own(self.path)
@@ -61,14 +61,14 @@ class AllowList:
 
     def allows(self, schedule: Schedule) -> bool:
         """Raises ConfigError as `entries` does."""
-        return Entry.of(schedule) in self.entries()
+        return AllowedLine.of(schedule) in self.entries()
 
     def add(self, schedule: Schedule) -> bool:
         """Returns False if it was allowed before. Raises ConfigError for a schedule that no service would run."""
         check_schedule(schedule)
         with self._locked():
             entries = self.entries()
-            entry = Entry.of(schedule)
+            entry = AllowedLine.of(schedule)
             if entry not in entries:
                 self._write(entries | {entry})
             return entry not in entries
@@ -84,7 +84,7 @@ class AllowList:
                 self._write(others)
             return others != entries
 
-    def _write(self, entries: frozenset[Entry]) -> None:
+    def _write(self, entries: frozenset[AllowedLine]) -> None:
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         with os.fdopen(open_private(temporary, os.O_WRONLY | os.O_TRUNC), "wb") as file:
             file.writelines(canonical_json(to_plain(entry)) + b"\n" for entry in sorted(entries))
@@ -121,8 +121,8 @@ def check_schedule(schedule: Schedule) -> None:
     split_words(schedule.words, [*keys_of(config_class(schedule.flow)), CONFIG.name], schedule.flow)
 
 
-def _entry(line: bytes, where: str) -> Entry:
+def _entry(line: bytes, where: str) -> AllowedLine:
     try:
-        return read_record(Entry, parse_json(line), where)
+        return read_record(AllowedLine, parse_json(line), where)
     except (ValueError, RecursionError, IntegrityError) as error:
         raise ConfigError(f"{where} allows no schedule ({error}); remove the line") from error

@@ -54,10 +54,12 @@ class Schedule:
 
     @property
     def id(self) -> str:
+        """The flow and eight digits of the schedule's fingerprint, such as retrain-1a2b3c4d."""
         return f"{self.flow}-{fingerprint(self)[:8]}"
 
     @property
     def times(self) -> Cron:
+        """When it is due."""
         return Cron(self.cron, self.timezone)
 
     @property
@@ -66,6 +68,7 @@ class Schedule:
         return shlex.join(["mhim", self.flow, *self.words])
 
     def to_bytes(self) -> bytes:
+        """As JSON; equal schedules give equal bytes."""
         return canonical_json(to_plain(self) | {"schema": SCHEMA})
 
     @classmethod

@@ -239,7 +239,7 @@ def _interrupt(child: subprocess.Popen[bytes]) -> None:
 
     Not SIGINT: a flow inherits that it is ignored where this service was started so (a script's background job).
     """
-    with _deaf():
+    with _ignoring_interrupts():
         child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(_GRACE_S)
@@ -250,7 +250,7 @@ def _interrupt(child: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
+def _ignoring_interrupts() -> Iterator[None]:
     """Ignore further Ctrl-C in the block."""
     kinds = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(kind, signal.SIG_IGN) for kind in kinds]

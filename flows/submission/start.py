@@ -141,10 +141,10 @@ def require_able(answers: Mapping[NodeId, NodeState], driver: NodeState, slides:
                 others = driver.versions[name]
                 raise ConfigError(f"node {node} has {name} {version} and the job's driver {others}; use one image")
     for index, uri in enumerate(slides):
-        there = [node for node, state in answers.items() if state.slides[index] is Sight.SLIDE]
+        seeing = [node for node, state in answers.items() if state.slides[index] is Sight.SLIDE]
         for node, state in answers.items():
-            if there and state.slides[index] is not Sight.SLIDE:
-                raise ConfigError(f"node {node}: {_absent(uri)}, though node {there[0]} sees them; {_ADVICE}")
+            if seeing and state.slides[index] is not Sight.SLIDE:
+                raise ConfigError(f"node {node}: {_absent(uri)}, though node {seeing[0]} sees them; {_ADVICE}")
     if slides and all(sight is Sight.NOTHING for state in answers.values() for sight in state.slides):
         raise ConfigError(f"node {next(iter(answers))}: {_absent(slides[0])}, nor on any other node; {_ADVICE}")
 
@@ -188,8 +188,8 @@ def _put(key: str, storage: Storage, probe: str) -> None:
     try:
         storage.put(probe, b"probe")
     except StorageError as error:
-        here = socket.gethostname()
-        raise ConfigError(f"the job's driver on {here} cannot use {key}={storage.uri}: {error}") from error
+        host = socket.gethostname()
+        raise ConfigError(f"the job's driver on {host} cannot use {key}={storage.uri}: {error}") from error
 
 
 def _remove(storage: Storage, probe: str) -> None:
@@ -199,7 +199,7 @@ def _remove(storage: Storage, probe: str) -> None:
 
 def _sweep(storage: Storage, probe: str) -> None:
     """Remove old probes of first steps that were killed; ages are measured by the store's clock."""
-    with suppress(StorageError):  # who may not list or delete here may still run the flow
+    with suppress(StorageError):  # without the right to list or delete here, the flow may still run
         written_s = {entry.key: entry.modified_s for entry in storage.list(_PROBES)}
         now_s = written_s.get(probe, 0.0)
         for key, modified_s in written_s.items():
@@ -230,10 +230,10 @@ def _read(key: str, uri: str) -> None:
 def _enter(key: str, uri: str, prefix: str) -> None:
     try:
         by_name = not prefix and "://" not in uri  # listing a folder would walk all of it
-        there = os.path.isdir(uri) if by_name else next(open_storage(uri).list(prefix), None) is not None
+        exists = os.path.isdir(uri) if by_name else next(open_storage(uri).list(prefix), None) is not None
     except StorageError as error:
         raise ConfigError(f"{key}={uri} cannot be used: {error}") from error
-    if not there:
+    if not exists:
         raise ConfigError(f"{key}={uri} is not there; {_ADVICE}")
 
 

@@ -162,9 +162,11 @@ def _check_parts(cohort: Cohort) -> Iterator[Finding]:
             first = first_in.setdefault(row.patient_id, row)
             first_part = getattr(first, column)
             if first_part != part:
-                here, there = (f"fold {part}", f"fold {first_part}") if column == "fold" else (part, first_part)
+                part_name, first_name = (
+                    (f"fold {part}", f"fold {first_part}") if column == "fold" else (part, first_part)
+                )
                 message = (
-                    f"patient {quote(row.patient_id)} is in {here} here and in {there} in row {first.row} "
+                    f"patient {quote(row.patient_id)} is in {part_name} here and in {first_name} in row {first.row} "
                     f"(slide {quote(first.slide_id)}): a patient belongs to one {column}"
                 )
                 yield _finding(cohort, row, column, message)

@@ -81,9 +81,9 @@ def _kind(labels: Collection[str], has_survival: bool, options: TaskOptions) -> 
         values = {value for value in numbers if value is not None}
         fraction = any(not value.is_integer() for value in values)
         if fraction or len(values) > MAX_NUMERIC_CLASSES:
-            why = "not all of them whole" if fraction else f"{len(values)} different ones"
+            detail = "not all of them whole" if fraction else f"{len(values)} different ones"
             advice = "task=classification makes classes of them"
-            return TaskKind.regression, (f"task: regression, since the labels are numbers, {why} ({advice}){also}",)
+            return TaskKind.regression, (f"task: regression, since the labels are numbers, {detail} ({advice}){also}",)
     return TaskKind.classification, (f"task: classification, {len(labels)} classes{also}",)
 
 

@@ -45,8 +45,8 @@ class DemoCohort(NamedTuple):
     """Per slide: label, what it shows, the kinds and outlines of its tumour foci in level-0 pixels (`demo.truth`)."""
 
 
-class Finding(StrEnum):
-    """What a slide shows."""
+class FociKind(StrEnum):
+    """Which tumour foci a slide shows."""
 
     none = "none"
     both = "both"
@@ -66,44 +66,44 @@ class _Row(NamedTuple):
 
 class _Slide(NamedTuple):
     row: _Row
-    finding: Finding
+    shows: FociKind
 
 
 class _Turn(NamedTuple):
     """One slide of the pattern that a cohort repeats."""
 
     split: str
-    finding: Finding
+    shows: FociKind
     same_patient: bool = False
     """As the slide before it."""
 
 
 _HALF = (
-    _Turn("train", Finding.none),
-    _Turn("train", Finding.both),
-    _Turn("val", Finding.none),
-    _Turn("val", Finding.both),
-    _Turn("test", Finding.none),
-    _Turn("test", Finding.quiet),
-    _Turn("train", Finding.none),
-    _Turn("train", Finding.none, same_patient=True),
-    _Turn("train", Finding.both),
-    _Turn("train", Finding.both, same_patient=True),
-    _Turn("test", Finding.none),
-    _Turn("test", Finding.loud),
-    _Turn("test", Finding.none),
-    _Turn("test", Finding.quiet),
+    _Turn("train", FociKind.none),
+    _Turn("train", FociKind.both),
+    _Turn("val", FociKind.none),
+    _Turn("val", FociKind.both),
+    _Turn("test", FociKind.none),
+    _Turn("test", FociKind.quiet),
+    _Turn("train", FociKind.none),
+    _Turn("train", FociKind.none, same_patient=True),
+    _Turn("train", FociKind.both),
+    _Turn("train", FociKind.both, same_patient=True),
+    _Turn("test", FociKind.none),
+    _Turn("test", FociKind.loud),
+    _Turn("test", FociKind.none),
+    _Turn("test", FociKind.quiet),
 )
 _PATTERN = (
     *_HALF,
-    _Turn("train", Finding.none),
-    _Turn("train", Finding.loud),
-    _Turn("val", Finding.none),
-    _Turn("val", Finding.loud),
+    _Turn("train", FociKind.none),
+    _Turn("train", FociKind.loud),
+    _Turn("val", FociKind.none),
+    _Turn("val", FociKind.loud),
     *_HALF[4:],
 )
 """Loud foci alone in validation as well, or the epoch would be chosen without asking whether they are still known."""
-_NEW = (_Turn("", Finding.none), _Turn("", Finding.quiet), _Turn("", Finding.none), _Turn("", Finding.both))
+_NEW = (_Turn("", FociKind.none), _Turn("", FociKind.quiet), _Turn("", FociKind.none), _Turn("", FociKind.both))
 
 
 def write_demo_cohort(
@@ -147,8 +147,8 @@ def _slides(*patterns: Iterable[_Turn]) -> Iterator[_Slide]:
     for index, turn in enumerate((turn for pattern in patterns for turn in pattern), start=1):
         patient += not turn.same_patient
         slide_id = f"demo-{index:04d}"
-        label = LABELS[turn.finding is not Finding.none]
-        yield _Slide(_Row(slide_id, f"slides/{slide_id}.tiff", f"P{patient:04d}", label, turn.split), turn.finding)
+        label = LABELS[turn.shows is not FociKind.none]
+        yield _Slide(_Row(slide_id, f"slides/{slide_id}.tiff", f"P{patient:04d}", label, turn.split), turn.shows)
 
 
 def _is_complete(marker: Path, parameters: dict[str, int], files: list[Path]) -> bool:
@@ -156,9 +156,9 @@ def _is_complete(marker: Path, parameters: dict[str, int], files: list[Path]) ->
 
 
 def _write_slide(folder: Path, slide: _Slide, rng: np.random.Generator) -> tuple[Focus, ...]:
-    finding = slide.finding
+    shows = slide.shows
     painted = paint_slide(
-        rng, loud=finding in (Finding.loud, Finding.both), quiet=finding in (Finding.quiet, Finding.both)
+        rng, loud=shows in (FociKind.loud, FociKind.both), quiet=shows in (FociKind.quiet, FociKind.both)
     )
     write_pyramid(folder / slide.row.path, painted.pixels, mpp=(MPP, MPP))
     return painted.foci
@@ -175,7 +175,7 @@ def _write_table(path: Path, slides: list[_Slide]) -> None:
 def _truth(slide: _Slide, foci: tuple[Focus, ...]) -> dict[str, object]:
     return {
         "label": slide.row.label,
-        "shows": slide.finding,
+        "shows": slide.shows,
         "mpp": MPP,
         "foci": [{"kind": focus.kind, "polygon_l0_px": focus.outline} for focus in foci],
     }

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mhim_core.demo.cohort import Finding
+from mhim_core.demo.cohort import FociKind
 from mhim_core.demo.slide import Focus, FocusKind
 
 _SAMPLES = 16
@@ -16,7 +16,7 @@ _SAMPLES = 16
 class SlideTruth(NamedTuple):
     """What is known of one painted slide."""
 
-    shows: Finding
+    shows: FociKind
     foci: tuple[Focus, ...]
 
 
@@ -24,7 +24,7 @@ def read_truth(data: bytes) -> dict[str, SlideTruth]:
     """By slide id, from the bytes of `truth.json`."""
     return {
         slide_id: SlideTruth(
-            Finding(known["shows"]),
+            FociKind(known["shows"]),
             tuple(
                 Focus(FocusKind(focus["kind"]), tuple((x, y) for x, y in focus["polygon_l0_px"]))
                 for focus in known["foci"]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from mhim_core.embed.facts import PlanFacts, plan_facts
 from mhim_core.features import SourceHint
-from mhim_core.slides.identity import check_sha256, source_identity
 from mhim_core.slides.prepare import prepare_slide
 from mhim_core.slides.reader import TileBatch
+from mhim_core.slides.source_identity import check_sha256, source_identity
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.types import SlideTask
 

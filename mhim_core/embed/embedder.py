@@ -7,8 +7,8 @@ from mhim_core.embed.encoder import TileEncoder
 from mhim_core.embed.facts import plan_facts
 from mhim_core.embed.slide_encoder import SlideEncoder
 from mhim_core.features import SlideFeatures
-from mhim_core.slides.identity import check_sha256, source_hint, source_identity
 from mhim_core.slides.prepare import prepare_slide
+from mhim_core.slides.source_identity import check_sha256, source_hint, source_identity
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.types import SlideTask
 

@@ -76,10 +76,12 @@ def risks(rows: Rows) -> Floats:
 
 
 def class_targets(rows: Iterable[HeldOut]) -> list[int]:
+    """The index of each bag's class, (N,); rows with other targets are left out."""
     return [row.target.class_index for row in rows if isinstance(row.target, ClassTarget)]
 
 
 def value_targets(rows: Iterable[HeldOut]) -> list[float]:
+    """Each bag's value in the user's unit, (N,); rows with other targets are left out."""
     return [row.target.value for row in rows if isinstance(row.target, ValueTarget)]
 
 
@@ -141,17 +143,17 @@ def by_fold(rows: Iterable[HeldOut]) -> dict[int, dict[int, list[HeldOut]]]:
 def bag_differences(name_a: str, rows_a: dict[str, HeldOut], name_b: str, rows_b: dict[str, HeldOut]) -> str:
     """Why two sets of rows (by bag) cannot be compared, in words; empty: they have the same bags and targets."""
     parts = []
-    for name, here, there in ((name_a, rows_a, rows_b), (name_b, rows_b, rows_a)):
-        if alone := sorted(here.keys() - there.keys()):
+    for name, rows, other_rows in ((name_a, rows_a, rows_b), (name_b, rows_b, rows_a)):
+        if alone := sorted(rows.keys() - other_rows.keys()):
             parts.append(f"{len(alone)} only in {name} ({_few(alone)})")
     shared = sorted(rows_a.keys() & rows_b.keys())
     for field in ("target", "patient_id"):
         if differing := [bag for bag in shared if getattr(rows_a[bag], field) != getattr(rows_b[bag], field)]:
             bag = differing[0]
-            here, there = getattr(rows_a[bag], field), getattr(rows_b[bag], field)
+            value_a, value_b = getattr(rows_a[bag], field), getattr(rows_b[bag], field)
             parts.append(
                 f"{len(differing)} of another {field.removesuffix('_id')} ({_few(differing)}; "
-                f"{bag}: {_words(here)} in {name_a}, {_words(there)} in {name_b})"
+                f"{bag}: {_words(value_a)} in {name_a}, {_words(value_b)} in {name_b})"
             )
     return ", ".join(parts)
 

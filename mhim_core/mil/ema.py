@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from mhim_core.mil.model_options import AUTO, MhimOptions, Schedule
+from mhim_core.mil.model_options import AUTO, MhimOptions, StepSchedule
 
 AUTO_MIN, AUTO_MAX = 0.99, 0.9999
 AUTO_TURNOVERS = 12
@@ -22,7 +22,7 @@ def base_momentum(options: MhimOptions, total_steps: int) -> float:
 def momentum_at(options: MhimOptions, step: int, total_steps: int) -> float:
     """m at an optimizer step: constant, or m_t = 1 - (1 - m)·½(1 + cos πt/T)."""
     momentum = base_momentum(options, total_steps)
-    if options.ema_schedule is Schedule.constant:
+    if options.ema_schedule is StepSchedule.constant:
         return momentum
     return 1 - (1 - momentum) * 0.5 * (1 + math.cos(math.pi * step / total_steps))
 

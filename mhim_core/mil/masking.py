@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mhim_core.mil.draws import Draws
-from mhim_core.mil.model_options import MhimOptions, Schedule, TokenOrder
+from mhim_core.mil.model_options import MhimOptions, StepSchedule, TokenOrder
 
 MIN_MASKED_BAG = 4
 """Bags with fewer instances are passed whole."""
@@ -38,7 +38,7 @@ class RecycleSplit(NamedTuple):
 
 def high_ratio_at(options: MhimOptions, step: int, total_steps: int) -> float:
     """β_h at an optimizer step: constant, or β_h·½(1 + cos πt/T)."""
-    if options.high_mask_schedule is Schedule.constant:
+    if options.high_mask_schedule is StepSchedule.constant:
         return options.high_mask_ratio
     return options.high_mask_ratio * 0.5 * (1 + math.cos(math.pi * step / total_steps))
 

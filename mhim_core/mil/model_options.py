@@ -21,7 +21,7 @@ class Activation(StrEnum):
     tanh = "tanh"
 
 
-class Schedule(StrEnum):
+class StepSchedule(StrEnum):
     """How a quantity changes over the optimizer steps of a fit."""
 
     constant = "constant"
@@ -165,7 +165,7 @@ class MhimOptions:
     it."""
     high_mask_subsample: float = 1.0
     """Share of the highest-scored candidates that is hidden, out of proportionally more of them; 1 disables it."""
-    high_mask_schedule: Schedule = Schedule.constant
+    high_mask_schedule: StepSchedule = StepSchedule.constant
     """constant, or cosine: from high_mask_ratio down to 0 over the fit."""
     random_mask_ratio: float = 0.1
     """Share of the remaining instances set aside and condensed into recycled tokens; 0 disables recycling."""
@@ -181,7 +181,7 @@ class MhimOptions:
     """Weight of the consistency loss; 0 disables it."""
     ema_momentum: str = AUTO
     """Momentum of the teacher per step, 0 to 1 (1 freezes it), or auto: 1 - 12/steps, within [.99, .9999]."""
-    ema_schedule: Schedule = Schedule.constant
+    ema_schedule: StepSchedule = StepSchedule.constant
     """constant, or cosine: the momentum rises to 1 over the fit."""
     score: Score = Score.margin
     """The teacher's instance score: margin (free of ties), softmax_max (as published) or attention."""

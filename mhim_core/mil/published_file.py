@@ -4,20 +4,18 @@ What a tensor's name and shape say is taken from there: the aggregator, the feat
 are in no tensor, so the reader says them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from mhim_core.errors import InputError
-from mhim_core.mil.formats import FORMATS
-from mhim_core.mil.formats.format import PublishedModel as PublishedModel
-from mhim_core.mil.formats.format import Weights
-from mhim_core.mil.formats.mhim_mil import MHIM_MIL
+from mhim_core.mil.checkpoint_format import DEFAULT_FORMAT, CheckpointFormat, checkpoint_format, formats_to_read
+from mhim_core.mil.checkpoint_format import PublishedModel as PublishedModel
 from mhim_core.mil.formats.mhim_mil import save_published as save_published
-from mhim_core.mil.formats.pt_file import read_states
 from mhim_core.mil.model import MilModel
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
+from mhim_core.mil.pt_file import read_states
 
 
 def load_published(data: bytes, options: ModelOptions | None = None) -> PublishedModel:
@@ -31,21 +29,19 @@ def load_published(data: bytes, options: ModelOptions | None = None) -> Publishe
     model = _describe(states.student, options or ModelOptions())
     if states.teacher is None:
         return model
-    teacher = model.student | _reader(states.teacher)(states.teacher).state
+    teacher = model.student | _format_of(states.teacher).read(states.teacher).state
     _check_shapes(teacher, model, "teacher")
     return model._replace(teacher=teacher)
 
 
-def _reader(tensors: Mapping[str, Tensor]) -> Callable[[Mapping[str, Tensor]], Weights]:
-    """Of the first format that recognises the tensors; if none does, the default's, whose error lists them."""
-    readers = [item for item in FORMATS.values() if item.read is not None]
-    read = next((item for item in readers if item.recognises(tensors)), MHIM_MIL).read
-    assert read is not None
-    return read
+def _format_of(tensors: Mapping[str, Tensor]) -> CheckpointFormat:
+    """The first format that recognises the tensors; if none does, the published code's, whose error lists them."""
+    recognised = (entry for entry in formats_to_read() if entry.recognises(tensors))
+    return next(recognised, checkpoint_format(DEFAULT_FORMAT))
 
 
 def _describe(tensors: Mapping[str, Tensor], options: ModelOptions) -> PublishedModel:
-    weights = _reader(tensors)(tensors)
+    weights = _format_of(tensors).read(tensors)
     state = weights.state
     dtypes = {tensor.dtype for tensor in state.values()}
     if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:

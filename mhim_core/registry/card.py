@@ -111,12 +111,15 @@ class TrainedOn:
 
     @property
     def own_salt(self) -> str:
+        """The salt of its digests: `salt`, or without a warm start the cohort's fingerprint."""
         return self.salt or self.cohort
 
     def knows_patient(self, patient_id: str) -> bool:
+        """Whether the patient is in the training data, by the salted digest of the id."""
         return _digest(self.own_salt, patient_id) in self._patients
 
     def knows_source(self, source: SourceIdentity) -> bool:
+        """Whether a slide of this content is in the training data."""
         return _digest(self.own_salt, source_text(source)) in self._sources
 
     @cached_property

@@ -27,9 +27,9 @@ class Change(NamedTuple):
 def changes(before: RegistryCard, after: RegistryCard) -> tuple[Change, ...]:
     """Of data, training keys, number of models and thresholds, by key. Encoder, tiling and task are not compared."""
     neutral = neutral_options()
-    there, here = neutral | _facts(before), neutral | _facts(after)
-    keys = sorted(key for key in {*there, *here} if there.get(key) != here.get(key))
-    return tuple(Change(key, there.get(key), here.get(key)) for key in keys)
+    facts_before, facts_after = neutral | _facts(before), neutral | _facts(after)
+    keys = sorted(key for key in {*facts_before, *facts_after} if facts_before.get(key) != facts_after.get(key))
+    return tuple(Change(key, facts_before.get(key), facts_after.get(key)) for key in keys)
 
 
 def _facts(card: RegistryCard) -> dict[str, Any]:

@@ -104,6 +104,7 @@ def site_of(contender: Contender, site: str) -> Contender:
 
 
 def is_finite(rows: Sequence[HeldOut]) -> bool:
+    """Whether every logit is a number: neither NaN nor infinite."""
     return all(np.isfinite(row.logits).all() for row in rows)
 
 

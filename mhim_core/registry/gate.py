@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from mhim_core.errors import InputError
 from mhim_core.evaluation.held_out import Rows
 from mhim_core.evaluation.row_metrics import metrics_of
-from mhim_core.registry import gate_checks
+from mhim_core.registry.checks import Subject, checks_of
 from mhim_core.registry.contest import Check, Contest
 from mhim_core.registry.figures import Contender, Figures, is_finite, site_of
 from mhim_core.registry.gate_options import GateOptions
@@ -77,11 +77,11 @@ def judge(
         never_miss_rows=never_miss_rows,
         withdrawn=withdrawn,
     )
-    of_models = _made(gate_checks.OF_MODELS, contest)
-    of_predictions = _made(gate_checks.OF_PREDICTIONS, contest)
+    of_models = _made(Subject.models, contest)
+    of_predictions = _made(Subject.predictions, contest)
     if all(check.passed for check in of_predictions) and _of_one_kind(contest):
         contest = replace(contest, figures=_figures(contest), figures_by_site=_figures_by_site(contest))
-    checks = (*of_models, *of_predictions, *_made(gate_checks.OF_PERFORMANCE, contest))
+    checks = (*of_models, *of_predictions, *_made(Subject.performance, contest))
     return GateDecision(all(check.passed is not False for check in checks), checks, _record(contest))
 
 
@@ -93,8 +93,8 @@ def figures_alone(challenger: Contender, options: GateOptions) -> dict[str, Any]
     return Figures({"challenger": challenger}, options).to_dict(metric)
 
 
-def _made(table: Sequence[gate_checks.GateCheck], contest: Contest) -> tuple[Check, ...]:
-    return tuple(check for make in table for check in make(contest))
+def _made(subject: Subject, contest: Contest) -> tuple[Check, ...]:
+    return tuple(check for make in checks_of(subject) for check in make(contest))
 
 
 def _metric(challenger: Contender, options: GateOptions) -> str:

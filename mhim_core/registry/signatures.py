@@ -141,8 +141,8 @@ def _run(command: str, message: bytes) -> bytes:
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"{name} could not be run: {error}") from error
     if ended.returncode != 0:
-        said = ended.stderr.decode(errors="replace").strip()[-200:]
-        raise ConfigError(f"{name} ended with {ended.returncode}: {said}")
+        message_end = ended.stderr.decode(errors="replace").strip()[-200:]
+        raise ConfigError(f"{name} ended with {ended.returncode}: {message_end}")
     try:
         return base64.b64decode(ended.stdout.strip(), validate=True)
     except binascii.Error as error:

@@ -27,6 +27,8 @@ def plain_text(text: str, max_chars: int = 28) -> str:
 
 
 class Canvas(NamedTuple):
+    """An empty figure of matplotlib with its axes, row by row."""
+
     figure: "Figure"
     axes: "list[Axes]"
 
@@ -54,6 +56,7 @@ def blank_figure(
 
 
 def png_bytes(figure: "Figure") -> bytes:
+    """The same figure gives the same bytes: no date and no version is written."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()

@@ -49,7 +49,7 @@ class CohortSummary:
     notes: tuple[str, ...] = ()
 
 
-class Calibration(NamedTuple):
+class CalibrationResult(NamedTuple):
     """Metrics by name of one model's probabilities, before and after each fit's temperature."""
 
     before: Mapping[str, Estimate]
@@ -79,7 +79,7 @@ class ModelResult:
     """Over all fits, where there are several seeds."""
     is_reported: bool = False
     """The run's main model; the others are for comparison."""
-    calibration: Calibration | None = None
+    calibration: CalibrationResult | None = None
     decisions: Mapping[str, Estimate] = field(default_factory=dict)
     """Of two classes: the metrics at each fit's own threshold."""
     risk_groups: tuple[RiskGroups, ...] = ()

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from mhim_core.evaluation.calibration import TEMPERATURE_RANGE, is_at_limit
 from mhim_core.evaluation.held_out import FitId
 from mhim_core.metrics import METRICS, Estimate, MeanStd, Metric
-from mhim_core.report.data import Calibration, FoldResult, ModelResult, RiskGroups, SiteResult
+from mhim_core.report.data import CalibrationResult, FoldResult, ModelResult, RiskGroups, SiteResult
 
 TEMPERATURE, THRESHOLD, MEDIAN = "Temperature", "Threshold", "Median risk"
 
@@ -108,10 +108,10 @@ def estimates_of(record: Mapping[str, Any]) -> dict[str, Estimate]:
     return {name: Estimate(**estimate) for name, estimate in record.items()}
 
 
-def _calibration(model: Mapping[str, Any]) -> Calibration | None:
+def _calibration(model: Mapping[str, Any]) -> CalibrationResult | None:
     if "calibration" not in model:
         return None
-    return Calibration(*(estimates_of(model["calibration"][when]) for when in ("before", "after")))
+    return CalibrationResult(*(estimates_of(model["calibration"][when]) for when in ("before", "after")))
 
 
 def _chosen(model: Mapping[str, Any]) -> dict[str, dict[FitId, Metric]]:

@@ -26,7 +26,7 @@ class FollowedGroup(NamedTuple):
 
 
 def survival_figure(groups: Sequence[FollowedGroup], test: LogRank | None = None, time_label: str = "Time") -> bytes:
-    """Kaplan-Meier curves with 95 % bands, censorings as ticks, the log-rank p, and below them who is still at risk.
+    """Kaplan-Meier curves with 95 % bands, censorings as ticks, the log-rank p, and below them the numbers at risk.
 
     Groups without patients are left out; ValueError if none is left.
     """

@@ -16,7 +16,7 @@ _BLENDED_PX = 2**20
 """Pixels laid on white at a time."""
 
 if TYPE_CHECKING:  # which imports tifffile
-    from mhim_core.slides.backends.layouts import FileLayout
+    from mhim_core.slides.file_layout import FileLayout
 
 
 class Backend(ABC):
@@ -54,7 +54,8 @@ class Backend(ABC):
         return ""
 
     @abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the file."""
 
 
 def open_backend(path: Path, name: str) -> Backend:
@@ -64,7 +65,7 @@ def open_backend(path: Path, name: str) -> Backend:
 
     Raises SlideError: OPEN, TOO_LARGE.
     """
-    from mhim_core.slides.backends.layouts import file_layout
+    from mhim_core.slides.file_layout import file_layout
 
     layout = file_layout(path)
     if name == AUTO:

@@ -11,8 +11,8 @@ import numpy as np
 from mhim_core.errors import SlideError
 from mhim_core.features import BackendUsed, SlideView
 from mhim_core.slides.grid import TilePlan
-from mhim_core.slides.identity import check_sha256
 from mhim_core.slides.prepare import PreparedSlide, prepare_slide
+from mhim_core.slides.source_identity import check_sha256
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.types import SlideTask
 

@@ -82,7 +82,7 @@ class SlideReader:
 
     @property
     def backend(self) -> BackendUsed:
-        """Who decodes it."""
+        """The backend that decodes it, with its version."""
         return self._backend.used
 
     def close(self) -> None:

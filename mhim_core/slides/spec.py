@@ -107,7 +107,7 @@ class SlidePolicy:
     max_upsample: float = 1.1
     """How far level 0 may be enlarged to reach `target_mpp` before the slide is refused; 1.0 allows no enlargement."""
     default_mpp: float | None = None
-    """Resolution in µm/px of slides that state none and have none in the cohort table; null: such slides fail."""
+    """Resolution in µm/px of slides that state none and have none in the cohort table; none: such slides fail."""
     max_mpp_factor: float = field(default=4.0, metadata={"neutral": 4.0})  # what was let in before stays in
     """Factor by which the mpp in the cohort table may differ from that in the file before the slide is refused, and the
     file's from what its objective's power gives (10 µm/px / power; without a power, how much finer than 40× it may be);
@@ -220,8 +220,8 @@ def stored_spec(tiling: Mapping[str, Any], what: str) -> TileSpec:
     """
     values = {key: item for key, item in tiling.items() if key not in _RULES}
     spec = read_record(TileSpec, values | _rule_options(tiling, what), what)
-    here = tiling_identity(spec)
-    if differing := [key for key in _RULES if tiling.get(key) != here.get(key)]:
+    current = tiling_identity(spec)
+    if differing := [key for key in _RULES if tiling.get(key) != current.get(key)]:
         raise InputError(
             f"{what} were tiled by another version of the {' and the '.join(differing)} rule; use that version of mhim"
         )

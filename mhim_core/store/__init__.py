@@ -6,7 +6,7 @@ feature_sets  tiling × encoder = one feature set and its fingerprint
 record        what is known of one committed slide
 commit        put the file, then claim the slide: the first commit wins
 matching      is this commit what this task asks for?
-attempts      failures, kept apart so that they never block a success
+failures      recorded failures, kept apart so that they never block a success
 ledger        what is left to do
 manifest      the versioned list that training pins
 verify        what of it is missing, damaged, orphaned

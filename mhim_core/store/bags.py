@@ -67,7 +67,7 @@ class ParquetBags:
         return self.read_half(bag_id).to(torch.float32)
 
     def read_half(self, bag_id: BagId) -> Float[Tensor, "N d_in"]:
-        """The same as float16, as it is stored: the cache's own copy, which nobody changes. Raises as `read`."""
+        """The same as float16, as it is stored: the cache's own copy, which must not be changed. Raises as `read`."""
         with self._lock:
             features = self._cache.get(bag_id)
             if features is not None:

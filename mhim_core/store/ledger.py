@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from mhim_core.errors import InputError, StorageError
 from mhim_core.features import SourceHint, SourceIdentity
 from mhim_core.storage import Storage
-from mhim_core.store import attempts, layout
+from mhim_core.store import failures, layout
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.manifest import newest_version, read_manifest
 from mhim_core.store.matching import Admission, find_match, refusal
@@ -72,7 +72,7 @@ class Ledger:
         equal hint, or, the hint having changed, an equal identity where `identity` can say it. Else it is to do, though
         the worker that opens the slide may find its commit. `retry_failed=False` gives up slides that failed before,
         unless their source, the task or the policy that refused them has changed since, or their failure told nothing
-        of them (`attempts.Attempt.could_differ`, which `decode_timeout_s`, the present limit, is for). Raises
+        of them (`failures.RecordedFailure.could_differ`, which `decode_timeout_s`, the present limit, is for). Raises
         InputError if a slide id occurs twice.
         """
         if repeated := [slide_id for slide_id, times in Counter(task.slide_id for task in tasks).items() if times > 1]:
@@ -141,7 +141,7 @@ class Ledger:
     ) -> str:
         """Keep a failure under `attempts/`, where it never blocks a later success; the key it got."""
         feature_set = self.feature_set.fingerprint
-        return attempts.record_failure(self.storage, feature_set, task, row, policy, hint, decode_timeout_s)
+        return failures.record_failure(self.storage, feature_set, task, row, policy, hint, decode_timeout_s)
 
     def _match_manifest(
         self,
@@ -197,11 +197,11 @@ class Ledger:
         decode_timeout_s: float | None,
     ) -> dict[SlideId, StatusRow]:
         self._look(tasks, hints, seen)
-        failures = attempts.last_failures(self.storage, self.feature_set.fingerprint, tasks, seen)
+        recorded = failures.last_failures(self.storage, self.feature_set.fingerprint, tasks, seen)
         return {
-            slide_id: attempt.row
-            for slide_id, attempt in failures.items()
-            if not attempt.could_differ(policy, decode_timeout_s=decode_timeout_s, is_there=seen[slide_id] is not None)
+            slide_id: failure.row
+            for slide_id, failure in recorded.items()
+            if not failure.could_differ(policy, decode_timeout_s=decode_timeout_s, is_there=seen[slide_id] is not None)
         }
 
     def _look(self, tasks: Iterable[SlideTask], hints: HintReader, seen: dict[SlideId, SourceHint | None]) -> None:

@@ -32,7 +32,7 @@ class Fault(StrEnum):
     """A temporary file of a killed writer, or of one at work; it does no harm."""
 
 
-class Part(StrEnum):
+class ObjectKind(StrEnum):
     """The kinds of objects that are verified."""
 
     FEATURES = "features"
@@ -42,11 +42,11 @@ class Part(StrEnum):
     TEMPORARY = "temporary"
 
 
-class Finding(NamedTuple):
+class FaultyObject(NamedTuple):
     """One object that is not as it should be."""
 
     fault: Fault
-    part: Part
+    part: ObjectKind
     key: str
     feature_set: str
     """Fingerprint; of an orphaned feature file its first digits."""
@@ -64,13 +64,13 @@ class Audit(NamedTuple):
     num_files: int
     num_bytes: int
     """Of the feature files that the commits name."""
-    findings: tuple[Finding, ...]
+    findings: tuple[FaultyObject, ...]
 
     def count(self, fault: Fault) -> int:
         return sum(finding.fault is fault for finding in self.findings)
 
     @property
-    def lost(self) -> tuple[Finding, ...]:
+    def lost(self) -> tuple[FaultyObject, ...]:
         """What is missing or damaged."""
         return tuple(finding for finding in self.findings if finding.fault in (Fault.MISSING, Fault.DAMAGED))
 
@@ -96,8 +96,8 @@ def audit(storage: Storage, *, deep: bool = False) -> Audit:
     for key in sizes.keys() - named.keys():
         _, fingerprint, slide_id, _ = (*key.split("/"), "", "", "")[:4]
         if slide_id not in unread:  # an unreadable commit may name it
-            findings.append(Finding(Fault.ORPHANED, Part.FEATURES, key, fingerprint, SlideId(slide_id)))
-    findings += [Finding(Fault.LEFT_BEHIND, Part.TEMPORARY, key, "") for key in leftovers(storage)]
+            findings.append(FaultyObject(Fault.ORPHANED, ObjectKind.FEATURES, key, fingerprint, SlideId(slide_id)))
+    findings += [FaultyObject(Fault.LEFT_BEHIND, ObjectKind.TEMPORARY, key, "") for key in leftovers(storage)]
     order = list(Fault)
     findings.sort(key=lambda finding: (order.index(finding.fault), finding.slide_id, finding.key))
     return Audit(len(records), len(named), sum(record.num_bytes for record in named.values()), tuple(findings))
@@ -105,7 +105,7 @@ def audit(storage: Storage, *, deep: bool = False) -> Audit:
 
 def file_findings(
     storage: Storage, records: Iterable[CommitRecord], sizes: Mapping[str, int], *, deep: bool = False
-) -> list[Finding]:
+) -> list[FaultyObject]:
     """Each record's feature file that is not listed in `sizes` (bytes by key), or not with the committed length.
 
     `deep`: those of the right length are read, side by side, and their sha256 compared.
@@ -124,7 +124,7 @@ def file_findings(
     return findings
 
 
-def first_damage(storage: Storage, records: Iterable[CommitRecord], stop: threading.Event) -> Finding | None:
+def first_damage(storage: Storage, records: Iterable[CommitRecord], stop: threading.Event) -> FaultyObject | None:
     """The first record whose feature file is not there or not of its sha256, read one by one until `stop` is set."""
     for record in records:
         if stop.is_set():
@@ -154,7 +154,7 @@ _LISTINGS_AT_ONCE = 16
 class _SetAudit(NamedTuple):
     records: dict[str, CommitRecord]
     """By commit key: every record of the set that is readable anywhere."""
-    findings: list[Finding]
+    findings: list[FaultyObject]
 
 
 def _keys_by_set(storage: Storage, prefix: str) -> dict[str, dict[str, int]]:
@@ -167,31 +167,33 @@ def _keys_by_set(storage: Storage, prefix: str) -> dict[str, dict[str, int]]:
     return dict(keys)
 
 
-def _feature_set_findings(storage: Storage, fingerprints: Collection[str]) -> Iterator[Finding]:
+def _feature_set_findings(storage: Storage, fingerprints: Collection[str]) -> Iterator[FaultyObject]:
     keys = {layout.feature_set_key(fingerprint): fingerprint for fingerprint in fingerprints}
     present = read_all(storage, keys)
     for key, fingerprint in sorted(keys.items()):
         if key not in present:
             message = "what the fingerprint stands for is not there: `mhim embed` with the same keys writes it again"
-            yield Finding(Fault.MISSING, Part.FEATURE_SET, key, fingerprint, message=message)
+            yield FaultyObject(Fault.MISSING, ObjectKind.FEATURE_SET, key, fingerprint, message=message)
             continue
         try:
             if FeatureSet.from_json(present[key]).fingerprint != fingerprint:
                 raise IntegrityError("it describes another feature set than its name says")
         except (IntegrityError, InputError) as error:
-            yield Finding(Fault.DAMAGED, Part.FEATURE_SET, key, fingerprint, message=str(error))
+            yield FaultyObject(Fault.DAMAGED, ObjectKind.FEATURE_SET, key, fingerprint, message=str(error))
 
 
 def _audit_set(storage: Storage, fingerprint: str, commits: Mapping[str, int], *, deep: bool) -> _SetAudit:
     """The set's manifests and commits. The newest readable manifest stands for the commits that it names."""
-    findings: list[Finding] = []
+    findings: list[FaultyObject] = []
     newest: dict[str, CommitRecord] = {}
     older: dict[str, CommitRecord] = {}
     unnamed = set(commits)
     versions = manifest_versions(storage, fingerprint)
     for version in sorted({*range(1, max(versions, default=0))} - {*versions}):
         key = layout.manifest_key(fingerprint, version)
-        findings.append(Finding(Fault.MISSING, Part.MANIFEST, key, fingerprint, message="later versions are there"))
+        findings.append(
+            FaultyObject(Fault.MISSING, ObjectKind.MANIFEST, key, fingerprint, message="later versions are there")
+        )
     for version in sorted(versions, reverse=True):
         if newest and not unnamed and not deep:
             break
@@ -200,7 +202,7 @@ def _audit_set(storage: Storage, fingerprint: str, commits: Mapping[str, int], *
             entries = read_manifest(storage, fingerprint, version=version, only=slides).entries
         except IntegrityError as error:
             key = layout.manifest_key(fingerprint, version)
-            findings.append(Finding(Fault.DAMAGED, Part.MANIFEST, key, fingerprint, message=str(error)))
+            findings.append(FaultyObject(Fault.DAMAGED, ObjectKind.MANIFEST, key, fingerprint, message=str(error)))
             continue
         named = {record.commit_key: record for record in entries.values()}
         older |= {key: record for key, record in named.items() if key not in newest}
@@ -210,18 +212,20 @@ def _audit_set(storage: Storage, fingerprint: str, commits: Mapping[str, int], *
     findings += _commit_findings(storage, fingerprint, commits, records, deep=deep)
     for key in unnamed:
         message = "no manifest names it: `mhim embed` with its cohort table does"
-        findings.append(Finding(Fault.ORPHANED, Part.COMMIT, key, fingerprint, layout.slide_of(key), message))
+        findings.append(
+            FaultyObject(Fault.ORPHANED, ObjectKind.COMMIT, key, fingerprint, layout.slide_of(key), message)
+        )
     return _SetAudit(records, findings)
 
 
 def _commit_findings(
     storage: Storage, fingerprint: str, commits: Mapping[str, int], records: dict[str, CommitRecord], *, deep: bool
-) -> Iterator[Finding]:
+) -> Iterator[FaultyObject]:
     """The set's commits that are not there or unreadable. Those that no manifest stands for are added to `records`."""
     for key in records.keys() - commits.keys():
         record = records[key]
         message = "a manifest names the commit, and it is not there"
-        yield Finding(Fault.MISSING, Part.COMMIT, key, fingerprint, record.slide_id, message, record)
+        yield FaultyObject(Fault.MISSING, ObjectKind.COMMIT, key, fingerprint, record.slide_id, message, record)
     to_read = [key for key, num_bytes in commits.items() if deep or key not in records or num_bytes == 0]
     for key, data in read_all(storage, to_read).items():
         in_manifest = records.get(key)
@@ -229,7 +233,7 @@ def _commit_findings(
             record = _checked_record(key, data, in_manifest)
         except (IntegrityError, InputError) as error:
             slide_id = layout.slide_of(key)
-            yield Finding(Fault.DAMAGED, Part.COMMIT, key, fingerprint, slide_id, str(error), in_manifest)
+            yield FaultyObject(Fault.DAMAGED, ObjectKind.COMMIT, key, fingerprint, slide_id, str(error), in_manifest)
         else:
             records.setdefault(key, record)
 
@@ -249,7 +253,7 @@ def _content(record: CommitRecord) -> tuple[object, ...]:
     return record.status, record.key, record.sha256, record.num_bytes, record.num_tiles, record.dim
 
 
-def _read(storage: Storage, record: CommitRecord) -> Finding | None:
+def _read(storage: Storage, record: CommitRecord) -> FaultyObject | None:
     try:
         if sha256(storage.get(record.key)) == record.sha256:
             return None
@@ -258,5 +262,5 @@ def _read(storage: Storage, record: CommitRecord) -> Finding | None:
     return _file_finding(Fault.DAMAGED, record, "its sha256 is not the committed one")
 
 
-def _file_finding(fault: Fault, record: CommitRecord, message: str) -> Finding:
-    return Finding(fault, Part.FEATURES, record.key, record.feature_set, record.slide_id, message, record)
+def _file_finding(fault: Fault, record: CommitRecord, message: str) -> FaultyObject:
+    return FaultyObject(fault, ObjectKind.FEATURES, record.key, record.feature_set, record.slide_id, message, record)

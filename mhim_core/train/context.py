@@ -27,7 +27,9 @@ class TrainContext(Protocol):
         """Rank 0's bytes, on every rank; the others pass None."""
         ...
 
-    def barrier(self) -> None: ...
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        ...
 
 
 class SingleProcess:

@@ -8,6 +8,8 @@ from mhim_core.train.epochs import EpochRecord
 
 
 class FitEventKind(StrEnum):
+    """What has happened."""
+
     started = "started"
     resumed = "resumed"
     epoch = "epoch"

@@ -14,7 +14,7 @@ from mhim_core.metrics.outputs import softmax, survival_risk
 from mhim_core.mil.model import MilModel
 from mhim_core.store.schema import FeatureTable
 from mhim_core.task import FittedTask, TaskKind
-from mhim_core.train.checkpoint import ModelOutput, predict_bag
+from mhim_core.train.model_file import ModelOutput, predict_bag
 
 NUM_THREADS = 2
 """Of every forward pass here on a CPU: a sum's last bits depend on it, which must not vary with the machine."""

@@ -13,15 +13,15 @@ from mhim_core.bags import BagSource
 from mhim_core.fingerprint import canonical_json, sha256
 from mhim_core.storage import Storage
 from mhim_core.train.arithmetic import fixed_arithmetic
-from mhim_core.train.attempts import Attempts
 from mhim_core.train.card import ModelCard
-from mhim_core.train.checkpoint import load_model, save_model
 from mhim_core.train.checks import check_drift, check_losses, check_validation
 from mhim_core.train.context import TrainContext, from_rank_zero
 from mhim_core.train.epochs import EpochRecord
 from mhim_core.train.events import FitEvent, FitEventKind, OnEvent, ignore_events
 from mhim_core.train.feed import BagFeed
+from mhim_core.train.fit_checkpoints import FitCheckpoints
 from mhim_core.train.fit_options import Selection
+from mhim_core.train.model_file import load_model, save_model
 from mhim_core.train.plan import FitSpec, Stage, TrainPlan
 from mhim_core.train.preparation import make_setup, resume_or_start
 from mhim_core.train.results import (
@@ -76,8 +76,8 @@ def run_fit(
     if spec.stage is Stage.mhim:
         teacher_data = from_rank_zero(context, lambda: read_teacher(storage, plan, spec))
     identity = fit_identity(plan, spec, None if teacher_data is None else sha256(teacher_data))
-    attempts = Attempts(storage, spec.name, identity, uuid.uuid4().hex)
-    finished = _as_result(from_rank_zero(context, lambda: _adopted(storage, spec.name, identity, attempts)), spec)
+    checkpoints = FitCheckpoints(storage, spec.name, identity, uuid.uuid4().hex)
+    finished = _as_result(from_rank_zero(context, lambda: _adopted(storage, spec.name, identity, checkpoints)), spec)
     if finished is not None:
         tell(FitEventKind.adopted, "an identical fit is already finished", finished.history[finished.best_epoch - 1])
         return finished
@@ -89,7 +89,9 @@ def run_fit(
     initial = None
     if plan.warm_start:
         initial = load_model(from_rank_zero(context, lambda: read_initial(storage, plan, spec)))
-    state = resume_or_start(setup, teacher, initial, attempts, context, lambda text: tell(FitEventKind.warning, text))
+    state = resume_or_start(
+        setup, teacher, initial, checkpoints, context, lambda text: tell(FitEventKind.warning, text)
+    )
     tell(FitEventKind.resumed if state.epoch else FitEventKind.started, f"after epoch {state.epoch}")
 
     every = plan.execution.checkpoint_every
@@ -98,10 +100,12 @@ def run_fit(
         with fixed_arithmetic(context.device):
             run_epoch(state, spec, feed, context)
         if every and state.epoch % every == 0 and state.epoch < plan.fit.epochs:
-            from_rank_zero(context, lambda: attempts.save(state.epoch, state.to_bytes()).encode())
+            from_rank_zero(context, lambda: checkpoints.save(state.epoch, state.to_bytes()).encode())
         tell(FitEventKind.epoch, record=state.history[-1], seconds=time.monotonic() - epoch_s)
 
-    result = _as_result(from_rank_zero(context, lambda: _finish(plan, spec, identity, state, storage, attempts)), spec)
+    result = _as_result(
+        from_rank_zero(context, lambda: _finish(plan, spec, identity, state, storage, checkpoints)), spec
+    )
     assert result is not None
     tell(FitEventKind.finished, "", result.history[result.best_epoch - 1], time.monotonic() - started_s)
     return result
@@ -152,16 +156,16 @@ def should_stop(state: TrainState) -> bool:
     return state.epoch - state.best.record.epoch >= fit.patience
 
 
-def _adopted(storage: Storage, fit: str, identity: str, attempts: Attempts) -> bytes:
+def _adopted(storage: Storage, fit: str, identity: str, checkpoints: FitCheckpoints) -> bytes:
     """The finished fit's result, without the checkpoints that a process killed just after finishing it left there."""
     finished = adopt(storage, fit, identity)
     if finished is not None:
-        attempts.clear()
+        checkpoints.clear()
     return _as_bytes(finished)
 
 
 def _finish(
-    plan: TrainPlan, spec: FitSpec, identity: str, state: TrainState, storage: Storage, attempts: Attempts
+    plan: TrainPlan, spec: FitSpec, identity: str, state: TrainState, storage: Storage, checkpoints: FitCheckpoints
 ) -> bytes:
     best = state.best
     assert best is not None
@@ -196,7 +200,7 @@ def _finish(
     )
     storage.put(card_key(spec.name, digest), canonical_json(describe(card, plan, result)))
     standing = commit_result(storage, result, model)
-    attempts.clear()
+    checkpoints.clear()
     return standing.to_bytes()
 
 

@@ -8,9 +8,9 @@ from mhim_core.errors import InputError, IntegrityError
 from mhim_core.mil.model import MilModel, build_model
 from mhim_core.mil.model_options import StudentInit
 from mhim_core.task import fit_task
-from mhim_core.train.attempts import Attempts
-from mhim_core.train.checkpoint import LoadedModel
 from mhim_core.train.context import TrainContext, from_rank_zero
+from mhim_core.train.fit_checkpoints import FitCheckpoints
+from mhim_core.train.model_file import LoadedModel
 from mhim_core.train.plan import FitSpec, Stage, TrainPlan
 from mhim_core.train.state import FitSetup, TrainState
 
@@ -74,7 +74,7 @@ def resume_or_start(
     setup: FitSetup,
     teacher: LoadedModel | None,
     initial: LoadedModel | None,
-    attempts: Attempts,
+    checkpoints: FitCheckpoints,
     context: TrainContext,
     warn: Callable[[str], None],
 ) -> TrainState:
@@ -83,7 +83,7 @@ def resume_or_start(
     fresh = state.to_bytes()
 
     def find() -> bytes:
-        for checkpoint in attempts.newest_first(warn):
+        for checkpoint in checkpoints.newest_first(warn):
             try:
                 state.load_bytes(checkpoint.data)
             except IntegrityError as error:

@@ -13,10 +13,10 @@ from mhim_core import metrics
 from mhim_core.metrics.outputs import survival_risk
 from mhim_core.mil.model import MilModel
 from mhim_core.task import ClassTarget, SurvivalTarget, Target, TaskKind
-from mhim_core.train.checkpoint import predict_bag
 from mhim_core.train.context import TrainContext
 from mhim_core.train.epochs import EpochRecord
 from mhim_core.train.feed import BagFeed
+from mhim_core.train.model_file import predict_bag
 from mhim_core.train.objective import task_loss
 from mhim_core.train.plan import LabelledBag
 from mhim_core.train.sampler import share_of

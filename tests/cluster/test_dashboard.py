@@ -114,10 +114,10 @@ def test_an_address_that_sends_on_is_refused_with_the_one_to_give_instead(
 ) -> None:
     behind = serve(reply)
     address = serve(reply._replace(status=status, location=f"{behind}/api/version", seen=[]))
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as caught:
         Dashboard(address, allow_insecure=allow_insecure)
     expected = f"ray_address={address} sends on to {behind}/api/version; give ray_address={behind} if you trust it"
-    assert str(told.value) == expected
+    assert str(caught.value) == expected
     assert reply.seen == [], "nobody went there"
 
 
@@ -135,10 +135,10 @@ def test_a_login_page_is_no_address_to_give_and_its_secrets_stay_untold(
     serve: Serve, reply: Reply, location: str, place: str
 ) -> None:
     address = serve(reply._replace(status=302, location=location))
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as caught:
         answers_without_token(address)
-    assert f" sends on to {place.format(address=address)}, a login page perhaps; give the address" in str(told.value)
-    assert "secret" not in str(told.value)
+    assert f" sends on to {place.format(address=address)}, a login page perhaps; give the address" in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("status", [302, 307, 308])
@@ -157,13 +157,13 @@ def test_a_dashboard_that_is_lost_is_one_sentence_with_the_way_back(
     with socket.socket() as free:
         free.bind((HOST, 0))
         monkeypatch.setattr(dashboard.client, "_address", f"http://{HOST}:{free.getsockname()[1]}")
-    with pytest.raises(UnreachableError) as told:
+    with pytest.raises(UnreachableError) as caught:
         dashboard.request(lambda: dashboard.client.get_job_info("a-1"), "a-1")
-    assert str(told.value) == (
+    assert str(caught.value) == (
         f"the Ray cluster at ray_address={dashboard.address} does not answer (Connection refused); job a-1 goes on "
         f"without this command; mhim jobs logs a-1 --follow ray_address={dashboard.address} attaches again"
     )
-    assert told.value.exit_code is ExitCode.STORAGE, "retried as a store that is away"
+    assert caught.value.exit_code is ExitCode.STORAGE, "retried as a store that is away"
     with pytest.raises(UnreachableError, match=r"\(Connection refused\); what was submitted goes on .* the same again"):
         dashboard.request(dashboard.client.list_jobs)
 

@@ -73,9 +73,9 @@ def wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> bool:
 
 def test_items_come_in_order_from_one_child_for_all_calls(toys: Any, make_decoder: Callable[..., Decoder[Any]]) -> None:
     decoder = make_decoder()
-    found = [taken(stream) for _ in range(2) for stream in decoder.streams([toys.Job(3), toys.Job(0), toys.Job(40)])]
-    assert [indices(items) for items in found] == [[0, 1, 2], [], list(range(40))] * 2
-    assert len({item[1] for items in found for item in items}) == 1
+    batches = [taken(stream) for _ in range(2) for stream in decoder.streams([toys.Job(3), toys.Job(0), toys.Job(40)])]
+    assert [indices(items) for items in batches] == [[0, 1, 2], [], list(range(40))] * 2
+    assert len({item[1] for items in batches for item in items}) == 1
 
 
 @pytest.mark.fault(7)
@@ -302,13 +302,13 @@ def test_a_slide_s_own_error_crosses_the_process_as_it_is(toys: Any, make_decode
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"), [("fail", "unexpected ZeroDivisionError: by naught"), ("unpicklable", "unexpected .*pickle")]
+    ("fault", "reason"), [("fail", "unexpected ZeroDivisionError: by naught"), ("unpicklable", "unexpected .*pickle")]
 )
 def test_an_unexpected_exception_is_one_slide_s_and_names_its_type(
-    toys: Any, make_decoder: Callable[..., Decoder[Any]], fault: str, told: str
+    toys: Any, make_decoder: Callable[..., Decoder[Any]], fault: str, reason: str
 ) -> None:
     streams = make_decoder().streams([toys.Job(fault=fault), toys.Job(1)])
-    with pytest.raises(SlideError, match=told) as caught:
+    with pytest.raises(SlideError, match=reason) as caught:
         taken(next(streams))
     assert caught.value.reason is FailureReason.READ
     assert indices(taken(next(streams))) == [0]

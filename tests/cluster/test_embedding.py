@@ -126,10 +126,10 @@ def test_a_repeated_call_begins_neither_what_is_done_nor_what_ended_two_actors(
         (Status.FAILED, FailureReason.TIMEOUT, "EncoderStandsStill", 2),
         (Status.OK, None, "", 1),
     ]
-    for said in ("encode_timeout_s=600", "took 4.5 s"):
-        assert said in rows[2].message
+    for part in ("encode_timeout_s=600", "took 4.5 s"):
+        assert part in rows[2].message
     assert [seconds < 60 for kind, seconds in pulse.told if kind == "took"] == [True], "a batch of tiles"
-    assert [told for told in pulse.told if told[0] in ("begin", "end")] == [
+    assert [call for call in pulse.told if call[0] in ("begin", "end")] == [
         ("begin", "left.tiff"),
         ("end", "left.tiff"),
     ]
@@ -154,7 +154,7 @@ def test_a_commit_states_who_decoded_its_slide(actor: SlideActor, tmp_path: Path
 def test_each_slide_s_row_tells_its_status_its_stage_and_who_did_it(actor: SlideActor, tmp_path: Path) -> None:
     good, silent = slide(tmp_path, "good.tiff"), slide(tmp_path, "silent.tiff", mpp=None)
     (tmp_path / "broken.tiff").write_bytes(b"no slide")
-    broken, absent = (SlideTask(SlideId(one), str(tmp_path / one)) for one in ("broken.tiff", "absent.tiff"))
+    broken, absent = (SlideTask(SlideId(name), str(tmp_path / name)) for name in ("broken.tiff", "absent.tiff"))
     rows = rows_of(actor, good, silent, broken, absent)
     assert [(row.status, row.reason, row.stage) for row in rows] == [
         (Status.OK, None, ""),

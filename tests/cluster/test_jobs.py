@@ -162,11 +162,11 @@ def test_a_cluster_that_answers_again_in_time_is_followed_on(client: FakeClient,
 def test_a_cluster_that_stays_silent_is_given_up_and_the_sentence_says_what_to_do(
     client: FakeClient, server: JobServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.jobs.PATIENCE_S", -1.0)
+    monkeypatch.setattr("cluster.jobs.SILENCE_LIMIT_S", -1.0)
     client.logs, client.silent = [[]], 1
-    with pytest.raises(UnreachableError) as told:
+    with pytest.raises(UnreachableError) as caught:
         server.follow("a-1", print)
-    assert str(told.value) == (
+    assert str(caught.value) == (
         f"silent for -1 s now: the Ray cluster at ray_address={server.address} does not answer (gone); job a-1 goes on "
         f"without this command; mhim jobs logs a-1 --follow ray_address={server.address} attaches again"
     )

@@ -169,9 +169,9 @@ def test_the_limit_that_keeps_ray_from_starting_is_named_with_its_setting(
     limits = {kind: limit}
     no_limit = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     monkeypatch.setattr("resource.getrlimit", lambda asked: (limits[asked],) * 2 if asked in limits else no_limit)
-    told = limit_in_the_way(Exception("The current node timed out during startup"))
-    assert (told is None) == (setting is None)
-    assert setting is None or setting in (told or "")
+    sentence = limit_in_the_way(Exception("The current node timed out during startup"))
+    assert (sentence is None) == (setting is None)
+    assert setting is None or setting in (sentence or "")
 
 
 def test_too_little_memory_for_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,8 +121,8 @@ def test_a_local_session_has_the_cpus_asked_for_says_nothing_and_ends(capfd: pyt
         assert ray.is_initialized()
         assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
     assert not ray.is_initialized()
-    said = capfd.readouterr()
-    assert (said.out, said.err) == ("", "")
+    output = capfd.readouterr()
+    assert (output.out, output.err) == ("", "")
 
 
 @pytest.mark.fault(44)
@@ -174,16 +174,16 @@ def test_a_cluster_tells_what_it_lacks_and_nothing_where_there_is_room() -> None
     assert cluster.shortage(3) is None
     assert cluster.shortage(2, 0.5) is None
     assert cluster.shortage(4) == "waiting for CPUs: 4 are asked for, the cluster has 3"
-    told = "waiting for CPUs and GPUs: 3 and 1.5 are asked for, the cluster has 3 and 1"
-    assert cluster.shortage(3, 0.5) == told
+    sentence = "waiting for CPUs and GPUs: 3 and 1.5 are asked for, the cluster has 3 and 1"
+    assert cluster.shortage(3, 0.5) == sentence
 
 
 def test_ray_s_own_errors_become_one_sentence() -> None:
     import ray
 
     long = 'ray::f() (pid=1)\nTraceback (most recent call last):\n  File "x", line 1\nValueError: the reason\n'
-    told = r"^embedding ended with RayError: ValueError: the reason; run again"
-    with pytest.raises(MhimError, match=told) as caught, plain_errors("embedding"):
+    sentence = r"^embedding ended with RayError: ValueError: the reason; run again"
+    with pytest.raises(MhimError, match=sentence) as caught, plain_errors("embedding"):
         raise ray.exceptions.RayError(long)
     assert isinstance(caught.value.__cause__, ray.exceptions.RayError)
     headed = "Training failed due to:\nthe start timed out. Potential causes: (1) the moon"
@@ -237,7 +237,7 @@ def test_a_ray_that_does_not_start_is_named_with_the_setting_that_helps(
 
 @pytest.mark.fault(50)
 def test_while_ray_starts_sigterm_is_still_the_commands_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = []
+    signals = []
 
     def starts(**options: object) -> None:
         ray._private.utils.set_sigterm_handler(lambda number, frame: pytest.fail("Ray's own handler"))
@@ -245,11 +245,11 @@ def test_while_ray_starts_sigterm_is_still_the_commands_own(monkeypatch: pytest.
         time.sleep(0)
         raise ConnectionError("as far as it came")
 
-    before = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    before = signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
     try:
         monkeypatch.setattr("ray.init", starts)
         with pytest.raises(MachineError), ray_session("local"):
             pass
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert told == [signal.SIGTERM]
+    assert signals == [signal.SIGTERM]

@@ -67,13 +67,13 @@ def test_ours_is_sent_whole_with_presets_and_templates_and_nothing_of_the_curren
     (tmp_path / "notes.txt").write_text("mine")
     monkeypatch.chdir(tmp_path)
     with job_folder("mhim", OURS, {"inputs/cohort-0/my.csv": b"path\n"}) as folder:
-        found = contents(folder)
+        names = contents(folder)
     assert not folder.exists()
-    assert {"flows/cli.py", "flows/config/recipe/mhim.yaml", "cluster/jobs.py", "mhim_core/types.py"} <= found.keys()
-    assert any(name.endswith(".j2") for name in found)
-    assert found["inputs/cohort-0/my.csv"] == b"path\n"
-    assert {name.partition("/")[0] for name in found} == {*OURS, "inputs", "mhim-requirements.json"}
-    assert not any("test" in part or part == "__pycache__" for name in found for part in name.split("/")[:-1])
+    assert {"flows/cli.py", "flows/config/recipe/mhim.yaml", "cluster/jobs.py", "mhim_core/types.py"} <= names.keys()
+    assert any(name.endswith(".j2") for name in names)
+    assert names["inputs/cohort-0/my.csv"] == b"path\n"
+    assert {name.partition("/")[0] for name in names} == {*OURS, "inputs", "mhim-requirements.json"}
+    assert not any("test" in part or part == "__pycache__" for name in names for part in name.split("/")[:-1])
 
 
 def test_two_folders_of_the_same_are_the_same_bytes() -> None:
@@ -97,13 +97,13 @@ def test_a_package_that_is_not_there_is_refused_by_name() -> None:
 
 
 def test_the_requirements_are_those_of_the_installation_without_extras() -> None:
-    found = requirements("mhim", "flows")
-    names = [line.split(">")[0].split("<")[0].split("[")[0] for line in found.packages]
+    required = requirements("mhim", "flows")
+    names = [line.split(">")[0].split("<")[0].split("[")[0] for line in required.packages]
     assert "ray" in names
     assert "timm" not in names
     assert "pytest" not in names
-    assert unmet(found) == ""
-    assert set(installed_versions(found)) == {"python", *names}
+    assert unmet(required) == ""
+    assert set(installed_versions(required)) == {"python", *names}
     assert requirements("no-such-distribution", "flows") == Requirements((), "")
 
 

@@ -28,7 +28,7 @@ from cluster.storage import (
     supports_put_if_absent,
 )
 from mhim_core.errors import ConfigError, ConflictError, MhimError, NotFoundError, SlideError, StorageError
-from mhim_core.slides.identity import source_identity
+from mhim_core.slides.source_identity import source_identity
 from mhim_core.storage import LocalStorage, Storage
 from mhim_core.types import FailureReason
 
@@ -254,10 +254,10 @@ def test_a_store_that_fails_one_request_in_twenty_loses_and_doubles_nothing(faul
 
 
 @pytest.mark.fault(9)
-def test_endless_throttling_ends_after_the_patience(
+def test_endless_throttling_ends_after_the_retry_limit(
     faulty: S3Storage, proxy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "PATIENCE_S", 4.0)
+    monkeypatch.setattr(s3, "RETRY_LIMIT_S", 4.0)
     proxy.always = 503
     started_s = time.monotonic()
     with pytest.raises(StorageError, match=r"cannot write s3://.*SlowDown"):
@@ -302,7 +302,7 @@ def test_an_address_where_nobody_listens_is_told_within_seconds(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    monkeypatch.setattr(s3, "FIRST_PATIENCE_S", 1.0)
+    monkeypatch.setattr(s3, "FIRST_RETRY_LIMIT_S", 1.0)
     with pytest.raises(StorageError, match=r"cannot read s3://bucket/a: no connection.*AWS_ENDPOINT_URL"):
         S3Storage("bucket").get("a")
 

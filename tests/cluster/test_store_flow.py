@@ -81,7 +81,7 @@ def embed(storage: Storage, slide_ids: list[str], stop_after: int | None = None)
     """One run: resume, commit what is left, write the manifest; `stop_after`: killed after so many commits."""
     ledger = Ledger(storage, SET)
     register(storage, SET)
-    pending = ledger.pending([task(one) for one in slide_ids], hints=hint, policy=Policy())
+    pending = ledger.pending([task(slide_id) for slide_id in slide_ids], hints=hint, policy=Policy())
     rows = []
     for number, slide in enumerate(pending.todo):
         if number == stop_after:
@@ -96,8 +96,8 @@ def test_a_run_killed_half_way_ends_in_the_clean_run_s_manifest(storage: Storage
     clean = LocalStorage(tmp_path / "clean")
     expected = embed(clean, SLIDES)
     assert embed(storage, SLIDES, stop_after=3) is None
-    pending = Ledger(storage, SET).pending([task(one) for one in SLIDES], hints=hint, policy=Policy())
-    assert [one.slide_id for one in pending.todo] == SLIDES[3:]
+    pending = Ledger(storage, SET).pending([task(slide_id) for slide_id in SLIDES], hints=hint, policy=Policy())
+    assert [pending_task.slide_id for pending_task in pending.todo] == SLIDES[3:]
     assert embed(storage, SLIDES) == expected
     assert embed(storage, SLIDES) == expected
     assert [entry.key for entry in storage.list("")] == [entry.key for entry in clean.list("")]
@@ -109,7 +109,7 @@ def test_bags_of_a_pinned_manifest_are_the_committed_features(storage: Storage) 
     feature_set = choose_feature_set(storage, encoder_id="toy")
     manifest = read_manifest(storage, feature_set.fingerprint, version=ref.version, sha256_pin=ref.sha256)
     bags = ParquetBags(storage, manifest.entries)
-    assert bags.lengths() == {one: int(one[1:]) % 4 for one in SLIDES if int(one[1:]) % 4}
+    assert bags.lengths() == {slide_id: int(slide_id[1:]) % 4 for slide_id in SLIDES if int(slide_id[1:]) % 4}
     for bag_id in bags.lengths():
         np.testing.assert_array_equal(bags.read(bag_id).numpy(), features(bag_id).features.astype(np.float32))
     key = manifest.entries[SlideId("s01")].key

@@ -36,7 +36,7 @@ def test_rank_zero_s_value_comes_home_and_events_of_every_rank_in_order(cluster:
     spec = WorkerSpec(2, threads_per_worker=1)
     assert run_workers(work, 10, spec, cluster, "/nowhere", events.append) == (0, 2, 21.0, 1)
     for rank in range(2):
-        assert [step for who, step in events if who == rank] == [0, 1, 2]
+        assert [step for sender, step in events if sender == rank] == [0, 1, 2]
 
 
 @pytest.mark.fault(34)

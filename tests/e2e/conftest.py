@@ -248,7 +248,7 @@ def _num_nodes(dashboard: int) -> int:
         pass  # it answers to less before its job agent is there
     with urllib.request.urlopen(f"http://{HOST}:{dashboard}/nodes?view=summary", timeout=5) as reply:
         summary = json.loads(reply.read())["data"]["summary"]
-    return sum(one["raylet"].get("state") == "ALIVE" for one in summary)
+    return sum(node["raylet"].get("state") == "ALIVE" for node in summary)
 
 
 def _descendants(root: int) -> list[int]:
@@ -256,8 +256,8 @@ def _descendants(root: int) -> list[int]:
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
             parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    found, level = [], {root}
+    descendants, level = [], {root}
     while level:
         level = {pid for pid, parent in parents.items() if parent in level}
-        found += sorted(level)
-    return found
+        descendants += sorted(level)
+    return descendants

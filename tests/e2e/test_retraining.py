@@ -50,7 +50,7 @@ class Place(NamedTuple):
     dashboard: str
     bucket: str
     folder: Path
-    said: list[str]
+    printed: list[str]
     """Everything that any command or job has printed."""
 
     def cohort(self, num: int) -> Path:
@@ -68,7 +68,7 @@ class Place(NamedTuple):
         out = io.StringIO()
         with redirect_stdout(out), redirect_stderr(out):
             code = main(words)
-        self.said.append(out.getvalue())
+        self.printed.append(out.getvalue())
         return Ended(code, out.getvalue())
 
     def words(self, flow: str, num: int, *more: str) -> tuple[str, ...]:
@@ -127,7 +127,7 @@ def test_a_retraining_embeds_only_what_is_new_and_promotes(place: Place, grown: 
     assert newest_flow(place).done_steps()["embed"].output.cost.num_slides == 5
     assert num_embedded(place) == NUM_FIRST + 5
     records = history(place.registry, NAME)
-    assert [one.number for one in records] == [1, 2]
+    assert [record.number for record in records] == [1, 2]
     assert records[1].version != records[0].version
 
 
@@ -189,9 +189,9 @@ def test_killed_at_every_step_it_completes_with_one_promotion(
     assert len(killed) == 2 * len(seconds)
     ended = place.submit("retrain", num, *PROMOTES)
     assert ended.code == 0, ended.out
-    (flow,) = (one for one in list_flows(place.registry, "retrain", NAME) if one.fingerprint not in before)
-    assert all(one.state in (State.done, State.not_needed) for one in flow.states()), flow.states()
-    assert [one.number for one in history(place.registry, NAME)] == [1, 2, 3]
+    (flow,) = (listed for listed in list_flows(place.registry, "retrain", NAME) if listed.fingerprint not in before)
+    assert all(step.state in (State.done, State.not_needed) for step in flow.states()), flow.states()
+    assert [promotion.number for promotion in history(place.registry, NAME)] == [1, 2, 3]
     assert num_embedded(place) == num
     shown = place.mhim("flow", "status", NAME, f"registry=s3://{place.bucket}/registry")
     assert shown.code == 0, shown.out
@@ -212,7 +212,7 @@ def test_no_secret_and_no_patient_s_name_is_in_any_output(place: Place, kept: En
     from_environment = os.environ["AWS_SECRET_ACCESS_KEY"]
     assert from_environment.startswith("canary")
     logs = "".join(job_logs(place))
-    printed = "\n".join(place.said) + logs
+    printed = "\n".join(place.printed) + logs
     objects = dict(bucket_objects(place.bucket))
     assert len(objects) > 100
     for canary in (from_environment, PATIENT_NAME):
@@ -242,15 +242,15 @@ def flow_of_second_champion(place: Place) -> FlowPlace:
 def submitted(place: Place, num: int) -> str:
     ended = place.submit("retrain", num, *PROMOTES, wait=False)
     assert ended.code == 0, ended.out
-    found = re.search(r"^(\S+) (?:is submitted|goes on) at ", ended.out, re.MULTILINE)
-    assert found, ended.out
-    return found[1]
+    match = re.search(r"^(\S+) (?:is submitted|goes on) at ", ended.out, re.MULTILINE)
+    assert match, ended.out
+    return match[1]
 
 
 def job_info(place: Place, job: str) -> dict[str, Any]:
     with urllib.request.urlopen(f"{place.dashboard}/api/jobs/{job}", timeout=30) as reply:
-        found: dict[str, Any] = json.loads(reply.read())
-    return found
+        info: dict[str, Any] = json.loads(reply.read())
+    return info
 
 
 def is_over(place: Place, job: str) -> bool:
@@ -259,7 +259,7 @@ def is_over(place: Place, job: str) -> bool:
 
 def num_attempts(place: Place, before: set[str], step: str) -> int:
     """Of the step, in the retrainings that were not there before."""
-    flows = (one for one in list_flows(place.registry, "retrain", NAME) if one.fingerprint not in before)
+    flows = (flow for flow in list_flows(place.registry, "retrain", NAME) if flow.fingerprint not in before)
     return sum(1 for flow in flows for _ in place.registry.list(f"{flow.folder}/attempts/{step}"))
 
 

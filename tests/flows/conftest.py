@@ -333,11 +333,11 @@ def descendants_of() -> Callable[[int], dict[int, str]]:
             with contextlib.suppress(OSError, ValueError):
                 parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
                 known[int(folder.name)] = (parent, (folder / "cmdline").read_text().replace("\0", " "))
-        found: dict[int, str] = {}
+        titles: dict[int, str] = {}
         level = {root}
         while level:
             level = {pid for pid, (parent, _) in known.items() if parent in level}
-            found |= {pid: known[pid][1] for pid in level}
-        return found
+            titles |= {pid: known[pid][1] for pid in level}
+        return titles
 
     return find

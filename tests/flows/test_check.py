@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mhim_core.slides.identity import file_sha256
+from mhim_core.slides.source_identity import file_sha256
 from mhim_core.types import ExitCode, FailureReason
 
 Mhim = Callable[..., Any]
@@ -19,14 +19,14 @@ WriteTable = Callable[..., Path]
 def verdicts(out: str) -> dict[str, str]:
     """What check said of each slide: ok, `empty`, or the reason of its failure."""
     reasons = {reason.value for reason in FailureReason}
-    found = {}
+    outcomes = {}
     for line in out.splitlines()[:-1]:  # the last is the summary
         slide_id, text = line.split(": ", 1)
         if slide_id not in ("note", "warning"):
             first = text.split(":")[0].split(",")[0]
             assert first in reasons or first == "empty" or first.endswith(" tiles"), line
-            found[slide_id] = "ok" if first.endswith(" tiles") else first
-    return found
+            outcomes[slide_id] = "ok" if first.endswith(" tiles") else first
+    return outcomes
 
 
 def embedded(store: Path) -> dict[str, str]:
@@ -35,10 +35,10 @@ def embedded(store: Path) -> dict[str, str]:
 
     report = max((store / "reports").iterdir())
     with (report / "failed.csv").open() as file:
-        found = {row["slide_id"]: row["reason"] for row in csv.DictReader(file)}
+        reasons = {row["slide_id"]: row["reason"] for row in csv.DictReader(file)}
     key = json.loads((report / "summary.json").read_text())["manifest"]["key"]
     statuses = pq.read_table(store / key, columns=["slide_id", "status"]).to_pylist()
-    return found | {row["slide_id"]: row["status"] for row in statuses}
+    return reasons | {row["slide_id"]: row["status"] for row in statuses}
 
 
 @pytest.fixture
@@ -65,10 +65,10 @@ def test_check_ends_as_embed_would_and_gives_each_slide_the_same_verdict(
 ) -> None:
     table = write_table(spoilt)
     checked = mhim("check", f"cohort={table}")
-    found = verdicts(checked.out)
+    outcomes = verdicts(checked.out)
     ended = mhim("embed", f"cohort={table}", f"store={tmp_path / 'store'}", "encoder=hed-texture")
     assert checked.code == ended.code == ExitCode.TOO_MANY_FAILED
-    assert found == embedded(tmp_path / "store")
+    assert outcomes == embedded(tmp_path / "store")
     assert checked.out.splitlines()[-1] in ended.out.splitlines(), "one summary"
     expected = {
         "whole": "ok",
@@ -81,7 +81,7 @@ def test_check_ends_as_embed_would_and_gives_each_slide_the_same_verdict(
         "text": "open",
         **dict.fromkeys(("cut0", "cut30", "cut60", "cut99", "cut1k"), "open"),
     }
-    assert found == expected
+    assert outcomes == expected
 
 
 def test_the_exit_code_follows_the_share_of_failed_slides(
@@ -103,8 +103,8 @@ def test_a_stated_resolution_is_used_or_refused_never_guessed(
 ) -> None:
     cells = {"silent": ["", "0", "-0.5", "nan", "0.5"], "stating": ["", "0.25", "0.01", "50", "2.0"]}
     rows = []
-    for kind, given in cells.items():
-        for mpp in given:
+    for kind, cells_of_kind in cells.items():
+        for mpp in cells_of_kind:
             path = write_slide(f"{len(rows)}.tiff", seed=len(rows), mpp=None if kind == "silent" else 0.5)
             rows.append({"slide_id": f"{kind}{mpp}", "path": path, "mpp": mpp})
     table = write_table([row | {"slide_id": f"s{number}"} for number, row in enumerate(rows)])
@@ -122,9 +122,9 @@ def test_a_stated_resolution_is_used_or_refused_never_guessed(
     assert "at 0.25 µm/px (override)" in plain["stating0.25"]
     assert plain["stating"] == default["stating"]
     assert "at 0.5 µm/px (slide)" in plain["stating"]
-    for found in (plain, default):
-        assert found["stating0.01"].startswith("implausible_mpp: the cohort table gives 0.01")
-        assert found["stating50"].startswith("implausible_mpp: the cohort table gives 50")
+    for outcomes in (plain, default):
+        assert outcomes["stating0.01"].startswith("implausible_mpp: the cohort table gives 0.01")
+        assert outcomes["stating50"].startswith("implausible_mpp: the cohort table gives 50")
     assert plain["stating2.0"].startswith("upsample: ")
     assert "enlarged 4.00×" in default["stating2.0"]
 
@@ -135,8 +135,8 @@ def test_a_file_that_is_not_the_one_the_table_names_fails_by_its_hash(
 ) -> None:
     paths = {name: write_slide(f"{name}.tiff", seed=seed) for seed, name in enumerate(("right", "upper", "wrong"))}
     digests = {name: file_sha256(path) for name, path in paths.items()}
-    given = {"right": digests["right"], "upper": digests["upper"].upper(), "wrong": digests["right"]}
-    table = write_table([{"slide_id": name, "path": paths[name], "sha256": given[name]} for name in paths])
+    stated = {"right": digests["right"], "upper": digests["upper"].upper(), "wrong": digests["right"]}
+    table = write_table([{"slide_id": name, "path": paths[name], "sha256": stated[name]} for name in paths])
     expected = {"right": "ok", "upper": "ok", "wrong": "source_hash_mismatch"}
     assert verdicts(mhim("check", f"cohort={table}").out) == expected
 
@@ -149,8 +149,8 @@ def test_pictures_are_written_of_what_can_be_seen_and_nothing_else_is(
     rows = [{"slide_id": name, "path": f"{name}.tiff"} for name in ("a", "glass", "absent")]
     table = write_table(rows)
     before = sorted(tmp_path.rglob("*"))
-    said = mhim("check", f"cohort={table}").out
-    assert said.count("by openslide") == 2, "who decoded what could be opened"
+    output = mhim("check", f"cohort={table}").out
+    assert output.count("by openslide") == 2, "who decoded what could be opened"
     assert sorted(tmp_path.rglob("*")) == before
     mhim("check", f"cohort={table}", f"pictures={tmp_path / 'pictures'}")
     pictures = tmp_path / "pictures"
@@ -168,18 +168,18 @@ def test_every_shared_slide_has_a_row_and_a_reason_of_the_list(
     files = sorted(path for path in (shared_data / "slides").rglob("*") if path.is_file() and path.suffix != ".csv")
     rows = [{"slide_id": f"{path.parent.name}-{path.name}", "path": path} for path in files]
     ended = mhim("check", f"cohort={write_table(rows)}", "target_mpp=4.0")  # few tiles: quick
-    found = verdicts(ended.out)
-    assert len(found) == len(files)
+    outcomes = verdicts(ended.out)
+    assert len(outcomes) == len(files)
     assert ended.code == ExitCode.TOO_MANY_FAILED
-    assert found["slides-CMU-1-Small-Region"] == "ok"
-    assert found["slides-ndpi_test3-DAPI-2-387"] == "empty"
-    assert found["slides-tcga-cr-7395-01a-01-ts1"] == "no_mpp"
-    assert found["odd-unreadable"] == "read"
+    assert outcomes["slides-CMU-1-Small-Region"] == "ok"
+    assert outcomes["slides-ndpi_test3-DAPI-2-387"] == "empty"
+    assert outcomes["slides-tcga-cr-7395-01a-01-ts1"] == "no_mpp"
+    assert outcomes["odd-unreadable"] == "read"
     for name in ("unopenable", "histolab_broken", "lfs_pointer_default", "gcp_lfs_or_stub", "uint16-grey"):
-        assert found[f"odd-{name}"] == "open"
-    assert found["odd-flat-rgb"] == "no_mpp"
-    assert found["odd-small"] == "empty"
-    atlas = [found[f"atlas10x-{path.stem}"] for path in files if path.parent.name == "atlas10x"]
+        assert outcomes[f"odd-{name}"] == "open"
+    assert outcomes["odd-flat-rgb"] == "no_mpp"
+    assert outcomes["odd-small"] == "empty"
+    atlas = [outcomes[f"atlas10x-{path.stem}"] for path in files if path.parent.name == "atlas10x"]
     assert sorted(atlas) == ["no_mpp"] * 5 + ["ok"] * 16
 
 

@@ -52,9 +52,9 @@ def mhim_process(*words: str, before: str = "pass", **options: Any) -> subproces
 
 @pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in FLOWS)], ids="-".join)
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
-    found = mhim_process(*words, before=f"print('heavy:', sorted({set(HEAVY)!r} & set(sys.modules)))")
-    assert found.returncode == ExitCode.OK, found.stderr
-    assert found.stdout.endswith("heavy: []\n")
+    process = mhim_process(*words, before=f"print('heavy:', sorted({set(HEAVY)!r} & set(sys.modules)))")
+    assert process.returncode == ExitCode.OK, process.stderr
+    assert process.stdout.endswith("heavy: []\n")
 
 
 @pytest.mark.parametrize("name", FLOWS)
@@ -152,7 +152,7 @@ def test_an_error_on_purpose_is_its_sentence_and_its_exit_code(
 
 
 @pytest.mark.parametrize(
-    ("error", "what"),
+    ("error", "sentence"),
     [
         (ZeroDivisionError("a bug\nof two lines"), "unexpected ZeroDivisionError: a bug"),
         (IntegrityError("x.parquet is damaged"), "x.parquet is damaged"),  # foreseen: named by its own words
@@ -160,12 +160,12 @@ def test_an_error_on_purpose_is_its_sentence_and_its_exit_code(
     ],
 )
 def test_an_unexpected_error_is_one_sentence_and_a_log_with_the_traceback(
-    monkeypatch: pytest.MonkeyPatch, mhim: Mhim, tmp_path: Path, error: Exception, what: str
+    monkeypatch: pytest.MonkeyPatch, mhim: Mhim, tmp_path: Path, error: Exception, sentence: str
 ) -> None:
     monkeypatch.setattr("flows.check.run", _raises(error))
     ended = mhim("check", "cohort=x")
     (log,) = (tmp_path / "state/mhim").iterdir()
-    assert ended == (1, "", f"mhim: {what}; the traceback is in {log}\n")
+    assert ended == (1, "", f"mhim: {sentence}; the traceback is in {log}\n")
     assert "Traceback" in log.read_text()
     assert type(error).__name__ in log.read_text()
 
@@ -269,9 +269,9 @@ def test_a_cleanup_that_hangs_does_not_outlast_the_grace_period() -> None:
     with child:
         assert child.stdout.readline() == "begun\n"
         child.terminate()
-        _, said = child.communicate(timeout=30)
+        _, message = child.communicate(timeout=30)
     assert child.returncode == 143
-    assert said.startswith("mhim: ended by SIGTERM; what was committed is kept")
+    assert message.startswith("mhim: ended by SIGTERM; what was committed is kept")
 
 
 @pytest.mark.parametrize(("ignored", "code"), [(False, 130), (True, 143)])
@@ -327,9 +327,9 @@ def test_a_reader_who_leaves_early_sees_no_traceback() -> None:
 def test_a_terminal_that_knows_ascii_alone_gets_help_and_errors() -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     assert mhim_process("train", "--help", env=environment).returncode == ExitCode.OK
-    found = mhim_process("check", "cohort=hôpital.csv", env=environment)
-    assert found.returncode == ExitCode.BAD_INPUT
-    assert found.stderr.endswith("h\\xf4pital.csv: there is no such file\n")
+    process = mhim_process("check", "cohort=hôpital.csv", env=environment)
+    assert process.returncode == ExitCode.BAD_INPUT
+    assert process.stderr.endswith("h\\xf4pital.csv: there is no such file\n")
 
 
 def _raises(error: BaseException) -> Callable[[Any], None]:

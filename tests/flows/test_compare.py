@@ -34,7 +34,7 @@ MakeRun = Callable[..., str]
 @pytest.fixture
 def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
     """make_run("a", noise=1.0, seeds=(1,), method="mhim", task=BINARY, num=24) → the address of an evaluated run."""
-    monkeypatch.setattr(flow, "ensure_evaluated", lambda given: {})
+    monkeypatch.setattr(flow, "ensure_evaluated", lambda run: {})
 
     def make(
         name: str,
@@ -64,15 +64,15 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
         }
         identity["task"] = {"kind": task.kind.value, "classes": list(task.classes), "time_bins": task.time_bins}
         record: dict[str, Any] = {"identity": identity, "store": "s", "manifest": {"version": 1, "sha256": ""}}
-        given = start_run(storage, record | {"encoder": {}, "tiling": {}}, slides, splits)
+        run = start_run(storage, record | {"encoder": {}, "tiling": {}}, slides, splits)
         fold_of = {slide_id: split.fold for split in splits for slide_id in split.test}
         rows = [
             HeldOut(model, seed, fold_of[SlideId(bag.bag_id)], bag.bag_id, bag.patient_id, None, bag.target, logits)
             for index, model in enumerate(("mhim", "mhim teacher", "plain") if method == "mhim" else ("plain",))
             for seed in seeds
-            for bag, logits in zip(given.bags, _logits(given.task, num, noise * (index + 1), seed), strict=True)
+            for bag, logits in zip(run.bags, _logits(run.task, num, noise * (index + 1), seed), strict=True)
         ]
-        storage.put(evaluation.PREDICTIONS_KEY, encode_held_out(rows, given.task, BagUnit.slide))
+        storage.put(evaluation.PREDICTIONS_KEY, encode_held_out(rows, run.task, BagUnit.slide))
         return str(tmp_path / name)
 
     return make
@@ -88,8 +88,8 @@ def _slide(index: int, task: Task) -> CohortRow:
 def _logits(task: Task, num: int, noise: float, seed: int) -> list[tuple[float, ...]]:
     drawn = np.random.default_rng(seed).normal(size=num) * noise
     if task.kind is TaskKind.survival:
-        return [(float(8 - i + one),) * task.time_bins for i, one in enumerate(drawn)]
-    return [(0.0, float(2 * (i % 2) - 1 + one)) for i, one in enumerate(drawn)]
+        return [(float(8 - i + value),) * task.time_bins for i, value in enumerate(drawn)]
+    return [(0.0, float(2 * (i % 2) - 1 + value)) for i, value in enumerate(drawn)]
 
 
 def table_of(out: Path) -> list[dict[str, str]]:
@@ -108,7 +108,7 @@ def test_two_runs_are_compared_by_their_reported_models(make_run: MakeRun, mhim:
     assert [row["difference"] for row in twin] == [float(row["difference"]) for row in rows]
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert [(one["name"], one["model"], one["seeds"]) for one in summary["models"]] == [
+    assert [(model["name"], model["model"], model["seeds"]) for model in summary["models"]] == [
         ("a", "mhim", [1]),
         ("b", "mhim", [1]),
     ]
@@ -121,12 +121,12 @@ def test_the_numbers_are_the_cores(make_run: MakeRun, mhim: Any, tmp_path: Path)
     mhim("compare", f"runs={a},{b}", f"out={tmp_path / 'out'}", "bootstrap_replicates=100")
     rows = {}
     for name, address in (("a", a), ("b", b)):
-        given = flow.read_run(address)
-        rows[name] = [row for row in flow.read_held_out(given) if row.model == "mhim"]
+        run = flow.read_run(address)
+        rows[name] = [row for row in flow.read_held_out(run) if row.model == "mhim"]
     expected = compare(rows, BINARY, replicates=100)
-    found = table_of(tmp_path / "out")
-    assert [float(row["low"]) for row in found] == [one.low for one in expected]
-    assert found[0]["method"] == "paired bootstrap"
+    table = table_of(tmp_path / "out")
+    assert [float(row["low"]) for row in table] == [difference.low for difference in expected]
+    assert table[0]["method"] == "paired bootstrap"
 
 
 def test_of_one_run_all_models_are_compared(make_run: MakeRun, mhim: Any, tmp_path: Path) -> None:
@@ -149,16 +149,16 @@ def test_named_models_are_taken_from_every_run_that_has_them(make_run: MakeRun, 
 def test_survival_runs_are_compared_by_both_concordances(make_run: MakeRun, mhim: Any, tmp_path: Path) -> None:
     runs = f"{make_run('a', task=SURVIVAL, noise=0.5)},{make_run('b', task=SURVIVAL, noise=9.0)}"
     assert mhim("compare", f"runs={runs}", f"out={tmp_path / 'out'}", "bootstrap_replicates=50").code == 0
-    found = table_of(tmp_path / "out")
-    assert [row["metric"] for row in found] == ["harrell_c", "uno_c"]
-    assert all(float(row["difference"]) > 0 and row["reason"] == "" for row in found)
+    table = table_of(tmp_path / "out")
+    assert [row["metric"] for row in table] == ["harrell_c", "uno_c"]
+    assert all(float(row["difference"]) > 0 and row["reason"] == "" for row in table)
 
 
 def test_training_targets_are_those_of_each_folds_training_part(make_run: MakeRun) -> None:
-    given = flow.read_run(make_run("a", task=SURVIVAL))
-    found = flow.train_targets(given)
-    by_slide: dict[str, Target] = {slide.slide_id: SurvivalTarget(slide.time, slide.event) for slide in given.slides}
-    assert found == {split.fold: [by_slide[slide_id] for slide_id in split.train] for split in given.splits}
+    run = flow.read_run(make_run("a", task=SURVIVAL))
+    targets = flow.train_targets(run)
+    by_slide: dict[str, Target] = {slide.slide_id: SurvivalTarget(slide.time, slide.event) for slide in run.slides}
+    assert targets == {split.fold: [by_slide[slide_id] for slide_id in split.train] for split in run.splits}
 
 
 def test_the_same_comparison_again_writes_the_same_bytes(make_run: MakeRun, tmp_path: Path, no_ray: None) -> None:
@@ -174,13 +174,13 @@ def test_the_same_comparison_again_writes_the_same_bytes(make_run: MakeRun, tmp_
 def test_what_cannot_be_compared_is_refused_in_a_sentence(make_run: MakeRun, refused: Any, tmp_path: Path) -> None:
     out = f"out={tmp_path / 'out'}"
     a, b, plain = make_run("a"), make_run("b", num=22), make_run("plain", method="plain")
-    said = refused("compare", f"runs={a},{b}", out)
-    assert said == "a and b were not judged on the same bags: 2 only in a (s22, s23)"
+    message = refused("compare", f"runs={a},{b}", out)
+    assert message == "a and b were not judged on the same bags: 2 only in a (s22, s23)"
     survival = make_run("survival", task=SURVIVAL)
     assert "a and survival are of different tasks" in refused("compare", f"runs={a},{survival}", out)
     assert "there is one model to compare, plain of plain" in refused("compare", f"runs={plain}", out)
-    said = refused("compare", f"runs={a}", "models=student", out)
-    assert said == "models=student is in none of the runs; they have mhim, mhim teacher, plain"
+    message = refused("compare", f"runs={a}", "models=student", out)
+    assert message == "models=student is in none of the runs; they have mhim, mhim teacher, plain"
     assert "holds no run" in refused("compare", f"runs={a},{tmp_path / 'nowhere'}", out)
     assert "names a run twice" in refused("compare", f"runs={a},{a}", out)
     assert "names no run" in refused("compare", "runs=[]", out)

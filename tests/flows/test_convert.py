@@ -1,8 +1,9 @@
 """Published checkpoints through the command, both ways."""
 
-import importlib
+import functools
 import io
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from mhim_core.mil import formats
+from mhim_core.mil import checkpoint_format, formats
 from mhim_core.mil.formats.mhim_mil import from_published, to_published
 from mhim_core.mil.model import MilModel, build_model
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.storage import LocalStorage
 from mhim_core.task import ClassTarget, FittedTask, Task, TaskKind
 from mhim_core.train.card import ModelCard
-from mhim_core.train.checkpoint import load_model, save_model
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.fit_options import FitOptions, Precision
 from mhim_core.train.loop import run_fits
+from mhim_core.train.model_file import load_model, save_model
 from mhim_core.train.plan import FoldBags, LabelledBag, Stage, TrainPlan, plan_fits
 from mhim_core.train.results import FitResult
 from mhim_core.types import BagId
@@ -109,12 +110,12 @@ def run_of_fits(tmp_path: Path) -> list[FitResult]:
 def test_a_runs_fit_is_written_with_its_teacher(
     mhim: Callable[..., Any], refused: Callable[..., str], run_of_fits: list[FitResult], tmp_path: Path
 ) -> None:
-    given = f"run={tmp_path / 'run'}"
-    message = refused("convert", given, "fold=1", f"out={tmp_path / 'fit.pt'}")
+    source = f"run={tmp_path / 'run'}"
+    message = refused("convert", source, "fold=1", f"out={tmp_path / 'fit.pt'}")
     assert all(word in message for word in ("2 finished fits", "fold=", "seed=", "stage="))
     assert "seed-2021/fold-1/mhim" in message
-    assert "0 finished fits" in refused("convert", given, "fold=5", f"out={tmp_path / 'fit.pt'}")
-    assert mhim("convert", given, "fold=1", "stage=mhim", f"out={tmp_path / 'fit.pt'}").code == 0
+    assert "0 finished fits" in refused("convert", source, "fold=5", f"out={tmp_path / 'fit.pt'}")
+    assert mhim("convert", source, "fold=1", "stage=mhim", f"out={tmp_path / 'fit.pt'}").code == 0
     result = next(result for result in run_of_fits if (result.fold, result.stage) == (1, Stage.mhim))
     loaded = load_model((tmp_path / "run" / result.model_key).read_bytes())
     written = torch.load(io.BytesIO((tmp_path / "fit.pt").read_bytes()), weights_only=True)
@@ -178,11 +179,13 @@ def test_an_export_written_as_contributing_shows_is_a_format_of_the_command(
     example = re.search(r"```python\n# mhim_core/mil/formats/(\w+)\.py\n(.*?)```", section, re.DOTALL)
     assert example is not None
     (tmp_path / f"{example.group(1)}.py").write_text(example.group(2))
-    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
-    module = importlib.import_module(f"{formats.__name__}.{example.group(1)}")
     words = ("convert", "format=numpy", f"run={tmp_path / 'run'}", "fold=1", "stage=mhim")
     assert "format=numpy is not one of mhim-mil" in refused(*words, f"out={tmp_path / 'fit.npz'}")
-    monkeypatch.setitem(formats.FORMATS, "numpy", module.NUMPY_ARRAYS)
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
+    read_anew = functools.cache(checkpoint_format._registered.__wrapped__)
+    monkeypatch.setattr(checkpoint_format, "_registered", read_anew)
+    assert checkpoint_format.formats_to_write()["numpy"] == (".npz",)
+    assert f"{formats.__name__}.{example.group(1)}" not in sys.modules, "--help reads the name alone"
     assert "becomes a .npz" in refused(*words, f"out={tmp_path / 'fit.pt'}")
     for _ in range(2):  # equal bytes, or the second call would find another file there
         assert mhim(*words, f"out={tmp_path / 'fit.npz'}").code == 0

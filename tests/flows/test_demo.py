@@ -1,4 +1,4 @@
-"""mhim demo: a made cohort through every station, and what the models found of what was painted."""
+"""mhim demo: every step on a painted cohort, and what the models find of what was painted."""
 
 import json
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from flows.prediction.foci import foci_lines
-from mhim_core.demo.cohort import Finding
+from flows.runs.demo_foci import foci_lines
+from mhim_core.demo.cohort import FociKind
 from mhim_core.demo.truth import read_truth
 
-STATIONS = ["slides", "embed", "train", "evaluate", "predict", "report", "foci"]
+STEPS = ["slides", "embed", "train", "evaluate", "predict", "report", "foci"]
 QUICK = ("num_slides=28", "num_new=2", "encoder=hed-texture", "epochs=2")
 
 
@@ -26,12 +26,12 @@ def test_the_demo_ends_with_its_evidence_and_a_second_run_makes_nothing_anew(
     ended = demo()
     assert ended.code == 0, ended
     out = tmp_path / "demo"
-    assert [line[3:] for line in ended.out.splitlines() if line.startswith("── ")] == STATIONS
-    found = json.loads((out / "foci.json").read_bytes())
-    summary = found["summary"]
-    shown = [one.shows for one in read_truth((out / "slides/truth.json").read_bytes()).values()]
+    assert [line[3:] for line in ended.out.splitlines() if line.startswith("── ")] == STEPS
+    document = json.loads((out / "foci.json").read_bytes())
+    summary = document["summary"]
+    shown = [slide.shows for slide in read_truth((out / "slides/truth.json").read_bytes()).values()]
     assert summary["num"] == {"none": 6, "quiet": 4, "loud": 2}
-    assert summary["num"]["quiet"] < shown.count(Finding.quiet)  # one more is among the new slides
+    assert summary["num"]["quiet"] < shown.count(FociKind.quiet)  # one more is among the new slides
     assert set(summary["models"]) == {"plain", "mhim"}
     for model in summary["models"].values():
         figures = [value for group in model.values() for value in group.values()]

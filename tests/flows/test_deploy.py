@@ -77,46 +77,48 @@ KUBERAY = {
 
 def objects() -> list[Any]:
     return [
-        pytest.param(one, id=f"{path.name}-{one['kind']}")
+        pytest.param(document, id=f"{path.name}-{document['kind']}")
         for path in FILES
-        for one in yaml.safe_load_all(path.read_text())
+        for document in yaml.safe_load_all(path.read_text())
     ]
 
 
-def found(kind: str) -> dict[str, Any]:
-    (one,) = (one for path in FILES for one in yaml.safe_load_all(path.read_text()) if one["kind"] == kind)
-    return dict(one)
+def document_of(kind: str) -> dict[str, Any]:
+    (document,) = (
+        document for path in FILES for document in yaml.safe_load_all(path.read_text()) if document["kind"] == kind
+    )
+    return dict(document)
 
 
 def clusters() -> list[dict[str, Any]]:
     return [
-        found("RayCluster")["spec"],
-        found("RayJob")["spec"]["rayClusterSpec"],
-        found("RayCronJob")["spec"]["jobTemplate"]["rayClusterSpec"],
+        document_of("RayCluster")["spec"],
+        document_of("RayJob")["spec"]["rayClusterSpec"],
+        document_of("RayCronJob")["spec"]["jobTemplate"]["rayClusterSpec"],
     ]
 
 
 def pod_templates() -> list[dict[str, Any]]:
     cluster = clusters()[0]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
-    return [*(group["template"] for group in groups), found("CronJob")["spec"]["jobTemplate"]["spec"]["template"]]
+    return [*(group["template"] for group in groups), document_of("CronJob")["spec"]["jobTemplate"]["spec"]["template"]]
 
 
-@pytest.mark.parametrize("one", objects())
-def test_every_object_is_what_its_api_takes(one: dict[str, Any]) -> None:
-    if one["apiVersion"].startswith("ray.io/"):
-        assert one["apiVersion"] == "ray.io/v1"
-        jsonschema.validate(one["spec"], KUBERAY[one["kind"]])
+@pytest.mark.parametrize("document", objects())
+def test_every_object_is_what_its_api_takes(document: dict[str, Any]) -> None:
+    if document["apiVersion"].startswith("ray.io/"):
+        assert document["apiVersion"] == "ray.io/v1"
+        jsonschema.validate(document["spec"], KUBERAY[document["kind"]])
     else:
-        kubernetes_validate.validate(one, kubernetes_validate.latest_version(), strict=True)
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
 
 
 def test_an_unknown_field_would_be_noticed_in_either() -> None:
-    wrong = found("CronJob")
+    wrong = document_of("CronJob")
     wrong["spec"]["concurencyPolicy"] = "Forbid"
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(wrong, kubernetes_validate.latest_version(), strict=True)
-    spec = found("RayJob")["spec"]
+    spec = document_of("RayJob")["spec"]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(spec | {"backofLimit": 1}, JOB)
     with pytest.raises(jsonschema.ValidationError):
@@ -132,7 +134,7 @@ def test_the_pods_inside_the_ray_clusters_are_kubernetes_pods() -> None:
 def test_pods_run_as_nobody_special_and_take_no_keys() -> None:
     for template in pod_templates():
         spec = template["spec"]
-        assert spec["serviceAccountName"] == found("ServiceAccount")["metadata"]["name"]
+        assert spec["serviceAccountName"] == document_of("ServiceAccount")["metadata"]["name"]
         assert spec["securityContext"]["runAsNonRoot"] is True
         for container in spec["containers"]:
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
@@ -161,11 +163,11 @@ def test_the_head_runs_no_tasks_and_workers_come_from_none_cpu_and_gpu_spot() ->
 
 def commands() -> list[list[str]]:
     """Every mhim command of the manifests, without what starts it."""
-    (container,) = found("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    (container,) = document_of("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     submitted = [*container["command"], *container["args"]]
     assert submitted[:2] == ["mhim", "submit"]
     words = [submitted[2:]]
-    for job in (found("RayJob")["spec"], found("RayCronJob")["spec"]["jobTemplate"]):
+    for job in (document_of("RayJob")["spec"], document_of("RayCronJob")["spec"]["jobTemplate"]):
         line = shlex.split(job["entrypoint"])
         assert line[:5] == ["env", "MHIM_IN_JOB=1", "python", "-m", "flows.cli"]
         words.append(line[5:])
@@ -182,14 +184,14 @@ def test_every_command_is_one_that_mhim_takes_and_ends_with_0_where_some_slides_
 
 
 def test_the_cron_job_gives_up_where_trying_again_cannot_help() -> None:
-    job = found("CronJob")["spec"]["jobTemplate"]["spec"]
+    job = document_of("CronJob")["spec"]["jobTemplate"]["spec"]
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["values"] == [ExitCode.BAD_INPUT, ExitCode.TOO_MANY_FAILED, ExitCode.CONFLICT]
     (container,) = job["template"]["spec"]["containers"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
     assert job["template"]["spec"]["restartPolicy"] == "Never"
     assert job["backoffLimit"] <= 1
-    assert found("CronJob")["spec"]["concurrencyPolicy"] == "Forbid"
+    assert document_of("CronJob")["spec"]["concurrencyPolicy"] == "Forbid"
 
 
 def test_the_feature_gate_is_named_and_every_place_to_change_is_marked() -> None:

@@ -49,7 +49,7 @@ def test_as_many_actors_as_were_asked_for(cluster: Resources) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reason"),
     [
         (["embed", "embed_actors=3"], "embed_actors=3 asks for 3 CPUs and ray_address=local has 2"),
         (["embed", "gpus_per_actor=1"], "PyTorch finds 0 on this machine"),
@@ -64,14 +64,14 @@ def test_more_than_this_machine_has_room_for_is_refused_before_any_work(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     words: list[str],
-    told: str,
+    reason: str,
 ) -> None:
     monkeypatch.setattr("cluster.session._usable_gpus", lambda: 0)
     monkeypatch.chdir(tmp_path)
     table = write_table([{"slide_id": "a", "path": write_slide("a.tiff").name, "label": "x"}])
     before = set(tmp_path.iterdir())
     message = refused(*words, f"cohort={table}", "store=store", "local_cpus=2")
-    assert told in message
+    assert reason in message
     assert "\n" not in message
     assert set(tmp_path.iterdir()) == before
 
@@ -80,12 +80,12 @@ def test_more_than_this_machine_has_room_for_is_refused_before_any_work(
 def test_an_encoder_of_a_gpu_is_refused_before_any_work_where_actors_have_none(
     write_table: Callable[..., Path], write_slide: Callable[..., Path], tmp_path: Path, embed_here: None, flow: str
 ) -> None:
-    given = load_cohort(str(write_table([{"slide_id": "a", "path": write_slide("a.tiff").name, "label": "x"}])))
+    cohort_input = load_cohort(str(write_table([{"slide_id": "a", "path": write_slide("a.tiff").name, "label": "x"}])))
     card = encoder_card("hed-texture", device="cuda")
     keys = {"cohort": "c", "store": "s"} | ({"out": "o", "run": "r"} if flow == "predict" else {})
     config: Any = from_keys(PredictConfig if flow == "predict" else EmbedConfig, **keys)
     with pytest.raises(ConfigError, match=r"hed-texture are made on a GPU .* set gpus_per_actor=1") as caught:
-        embed_cohort(given, card, TileSpec(), config, LocalStorage(tmp_path / "store"))
+        embed_cohort(cohort_input, card, TileSpec(), config, LocalStorage(tmp_path / "store"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "store").exists()
 
@@ -93,20 +93,20 @@ def test_an_encoder_of_a_gpu_is_refused_before_any_work_where_actors_have_none(
 def test_features_of_a_gpu_that_are_all_there_need_none(
     write_table: Callable[..., Path], write_slide: Callable[..., Path], tmp_path: Path
 ) -> None:
-    given = load_cohort(str(write_table([{"slide_id": "a", "path": write_slide("a.tiff").name, "label": "x"}])))
+    cohort_input = load_cohort(str(write_table([{"slide_id": "a", "path": write_slide("a.tiff").name, "label": "x"}])))
     card, spec, store = encoder_card("hed-texture", device="cuda"), TileSpec(), LocalStorage(tmp_path / "store")
     feature_set = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
-    (task,) = given.tasks()
+    (task,) = cohort_input.tasks()
     (features,) = embed_slide(task, [load_encoder("hed-texture")], spec=spec, policy=SlidePolicy())
     commit(store, feature_set, replace(features, encoder=card.to_dict()))
     config = from_keys(EmbedConfig, cohort="c", store="s")
-    embedded = embed_cohort(given, card, spec, config, store)
+    embedded = embed_cohort(cohort_input, card, spec, config, store)
     assert embedded.outcome.count(Status.SKIPPED) == 1
     assert read_words("embed", [f"config={embedded.result.outputs['report']}/resolved.yaml"]) == config
 
 
 @pytest.mark.parametrize(
-    ("reason", "more", "told"),
+    ("reason", "more", "refusal"),
     [
         (FailureReason.NO_SPACE, (), None),
         (FailureReason.STORAGE, (), None),
@@ -125,7 +125,7 @@ def test_after_the_cause_is_mended_the_same_command_embeds_or_says_which_key_doe
     monkeypatch: pytest.MonkeyPatch,
     reason: FailureReason,
     more: tuple[str, ...],
-    told: str | None,
+    refusal: str | None,
 ) -> None:
     """`told`: None: it is tried again; empty: nothing is said, for no key helps."""
     table = write_table([{"slide_id": "a", "path": write_slide("a.tiff").name, "label": "x"}])
@@ -140,12 +140,12 @@ def test_after_the_cause_is_mended_the_same_command_embeds_or_says_which_key_doe
     assert first.code == 4
     assert "retry_failed" not in first.out, "they were tried just now"
     again = mhim(*words, *more)
-    if told is None:
+    if refusal is None:
         assert again.code == 0, again
     else:
         assert again.code == 4
-        assert told in again.out
-        assert ("retry_failed=true" in again.out) == bool(told)
+        assert refusal in again.out
+        assert ("retry_failed=true" in again.out) == bool(refusal)
         assert mhim(*words[:-1]).code == 0, "retry_failed=true"
 
 

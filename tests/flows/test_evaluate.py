@@ -33,8 +33,8 @@ def trained(
     def train(*words: str, out: str = "run") -> Path:
         rows = cohort_rows(neg=6, pos=6)
         store = made_store([row["slide_id"] for row in rows])
-        given = {word.partition("=")[0] for word in words}
-        quick = [word for word in QUICK if word.partition("=")[0] not in given]
+        keys = {word.partition("=")[0] for word in words}
+        quick = [word for word in QUICK if word.partition("=")[0] not in keys]
         ended = mhim("train", f"cohort={write_table(rows)}", store, f"out={tmp_path / out}", *quick, *words)
         assert ended.code == 0, ended
         return tmp_path / out
@@ -48,8 +48,8 @@ def judge(folder: Path) -> bool:
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "evaluation/metrics.json").read_text())
-    return found
+    metrics: dict[str, Any] = json.loads((folder / "evaluation/metrics.json").read_text())
+    return metrics
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -71,7 +71,7 @@ def test_what_is_missing_or_of_another_version_is_computed_again(trained: Callab
         assert judge(folder), name
         assert files_of(folder) == first
     for schema in ({}, {"schema": SCHEMA + 1}):
-        old = {key: one for key, one in metrics_of(folder).items() if key != "schema"} | schema
+        old = {key: value for key, value in metrics_of(folder).items() if key != "schema"} | schema
         (folder / "evaluation/metrics.json").write_text(json.dumps(old))
         assert read_metrics(LocalStorage(folder)) is None
         assert judge(folder)
@@ -140,8 +140,8 @@ def test_a_run_that_holds_nobody_out_is_said_to_have_nothing_to_evaluate(
 ) -> None:
     folder = trained("scheme=final")
     for command in ("evaluate", "report"):
-        said = refused(command, f"run={folder}")
-        assert said == (
+        message = refused(command, f"run={folder}")
+        assert message == (
             f"{folder} holds no slide out (scheme=final trains on every patient), so there is nothing to evaluate; "
             "mhim predict judges its models on new slides"
         )
@@ -154,20 +154,20 @@ def test_leaving_one_patient_out_gives_pooled_numbers_and_none_of_folds(trained:
     model = metrics_of(folder)["models"]["plain"]
     assert model["pooled"]["auroc"]["value"] is not None
     assert model["thresholded"]["pooled"]["accuracy"]["value"] is not None
-    assert {one["num"] for part in (model, model["thresholded"]) for one in part["over_folds"].values()} == {0}
+    assert {spread["num"] for part in (model, model["thresholded"]) for spread in part["over_folds"].values()} == {0}
 
 
 def test_the_bytes_do_not_depend_on_torchs_threads(trained: Callable[..., Path]) -> None:
     import torch
 
     folder = trained("folds=2", "aggregator=transmil")
-    before, found = torch.get_num_threads(), []
+    before, versions = torch.get_num_threads(), []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
             judge(folder)
-            found.append(files_of(folder))
+            versions.append(files_of(folder))
             (folder / "evaluation/metrics.json").unlink()
     finally:
         torch.set_num_threads(before)
-    assert found[0] == found[1]
+    assert versions[0] == versions[1]

@@ -33,7 +33,7 @@ from mhim_core.evaluation.prediction_table import read_lines
 from mhim_core.registry.card import RegistryCard
 from mhim_core.registry.holdout import Holdout
 from mhim_core.registry.promotions import Promotion
-from mhim_core.slides.backends.layouts import file_layout
+from mhim_core.slides.file_layout import file_layout
 from mhim_core.slides.tiff import check_tiff
 from mhim_core.storage import LocalStorage
 from mhim_core.store.attention import decode_attention
@@ -42,7 +42,7 @@ from mhim_core.store.record import CommitRecord
 from mhim_core.store.schema import decode_features
 from mhim_core.tables import write_parquet
 from mhim_core.train.card import weights_digest
-from mhim_core.train.checkpoint import load_model
+from mhim_core.train.model_file import load_model
 from mhim_core.train.results import FitResult
 from mhim_core.types import SlideId
 

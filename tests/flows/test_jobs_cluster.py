@@ -117,9 +117,9 @@ def run(head: Head, run_mhim: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def id_of(ended: Any) -> str:
-    found = re.search(r"^(\S+) (?:is submitted|goes on) at ", ended.out, re.MULTILINE)
-    assert found, ended
-    return found[1]
+    match = re.search(r"^(\S+) (?:is submitted|goes on) at ", ended.out, re.MULTILINE)
+    assert match, ended
+    return match[1]
 
 
 class Embedded(NamedTuple):
@@ -172,7 +172,7 @@ def test_no_secret_of_who_submits_is_anywhere_on_the_cluster(
     with urllib.request.urlopen(f"{head.address}/api/jobs/{job_id}", timeout=30) as reply:
         details = reply.read().decode()
     assert set(json.loads(details)["runtime_env"]) <= {"working_dir", "_ray_commit"}
-    for text in (details, run("jobs", "logs", job_id).out, *(one.out + one.err for one in embedded[1:])):
+    for text in (details, run("jobs", "logs", job_id).out, *(ended.out + ended.err for ended in embedded[1:])):
         assert "canary" not in text
     kept = [path for path in head.folder.rglob("*") if path.is_file()]
     assert any(path.name == "two.csv" for path in kept), "what the job was sent lies here"
@@ -183,7 +183,7 @@ def test_no_secret_of_who_submits_is_anywhere_on_the_cluster(
 
 
 def test_jobs_are_listed(embedded: Embedded, run: Callable[..., Any]) -> None:
-    line = next(one for one in run("jobs", "ls").out.splitlines() if one.startswith(id_of(embedded.first)))
+    line = next(listed for listed in run("jobs", "ls").out.splitlines() if listed.startswith(id_of(embedded.first)))
     assert line.split()[1:4] == ["SUCCEEDED", "exit", "0"]
 
 

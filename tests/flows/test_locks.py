@@ -35,8 +35,8 @@ def test_what_is_pinned_is_what_is_locked() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "locks").glob("*.txt")), ids=lambda path: path.name)
 def test_every_line_of_a_lock_belongs_to_a_pin_with_hashes_and_names_no_place(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    rest = [line for line in _ENTRY.sub("", text).splitlines() if not line.startswith("#")]
-    assert rest == []
+    others = [line for line in _ENTRY.sub("", text).splitlines() if not line.startswith("#")]
+    assert others == []
     assert "://" not in text
 
 

@@ -63,10 +63,10 @@ def registry(tmp_path: Path) -> LocalStorage:
     return LocalStorage(tmp_path / "registry")
 
 
-def version_in(said: str) -> str:
-    found = re.search(r"lung@([0-9a-f]{16})", said)
-    assert found is not None, said
-    return found[1]
+def version_in(output: str) -> str:
+    match = re.search(r"lung@([0-9a-f]{16})", output)
+    assert match is not None, output
+    return match[1]
 
 
 @pytest.fixture
@@ -87,20 +87,20 @@ def test_a_run_becomes_a_model_with_everything_that_validation_chose(
     folder = trained("seeds=2")
     assert mhim("evaluate", f"run={folder}", "bootstrap_replicates=10").code == 0
     card = read_model_folder(registry, "lung", register(folder)).card
-    given = read_run(str(folder))
+    run = read_run(str(folder))
     assert [(member.seed, member.fold) for member in card.members] == [(2021, 0), (2021, 1), (2022, 0), (2022, 1)]
-    reported = [row for row in read_held_out(given, VALIDATION_KEY) if row.model == "mhim"]
+    reported = [row for row in read_held_out(run, VALIDATION_KEY) if row.model == "mhim"]
     assert {(m.seed, m.fold): m.temperature for m in card.members} == pytest.approx(
-        {fit: one.value for fit, one in temperatures(reported).items()}
+        {fit: temperature.value for fit, temperature in temperatures(reported).items()}
     )
     assert {(m.seed, m.fold): m.threshold for m in card.members} == pytest.approx(
-        {fit: one.value for fit, one in thresholds(reported).items()}
+        {fit: threshold.value for fit, threshold in thresholds(reported).items()}
     )
     assert card.estimate["pooled"]["auroc"]["value"] is not None
     assert (card.trained_on.num_slides, card.trained_on.num_patients) == (12, 12)
     assert card.trained_on.knows_patient("Mustermann-Erika-normal0")
     assert card.recipe["fit"]["epochs"] == 2
-    assert card.encoder == given.record["encoder"]
+    assert card.encoder == run.record["encoder"]
     assert "not a medical device" in card.intended_use.lower()
 
 
@@ -113,9 +113,9 @@ def test_no_patient_slide_or_path_is_named_in_the_registry_or_on_the_terminal(
     tmp_path: Path,
 ) -> None:
     version = register(trained())
-    said = mhim("model", "promote", "lung", f"version={version}", f"registry={registry.uri}").out
-    said += mhim("model", "show", "lung", f"registry={registry.uri}").out
-    texts = [said.replace(registry.uri, "")]
+    output = mhim("model", "promote", "lung", f"version={version}", f"registry={registry.uri}").out
+    output += mhim("model", "show", "lung", f"registry={registry.uri}").out
+    texts = [output.replace(registry.uri, "")]
     texts += [registry.get(entry.key).decode("latin-1") for entry in registry.list("")]
     for text in texts:
         for canary in (*NAMES, "normal0", "tumour3", str(tmp_path)):
@@ -153,7 +153,7 @@ def test_promoting_showing_and_rolling_back(
     assert (ended.code, f"lung@{first} is champion (number 3)" in ended.out) == (0, True)
     assert mhim("model", "rollback", "lung", f"to={first}", where).code == 0
     records = history(registry, "lung")
-    assert [(one.version, one.kind) for one in records] == [
+    assert [(record.version, record.kind) for record in records] == [
         (first, "manual"),
         (second, "manual"),
         (first, "rollback"),
@@ -204,26 +204,26 @@ def test_a_package_a_registered_model_and_the_run_predict_alike(
     trained: Callable[..., Path], register: Callable[..., str], registry: LocalStorage
 ) -> None:
     folder = trained("seeds=2")
-    given = read_run(str(folder))
-    packaged = package_run(given)
+    run = read_run(str(folder))
+    packaged = package_run(run)
     version = register(folder)
     assert packaged.card.version == version
     assert {file: sha256(data) for file, data in packaged.files.items()} == packaged.card.files
-    source = given.bag_source()
-    found = [
-        held_out(predictor, given.bags, source)
+    source = run.bag_source()
+    predictions = [
+        held_out(predictor, run.bags, source)
         for predictor in (
-            predictor_of_run(given),
+            predictor_of_run(run),
             predictor_of_package(packaged, "lung"),
             predictor_of_model(registry, f"lung@{version}"),
         )
     ]
-    assert [len(rows) for rows in found] == [12, 12, 12]
-    for rows in found[1:]:
-        assert [row._replace(model="") for row in rows] == [row._replace(model="") for row in found[0]]
-    judged = contender(predictor_of_model(registry, f"lung@{version}"), given.bags, source)
+    assert [len(rows) for rows in predictions] == [12, 12, 12]
+    for rows in predictions[1:]:
+        assert [row._replace(model="") for row in rows] == [row._replace(model="") for row in predictions[0]]
+    judged = contender(predictor_of_model(registry, f"lung@{version}"), run.bags, source)
     assert judged.card == packaged.card
-    assert judged.rows == found[2]
+    assert judged.rows == predictions[2]
 
 
 def test_a_patients_run_is_a_model_of_patients(
@@ -240,18 +240,18 @@ def test_a_patient_s_prediction_names_the_slides_that_it_is_of(
 ) -> None:
     folder = trained("method=plain", "bags=patient")
     predictor = predictor_of_model(registry, f"lung@{register(folder)}")
-    given = read_run(str(folder))
-    rows = [row._replace(patient_id=PatientId(f"patient of {row.label}")) for row in given.slides]
-    bags = new_bags(predictor.unit, rows, given.manifest.entries)
+    run = read_run(str(folder))
+    rows = [row._replace(patient_id=PatientId(f"patient of {row.label}")) for row in run.slides]
+    bags = new_bags(predictor.unit, rows, run.manifest.entries)
     source = PatientBags(
-        ParquetBags(open_storage(given.store_uri), given.manifest.entries),
+        ParquetBags(open_storage(run.store_uri), run.manifest.entries),
         {bag.bag_id: bag.slide_ids for bag in bags},
     )
-    lines = [one.line for one in predict_bags(predictor, source, bags, LocalStorage(tmp_path / "out"))]
+    lines = [prediction.line for prediction in predict_bags(predictor, source, bags, LocalStorage(tmp_path / "out"))]
     assert [line["patient_id"] for line in lines] == ["patient of normal", "patient of tumour"]
     for line in lines:
         assert "slide_id" not in line
-        own = [row.slide_id for row in given.slides if line["patient_id"] == f"patient of {row.label}"]
+        own = [row.slide_id for row in run.slides if line["patient_id"] == f"patient of {row.label}"]
         assert sorted(line["slide_ids"].split(";")) == sorted(own)
         assert line["num_slides"] == len(own) == 6
     for write in (write_csv, write_parquet):
@@ -350,9 +350,9 @@ def test_whoever_predicts_the_whole_cohort_is_told_nothing_of_how_the_holdout_fa
     before = mhim(*words)
     assert "3 of them are labelled and new to the models: AUROC" in before.out
     task = read_model_folder(registry, "lung", painted_model).card.task
-    given = load_cohort(str(painted.new))
-    sources = {task.slide_id: slide_identity(task) for task in given.tasks()}
-    freeze_all(registry, given.cohort.rows, task, sources)
+    cohort_input = load_cohort(str(painted.new))
+    sources = {task.slide_id: slide_identity(task) for task in cohort_input.tasks()}
+    freeze_all(registry, cohort_input.cohort.rows, task, sources)
     for _ in range(2):  # the second time nothing is computed
         ended = mhim(*words)
         assert ended.code == 0, ended
@@ -396,14 +396,14 @@ def test_predictions_of_two_models_are_not_mixed_and_a_damaged_one_predicts_noth
     assert mhim(*words, f"out={out}").code == 0
     summary = json.loads((out / "summary.json").read_text())
     assert summary["by"] == {"model": "lung", "version": painted_model}
-    for by, told in (
+    for by, reason in (
         ({"model": "lung", "version": "0ther"}, "out=, or model=lung@0ther to go on with that version"),
         ({"model": "liver", "version": "0ther"}, "predictions by liver@0ther, and these are to be by lung@"),
         ({"run": "f" * 64}, "predictions by another run, and these are to be by lung@"),
     ):
         (out / "summary.json").write_text(json.dumps(summary | {"by": by}))
-        assert told in (said := refused(*words, f"out={out}", code=5))
-        assert "choose another out=" in said
+        assert reason in (message := refused(*words, f"out={out}", code=5))
+        assert "choose another out=" in message
     member = next(entry.key for entry in registry.list("models") if entry.key.endswith(".safetensors"))
     registry.put(member, registry.get(member)[:-1] + b"\0")
     ended = mhim(*words, f"out={tmp_path / 'other'}")

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.storage import _shared_client, open_storage
 from flows.runs.cohort import slide_identity
-from mhim_core.slides.identity import file_sha256, source_identity
+from mhim_core.slides.source_identity import file_sha256, source_identity
 from mhim_core.types import ExitCode, SlideId, SlideTask
 
 Mhim = Callable[..., Any]
@@ -109,8 +109,8 @@ def test_a_committed_slide_is_refused_once_the_table_names_another_sha256(
     embed: Callable[..., dict[str, int]], slides: list[Path]
 ) -> None:
     digests = [file_sha256(path) for path in slides]
-    for given in (None, digests):
-        embed(slides, given)
+    for sha256s in (None, digests):
+        embed(slides, sha256s)
         wrong = [digests[0], "0" * 64, digests[2]]
         assert embed(slides, wrong, code=ExitCode.TOO_MANY_FAILED) == {"skipped": 2, "failed": 1}
 
@@ -131,8 +131,8 @@ def test_a_slide_has_one_identity_in_a_folder_and_in_a_bucket_and_none_where_it_
         _make_bucket("slides")
         open_storage("s3://slides").put("a.tiff", slides[0].read_bytes())
         places = ["s3://slides/a.tiff", "s3://slides/b.tiff", str(slides[0]), str(slides[0].parent / "none.tiff")]
-        found = [slide_identity(SlideTask(SlideId("a"), place)) for place in places]
-        assert found == [source_identity(slides[0]), None, source_identity(slides[0]), None]
+        identities = [slide_identity(SlideTask(SlideId("a"), place)) for place in places]
+        assert identities == [source_identity(slides[0]), None, source_identity(slides[0]), None]
     finally:
         _shared_client.cache_clear()
         server.stop()

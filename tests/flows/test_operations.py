@@ -35,7 +35,7 @@ def shown_commands() -> Iterator[tuple[str, list[str]]]:
                 yield document, words[: min(ends, default=None)]
 
 
-COMMANDS = [one for one in shown_commands() if "…" not in " ".join(one[1]) and one[1]]
+COMMANDS = [command for command in shown_commands() if "…" not in " ".join(command[1]) and command[1]]
 
 
 def shown(value: object) -> str:

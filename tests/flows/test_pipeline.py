@@ -19,12 +19,12 @@ pytestmark = [pytest.mark.filterwarnings("ignore:::ray"), pytest.mark.usefixture
 TRAINING = ("folds=2", "epochs=3", "embed_dim=16", "learning_rate=0.01", "local_cpus=2")
 
 
-class Station(NamedTuple):
+class CommandResult(NamedTuple):
     """What a command left, and the words to run it again."""
 
     folder: Path
     words: tuple[str, ...]
-    said: Any
+    ended: Any
 
 
 @pytest.fixture(scope="module")
@@ -33,46 +33,46 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def embedded(painted: Any, one_ray: None, folder: Path, run_mhim: Callable[..., Any]) -> Station:
+def embedded(painted: Any, one_ray: None, folder: Path, run_mhim: Callable[..., Any]) -> CommandResult:
     store = folder / "store"
     words = ("embed", f"cohort={painted.cohort}", "encoder=hed-texture", f"store={store}", "local_cpus=2")
-    return Station(store, words, run_mhim(*words))
+    return CommandResult(store, words, run_mhim(*words))
 
 
 @pytest.fixture(scope="module")
-def embedded_again(painted: Any, folder: Path, run_here: Callable[..., Any]) -> Station:
+def embedded_again(painted: Any, folder: Path, run_here: Callable[..., Any]) -> CommandResult:
     """By the actor in this process: what Ray adds must not show."""
     store = folder / "store-again"
     words = ("embed", f"cohort={painted.cohort}", "encoder=hed-texture", f"store={store}", "local_cpus=2")
-    return Station(store, words, run_here(*words))
+    return CommandResult(store, words, run_here(*words))
 
 
 @pytest.fixture(scope="module")
-def train(painted: Any, folder: Path, run_mhim: Callable[..., Any]) -> Callable[..., Station]:
+def train(painted: Any, folder: Path, run_mhim: Callable[..., Any]) -> Callable[..., CommandResult]:
     """train(store, "name", "seed=1", …, by=run_here): a run, evaluated; trained by Ray's workers, unless told."""
 
-    def run(store: Path, name: str, *more: str, by: Callable[..., Any] = run_mhim) -> Station:
+    def run(store: Path, name: str, *more: str, by: Callable[..., Any] = run_mhim) -> CommandResult:
         out = folder / name
         words = ("train", f"cohort={painted.cohort}", f"store={store}", f"out={out}", *TRAINING, *more)
-        said = by(*words)
-        assert said.code == 0, said
+        ended = by(*words)
+        assert ended.code == 0, ended
         evaluated = run_mhim("evaluate", f"run={out}", "bootstrap_replicates=50")
         assert evaluated.code == 0, evaluated
-        return Station(out, words, said)
+        return CommandResult(out, words, ended)
 
     return run
 
 
 @pytest.fixture(scope="module")
-def trained(embedded: Station, train: Callable[..., Station]) -> Station:
+def trained(embedded: CommandResult, train: Callable[..., CommandResult]) -> CommandResult:
     return train(embedded.folder, "run")
 
 
 @pytest.fixture(scope="module")
-def predicted(trained: Station, painted: Any, folder: Path, run_here: Callable[..., Any]) -> Station:
+def predicted(trained: CommandResult, painted: Any, folder: Path, run_here: Callable[..., Any]) -> CommandResult:
     out = folder / "predictions"
     words = ("predict", f"run={trained.folder}", f"cohort={painted.new}", f"out={out}", "local_cpus=2")
-    return Station(out, words, run_here(*words))
+    return CommandResult(out, words, run_here(*words))
 
 
 def results(run: Path) -> dict[str, bytes]:
@@ -92,22 +92,25 @@ def newest_report(store: Path) -> dict[str, Any]:
 
 
 def test_embedding_a_cohort_twice_gives_the_same_files_and_manifest(
-    embedded: Station,
-    embedded_again: Station,
+    embedded: CommandResult,
+    embedded_again: CommandResult,
     features_of: Callable[[Path], dict[str, str]],
     clean_features: dict[str, str],
 ) -> None:
-    assert (embedded.said.code, embedded_again.said.code) == (0, 0)
-    assert "12 slides: 12 ok, 0 empty, 0 failed, 0 skipped" in embedded.said.out
+    assert (embedded.ended.code, embedded_again.ended.code) == (0, 0)
+    assert "12 slides: 12 ok, 0 empty, 0 failed, 0 skipped" in embedded.ended.out
     assert len(clean_features) == 12
     assert features_of(embedded.folder) == features_of(embedded_again.folder) == clean_features
     manifests = [sorted(store.rglob("manifests/**/*.parquet")) for store in (embedded.folder, embedded_again.folder)]
-    assert [len(found) for found in manifests] == [1, 1]
+    assert [len(paths) for paths in manifests] == [1, 1]
     assert manifests[0][0].read_bytes() == manifests[1][0].read_bytes()
 
 
 def test_two_trainings_of_one_seed_are_equal_to_the_last_bit(
-    trained: Station, embedded_again: Station, train: Callable[..., Station], run_here: Callable[..., Any]
+    trained: CommandResult,
+    embedded_again: CommandResult,
+    train: Callable[..., CommandResult],
+    run_here: Callable[..., Any],
 ) -> None:
     again = train(embedded_again.folder, "run-again", by=run_here)
     assert len([key for key in results(trained.folder) if key.endswith("result.json")]) == 4
@@ -115,7 +118,7 @@ def test_two_trainings_of_one_seed_are_equal_to_the_last_bit(
 
 
 def test_another_seed_gives_another_model(
-    trained: Station, embedded: Station, train: Callable[..., Station], run_here: Callable[..., Any]
+    trained: CommandResult, embedded: CommandResult, train: Callable[..., CommandResult], run_here: Callable[..., Any]
 ) -> None:
     other = train(embedded.folder, "run-other", "seed=7", "method=plain", by=run_here)
     models = {key for key in results(trained.folder) if "/plain/models/" in key}
@@ -123,7 +126,7 @@ def test_another_seed_gives_another_model(
     assert metrics_of(other.folder)["models"].keys() == {"plain"}
 
 
-def test_the_reported_model_its_teacher_and_the_baseline_are_judged_on_held_out_slides(trained: Station) -> None:
+def test_the_reported_model_its_teacher_and_the_baseline_are_judged_on_held_out_slides(trained: CommandResult) -> None:
     metrics = metrics_of(trained.folder)
     assert (metrics["num_bags"], metrics["num_patients"], metrics["reported"]) == (12, 12, "mhim")
     assert metrics["models"].keys() == {"mhim", "mhim teacher", "plain"}
@@ -136,32 +139,34 @@ def test_the_reported_model_its_teacher_and_the_baseline_are_judged_on_held_out_
 
 
 def test_an_interrupted_training_fits_only_what_is_missing_on_the_manifest_of_its_start(
-    trained: Station, predicted: Station, folder: Path, run_here: Callable[..., Any]
+    trained: CommandResult, predicted: CommandResult, folder: Path, run_here: Callable[..., Any]
 ) -> None:
     copy = folder / "run-copy"
     shutil.copytree(trained.folder, copy)
     (copy / "fits/seed-2021/fold-1/mhim/result.json").unlink()
     words = [f"out={copy}" if word.startswith("out=") else word for word in trained.words]
-    said = run_here(*words)
-    assert said.code == 0
+    ended = run_here(*words)
+    assert ended.code == 0
     names = ["fold-0/plain", "fold-0/mhim", "fold-1/plain"]
-    adopted = re.findall(r"^(\S+): adopted", said.err, re.MULTILINE)
+    adopted = re.findall(r"^(\S+): adopted", ended.err, re.MULTILINE)
     assert adopted == [f"seed-2021/{name}" for name in names]
-    assert re.findall(r"^(\S+): finished", said.err, re.MULTILINE) == ["seed-2021/fold-1/mhim"]
+    assert re.findall(r"^(\S+): finished", ended.err, re.MULTILINE) == ["seed-2021/fold-1/mhim"]
     # predicting embedded three more slides into the same store
-    assert "stays with manifest version 1, pinned at its start; the store has version 2 by now" in said.out
+    assert "stays with manifest version 1, pinned at its start; the store has version 2 by now" in ended.out
     assert json.loads((copy / "run.json").read_text())["manifest"]["version"] == 1
     assert results(copy) == results(trained.folder)
 
 
-def test_a_run_of_another_configuration_is_refused_in_its_place(trained: Station, run_mhim: Callable[..., Any]) -> None:
-    said = run_mhim(*trained.words, "dropout=0.5")
-    assert said.code == 5
-    assert "dropout: 0.25 there, 0.5 here" in said.err
+def test_a_run_of_another_configuration_is_refused_in_its_place(
+    trained: CommandResult, run_mhim: Callable[..., Any]
+) -> None:
+    ended = run_mhim(*trained.words, "dropout=0.5")
+    assert ended.code == 5
+    assert "dropout: 0.25 there, 0.5 here" in ended.err
 
 
-def test_predictions_of_new_slides_average_the_fold_models(predicted: Station) -> None:
-    assert predicted.said.code == 0, predicted.said
+def test_predictions_of_new_slides_average_the_fold_models(predicted: CommandResult) -> None:
+    assert predicted.ended.code == 0, predicted.ended
     rows = pq.read_table(predicted.folder / "predictions.parquet").to_pylist()
     assert [row["slide_id"] for row in rows] == ["s12", "s13", "s14"]
     assert [row["num_models"] for row in rows] == [2, 2, 2]
@@ -177,7 +182,7 @@ def test_predictions_of_new_slides_average_the_fold_models(predicted: Station) -
 
 
 def test_pages_are_whole_in_themselves_and_say_what_they_are_for(
-    trained: Station, predicted: Station, run_mhim: Callable[..., Any]
+    trained: CommandResult, predicted: CommandResult, run_mhim: Callable[..., Any]
 ) -> None:
     assert run_mhim("report", f"run={trained.folder}").code == 0
     for page in (trained.folder / "report.html", predicted.folder / "report.html"):
@@ -190,7 +195,7 @@ def test_pages_are_whole_in_themselves_and_say_what_they_are_for(
 
 
 def test_every_command_again_finds_all_done_without_ray_or_torch(
-    embedded: Station, trained: Station, predicted: Station, run_mhim: Callable[..., Any]
+    embedded: CommandResult, trained: CommandResult, predicted: CommandResult, run_mhim: Callable[..., Any]
 ) -> None:
     assert run_mhim("report", f"run={trained.folder}").code == 0
     before = {path: path.stat().st_mtime_ns for path in trained.folder.rglob("*")}
@@ -221,7 +226,7 @@ def test_every_command_again_finds_all_done_without_ray_or_torch(
 
 
 def test_prediction_refuses_an_encoder_that_is_not_the_run_s(
-    trained: Station, predicted: Station, folder: Path, run_mhim: Callable[..., Any]
+    trained: CommandResult, predicted: CommandResult, folder: Path, run_mhim: Callable[..., Any]
 ) -> None:
     copy = folder / "run-tampered"
     shutil.copytree(trained.folder, copy)
@@ -229,22 +234,22 @@ def test_prediction_refuses_an_encoder_that_is_not_the_run_s(
     record["encoder"]["weights_sha256"] = "0" * 64
     (copy / "run.json").write_text(json.dumps(record))
     words = [f"run={copy}" if word.startswith("run=") else word for word in predicted.words]
-    said = run_mhim(*words)
-    assert said.code == 2
-    assert "another weights_sha256 than is found here" in said.err
+    ended = run_mhim(*words)
+    assert ended.code == 2
+    assert "another weights_sha256 than is found here" in ended.err
 
 
 def test_a_failed_slide_is_counted_recorded_and_tried_again_unless_told_otherwise(
-    embedded: Station, painted: Any, folder: Path, run_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    embedded: CommandResult, painted: Any, folder: Path, run_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "broken.tiff").write_bytes(b"no slide at all")
     table = folder / "with-broken.csv"
     rows = painted.cohort.read_text().replace(",s", f",{painted.cohort.parent}/s")
     table.write_text(rows + "broken,broken.tiff,p99,tumour\n")
     words = [f"cohort={table}" if word.startswith("cohort=") else word for word in embedded.words]
-    said = run_here(*words)
-    assert said.code == 3, said
-    assert "13 slides: 0 ok, 0 empty, 1 failed (open 1), 12 skipped" in said.out
+    ended = run_here(*words)
+    assert ended.code == 3, ended
+    assert "13 slides: 0 ok, 0 empty, 1 failed (open 1), 12 skipped" in ended.out
     assert newest_report(embedded.folder)["failures_by_reason"] == {"open": 1}
     assert run_here(*words, "max_failed_fraction=0.01").code == 4
     assert len(list(embedded.folder.glob("attempts/*/broken/*/*.json"))) == 2

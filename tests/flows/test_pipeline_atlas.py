@@ -47,9 +47,9 @@ def test_each_relaxation_embeds_only_what_was_refused_and_no_slide_twice(
     after_first = features_of(store)
     assert len(after_first) == len(STATED)
 
-    told = run_here(*words, f"cohort={second}")
-    assert told.code == 4
-    assert "5 slides: 1 ok, 0 empty, 2 failed (upsample 2), 2 skipped" in told.out
+    ended = run_here(*words, f"cohort={second}")
+    assert ended.code == 4
+    assert "5 slides: 1 ok, 0 empty, 2 failed (upsample 2), 2 skipped" in ended.out
     after_second = features_of(store)
     assert after_first.items() < after_second.items()
 

@@ -142,19 +142,19 @@ def test_two_nodes_embed_what_one_process_embeds(
 def test_two_workers_on_two_nodes_train_what_one_worker_trains(
     embedded: Path, cluster: Cluster, painted: Any, tmp_path: Path, run_here: Callable[..., Any]
 ) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
+    single, pair = tmp_path / "one", tmp_path / "pair"
     kind = ("method=mhim", "folds=2", "epochs=4", "embed_dim=16", "global_batch=2", "precision=float64")
     words = ("train", f"cohort={painted.cohort}", f"store={embedded}", *kind)
-    run_on(cluster, *words, f"out={two}", "workers=2")
-    assert run_here(*words, f"out={one}", "workers=1", "local_cpus=2").code == 0
-    assert not (two / "ray").exists()
+    run_on(cluster, *words, f"out={pair}", "workers=2")
+    assert run_here(*words, f"out={single}", "workers=1", "local_cpus=2").code == 0
+    assert not (pair / "ray").exists()
     for fit in ("seed-2021/fold-0/plain", "seed-2021/fold-0/mhim", "seed-2021/fold-1/plain", "seed-2021/fold-1/mhim"):
-        expected, found = (model_of(run, fit) for run in (one, two))
-        assert found.keys() == expected.keys()
+        expected, actual = (model_of(run, fit) for run in (single, pair))
+        assert actual.keys() == expected.keys()
         assert ("teacher" in "".join(expected)) == fit.endswith("mhim")
         for name, tensor in expected.items():
             scale = tensor.abs().max().clamp(min=1e-12)
-            assert ((found[name] - tensor).abs().max() / scale) < 1e-9, (fit, name)
+            assert ((actual[name] - tensor).abs().max() / scale) < 1e-9, (fit, name)
 
 
 def model_of(run: Path, fit: str) -> dict[str, Any]:
@@ -176,8 +176,8 @@ def test_the_loss_of_a_node_amid_embedding_changes_nothing(
     command = [sys.executable, "-m", "flows.cli", *words, f"ray_address={cluster.address}"]
     with node([f"--address={cluster.address}"], cluster.environment, tmp_path, descendants_of) as kill:
         wait_for_nodes(cluster.address, cluster.environment, tmp_path, 3)
-        with (tmp_path / "said").open("w+") as said:
-            driver = subprocess.Popen(command, stdout=said, stderr=said, env=cluster.environment)
+        with (tmp_path / "output").open("w+") as output:
+            driver = subprocess.Popen(command, stdout=output, stderr=output, env=cluster.environment)
             try:
                 deadline_s = time.monotonic() + 100
                 while len(list(store.glob("commits/*/*/*.json"))) < 3 and time.monotonic() < deadline_s:
@@ -187,6 +187,6 @@ def test_the_loss_of_a_node_amid_embedding_changes_nothing(
             finally:
                 driver.kill()
                 driver.wait()
-        assert code == 0, (tmp_path / "said").read_text()
+        assert code == 0, (tmp_path / "output").read_text()
     assert features_of(store) == clean_features
     assert len(list(store.glob("commits/*/*/*.json"))) == 12

@@ -30,8 +30,8 @@ def pipeline(
 
     def run(*words: str) -> Any:
         places = (f"cohort={painted.cohort}", f"store={tmp_path / 'store'}", f"out={tmp_path / 'runs'}")
-        given = {word.partition("=")[0] for word in words}
-        quick = [word for word in QUICK if word.partition("=")[0] not in given]
+        keys = {word.partition("=")[0] for word in words}
+        quick = [word for word in QUICK if word.partition("=")[0] not in keys]
         return mhim("pipeline", *places, *quick, *words)
 
     return run
@@ -92,9 +92,9 @@ def test_a_pipeline_that_was_moved_is_done_and_goes_on_in_its_new_place(
     before = {path: path.read_bytes() for path in new.rglob("*") if path.is_file()}
     again = pipeline(new)
     assert again.code == 0, again
-    told = [line for line in again.out.splitlines() if line.startswith("── ")]
-    assert [line.partition(": done")[0] for line in told] == steps
-    assert all(": done" in line for line in told)
+    lines = [line for line in again.out.splitlines() if line.startswith("── ")]
+    assert [line.partition(": done")[0] for line in lines] == steps
+    assert all(": done" in line for line in lines)
     assert str(old) not in again.out
     assert {path: path.read_bytes() for path in new.rglob("*") if path.is_file()} == before
 
@@ -119,12 +119,12 @@ def _check_keys_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "reason"),
     [
         (["registry=there"], "registry= and name= belong together"),
         (["name=lung"], "registry= and name= belong together"),
         (["registry=there", "name=a/b"], "cannot name a model"),
-        (["registry=there", "name=lung", "scheme=final"], "tests on nobody"),
+        (["registry=there", "name=lung", "scheme=final"], "scheme=final"),
         (["holdout_fraction=0"], "above 0 and below 1"),
         (["encoder=none-such"], "none-such"),
         (["teacher=there"], "only method=mhim has a teacher"),
@@ -132,10 +132,10 @@ def _check_keys_come_back(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(
-    pipeline: Callable[..., Any], tmp_path: Path, words: list[str], said: str
+    pipeline: Callable[..., Any], tmp_path: Path, words: list[str], reason: str
 ) -> None:
     ended = pipeline(*words)
     assert ended.code == 2, ended
-    assert said in ended.err
+    assert reason in ended.err
     assert not (tmp_path / "store").exists()
     assert not (tmp_path / "runs").exists()

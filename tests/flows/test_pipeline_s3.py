@@ -65,7 +65,7 @@ def test_the_whole_path_lies_at_s3_and_equals_the_path_through_folders(
     for path in painted.cohort.parent.iterdir():
         open_storage(f"s3://{bucket}/lab").put(path.name, path.read_bytes())
 
-    def walk(run_command: Callable[..., Any], slides: str, base: str, stations: slice) -> None:
+    def walk(run_command: Callable[..., Any], slides: str, base: str, part: slice) -> None:
         store, run = f"{base}/store", f"{base}/run"
         words = (f"cohort={slides}/cohort.csv", f"store={store}")
         commands = (
@@ -75,9 +75,9 @@ def test_the_whole_path_lies_at_s3_and_equals_the_path_through_folders(
             ("predict", f"run={run}", f"cohort={slides}/new.csv", f"out={base}/predictions", "local_cpus=2"),
             ("report", f"run={run}", "max_heatmaps=2"),
         )
-        for command in commands[stations]:
-            said = run_command(*command)
-            assert said.code == 0, (command, said)
+        for command in commands[part]:
+            ended = run_command(*command)
+            assert ended.code == 0, (command, ended)
 
     walk(run_mhim, f"s3://{bucket}/lab", f"s3://{bucket}/out", slice(0, 3))
     walk(run_here, f"s3://{bucket}/lab", f"s3://{bucket}/out", slice(3, 5))

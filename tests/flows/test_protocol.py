@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from flows.prediction import packaging
 from flows.runs.evaluation import VALIDATION_KEY, read_held_out
+from flows.runs.fits import trained_on
 from flows.runs.folder import read_run
 
 Rows = list[dict[str, str]]
@@ -34,7 +34,7 @@ def train(
 
     def run(rows: Rows, *words: str, out: str = "run") -> Path:
         store = made_store([row["slide_id"] for row in rows])
-        quick = [word for word in QUICK if word.partition("=")[0] not in {given.partition("=")[0] for given in words}]
+        quick = [word for word in QUICK if word.partition("=")[0] not in {own.partition("=")[0] for own in words}]
         ended = mhim("train", f"cohort={write_table(rows)}", store, f"out={tmp_path / out}", *quick, *words)
         assert ended.code == 0, ended
         run.said = ended.out  # type: ignore[attr-defined]
@@ -52,8 +52,8 @@ def evaluated(train: Callable[..., Path], mhim: Any) -> Callable[..., dict[str, 
         ended = mhim("evaluate", f"run={folder}", "bootstrap_replicates=50")
         assert ended.code == 0, ended
         run.said = ended.out  # type: ignore[attr-defined]
-        found: dict[str, Any] = json.loads((folder / "evaluation/metrics.json").read_text())
-        return found
+        metrics: dict[str, Any] = json.loads((folder / "evaluation/metrics.json").read_text())
+        return metrics
 
     return run
 
@@ -80,21 +80,21 @@ def test_every_seed_trains_on_the_same_folds_and_every_slide_is_held_out_once_a_
     assert {fold["seed"] for fold in metrics["models"]["mhim"]["folds"]} == {5, 6}
     assert metrics["models"]["mhim"]["over_folds"]["auroc"]["num"] == 6
     assert "mean over 2 seeds" in evaluated.said  # type: ignore[attr-defined]
-    given = read_run(str(tmp_path / "run"))
-    assert {row.logits for row in read_held_out(given)} == {row.logits for row in read_held_out(given)}
-    validation = read_held_out(given, VALIDATION_KEY)
-    assert all(row.bag_id not in next(s.test for s in given.splits if s.fold == row.fold) for row in validation)
+    run_of_seeds = read_run(str(tmp_path / "run"))
+    assert {row.logits for row in read_held_out(run_of_seeds)} == {row.logits for row in read_held_out(run_of_seeds)}
+    validation = read_held_out(run_of_seeds, VALIDATION_KEY)
+    assert all(row.bag_id not in next(s.test for s in run_of_seeds.splits if s.fold == row.fold) for row in validation)
 
 
 def test_the_first_seed_of_several_gives_the_model_of_that_seed_alone(train: Callable[..., Path], rows: Rows) -> None:
-    several, one = train(rows, "seeds=2", out="several"), train(rows, out="one")
-    assert _model(several, 2021) == _model(one, 2021)
-    assert _model(several, 2022) != _model(one, 2021)
+    several, single = train(rows, "seeds=2", out="several"), train(rows, out="one")
+    assert _model(several, 2021) == _model(single, 2021)
+    assert _model(several, 2022) != _model(single, 2021)
 
 
 def _model(folder: Path, seed: int) -> str:
-    found: str = json.loads((folder / f"fits/seed-{seed}/fold-0/mhim/result.json").read_text())["model_sha256"]
-    return found
+    digest: str = json.loads((folder / f"fits/seed-{seed}/fold-0/mhim/result.json").read_text())["model_sha256"]
+    return digest
 
 
 def survival_rows(rows: Rows) -> Rows:
@@ -158,7 +158,7 @@ def test_another_run_s_stage_one_models_are_the_teachers(train: Callable[..., Pa
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "reason"),
     [
         (["seeds=2"], r"seeds (2022 are not there)"),
         (["folds=2"], "slides, targets or folds"),
@@ -168,13 +168,13 @@ def test_another_run_s_stage_one_models_are_the_teachers(train: Callable[..., Pa
     ],
 )
 def test_a_teacher_that_does_not_match_is_refused(
-    train: Callable[..., Path], refused: Any, rows: Rows, tmp_path: Path, words: list[str], said: str
+    train: Callable[..., Path], refused: Any, rows: Rows, tmp_path: Path, words: list[str], reason: str
 ) -> None:
     first = train(rows, out="first")
     quick = [word for word in QUICK if word.partition("=")[0] not in {w.partition("=")[0] for w in words}]
     table, store = f"cohort={tmp_path / 'my.csv'}", f"store={tmp_path / 'store'}"
     message = refused("train", table, store, f"out={tmp_path / 'second'}", f"teacher={first}", *quick, *words)
-    assert said in message
+    assert reason in message
     assert not (tmp_path / "second").exists(), "a run that cannot be is not created"
 
 
@@ -208,8 +208,10 @@ def test_labels_may_come_from_a_table_without_header(train: Callable[..., Path],
     labels = tmp_path / "labels.csv"
     labels.write_text("".join(f"{row['slide_id']},{row['label']}\n" for row in rows))
     bare = [{key: value for key, value in row.items() if key != "label"} for row in rows]
-    given = read_run(str(train(bare, f"labels={labels}")))
-    assert {slide.slide_id: slide.label for slide in given.slides} == {row["slide_id"]: row["label"] for row in rows}
+    run_of_labels = read_run(str(train(bare, f"labels={labels}")))
+    assert {slide.slide_id: slide.label for slide in run_of_labels.slides} == {
+        row["slide_id"]: row["label"] for row in rows
+    }
 
 
 PLUGIN = """
@@ -246,7 +248,7 @@ def test_a_users_own_aggregator_goes_the_whole_way_and_its_file_is_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words", "said"),
+    ("spoil", "words", "reason"),
     [
         (
             lambda rows: [row | {"patient_id": "p"} for row in rows[:2]] + rows[2:],
@@ -264,11 +266,11 @@ def test_what_is_refused_leaves_no_run_behind(
     tmp_path: Path,
     spoil: Callable[[Rows], Rows],
     words: list[str],
-    said: str,
+    reason: str,
 ) -> None:
     mixed = [row for pair in zip(rows[:6], rows[6:], strict=True) for row in pair]
     table, store = write_table(spoil(mixed)), made_store([row["slide_id"] for row in rows])
-    assert said in refused("train", f"cohort={table}", store, f"out={tmp_path / 'run'}", *QUICK, *words)
+    assert reason in refused("train", f"cohort={table}", store, f"out={tmp_path / 'run'}", *QUICK, *words)
     assert not (tmp_path / "run").exists()
 
 
@@ -289,7 +291,7 @@ def test_a_final_fit_starts_from_another_s_weights_and_stands_on_its_own(
     first = train(rows[:10], *FINAL, out="first")
     second = train(rows, *FINAL, f"warm_start={first}", out="second")
     assert _model(second, 2021) != _model(train(rows, *FINAL, out="cold"), 2021)
-    known = packaging.trained_on(read_run(str(second)), {0})
+    known = trained_on(read_run(str(second)), {0})
     assert {known.knows_patient(row["patient_id"]) for row in rows} == {True}
     shutil.move(first, tmp_path / "gone")
     assert train(rows, *FINAL, f"warm_start={first}", out="second") == second
@@ -298,7 +300,7 @@ def test_a_final_fit_starts_from_another_s_weights_and_stands_on_its_own(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "reason"),
     [
         (["scheme=folds", "folds=3"], "needs scheme=final"),
         (["teacher=run"], "give one of them"),
@@ -307,17 +309,17 @@ def test_a_final_fit_starts_from_another_s_weights_and_stands_on_its_own(
     ],
 )
 def test_a_warm_start_that_cannot_be_is_refused(
-    train: Callable[..., Path], rows: Rows, refused: Any, tmp_path: Path, words: list[str], said: str
+    train: Callable[..., Path], rows: Rows, refused: Any, tmp_path: Path, words: list[str], reason: str
 ) -> None:
     first = train(rows, *FINAL, out="first")
-    given = [f"cohort={tmp_path / 'my.csv'}", f"store={tmp_path / 'store'}", f"out={tmp_path / 'second'}", *QUICK[:2]]
+    places = [f"cohort={tmp_path / 'my.csv'}", f"store={tmp_path / 'store'}", f"out={tmp_path / 'second'}", *QUICK[:2]]
     final = [] if "folds=3" in words else FINAL[:1]
-    assert said in refused("train", *given, f"warm_start={first}", *FINAL[1:], *final, *words)
+    assert reason in refused("train", *places, f"warm_start={first}", *FINAL[1:], *final, *words)
     assert not (tmp_path / "second").exists()
 
 
 def test_a_run_of_folds_is_no_warm_start(train: Callable[..., Path], rows: Rows, refused: Any, tmp_path: Path) -> None:
     first = train(rows, out="first")
-    given = [f"cohort={tmp_path / 'my.csv'}", f"store={tmp_path / 'store'}", f"out={tmp_path / 'second'}", *QUICK[:2]]
-    assert "3 models of 1 seeds" in refused("train", *given, f"warm_start={first}", *FINAL)
-    assert "needs registry=" in refused("train", *given, "warm_start=lung@champion", *FINAL)
+    places = [f"cohort={tmp_path / 'my.csv'}", f"store={tmp_path / 'store'}", f"out={tmp_path / 'second'}", *QUICK[:2]]
+    assert "3 models of 1 seeds" in refused("train", *places, f"warm_start={first}", *FINAL)
+    assert "needs registry=" in refused("train", *places, "warm_start=lung@champion", *FINAL)

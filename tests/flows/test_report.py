@@ -32,8 +32,8 @@ def trained(
 ) -> Callable[..., Run]:
     """trained(rows, "seeds=2", …): a run of these slides, evaluated, with its page."""
 
-    def fit_all(given: Run, plan: Any, _: object) -> Any:
-        return run_fits(plan, given.bag_source(), given.storage, SingleProcess())
+    def fit_all(run: Run, plan: Any, _: object) -> Any:
+        return run_fits(plan, run.bag_source(), run.storage, SingleProcess())
 
     def run(rows: list[dict[str, object]], *words: str) -> Run:
         monkeypatch.setattr("flows.train.fit_all", fit_all)
@@ -67,8 +67,8 @@ def shown(page: bytes | str) -> str:
 
 
 def test_a_classification_page_of_one_seed_tells_no_seeds(trained: Callable[..., Run]) -> None:
-    given = trained(slides(16, label=lambda patient: ("normal", "tumour")[patient % 2]))
-    page = shown(given.storage.get("report.html"))
+    run = trained(slides(16, label=lambda patient: ("normal", "tumour")[patient % 2]))
+    page = shown(run.storage.get("report.html"))
     assert "Telling normal, tumour apart from whole slides, by plain ABMIL on features of toy." in page
     for text in (
         "AUROC",
@@ -82,8 +82,8 @@ def test_a_classification_page_of_one_seed_tells_no_seeds(trained: Callable[...,
         assert text in page or text == "Validation AUROC"  # the last is inside a picture
     for text in ("Seed", "seeds, ", "Sites", "Risk groups"):
         assert text not in page
-    assert given.record["manifest"]["sha256"] in page
-    card = given.storage.get("MODEL_CARD.md").decode()
+    assert run.record["manifest"]["sha256"] in page
+    card = run.storage.get("MODEL_CARD.md").decode()
     for text in (
         "## Intended use",
         "Out of scope",
@@ -92,7 +92,7 @@ def test_a_classification_page_of_one_seed_tells_no_seeds(trained: Callable[...,
         "manifest sha256",
     ):
         assert text in card
-    assert given.record["manifest"]["sha256"] in card
+    assert run.record["manifest"]["sha256"] in card
 
 
 def test_a_survival_page_of_patients_seeds_and_sites(trained: Callable[..., Run], mhim: Callable[..., Any]) -> None:
@@ -102,8 +102,8 @@ def test_a_survival_page_of_patients_seeds_and_sites(trained: Callable[..., Run]
         event=lambda patient: int(patient % 4 > 0),
         site=lambda patient: ("north", "<b>south")[patient % 2],
     )
-    given = trained(rows, "bags=patient", "seeds=2", "time_bins=2")
-    page = shown(given.storage.get("report.html"))
+    run = trained(rows, "bags=patient", "seeds=2", "time_bins=2")
+    page = shown(run.storage.get("report.html"))
     assert "in 2 time bins, from all whole slides of a patient" in page
     assert "trained 2 times, with seeds 2021 to 2022: a pooled value is the mean over seeds" in page
     for text in (
@@ -125,15 +125,15 @@ def test_a_survival_page_of_patients_seeds_and_sites(trained: Callable[..., Run]
     assert "the attention is that of seed 2021" in page
     for text in ("AUROC", "P(", "Positive class", "Temperature"):
         assert text not in page
-    before = given.storage.get("report.html")
-    given.storage.delete("report.html")
-    assert mhim("report", f"run={given.storage.uri}", "max_heatmaps=3").code == 0
-    assert given.storage.get("report.html") == before
+    before = run.storage.get("report.html")
+    run.storage.delete("report.html")
+    assert mhim("report", f"run={run.storage.uri}", "max_heatmaps=3").code == 0
+    assert run.storage.get("report.html") == before
 
 
 def test_a_regression_page_shows_errors_and_no_classes(trained: Callable[..., Run]) -> None:
-    given = trained(slides(16, label=lambda patient: 100.5 * patient), "task=regression")
-    page = shown(given.storage.get("report.html"))
+    run = trained(slides(16, label=lambda patient: 100.5 * patient), "task=regression")
+    page = shown(run.storage.get("report.html"))
     assert "Predicting a number from whole slides" in page
     for text in ("MAE ↓", "R² ↑", "Predicted and true", "Values 0 to 703.5", "chosen by loss on validation"):
         assert text in page
@@ -146,31 +146,31 @@ def test_predictions_of_patients_have_a_page_with_a_panel_a_slide(
     trained: Callable[..., Run], write_table: Callable[..., Path]
 ) -> None:
     rows = slides(16, time=lambda patient: 3 + patient * 5 % 8, event=lambda patient: int(patient % 4 > 0))
-    given = trained(rows, "bags=patient", "seeds=2", "time_bins=2")
-    cohort = Cohort(name="new.csv", rows=given.slides, header={})
+    run = trained(rows, "bags=patient", "seeds=2", "time_bins=2")
+    cohort = Cohort(name="new.csv", rows=run.slides, header={})
     source = PatientBags(
-        ParquetBags(given.feature_store, given.manifest.bags()), {bag.bag_id: bag.slide_ids for bag in given.bags}
+        ParquetBags(run.feature_store, run.manifest.bags()), {bag.bag_id: bag.slide_ids for bag in run.bags}
     )
-    found = [
+    rows_predicted = [
         {"patient_id": bag.patient_id, "site": None, "time": None, "event": None, "risk": -1.0 - index / 8}
         | {"risk_spread": 0.25, "num_slides": len(bag.slide_ids), "num_tiles": 6, "num_models": 4}
-        for index, bag in enumerate(given.bags)
+        for index, bag in enumerate(run.bags)
     ]
-    for slide in given.slides:
+    for slide in run.slides:
         key = f"attention/{slide.slide_id}.parquet"
-        given.storage.put(key, given.storage.get(f"evaluation/{key}"))
-    predictor = predictor_of_run(given)
-    assert as_prediction(predictor, found[0]).num_slides == 2
+        run.storage.put(key, run.storage.get(f"evaluation/{key}"))
+    predictor = predictor_of_run(run)
+    assert as_prediction(predictor, rows_predicted[0]).num_slides == 2
 
     class Loaded:
         pass
 
     loaded: Any = Loaded()
     loaded.cohort = cohort
-    panels = draw_panels(predictor, found, source, loaded, given.storage, 3, 2)
+    panels = draw_panels(predictor, rows_predicted, source, loaded, run.storage, 3, 2)
     assert [panel.slide_id for panel in panels] == ["s00", "s01", "s02"], "the highest risk first"
-    outcome = Outcome(rows=tuple(StatusRow(SlideId(slide.slide_id), Status.OK) for slide in given.slides))
-    page = shown(prediction_page(predictor, found, panels, loaded, outcome, External(None, [])))
+    outcome = Outcome(rows=tuple(StatusRow(SlideId(slide.slide_id), Status.OK) for slide in run.slides))
+    page = shown(prediction_page(predictor, rows_predicted, panels, loaded, outcome, External(None, [])))
     assert "by the mean of 4 models (2 folds, 2 seeds)" in page
     assert "p00 2 – – −1.000 ± 0.250 –" in page
     assert "s01 · patient p00 · risk −1.000" in page

@@ -26,7 +26,7 @@ from mhim_core.features import BACKEND_OF_0_1, MppUsed, SlideFeatures, SlideRead
 from mhim_core.registry.holdout import count_readings, read_holdout
 from mhim_core.registry.models import read_model_folder
 from mhim_core.registry.promotions import Kind, history, promote
-from mhim_core.slides.identity import source_hint, source_identity
+from mhim_core.slides.source_identity import source_hint, source_identity
 from mhim_core.storage import LocalStorage
 from mhim_core.store.commit import commit
 from mhim_core.store.feature_sets import FeatureSet
@@ -88,14 +88,14 @@ class World(NamedTuple):
 
     def holdout(self) -> list[int]:
         """The numbers of the slides that were set aside."""
-        found = read_holdout(self.registry, "lung")
-        assert found is not None
-        return [int(one.slide_id.lstrip("s")) for one in found.slides]
+        holdout = read_holdout(self.registry, "lung")
+        assert holdout is not None
+        return [int(slide.slide_id.lstrip("s")) for slide in holdout.slides]
 
     def assessments(self) -> list[dict[str, Any]]:
         """Of retrainings."""
-        found = self.folder.glob("registry/flows/retrain/lung/*/assessment-*.json")
-        return [json.loads(path.read_text()) for path in found]
+        paths = self.folder.glob("registry/flows/retrain/lung/*/assessment-*.json")
+        return [json.loads(path.read_text()) for path in paths]
 
     def num_readings(self) -> int:
         return count_readings(self.registry, "lung")
@@ -149,14 +149,14 @@ def make_up(patch: pytest.MonkeyPatch) -> list[str]:
     """`mhim embed` with features made up in place of decoding: three tiles a slide, by which its label can be told."""
     embedded: list[str] = []
 
-    def pending(tasks: Sequence[Any], job: Any, config: Any, ledger: Any, given: Any) -> list[StatusRow]:
+    def pending(tasks: Sequence[Any], job: Any, config: Any, ledger: Any, cohort_input: Any) -> list[StatusRow]:
         rows = []
         for task in tasks:
             embedded.append(task.slide_id)
             path = Path(task.uri)
             if path.read_bytes().startswith(b"broken") or path.with_suffix(".outage").exists():
                 row = StatusRow(task.slide_id, Status.FAILED, FailureReason.READ, stage="tiles")
-                ledger.record_failure(task, row, job.policy, given.hints.get(task.slide_id))
+                ledger.record_failure(task, row, job.policy, cohort_input.hints.get(task.slide_id))
             else:
                 record = commit(ledger.storage, ledger.feature_set, features_of(task, ledger.feature_set)).record
                 row = StatusRow(task.slide_id, Status.OK, num_tiles=3, seconds=0.5, commit_key=record.commit_key)
@@ -224,10 +224,10 @@ def test_new_slides_make_a_challenger_that_is_promoted_once_and_rolled_back_for_
     assert "number 1: 6 new slides" in ended.out
     assert sorted(world.embedded) == [f"s{number}" for number in range(24, 30)]
     first, second = world.champions()
-    (found,) = world.assessments()
-    assert (found["champion"], found["challenger"]) == ({"number": 1, "version": first}, second)
-    assert found["training"]["slides"] == 26
-    assert set(found["changes"]) >= {"data"}
+    (assessment,) = world.assessments()
+    assert (assessment["champion"], assessment["challenger"]) == ({"number": 1, "version": first}, second)
+    assert assessment["training"]["slides"] == 26
+    assert set(assessment["changes"]) >= {"data"}
     page = next(world.folder.glob("registry/flows/retrain/lung/*/report.html")).read_text()
     for words in ("Promoted", "Not inferior", second[:8], first[:8], "6 new slides", "data:image/png"):
         assert words in page
@@ -249,8 +249,8 @@ def test_a_challenger_may_start_from_the_champion_s_weights(world: World) -> Non
     ended = world.retrain(*EASY, "warm_start=true")
     assert ended.code == 0, ended
     first, second = world.champions()
-    (found,) = world.assessments()
-    assert f"training started from lung@{first}" in found["changes"]
+    (assessment,) = world.assessments()
+    assert f"training started from lung@{first}" in assessment["changes"]
     (run,) = world.folder.glob("registry/runs/lung/final-*")
     model = json.loads((world.folder / f"registry/models/lung/{first}/card.json").read_text())
     pinned = json.loads((run / "run.json").read_text())["identity"]["warm_start"]["models"]
@@ -283,10 +283,10 @@ def test_a_worse_challenger_is_not_promoted_and_the_reason_is_said(world: World)
     ended = world.retrain(*WORSE, CHANGES)
     assert ended.code == 0, "a champion that is kept is ok"
     assert len(world.champions()) == 1
-    (found,) = world.assessments()
-    assert not found["decision"]["promote"]
-    assert "brier" in found["reason"] or "non_inferior" in found["reason"]
-    assert f"{world.champions()[0]} stays champion: {found['reason']}" in ended.out
+    (assessment,) = world.assessments()
+    assert not assessment["decision"]["promote"]
+    assert "brier" in assessment["reason"] or "non_inferior" in assessment["reason"]
+    assert f"{world.champions()[0]} stays champion: {assessment['reason']}" in ended.out
     assert "Not promoted" in next(world.folder.glob("registry/flows/retrain/lung/*/report.html")).read_text()
     embedded = list(world.embedded)
     assert "nothing to do" in world.retrain(*WORSE, CHANGES).out
@@ -363,10 +363,10 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, method: str, step: str) -> Any:
     """A context in which the driver dies when the step's start, or done, record is to be written."""
     original = getattr(FlowPlace, method)
 
-    def die(place: FlowPlace, given: Any, *more: str) -> Any:
-        if (given if isinstance(given, str) else given.step) == step:
+    def die(place: FlowPlace, step_or_call: Any, *more: str) -> Any:
+        if (step_or_call if isinstance(step_or_call, str) else step_or_call.step) == step:
             raise Killed
-        return original(place, given, *more)
+        return original(place, step_or_call, *more)
 
     context = monkeypatch.context()
 
@@ -426,7 +426,9 @@ def test_rolled_back_weights_are_not_promoted_again_under_another_version(world:
     world.grow(*range(29), changed={28: {"label": ""}})  # another manifest: the same weights have another version
     ended = world.retrain(*EASY, "folds=1", f"out={tmp_path / 'elsewhere'}")
     assert ended.code == 0, ended
-    (challenger,) = (one["challenger"] for one in world.assessments() if one["champion"]["number"] == 4)
+    (challenger,) = (
+        assessment["challenger"] for assessment in world.assessments() if assessment["champion"]["number"] == 4
+    )
     assert "not_withdrawn: this very model was rolled back" in ended.out
     assert world.champions() == [first, second, third, first]
     assert challenger not in (second, third)
@@ -438,12 +440,12 @@ def test_gate_and_admission_stay_as_they_were_where_they_are_not_given(world: Wo
     world.grow(*range(28))
     ended = world.retrain("folds=1")
     assert "never_miss=s24, as before; give never_miss= to change it" in ended.out
-    settings = [one["settings"] for one in world.assessments()]
+    settings = [assessment["settings"] for assessment in world.assessments()]
     assert settings[0] == settings[1]
     assert (settings[1]["gate"]["never_miss"], settings[1]["policy"]["max_upsample"]) == (["s24"], 1.5)
     world.grow(*range(29))
-    given = world.retrain("folds=1", "gate_delta=0.5")
-    assert "gate_delta=0.5, as given; it was 1.0" in given.out
+    retrained = world.retrain("folds=1", "gate_delta=0.5")
+    assert "gate_delta=0.5, as given; it was 1.0" in retrained.out
 
 
 def test_a_slide_without_a_label_trains_nothing_anew(world: World) -> None:
@@ -469,8 +471,8 @@ def test_a_run_of_folds_that_a_person_promoted_is_challenged_and_its_knowledge_o
     world.grow(*range(26))
     ended = world.retrain(*EASY)
     assert ended.code == 0, ended
-    (found,) = world.assessments()
-    checks = {check["name"]: check for check in found["decision"]["checks"]}
+    (assessment,) = world.assessments()
+    checks = {check["name"]: check for check in assessment["decision"]["checks"]}
     assert checks["declared_changes"]["passed"], checks["declared_changes"]
     assert checks["champion_unseen"]["passed"] is None
     assert "its figures are too good" in checks["champion_unseen"]["reason"]
@@ -481,7 +483,7 @@ def test_two_retrainings_fired_at_once_are_one(world: World) -> None:
     world.grow(*range(26))
     config = read_flow("retrain", [*world.words, *EASY, "folds=1"])
     with ThreadPoolExecutor(2) as pool:
-        ended = [one.result().exit_code for one in [pool.submit(retrain.run, config) for _ in range(2)]]
+        ended = [future.result().exit_code for future in [pool.submit(retrain.run, config) for _ in range(2)]]
     assert ended == [0, 0]
     assert len(world.champions()) == 2
     assert len(world.assessments()) == 1
@@ -503,9 +505,9 @@ def test_a_champion_that_is_replaced_meanwhile_is_judged_against_again_without_t
             promote(place.storage, "lung", second, base=3, by_flow="model promote", kind=Kind.manual)
         return start(place, name, digest)
 
-    def fit_all(given: Any, plan: Any, config: Any) -> Any:
-        trained.append(given.storage.uri)
-        return real(given, plan, config)
+    def fit_all(run: Any, plan: Any, config: Any) -> Any:
+        trained.append(run.storage.uri)
+        return real(run, plan, config)
 
     real = flows.train.fit_all
     monkeypatch.setattr("flows.train.fit_all", fit_all)
@@ -526,7 +528,7 @@ def test_a_new_slide_of_a_holdout_patient_and_a_copy_of_a_holdout_slide_are_not_
     world.grow(*range(25), changed={24: relative})
     assert "nothing new" in world.retrain().out
     rows = [*range(24), 26]
-    world.grow(*(one for one in rows if one != number), changed={})
+    world.grow(*(row for row in rows if row != number), changed={})
     assert "nothing new" in world.retrain().out
     assert world.num_readings() == 1
 
@@ -542,9 +544,9 @@ def test_a_holdout_label_that_changed_refuses_every_challenger(world: World) -> 
 
 
 def test_a_changed_label_is_new_data_and_a_removed_slide_too(world: World) -> None:
-    one, other = [number for number in range(24) if number not in world.holdout()][:2]
+    changed_number, other = [number for number in range(24) if number not in world.holdout()][:2]
     rows = [number for number in range(24) if number != other]
-    changed = {one: {"label": ("tumour", "normal")[one % 2]}}
+    changed = {changed_number: {"label": ("tumour", "normal")[changed_number % 2]}}
     world.grow(*rows, changed=changed)
     ended = world.retrain(*EASY, "folds=1")
     assert "number 1: 1 changed slide, 1 gone" in ended.out
@@ -656,7 +658,7 @@ def test_what_has_no_champion_cannot_be_retrained(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "reason"),
     [
         ("gate_metric=best", "gate_metric=best is none of a classification"),
         ("scheme=final", "choose another scheme"),
@@ -669,11 +671,11 @@ def test_what_has_no_champion_cannot_be_retrained(world: World) -> None:
         ("name=a/b", "cannot name a model"),
     ],
 )
-def test_keys_that_cannot_be_are_refused_before_any_work(world: World, word: str, said: str) -> None:
-    words = [one for one in world.words if not word.startswith("name=") or not one.startswith("name=")]
+def test_keys_that_cannot_be_are_refused_before_any_work(world: World, word: str, reason: str) -> None:
+    words = [own_word for own_word in world.words if not word.startswith("name=") or not own_word.startswith("name=")]
     ended = world.mhim("retrain", *words, *word.split())
     assert ended.code == 2, ended
-    assert said in ended.err
+    assert reason in ended.err
 
 
 def test_of_two_first_pipelines_of_one_name_the_later_ends_in_a_conflict(
@@ -696,7 +698,7 @@ def test_of_two_first_pipelines_of_one_name_the_later_ends_in_a_conflict(
     )
     assert ended.code == 5, ended
     assert f"{version} became champion meanwhile; nothing was promoted; mhim retrain judges these data" in ended.err
-    assert [one.version for one in history(world.registry, "liver")] == [version]
+    assert [promotion.version for promotion in history(world.registry, "liver")] == [version]
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_the_same_schedule_twice_is_one_in_whatever_order_its_words_come(add: Mh
 
 
 @pytest.mark.parametrize(
-    ("words", "why"),
+    ("words", "reason"),
     [
         (("embed", "cohort=a.csv", SUNDAYS), "embed needs store="),
         (("embed", "cohort=a.csv", "store=f", "epochs=3", SUNDAYS), "embed has no key 'epochs'"),
@@ -85,11 +85,11 @@ def test_the_same_schedule_twice_is_one_in_whatever_order_its_words_come(add: Mh
     ],
 )
 def test_what_could_not_run_is_refused_now_and_leaves_nothing(
-    add: Mhim, registry: LocalStorage, words: tuple[str, ...], why: str
+    add: Mhim, registry: LocalStorage, words: tuple[str, ...], reason: str
 ) -> None:
     ended = add(*words)
     assert ended.code == 2
-    assert why in ended.err
+    assert reason in ended.err
     assert not registry.root.exists()
 
 
@@ -244,9 +244,9 @@ def test_the_command_of_a_crontab_line_can_be_run(add: Mhim, tmp_path: Path, mon
     monkeypatch.chdir(folder)
     line = add("evaluate", "run=/no where", SUNDAYS, "target=crontab").out.splitlines()[-1]
     command = line[len("0 2 * * 0 ") :].replace(r"\%", "%")
-    found = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
-    assert (found.returncode, found.stdout) == (2, "")
-    assert found.stderr.startswith("mhim: run=/no where holds no run")
+    process = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr.startswith("mhim: run=/no where holds no run")
 
 
 def test_an_exit_code_of_one_of_its_own_is_kept(add: Mhim) -> None:
@@ -264,8 +264,8 @@ def test_a_cron_job_is_what_kubernetes_takes_and_what_deploy_shows(add: Mhim, re
     (shown_container,) = shown["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     assert container["args"][-2:] == ["ray_address=http://mhim-head-svc:8265", "--wait"]
     assert "partial_ok=true" in container["args"]
-    for one in (container, shown_container):
-        one["args"] = set(one["args"])
+    for container_shown in (container, shown_container):
+        container_shown["args"] = set(container_shown["args"])
     shown["metadata"]["name"] = document["metadata"]["name"]
     assert document == shown
 
@@ -276,7 +276,7 @@ def test_a_ray_cron_job_says_its_feature_gate_and_is_what_deploy_shows(add: Mhim
     assert "feature gate RayCronJob" in out.splitlines()[0]
     document = yaml.safe_load(out)
     shown = yaml.safe_load((DEPLOY / "raycronjob.yaml").read_text())
-    words = [shlex.split(one["spec"]["jobTemplate"].pop("entrypoint")) for one in (document, shown)]
+    words = [shlex.split(cron_job["spec"]["jobTemplate"].pop("entrypoint")) for cron_job in (document, shown)]
     assert words[0][:6] == words[1][:6] == ["env", "MHIM_IN_JOB=1", "python", "-m", "flows.cli", "retrain"]
     assert set(words[0]) == set(words[1])
     assert document["spec"].pop("timeZone") == "UTC"
@@ -291,7 +291,9 @@ def test_words_reach_the_pod_as_they_were_typed(add: Mhim) -> None:
     (container,) = document["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     assert container["command"] == ["mhim", "submit", "embed"]
     assert {typed, "ray_address=http://head:8265"} <= set(container["args"])
-    assert [one["name"] for one in container["env"] if "value" in one] == ["RAY_AUTH_MODE"], "the token is a secret"
+    assert [variable["name"] for variable in container["env"] if "value" in variable] == ["RAY_AUTH_MODE"], (
+        "the token is a secret"
+    )
     job = yaml.safe_load(add(*words, "target=kuberay").out)["spec"]["jobTemplate"]
     assert {typed, "partial_ok=true", "ray_address=auto"} <= set(shlex.split(job["entrypoint"]))
 
@@ -303,9 +305,9 @@ def test_a_flag_of_the_flow_is_the_word_that_it_stands_for(
 ) -> None:
     ended = add(*EMBED, typed, SUNDAYS, f"target={target}", "image=registry.example/mhim:1")
     assert ended.code == 0, ended
-    said = ended.out if target != "local" else " ".join(Book(registry).planned()[0].schedule.words)
-    assert said.count("partial_ok=true") == 1
-    assert "--partial" not in said
+    output = ended.out if target != "local" else " ".join(Book(registry).planned()[0].schedule.words)
+    assert output.count("partial_ok=true") == 1
+    assert "--partial" not in output
 
 
 def test_a_flag_and_its_word_together_are_given_twice(refused: Mhim, registry: LocalStorage) -> None:
@@ -341,9 +343,9 @@ def test_an_address_of_ray_is_refused_where_the_target_has_one(
     refused: Mhim, registry: LocalStorage, target: str, address: str, where: str
 ) -> None:
     words = (*EMBED, SUNDAYS, "image=i", f"target={target}", f"ray_address={address}", f"registry={registry.uri}")
-    told = refused("schedule", "add", *words)
-    assert told.startswith(f"leave ray_address={address} out: with target={target} ")
-    assert where in told
+    message = refused("schedule", "add", *words)
+    assert message.startswith(f"leave ray_address={address} out: with target={target} ")
+    assert where in message
 
 
 def test_an_address_of_ray_is_the_flow_s_own_where_the_target_has_none(add: Mhim, registry: LocalStorage) -> None:

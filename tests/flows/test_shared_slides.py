@@ -39,8 +39,8 @@ def test_every_shared_slide_is_embedded_empty_or_refused_with_a_listed_reason(
         writer.writeheader()
         writer.writerows(rows)
     store = tmp_path / "store"
-    said = run_here("embed", f"cohort={table}", "encoder=hed-texture", f"store={store}", "target_mpp=2.0")
-    assert said.code == ExitCode.TOO_MANY_FAILED
+    ended = run_here("embed", f"cohort={table}", "encoder=hed-texture", f"store={store}", "target_mpp=2.0")
+    assert ended.code == ExitCode.TOO_MANY_FAILED
     summary = summary_of(store)
     assert summary["num_input"] == len(files) == sum(summary["counts"].values())
     assert summary["counts"]["ok"] >= 16 + 3 + 1

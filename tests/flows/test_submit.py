@@ -41,7 +41,7 @@ class FakeServer:
     def submit(self, stem: str, line: str, runtime_env: Mapping[str, Any]) -> Submitted:
         self.sent.append((stem, line, runtime_env))
         folder = Path(runtime_env.get("working_dir", "/no/such"))
-        self.folder = {str(one.relative_to(folder)): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+        self.folder = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         return Submitted(f"{stem}-1", self.attached)
 
     def follow(self, job_id: str, write: Callable[[str], object]) -> Job:
@@ -137,7 +137,7 @@ def test_an_image_brings_its_own_code(mhim: Callable[..., Any], server: FakeServ
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reason"),
     [
         (("trian", "cohort=x"), "'trian' is no flow"),
         (("submit", "embed"), "'submit' is no flow"),
@@ -155,15 +155,15 @@ def test_an_image_brings_its_own_code(mhim: Callable[..., Any], server: FakeServ
     ],
 )
 def test_what_the_flow_would_refuse_is_refused_here(
-    refused: Callable[..., str], server: FakeServer, words: tuple[str, ...], told: str
+    refused: Callable[..., str], server: FakeServer, words: tuple[str, ...], reason: str
 ) -> None:
-    assert told in refused("submit", *words)
+    assert reason in refused("submit", *words)
     assert not server.sent
 
 
 def test_a_cluster_that_is_not_there_is_told(refused: Callable[..., str], table: Path) -> None:
-    told = refused("submit", "embed", f"cohort={table}", "store=/s", "ray_address=http://127.0.0.1:9")
-    assert "no Ray dashboard answers at ray_address=http://127.0.0.1:9" in told
+    message = refused("submit", "embed", f"cohort={table}", "store=/s", "ray_address=http://127.0.0.1:9")
+    assert "no Ray dashboard answers at ray_address=http://127.0.0.1:9" in message
 
 
 def test_an_interrupt_while_following_says_that_the_job_goes_on(

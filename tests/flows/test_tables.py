@@ -67,7 +67,9 @@ def test_a_part_of_a_split_file_that_matches_nothing_ends_the_training(
     rows = cohort_rows(neg=6, pos=6)
     ids = ids_of(rows)
     splits = tmp_path / "splits.csv"
-    splits.write_text("slide_id,split\n" + "".join(f"{one},train\n" for one in ids[:8]) + "gone1,val\ngone2,val\n")
+    splits.write_text(
+        "slide_id,split\n" + "".join(f"{slide_id},train\n" for slide_id in ids[:8]) + "gone1,val\ngone2,val\n"
+    )
     for words in ([], ["partial_splits=true"]):
         refused = train(write_table(rows), ids, f"split_files={splits}", *words)
         assert refused.code == ExitCode.BAD_INPUT
@@ -116,8 +118,8 @@ def test_a_table_of_ids_is_read_by_a_folder_and_an_extension_and_travels_with_fu
     table = tmp_path / "clam.csv"
     table.write_text("case_id,slide_id,label\np,s1,x\n")
     options = TableOptions(slides_dir=str(tmp_path / "slides"), extension=".svs")
-    given = load_cohort(str(table), options=options)
-    assert given.warnings == ()
-    assert [(row.slide_id, row.uri) for row in given.cohort.rows] == [("s1", str(tmp_path / "slides/s1.svs"))]
+    cohort_input = load_cohort(str(table), options=options)
+    assert cohort_input.warnings == ()
+    assert [(row.slide_id, row.uri) for row in cohort_input.cohort.rows] == [("s1", str(tmp_path / "slides/s1.svs"))]
     table.write_bytes(with_absolute_paths(table.read_bytes(), table.name, str(tmp_path), options))
-    assert load_cohort(str(table), options=TableOptions(extension="svs")).cohort.rows == given.cohort.rows
+    assert load_cohort(str(table), options=TableOptions(extension="svs")).cohort.rows == cohort_input.cohort.rows

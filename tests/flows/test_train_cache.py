@@ -45,7 +45,7 @@ def test_without_memory_for_bags_each_is_read_once_from_the_store_and_the_fits_a
     )
     words = (f"cohort={table}", made_store(names), "folds=3", "epochs=3", "patience=0", "embed_dim=8", "cache_gib=0")
     folder = tmp_path / "cache"
-    found = {}
+    files = {}
     for kept in (1, 0):
         gets.clear()
         run = tmp_path / f"run-{kept}"
@@ -57,6 +57,6 @@ def test_without_memory_for_bags_each_is_read_once_from_the_store_and_the_fits_a
             assert set(read.values()) == {1}
         else:
             assert min(read.values()) >= 3
-        found[kept] = contents(run)
+        files[kept] = contents(run)
         assert list(folder.iterdir()) == []
-    assert found[1] == found[0]
+    assert files[1] == files[0]

@@ -107,9 +107,9 @@ def test_upgrade_evaluate_finds_the_same_figures_and_report_shows_them(mhim: Mhi
     assert ended.code == 0, ended
     check_predictions(old / "run/evaluation/predictions.csv", stored / "predictions.csv", num_rows=60)
     check_attention(old / "run/evaluation/attention", stored / "attention", num_slides=20)
-    found, expected = (json.loads((place / "metrics.json").read_text()) for place in (old / "run/evaluation", stored))
+    actual, expected = (json.loads((place / "metrics.json").read_text()) for place in (old / "run/evaluation", stored))
     for name, model in expected["models"].items():
-        check_figures(found["models"][name], model, name)
+        check_figures(actual["models"][name], model, name)
 
     reported = mhim("report", "run=run", "max_heatmaps=1")
     assert reported.code == 0, reported
@@ -217,24 +217,24 @@ def check_attention(folder: Path, stored: Path, num_slides: int) -> None:
             np.testing.assert_allclose(table[name].to_numpy(), expected[name].to_numpy(), rtol=0, atol=1e-6)
 
 
-def check_figures(found: object, expected: object, where: str) -> None:
+def check_figures(actual: object, expected: object, where: str) -> None:
     """The same keys (more may be found), texts and numbers, to 1e-6."""
     if isinstance(expected, Mapping):
-        assert isinstance(found, Mapping), where
-        assert expected.keys() <= found.keys(), where
+        assert isinstance(actual, Mapping), where
+        assert expected.keys() <= actual.keys(), where
         for key, value in expected.items():
-            check_figures(found[key], value, f"{where}: {key}")
+            check_figures(actual[key], value, f"{where}: {key}")
     elif isinstance(expected, list):
-        assert isinstance(found, list), where
-        assert len(found) == len(expected), where
+        assert isinstance(actual, list), where
+        assert len(actual) == len(expected), where
         for index, value in enumerate(expected):
-            check_figures(found[index], value, f"{where}: {index}")
+            check_figures(actual[index], value, f"{where}: {index}")
     elif isinstance(expected, str) and not is_number(expected):
-        assert found == expected, where
+        assert actual == expected, where
     elif expected is None or isinstance(expected, bool):
-        assert found is expected, where
+        assert actual is expected, where
     else:
-        assert float(str(found)) == pytest.approx(float(str(expected)), abs=1e-6, rel=0), where
+        assert float(str(actual)) == pytest.approx(float(str(expected)), abs=1e-6, rel=0), where
 
 
 def is_number(text: str) -> bool:

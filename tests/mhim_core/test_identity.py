@@ -481,7 +481,7 @@ def test_every_field_since_0_1_says_what_is_neutral(kind: type) -> None:
 
 def test_every_class_of_options_is_pinned_here() -> None:
     pinned = {kind.__name__ for kind in FIELDS_OF_0_1} | NO_IDENTITY
-    found = {
+    option_classes = {
         node.name
         for path in Path(mhim_core.__file__).parent.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
@@ -489,4 +489,4 @@ def test_every_class_of_options_is_pinned_here() -> None:
         if path.parent.name != "aggregators"  # fields of ModelOptions
     }
     named_tuples = {kind.__name__ for kind in NAMED_TUPLES_OF_0_1}
-    assert found <= pinned | named_tuples, "pin its first fields, or say that it is in no identity"
+    assert option_classes <= pinned | named_tuples, "pin its first fields, or say that it is in no identity"

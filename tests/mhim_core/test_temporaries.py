@@ -14,7 +14,7 @@ import pytest
 
 from mhim_core.storage import LocalStorage, leftovers, sweep_leftovers
 from mhim_core.temporaries import LEFT_BEHIND_S, new_temporary
-from mhim_core.train.attempts import Attempts
+from mhim_core.train.fit_checkpoints import FitCheckpoints
 
 _WRITER = """
 import sys, time
@@ -100,10 +100,10 @@ def test_without_locks_only_a_day_s_age_tells(storage: LocalStorage, monkeypatch
 
 
 def test_a_finished_fit_removes_what_a_killed_attempt_left(storage: LocalStorage) -> None:
-    Attempts(storage, "seed-0/fold-0/plain", "identity", "killed").save(1, b"state")
+    FitCheckpoints(storage, "seed-0/fold-0/plain", "identity", "killed").save(1, b"state")
     left = storage.root / "fits/seed-0/fold-0/plain/attempts/killed/.tmp-x"
     left.write_bytes(b"half")
-    Attempts(storage, "seed-0/fold-0/plain", "identity", "second").clear()
+    FitCheckpoints(storage, "seed-0/fold-0/plain", "identity", "second").clear()
     assert [path for path in storage.root.rglob("*") if path.is_file()] == []
 
 

@@ -114,9 +114,9 @@ def test_the_time_left_is_right_within_a_factor_of_two_from_the_first_time_it_is
 ) -> None:
     first, typical = [], []
     for cohort in cohorts(num_slides):
-        told = [(true, guess) for true, guess in estimates(cohort, num_workers, order) if guess is not None]
-        assert len(told) > num_slides // 2
-        wrong = [max(true / guess, guess / true) for true, guess in told]
+        estimated = [(true, guess) for true, guess in estimates(cohort, num_workers, order) if guess is not None]
+        assert len(estimated) > num_slides // 2
+        wrong = [max(true / guess, guess / true) for true, guess in estimated]
         first.append(wrong[0])
         typical.append(median(wrong))
     assert median(first) < 1.3

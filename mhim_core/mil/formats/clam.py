@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mhim_core.errors import InputError
-from mhim_core.mil.formats.format import CheckpointFormat, Weights
-from mhim_core.mil.formats.pt_file import SUFFIXES
+from mhim_core.mil.checkpoint_format import CheckpointFormat, Weights, register_format
 from mhim_core.mil.model_options import Activation
 
 if TYPE_CHECKING:
@@ -32,8 +31,15 @@ _LOSS = "instance_loss_fn."
 """Constants of the instance loss, no weights."""
 
 
-def is_clam(tensors: Mapping[str, Tensor]) -> bool:
-    return any(name.startswith("attention_net.") for name in tensors)
+@register_format("clam", suffixes=(".pt", ".pth"), reads=True)
+class Clam(CheckpointFormat):
+    """Checkpoints of CLAM-SB and CLAM-MB."""
+
+    def recognises(self, tensors: Mapping[str, Tensor]) -> bool:
+        return any(name.startswith("attention_net.") for name in tensors)
+
+    def read(self, tensors: Mapping[str, Tensor]) -> Weights:
+        return from_clam(tensors)
 
 
 def from_clam(tensors: Mapping[str, Tensor]) -> Weights:
@@ -63,6 +69,3 @@ def from_clam(tensors: Mapping[str, Tensor]) -> Weights:
 
 def _plain(name: str) -> str:
     return _GATE.sub("attention_net.gate.", _ATTENTION.sub("attention_net.", name))
-
-
-CLAM = CheckpointFormat(name="clam", suffixes=SUFFIXES, recognises=is_clam, read=from_clam)

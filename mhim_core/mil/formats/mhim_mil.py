@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from mhim_core.errors import InputError
-from mhim_core.mil.formats.format import CheckpointFormat, Weights
-from mhim_core.mil.formats.pt_file import SUFFIXES, write_states
+from mhim_core.mil.checkpoint_format import CheckpointFormat, PublishedModel, Weights, register_format
+from mhim_core.mil.pt_file import write_states
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,6 +79,20 @@ _ENCODERS = {
 """Our names to the published ones, by the aggregator's name."""
 
 
+@register_format("mhim-mil", suffixes=(".pt", ".pth"), reads=True, writes=True)
+class MhimMil(CheckpointFormat):
+    """Checkpoints with the names of the published code: the student, perhaps with its teacher."""
+
+    def recognises(self, tensors: Mapping[str, Tensor]) -> bool:
+        return _MODEL["embed.weight"] in tensors
+
+    def read(self, tensors: Mapping[str, Tensor]) -> Weights:
+        return Weights(_match(_without_alias(tensors), published=True).aggregator, from_published(tensors))
+
+    def write(self, model: PublishedModel) -> bytes:
+        return save_published(model.student, model.teacher)
+
+
 def from_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A published checkpoint as our state dict; the recycle network may be absent.
 
@@ -103,11 +117,6 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if "recycle.queries" in names:
         tensors[_QUERIES_ALIAS] = tensors[names["recycle.queries"]]
     return tensors
-
-
-def read_published(tensors: Mapping[str, Tensor]) -> Weights:
-    """`from_published`, with the aggregator that has these names."""
-    return Weights(_match(_without_alias(tensors), published=True).aggregator, from_published(tensors))
 
 
 def save_published(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor] | None = None) -> bytes:
@@ -152,12 +161,3 @@ def _match(present: set[str], published: bool) -> _Match:
         f"not the weights of a published model (plain ABMIL, TransMIL or DSMIL); compared with {aggregator}, "
         f"unknown tensors {unknown}, missing tensors {missing}"
     )
-
-
-MHIM_MIL = CheckpointFormat(
-    name="mhim-mil",
-    suffixes=SUFFIXES,
-    recognises=lambda tensors: _MODEL["embed.weight"] in tensors,
-    read=read_published,
-    write=lambda model: save_published(model.student, model.teacher),
-)

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 
+from mhim_core.registry.checks import register_check
 from mhim_core.registry.contest import NOT_COMPARED, Check, Contest
 from mhim_core.task import TaskKind
 
 
+@register_check("brier", subject="performance", order=30)
 def check_brier(contest: Contest) -> Iterator[Check]:
     """The Brier score of the mean probabilities, before any temperature, against the champion's plus ε.
 

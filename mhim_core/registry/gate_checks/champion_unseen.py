@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
+from mhim_core.registry.checks import register_check
 from mhim_core.registry.contest import Check, Contest
 
 
+@register_check("champion_unseen", subject="models", order=70)
 def check_champion_unseen(contest: Contest) -> Iterator[Check]:
     """A note that refuses nothing. None without a champion, or where it has not seen the holdout."""
     if contest.champion is None:

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 
 from mhim_core.registry.changes import changes
+from mhim_core.registry.checks import register_check
 from mhim_core.registry.contest import Check, Contest
 
 
+@register_check("declared_changes", subject="models", order=30)
 def check_declared_changes(contest: Contest) -> Iterator[Check]:
     """The number of undeclared differences between the cards. None without a champion."""
     if contest.champion is None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 
+from mhim_core.registry.checks import register_check
 from mhim_core.registry.contest import Check, Contest
 from mhim_core.registry.figures import is_finite
 
 
+@register_check("finite", subject="predictions", order=20)
 def check_finite(contest: Contest) -> Iterator[Check]:
     """Of both models."""
     wrong = [

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 
 from mhim_core.evaluation.row_metrics import metrics_of
+from mhim_core.registry.checks import register_check
 from mhim_core.registry.contest import NOT_COMPARED, Check, Contest
 
 
+@register_check("floor", subject="performance", order=10)
 def check_floor(contest: Contest) -> Iterator[Check]:
     """The metric on the holdout, against `gate_floor`. None where there is a champion to compare with."""
     if contest.champion is not None:

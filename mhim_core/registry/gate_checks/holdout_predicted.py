@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 
 from mhim_core.evaluation.held_out import bag_differences
+from mhim_core.registry.checks import register_check
 from mhim_core.registry.contest import Check, Contest
 
 NAME = "holdout_predicted"
 
 
+@register_check("holdout_predicted", subject="predictions", order=10)
 def check_holdout_predicted(contest: Contest) -> Iterator[Check]:
     """The number of predictions, against that of the holdout's bags."""
     champion, challenger, holdout = contest.champion, contest.challenger, contest.holdout

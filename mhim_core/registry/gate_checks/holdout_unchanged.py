@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
+from mhim_core.registry.checks import register_check
 from mhim_core.registry.contest import Check, Contest, listed
 
 
+@register_check("holdout_unchanged", subject="models", order=60)
 def check_holdout_unchanged(contest: Contest) -> Iterator[Check]:
     """The number of holdout slides whose file, label or patient is another one now, or that are gone."""
     differences = contest.holdout_changes

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
+from mhim_core.registry.checks import register_check
 from mhim_core.registry.contest import Check, Contest
 
 
+@register_check("holdout_unseen", subject="models", order=50)
 def check_holdout_unseen(contest: Contest) -> Iterator[Check]:
     """The number of holdout patients and slides among the challenger's training data."""
     holdout = contest.holdout

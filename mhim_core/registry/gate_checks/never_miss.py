@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 
 from mhim_core.evaluation.held_out import HeldOut
+from mhim_core.registry.checks import register_check
 from mhim_core.registry.contest import Check, Contest, listed
 from mhim_core.registry.ensemble import decide
 from mhim_core.registry.figures import Contender, is_finite
 from mhim_core.task import ClassTarget
 
 
+@register_check("never_miss", subject="performance", order=40)
 def check_never_miss(contest: Contest) -> Iterator[Check]:
     """The number of bags of the list that are wrong at the model's own threshold, or not predicted."""
     challenger, bags = contest.challenger, contest.options.never_miss

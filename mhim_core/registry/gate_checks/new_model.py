@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
+from mhim_core.registry.checks import register_check
 from mhim_core.registry.contest import Check, Contest
 
 
+@register_check("new_model", subject="models", order=10)
 def check_new_model(contest: Contest) -> Iterator[Check]:
     """Another version, and at least one other prediction of the holdout. None without a champion."""
     champion, challenger = contest.champion, contest.challenger

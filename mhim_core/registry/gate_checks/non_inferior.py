@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 
 from mhim_core.evaluation.row_metrics import metrics_of
+from mhim_core.registry.checks import register_check
 from mhim_core.registry.contest import NOT_COMPARED, Check, Contest
 from mhim_core.registry.figures import Figures
 
 
+@register_check("non_inferior", subject="performance", order=20)
 def check_non_inferior(contest: Contest) -> Iterator[Check]:
     """The lower bound of the paired interval of the gain, against −δ; a check for the holdout and one for each site.
 

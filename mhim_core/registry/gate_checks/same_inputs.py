@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
+from mhim_core.registry.checks import register_check
 from mhim_core.registry.contest import Check, Contest
 
 
+@register_check("same_inputs", subject="models", order=20)
 def check_same_inputs(contest: Contest) -> Iterator[Check]:
     """Tile encoder, tiling, and task with its unit, a check each. None without a champion."""
     if contest.champion is None:

@@ -14,8 +14,8 @@ import tifffile
 
 from mhim_core.errors import SlideError
 from mhim_core.slides.backend import on_white, register_backend, white_share
-from mhim_core.slides.backends.layouts import FileLayout
 from mhim_core.slides.backends.openslide import OpenSlideBackend
+from mhim_core.slides.file_layout import FileLayout
 from mhim_core.slides.file_tiles import FileTiles, TileCache, UnreadableTileError
 from mhim_core.slides.subpixel import Place, paint_seams, place_of, sample_within, weights_of
 from mhim_core.types import FailureReason

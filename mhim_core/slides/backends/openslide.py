@@ -7,7 +7,7 @@ import openslide
 
 from mhim_core.errors import SlideError
 from mhim_core.slides.backend import Backend, register_backend
-from mhim_core.slides.backends.layouts import FileLayout
+from mhim_core.slides.file_layout import FileLayout
 from mhim_core.slides.info import Level, SlideInfo
 from mhim_core.slides.tiff import check_dimensions
 from mhim_core.types import FailureReason
@@ -46,8 +46,8 @@ class OpenSlideBackend(Backend):
         try:
             return openslide.OpenSlide(self._path)
         except _LIBRARY_ERRORS as error:
-            what = f" ({self._layout.kind})" if self._layout.kind else ""
-            message = f"OpenSlide cannot open it{what}: {self._describe(error)}"
+            kind = f" ({self._layout.kind})" if self._layout.kind else ""
+            message = f"OpenSlide cannot open it{kind}: {self._describe(error)}"
             if self._layout.kind and isinstance(error, openslide.OpenSlideUnsupportedFormatError):
                 message += "; a picture becomes a slide by: vips tiffsave IN OUT.tiff --tile --pyramid --Q 90"
             raise SlideError(FailureReason.OPEN, message) from error

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mhim_core.errors import SlideError
 from mhim_core.slides.backend import Backend, cut_region, register_backend
-from mhim_core.slides.backends.layouts import FileLayout
+from mhim_core.slides.file_layout import FileLayout
 from mhim_core.slides.info import Level, SlideInfo
 from mhim_core.slides.spec import MAX_PLAIN_PX
 from mhim_core.types import FailureReason

@@ -114,7 +114,7 @@ def made(config: type, **values: Any) -> Any:
     return from_keys(config, **dict.fromkeys(needed(config), "x") | values)
 
 
-@pytest.mark.parametrize(("name", "key"), ALL_KEYS, ids=lambda one: one.name if isinstance(one, Key) else one)
+@pytest.mark.parametrize(("name", "key"), ALL_KEYS, ids=lambda value: value.name if isinstance(value, Key) else value)
 def test_every_key_is_documented_and_of_a_kind_that_people_can_type(name: str, key: Key) -> None:
     assert key.doc.endswith(".")
     assert key.doc[0] != " "
@@ -144,7 +144,7 @@ def test_the_parts_of_a_config_share_no_key(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "key", "value"), BAD_WORDS, ids=lambda one: getattr(one, "__name__", one) or "empty"
+    ("config", "key", "value"), BAD_WORDS, ids=lambda value: getattr(value, "__name__", value) or "empty"
 )
 def test_a_value_out_of_range_is_refused_by_name_in_one_sentence(config: type, key: str, value: str) -> None:
     kind = keys_of(config)[key].kind
@@ -223,8 +223,8 @@ def test_partial_ok_takes_some_failed_slides_for_a_success_and_too_many_for_none
 ) -> None:
     ids = [SlideId(f"s{number}") for number in range(10)]
     reason = FailureReason.OPEN
-    rows = [StatusRow(one, Status.OK) for one in ids[num_failed:]]
-    outcome = reconcile(ids, rows + [StatusRow(one, Status.FAILED, reason) for one in ids[:num_failed]])
+    rows = [StatusRow(slide_id, Status.OK) for slide_id in ids[num_failed:]]
+    outcome = reconcile(ids, rows + [StatusRow(slide_id, Status.FAILED, reason) for slide_id in ids[:num_failed]])
     for config in (EmbedConfig, CheckConfig, PredictConfig):
         assert made(config).failures.exit_code_of(outcome) == code
         assert made(config, partial_ok=True).failures.exit_code_of(outcome) == with_partial_ok

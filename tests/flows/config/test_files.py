@@ -64,7 +64,7 @@ def test_a_list_of_the_file_is_a_list_of_texts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reason"),
     [
         ("epoch: 3\n", "has no key 'epoch'; did you mean epochs=…?"),
         ("epochs: 3\nepochs: 4\n", "gives key 'epochs' twice"),
@@ -80,9 +80,9 @@ def test_a_list_of_the_file_is_a_list_of_texts(tmp_path: Path) -> None:
         ("? [epochs]\n: 3\n", "is no mapping of keys"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_told_with_the_file(tmp_path: Path, text: str, told: str) -> None:
+def test_what_is_wrong_in_a_file_is_told_with_the_file(tmp_path: Path, text: str, reason: str) -> None:
     message = refusal(write(tmp_path / "my.yaml", text))
-    assert told in message
+    assert reason in message
     assert "my.yaml" in message
 
 
@@ -133,10 +133,10 @@ def test_in_a_job_the_file_travels_and_its_relative_places_are_full_ones(
         (tmp_path / "job" / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "job" / place).write_bytes(data)
     monkeypatch.chdir(tmp_path / "job")
-    there: Any = read_words("embed", job.words)
-    assert there.store == f"{tmp_path}/features"
-    assert there.data.cohort == "inputs/cohort-0/my.csv"
-    assert there.tiles.tile_px == 128
+    job_config: Any = read_words("embed", job.words)
+    assert job_config.store == f"{tmp_path}/features"
+    assert job_config.data.cohort == "inputs/cohort-0/my.csv"
+    assert job_config.tiles.tile_px == 128
 
 
 def test_what_a_job_writes_gives_back_the_command_that_was_submitted(

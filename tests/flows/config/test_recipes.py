@@ -13,27 +13,27 @@ import pytest
 from flows.config.recipes import DEFAULT_RECIPE, RECIPES
 from flows.config.words import recipe_values
 from mhim_core.errors import ConfigError
-from mhim_core.mil.model_options import MhimOptions, ModelOptions, Schedule, Score, StudentInit, TeacherMode
+from mhim_core.mil.model_options import MhimOptions, ModelOptions, Score, StepSchedule, StudentInit, TeacherMode
 
 OF_MODEL = {field.name for field in dataclasses.fields(ModelOptions)}
 OF_MHIM = {field.name for field in dataclasses.fields(MhimOptions)}
 
 
 def options_of(recipe: str, aggregator: str = "abmil") -> MhimOptions:
-    found: dict[str, Any] = recipe_values(recipe, aggregator)
-    ModelOptions(aggregator=aggregator, **{key: value for key, value in found.items() if key in OF_MODEL})
-    return MhimOptions(**{key: value for key, value in found.items() if key in OF_MHIM})
+    values: dict[str, Any] = recipe_values(recipe, aggregator)
+    ModelOptions(aggregator=aggregator, **{key: value for key, value in values.items() if key in OF_MODEL})
+    return MhimOptions(**{key: value for key, value in values.items() if key in OF_MHIM})
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("aggregator", ["abmil", "transmil", "dsmil", "clam-sb"])
 def test_a_recipe_sets_known_keys_to_values_that_the_options_take(recipe: str, aggregator: str) -> None:
-    found = recipe_values(recipe, aggregator)
-    assert set(found) <= OF_MODEL | OF_MHIM
+    values = recipe_values(recipe, aggregator)
+    assert set(values) <= OF_MODEL | OF_MHIM
     # every key of the method, so that a recipe stays what it is when a default moves
-    assert set(found) >= OF_MHIM
+    assert set(values) >= OF_MHIM
     options = dataclasses.asdict(options_of(recipe, aggregator))
-    assert all(options[key] == value for key, value in found.items() if key in OF_MHIM)
+    assert all(options[key] == value for key, value in values.items() if key in OF_MHIM)
 
 
 def test_the_default_recipe_is_the_defaults() -> None:
@@ -59,7 +59,7 @@ def test_v1_masks_as_its_aggregator_was_published_and_recycles_nothing() -> None
     abmil, transmil = options_of("mhim-v1"), options_of("mhim-v1", "transmil")
     assert (abmil.v1_random_mask_ratio, abmil.v1_low_mask_ratio, abmil.high_mask_ratio) == (0.5, 0.0, 0.01)
     assert (transmil.v1_random_mask_ratio, transmil.v1_low_mask_ratio, transmil.high_mask_ratio) == (0.0, 0.8, 0.03)
-    assert (abmil.high_mask_schedule, transmil.high_mask_schedule) == (Schedule.cosine, Schedule.constant)
+    assert (abmil.high_mask_schedule, transmil.high_mask_schedule) == (StepSchedule.cosine, StepSchedule.constant)
     for options in (abmil, transmil):
         assert options.high_mask_subsample == 0.5
         assert not options.recycles
@@ -86,8 +86,8 @@ def test_the_table_of_recipes_is_what_they_set() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\S+) \| (\S+) \| (\S+) \| (\S+) \|$", page, re.MULTILINE)
     written = {recipe: {row[0]: row[1 + column] for row in rows} for column, recipe in enumerate(RECIPES)}
     for recipe in RECIPES:
-        found = {key: str(value) for key, value in recipe_values(recipe, "abmil").items()}
-        assert {"embed_activation": "gelu"} | found == written[recipe]
+        values = {key: str(value) for key, value in recipe_values(recipe, "abmil").items()}
+        assert {"embed_activation": "gelu"} | values == written[recipe]
     assert re.search(r"\| key " + "".join(rf"\| `{recipe}` " for recipe in RECIPES), page)
 
 

@@ -139,9 +139,9 @@ def test_enums_are_typed_by_name() -> None:
     ],
 )
 def test_numbers_and_booleans_are_read(word: str, expected: float) -> None:
-    found = getattr(toy(word), word.partition("=")[0])
-    assert found == expected
-    assert type(found) is type(expected)
+    value = getattr(toy(word), word.partition("=")[0])
+    assert value == expected
+    assert type(value) is type(expected)
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,9 @@ def test_an_error_of_the_machine_names_the_file_and_what_happened(
         raise OSError(code, os.strerror(code), "/data/x")
 
     monkeypatch.setattr("flows.check.run", fail)
-    said = refused("check", "cohort=x", code=ExitCode.STORAGE)
-    assert "/data/x" in said
-    assert os.strerror(code) in said
+    message = refused("check", "cohort=x", code=ExitCode.STORAGE)
+    assert "/data/x" in message
+    assert os.strerror(code) in message
 
 
 def test_memory_that_gave_out_is_told(monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]) -> None:

@@ -41,10 +41,10 @@ class Work:
 
     def __call__(self, call: StepCall) -> StepOutput:
         self.calls.append(call)
-        one = self.does[min(len(self.calls), len(self.does)) - 1]
-        if isinstance(one, BaseException):
-            raise one
-        return one
+        outcome = self.does[min(len(self.calls), len(self.does)) - 1]
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
 
 
 @pytest.fixture
@@ -62,14 +62,14 @@ def steps_of(*works: Callable[[StepCall], StepOutput], names: Sequence[str] = NA
 
 
 def states(place: FlowPlace) -> list[State]:
-    return [one.state for one in place.states()]
+    return [step.state for step in place.states()]
 
 
 def test_steps_run_in_order_each_with_the_outputs_of_those_before(place: FlowPlace) -> None:
     works = Work(StepOutput(identity={"sha": "a"}, places={"store": "s3://there/store"})), Work(), Work()
-    found = run_steps(place, steps_of(*works))
-    assert (found.exit_code, found.recomputed) == (ExitCode.OK, True)
-    assert found.outputs == {"flow": place.uri, "store": "s3://there/store"}
+    result = run_steps(place, steps_of(*works))
+    assert (result.exit_code, result.recomputed) == (ExitCode.OK, True)
+    assert result.outputs == {"flow": place.uri, "store": "s3://there/store"}
     assert works[2].calls[0].before["embed"].identity == {"sha": "a"}
     assert states(place) == [State.done] * 3
 
@@ -91,7 +91,7 @@ def test_places_move_with_the_records_unless_they_stayed_behind(tmp_path: Path) 
     project.rename(tmp_path / "moved")
     moved = replace(flow, storage=LocalStorage(tmp_path / "moved/registry"))
     again = run_steps(moved, steps_of(Work(AssertionError("ran again"))))
-    now = {what: place.replace(str(project), f"{tmp_path}/moved") for what, place in places.items()}
+    now = {name: place.replace(str(project), f"{tmp_path}/moved") for name, place in places.items()}
     assert (again.outputs, again.recomputed) == ({"flow": moved.uri} | now, False)
     assert {done.output.places["train"] for done in moved.done_steps().values()} == {f"{tmp_path}/moved/runs/train"}
     assert not project.exists()
@@ -117,8 +117,8 @@ def test_what_is_done_is_adopted_and_not_run_again(place: FlowPlace) -> None:
     first, again = [Work() for _ in range(3)], [Work(AssertionError("ran again")) for _ in range(3)]
     run_steps(place, steps_of(*first))
     before = {entry.key: entry.modified_s for entry in place.storage.list("")}
-    found = run_steps(place, steps_of(*again))
-    assert (found.exit_code, found.recomputed) == (ExitCode.OK, False)
+    result = run_steps(place, steps_of(*again))
+    assert (result.exit_code, result.recomputed) == (ExitCode.OK, False)
     assert {entry.key: entry.modified_s for entry in place.storage.list("")} == before
 
 
@@ -152,7 +152,7 @@ def test_a_step_that_follows_only_some_is_not_moved_by_the_others() -> None:
         (KeyboardInterrupt(), 130),
         (Terminated(), 143),
     ],
-    ids=lambda one: type(one).__name__,
+    ids=lambda error: type(error).__name__,
 )
 def test_the_first_failure_ends_the_flow_and_is_recorded_with_its_exit_code(
     place: FlowPlace, error: BaseException, code: int
@@ -166,7 +166,7 @@ def test_the_first_failure_ends_the_flow_and_is_recorded_with_its_exit_code(
     assert (failed.exit_code, failed.num_attempts) == (code, 1)
     assert failed.note.startswith(type(error).__name__)
     assert run_steps(place, steps_of(Work(), Work(), never)).exit_code is ExitCode.OK
-    assert [one.num_attempts for one in place.states()] == [1, 2, 1]
+    assert [step.num_attempts for step in place.states()] == [1, 2, 1]
 
 
 def test_too_many_failed_slides_end_the_flow_without_an_exception_and_some_do_not(place: FlowPlace) -> None:
@@ -178,8 +178,8 @@ def test_too_many_failed_slides_end_the_flow_without_an_exception_and_some_do_no
     assert (failed.state, failed.exit_code, failed.note) == (State.failed, 4, over.note)
     within = StepOutput(exit_code=ExitCode.PARTIAL, note="1 of 10 slides failed")
     for _ in range(2):
-        found = run_steps(place, steps_of(Work(within), never))
-        assert found.exit_code is ExitCode.PARTIAL, "the flow goes on, and ends with 3, adopted or not"
+        result = run_steps(place, steps_of(Work(within), never))
+        assert result.exit_code is ExitCode.PARTIAL, "the flow goes on, and ends with 3, adopted or not"
     assert len(never.calls) == 1
 
 
@@ -202,7 +202,7 @@ def ray_error() -> MhimError:
         (IntegrityError("a flipped byte"), False),
         (MhimError("a loss is no longer finite"), False),
     ],
-    ids=lambda one: type(one).__name__ if isinstance(one, Exception) else "",
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_only_storage_and_lost_workers_are_tried_again(place: FlowPlace, error: MhimError, retried: bool) -> None:
     assert may_be_retried(error) == retried
@@ -272,10 +272,10 @@ def test_of_two_runners_at_once_the_later_adopts(place: FlowPlace) -> None:
     both_work = threading.Barrier(2)
     followed: list[Any] = []
 
-    def embed_by(who: str) -> Callable[[StepCall], StepOutput]:
+    def embed_by(maker: str) -> Callable[[StepCall], StepOutput]:
         def embed(call: StepCall) -> StepOutput:
             both_work.wait(timeout=10)
-            return StepOutput(identity={"made by": who})
+            return StepOutput(identity={"made by": maker})
 
         return embed
 
@@ -283,12 +283,12 @@ def test_of_two_runners_at_once_the_later_adopts(place: FlowPlace) -> None:
         followed.append(call.before["embed"].identity)
         return StepOutput()
 
-    runners = [threading.Thread(target=run_steps, args=(place, steps_of(embed_by(who), follow))) for who in "ab"]
+    runners = [threading.Thread(target=run_steps, args=(place, steps_of(embed_by(maker), follow))) for maker in "ab"]
     for runner in runners:
         runner.start()
     for runner in runners:
         runner.join(timeout=30)
-    (standing,) = {json.dumps(one) for one in followed}
+    (standing,) = {json.dumps(outputs) for outputs in followed}
     assert place.done_steps()["embed"].output.identity == json.loads(standing)
     assert len(list(place.storage.list(f"{place.folder}/done"))) == 2
     assert place.states()[0].num_attempts == 2
@@ -331,7 +331,9 @@ def test_what_speaks_of_keys_and_places_is_told_in_its_own_sentence(place: FlowP
     assert place.states()[0].note == f"{kind.__name__}: store=/x is read-only"
 
 
-@pytest.mark.parametrize("error", [StorageError("gone"), IntegrityError("damaged")], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "error", [StorageError("gone"), IntegrityError("damaged")], ids=lambda value: type(value).__name__
+)
 def test_a_step_that_is_done_is_not_undone_by_an_end_that_cannot_be_recorded(
     place: FlowPlace, monkeypatch: pytest.MonkeyPatch, capsys: Any, error: MhimError
 ) -> None:
@@ -375,10 +377,12 @@ def test_a_name_that_is_no_folder_s_is_refused(tmp_path: Path, name: str) -> Non
 def test_the_newest_flow_of_a_name_comes_first(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     for number in range(3):
-        one = FlowPlace(storage=storage, flow="retrain", name="lung", fingerprint=fingerprint(number))
-        one.begin(("embed",), {})
-        os.utime(tmp_path / one.folder / "flow.json", (1000 + number, 1000 + number))
-    assert [one.fingerprint for one in list_flows(storage, "retrain", "lung")] == [fingerprint(n) for n in (2, 1, 0)]
+        place = FlowPlace(storage=storage, flow="retrain", name="lung", fingerprint=fingerprint(number))
+        place.begin(("embed",), {})
+        os.utime(tmp_path / place.folder / "flow.json", (1000 + number, 1000 + number))
+    assert [place.fingerprint for place in list_flows(storage, "retrain", "lung")] == [
+        fingerprint(n) for n in (2, 1, 0)
+    ]
     assert not list(list_flows(storage, "retrain", "liver"))
 
 

@@ -21,19 +21,21 @@ RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 def wait_until(condition: Callable[[], Any], limit_s: float = 300.0) -> Any:
     deadline_s = time.monotonic() + limit_s
     while time.monotonic() < deadline_s:
-        if found := condition():
-            return found
+        if value := condition():
+            return value
         time.sleep(0.02)
     raise AssertionError(f"not within {limit_s:g} s")
 
 
-def assert_ended_well(driver: subprocess.Popen[bytes], sent_s: float, said: str) -> None:
+def assert_ended_well(driver: subprocess.Popen[bytes], sent_s: float, output: str) -> None:
     """The driver was told to stop at `sent_s` and did so within the 30 s that Kubernetes gives, in a sentence."""
-    assert driver.returncode == 143, said
+    assert driver.returncode == 143, output
     assert time.monotonic() - sent_s < 30
-    assert said.splitlines()[-1].startswith("mhim: ended by SIGTERM; what was committed is kept; run the same command")
-    assert "Traceback" not in said
-    assert "***" not in said, "the abort trace of Ray's core"
+    assert output.splitlines()[-1].startswith(
+        "mhim: ended by SIGTERM; what was committed is kept; run the same command"
+    )
+    assert "Traceback" not in output
+    assert "***" not in output, "the abort trace of Ray's core"
 
 
 def is_running(pid: int) -> bool:
@@ -63,15 +65,15 @@ def killed_when(tmp_path: Path, descendants_of: Descendants) -> Callable[..., No
         kind: signal.Signals = signal.SIGKILL,
     ) -> None:
         environment = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state")}
-        with (tmp_path / "said").open("w+") as said:
+        with (tmp_path / "output").open("w+") as output:
             driver = subprocess.Popen(
-                [sys.executable, "-m", "flows.cli", *words], stdout=said, stderr=said, env=environment
+                [sys.executable, "-m", "flows.cli", *words], stdout=output, stderr=output, env=environment
             )
             below: dict[int, str] = {}
             try:
                 wait_until(lambda: condition() or driver.poll() is not None)
                 below = descendants_of(driver.pid)
-                assert driver.poll() is None, (tmp_path / "said").read_text()
+                assert driver.poll() is None, (tmp_path / "output").read_text()
             finally:
                 for pid in (driver.pid, *(below if and_all_below else ())):
                     with contextlib.suppress(ProcessLookupError):
@@ -79,7 +81,7 @@ def killed_when(tmp_path: Path, descendants_of: Descendants) -> Callable[..., No
                 sent_s = time.monotonic()
                 driver.wait()
                 if kind is signal.SIGTERM:
-                    assert_ended_well(driver, sent_s, (tmp_path / "said").read_text())
+                    assert_ended_well(driver, sent_s, (tmp_path / "output").read_text())
                 working = [pid for pid, title in below.items() if not title.startswith(RAY_AGENTS)]
                 wait_until(lambda: not any(is_running(pid) for pid in working), limit_s=200)
                 for pid in below:
@@ -99,9 +101,9 @@ def killing(descendants_of: Descendants) -> Callable[..., Any]:
 
         def work() -> None:
             wait_until(condition)
-            found = wait_until(lambda: [pid for pid, title in descendants_of(os.getpid()).items() if name in title])
-            os.kill(found[0], signal.SIGKILL)
-            killed.append(found[0])
+            pids = wait_until(lambda: [pid for pid, title in descendants_of(os.getpid()).items() if name in title])
+            os.kill(pids[0], signal.SIGKILL)
+            killed.append(pids[0])
 
         thread = threading.Thread(target=work)
         thread.start()

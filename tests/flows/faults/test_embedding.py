@@ -33,9 +33,9 @@ def test_an_embedding_killed_half_way_goes_on_with_what_was_not_committed(
     killed_when(lambda: len(commits(store)) >= 2, *embedding, kind=kind)
     before = {path: path.stat().st_mtime_ns for path in commits(store)}
     assert 2 <= len(before) < 12
-    said = run_here(*embedding)
-    assert said.code == 0, said
-    assert f"12 slides: {12 - len(before)} ok, 0 empty, 0 failed, {len(before)} skipped" in said.out
+    ended = run_here(*embedding)
+    assert ended.code == 0, ended
+    assert f"12 slides: {12 - len(before)} ok, 0 empty, 0 failed, {len(before)} skipped" in ended.out
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert features_of(store) == clean_features
     assert len(commits(store)) == 12
@@ -55,10 +55,10 @@ def test_a_decoder_and_then_an_actor_killed_amid_a_slide_change_nothing(
         killing("multiprocessing.spawn", lambda: commits(store)) as decoders,
         killing("SlideActor", lambda: decoders and len(commits(store)) >= 3) as actors,
     ):
-        said = run_mhim(*embedding)
+        ended = run_mhim(*embedding)
     assert decoders
     assert actors
-    assert said.code == 0, said
+    assert ended.code == 0, ended
     assert features_of(store) == clean_features
     assert len(commits(store)) == 12
 
@@ -73,10 +73,10 @@ def test_an_encoder_that_an_actor_cannot_load_ends_the_run_with_a_sentence(
         "flows.embed.encoder_card",
         lambda *words, **more: dataclasses.replace(make_card(*words, **more), network={"algorithm": "other"}),
     )
-    said = run_mhim(*embedding)
-    assert said.code == 2, said
-    assert "mhim: encoder hed-texture: the card says {'algorithm': 'other'}" in said.err
-    assert "Traceback" not in said.err
+    ended = run_mhim(*embedding)
+    assert ended.code == 2, ended
+    assert "mhim: encoder hed-texture: the card says {'algorithm': 'other'}" in ended.err
+    assert "Traceback" not in ended.err
 
 
 @pytest.mark.parametrize(("taken", "code"), [(("features",), 4), (("features", "probe"), 6)])
@@ -86,7 +86,7 @@ def test_a_store_that_stopped_taking_features_ends_the_run_and_one_that_refuses_
     (tmp_path / "store").mkdir()
     for name in taken:
         (tmp_path / "store" / name).write_text("a file where a folder belongs")
-    said = run_here(*embedding)
-    assert said.code == code, said
-    assert ("12 failed (storage 12)" in said.out) == (code == 4)
-    assert ("the store stopped taking writes" in said.err) == (code == 6)
+    ended = run_here(*embedding)
+    assert ended.code == code, ended
+    assert ("12 failed (storage 12)" in ended.out) == (code == 4)
+    assert ("the store stopped taking writes" in ended.err) == (code == 6)

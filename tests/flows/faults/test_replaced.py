@@ -88,8 +88,8 @@ def test_decoders_that_crash_or_hang_at_a_slide_each_time_cost_that_slide_and_no
 ) -> None:
     store, births = tmp_path / "store", tmp_path / "births"
     monkeypatch.setattr("cluster.embedding.SlideActor", with_faulty_decoder(births))
-    said = run_mhim(*embedding, "decode_timeout_s=6", "max_failed_fraction=0.2")
-    assert said.code == 3, said
+    ended = run_mhim(*embedding, "decode_timeout_s=6", "max_failed_fraction=0.2")
+    assert ended.code == 3, ended
     assert failures(store) == {"s02": ("timeout", "SlideError", "1"), "s07": ("decoder_crash", "SlideError", "2")}
     assert births.read_text() == "xx", "the encoders were never started again"
     assert features_of(store) == without(clean_features, "s02", "s07")
@@ -108,8 +108,8 @@ def test_encoders_that_exit_die_or_stand_still_cost_the_slide_at_fault_alone(
     store, births = tmp_path / "store", tmp_path / "births"
     monkeypatch.setattr("cluster.embedding.SlideActor", with_faults(faults, births))
     started_s = time.monotonic()
-    said = run_mhim(*embedding, "encode_timeout_s=5", "max_failed_fraction=0.25")
-    assert said.code == 3, said
+    ended = run_mhim(*embedding, "encode_timeout_s=5", "max_failed_fraction=0.25")
+    assert ended.code == 3, ended
     assert time.monotonic() - started_s < 120
     assert failures(store) == {
         "s03": ("bad_features", "SystemExit", "1"),
@@ -118,14 +118,14 @@ def test_encoders_that_exit_die_or_stand_still_cost_the_slide_at_fault_alone(
     }
     assert len(births.read_text()) == 2 + 4, "two at first, and one for each death"
     assert features_of(store) == {
-        key: sha for key, sha in clean_features.items() if not any(one in key for one in faults)
+        key: sha for key, sha in clean_features.items() if not any(fault in key for fault in faults)
     }
     assert len(commits(store)) == 9
-    assert said.err.count("stood still at slide s08 for longer than encode_timeout_s=5 ") == 2
+    assert ended.err.count("stood still at slide s08 for longer than encode_timeout_s=5 ") == 2
     for slide_id in faults:
-        told = [line for line in (said.out + said.err).splitlines() if line.strip().startswith(f"{slide_id}: ")]
-        assert len(told) == 1, "a failed slide is told once"
-    assert "raylet" not in said.out + said.err, "Ray's own words about its actors are none for the terminal"
+        lines = [line for line in (ended.out + ended.err).splitlines() if line.strip().startswith(f"{slide_id}: ")]
+        assert len(lines) == 1, "a failed slide is told once"
+    assert "raylet" not in ended.out + ended.err, "Ray's own words about its actors are none for the terminal"
 
 
 @pytest.mark.fault(44)
@@ -142,9 +142,9 @@ def test_the_loss_of_ray_s_own_process_ends_the_run_and_no_slide_is_blamed(
 ) -> None:
     store, words = tmp_path / "store", (*embedding[:-1], "local_cpus=1", "slides_per_call=1")
     environment = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state")}
-    with (tmp_path / "said").open("w+") as said:
+    with (tmp_path / "output").open("w+") as output:
         driver = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *words], stdout=said, stderr=said, env=environment
+            [sys.executable, "-m", "flows.cli", *words], stdout=output, stderr=output, env=environment
         )
         try:
             waiting(lambda: commits(store) or driver.poll() is not None)
@@ -154,7 +154,7 @@ def test_the_loss_of_ray_s_own_process_ends_the_run_and_no_slide_is_blamed(
         finally:
             driver.kill()
             driver.wait()
-    assert code == 6, (tmp_path / "said").read_text()
+    assert code == 6, (tmp_path / "output").read_text()
     assert not list(store.glob("attempts/**/*.json"))
     assert 1 <= len(commits(store)) < 12
     assert run_here(*embedding).code == 0

@@ -27,8 +27,8 @@ def results(run: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def store(painted: Any, tmp_path_factory: pytest.TempPathFactory, run_here: Callable[..., Any]) -> Path:
     folder = tmp_path_factory.mktemp("faults") / "store"
-    said = run_here("embed", f"cohort={painted.cohort}", "encoder=hed-texture", f"store={folder}", "local_cpus=2")
-    assert said.code == 0, said
+    embedded = run_here("embed", f"cohort={painted.cohort}", "encoder=hed-texture", f"store={folder}", "local_cpus=2")
+    assert embedded.code == 0, embedded
     return folder
 
 
@@ -42,8 +42,8 @@ def training(painted: Any, store: Path) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def uninterrupted(training: tuple[str, ...], store: Path, run_here: Callable[..., Any]) -> dict[str, bytes]:
     out = store.parent / "uninterrupted"
-    said = run_here(*training, f"out={out}")
-    assert said.code == 0, said
+    ended = run_here(*training, f"out={out}")
+    assert ended.code == 0, ended
     return results(out)
 
 
@@ -67,11 +67,11 @@ def test_a_training_killed_half_way_resumes_and_ends_in_the_same_models(
         kind=kind,
     )
     assert not (out / "fits/seed-2021/fold-0/mhim/result.json").exists()
-    said = run_here(*training, f"out={out}")
-    assert said.code == 0, said
-    assert "seed-2021/fold-0/plain: adopted" in said.err
-    resumed = re.search(r"^seed-2021/fold-0/mhim: resumed: after epoch (\d+)$", said.err, re.MULTILINE)
-    assert resumed, said.err
+    ended = run_here(*training, f"out={out}")
+    assert ended.code == 0, ended
+    assert "seed-2021/fold-0/plain: adopted" in ended.err
+    resumed = re.search(r"^seed-2021/fold-0/mhim: resumed: after epoch (\d+)$", ended.err, re.MULTILINE)
+    assert resumed, ended.err
     assert 5 <= int(resumed[1]) < 60
     assert results(out) == uninterrupted
 
@@ -87,10 +87,10 @@ def test_a_worker_killed_amid_training_is_replaced_and_the_models_are_the_same(
     out = tmp_path / "run"
     fifth_epoch = "fits/seed-2021/fold-0/mhim/attempts/*/epoch-0005.json"
     with killing("RayTrainWorker", lambda: list(out.glob(fifth_epoch))) as killed:
-        said = run_mhim(*training, f"out={out}")
+        ended = run_mhim(*training, f"out={out}")
     assert killed
-    assert said.code == 0, said
-    assert "seed-2021/fold-0/mhim: resumed" in said.err
+    assert ended.code == 0, ended
+    assert "seed-2021/fold-0/mhim: resumed" in ended.err
     assert results(out) == uninterrupted
 
 

@@ -155,12 +155,12 @@ def run_names(keys: TrackingKeys) -> list[str]:
 
 def aliases(keys: TrackingKeys) -> dict[str, str]:
     """alias → version of ours."""
-    found = ask(
+    rows = ask(
         keys,
         "select a.alias, t.value from registered_model_aliases a join model_version_tags t "
         "on a.name = t.name and a.version = t.version where t.key = 'mhim.version'",
     )
-    return dict(found)
+    return dict(rows)
 
 
 # where
@@ -177,12 +177,12 @@ def test_the_environment_or_the_key_says_where(tmp_path: Path, monkeypatch: pyte
     storage = LocalStorage(tmp_path / "run")
     own_file = f"sqlite:///{tmp_path}/run/mlflow.db"
     assert destination(MLFLOW, storage) == (own_file, f"{tmp_path}/run/mlflow.files")
-    given = TrackingKeys(tracking=Tracking.mlflow, tracking_file=f"{tmp_path}/x.db")
-    assert destination(given, storage) == (f"sqlite:///{tmp_path}/x.db", f"{tmp_path}/x.files")
+    own_keys = TrackingKeys(tracking=Tracking.mlflow, tracking_file=f"{tmp_path}/x.db")
+    assert destination(own_keys, storage) == (f"sqlite:///{tmp_path}/x.db", f"{tmp_path}/x.files")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     for keys in (NONE, MLFLOW):
         assert destination(keys, storage) == ("http://server:5000", "")
-    assert destination(given, storage) == (f"sqlite:///{tmp_path}/x.db", f"{tmp_path}/x.files")
+    assert destination(own_keys, storage) == (f"sqlite:///{tmp_path}/x.db", f"{tmp_path}/x.files")
 
 
 def test_flows_that_a_flow_calls_write_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,17 +248,17 @@ def test_whatever_fails_in_the_mirror_stops_no_training(
 ) -> None:
     monkeypatch.setattr(send, "is_installed", lambda: True)
     monkeypatch.setattr("flows.mlflow_mirror.documents.mirror_of_run", raises(ZeroDivisionError("a bug of the mirror")))
-    given = trained("tracking=mlflow")
-    assert (Path(given.storage.uri) / "fits/seed-2021/fold-0/mhim/result.json").is_file()
+    trained_run = trained("tracking=mlflow")
+    assert (Path(trained_run.storage.uri) / "fits/seed-2021/fold-0/mhim/result.json").is_file()
 
 
 def test_the_client_is_told_to_be_brief_and_silent(
     registry: LocalStorage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    told: dict[str, Any] = {}
+    call: dict[str, Any] = {}
 
     def run(command: list[str], **options: Any) -> Any:
-        told.update(options)
+        call.update(options)
         raise send._ClientError("enough seen")
 
     monkeypatch.setattr(send, "is_installed", lambda: True)
@@ -266,11 +266,11 @@ def test_the_client_is_told_to_be_brief_and_silent(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "33")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")
     mirror_promotion(registry, "lung", MLFLOW)
-    environment = told["env"]
+    environment = call["env"]
     assert environment["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "33", "a person's own"
     assert int(environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) <= 2
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
-    assert told["timeout"] <= 120
+    assert call["timeout"] <= 120
 
 
 # what
@@ -281,14 +281,14 @@ def test_a_run_shows_its_keys_its_epochs_its_figures_and_its_page_once(
     trained: Callable[..., Run], mhim: Any, keys: TrackingKeys, sent_here: None
 ) -> None:
     where = ("tracking=mlflow", f"tracking_file={keys.tracking_file}")
-    given = trained(*where)
-    run = f"run={given.storage.uri}"
+    trained_run = trained(*where)
+    run = f"run={trained_run.storage.uri}"
     assert mhim("evaluate", run, "bootstrap_replicates=20", *where).code == 0
     ended = mhim("report", run, *where)
     assert ended.code == 0
     assert "warning" not in ended.err
     assert run_names(keys) == [
-        f"mhim abmil {given.record['fingerprint'][:8]}",
+        f"mhim abmil {trained_run.record['fingerprint'][:8]}",
         *(f"seed-2021/fold-{fold}/{stage}" for fold in (0, 1) for stage in ("mhim", "plain")),
     ]
     assert ask(keys, "select distinct status from runs") == [("FINISHED",)]
@@ -311,9 +311,9 @@ def test_a_run_shows_its_keys_its_epochs_its_figures_and_its_page_once(
 
 
 def test_parameters_metrics_and_tags_name_no_patient_label_or_path(trained: Callable[..., Run], mhim: Any) -> None:
-    given = trained()
-    assert mhim("evaluate", f"run={given.storage.uri}", "bootstrap_replicates=20").code == 0
-    mirror = mirror_of_run(given)
+    trained_run = trained()
+    assert mhim("evaluate", f"run={trained_run.storage.uri}", "bootstrap_replicates=20").code == 0
+    mirror = mirror_of_run(trained_run)
     assert {part.name for part in mirror.runs[0].parts} == {"training", "evaluation"}
     assert CANARY not in spoken(mirror)
     assert "auroc" in spoken(mirror)
@@ -326,14 +326,14 @@ def test_a_mirror_that_was_cut_off_is_completed_by_the_next(keys: TrackingKeys, 
         name="n",
         parts=(Part(name="one", params={"a": "1"}), Part(name="two", files={"x.txt": b"two"})),
     )
-    found = destination(keys, LocalStorage(tmp_path))
-    assert found is not None
+    server = destination(keys, LocalStorage(tmp_path))
+    assert server is not None
     cut = MirroredRun(key="k", name="n", parts=whole.parts[:1])
     for run in (cut, whole, whole):
-        send._send(Mirror(runs=(run,)), found)
+        send._send(Mirror(runs=(run,)), server)
     assert run_names(keys) == ["n"]
     assert ask(keys, "select key, value from params") == [("a", "1")]
-    assert [path.read_bytes() for path in Path(found.artifacts).rglob("x.txt")] == [b"two"]
+    assert [path.read_bytes() for path in Path(server.artifacts).rglob("x.txt")] == [b"two"]
 
 
 @needs_mlflow

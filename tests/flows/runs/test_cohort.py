@@ -36,13 +36,13 @@ def test_paths_in_the_table_are_relative_to_the_table_wherever_the_command_is_ru
 
 def test_a_file_that_is_there_has_a_hint_and_one_that_is_not_is_a_warning(write_table: WriteTable, slide: Path) -> None:
     table = write_table([{"slide_id": "a", "path": slide}, {"slide_id": "b", "path": "slides/b.svs"}])
-    given = load_cohort(str(table))
-    assert given.hints["a"][:2] == (str(slide), slide.stat().st_size)
-    assert set(given.hints) == {"a"}
-    (warning,) = given.warnings
+    cohort_input = load_cohort(str(table))
+    assert cohort_input.hints["a"][:2] == (str(slide), slide.stat().st_size)
+    assert set(cohort_input.hints) == {"a"}
+    (warning,) = cohort_input.warnings
     assert (warning.slide_id, warning.row) == ("b", 3)
     assert "not_found" in warning.message
-    assert [task.slide_id for task in given.tasks()] == ["a", "b"]
+    assert [task.slide_id for task in cohort_input.tasks()] == ["a", "b"]
 
 
 @pytest.mark.fault(26)
@@ -102,10 +102,10 @@ def test_what_is_no_table_is_refused_with_what_it_is(address: str, complaint: st
 def test_a_table_of_labels_takes_the_place_of_the_cohorts_own(write_table: WriteTable, tmp_path: Path) -> None:
     table = write_table([{"slide_id": name, "path": f"{name}.svs", "label": "old"} for name in ("a", "b")])
     (tmp_path / "labels.csv").write_text("a,0\nb,1\n")
-    given = load_cohort(str(table), with_files=False, labels_uri=str(tmp_path / "labels.csv"))
-    assert [row.label for row in given.cohort.rows] == ["0", "1"]
-    assert any("labels.csv has no header" in note for note in given.cohort.notes)
-    assert given.warnings == ()
+    cohort_input = load_cohort(str(table), with_files=False, labels_uri=str(tmp_path / "labels.csv"))
+    assert [row.label for row in cohort_input.cohort.rows] == ["0", "1"]
+    assert any("labels.csv has no header" in note for note in cohort_input.cohort.notes)
+    assert cohort_input.warnings == ()
 
 
 def test_labels_are_checked_with_the_table_they_are_joined_to(write_table: WriteTable, tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from mhim_core.errors import ConflictError, InputError, IntegrityError
 from mhim_core.store.manifest import read_manifest
 
 Rows = list[dict[str, str]]
-Found = Callable[..., Run]
+Create = Callable[..., Run]
 
 
 @pytest.fixture
-def found(tmp_path: Path, write_table: Callable[..., Path]) -> Found:
-    """found(rows, store, "folds=3", …): what `mhim train` does before it starts Ray."""
+def create(tmp_path: Path, write_table: Callable[..., Path]) -> Create:
+    """create(rows, store, "folds=3", …): what `mhim train` does before it starts Ray."""
 
     def start(rows: Rows, store: str, *words: str, out: str = "run") -> Run:
         table = write_table(rows)
@@ -47,8 +47,8 @@ def store(rows: Rows, made_store: Callable[..., str]) -> str:
     return made_store([row["slide_id"] for row in rows])
 
 
-def test_a_run_reads_back_as_it_was_started(found: Found, rows: Rows, store: str, tmp_path: Path) -> None:
-    started = found(rows, store, "folds=3", "method=plain")
+def test_a_run_reads_back_as_it_was_started(create: Create, rows: Rows, store: str, tmp_path: Path) -> None:
+    started = create(rows, store, "folds=3", "method=plain")
     read = read_run(str(tmp_path / "run"))
     assert (read.record, read.slides, read.splits) == (started.record, started.slides, started.splits)
     assert read.classes == ("neg", "pos")
@@ -60,16 +60,18 @@ def test_a_run_reads_back_as_it_was_started(found: Found, rows: Rows, store: str
 
 
 def test_the_same_configuration_finds_its_run_whatever_the_order_of_rows_the_place_or_the_execution(
-    found: Found, rows: Rows, store: str
+    create: Create, rows: Rows, store: str
 ) -> None:
-    first = found(rows, store)
-    again = found([row | {"path": f"moved/{row['path']}"} for row in reversed(rows)], store, "cache_gib=0", "workers=1")
+    first = create(rows, store)
+    again = create(
+        [row | {"path": f"moved/{row['path']}"} for row in reversed(rows)], store, "cache_gib=0", "workers=1"
+    )
     assert again.record == first.record
     assert len(list(again.storage.list(""))) == 2, "run.json and its table"
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "reason"),
     [
         ("epochs=3", "epochs: 200 there, 3 here"),
         ("learning_rate=0.1", "learning_rate: 0.0002 there, 0.1 here"),
@@ -82,66 +84,66 @@ def test_the_same_configuration_finds_its_run_whatever_the_order_of_rows_the_pla
     ],
 )
 def test_another_configuration_is_refused_with_what_differs(
-    found: Found, rows: Rows, store: str, word: str, said: str
+    create: Create, rows: Rows, store: str, word: str, reason: str
 ) -> None:
-    found(rows, store)
+    create(rows, store)
     with pytest.raises(ConflictError) as caught:
-        found(rows, store, word)
+        create(rows, store, word)
     message = str(caught.value)
-    assert said in message
+    assert reason in message
     assert "choose another out=" in message
     assert "\n" not in message
     assert "labels" not in message, "folds that differ because of a key are not the table's fault"
 
 
 @pytest.mark.parametrize("change", [{"label": "pos"}, {"patient_id": "p-neg1"}, {"slide_id": "neg1b"}])
-def test_another_table_is_refused_as_such(found: Found, rows: Rows, made_store: Any, change: dict[str, str]) -> None:
+def test_another_table_is_refused_as_such(create: Create, rows: Rows, made_store: Any, change: dict[str, str]) -> None:
     store = made_store([*(row["slide_id"] for row in rows), "neg1b"])
-    found(rows, store)
+    create(rows, store)
     with pytest.raises(ConflictError, match=r"\(the slides, their labels, patients or folds\)"):
-        found([rows[0] | change, *rows[1:]], store)
+        create([rows[0] | change, *rows[1:]], store)
 
 
 def test_other_features_are_refused_by_the_key_that_makes_them(
-    found: Found, rows: Rows, store: str, made_store: Any
+    create: Create, rows: Rows, store: str, made_store: Any
 ) -> None:
-    found(rows, store)
+    create(rows, store)
     made_store([row["slide_id"] for row in rows], encoder="toy2", target_mpp=1.0)
     with pytest.raises(ConflictError, match=r"encoder: toy there, toy2 here, target_mpp: 0.5 there, 1.0 here"):
-        found(rows, store, "encoder=toy2")
+        create(rows, store, "encoder=toy2")
 
 
-def test_a_later_manifest_leaves_the_run_s_pin(found: Found, rows: Rows, made_store: Any) -> None:
+def test_a_later_manifest_leaves_the_run_s_pin(create: Create, rows: Rows, made_store: Any) -> None:
     store = made_store([row["slide_id"] for row in rows])
-    first = found(rows, store)
+    first = create(rows, store)
     made_store(["another"])
-    again = found(rows, store)
+    again = create(rows, store)
     assert again.record["manifest"] == first.record["manifest"]
     assert "another" not in again.manifest.entries
 
 
 def test_a_start_that_died_before_its_record_does_not_lend_its_table_to_another_run(
-    found: Found, rows: Rows, store: str
+    create: Create, rows: Rows, store: str
 ) -> None:
-    first = found(rows, store)
+    first = create(rows, store)
     first.storage.delete("run.json")
-    second = found(rows[1:], store, "folds=3")
+    second = create(rows[1:], store, "folds=3")
     assert len(second.slides) == len(rows) - 1
     assert read_run(second.storage.uri).slides == second.slides
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path, found: Found, rows: Rows, store: str) -> None:
+def test_what_is_no_run_is_refused(tmp_path: Path, create: Create, rows: Rows, store: str) -> None:
     with pytest.raises(InputError, match=r"holds no run .*the out= of mhim train"):
         read_run(str(tmp_path / "nowhere"))
-    run = found(rows, store)
+    run = create(rows, store)
     for damage in (b"{", b"[]", b"{}", b'{"schema": 99}'):
         run.storage.put("run.json", damage)
         with pytest.raises(IntegrityError, match=r"run\.json"):
             read_run(run.storage.uri)
 
 
-def test_a_table_that_is_gone_or_changed_is_noticed(found: Found, rows: Rows, store: str) -> None:
-    run = found(rows, store)
+def test_a_table_that_is_gone_or_changed_is_noticed(create: Create, rows: Rows, store: str) -> None:
+    run = create(rows, store)
     (key,) = (entry.key for entry in run.storage.list("") if entry.key.endswith(".parquet"))
     data = run.storage.get(key)
     run.storage.put(key, data[:-1] + bytes([data[-1] ^ 1]))

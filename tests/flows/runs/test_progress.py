@@ -38,11 +38,11 @@ def test_start_up_and_giants_that_come_first_do_not_spoil_the_time_left(
         for number, (slide_id, size) in enumerate(sizes.items()):
             clock[0] += size
             progress.update(StatusRow(slide_id, Status.OK, num_tiles=10, seconds=size))
-            told = [line for line in lines(capsys) if "left, about" in line or "tiles/s, about" in line]
+            shown = [line for line in lines(capsys) if "left, about" in line or "tiles/s, about" in line]
             if number < 2:
-                assert not told
+                assert not shown
             if number == 2:
-                (line,) = told
+                (line,) = shown
                 assert "about 3 min 20 s left" in line  # not 100 min: 101 slides of those 107 s that one took so far
 
 

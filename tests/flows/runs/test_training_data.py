@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("no_ray")
 @pytest.fixture
 def no_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything of `mhim train` up to the workers."""
-    monkeypatch.setattr(train, "fit_all", lambda given, plan, config: [])
+    monkeypatch.setattr(train, "fit_all", lambda run, plan, config: [])
 
 
 @pytest.mark.usefixtures("no_fits")

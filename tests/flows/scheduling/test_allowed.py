@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flows.engine.state_folder import private_folder, state_folder
-from flows.scheduling.allowed import AllowList, Entry, check_schedule
+from flows.scheduling.allowed import AllowedLine, AllowList, check_schedule
 from flows.scheduling.records import Book, Schedule
 from flows.scheduling.service import Service
 from mhim_core.errors import ConfigError, IntegrityError
@@ -193,8 +193,8 @@ def test_only_the_very_record_that_was_allowed_runs(registry: LocalStorage, look
     for change in ({"words": ("run=y",)}, {"folder": "/tmp"}, {"cron": "0 * * * *"}, {"timezone": "Etc/UTC"}):
         assert not allowed.allows(dataclasses.replace(schedule, **change))
     assert allowed.allows(Schedule.from_bytes(schedule.to_bytes(), "here"))
-    other = Entry.of(dataclasses.replace(schedule, words=("run=y",)))
-    forged = Entry(schedule.id, other.sha256, other.words)  # an id has 32 bits, which can be found by trying
+    other = AllowedLine.of(dataclasses.replace(schedule, words=("run=y",)))
+    forged = AllowedLine(schedule.id, other.sha256, other.words)  # an id has 32 bits, which can be found by trying
     assert forged not in allowed.entries()
 
 
@@ -281,7 +281,7 @@ def test_two_that_are_allowed_at_the_same_time_are_both_kept() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert AllowList().entries() == {Entry.of(schedule) for schedule in schedules}
+    assert AllowList().entries() == {AllowedLine.of(schedule) for schedule in schedules}
     lines = AllowList().path.read_text().splitlines()
     assert len(lines) == 8
     assert set(json.loads(lines[0])) == {"id", "sha256", "words"}

@@ -121,7 +121,7 @@ def test_the_latest_is_the_last_of_all_that_were_missed(expression: str, start: 
 
 
 @pytest.mark.parametrize(
-    ("expression", "why"),
+    ("expression", "reason"),
     [
         ("0 2 * *", "five fields"),
         ("0 0 2 * * *", "five fields"),
@@ -147,10 +147,10 @@ def test_the_latest_is_the_last_of_all_that_were_missed(expression: str, start: 
         ("0 0 30 2 *", "never comes"),
     ],
 )
-def test_what_is_no_time_is_refused_with_its_field(expression: str, why: str) -> None:
+def test_what_is_no_time_is_refused_with_its_field(expression: str, reason: str) -> None:
     with pytest.raises(ConfigError, match="cron=") as caught:
         Cron(expression, "UTC")
-    assert why in str(caught.value)
+    assert reason in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["Mars", "../etc/passwd", "", "UTC+1"])

@@ -43,7 +43,7 @@ def test_nodes_that_agree_and_reach_everything_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "told"),
+    ("state", "reason"),
     [
         (FINE._replace(problem="store=/x is not the driver's"), "store=/x is not the driver's"),
         (FINE._replace(code="other"), "imports other code of mhim"),
@@ -54,11 +54,11 @@ def test_nodes_that_agree_and_reach_everything_pass() -> None:
         (FINE._replace(versions={"python": "3.11.7", "ray": "2.61.0"}), "has ray 2.61.0 and the job's driver 2.60.0"),
     ],
 )
-def test_a_node_that_differs_is_named_with_what_differs(state: NodeState, told: str) -> None:
+def test_a_node_that_differs_is_named_with_what_differs(state: NodeState, reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
         require_able({ONE: FINE, TWO: state}, FINE, ())
     assert str(caught.value).startswith(f"node {TWO}")
-    assert told in str(caught.value)
+    assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -153,7 +153,7 @@ def test_weights_must_be_readable_on_the_node_itself(table: Path, tmp_path: Path
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reason"),
     [
         (("embed", "cohort={table}", "store={file}/store"), r"driver on \S+ cannot use store=.*/file/store: "),
         (("train", "cohort={gone}", "store=/s", "out={tmp}/o"), r"node 10\.0\.0\.1 \(aaaaaa\): cohort: .*gone\.csv"),
@@ -162,19 +162,19 @@ def test_weights_must_be_readable_on_the_node_itself(table: Path, tmp_path: Path
     ids=["store", "cohort", "run"],
 )
 def test_an_unreachable_place_is_named_with_the_node(
-    table: Path, tmp_path: Path, words: tuple[str, ...], told: str
+    table: Path, tmp_path: Path, words: tuple[str, ...], reason: str
 ) -> None:
     (tmp_path / "file").touch()
     names = {"table": table, "file": tmp_path / "file", "gone": tmp_path / "gone.csv", "tmp": tmp_path}
-    flow, *rest = (word.format(**names).replace("store=/s", f"store={tmp_path}/s") for word in words)
-    with pytest.raises(ConfigError, match=told):
-        check_nodes(read_flow(flow, rest), NEEDED)
+    flow, *places = (word.format(**names).replace("store=/s", f"store={tmp_path}/s") for word in words)
+    with pytest.raises(ConfigError, match=reason):
+        check_nodes(read_flow(flow, places), NEEDED)
 
 
 def test_a_folder_of_new_slides_must_be_there(tmp_path: Path) -> None:
     assert look(Question(NEEDED, folders=(("slides_prefix", str(tmp_path), ""),))).problem == ""
-    told = look(Question(NEEDED, folders=(("slides_prefix", f"{tmp_path}/none", ""),))).problem
-    assert told.startswith(f"slides_prefix={tmp_path}/none is not there")
+    answer = look(Question(NEEDED, folders=(("slides_prefix", f"{tmp_path}/none", ""),))).problem
+    assert answer.startswith(f"slides_prefix={tmp_path}/none is not there")
 
 
 @pytest.mark.usefixtures("here")

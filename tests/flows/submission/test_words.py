@@ -59,21 +59,21 @@ def test_every_text_key_of_every_flow_is_an_address_or_known_to_be_none() -> Non
 
 
 def test_a_local_table_is_sent_along_and_its_slides_are_named_by_full_places(table: Path, tmp_path: Path) -> None:
-    given = read("embed", f"cohort={table}", "store=s3://bucket/features")
-    place = values(given)["cohort"]
+    job_words = read("embed", f"cohort={table}", "store=s3://bucket/features")
+    place = values(job_words)["cohort"]
     assert place == "inputs/cohort-0/my.csv"
-    assert str(tmp_path / "a.svs") in given.files[place].decode()
-    assert list(given.files) == [place]
+    assert str(tmp_path / "a.svs") in job_words.files[place].decode()
+    assert list(job_words.files) == [place]
 
 
 def test_relative_places_become_those_of_the_current_folder_and_defaults_too(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found = values(read("train", "cohort=my.csv", "store=features", "out=runs/a,b", "teacher=s3://bucket/run"))
-    assert found["store"] == f"{tmp_path}/features"
-    assert found["out"] == f"{tmp_path}/runs/a,b"
-    assert found["teacher"] == "s3://bucket/run"
+    places = values(read("train", "cohort=my.csv", "store=features", "out=runs/a,b", "teacher=s3://bucket/run"))
+    assert places["store"] == f"{tmp_path}/features"
+    assert places["out"] == f"{tmp_path}/runs/a,b"
+    assert places["teacher"] == "s3://bucket/run"
     assert values(read("demo"))["out"] == f"{tmp_path}/demo"
     assert values(read("compare", "runs=[a, s3://bucket/b]", "out=c"))["runs"] == f"{tmp_path}/a,s3://bucket/b"
 
@@ -85,13 +85,17 @@ def test_the_flow_runs_on_its_cluster_where_it_needs_one(table: Path) -> None:
 
 def test_the_words_mean_the_same_flow(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("tile_px=128", f"cohort={table}", "min_tissue=0.3", "store=/s", "partial_ok=true")
-    given = read("embed", *words)
-    for place, data in given.files.items():
+    job_words = read("embed", *words)
+    for place, data in job_words.files.items():
         (tmp_path / "job" / place).parent.mkdir(parents=True)
         (tmp_path / "job" / place).write_bytes(data)
     monkeypatch.chdir(tmp_path / "job")
-    there = read_flow("embed", given.words)
-    assert (there.tiles, there.store, there.failures.partial_ok) == (TileSpec(tile_px=128, min_tissue=0.3), "/s", True)
+    job_config = read_flow("embed", job_words.words)
+    assert (job_config.tiles, job_config.store, job_config.failures.partial_ok) == (
+        TileSpec(tile_px=128, min_tissue=0.3),
+        "/s",
+        True,
+    )
 
 
 def test_split_files_labels_and_plugins_travel_each_under_its_own_name(table: Path, tmp_path: Path) -> None:
@@ -100,19 +104,19 @@ def test_split_files_labels_and_plugins_travel_each_under_its_own_name(table: Pa
         (tmp_path / folder / "fold.csv").write_text(f"id,split\na,{folder}\n")
     labels = tmp_path / "labels.csv"
     labels.write_text("a,1\n")
-    given = read(
+    job_words = read(
         "train", f"cohort={table}", "store=/s", "out=/o", f"labels={labels}",
         f"split_files={tmp_path}/one/fold.csv,{tmp_path}/two/fold.csv",
     )  # fmt: skip
-    assert values(given)["split_files"] == "inputs/split_files-0/fold.csv,inputs/split_files-1/fold.csv"
-    assert given.files["inputs/split_files-1/fold.csv"] == b"id,split\na,two\n"
-    assert given.files["inputs/labels-0/labels.csv"] == b"a,1\n"
+    assert values(job_words)["split_files"] == "inputs/split_files-0/fold.csv,inputs/split_files-1/fold.csv"
+    assert job_words.files["inputs/split_files-1/fold.csv"] == b"id,split\na,two\n"
+    assert job_words.files["inputs/labels-0/labels.csv"] == b"a,1\n"
 
 
 def test_in_an_image_nothing_travels_and_the_table_keeps_its_place(table: Path) -> None:
-    given = read("embed", f"cohort={table}", "store=/s", ship=False)
-    assert values(given)["cohort"] == str(table)
-    assert not given.files
+    job_words = read("embed", f"cohort={table}", "store=/s", ship=False)
+    assert values(job_words)["cohort"] == str(table)
+    assert not job_words.files
 
 
 def test_the_stem_is_fit_for_an_id(table: Path) -> None:
@@ -125,14 +129,14 @@ def test_how_it_is_executed_changes_no_stem_and_what_it_makes_does(table: Path) 
     for same in ("embed_actors=3", "gpus_per_actor=0.5", "decode_timeout_s=9", "local_cpus=2", "slides_per_call=1"):
         assert read(*base, same).stem == stem
     others = [read(*base[:2], "store=/t"), read(*base, "tile_px=128"), read(*base, "max_failed_fraction=0.2")]
-    assert len({stem, *(one.stem for one in others)}) == 4
+    assert len({stem, *(job_words.stem for job_words in others)}) == 4
     assert read("check", f"cohort={table}").stem != stem
 
 
 def test_what_is_execution_is_told_apart_from_what_identifies_a_result() -> None:
-    how = {name for name, key in keys_of(TrainConfig).items() if key.role is Role.execution}
-    assert {"ray_address", "workers", "gpus_per_worker", "cache_gib", "checkpoint_every"} <= how
-    assert not how & {"cohort", "store", "out", "epochs", "seed", "folds", "aggregator", "global_batch"}
+    keys = {name for name, key in keys_of(TrainConfig).items() if key.role is Role.execution}
+    assert {"ray_address", "workers", "gpus_per_worker", "cache_gib", "checkpoint_every"} <= keys
+    assert not keys & {"cohort", "store", "out", "epochs", "seed", "folds", "aggregator", "global_batch"}
 
 
 def test_the_stem_follows_the_table_s_content_and_not_its_place(table: Path, tmp_path: Path) -> None:
@@ -160,9 +164,9 @@ def test_a_table_that_only_the_cluster_may_read_is_named_in_a_note(monkeypatch: 
         raise StorageError("the bucket denies access")
 
     monkeypatch.setattr("flows.submission.words.read_bytes", denied)
-    given = read("embed", "cohort=s3://bucket/my.csv", "store=/s")
-    assert values(given)["cohort"] == "s3://bucket/my.csv"
-    assert "cannot be read here" in given.notes[0]
+    job_words = read("embed", "cohort=s3://bucket/my.csv", "store=/s")
+    assert values(job_words)["cohort"] == "s3://bucket/my.csv"
+    assert "cannot be read here" in job_words.notes[0]
 
 
 def test_a_remote_table_s_content_is_part_of_the_stem(monkeypatch: pytest.MonkeyPatch) -> None:

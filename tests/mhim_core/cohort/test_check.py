@@ -47,11 +47,11 @@ def test_an_empty_id_is_refused():
 
 
 def test_duplicate_ids_name_all_pairs():
-    found = messages(cohort_of("a,x.svs,p1,0", "a,y.svs,p1,0", "b,z.svs,p1,0", "a,w.svs,p1,0"))
-    assert len(found) == 2
-    assert "row 3, slide 'a'" in found[0]
-    assert "the same slide id as 'a' (row 2, '/data/x.svs')" in found[0]
-    assert "'a' (row 2, '/data/x.svs'), 'a' (row 3, '/data/y.svs')" in found[1]
+    errors = messages(cohort_of("a,x.svs,p1,0", "a,y.svs,p1,0", "b,z.svs,p1,0", "a,w.svs,p1,0"))
+    assert len(errors) == 2
+    assert "row 3, slide 'a'" in errors[0]
+    assert "the same slide id as 'a' (row 2, '/data/x.svs')" in errors[0]
+    assert "'a' (row 2, '/data/x.svs'), 'a' (row 3, '/data/y.svs')" in errors[1]
 
 
 def test_ids_equal_but_for_case_are_refused():
@@ -62,27 +62,27 @@ def test_sites_that_differ_in_case_or_spaces_are_named_once_a_spelling_and_space
     lines = ["a,a.svs,Site A", "b,b.svs, Site A ", "c,c.svs,SiteA", "d,d.svs,site  a", "e,e.svs,site  a", "f,f.svs,NA"]
     cohort = cohort_of(*lines, header="slide_id,path,site")
     assert [row.site for row in cohort.rows] == ["Site A", "Site A", "SiteA", "site  a", "site  a", None]
-    found = find_problems(cohort)
-    assert [(finding.row, finding.column, finding.severity) for finding in found] == [
+    problems = find_problems(cohort)
+    assert [(finding.row, finding.column, finding.severity) for finding in problems] == [
         (4, "site", "warning"),
         (5, "site", "warning"),
     ]
-    assert "'SiteA' and 'Site A' (row 2) differ only in case or spaces: taken as two sites" in found[0].message
+    assert "'SiteA' and 'Site A' (row 2) differ only in case or spaces: taken as two sites" in problems[0].message
 
 
 def test_one_stem_in_two_folders_is_refused_where_ids_come_from_file_names():
-    (found,) = messages(cohort_of("x/a.svs,p1", "y/a.tiff,p2", header="path,patient_id"))
-    assert "'/data/x/a.svs'" in found
-    assert "add a slide_id column" in found
+    (error,) = messages(cohort_of("x/a.svs,p1", "y/a.tiff,p2", header="path,patient_id"))
+    assert "'/data/x/a.svs'" in error
+    assert "add a slide_id column" in error
 
 
 @pytest.mark.fault(25)
 def test_one_path_under_two_ids_or_patients_is_refused():
-    found = messages(cohort_of("a,x.svs,p1,0", "b,./x.svs,p1,0", "c,d/../x.svs,p2,0"))
-    assert len(found) == 2
-    assert "is the file of 'a' (row 2)" in found[0]
-    assert "different patients" not in found[0]
-    assert "is the file of 'a' (row 2), 'b' (row 3); they are of different patients" in found[1]
+    errors = messages(cohort_of("a,x.svs,p1,0", "b,./x.svs,p1,0", "c,d/../x.svs,p2,0"))
+    assert len(errors) == 2
+    assert "is the file of 'a' (row 2)" in errors[0]
+    assert "different patients" not in errors[0]
+    assert "is the file of 'a' (row 2), 'b' (row 3); they are of different patients" in errors[1]
 
 
 def test_one_content_under_two_ids_is_refused_and_only_equal_sizes_are_read(tmp_path):
@@ -96,26 +96,26 @@ def test_one_content_under_two_ids_is_refused_and_only_equal_sizes_are_read(tmp_
         read.append(row.slide_id)
         return (contents[row.slide_id],)
 
-    found = messages(cohort_of(*lines), num_bytes=file_num_bytes, identity=identity)
-    assert len(found) == 1
-    assert "holds the same bytes as that of 'a' (row 2); they are of different patients" in found[0]
+    errors = messages(cohort_of(*lines), num_bytes=file_num_bytes, identity=identity)
+    assert len(errors) == 1
+    assert "holds the same bytes as that of 'a' (row 2); they are of different patients" in errors[0]
     assert read == ["a", "b", "d"]
 
 
 def test_a_patient_in_two_splits_is_refused():
     cohort = cohort_of("a,a.svs,p1,train", "b,b.svs,p1,test", "c,c.svs,p2,val", header="slide_id,path,patient_id,split")
-    (found,) = messages(cohort)
-    assert "patient 'p1' is in test here and in train in row 2 (slide 'a')" in found
+    (error,) = messages(cohort)
+    assert "patient 'p1' is in test here and in train in row 2 (slide 'a')" in error
 
 
 def test_spaces_around_patients_and_labels_are_refused():
-    found = messages(cohort_of('a,a.svs,"p1 ",0', "b,b.svs,p1, 0"))
-    assert ["has spaces around it" in message for message in found] == [True, True]
+    errors = messages(cohort_of('a,a.svs,"p1 ",0', "b,b.svs,p1, 0"))
+    assert ["has spaces around it" in message for message in errors] == [True, True]
 
 
 def test_doubtful_rows_are_warnings():
-    found = messages(cohort_of("a,a.svs,p1,", "b,b.svs,p1,NA"), Severity.WARNING)
-    assert ["no label" in message for message in found] == [True, True]
+    warnings = messages(cohort_of("a,a.svs,p1,", "b,b.svs,p1,NA"), Severity.WARNING)
+    assert ["no label" in message for message in warnings] == [True, True]
 
 
 def test_a_missing_file_is_a_warning_and_an_error_if_strict(tmp_path):
@@ -164,12 +164,12 @@ def test_a_patient_in_two_folds_is_refused_with_both_rows():
 def test_half_of_a_time_and_event_and_two_times_of_a_patient_are_warnings():
     header = "slide_id,path,patient_id,time,event"
     cohort = cohort_of("a,a.svs,p,1,1", "b,b.svs,p,2,1", "c,c.svs,q,3,", "d,d.svs,r,,0", "e,e.svs,s,,", header=header)
-    found = messages(cohort, Severity.WARNING)
-    assert len(found) == 4
-    assert "row 3, slide 'b', column 'time': patient 'p' has another time or event here than in row 2" in found[0]
-    assert "row 4, slide 'c', column 'event': there is a value for time but none for event" in found[1]
-    assert "row 5, slide 'd', column 'time': there is a value for event but none for time" in found[2]
-    assert "row 6, slide 'e', column 'time': no time and no event: the slide takes no part in training" in found[3]
+    warnings = messages(cohort, Severity.WARNING)
+    assert len(warnings) == 4
+    assert "row 3, slide 'b', column 'time': patient 'p' has another time or event here than in row 2" in warnings[0]
+    assert "row 4, slide 'c', column 'event': there is a value for time but none for event" in warnings[1]
+    assert "row 5, slide 'd', column 'time': there is a value for event but none for time" in warnings[2]
+    assert "row 6, slide 'e', column 'time': no time and no event: the slide takes no part in training" in warnings[3]
     assert messages(cohort) == []
 
 

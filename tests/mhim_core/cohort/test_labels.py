@@ -232,9 +232,9 @@ def test_whole_numbers_that_a_data_frame_wrote_as_floats_are_the_ids_they_were()
 
 def test_an_id_that_nearly_names_a_slide_without_label_is_an_error_and_one_that_names_none_is_not():
     cohort = cohort_of("x,x.svs,1", "y,y.svs,007", "z,z.svs,P7")
-    for one, twin in (("7", "007"), ("7.0", "007"), ("p7", "P7"), ("P 7", "P7")):
-        with pytest.raises(CohortError, match=rf"1 ids differ .*'{one}' \('{twin}' there\)"):
-            join_labels(cohort, read(f"patient_id,label\n1,u\n{one},v\n"))
+    for nearly, twin in (("7", "007"), ("7.0", "007"), ("p7", "P7"), ("P 7", "P7")):
+        with pytest.raises(CohortError, match=rf"1 ids differ .*'{nearly}' \('{twin}' there\)"):
+            join_labels(cohort, read(f"patient_id,label\n1,u\n{nearly},v\n"))
     joined = join_labels(cohort, read("patient_id,label\n1,u\n007,v\n7,w\nP8,x\n"))
     assert [row.label for row in joined.rows] == ["u", "v", None]
 

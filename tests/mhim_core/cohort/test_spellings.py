@@ -32,7 +32,7 @@ def errors(cohort: Cohort) -> list[str]:
     ],
 )
 def test_spellings_of_one_label(group: list[str]) -> None:
-    assert [sorted(found) for found in spelling_groups([*group, "other"])] == [sorted(group)]
+    assert [sorted(spellings) for spellings in spelling_groups([*group, "other"])] == [sorted(group)]
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def test_labels_that_differ_in_more(labels: list[str]) -> None:
 
 
 def test_each_spelling_is_an_error_once_with_its_twin() -> None:
-    found = errors(cohort_of("Tumour", "normal", "Tumour", "tumour", "tumour", "TUMOUR"))
-    assert len(found) == 3 - 1
-    assert all("row 2" in line or "row 5" in line for line in found)
-    assert "'TUMOUR'" in found[1]
-    assert all("label_spellings=merge" in line for line in found)
+    lines = errors(cohort_of("Tumour", "normal", "Tumour", "tumour", "tumour", "TUMOUR"))
+    assert len(lines) == 3 - 1
+    assert all("row 2" in line or "row 5" in line for line in lines)
+    assert "'TUMOUR'" in lines[1]
+    assert all("label_spellings=merge" in line for line in lines)
 
 
 def test_the_most_frequent_spelling_is_kept_where_they_are_merged() -> None:
@@ -80,8 +80,8 @@ def test_a_models_class_in_another_spelling_is_not_counted_as_none_of_its_classe
 @pytest.mark.parametrize(("first", "second"), [("p1", "P1"), ("17", "17.0"), ("007", "7"), ("A B", "AB")])
 def test_one_patient_in_two_spellings_would_be_trained_and_tested_on_and_is_an_error(first: str, second: str) -> None:
     table = f"path,patient_id,label\na.svs,{first},x\nb.svs,{second},y\nc.svs,{second},y\n"
-    (found,) = errors(read_cohort(table.encode(), name="c.csv", base_uri="/data"))
-    assert repr(first) in found
-    assert repr(second) in found
+    (line,) = errors(read_cohort(table.encode(), name="c.csv", base_uri="/data"))
+    assert repr(first) in line
+    assert repr(second) in line
     distinct = "path,patient_id,label\na.svs,p1,x\nb.svs,p10,y\nc.svs,p-1,y\nd.svs,p01,y\n"
     assert errors(read_cohort(distinct.encode(), name="c.csv", base_uri="/data")) == []

@@ -15,7 +15,9 @@ PARTS = {"n0": "train", "p0": "train", "n1": "val", "p1": "val", "n2": "test", "
 
 def rows_of(*patients: str, slides: int = 2) -> list[CohortRow]:
     """The label is the patient's first letter; slides are named `<patient>-<index>`."""
-    return [CohortRow(f"{one}-{index}", "/x", one, one[0]) for one in patients for index in range(slides)]
+    return [
+        CohortRow(f"{patient}-{index}", "/x", patient, patient[0]) for patient in patients for index in range(slides)
+    ]
 
 
 ROWS = rows_of("n0", "p0", "n1", "p1", "n2", "p2")
@@ -30,7 +32,7 @@ def splits_of(rows, *files: SplitFile, cohort_rows=None, seed=0, partial=False, 
     return splits_from_files(rows, files, CLASSES, SplitOptions(**options), seed, known, partial=partial)
 
 
-LONG = "\n".join(["patient_id,split,note", *(f"{one},{part},x" for one, part in PARTS.items())])
+LONG = "\n".join(["patient_id,split,note", *(f"{patient},{part},x" for patient, part in PARTS.items())])
 WIDE = ",train,val,test\n0,n0,n1,n2\n1,p0,p1,p2\n"
 WIDE_LABELLED = ",train,train_label,val,val_label,test,test_label\n0.0,n0,0.0,n1,0.0,n2,0.0\n1.0,p0,1.0,p1,1.0,p2,1.0\n"
 
@@ -60,9 +62,9 @@ def test_the_id_of_a_long_file_has_the_names_of_the_field(column):
 
 def test_slide_ids_and_patient_ids_both_match_whole_and_without_their_file_extension_where_no_column_says_which():
     file = read("id,split\nn0,train\np0-0.svs,train\np0-1,train\nn1,val\np1,val\nn2,test\np2,test\n")
-    found = splits_of(ROWS, file)
-    assert found.splits == splits_of(ROWS, read(WIDE)).splits
-    assert found.notes == ()
+    made = splits_of(ROWS, file)
+    assert made.splits == splits_of(ROWS, read(WIDE)).splits
+    assert made.notes == ()
 
 
 NUMBERED = [CohortRow(str(slide), "/x", str((slide + 1) // 2), "np"[slide % 4 > 1]) for slide in range(1, 13)]
@@ -93,11 +95,11 @@ def test_the_kind_of_the_ids_follows_from_their_columns_name(text, kind):
 
 
 def test_ids_of_the_other_kind_than_the_column_says_are_pointed_out():
-    text = "".join(f"{one},{part}\n" for one, part in PARTS.items())
+    text = "".join(f"{patient},{part}\n" for patient, part in PARTS.items())
     with pytest.raises(SplitError, match=r"lists no slide .* \(6 are ids of patients, but .* says slide\)"):
         splits_of(ROWS, read("slide_id,split\n" + text))
-    found = splits_of(ROWS, read("patient_id,split\nn2-1,test\n" + text), partial=True)
-    assert found.notes == (
+    made = splits_of(ROWS, read("patient_id,split\nn2-1,test\n" + text), partial=True)
+    assert made.notes == (
         "splits_0.csv: 1 of its patient ids are not in the cohort (1 are ids of slides, but their column's name says "
         "patient): 'n2-1'",
     )
@@ -105,33 +107,33 @@ def test_ids_of_the_other_kind_than_the_column_says_are_pointed_out():
 
 def test_a_test_part_that_lacks_a_class_is_taken_and_a_note_says_what_that_costs():
     rows = [row for row in ROWS if row.patient_id != "p2"]
-    found = splits_of(rows, read(WIDE.replace("p2", "")))
-    assert found.splits[0].test == ("n2-0", "n2-1")
-    assert found.notes == ("splits_0.csv tests no slide of class 'p': metrics that need one are null there",)
+    made = splits_of(rows, read(WIDE.replace("p2", "")))
+    assert made.splits[0].test == ("n2-0", "n2-1")
+    assert made.notes == ("splits_0.csv tests no slide of class 'p': metrics that need one are null there",)
 
 
 def test_a_file_without_test_is_taken_and_a_note_says_what_that_costs():
     rows = [row for row in ROWS if row.patient_id not in ("n2", "p2")]
-    found = splits_of(rows, read(",train,val\n0,n0,n1\n1,p0,p1\n"))
-    assert found.splits[0].test == ()
-    assert found.notes == ("splits_0.csv has no test: nothing is held out to evaluate the models on",)
+    made = splits_of(rows, read(",train,val\n0,n0,n1\n1,p0,p1\n"))
+    assert made.splits[0].test == ()
+    assert made.notes == ("splits_0.csv has no test: nothing is held out to evaluate the models on",)
 
 
 def test_an_id_is_never_matched_by_a_part_of_it():
     rows = [*ROWS, *rows_of("n", "n00")]
-    found = splits_of(rows, read(WIDE))
-    assert found.splits == splits_of(ROWS, read(WIDE)).splits
-    (note,) = found.notes
+    made = splits_of(rows, read(WIDE))
+    assert made.splits == splits_of(ROWS, read(WIDE)).splits
+    (note,) = made.notes
     assert note.startswith("splits_0.csv does not list 4 slides")
     assert note.endswith("'n00-0', 'n00-1', 'n-0', 'n-1'")
 
 
 def test_folds_are_numbered_in_the_order_of_their_files():
     first, second = read(WIDE), read(",train,val,test\n0,n2,n1,n0\n1,p2,p1,p0\n")
-    found = splits_of(ROWS, second, first)
-    assert [split.fold for split in found.splits] == [0, 1]
-    assert found.splits[0].test == ("n0-0", "n0-1", "p0-0", "p0-1")
-    assert found.notes == ()
+    made = splits_of(ROWS, second, first)
+    assert [split.fold for split in made.splits] == [0, 1]
+    assert made.splits[0].test == ("n0-0", "n0-1", "p0-0", "p0-1")
+    assert made.notes == ()
 
 
 def test_files_that_test_the_same_slides_again_are_said_to():
@@ -143,24 +145,24 @@ def test_validation_is_taken_from_train_where_the_file_has_none_and_a_note_says_
     file = read(
         "patient_id,split\n" + "".join(f"{k}{i},{'test' if i == 5 else 'train'}\n" for k in "np" for i in range(6))
     )
-    found = splits_of(rows, file)
-    assert found.notes == ("splits_0.csv has no val: validation is taken from its train, 0.2 of it",)
-    (split,) = found.splits
+    made = splits_of(rows, file)
+    assert made.notes == ("splits_0.csv has no val: validation is taken from its train, 0.2 of it",)
+    (split,) = made.splits
     assert {slide[0] for slide in split.validation} == {"n", "p"}
     assert len(split.validation) == 4
     assert not set(split.validation) & set(split.train)
     assert len(splits_of(rows, file, val_fraction=0.4).splits[0].validation) == 8
-    assert splits_of(rows, file) == found
+    assert splits_of(rows, file) == made
 
 
 def test_unknown_ids_and_slides_without_tiles_are_told_apart():
     file = read(WIDE + "2,gone,,\n")
-    found = splits_of([row for row in ROWS if row.slide_id != "n0-1"], file, cohort_rows=ROWS, partial=True)
-    assert found.notes == (
+    made = splits_of([row for row in ROWS if row.slide_id != "n0-1"], file, cohort_rows=ROWS, partial=True)
+    assert made.notes == (
         "splits_0.csv: 1 of its ids are not in the cohort: 'gone'",
         "splits_0.csv: 1 of its slides have no target or no tiles: 'n0-1'",
     )
-    assert found.splits[0].train == ("n0-0", "p0-0", "p0-1")
+    assert made.splits[0].train == ("n0-0", "p0-0", "p0-1")
 
 
 @pytest.mark.parametrize(
@@ -210,17 +212,17 @@ def test_a_file_that_leaks_or_lacks_is_refused_with_its_name(rows, text, message
         splits_of(rows, read(text))
 
 
-BY_NUMBER = [CohortRow(f"s{one}", "/x", str(one), "np"[one % 2]) for one in range(1, 13)]
+BY_NUMBER = [CohortRow(f"s{number}", "/x", str(number), "np"[number % 2]) for number in range(1, 13)]
 """Slides s1 to s12 of patients 1 to 12."""
 OF_PANDAS = ",train,val,test\n0,1,9.0,11.0\n1,2,10.0,12.0\n" + "".join(f"{i},{i + 1},,\n" for i in range(2, 8))
 
 
 def test_whole_numbers_that_a_data_frame_with_gaps_wrote_as_floats_are_the_ids_they_were():
-    found = splits_of(BY_NUMBER, read(OF_PANDAS))
-    assert found.splits == splits_of(BY_NUMBER, read(OF_PANDAS.replace(".0", ""))).splits
-    assert [len(part) for part in found.splits[0][1:]] == [8, 2, 2]
-    assert len(found.notes) == 1
-    assert "4 ids are read as whole numbers, '9.0' as '9'" in found.notes[0]
+    made = splits_of(BY_NUMBER, read(OF_PANDAS))
+    assert made.splits == splits_of(BY_NUMBER, read(OF_PANDAS.replace(".0", ""))).splits
+    assert [len(part) for part in made.splits[0][1:]] == [8, 2, 2]
+    assert len(made.notes) == 1
+    assert "4 ids are read as whole numbers, '9.0' as '9'" in made.notes[0]
     long = "patient_id,split\n" + "".join(f"{i}.0,{'val' if i > 8 else 'train'}\n" for i in range(1, 11))
     assert len(splits_of(BY_NUMBER[:10], read(long)).splits[0].validation) == 2
 
@@ -271,11 +273,11 @@ def test_no_file_is_no_split():
 
 
 def test_a_slide_that_is_its_own_patient_is_not_ambiguous():
-    rows = [CohortRow(one, "/x", one, one[0]) for one in PARTS]
+    rows = [CohortRow(patient, "/x", patient, patient[0]) for patient in PARTS]
     assert splits_of(rows, read(WIDE)).splits[0].test == ("n2", "p2")
 
 
 def test_survival_folds_are_checked_as_all_are():
-    rows = [CohortRow(one, "/x", one, time=1.0, event=False) for one in PARTS]
+    rows = [CohortRow(patient, "/x", patient, time=1.0, event=False) for patient in PARTS]
     with pytest.raises(SplitError, match=r"splits_0.csv: no patient of the train part of fold 0 has an event"):
         splits_from_files(rows, [read(WIDE)], Task(kind=TaskKind.survival), SplitOptions(), 0, rows)

@@ -17,8 +17,8 @@ FOLDS = {f"{label}{index}": index % 3 for label in "np" for index in range(9)}
 def rows_of(*patients: str, **columns: dict[str, object]) -> list[CohortRow]:
     """The label is the patient's first letter; `split={"n0": "train"}` gives a column's values by patient."""
     return [
-        CohortRow(one, "/x", one, one[0], **{name: values.get(one) for name, values in columns.items()})
-        for one in patients
+        CohortRow(patient, "/x", patient, patient[0], **{name: values.get(patient) for name, values in columns.items()})
+        for patient in patients
     ]
 
 
@@ -45,14 +45,17 @@ def test_slides_without_a_value_in_the_column_that_is_used_are_counted_and_named
 
 
 def test_a_split_column_without_val_says_where_validation_comes_from():
-    split = {one: "test" if index == 8 else "train" for one, index in ((one, int(one[1:])) for one in FOLDS)}
+    split = {
+        patient: "test" if index == 8 else "train"
+        for patient, index in ((patient, int(patient[1:])) for patient in FOLDS)
+    }
     assert notes_of(rows_of(*split, split=split), val_fraction=0.3) == (
         "the split column has no val: validation is taken from its train, 0.3 of it",
     )
 
 
 def test_a_split_column_without_test_makes_a_fold_without_test():
-    split = {one: part for one, part in PARTS.items() if part != "test"}
+    split = {patient: part for patient, part in PARTS.items() if part != "test"}
     rows = rows_of(*split, split=split)
     (made,) = make_splits(rows, CLASSES, SplitOptions(), 0)
     assert made == (0, ("n0", "p0"), ("n1", "p1"), ())
@@ -60,7 +63,7 @@ def test_a_split_column_without_test_makes_a_fold_without_test():
 
 
 def test_a_test_part_of_the_split_column_may_lack_a_class_and_a_note_names_it():
-    split = {one: part for one, part in PARTS.items() if one != "p2"}
+    split = {patient: part for patient, part in PARTS.items() if patient != "p2"}
     rows = rows_of(*split, split=split)
     (made,) = make_splits(rows, CLASSES, SplitOptions(), 0)
     assert made.test == ("n2",)
@@ -78,7 +81,7 @@ def test_a_fold_of_the_fold_column_may_lack_a_class_and_a_note_names_fold_and_cl
 
 @pytest.mark.parametrize("missing", ["p0", "n1"])
 def test_training_and_validation_still_need_every_class(missing):
-    split = {one: part for one, part in PARTS.items() if one != missing}
+    split = {patient: part for patient, part in PARTS.items() if patient != missing}
     with pytest.raises(
         SplitError, match=f"class '{missing[0]}' has no patient in the (train|validation) part of fold 0"
     ):

@@ -40,8 +40,8 @@ def make(rows, seed=0, **options):
 
 
 def classification_of(rows):
-    found = sort_labels({row.label for row in rows if row.label is not None})
-    classes = found if len(found) > 1 else ("neg", "pos")
+    labels = sort_labels({row.label for row in rows if row.label is not None})
+    classes = labels if len(labels) > 1 else ("neg", "pos")
     return Task(kind=TaskKind.classification, classes=classes)
 
 
@@ -166,8 +166,8 @@ def test_the_split_column_is_used_and_validation_is_made_where_it_has_none():
     assert {slide.split("_")[0] for slide in split.test} == {
         patient for patient, part in splits.items() if part == "test"
     }
-    (given,) = make(rows_of(labels, splits | {"n5": "val", "p5": "val"}))
-    assert given.validation == ("n5_0", "p5_0")
+    (split_with_val,) = make(rows_of(labels, splits | {"n5": "val", "p5": "val"}))
+    assert split_with_val.validation == ("n5_0", "p5_0")
 
 
 def test_rows_without_a_split_or_label_take_no_part():

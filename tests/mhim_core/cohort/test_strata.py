@@ -47,7 +47,10 @@ def test_quartiles_of_a_value_are_merged_where_values_repeat(values, least):
     assert len(sizes) <= 4
     assert len(sizes) == 1 or min(sizes.values()) >= least
     for value in set(values):
-        assert len({strata[patient] for patient, found in targets.items() if found[0].value == value}) == 1
+        assert (
+            len({strata[patient] for patient, patient_targets in targets.items() if patient_targets[0].value == value})
+            == 1
+        )
 
 
 def test_a_patient_of_several_classes_is_of_the_rarest():

@@ -304,9 +304,9 @@ def test_words_for_nothing_say_nothing_of_resolution_time_and_site():
 )
 def test_a_decimal_comma_among_numbers_is_no_class(labels, advice):
     rows = "".join(f"{index}.svs;p{index};{label}\n" for index, label in enumerate(labels))
-    found = find_problems(read("path;patient;label\n" + rows))
-    assert [finding.message.rpartition("write ")[2] for finding in found] == advice
-    assert all(finding.severity == "error" for finding in found)
+    problems = find_problems(read("path;patient;label\n" + rows))
+    assert [finding.message.rpartition("write ")[2] for finding in problems] == advice
+    assert all(finding.severity == "error" for finding in problems)
 
 
 def test_labels_of_any_number_of_digits_are_in_natural_order() -> None:

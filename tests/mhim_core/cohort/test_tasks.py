@@ -44,19 +44,19 @@ def infer(rows, **options):
     ],
 )
 def test_the_task_follows_from_the_labels(labels, kind, classes):
-    found = infer(labelled(*labels))
-    assert (found.task.kind, found.task.classes) == (kind, classes)
-    assert len(found.notes) == 1
-    assert kind in found.notes[0]
+    inferred = infer(labelled(*labels))
+    assert (inferred.task.kind, inferred.task.classes) == (kind, classes)
+    assert len(inferred.notes) == 1
+    assert kind in inferred.notes[0]
 
 
 def test_times_and_events_are_the_task_where_there_is_no_label_and_a_note_where_there_is():
     rows = followed((1.0, True), (2.0, False))
     assert infer(rows, time_bins=3).task == Task(kind=TaskKind.survival, time_bins=3)
     both = [row._replace(label=str(index)) for index, row in enumerate(rows)]
-    found = infer(both)
-    assert found.task.kind is TaskKind.classification
-    assert "task=survival uses them" in found.notes[0]
+    inferred = infer(both)
+    assert inferred.task.kind is TaskKind.classification
+    assert "task=survival uses them" in inferred.notes[0]
     assert infer(both, task=TaskName.survival).task.kind is TaskKind.survival
 
 

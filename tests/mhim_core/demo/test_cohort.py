@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mhim_core.demo.cohort import MIN_SLIDES, DemoCohort, Finding, write_demo_cohort
+from mhim_core.demo.cohort import MIN_SLIDES, DemoCohort, FociKind, write_demo_cohort
 from mhim_core.demo.slide import FocusKind
 from mhim_core.demo.truth import focus_shares, read_truth
 from mhim_core.errors import ConfigError
@@ -39,21 +39,19 @@ def test_quiet_foci_are_alone_in_the_test_and_never_where_models_learn(num_slide
     from mhim_core.demo.cohort import _PATTERN, _slides
 
     slides = list(_slides(islice(cycle(_PATTERN), num_slides)))
-    shown = {
-        split: {slide.finding for slide in slides if slide.row.split == split} for split in ("train", "val", "test")
-    }
+    shown = {split: {slide.shows for slide in slides if slide.row.split == split} for split in ("train", "val", "test")}
     assert shown == {
-        "train": {Finding.none, Finding.both, Finding.loud},
-        "val": {Finding.none, Finding.both, Finding.loud},
-        "test": {Finding.none, Finding.quiet, Finding.loud},
+        "train": {FociKind.none, FociKind.both, FociKind.loud},
+        "val": {FociKind.none, FociKind.both, FociKind.loud},
+        "test": {FociKind.none, FociKind.quiet, FociKind.loud},
     }
-    assert all((slide.row.label == "normal") == (slide.finding is Finding.none) for slide in slides)
+    assert all((slide.row.label == "normal") == (slide.shows is FociKind.none) for slide in slides)
     assert abs(sum(slide.row.label == "tumour" for slide in slides) - num_slides / 2) <= 1
     patients: dict[str, set[tuple[str, str]]] = {}
     for slide in slides:
         patients.setdefault(slide.row.patient_id, set()).add((slide.row.split, slide.row.label))
     assert len(patients) < num_slides  # some have two slides
-    assert all(len(found) == 1 for found in patients.values())
+    assert all(len(slides_shown) == 1 for slides_shown in patients.values())
 
 
 def test_every_slide_has_about_50_tiles_and_few_of_them_are_tumour(cohort: DemoCohort) -> None:
@@ -65,10 +63,10 @@ def test_every_slide_has_about_50_tiles_and_few_of_them_are_tumour(cohort: DemoC
             assert 34 <= len(slide.plan) <= 66  # of these 3 % are 2: as many as there are loud foci
             coords = slide.plan.coords_l0_px
         known = truth[row["slide_id"]]
-        assert (known.foci == ()) == (row["label"] == "normal") == (known.shows is Finding.none)
+        assert (known.foci == ()) == (row["label"] == "normal") == (known.shows is FociKind.none)
         for kind, most in ((FocusKind.loud, 0.06), (FocusKind.quiet, 0.3)):
             foci = tuple(focus for focus in known.foci if focus.kind is kind)
-            assert bool(foci) == (known.shows in (kind, Finding.both))
+            assert bool(foci) == (known.shows in (kind, FociKind.both))
             assert not foci or 0.005 < focus_shares(foci, coords, (128, 128)).mean() < most
 
 
@@ -85,8 +83,8 @@ def test_a_complete_folder_is_left_alone_and_a_broken_one_is_mended(cohort: Demo
 
 def test_another_seed_gives_other_slides(cohort: DemoCohort, tmp_path: Path) -> None:
     other = write_demo_cohort(tmp_path, num_slides=MIN_SLIDES, num_new=0, seed=2)
-    one, two = (made.cohort_csv.parent / "slides/demo-0001.tiff" for made in (cohort, other))
-    assert one.read_bytes() != two.read_bytes()
+    first, second = (made.cohort_csv.parent / "slides/demo-0001.tiff" for made in (cohort, other))
+    assert first.read_bytes() != second.read_bytes()
     assert rows_of(other.new_csv) == []
 
 

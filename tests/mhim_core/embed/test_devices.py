@@ -37,6 +37,6 @@ def test_features_of_real_tiles_are_nearly_those_of_the_cpu(
     """TF32 in the convolutions would move them by 1e-3 of their size and more."""
     paths = sorted((shared_data / "tiles").glob("*.png"))[:16]
     tiles = torch.stack([torch.from_numpy(np.array(Image.open(path).convert("RGB"))) for path in paths])
-    expected, found = encoders["cpu"](tiles), encoders[device.type](tiles)
-    difference = (found - expected).norm(dim=1) / expected.norm(dim=1)
+    expected, actual = encoders["cpu"](tiles), encoders[device.type](tiles)
+    difference = (actual - expected).norm(dim=1) / expected.norm(dim=1)
     assert float(difference.max()) < 2e-4

@@ -11,8 +11,8 @@ from mhim_core.embed.encoder import TileEncoder
 from mhim_core.embed.facts import PlanFacts
 from mhim_core.errors import SlideError
 from mhim_core.features import SourceHint
-from mhim_core.slides.identity import file_sha256
 from mhim_core.slides.reader import TileBatch
+from mhim_core.slides.source_identity import file_sha256
 from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
 from mhim_core.types import FailureReason, SlideId, SlideTask
 
@@ -25,28 +25,28 @@ def task(shared_data: Path) -> SlideTask:
 
 
 def test_a_real_slide_becomes_features_of_its_tissue(task: SlideTask, hed_texture: TileEncoder) -> None:
-    (found,) = embed_slide(task, [hed_texture], spec=SPEC, policy=SlidePolicy())
-    num_tiles = len(found.features)
+    (embedded,) = embed_slide(task, [hed_texture], spec=SPEC, policy=SlidePolicy())
+    num_tiles = len(embedded.features)
     assert 20 < num_tiles <= 9 * 12
-    assert found.features.shape == (num_tiles, hed_texture.card.dim)
-    assert found.coords_l0_px.shape == (num_tiles, 2)
-    assert np.all(found.tissue_share >= SPEC.min_tissue)
-    assert found.reading.mpp.source == "slide"
-    assert found.reading.effective_mpp == pytest.approx((0.5, 0.5), rel=0.01)
-    assert (found.cut.width_l0_px, found.cut.height_l0_px) == (2220, 2967)
-    assert found.cut.tiling == tiling_identity(SPEC)
-    assert found.reading.hint.uri == task.uri
-    assert found.reading.source_sha256 == ""
+    assert embedded.features.shape == (num_tiles, hed_texture.card.dim)
+    assert embedded.coords_l0_px.shape == (num_tiles, 2)
+    assert np.all(embedded.tissue_share >= SPEC.min_tissue)
+    assert embedded.reading.mpp.source == "slide"
+    assert embedded.reading.effective_mpp == pytest.approx((0.5, 0.5), rel=0.01)
+    assert (embedded.cut.width_l0_px, embedded.cut.height_l0_px) == (2220, 2967)
+    assert embedded.cut.tiling == tiling_identity(SPEC)
+    assert embedded.reading.hint.uri == task.uri
+    assert embedded.reading.source_sha256 == ""
 
 
 def test_tiles_over_the_slide_s_edge_tell_how_much_of_them_is_missing(
     task: SlideTask, hed_texture: TileEncoder
 ) -> None:
-    (found,) = embed_slide(task, [hed_texture], spec=TileSpec(min_tissue=0), policy=SlidePolicy())
-    tile_xy = np.array(found.cut.tile_size_l0_px)
-    held = np.clip((np.array([2220, 2967]) - found.coords_l0_px) / tile_xy, 0, 1).prod(axis=1)
-    assert found.background_share.max() > 0.1
-    assert np.abs(found.background_share - (1 - held)).max() < 0.01
+    (embedded,) = embed_slide(task, [hed_texture], spec=TileSpec(min_tissue=0), policy=SlidePolicy())
+    tile_xy = np.array(embedded.cut.tile_size_l0_px)
+    held = np.clip((np.array([2220, 2967]) - embedded.coords_l0_px) / tile_xy, 0, 1).prod(axis=1)
+    assert embedded.background_share.max() > 0.1
+    assert np.abs(embedded.background_share - (1 - held)).max() < 0.01
 
 
 def test_a_staged_copy_is_the_same_source_at_the_tasks_own_address(
@@ -72,10 +72,10 @@ def test_a_slide_that_is_not_there_fails_alone(hed_texture: TileEncoder, tmp_pat
 def test_a_verified_sha256_travels_with_the_features(task: SlideTask, hed_texture: TileEncoder) -> None:
     digest = file_sha256(task.uri)
     named = task._replace(sha256=digest.upper())
-    (found,) = embed_slide(named, [hed_texture], spec=SPEC, policy=SlidePolicy())
-    facts = next(decode_slide(Path(task.uri), named, found.reading.hint, spec=SPEC, policy=SlidePolicy()))
+    (embedded,) = embed_slide(named, [hed_texture], spec=SPEC, policy=SlidePolicy())
+    facts = next(decode_slide(Path(task.uri), named, embedded.reading.hint, spec=SPEC, policy=SlidePolicy()))
     assert isinstance(facts, PlanFacts)
-    assert found.reading.source_sha256 == facts.reading.source_sha256 == digest
+    assert embedded.reading.source_sha256 == facts.reading.source_sha256 == digest
 
 
 def test_another_file_than_the_cohort_names_is_refused(task: SlideTask, hed_texture: TileEncoder) -> None:
@@ -87,11 +87,11 @@ def test_another_file_than_the_cohort_names_is_refused(task: SlideTask, hed_text
 def test_features_are_those_of_the_encoder_alone(task: SlideTask, hed_texture: TileEncoder) -> None:
     from mhim_core.slides.prepare import prepare_slide
 
-    (found,) = embed_slide(task, [hed_texture], spec=SPEC, policy=SlidePolicy())
+    (embedded,) = embed_slide(task, [hed_texture], spec=SPEC, policy=SlidePolicy())
     with prepare_slide(task.uri, spec=SPEC, policy=SlidePolicy()) as prepared:
         tiles = np.concatenate([batch.tiles for batch in prepared.reader.tiles(prepared.plan)])
     last = hed_texture(torch.from_numpy(tiles[-1:])).numpy().astype(np.float16)
-    assert np.array_equal(found.features[-1:], last)
+    assert np.array_equal(embedded.features[-1:], last)
 
 
 def test_a_batch_of_large_tiles_has_as_many_as_take_few_megabytes(tmp_path: Path) -> None:

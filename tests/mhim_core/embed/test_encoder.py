@@ -21,12 +21,12 @@ def test_a_feature_does_not_depend_on_batch_mates_or_order(any_encoder: TileEnco
 def test_a_feature_does_not_depend_on_the_threads_around(any_encoder: TileEncoder, noisy_tiles: Tensor) -> None:
     threads_before = torch.get_num_threads()
     try:
-        found = []
+        features = []
         for num_threads in (1, 3):
             torch.set_num_threads(num_threads)
-            found.append(any_encoder(noisy_tiles[:8]))
+            features.append(any_encoder(noisy_tiles[:8]))
             assert torch.get_num_threads() == num_threads
-        assert torch.equal(*found)
+        assert torch.equal(*features)
     finally:
         torch.set_num_threads(threads_before)
 

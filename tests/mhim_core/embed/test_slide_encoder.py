@@ -78,44 +78,44 @@ def in_batches(tiles: Tensor, sizes: list[int]) -> Iterator[Batch]:
 
 def test_a_real_networks_features_are_stored_as_its_float16_bits(any_encoder: TileEncoder, noisy_tiles: Tensor) -> None:
     tiles = noisy_tiles[:11]
-    (found,) = SlideEncoder([any_encoder])(in_batches(tiles, [5, 6]), make_facts(11))
-    assert found.features.tobytes() == any_encoder(tiles).numpy().astype(np.float16).tobytes()
-    assert found.encoder == any_encoder.card.to_dict()
+    (encoded,) = SlideEncoder([any_encoder])(in_batches(tiles, [5, 6]), make_facts(11))
+    assert encoded.features.tobytes() == any_encoder(tiles).numpy().astype(np.float16).tobytes()
+    assert encoded.encoder == any_encoder.card.to_dict()
 
 
 @pytest.mark.parametrize("sizes", [[21], [1] * 21, [5, 0, 16], [8, 8, 5], [20, 1]])
 def test_how_tiles_arrive_changes_no_bit(hed_texture: TileEncoder, noisy_tiles: Tensor, sizes: list[int]) -> None:
-    (found,) = SlideEncoder([hed_texture])(in_batches(noisy_tiles, sizes), make_facts(21))
-    assert found.features.dtype == np.float16
-    assert found.features.tobytes() == hed_texture(noisy_tiles).numpy().astype(np.float16).tobytes()
-    assert found.num_bad_tiles == 0
+    (encoded,) = SlideEncoder([hed_texture])(in_batches(noisy_tiles, sizes), make_facts(21))
+    assert encoded.features.dtype == np.float16
+    assert encoded.features.tobytes() == hed_texture(noisy_tiles).numpy().astype(np.float16).tobytes()
+    assert encoded.num_bad_tiles == 0
 
 
 def test_tiles_out_of_order_land_in_plan_order(noisy_tiles: Tensor) -> None:
     order = np.random.default_rng(0).permutation(21)
     batches = [Batch(part, noisy_tiles.numpy()[part]) for part in np.split(order, [4, 13])]
-    (found,) = SlideEncoder([MeanColour()])(batches, make_facts(21))
-    assert np.array_equal(found.features, noisy_tiles.float().mean((1, 2)).numpy().astype(np.float16))
-    assert np.array_equal(found.coords_l0_px, make_facts(21).coords_l0_px)
-    assert found.background_share.dtype == np.float32
-    assert np.array_equal(found.background_share, np.arange(21) / 32)
+    (encoded,) = SlideEncoder([MeanColour()])(batches, make_facts(21))
+    assert np.array_equal(encoded.features, noisy_tiles.float().mean((1, 2)).numpy().astype(np.float16))
+    assert np.array_equal(encoded.coords_l0_px, make_facts(21).coords_l0_px)
+    assert encoded.background_share.dtype == np.float32
+    assert np.array_equal(encoded.background_share, np.arange(21) / 32)
 
 
 def test_tiles_that_never_came_are_left_out_and_counted(noisy_tiles: Tensor) -> None:
     kept = np.array([0, 3, 4, 20])
-    (found,) = SlideEncoder([MeanColour()])([Batch(kept, noisy_tiles.numpy()[kept])], make_facts(21))
-    assert found.num_bad_tiles == 17
-    assert np.array_equal(found.coords_l0_px, make_facts(21).coords_l0_px[kept])
-    assert np.array_equal(found.tissue_share, make_facts(21).tissue_share[kept])
-    assert np.array_equal(found.background_share, kept / 32)
-    assert np.array_equal(found.features, noisy_tiles[kept].float().mean((1, 2)).numpy().astype(np.float16))
+    (encoded,) = SlideEncoder([MeanColour()])([Batch(kept, noisy_tiles.numpy()[kept])], make_facts(21))
+    assert encoded.num_bad_tiles == 17
+    assert np.array_equal(encoded.coords_l0_px, make_facts(21).coords_l0_px[kept])
+    assert np.array_equal(encoded.tissue_share, make_facts(21).tissue_share[kept])
+    assert np.array_equal(encoded.background_share, kept / 32)
+    assert np.array_equal(encoded.features, noisy_tiles[kept].float().mean((1, 2)).numpy().astype(np.float16))
 
 
 def test_a_slide_without_tissue_has_no_rows_and_is_no_failure() -> None:
     encoder = MeanColour()
-    (found,) = SlideEncoder([encoder])([], make_facts(0))
-    assert found.features.shape == (0, 3)
-    assert found.features.dtype == np.float16
+    (encoded,) = SlideEncoder([encoder])([], make_facts(0))
+    assert encoded.features.shape == (0, 3)
+    assert encoded.features.dtype == np.float16
     assert encoder.num_tiles_per_call == []
 
 
@@ -148,8 +148,8 @@ def test_features_that_cannot_be_stored_fail_the_slide(noisy_tiles: Tensor, fact
 def test_read_only_arrays_are_taken_and_left_alone(noisy_tiles: Tensor) -> None:
     tiles = noisy_tiles.numpy().copy()
     tiles.flags.writeable = False
-    (found,) = SlideEncoder([MeanColour()])([Batch(np.arange(21), tiles)], make_facts(21))
-    assert len(found.features) == 21
+    (encoded,) = SlideEncoder([MeanColour()])([Batch(np.arange(21), tiles)], make_facts(21))
+    assert len(encoded.features) == 21
     assert np.array_equal(tiles, noisy_tiles.numpy())
 
 
@@ -183,8 +183,8 @@ def test_what_the_decoder_raises_passes_through_and_the_next_slide_is_untouched(
     encoder = SlideEncoder([MeanColour()])
     with pytest.raises(SlideError, match="sector lost"):
         encoder(broken(), make_facts(21))
-    (found,) = encoder(in_batches(noisy_tiles, [21]), make_facts(21))
-    assert np.array_equal(found.features, noisy_tiles.float().mean((1, 2)).numpy().astype(np.float16))
+    (encoded,) = encoder(in_batches(noisy_tiles, [21]), make_facts(21))
+    assert np.array_equal(encoded.features, noisy_tiles.float().mean((1, 2)).numpy().astype(np.float16))
 
 
 def test_no_encoder_at_all_is_refused() -> None:

@@ -61,9 +61,9 @@ def test_features_of_another_implementation_are_reproduced_to_float16(
         coords, expected = file["coords"][:16], file["features"][:16]
     with openslide.OpenSlide(shared_data / "slides" / "atlas10x" / f"{path.stem}.tiff") as slide:
         regions = [slide.read_region((int(x), int(y)), 0, (224, 224)).convert("RGB") for x, y in coords]
-    found = mobilenet(torch.from_numpy(np.stack([np.asarray(region) for region in regions]))).numpy()
+    features = mobilenet(torch.from_numpy(np.stack([np.asarray(region) for region in regions]))).numpy()
     half_a_step = np.spacing(np.abs(expected)).astype(np.float32) / 2
-    assert np.all(np.abs(found - expected.astype(np.float32)) <= half_a_step + 2e-4)
+    assert np.all(np.abs(features - expected.astype(np.float32)) <= half_a_step + 2e-4)
 
 
 def test_a_folder_and_a_file_of_the_same_weights_are_one_encoder(folder: Path, mobilenet: TileEncoder) -> None:

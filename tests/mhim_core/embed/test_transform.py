@@ -12,16 +12,16 @@ HALF = [0.5, 0.5, 0.5]
 def test_a_tile_of_the_right_size_is_only_normalised(noisy_tiles: torch.Tensor) -> None:
     transform = TileTransform(transform_facts(96, [0.1, 0.2, 0.3], [0.5, 0.25, 1.0]))
     expected = (noisy_tiles.double() / 255 - torch.tensor([0.1, 0.2, 0.3])) / torch.tensor([0.5, 0.25, 1.0])
-    found = transform(noisy_tiles).double().permute(0, 2, 3, 1)
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    transformed = transform(noisy_tiles).double().permute(0, 2, 3, 1)
+    torch.testing.assert_close(transformed, expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_a_flat_tile_stays_flat_whatever_its_size(interpolation: str) -> None:
     transform = TileTransform(transform_facts(64, HALF, HALF, interpolation))
-    found = transform(torch.full((2, 100, 100, 3), 200, dtype=torch.uint8))
-    assert found.shape == (2, 3, 64, 64)
-    torch.testing.assert_close(found, torch.full_like(found, (200 / 255 - 0.5) / 0.5), atol=1e-5, rtol=0)
+    transformed = transform(torch.full((2, 100, 100, 3), 200, dtype=torch.uint8))
+    assert transformed.shape == (2, 3, 64, 64)
+    torch.testing.assert_close(transformed, torch.full_like(transformed, (200 / 255 - 0.5) / 0.5), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -32,9 +32,9 @@ def test_resizing_agrees_with_pillow_to_its_rounding(
     noisy_tiles: torch.Tensor, interpolation: str, filter_: Image.Resampling
 ) -> None:
     transform = TileTransform(transform_facts(84, [0.0] * 3, [1.0] * 3, interpolation))
-    found = 255 * transform(noisy_tiles).permute(0, 2, 3, 1).numpy()
+    transformed = 255 * transform(noisy_tiles).permute(0, 2, 3, 1).numpy()
     expected = np.stack([np.asarray(Image.fromarray(tile.numpy()).resize((84, 84), filter_)) for tile in noisy_tiles])
-    assert np.abs(np.clip(found, 0, 255) - expected).max() < 2.0
+    assert np.abs(np.clip(transformed, 0, 255) - expected).max() < 2.0
 
 
 def test_the_border_of_a_tile_is_seen() -> None:

@@ -68,7 +68,7 @@ def make() -> Callable[..., Predictions]:
                     # its patients are another fold's validation
                     logits = _logits(kind, hidden[bag] + noise * drawn.normal())
                     validation.append(row._replace(fold=(fold + 1) % folds, logits=logits))
-        train = {fold: [one for bag, one in enumerate(targets) if bag % folds != fold] for fold in range(folds)}
+        train = {fold: [target for bag, target in enumerate(targets) if bag % folds != fold] for fold in range(folds)}
         return Predictions(TASKS[kind], test, validation, train)
 
     return build

@@ -22,7 +22,7 @@ def test_probabilities_are_the_softmax_at_any_size_of_logits():
 
 def test_risk_is_minus_the_sum_of_the_survival_curve():
     logits = (0.3, -1.2, 2.0, 0.1)
-    hazards = [1 / (1 + math.exp(-one)) for one in logits]
+    hazards = [1 / (1 + math.exp(-logit)) for logit in logits]
     survival = np.cumprod([1 - hazard for hazard in hazards])
     row = ROW._replace(logits=logits, target=SurvivalTarget(3.0, True))
     assert row.risk == pytest.approx(-survival.sum(), abs=1e-12)
@@ -37,7 +37,7 @@ def test_a_number_is_given_as_it_is():
 def test_rows_are_grouped_by_fit_and_by_seed_and_sorted_by_bag():
     rows = [ROW._replace(seed=seed, fold=fold, bag_id=f"s{fold}") for seed in (2, 1) for fold in (1, 0)]
     assert [tuple(fit) for fit in by_fit(rows)] == [(1, 0), (1, 1), (2, 0), (2, 1)]
-    assert {seed: [row.bag_id for row in found] for seed, found in by_seed(rows).items()} == {
+    assert {seed: [row.bag_id for row in seed_rows] for seed, seed_rows in by_seed(rows).items()} == {
         1: ["s0", "s1"],
         2: ["s0", "s1"],
     }

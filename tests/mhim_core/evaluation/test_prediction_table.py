@@ -90,10 +90,10 @@ def test_new_bags_tell_what_they_are_by_and_read_back(kind: TaskKind) -> None:
     schema = new_bags_schema(task, BagUnit.patient, origin)
     assert {"patient_id", "slide_ids", *origin, "predicted_at"} <= set(schema.names)
     line = {field.name: _example(field.type) for field in schema}
-    (found,) = read_lines(write_parquet([line], schema=schema), schema, "x")
-    assert found == line
+    (line_read,) = read_lines(write_parquet([line], schema=schema), schema, "x")
+    assert line_read == line
     if task.classes:
-        assert class_values(found, "calibrated", task) == (0.5, 0.5)
+        assert class_values(line_read, "calibrated", task) == (0.5, 0.5)
 
 
 def _example(kind: pa.DataType) -> object:

@@ -20,9 +20,9 @@ def bound(score) -> dict:
 def test_a_mean_over_seeds_is_the_mean_in_every_replicate():
     seeds = [bound(scores(seed))["auroc"] for seed in range(3)]
     mean = metrics.mean_of(seeds)
-    assert mean.metric.value == pytest.approx(np.mean([one.metric.value for one in seeds]))
+    assert mean.metric.value == pytest.approx(np.mean([scored.metric.value for scored in seeds]))
     together = metrics.replicate_values({"mean": mean}, PATIENTS, replicates=50)["mean"]
-    apart = [metrics.replicate_values({"one": one}, PATIENTS, replicates=50)["one"] for one in seeds]
+    apart = [metrics.replicate_values({"one": scored}, PATIENTS, replicates=50)["one"] for scored in seeds]
     np.testing.assert_allclose(together, np.mean(apart, axis=0))
 
 
@@ -41,6 +41,6 @@ def test_the_same_seed_draws_the_same_patients_for_every_metric():
 
 
 def test_no_replicates_give_values_without_intervals():
-    found = metrics.estimate(bound(scores(0)), PATIENTS, replicates=0)["auroc"]
-    assert found.value is not None
-    assert (found.low, found.high, found.num_undefined) == (None, None, 0)
+    estimate = metrics.estimate(bound(scores(0)), PATIENTS, replicates=0)["auroc"]
+    assert estimate.value is not None
+    assert (estimate.low, estimate.high, estimate.num_undefined) == (None, None, 0)

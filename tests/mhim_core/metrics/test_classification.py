@@ -216,8 +216,8 @@ def test_evaluate_predictions_gives_every_metric_and_reasons_for_nulls():
     assert nulls["auroc"].value is None
     assert nulls["auroc"].reason == "all 2 slides are of class 1"
     assert nulls["accuracy"].value == 0.5
-    given = evaluate_predictions(truth, probability, patients, y_pred=truth, replicates=10)
-    assert given["accuracy"].value == 1.0
+    of_decisions = evaluate_predictions(truth, probability, patients, y_pred=truth, replicates=10)
+    assert of_decisions["accuracy"].value == 1.0
 
 
 @pytest.mark.parametrize("num_slides", [24, 2000])

@@ -39,27 +39,29 @@ def slow_delong(truth, first, second):
 def test_delong_equals_the_slow_definition_with_ties(seed, decimals):
     truth, first, second = two_scores(seed, decimals=decimals)
     aucs, variance = slow_delong(truth, first, second)
-    found = delong(truth, first, second)
-    assert (found.auc_a, found.auc_b) == pytest.approx(tuple(aucs), abs=1e-12)
-    assert found.difference == pytest.approx(aucs[0] - aucs[1], abs=1e-12)
+    comparison = delong(truth, first, second)
+    assert (comparison.auc_a, comparison.auc_b) == pytest.approx(tuple(aucs), abs=1e-12)
+    assert comparison.difference == pytest.approx(aucs[0] - aucs[1], abs=1e-12)
     if variance > 1e-12:
         half = norm.ppf(0.975) * np.sqrt(variance)
-        assert (found.low, found.high) == pytest.approx((found.difference - half, found.difference + half), abs=1e-9)
-        assert found.p == pytest.approx(2 * norm.sf(abs(found.difference) / np.sqrt(variance)), rel=1e-7)
+        assert (comparison.low, comparison.high) == pytest.approx(
+            (comparison.difference - half, comparison.difference + half), abs=1e-9
+        )
+        assert comparison.p == pytest.approx(2 * norm.sf(abs(comparison.difference) / np.sqrt(variance)), rel=1e-7)
 
 
 def test_its_aucs_are_the_aurocs():
     truth, first, second = two_scores(3)
-    found = delong(truth, first, second)
-    assert found.auc_a == pytest.approx(metrics.auroc(truth, first), abs=1e-12)
-    assert found.auc_b == pytest.approx(metrics.auroc(truth, second), abs=1e-12)
+    comparison = delong(truth, first, second)
+    assert comparison.auc_a == pytest.approx(metrics.auroc(truth, first), abs=1e-12)
+    assert comparison.auc_b == pytest.approx(metrics.auroc(truth, second), abs=1e-12)
 
 
 def test_exchanging_the_scores_exchanges_the_sign_alone():
     truth, first, second = two_scores(5)
-    one, other = delong(truth, first, second), delong(truth, second, first)
-    assert other.difference == -one.difference
-    assert (other.low, other.high, other.p) == pytest.approx((-one.high, -one.low, one.p), abs=1e-15)
+    forward, other = delong(truth, first, second), delong(truth, second, first)
+    assert other.difference == -forward.difference
+    assert (other.low, other.high, other.p) == pytest.approx((-forward.high, -forward.low, forward.p), abs=1e-15)
 
 
 def test_the_order_of_slides_and_any_rising_scale_do_not_matter():
@@ -86,8 +88,8 @@ def test_its_interval_covers_the_truth_as_often_as_it_says():
     truth = np.arange(80) % 2
     for _ in range(300):
         common = generator.normal(size=80) + truth
-        found = delong(truth, common + generator.normal(size=80), common + generator.normal(size=80))
-        covered += found.low <= 0 <= found.high  # both are equally good by construction
+        comparison = delong(truth, common + generator.normal(size=80), common + generator.normal(size=80))
+        covered += comparison.low <= 0 <= comparison.high  # both are equally good by construction
     assert 0.91 < covered / 300 < 0.99
 
 

@@ -70,6 +70,6 @@ def test_wrong_input_is_refused(truth, predicted, message):
 
 def test_intervals_hold_the_values():
     truth, predicted = values(9, 80)
-    found = metrics.evaluate_regression(truth, predicted, [str(i) for i in range(80)], replicates=300)
-    assert list(found) == list(REGRESSION_METRICS)
-    assert all(one.low < one.value < one.high for one in found.values())
+    estimates = metrics.evaluate_regression(truth, predicted, [str(i) for i in range(80)], replicates=300)
+    assert list(estimates) == list(REGRESSION_METRICS)
+    assert all(estimate.low < estimate.value < estimate.high for estimate in estimates.values())

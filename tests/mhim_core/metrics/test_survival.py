@@ -72,15 +72,15 @@ def test_uno_equals_the_slow_weighted_pairs(seed, tau):
     counted = events & (times < tau)
     weights = np.array(
         [
-            slow_uncensored(train_times, train_events, moment) ** -2 if one else 0.0
-            for moment, one in zip(times, counted, strict=True)
+            slow_uncensored(train_times, train_events, moment) ** -2 if is_counted else 0.0
+            for moment, is_counted in zip(times, counted, strict=True)
         ]
     )
     expected = slow_concordance(times, counted, risks, weights)
     # who has an event later than tau is no event here, but still somebody with a later time
     if expected is not None:
-        found = metrics.uno_c(train_times, train_events, times, events, risks, tau=tau)
-        assert found == pytest.approx(expected, abs=1e-9)
+        concordance = metrics.uno_c(train_times, train_events, times, events, risks, tau=tau)
+        assert concordance == pytest.approx(expected, abs=1e-9)
 
 
 def test_uno_is_harrell_where_nobody_was_censored_in_training():
@@ -93,9 +93,9 @@ def test_uno_is_harrell_where_nobody_was_censored_in_training():
 
 def test_uno_by_hand():
     # training: one of four censored at 2, so G = 1 before and (3 − 1)/3 from then on
-    found = metrics.uno_c([1, 2, 3, 4], [1, 0, 1, 1], [1.0, 3.0, 4.0], [1, 1, 1], [0.1, 0.9, 0.5])
+    concordance = metrics.uno_c([1, 2, 3, 4], [1, 0, 1, 1], [1.0, 3.0, 4.0], [1, 1, 1], [0.1, 0.9, 0.5])
     # the event at 1 (weight 1) is beaten by both; the event at 3 (weight 9/4) beats the one at 4
-    assert found == pytest.approx((9 / 4) / (2 + 9 / 4))
+    assert concordance == pytest.approx((9 / 4) / (2 + 9 / 4))
 
 
 def test_events_after_the_last_training_patient_make_uno_undefined_until_tau_is_set():
@@ -172,9 +172,9 @@ def test_many_patients_are_compared_block_by_block(monkeypatch):
 def test_intervals_come_with_reasons_for_nulls():
     times, events, risks = cohort(5, 60)
     patients = [str(index) for index in range(60)]
-    found = metrics.evaluate_survival(times, events, risks, patients, replicates=200)
-    assert found["harrell_c"].low < metrics.harrell_c(times, events, risks) < found["harrell_c"].high
-    assert found["uno_c"] == (None, None, None, 0, "no training patients were given")
+    estimates = metrics.evaluate_survival(times, events, risks, patients, replicates=200)
+    assert estimates["harrell_c"].low < metrics.harrell_c(times, events, risks) < estimates["harrell_c"].high
+    assert estimates["uno_c"] == (None, None, None, 0, "no training patients were given")
     weights = metrics.censoring_weights(times, events, times, events, tau=4.0)
     assert metrics.evaluate_survival(times, events, risks, patients, censoring=weights, replicates=50)["uno_c"].low
 
@@ -201,12 +201,12 @@ def test_the_log_rank_test_equals_its_definition(seed):
         surplus += (died & group).sum() - d * n1 / n
         if n > 1:
             variance += d * (n1 / n) * (1 - n1 / n) * (n - d) / (n - 1)
-    found = metrics.log_rank(times, events, group)
-    assert found.statistic == pytest.approx(surplus**2 / variance, rel=1e-9)
-    assert found.degrees_of_freedom == 1
+    test = metrics.log_rank(times, events, group)
+    assert test.statistic == pytest.approx(surplus**2 / variance, rel=1e-9)
+    assert test.degrees_of_freedom == 1
     from scipy.stats import chi2
 
-    assert found.p == pytest.approx(chi2.sf(found.statistic, 1), rel=1e-9)
+    assert test.p == pytest.approx(chi2.sf(test.statistic, 1), rel=1e-9)
 
 
 def test_the_log_rank_test_takes_any_labels_and_more_than_two_groups():

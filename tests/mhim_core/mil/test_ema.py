@@ -5,7 +5,7 @@ import torch
 
 from mhim_core.mil.ema import base_momentum, follow, momentum_at
 from mhim_core.mil.model import MilModel, build_model
-from mhim_core.mil.model_options import MhimOptions, ModelOptions, Schedule
+from mhim_core.mil.model_options import MhimOptions, ModelOptions, StepSchedule
 
 
 def model(seed: str) -> MilModel:
@@ -45,7 +45,7 @@ def test_auto_turns_the_teacher_over_twelve_times_within_bounds() -> None:
 
 
 def test_the_cosine_schedule_rises_to_one() -> None:
-    options = MhimOptions(ema_momentum="0.9", ema_schedule=Schedule.cosine)
+    options = MhimOptions(ema_momentum="0.9", ema_schedule=StepSchedule.cosine)
     assert momentum_at(options, 0, 100) == pytest.approx(0.9)
     assert momentum_at(options, 50, 100) == pytest.approx(0.95)
     assert momentum_at(options, 100, 100) == 1.0

@@ -13,10 +13,10 @@ from mhim_core.mil.registry import AGGREGATOR_NAMES, MINING_AGGREGATORS
 from mhim_core.storage import LocalStorage
 from mhim_core.task import ClassTarget, FittedTask, SurvivalTarget, Target, Task, TaskKind, ValueTarget
 from mhim_core.train.card import ModelCard
-from mhim_core.train.checkpoint import load_model, save_model
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.fit_options import FitOptions, Precision
 from mhim_core.train.loop import run_fits
+from mhim_core.train.model_file import load_model, save_model
 from mhim_core.train.objective import make_label
 from mhim_core.train.plan import FoldBags, LabelledBag, Stage, TrainPlan, plan_fits
 from mhim_core.train.state import FitSetup, TrainState
@@ -95,8 +95,8 @@ def test_a_bag_gives_among_others_what_it_gives_alone(aggregator: str, stage: St
     """Bags are never padded to one length, so the others' lengths cannot matter."""
     bags = [bag(num) for num in (5, 60, 1, 23)]
     together = step(start(aggregator, stage), *bags)
-    for index, one in enumerate(bags):
-        alone = step(start(aggregator, stage), one)
+    for index, single_bag in enumerate(bags):
+        alone = step(start(aggregator, stage), single_bag)
         for name in ("logits_BC", "task_B", "consistency_B"):
             assert torch.equal(getattr(together, name)[index], getattr(alone, name)[0]), (name, index)
 
@@ -148,10 +148,10 @@ def test_float32_is_float64_to_its_own_precision(aggregator: str) -> None:
     single, double = (build_model(D_IN, 3, options, seed="s", dtype=dtype) for dtype in (torch.float32, torch.float64))
     for num in (1, 50):
         x = bag(num).x_NF
-        found, expected = single(x.float()), double(x)
-        assert found.logits_C.dtype == torch.float32
-        torch.testing.assert_close(found.logits_C.double(), expected.logits_C, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(found.attention_HN.double(), expected.attention_HN, rtol=1e-4, atol=1e-5)
+        actual, expected = single(x.float()), double(x)
+        assert actual.logits_C.dtype == torch.float32
+        torch.testing.assert_close(actual.logits_C.double(), expected.logits_C, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(actual.attention_HN.double(), expected.attention_HN, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("aggregator", "stage"), PLAIN_AND_MINING)

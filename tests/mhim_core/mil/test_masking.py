@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.masking import high_ratio_at, mask_high, mask_instances, rank_instances, split_recycled
-from mhim_core.mil.model_options import MhimOptions, Schedule, TokenOrder
+from mhim_core.mil.model_options import MhimOptions, StepSchedule, TokenOrder
 from mhim_core.types import BagId
 
 DRAWS = Draws(0, 0, BagId("a"))
@@ -137,7 +137,7 @@ def test_random_ratio_zero_recycles_nothing() -> None:
 
 
 def test_the_cosine_schedule_falls_from_the_ratio_to_nothing() -> None:
-    options = MhimOptions(high_mask_ratio=0.05, high_mask_schedule=Schedule.cosine)
+    options = MhimOptions(high_mask_ratio=0.05, high_mask_schedule=StepSchedule.cosine)
     assert high_ratio_at(options, 0, 100) == 0.05
     assert high_ratio_at(options, 50, 100) == pytest.approx(0.025)
     assert high_ratio_at(options, 100, 100) == 0

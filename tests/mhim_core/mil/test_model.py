@@ -50,7 +50,7 @@ def num_parameters(options: ModelOptions) -> int:
         (ModelOptions(aggregator="mean"), 524_800 + 1026),
         (ModelOptions(aggregator="max"), 524_800 + 1026),
     ],
-    ids=lambda given: getattr(given, "aggregator", None),
+    ids=lambda value: getattr(value, "aggregator", None),
 )
 def test_the_models_have_the_papers_number_of_parameters(options: ModelOptions, number: int) -> None:
     assert num_parameters(options) == number
@@ -66,10 +66,10 @@ def test_the_order_of_instances_does_not_matter(options: ModelOptions) -> None:
     model, x = make(options, MhimOptions()), bag(23)
     order = torch.randperm(23, generator=torch.Generator().manual_seed(1))
     for append in (False, True):
-        given, shuffled = model(x, append), model(x[order], append)
-        torch.testing.assert_close(given.logits_C, shuffled.logits_C, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(given.feature_D, shuffled.feature_D, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(given.attention_HN[:, :23][:, order], shuffled.attention_HN[:, :23])
+        output, shuffled = model(x, append), model(x[order], append)
+        torch.testing.assert_close(output.logits_C, shuffled.logits_C, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(output.feature_D, shuffled.feature_D, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(output.attention_HN[:, :23][:, order], shuffled.attention_HN[:, :23])
 
 
 @pytest.mark.parametrize("options", EVERY)

@@ -49,9 +49,9 @@ def by_definition(attention: NystromAttention, x: torch.Tensor) -> NystromOutput
 @pytest.mark.parametrize("num", [1, 2, 7, 8, 9, 40, 61])
 def test_it_is_its_definition(num: int) -> None:
     attention, x = make(), tokens(num)
-    found, expected = attention(x), by_definition(attention, x)
-    torch.testing.assert_close(found.tokens_QD, expected.tokens_QD, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(found.first_row_HT, expected.first_row_HT.detach(), rtol=1e-10, atol=1e-10)
+    actual, expected = attention(x), by_definition(attention, x)
+    torch.testing.assert_close(actual.tokens_QD, expected.tokens_QD, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(actual.first_row_HT, expected.first_row_HT.detach(), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("num", [1, 5, 20, 61])

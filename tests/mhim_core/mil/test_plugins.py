@@ -191,8 +191,8 @@ def test_two_versions_of_a_file_live_side_by_side_and_the_newest_name_wins() -> 
     assert first.sha256 != second.sha256
     assert (old.plugin_sha256, options("versioned").plugin_sha256) == (first.sha256, second.sha256)
     rates = [
-        build_model(10, 3, one, seed="s").aggregator.module.dropout.p  # type: ignore[union-attr]
-        for one in (old, options("versioned"))
+        build_model(10, 3, version, seed="s").aggregator.module.dropout.p  # type: ignore[union-attr]
+        for version in (old, options("versioned"))
     ]
     assert rates == [0.5, 0.25]
 
@@ -208,20 +208,20 @@ def test_options_read_from_a_card_need_no_file_but_a_model_does() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "reason"),
     [
         ({"aggregator": "unheard-of"}, "aggregator='unheard-of' is unknown; .*abmil.*aggregator_file="),
         ({"aggregator": "abmil", "plugin_sha256": "0" * 64}, "aggregator=abmil is built in"),
         ({"aggregator": "mine", "plugin_sha256": "abc"}, "plugin_sha256='abc' must be 64"),
     ],
 )
-def test_names_without_a_file_are_refused(wrong: dict[str, str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_names_without_a_file_are_refused(wrong: dict[str, str], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
         ModelOptions(**wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
         ("x = 1\n", r"own\.py: it registers no aggregator; put @register_aggregator"),
         ("x = 1\ny = (\n", r"own\.py, line 2: SyntaxError: "),
@@ -241,9 +241,9 @@ def test_names_without_a_file_are_refused(wrong: dict[str, str], said: str) -> N
         ),
     ],
 )
-def test_a_file_that_fails_says_where_and_registers_nothing(text: str, said: str) -> None:
+def test_a_file_that_fails_says_where_and_registers_nothing(text: str, reason: str) -> None:
     before = set(AGGREGATORS)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=reason):
         load_plugin(text.encode(), "own.py")
     assert set(AGGREGATORS) == before
 
@@ -297,13 +297,13 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_module_that_cannot_be_trained_is_refused_at_the_start(name: str) -> None:
-    replaced, said = BROKEN[name]
-    with pytest.raises(ConfigError, match=rf"aggregator={name} of /home/me/{name}\.py.*{said}"):
+    replaced, reason = BROKEN[name]
+    with pytest.raises(ConfigError, match=rf"aggregator={name} of /home/me/{name}\.py.*{reason}"):
         check(load(name, **replaced))
 
 
 @pytest.mark.parametrize(
-    ("name", "replaced", "said"),
+    ("name", "replaced", "reason"),
     [
         (
             "no-values",
@@ -320,11 +320,11 @@ def test_a_module_that_cannot_be_trained_is_refused_at_the_start(name: str) -> N
     ],
 )
 def test_mining_refuses_a_module_that_does_not_weigh_instances_and_plain_takes_it(
-    name: str, replaced: dict[str, str], said: str
+    name: str, replaced: dict[str, str], reason: str
 ) -> None:
     plugin = load(name, **replaced)
     check(plugin)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=reason):
         check(plugin, mining=True)
 
 

@@ -31,12 +31,12 @@ def file(content: Any) -> bytes:
     return buffer.getvalue()
 
 
-def assert_same(found: dict[str, torch.Tensor] | None, expected: dict[str, torch.Tensor]) -> None:
-    assert found is not None
-    assert set(found) == set(expected)
+def assert_same(actual: dict[str, torch.Tensor] | None, expected: dict[str, torch.Tensor]) -> None:
+    assert actual is not None
+    assert set(actual) == set(expected)
     for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name], tensor)
+        assert actual[name].dtype == tensor.dtype
+        assert torch.equal(actual[name], tensor)
 
 
 @pytest.mark.parametrize("aggregator", AGGREGATORS)
@@ -48,13 +48,13 @@ def test_a_model_written_and_read_is_the_same_bit_for_bit(
     student, teacher = weights(aggregator, mhim, dtype), weights(aggregator, mhim, dtype)
     teacher = {name: tensor + 1 for name, tensor in teacher.items()}
     data = save_published(student, teacher)
-    found = load_published(data)
-    assert_same(found.student, student)
-    assert_same(found.teacher, teacher)
-    assert found.options == ModelOptions(aggregator=aggregator, embed_dim=16)
-    assert (found.d_in, found.num_outputs, found.dtype) == (10, 3, dtype)
-    assert found.recycle_queries == (None if mhim is None else 3)
-    assert save_published(found.student, found.teacher) == data
+    loaded = load_published(data)
+    assert_same(loaded.student, student)
+    assert_same(loaded.teacher, teacher)
+    assert loaded.options == ModelOptions(aggregator=aggregator, embed_dim=16)
+    assert (loaded.d_in, loaded.num_outputs, loaded.dtype) == (10, 3, dtype)
+    assert loaded.recycle_queries == (None if mhim is None else 3)
+    assert save_published(loaded.student, loaded.teacher) == data
 
 
 @pytest.mark.parametrize("wrap", ["bare", "model", "student", "state_dict", "module."])
@@ -65,31 +65,31 @@ def test_the_wrappings_of_training_scripts_are_undone(wrap: str) -> None:
         content = dict(published)
     elif wrap == "module.":
         content = {f"module.{name}": tensor for name, tensor in published.items()}
-    found = load_published(file(content))
-    assert_same(found.student, weights(mhim=MhimOptions()))
-    assert found.teacher is None
+    loaded = load_published(file(content))
+    assert_same(loaded.student, weights(mhim=MhimOptions()))
+    assert loaded.teacher is None
 
 
 def test_what_the_teachers_recycle_network_lacks_is_the_students() -> None:
     student, teacher = weights(mhim=MhimOptions()), weights()
     teacher = {name: tensor + 1 for name, tensor in teacher.items()}
-    found = load_published(file({"model": to_published(student), "teacher": to_published(teacher)}))
-    assert_same(found.teacher, student | teacher)
+    loaded = load_published(file({"model": to_published(student), "teacher": to_published(teacher)}))
+    assert_same(loaded.teacher, student | teacher)
 
 
 def test_activations_are_as_the_reader_says() -> None:
     v1 = ModelOptions(embed_activation=Activation.relu, attention_activation=Activation.tanh)
-    found = load_published(save_published(weights()), v1)
-    assert found.options == ModelOptions(
+    loaded = load_published(save_published(weights()), v1)
+    assert loaded.options == ModelOptions(
         embed_dim=16, embed_activation=Activation.relu, attention_activation=Activation.tanh
     )
 
 
 def test_half_precision_becomes_float32_of_the_same_values() -> None:
     halves = {name: tensor.half() for name, tensor in to_published(weights()).items()}
-    found = load_published(file(halves))
-    assert found.dtype == torch.float32
-    assert torch.equal(found.student["embed.weight"], halves["feature.0.weight"].float())
+    loaded = load_published(file(halves))
+    assert loaded.dtype == torch.float32
+    assert torch.equal(loaded.student["embed.weight"], halves["feature.0.weight"].float())
 
 
 class Anything:
@@ -102,7 +102,7 @@ def _mixed() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "reason"),
     [
         (b"", "not a checkpoint of tensors"),
         (b"not a checkpoint", "not a checkpoint of tensors"),
@@ -121,8 +121,8 @@ def _mixed() -> dict[str, torch.Tensor]:
         ),
     ],
 )
-def test_what_is_no_published_model_is_refused_with_the_reason(data: bytes, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_what_is_no_published_model_is_refused_with_the_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
         load_published(data)
 
 
@@ -144,15 +144,15 @@ def test_golden_weights_in_a_file_give_the_golden_embedding(golden_path: Path) -
     as_said = ModelOptions(
         embed_activation=Activation(config["act"]), attention_activation=Activation(config["da_act"])
     )
-    found = load_published(file(content), as_said)
-    assert (found.d_in, found.num_outputs) == (config["input_dim"], config["n_classes"])
-    assert found.recycle_queries == config["merge_k"]
-    assert found.teacher is not None
-    model = MilModel(found.d_in, found.num_outputs, found.options, MhimOptions(recycle_queries=config["merge_k"]))
-    model.load_state_dict(found.teacher)
+    loaded = load_published(file(content), as_said)
+    assert (loaded.d_in, loaded.num_outputs) == (config["input_dim"], config["n_classes"])
+    assert loaded.recycle_queries == config["merge_k"]
+    assert loaded.teacher is not None
+    model = MilModel(loaded.d_in, loaded.num_outputs, loaded.options, MhimOptions(recycle_queries=config["merge_k"]))
+    model.load_state_dict(loaded.teacher)
     feature = model.double().requires_grad_(False)(torch.from_numpy(arrays["x"])).feature_D
     expected = torch.from_numpy(arrays["teacher_bag_feature"])
     assert float((feature - expected).abs().max()) <= 1e-9 * float(expected.abs().max())
-    back = torch.load(io.BytesIO(save_published(found.student, found.teacher)), weights_only=True)
+    back = torch.load(io.BytesIO(save_published(loaded.student, loaded.teacher)), weights_only=True)
     for role, key in (("student", "model"), ("teacher", "teacher")):
         assert_same(back[key], published(role))

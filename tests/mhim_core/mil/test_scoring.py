@@ -14,19 +14,19 @@ def logits(num: int, num_classes: int) -> torch.Tensor:
 
 def test_the_margin_ranks_as_the_largest_softmax_does() -> None:
     for num_classes in (2, 3, 7):
-        given = logits(100, num_classes)
-        assert torch.equal(margin(given).argsort(), max_softmax(given).argsort())
+        logits_NC = logits(100, num_classes)
+        assert torch.equal(margin(logits_NC).argsort(), max_softmax(logits_NC).argsort())
 
 
 def test_the_margin_of_two_classes_is_the_absolute_difference() -> None:
-    given = logits(100, 2)
-    assert torch.equal(margin(given), (given[:, 1] - given[:, 0]).abs())
+    logits_NC = logits(100, 2)
+    assert torch.equal(margin(logits_NC), (logits_NC[:, 1] - logits_NC[:, 0]).abs())
 
 
 def test_the_margin_does_not_tie_where_the_softmax_saturates() -> None:
-    given = torch.stack([torch.zeros(1000), torch.linspace(1e-12, 1e-8, 1000)], dim=1)
-    assert max_softmax(given).unique().numel() == 1
-    assert margin(given).unique().numel() == 1000
+    logits_NC = torch.stack([torch.zeros(1000), torch.linspace(1e-12, 1e-8, 1000)], dim=1)
+    assert max_softmax(logits_NC).unique().numel() == 1
+    assert margin(logits_NC).unique().numel() == 1000
 
 
 def test_each_score_has_its_shape_and_attention_is_the_models_own() -> None:
@@ -52,9 +52,9 @@ def test_one_output_scores_by_the_size_of_the_evidence(aggregator: str, score: S
 
 def test_survival_scores_as_classification_over_its_time_bins() -> None:
     """Nothing in the score knows which: C logits are C logits."""
-    given = logits(50, 4)
-    assert torch.equal(margin(given).argsort(), max_softmax(given).argsort())
-    assert torch.isfinite(margin(given)).all()
+    logits_NC = logits(50, 4)
+    assert torch.equal(margin(logits_NC).argsort(), max_softmax(logits_NC).argsort())
+    assert torch.isfinite(margin(logits_NC)).all()
 
 
 def test_the_heads_bias_does_not_enter_the_score() -> None:

@@ -74,9 +74,9 @@ def test_digests_of_one_patient_differ_between_cohorts() -> None:
 
 def test_whom_the_model_before_knew_a_warm_start_knows_too() -> None:
     def of(cohort: str, patient: str, before: TrainedOn | None = None) -> TrainedOn:
-        given = {"feature_set": "f", "manifest_version": 1, "manifest_sha256": "m"}
+        facts = {"feature_set": "f", "manifest_version": 1, "manifest_sha256": "m"}
         source = SourceIdentity(1, patient)
-        return TrainedOn.of(cohort=cohort, patients=[patient], sources=[source], before=before, **given)  # type: ignore[arg-type]
+        return TrainedOn.of(cohort=cohort, patients=[patient], sources=[source], before=before, **facts)  # type: ignore[arg-type]
 
     third = of("c", "r", of("b", "q", of("a", "p")))
     assert [third.knows_patient(patient) for patient in "pqrs"] == [True, True, True, False]
@@ -88,10 +88,10 @@ def test_whom_the_model_before_knew_a_warm_start_knows_too() -> None:
 
 def test_two_slides_of_one_patient_count_once() -> None:
     sources = [SourceIdentity(1, "a"), SourceIdentity(1, "b")]
-    found = TrainedOn.of(
+    trained = TrainedOn.of(
         cohort="c", feature_set="f", manifest_version=1, manifest_sha256="m", patients=["p", "p"], sources=sources
     )
-    assert (found.num_patients, found.num_slides) == (1, 2)
+    assert (trained.num_patients, trained.num_slides) == (1, 2)
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ def test_each_difference_has_its_key(made: Make) -> None:
 
 def test_a_change_is_said_with_both_values_but_for_digests(made: Make) -> None:
     card = made().card
-    (found,) = changes(card, replace(card, recipe=card.recipe | {"method": "plain"}))
-    assert found.words == "method (mhim → plain)"
+    (change,) = changes(card, replace(card, recipe=card.recipe | {"method": "plain"}))
+    assert change.words == "method (mhim → plain)"
     (data,) = changes(card, replace(card, trained_on=replace(card.trained_on, cohort="other")))
     assert data.words == "data"
 
@@ -56,8 +56,8 @@ def test_an_option_that_the_older_card_does_not_know_is_a_change_where_it_is_use
     card = made().card
     fit = card.recipe["fit"]
     assert keys(card, replace(card, recipe=card.recipe | {"fit": fit | {"added": 0.0}})) == []
-    (found,) = changes(card, replace(card, recipe=card.recipe | {"fit": fit | {"added": 0.5}}))
-    assert found.words == "added (0.0 → 0.5)"
+    (change,) = changes(card, replace(card, recipe=card.recipe | {"fit": fit | {"added": 0.5}}))
+    assert change.words == "added (0.0 → 0.5)"
 
 
 def test_an_option_of_a_newer_version_is_a_change_by_its_name(made: Make) -> None:

@@ -22,8 +22,8 @@ def row(logits: tuple[float, ...], target: Any = None) -> HeldOut:
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_pooled_logits_give_the_mean_probabilities(num_classes: int) -> None:
     logits_MC = RNG.normal(0, 3, (5, num_classes))
-    found = row(pooled_logits(logits_MC, TaskKind.classification)).probabilities
-    assert found == pytest.approx(softmax(logits_MC).mean(axis=0))
+    pooled = row(pooled_logits(logits_MC, TaskKind.classification)).probabilities
+    assert pooled == pytest.approx(softmax(logits_MC).mean(axis=0))
 
 
 def test_pooled_hazards_give_the_mean_risk() -> None:

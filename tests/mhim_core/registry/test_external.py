@@ -67,24 +67,24 @@ def judge(run: Any, rows: Sequence[Any], sources: Any) -> External:
 
 
 def metrics_of(run: Any, rows: Sequence[Any], sources: Any = None) -> dict[str, Any] | None:
-    found, notes = judge(run, rows, SOURCES if sources is None else sources)
-    return None if found is None else found | {"notes": notes}
+    metrics, notes = judge(run, rows, SOURCES if sources is None else sources)
+    return None if metrics is None else metrics | {"notes": notes}
 
 
 def test_labelled_new_slides_are_judged() -> None:
-    found = metrics_of(RUN, NEW, SOURCES)
-    assert found is not None
-    assert found["num_bags"] == 2
-    assert found["estimates"]["auroc"]["value"] == 1.0
-    assert found["notes"] == []
+    metrics = metrics_of(RUN, NEW, SOURCES)
+    assert metrics is not None
+    assert metrics["num_bags"] == 2
+    assert metrics["estimates"]["auroc"]["value"] == 1.0
+    assert metrics["notes"] == []
 
 
 def test_slides_of_the_runs_patients_or_contents_count_in_no_metric() -> None:
     rows = [*NEW, row("d", "p-old", "normal", 0.99), row("e", "p9", "normal", 0.99)]
-    found = metrics_of(RUN, rows, SOURCES | {SlideId("e"): entry("old bytes")})
-    assert found is not None
-    assert found["num_bags"] == 2
-    assert "2 labelled slides" in found["notes"][0]
+    metrics = metrics_of(RUN, rows, SOURCES | {SlideId("e"): entry("old bytes")})
+    assert metrics is not None
+    assert metrics["num_bags"] == 2
+    assert "2 labelled slides" in metrics["notes"][0]
 
 
 HOLDOUT = Holdout(
@@ -116,10 +116,10 @@ HOLDOUT = Holdout(
 def test_the_frozen_holdout_is_predicted_and_counts_in_no_metric(frozen: Any, source: str) -> None:
     entries = SOURCES | {frozen.bag.slide_ids[0]: entry(source)}
     model = predictor(holdout=HOLDOUT)
-    found, notes = judge(model, [*NEW, frozen], entries)
-    assert found is not None
-    assert found["num_bags"] == 2
-    assert found["estimates"] == metrics_of(RUN, NEW)["estimates"]  # type: ignore[index]
+    metrics, notes = judge(model, [*NEW, frozen], entries)
+    assert metrics is not None
+    assert metrics["num_bags"] == 2
+    assert metrics["estimates"] == metrics_of(RUN, NEW)["estimates"]  # type: ignore[index]
     (note,) = notes
     assert note.startswith("1 labelled slides are of the frozen holdout of lung")
     assert not {"p-frozen", "tumour"} & set(note.split())
@@ -128,9 +128,9 @@ def test_the_frozen_holdout_is_predicted_and_counts_in_no_metric(frozen: Any, so
 
 
 def test_a_label_that_is_no_class_is_named() -> None:
-    found = metrics_of(RUN, [*NEW, row("d", "p4", "Tumour", 0.9)], SOURCES)
-    assert found is not None
-    assert "Tumour" in found["notes"][0]
+    metrics = metrics_of(RUN, [*NEW, row("d", "p4", "Tumour", 0.9)], SOURCES)
+    assert metrics is not None
+    assert "Tumour" in metrics["notes"][0]
 
 
 def test_a_cohort_of_known_or_unlabelled_slides_has_no_metrics() -> None:
@@ -150,36 +150,40 @@ TRUTH, TUMOUR = [0, 1, 0, 1, 0, 0], [0.1, 0.9, 0.4, 0.35, 0.2, 0.25]
 
 
 def test_new_bags_get_the_protocol_of_held_out_ones() -> None:
-    found = metrics_of(RUN, MORE)
-    assert found is not None
-    assert (found["num_bags"], found["num_patients"], found["num_bags_without_site"]) == (6, 5, 1)
-    estimates = found["estimates"]
+    document = metrics_of(RUN, MORE)
+    assert document is not None
+    assert (document["num_bags"], document["num_patients"], document["num_bags_without_site"]) == (6, 5, 1)
+    estimates = document["estimates"]
     assert estimates["auroc"]["value"] == metrics.auroc(TRUTH, TUMOUR)
     assert estimates["accuracy"]["value"] == 5 / 6, "the more probable class"
     assert estimates["auroc"]["low"] is not None
-    assert found["calibration"]["before"]["brier"] == estimates["brier"]
-    after = [0.25 + one / 2 for one in TUMOUR]
-    assert found["calibration"]["after"]["brier"]["value"] == pytest.approx(metrics.brier(TRUTH, after))
+    assert document["calibration"]["before"]["brier"] == estimates["brier"]
+    after = [0.25 + probability / 2 for probability in TUMOUR]
+    assert document["calibration"]["after"]["brier"]["value"] == pytest.approx(metrics.brier(TRUTH, after))
     ece = metrics.expected_calibration_error(TRUTH, after)
-    assert found["calibration"]["after"]["expected_calibration_error"]["value"] == pytest.approx(ece)
-    decided = found["thresholded"]
+    assert document["calibration"]["after"]["expected_calibration_error"]["value"] == pytest.approx(ece)
+    decided = document["thresholded"]
     assert (decided["sensitivity"]["value"], decided["specificity"]["value"]) == (1.0, 0.75)
     assert decided["accuracy"]["value"] == 5 / 6
-    assert {site: one["num_bags"] for site, one in found["sites"].items()} == {"north": 2, "south": 2, "west": 1}
-    assert found["sites"]["north"]["estimates"]["auroc"]["value"] == 1.0
-    assert found["sites"]["south"]["estimates"]["auroc"]["value"] == 0.0
-    assert found["sites"]["south"]["thresholded"]["specificity"]["value"] == 0.0
-    assert "of class 0" in found["sites"]["west"]["estimates"]["auroc"]["reason"]
+    assert {site: figures["num_bags"] for site, figures in document["sites"].items()} == {
+        "north": 2,
+        "south": 2,
+        "west": 1,
+    }
+    assert document["sites"]["north"]["estimates"]["auroc"]["value"] == 1.0
+    assert document["sites"]["south"]["estimates"]["auroc"]["value"] == 0.0
+    assert document["sites"]["south"]["thresholded"]["specificity"]["value"] == 0.0
+    assert "of class 0" in document["sites"]["west"]["estimates"]["auroc"]["reason"]
 
 
 def test_what_validation_did_not_choose_is_null_with_the_reason() -> None:
-    found = metrics_of(predictor(members=[WITHOUT]), MORE)
-    assert found is not None
-    after = found["calibration"]["after"]["brier"]
+    document = metrics_of(predictor(members=[WITHOUT]), MORE)
+    assert document is not None
+    after = document["calibration"]["after"]["brier"]
     assert (after["value"], after["reason"]) == (None, "validation chose no temperature for any of the models")
-    decided = found["thresholded"]["sensitivity"]
+    decided = document["thresholded"]["sensitivity"]
     assert (decided["value"], decided["reason"]) == (None, "validation chose no threshold for any of the models")
-    assert found["calibration"]["before"]["brier"]["value"] is not None
+    assert document["calibration"]["before"]["brier"]["value"] is not None
 
 
 def test_new_bags_are_ranked_by_logits_where_probabilities_are_all_one() -> None:
@@ -188,9 +192,9 @@ def test_new_bags_are_ranked_by_logits_where_probabilities_are_all_one() -> None
         bag_of(name, f"p{name}", line | {"label": ("normal", "tumour")[index // 2]}, (0.0, 40.0 + index), None)
         for index, name in enumerate("abde")
     ]
-    found = metrics_of(RUN, certain)
-    assert found is not None
-    assert found["estimates"]["auroc"]["value"] == 1.0
+    document = metrics_of(RUN, certain)
+    assert document is not None
+    assert document["estimates"]["auroc"]["value"] == 1.0
 
 
 def test_of_three_classes_the_most_probable_one_decides() -> None:
@@ -198,12 +202,16 @@ def test_of_three_classes_the_most_probable_one_decides() -> None:
     bags = []
     for index, name in enumerate("abdefg"):
         line = {"label": "xyz"[index % 3], "decision": "xyz"[index % 2]}
-        line |= {f"calibrated_{one}": 1 / 3 for one in "xyz"}
-        bags.append(bag_of(name, f"p{name}", line, tuple(float(one == index % 2) for one in range(3)), None))
-    found = metrics_of(predictor(task, [WITHOUT]), bags)
-    assert found is not None
-    assert found["thresholded"]["accuracy"] == found["estimates"]["accuracy"]
-    assert "sensitivity" not in found["thresholded"]
+        line |= {f"calibrated_{label}": 1 / 3 for label in "xyz"}
+        bags.append(
+            bag_of(
+                name, f"p{name}", line, tuple(float(index_of_class == index % 2) for index_of_class in range(3)), None
+            )
+        )
+    document = metrics_of(predictor(task, [WITHOUT]), bags)
+    assert document is not None
+    assert document["thresholded"]["accuracy"] == document["estimates"]["accuracy"]
+    assert "sensitivity" not in document["thresholded"]
 
 
 SURVIVAL = Task(kind=TaskKind.survival, time_bins=2)
@@ -219,15 +227,17 @@ def survivors() -> list[Any]:
 
 def test_unos_c_of_new_patients_takes_the_censoring_of_the_runs_training_patients() -> None:
     train = [SurvivalTarget(float(time), time % 2 == 0) for time in range(1, 6)]
-    found = metrics_of(predictor(SURVIVAL, train=train), survivors())
-    assert found is not None
-    time, event, risk = (list(one) for one in zip(*FOLLOWED, strict=True))
-    expected = metrics.uno_c([one.time for one in train], [one.event for one in train], time, event, risk, tau=5.0)
-    assert found["uno_tau"] == 5.0
-    assert found["estimates"]["uno_c"]["value"] == pytest.approx(expected, abs=1e-12)
-    assert found["estimates"]["harrell_c"]["value"] == pytest.approx(metrics.harrell_c(time, event, risk))
-    assert found["sites"]["north"]["estimates"]["uno_c"]["value"] == pytest.approx(expected, abs=1e-12)
-    assert "calibration" not in found
+    document = metrics_of(predictor(SURVIVAL, train=train), survivors())
+    assert document is not None
+    time, event, risk = (list(column) for column in zip(*FOLLOWED, strict=True))
+    expected = metrics.uno_c(
+        [target.time for target in train], [target.event for target in train], time, event, risk, tau=5.0
+    )
+    assert document["uno_tau"] == 5.0
+    assert document["estimates"]["uno_c"]["value"] == pytest.approx(expected, abs=1e-12)
+    assert document["estimates"]["harrell_c"]["value"] == pytest.approx(metrics.harrell_c(time, event, risk))
+    assert document["sites"]["north"]["estimates"]["uno_c"]["value"] == pytest.approx(expected, abs=1e-12)
+    assert "calibration" not in document
     of_a_model = metrics_of(predictor(SURVIVAL), survivors())
     assert of_a_model is not None
     assert of_a_model["estimates"]["uno_c"]["reason"] == "no training patients were given"
@@ -236,8 +246,8 @@ def test_unos_c_of_new_patients_takes_the_censoring_of_the_runs_training_patient
 def test_numbers_are_judged_in_their_unit_and_words_are_no_numbers() -> None:
     labels = {"a": "10", "b": "20.5", "d": "30", "e": "high"}
     bags = [bag_of(name, f"p{name}", {"label": label}, (15.0,), None) for name, label in labels.items()]
-    found = metrics_of(predictor(Task(kind=TaskKind.regression), train=[ValueTarget(1.0)]), bags)
-    assert found is not None
-    assert found["num_bags"] == 3
-    assert found["estimates"]["mae"]["value"] == pytest.approx((5 + 5.5 + 15) / 3)
-    assert found["notes"] == ["Labels that are no number, and count in no metric: high."]
+    document = metrics_of(predictor(Task(kind=TaskKind.regression), train=[ValueTarget(1.0)]), bags)
+    assert document is not None
+    assert document["num_bags"] == 3
+    assert document["estimates"]["mae"]["value"] == pytest.approx((5 + 5.5 + 15) / 3)
+    assert document["notes"] == ["Labels that are no number, and count in no metric: high."]

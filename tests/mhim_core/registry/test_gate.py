@@ -1,9 +1,10 @@
 """The gate: what refuses a challenger, what does not, and that every check is listed whatever the others say."""
 
-import importlib
+import functools
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from mhim_core.evaluation.held_out import HeldOut
 from mhim_core.features import SourceIdentity
 from mhim_core.fingerprint import canonical_json
 from mhim_core.metrics import auroc, brier
-from mhim_core.registry import gate_checks
+from mhim_core.registry import checks, gate_checks
 from mhim_core.registry.card import RegistryCard, TrainedOn
 from mhim_core.registry.contest import Check
 from mhim_core.registry.figures import Contender
@@ -436,9 +437,8 @@ def test_options_out_of_range_are_refused_by_name(values: dict[str, Any]) -> Non
         GateOptions(**values)
 
 
-def test_every_file_of_the_folder_is_in_a_table() -> None:
-    tables = (gate_checks.OF_MODELS, gate_checks.OF_PREDICTIONS, gate_checks.OF_PERFORMANCE)
-    modules = [check.__module__.rpartition(".")[2] for table in tables for check in table]
+def test_every_file_of_the_folder_registers_one_check() -> None:
+    modules = [check.__module__.rpartition(".")[2] for subject in checks.Subject for check in checks.checks_of(subject)]
     files = [path.stem for path in Path(gate_checks.__path__[0]).glob("[!_]*.py")]
     assert sorted(modules) == sorted(files)
 
@@ -451,9 +451,7 @@ def test_the_file_that_contributing_shows_is_a_check(
     assert example is not None
     (tmp_path / f"{example.group(1)}.py").write_text(example.group(2))
     monkeypatch.setattr(gate_checks, "__path__", [*gate_checks.__path__, str(tmp_path)])
-    module = importlib.import_module(f"{gate_checks.__name__}.{example.group(1)}")
-    monkeypatch.setattr(gate_checks, "OF_PERFORMANCE", (*gate_checks.OF_PERFORMANCE, module.check_holdout_size))
-
+    monkeypatch.setattr(checks, "_registered", functools.cache(checks._registered.__wrapped__))
     challenger = challenge(better)
 
     def decide() -> tuple[GateDecision, Check]:
@@ -463,8 +461,14 @@ def test_the_file_that_contributing_shows_is_a_check(
     decision, check = decide()
     assert (check.name, check.passed, check.value) == ("holdout_size", True, NUM)
     assert decision.promote
+    module = sys.modules[f"{gate_checks.__name__}.{example.group(1)}"]
     monkeypatch.setattr(module, "MIN_PATIENTS", NUM + 1)
     decision, check = decide()
     assert (check.passed, check.limit) == (False, NUM + 1)
     assert not decision.promote
     assert judge(None, challenger, holdout_of(), OPTIONS).failed == (check,)
+
+    (tmp_path / "copied.py").write_text(example.group(2).replace('"holdout_size"', '"copied"'))
+    monkeypatch.setattr(checks, "_registered", functools.cache(checks._registered.__wrapped__))
+    with pytest.raises(AssertionError, match="one order"):
+        judge(champion, challenger, holdout_of(), OPTIONS)

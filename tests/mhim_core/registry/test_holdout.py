@@ -72,19 +72,19 @@ def test_it_is_a_function_of_the_patients_and_the_seed_not_of_the_rows_order(tmp
 
 
 def test_freezing_at_once_gives_all_the_same(storage: Storage) -> None:
-    found: list[Holdout] = []
+    holdouts: list[Holdout] = []
 
     def run(seed: int) -> None:
         options = HoldoutOptions(holdout_seed=seed)
-        found.append(freeze(LocalStorage(storage.uri), "lung", ROWS, CLASSES, sources(ROWS), options))
+        holdouts.append(freeze(LocalStorage(storage.uri), "lung", ROWS, CLASSES, sources(ROWS), options))
 
     threads = [threading.Thread(target=run, args=(seed,)) for seed in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 5
-    assert {one.fingerprint for one in found} == {found[0].fingerprint}
+    assert len(holdouts) == 5
+    assert {holdout.fingerprint for holdout in holdouts} == {holdouts[0].fingerprint}
 
 
 def test_another_task_under_the_same_name_is_refused(storage: Storage, frozen: Holdout) -> None:
@@ -102,12 +102,12 @@ def test_a_class_that_no_holdout_patient_could_show_is_refused_before_anything_i
 
 def test_survival_and_regression_have_holdouts_too(storage: Storage) -> None:
     rows = [slide(n, label=None, time=float(n // 2), event=n // 2 % 4 > 0) for n in range(80)]
-    found = freeze(storage, "survival", rows, SURVIVAL, sources(rows))
-    assert found.slides[0].time is not None
-    assert found.slides[0].label is None
+    holdout = freeze(storage, "survival", rows, SURVIVAL, sources(rows))
+    assert holdout.slides[0].time is not None
+    assert holdout.slides[0].label is None
     numbers = [slide(n, label=f"{n // 2}.5") for n in range(80)]
     assert len(freeze(storage, "numbers", numbers, VALUES, sources(numbers)).patients) == 8
-    assert read_holdout(storage, "survival") == found
+    assert read_holdout(storage, "survival") == holdout
     same = [slide(n, label="1.5") for n in range(80)]
     with pytest.raises(SplitError, match="two different values"):
         freeze(storage, "same", same, VALUES, sources(same))
@@ -117,24 +117,24 @@ def test_survival_and_regression_have_holdouts_too(storage: Storage) -> None:
 
 def test_slides_without_a_target_are_not_set_aside(storage: Storage) -> None:
     rows = [*ROWS, *(slide(number, label=None) for number in range(60, 90))]
-    found = freeze(storage, "lung", rows, CLASSES, sources(rows))
-    assert all(one.label for one in found.slides)
+    holdout = freeze(storage, "lung", rows, CLASSES, sources(rows))
+    assert all(slide.label for slide in holdout.slides)
 
 
 def test_a_cohort_is_divided_into_disjoint_patients(frozen: Holdout) -> None:
-    found = split_off(frozen, ROWS, sources(ROWS))
-    assert {row.patient_id for row in found.holdout} == frozen.patients
-    assert frozen.patients.isdisjoint(row.patient_id for row in found.trainable)
-    assert len(found.trainable) + len(found.holdout) + len(found.ignored) == len(ROWS)
-    assert not found.ignored
+    division = split_off(frozen, ROWS, sources(ROWS))
+    assert {row.patient_id for row in division.holdout} == frozen.patients
+    assert frozen.patients.isdisjoint(row.patient_id for row in division.trainable)
+    assert len(division.trainable) + len(division.holdout) + len(division.ignored) == len(ROWS)
+    assert not division.ignored
 
 
 def test_a_new_slide_of_a_holdout_patient_enters_neither_part(frozen: Holdout) -> None:
     patient = int(min(frozen.patients)[1:])
     new = [slide(100, patient=patient), slide(101, patient=99)]
-    found = split_off(frozen, [*ROWS, *new])
-    assert found.ignored == (new[0],)
-    assert new[1] in found.trainable
+    division = split_off(frozen, [*ROWS, *new])
+    assert division.ignored == (new[0],)
+    assert new[1] in division.trainable
 
 
 def test_a_copy_of_a_holdout_slide_under_another_id_is_not_trained_on(frozen: Holdout) -> None:
@@ -147,9 +147,9 @@ def test_a_renamed_holdout_patient_takes_the_new_names_slides_out_of_training(fr
     first = frozen.slides[0].slide_id
     renamed = [row._replace(patient_id=PatientId("new-name")) if row.slide_id == first else row for row in ROWS]
     other = slide(100)._replace(patient_id=PatientId("new-name"))
-    found = split_off(frozen, [*renamed, other])
-    assert other in found.ignored
-    assert first in {row.slide_id for row in found.holdout}
+    division = split_off(frozen, [*renamed, other])
+    assert other in division.ignored
+    assert first in {row.slide_id for row in division.holdout}
 
 
 def test_an_unchanged_cohort_is_unchanged_also_where_it_grew_or_moved(frozen: Holdout) -> None:
@@ -168,14 +168,14 @@ def test_an_unchanged_cohort_is_unchanged_also_where_it_grew_or_moved(frozen: Ho
 def test_what_changed_since_freezing_is_named_by_slide(frozen: Holdout, change: dict[str, Any], words: str) -> None:
     first = frozen.slides[0].slide_id
     rows = [row._replace(**change) if row.slide_id == first else row for row in ROWS]
-    (found,) = check_unchanged(frozen, rows, sources(rows))
-    assert first in found
-    assert re.search(words, found)
-    assert "Mustermann" not in found
+    (message,) = check_unchanged(frozen, rows, sources(rows))
+    assert first in message
+    assert re.search(words, message)
+    assert "Mustermann" not in message
 
 
 def test_another_file_a_missing_slide_and_missing_features_are_named(frozen: Holdout) -> None:
-    first, second, third = (one.slide_id for one in frozen.slides[:3])
+    first, second, third = (slide.slide_id for slide in frozen.slides[:3])
     rows = [row for row in ROWS if row.slide_id != second]
     contents = sources(ROWS) | {first: SourceIdentity(10, "scanned again")}
     del contents[third]
@@ -188,10 +188,10 @@ def test_another_file_a_missing_slide_and_missing_features_are_named(frozen: Hol
 
 def test_a_time_that_changed_is_named_in_survival(storage: Storage) -> None:
     rows = [slide(n, label=None, time=float(n // 2), event=n // 2 % 4 > 0) for n in range(80)]
-    found = freeze(storage, "lung", rows, SURVIVAL, sources(rows))
-    first = found.slides[0]
+    holdout = freeze(storage, "lung", rows, SURVIVAL, sources(rows))
+    first = holdout.slides[0]
     later = [row._replace(time=99.0) if row.slide_id == first.slide_id else row for row in rows]
-    assert check_unchanged(found, later, sources(rows)) == (f"{first.slide_id}: its time has changed",)
+    assert check_unchanged(holdout, later, sources(rows)) == (f"{first.slide_id}: its time has changed",)
 
 
 def test_every_reading_is_a_record_and_the_same_one_is_counted_once(storage: Storage) -> None:

@@ -41,17 +41,17 @@ def test_the_same_model_registered_twice_is_one_and_its_first_card_stands(storag
 
 def test_models_registered_at_once_leave_one_folder(storage: Storage, made: Make) -> None:
     card, files = made()
-    found = []
+    models = []
     threads = [
-        threading.Thread(target=lambda: found.append(register_model(LocalStorage(storage.uri), "lung", card, files)))
+        threading.Thread(target=lambda: models.append(register_model(LocalStorage(storage.uri), "lung", card, files)))
         for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 4
-    assert {model.version for model in found} == {card.version}
+    assert len(models) == 4
+    assert {model.version for model in models} == {card.version}
     assert [model.version for model in list_models(storage)] == [card.version]
 
 

@@ -19,15 +19,15 @@ def occasion(now: Snapshot = BEFORE, origin: Any = ORIGIN, tiles: Any = TILES, *
 
 
 def test_the_same_data_are_no_occasion() -> None:
-    found = occasion()
-    assert (found.embeds, found.trains, found.words) == (False, False, "nothing new")
+    judged = occasion()
+    assert (judged.embeds, judged.trains, judged.words) == (False, False, "nothing new")
 
 
 def test_unlabelled_slides_are_embedded_and_train_nothing() -> None:
-    found = occasion(num_waiting=4)
-    assert (found.embeds, found.trains) == (True, False)
-    assert "4 slides" in found.words
-    inputs = found.inputs("keys", "others")
+    judged = occasion(num_waiting=4)
+    assert (judged.embeds, judged.trains) == (True, False)
+    assert "4 slides" in judged.words
+    inputs = judged.inputs("keys", "others")
     assert inputs["others"] == "others"
     assert "keys" not in inputs
 
@@ -41,9 +41,9 @@ def test_unlabelled_slides_are_embedded_and_train_nothing() -> None:
     ],
 )
 def test_new_gone_and_changed_slides_are_an_occasion(slides: Any, words: str) -> None:
-    found = occasion(Snapshot(slides=slides, policy={}))
-    assert (found.trains, found.words) == (True, words)
-    assert found.data == Snapshot(slides=slides, policy={}).fingerprint
+    judged = occasion(Snapshot(slides=slides, policy={}))
+    assert (judged.trains, judged.words) == (True, words)
+    assert judged.data == Snapshot(slides=slides, policy={}).fingerprint
 
 
 def test_a_champion_of_unknown_origin_is_challenged() -> None:
@@ -52,9 +52,9 @@ def test_a_champion_of_unknown_origin_is_challenged() -> None:
 
 def test_slides_that_have_features_since_are_an_occasion_of_their_own() -> None:
     origin = {"data": BEFORE.fingerprint, "trained": BEFORE.of({SlideId("a"): 1})}
-    found = occasion(origin=origin)
-    assert found.trains
-    assert found.data not in (BEFORE.fingerprint, BEFORE.of(TILES)), "judged once, and apart from the data themselves"
+    judged = occasion(origin=origin)
+    assert judged.trains
+    assert judged.data not in (BEFORE.fingerprint, BEFORE.of(TILES)), "judged once, and apart from the data themselves"
 
 
 def test_age_counts_once_a_period_and_only_where_it_is_asked_for() -> None:

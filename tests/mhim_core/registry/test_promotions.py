@@ -26,10 +26,10 @@ def test_there_is_no_champion_before_the_first(storage: Storage) -> None:
 def test_the_highest_record_is_the_champion(storage: Storage, registered: Register) -> None:
     first, second = registered(b"one"), registered(b"two")
     promote(storage, "lung", first, base=0, by_flow="retrain", figures={"auroc": 0.9})
-    found = promote(storage, "lung", second, base=1, by_flow="retrain", by_fingerprint="ab", reason="better")
-    assert found.is_ours
+    promoted = promote(storage, "lung", second, base=1, by_flow="retrain", by_fingerprint="ab", reason="better")
+    assert promoted.is_ours
     now = champion(storage, "lung")
-    assert now == found.record
+    assert now == promoted.record
     assert (now.number, now.version, now.base, now.kind, now.reason) == (2, second, 1, Kind.gate, "better")
     assert [(record.number, record.version) for record in history(storage, "lung")] == [(1, first), (2, second)]
     assert [entry.key for entry in storage.list("models/lung/promotions")] == [
@@ -49,31 +49,31 @@ def test_a_promotion_cut_off_and_run_again_is_one(storage: Storage, registered: 
 
 
 def test_who_was_judged_against_an_old_champion_is_given_what_stands(storage: Storage, registered: Register) -> None:
-    one, two, three = (registered(data) for data in (b"one", b"two", b"three"))
-    promote(storage, "lung", one, base=0, by_flow="retrain")
-    promote(storage, "lung", two, base=1, by_flow="retrain")
-    late = promote(storage, "lung", three, base=1, by_flow="retrain")
+    first, second, third = (registered(data) for data in (b"one", b"two", b"three"))
+    promote(storage, "lung", first, base=0, by_flow="retrain")
+    promote(storage, "lung", second, base=1, by_flow="retrain")
+    late = promote(storage, "lung", third, base=1, by_flow="retrain")
     assert not late.is_ours
-    assert late.record.version == two
+    assert late.record.version == second
     assert champion(storage, "lung") == late.record
 
 
 def test_of_many_at_once_one_wins_and_the_others_see_it(storage: Storage, registered: Register) -> None:
     versions = [registered(bytes([index])) for index in range(6)]
-    found: list[Promoted] = []
+    outcomes: list[Promoted] = []
     start = threading.Barrier(len(versions))
 
     def run(version: str) -> None:
         start.wait()
-        found.append(promote(LocalStorage(storage.uri), "lung", version, base=0, by_flow="retrain"))
+        outcomes.append(promote(LocalStorage(storage.uri), "lung", version, base=0, by_flow="retrain"))
 
     threads = [threading.Thread(target=run, args=(version,)) for version in versions]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [one.is_ours for one in found].count(True) == 1
-    assert {one.record.version for one in found} == {champion(storage, "lung").version}  # type: ignore[union-attr]
+    assert [outcome.is_ours for outcome in outcomes].count(True) == 1
+    assert {outcome.record.version for outcome in outcomes} == {champion(storage, "lung").version}  # type: ignore[union-attr]
     assert len(history(storage, "lung")) == 1
 
 
@@ -86,51 +86,51 @@ def test_what_is_no_model_cannot_be_promoted(storage: Storage, registered: Regis
 
 
 def test_a_rollback_is_a_new_record_and_again_none(storage: Storage, registered: Register) -> None:
-    one, two = registered(b"one"), registered(b"two")
-    promote(storage, "lung", one, base=0, by_flow="retrain")
-    promote(storage, "lung", two, base=1, by_flow="retrain")
-    back = rollback(storage, "lung", one[:8], by_flow="model rollback")
-    assert (back.number, back.version, back.base, back.kind) == (3, one, 2, Kind.rollback)
-    assert two in back.reason
+    first, second = registered(b"one"), registered(b"two")
+    promote(storage, "lung", first, base=0, by_flow="retrain")
+    promote(storage, "lung", second, base=1, by_flow="retrain")
+    back = rollback(storage, "lung", first[:8], by_flow="model rollback")
+    assert (back.number, back.version, back.base, back.kind) == (3, first, 2, Kind.rollback)
+    assert second in back.reason
     assert champion(storage, "lung") == back
-    assert rollback(storage, "lung", one, by_flow="model rollback") == back
-    assert [record.version for record in history(storage, "lung")] == [one, two, one]
+    assert rollback(storage, "lung", first, by_flow="model rollback") == back
+    assert [record.version for record in history(storage, "lung")] == [first, second, first]
 
 
 def test_only_a_champion_of_the_past_can_be_gone_back_to(storage: Storage, registered: Register) -> None:
-    one, never = registered(b"one"), registered(b"never")
+    first, never = registered(b"one"), registered(b"never")
     with pytest.raises(InputError, match="nothing to go back to"):
-        rollback(storage, "lung", one, by_flow="model rollback")
-    promote(storage, "lung", one, base=0, by_flow="retrain")
+        rollback(storage, "lung", first, by_flow="model rollback")
+    promote(storage, "lung", first, base=0, by_flow="retrain")
     for to in (never, "", "zzzz"):
-        with pytest.raises(InputError, match=f"one former champion of lung; they are, newest first: {one}"):
+        with pytest.raises(InputError, match=f"one former champion of lung; they are, newest first: {first}"):
             rollback(storage, "lung", to, by_flow="model rollback")
 
 
 def test_a_rollback_that_meets_a_promotion_is_a_conflict(storage: Storage, registered: Register) -> None:
-    one, two, three = (registered(data) for data in (b"one", b"two", b"three"))
-    promote(storage, "lung", one, base=0, by_flow="retrain")
-    promote(storage, "lung", two, base=1, by_flow="retrain")
+    first, second, third = (registered(data) for data in (b"one", b"two", b"three"))
+    promote(storage, "lung", first, base=0, by_flow="retrain")
+    promote(storage, "lung", second, base=1, by_flow="retrain")
 
     class Racing(LocalStorage):
         def put_if_absent(self, key: str, data: bytes) -> bool:
-            promote(storage, "lung", three, base=2, by_flow="retrain")
+            promote(storage, "lung", third, base=2, by_flow="retrain")
             return super().put_if_absent(key, data)
 
-    with pytest.raises(ConflictError, match=three):
-        rollback(Racing(storage.uri), "lung", one, by_flow="model rollback")
-    assert champion(storage, "lung").version == three  # type: ignore[union-attr]
+    with pytest.raises(ConflictError, match=third):
+        rollback(Racing(storage.uri), "lung", first, by_flow="model rollback")
+    assert champion(storage, "lung").version == third  # type: ignore[union-attr]
 
 
 def test_what_was_rolled_back_is_withdrawn_until_a_person_promotes_it(storage: Storage, registered: Register) -> None:
-    one, two, three = (registered(data) for data in (b"one", b"two", b"three"))
-    for base, version in enumerate((one, two, three)):
+    first, second, third = (registered(data) for data in (b"one", b"two", b"three"))
+    for base, version in enumerate((first, second, third)):
         promote(storage, "lung", version, base=base, by_flow="retrain")
     assert withdrawn(history(storage, "lung")) == frozenset()
-    rollback(storage, "lung", one, by_flow="model rollback")
-    assert withdrawn(history(storage, "lung")) == {two, three}
-    promote(storage, "lung", two, base=4, by_flow="model promote", kind=Kind.manual)
-    assert withdrawn(history(storage, "lung")) == {three}
+    rollback(storage, "lung", first, by_flow="model rollback")
+    assert withdrawn(history(storage, "lung")) == {second, third}
+    promote(storage, "lung", second, base=4, by_flow="model promote", kind=Kind.manual)
+    assert withdrawn(history(storage, "lung")) == {third}
 
 
 def test_ages_are_of_the_stores_clock_not_of_the_record(storage: Storage, registered: Register) -> None:
@@ -163,24 +163,24 @@ def test_other_files_beside_the_records_are_no_records(storage: Storage, registe
 def test_a_crash_between_a_models_upload_and_its_promotion_leaves_the_champion_in_its_place(
     storage: Storage, registered: Register
 ) -> None:
-    one = registered(b"one")
-    promote(storage, "lung", one, base=0, by_flow="retrain")
-    two = registered(b"two")
+    version = registered(b"one")
+    promote(storage, "lung", version, base=0, by_flow="retrain")
+    second = registered(b"two")
 
     class Crashing(LocalStorage):
         def put_if_absent(self, key: str, data: bytes) -> bool:
             raise StorageError("the machine is gone")
 
     with pytest.raises(StorageError):
-        promote(Crashing(storage.uri), "lung", two, base=1, by_flow="retrain")
+        promote(Crashing(storage.uri), "lung", second, base=1, by_flow="retrain")
     now = champion(storage, "lung")
     assert now is not None
     model = read_model_folder(storage, "lung", now.version)
-    assert model.version == one
+    assert model.version == version
     assert read_member_file(storage, model, "members/seed-0.safetensors") == b"one"
     for _ in range(2):
-        assert promote(storage, "lung", two, base=1, by_flow="retrain").is_ours
-    assert [record.version for record in history(storage, "lung")] == [one, two]
+        assert promote(storage, "lung", second, base=1, by_flow="retrain").is_ours
+    assert [record.version for record in history(storage, "lung")] == [version, second]
 
 
 def plant(storage: Storage, key: str, record: Any, **changes: Any) -> None:
@@ -208,17 +208,17 @@ def plant(storage: Storage, key: str, record: Any, **changes: Any) -> None:
 def test_a_planted_record_makes_no_champion_and_is_named(
     storage: Storage, registered: Register, key: str, changes: dict[str, Any]
 ) -> None:
-    one, two = registered(b"one"), registered(b"two")
-    promote(storage, "lung", one, base=0, by_flow="retrain")
-    second = promote(storage, "lung", two, base=1, by_flow="retrain").record
-    plant(storage, key, second, version=one, **changes)
+    first, second = registered(b"one"), registered(b"two")
+    promote(storage, "lung", first, base=0, by_flow="retrain")
+    record = promote(storage, "lung", second, base=1, by_flow="retrain").record
+    plant(storage, key, record, version=first, **changes)
     for read in (champion, history):
         with pytest.raises(IntegrityError, match=re.escape(f"models/lung/promotions/{key}")):
             read(storage, "lung")
     with pytest.raises(IntegrityError):
-        promote(storage, "lung", one, base=2, by_flow="retrain")
+        promote(storage, "lung", first, base=2, by_flow="retrain")
     storage.delete(f"models/lung/promotions/{key}")
-    assert champion(storage, "lung") == second
+    assert champion(storage, "lung") == record
 
 
 def test_a_record_that_is_gone_is_missed(storage: Storage, registered: Register) -> None:
@@ -247,8 +247,8 @@ def test_a_listing_that_overlaps_two_promotions_is_read_again(storage: Storage, 
 
 
 def test_a_rollback_to_what_was_never_champion_is_refused(storage: Storage, registered: Register) -> None:
-    one, never = registered(b"one"), registered(b"never")
-    first = promote(storage, "lung", one, base=0, by_flow="retrain").record
+    version, never = registered(b"one"), registered(b"never")
+    first = promote(storage, "lung", version, base=0, by_flow="retrain").record
     plant(storage, "000002.json", first, number=2, base=1, kind="rollback", version=never)
     with pytest.raises(IntegrityError, match=f"rolls back to {never}"):
         history(storage, "lung")

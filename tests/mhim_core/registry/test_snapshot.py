@@ -61,9 +61,9 @@ slide_sets = st.dictionaries(st.sampled_from("abcdef"), st.sampled_from("xyz"))
 
 @given(slide_sets, slide_sets)
 def test_differences_add_up(before: Any, now: Any) -> None:
-    found = differences(Snapshot(slides=before, policy={}), Snapshot(slides=now, policy={}))
-    assert len(before) + found.new - found.gone == len(now)
-    assert (found.words == "") == (before == now)
+    changes = differences(Snapshot(slides=before, policy={}), Snapshot(slides=now, policy={}))
+    assert len(before) + changes.new - changes.gone == len(now)
+    assert (changes.words == "") == (before == now)
     assert differences(None, Snapshot(slides=now, policy={})).new == len(now)
 
 

@@ -34,36 +34,38 @@ def facts_of(run):
 def test_every_fit_has_its_own_line_with_what_validation_chose(evaluated, kind, chosen):
     run = evaluated(kind, seeds=2)
     folds = fold_results(run.metrics, facts_of(run))
-    assert [(one.seed, one.fold) for one in folds] == [(seed, fold) for seed in (2021, 2022) for fold in range(3)]
-    assert [one.num_train for one in folds] == [10, 11, 12] * 2
-    for one in folds:
-        assert (one.num_test, one.best_epoch) == (8, 6)
-        assert list(one.chosen) == chosen
-        assert all(metric.value is not None for metric in one.chosen.values())
-    assert len({one.chosen["Threshold"].value for one in folds}) > 1 if kind == "binary" else True
+    assert [(result.seed, result.fold) for result in folds] == [
+        (seed, fold) for seed in (2021, 2022) for fold in range(3)
+    ]
+    assert [result.num_train for result in folds] == [10, 11, 12] * 2
+    for result in folds:
+        assert (result.num_test, result.best_epoch) == (8, 6)
+        assert list(result.chosen) == chosen
+        assert all(metric.value is not None for metric in result.chosen.values())
+    assert len({result.chosen["Threshold"].value for result in folds}) > 1 if kind == "binary" else True
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "survival", "regression"])
 def test_every_model_brings_what_its_task_has(evaluated, kind):
     run = evaluated(kind, seeds=2)
     models = model_results(run.metrics)
-    assert [(one.name, one.is_reported) for one in models] == [("mhim", True), ("plain", False)]
-    for one in models:
-        pooled = run.metrics["models"][one.name]["pooled"]
-        assert {name: found.value for name, found in one.estimates.items()} == {
-            name: found["value"] for name, found in pooled.items()
+    assert [(model.name, model.is_reported) for model in models] == [("mhim", True), ("plain", False)]
+    for model in models:
+        pooled = run.metrics["models"][model.name]["pooled"]
+        assert {name: estimate.value for name, estimate in model.estimates.items()} == {
+            name: estimate["value"] for name, estimate in pooled.items()
         }
-        assert (one.calibration is not None) == (kind in ("binary", "multiclass"))
-        assert ("sensitivity" in one.decisions) == (kind == "binary")
-        assert [group.seed for group in one.risk_groups] == ([2021, 2022] if kind == "survival" else [])
+        assert (model.calibration is not None) == (kind in ("binary", "multiclass"))
+        assert ("sensitivity" in model.decisions) == (kind == "binary")
+        assert [group.seed for group in model.risk_groups] == ([2021, 2022] if kind == "survival" else [])
 
 
 def test_sites_are_those_of_the_document(evaluated):
     run = evaluated("binary", sites=("north", "south"))
     sites = site_results(run.metrics)
-    assert [(one.name, one.num_bags, one.num_patients) for one in sites] == [("north", 12, 12), ("south", 12, 12)]
-    assert all(one.estimates["auroc"].value is not None for one in sites)
-    assert all("specificity" in one.decisions for one in sites)
+    assert [(site.name, site.num_bags, site.num_patients) for site in sites] == [("north", 12, 12), ("south", 12, 12)]
+    assert all(site.estimates["auroc"].value is not None for site in sites)
+    assert all("specificity" in site.decisions for site in sites)
     assert site_results(evaluated("binary").metrics) == ()
     assert site_results(evaluated("multiclass", sites=("x",)).metrics)[0].decisions == {}
 

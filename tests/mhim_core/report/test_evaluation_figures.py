@@ -21,8 +21,8 @@ TRUTH = (np.linspace(0, 1, 40) + np.tile([0.2, -0.2], 20) > 0.5).astype(int)
 
 
 def difference(metric="auroc", a="mhim", b="plain", **changes) -> Difference:
-    one = Difference(metric, a, b, 0.9, 0.8, 0.1, 0.02, 0.18, None, "paired bootstrap", 0, "")
-    return one._replace(**changes)
+    row = Difference(metric, a, b, 0.9, 0.8, 0.1, 0.02, 0.18, None, "paired bootstrap", 0, "")
+    return row._replace(**changes)
 
 
 UNDEFINED = difference("kappa", difference=None, low=None, high=None, reason="all 3 slides are of class 1")
@@ -109,9 +109,9 @@ def test_the_reliability_diagram_has_the_bins_of_the_calibration_error(monkeypat
 
     asked = []
 
-    def curve(truth, given, num_bins):
+    def curve(truth, probability, num_bins):
         asked.append(num_bins)
-        return metrics.reliability_curve(truth, given, num_bins)
+        return metrics.reliability_curve(truth, probability, num_bins)
 
     monkeypatch.setattr(module, "reliability_curve", curve)
     module.reliability_figure([0, 1], [[0.9, 0.1], [0.3, 0.7]])

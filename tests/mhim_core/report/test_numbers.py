@@ -29,7 +29,7 @@ def test_zero_has_no_sign():
 
 
 def test_a_metric_in_the_users_unit_is_an_amount_and_others_have_three_digits():
-    assert [format_metric(one, "mae") for one in (12345.6, 54.0, 0.5, None)] == ["12346", "54.00", "0.5000", "–"]
+    assert [format_metric(value, "mae") for value in (12345.6, 54.0, 0.5, None)] == ["12346", "54.00", "0.5000", "–"]
     assert format_metric(0.91234, "auroc") == "0.912"
     assert format_estimate(Estimate(1234.5, 1000.2, 2000.9), "rmse") == "1234 [1000, 2001]"
     assert format_estimate(Estimate(0.5, 0.25, 0.75)) == "0.500 [0.250, 0.750]"
@@ -37,4 +37,4 @@ def test_a_metric_in_the_users_unit_is_an_amount_and_others_have_three_digits():
 
 
 def test_a_tiny_p_is_not_zero():
-    assert [format_p(one) for one in (1e-9, 0.034567, 1.0, None)] == ["< 0.0001", "0.035", "1", "–"]
+    assert [format_p(value) for value in (1e-9, 0.034567, 1.0, None)] == ["< 0.0001", "0.035", "1", "–"]

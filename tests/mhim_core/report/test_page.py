@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from mhim_core.metrics import CLASSIFICATION_METRICS, Estimate, MeanStd, Metric
-from mhim_core.report.card import model_card
 from mhim_core.report.data import (
-    Calibration,
+    CalibrationResult,
     ClassOutput,
     CohortSummary,
     FailedSlide,
@@ -30,6 +29,7 @@ from mhim_core.report.data import (
     UpsampledSlide,
 )
 from mhim_core.report.images import encode_png
+from mhim_core.report.model_card import model_card
 from mhim_core.report.page import RESEARCH_USE, render_report
 from mhim_core.report.predictions import sort_by_error
 from mhim_core.task import TaskKind
@@ -87,7 +87,7 @@ def report(**changes) -> ReportData:
 
 def survival(**changes) -> ReportData:
     """By patient, two seeds, one model whose groups cannot be compared."""
-    one = Prediction("p1", "p1", RiskOutput(12.5, True, -1.25, 0.1), 0, "north", 3)
+    prediction = Prediction("p1", "p1", RiskOutput(12.5, True, -1.25, 0.1), 0, "north", 3)
     groups = (RiskGroups(2021, 3, 2, 4.567, 0.0326), RiskGroups(2022, 5, 0, None, None, "there is 1 group"))
     estimates = {"harrell_c": Estimate(0.7, 0.6, 0.8), "uno_c": Estimate(None, None, None, 0, "no training patients")}
     common = {
@@ -106,20 +106,22 @@ def survival(**changes) -> ReportData:
             for seed in (2021, 2022)
         ),
         "predictions": (
-            one,
+            prediction,
             Prediction("p2", "p2", RiskOutput(20.0, False, -0.5, 0.2), 0, "south"),
             Prediction("p3", "p3", RiskOutput(None, None, -2.0, 0.3), None, None),
         ),
         "averaged": "2 seeds",
         "panels": (
-            SlidePanel(slide_id="s1", overview=PNG, heatmap=PNG, prediction=one, attention_share=0.634, num_tiles=9),
+            SlidePanel(
+                slide_id="s1", overview=PNG, heatmap=PNG, prediction=prediction, attention_share=0.634, num_tiles=9
+            ),
         ),
     }
     return report(**common | changes)
 
 
 def regression(**changes) -> ReportData:
-    one = Prediction("s1", "p1", NumberOutput(1200.0, 1234.56))
+    prediction = Prediction("s1", "p1", NumberOutput(1200.0, 1234.56))
     estimates = {"mae": Estimate(1234.56, 1000.4, 2000.6), "r2": Estimate(-0.25, -0.5, 0.1)}
     common = {
         "title": "cohort.csv: regression",
@@ -128,8 +130,8 @@ def regression(**changes) -> ReportData:
         "classes": (),
         "models": (ModelResult(name="mhim", estimates=estimates, is_reported=True),),
         "folds": (),
-        "predictions": (one, Prediction("s2", "p2", NumberOutput(None, 0.00012345))),
-        "panels": (SlidePanel(slide_id="s1", overview=PNG, heatmap=PNG, prediction=one),),
+        "predictions": (prediction, Prediction("s2", "p2", NumberOutput(None, 0.00012345))),
+        "panels": (SlidePanel(slide_id="s1", overview=PNG, heatmap=PNG, prediction=prediction),),
     }
     return report(**common | changes)
 
@@ -299,7 +301,7 @@ def test_calibration_stands_before_and_after_and_decisions_at_their_thresholds()
     after = {"brier": Estimate(0.111, 0.1, 0.2), "expected_calibration_error": Estimate(None, None, None, 0, "no fit")}
     model = replace(
         report().models[0],
-        calibration=Calibration(report().models[0].estimates, after),
+        calibration=CalibrationResult(report().models[0].estimates, after),
         decisions={"specificity": Estimate(0.25, 0.1, 0.4), "sensitivity": Estimate(0.875, 0.8, 0.9)},
     )
     folds = (report().folds[0]._replace(chosen={"Temperature": Metric(1.5), "Threshold": Metric(None, "one class")}),)
@@ -314,14 +316,14 @@ def test_calibration_stands_before_and_after_and_decisions_at_their_thresholds()
 
 
 def test_calibrated_probabilities_and_decisions_stand_beside_the_prediction_where_there_are_any():
-    one = Prediction("s1", "p1", ClassOutput("tumour", "normal", (0.6, 0.4), (0.1, 0.1), (0.7, 0.3), "tumour"))
-    shown = text_of(render_report(report(predictions=(one,), averaged="3 models")))
+    prediction = Prediction("s1", "p1", ClassOutput("tumour", "normal", (0.6, 0.4), (0.1, 0.1), (0.7, 0.3), "tumour"))
+    shown = text_of(render_report(report(predictions=(prediction,), averaged="3 models")))
     assert "Label Predicted Decided P(tumour) Calibrated Error" in shown
     assert "s1 p1 tumour normal ✗ tumour ✓ 0.400 ± 0.100 0.300 0.600" in shown
     plain = text_of(render_report(report()))
     assert "Decided" not in plain
     assert "Calibrated" not in plain
-    several = one._replace(output=ClassOutput("a", "a", (0.5, 0.3, 0.2), (), (0.4, 0.35, 0.25), "a"))
+    several = prediction._replace(output=ClassOutput("a", "a", (0.5, 0.3, 0.2), (), (0.4, 0.35, 0.25), "a"))
     shown = text_of(render_report(report(classes=("a", "b", "c"), predictions=(several,), panels=())))
     assert "a a ✓ 0.500 calibrated 0.400 0.300 calibrated 0.350 0.200 calibrated 0.250" in shown
     assert "Decided" not in shown
@@ -343,7 +345,7 @@ def test_the_model_card_holds_results_data_and_limits():
 
 def test_importing_the_light_modules_loads_nothing_heavy():
     names = ["cohort.task_options", "cohort.check", "cohort.splits", "metrics", "tables"]
-    names += [f"report.{name}" for name in ("card", "figures", "heatmap", "page", "predictions", "run_figures")]
+    names += [f"report.{name}" for name in ("model_card", "figures", "heatmap", "page", "predictions", "run_figures")]
     heavy = ["sklearn", "scipy", "matplotlib", "jinja2", "pyarrow", "PIL", "torch", "ray", "hydra", "omegaconf"]
     code = f"import sys, {', '.join(f'mhim_core.{name}' for name in names)}; print(set({heavy}) & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

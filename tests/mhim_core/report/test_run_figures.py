@@ -23,21 +23,21 @@ TITLES = {
 @pytest.mark.parametrize("seeds", [1, 2])
 @pytest.mark.parametrize("kind", TITLES)
 def test_every_task_has_its_figures(evaluated, kind, seeds):
-    found = list(run_figures(evaluated(kind, seeds=seeds, unit="patient"), FITS, "auroc"))
-    assert [one.title for one in found] == TITLES[kind]
-    for one in found:
-        assert min(Image.open(io.BytesIO(one.image)).size) > 200
-    assert any("patient" in one.caption for one in found)
-    assert ("seed" in " ".join(one.caption.lower() for one in found)) == (seeds > 1)
+    figures = list(run_figures(evaluated(kind, seeds=seeds, unit="patient"), FITS, "auroc"))
+    assert [figure.title for figure in figures] == TITLES[kind]
+    for figure in figures:
+        assert min(Image.open(io.BytesIO(figure.image)).size) > 200
+    assert any("patient" in figure.caption for figure in figures)
+    assert ("seed" in " ".join(figure.caption.lower() for figure in figures)) == (seeds > 1)
     again = list(run_figures(evaluated(kind, seeds=seeds, unit="patient"), FITS, "auroc"))
-    assert again == found
+    assert again == figures
 
 
 def test_held_out_bags_of_one_class_have_no_roc_curve_but_the_rest(evaluated):
     run = evaluated("binary")
     rows = [row for row in run.test_rows if row.target.class_index == 1]
-    found = run_figures(run._replace(test_rows=rows), FITS, "auroc")
-    assert [one.title for one in found] == ["Scores", "Calibration", "Training"]
+    figures = run_figures(run._replace(test_rows=rows), FITS, "auroc")
+    assert [figure.title for figure in figures] == ["Scores", "Calibration", "Training"]
 
 
 def test_a_fit_without_temperature_leaves_the_probabilities_as_they_are(evaluated, monkeypatch):
@@ -52,8 +52,8 @@ def test_a_fit_without_temperature_leaves_the_probabilities_as_they_are(evaluate
 
 
 def test_risks_without_validation_have_no_groups_to_draw(evaluated):
-    found = run_figures(evaluated("survival")._replace(validation_rows=[]), FITS, "harrell_c")
-    assert [one.title for one in found] == ["Training"]
+    figures = run_figures(evaluated("survival")._replace(validation_rows=[]), FITS, "harrell_c")
+    assert [figure.title for figure in figures] == ["Training"]
 
 
 def test_the_training_figure_is_named_by_what_chose_the_epoch(evaluated, monkeypatch):
@@ -76,10 +76,10 @@ def held_out_again(run):
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression", "survival"])
 def test_bags_that_several_folds_hold_out_leave_what_needs_no_pooling(evaluated, kind):
-    found = list(run_figures(held_out_again(evaluated(kind, seeds=2)), FITS, "auroc"))
-    assert [one.title for one in found] == [title for title in TITLES[kind] if title != "Risk groups"]
+    figures = list(run_figures(held_out_again(evaluated(kind, seeds=2)), FITS, "auroc"))
+    assert [figure.title for figure in figures] == [title for title in TITLES[kind] if title != "Risk groups"]
     if kind == "binary":
-        assert "thin: single fits, thick: their mean" in found[0].caption
+        assert "thin: single fits, thick: their mean" in figures[0].caption
 
 
 def test_the_roc_curves_of_repeated_folds_are_those_of_fits_with_both_classes(evaluated, monkeypatch):
@@ -88,8 +88,8 @@ def test_the_roc_curves_of_repeated_folds_are_those_of_fits_with_both_classes(ev
     drawn = []
     monkeypatch.setattr(module, "roc_figure", lambda series: drawn.extend(series) or b"")
     list(run_figures(run._replace(test_rows=rows), FITS, "auroc"))
-    assert [len(one.pooled) for one in drawn] == [3, 3]
-    assert all(one.estimate.value is None for one in drawn)
+    assert [len(curves.pooled) for curves in drawn] == [3, 3]
+    assert all(curves.estimate.value is None for curves in drawn)
 
 
 def test_roc_curves_rank_by_logits_where_probabilities_are_all_one(evaluated, monkeypatch):
@@ -98,5 +98,5 @@ def test_roc_curves_rank_by_logits_where_probabilities_are_all_one(evaluated, mo
     drawn = []
     monkeypatch.setattr(module, "roc_figure", lambda series: drawn.extend(series) or b"")
     list(run_figures(run._replace(test_rows=rows), FITS, "auroc"))
-    for one in drawn:
-        assert auroc(*one.pooled[0]) == 1.0
+    for curves in drawn:
+        assert auroc(*curves.pooled[0]) == 1.0

@@ -29,9 +29,9 @@ def test_the_intended_use_names_the_kind_of_output(kind):
 
 
 def test_one_seed_is_no_mean_and_several_are():
-    one, several = protocol(), protocol(seeds=(2021, 2022, 2023))
-    assert one.startswith("5 patient-level folds; every slide is judged by a model that saw no slide of its patient")
-    assert "seed" not in one
+    single, several = protocol(), protocol(seeds=(2021, 2022, 2023))
+    assert single.startswith("5 patient-level folds; every slide is judged by a model that saw no slide of its patient")
+    assert "seed" not in single
     assert "trained 3 times, with seeds 2021 to 2023: a pooled value is the mean over seeds" in several
     assert "seeds 1, 5" in protocol(seeds=(5, 1))
 

@@ -58,8 +58,8 @@ def test_the_same_slide_gives_the_same_tiles(write_slide: Write, painted: np.nda
     with prepare(path) as first, prepare(path) as second:
         assert np.array_equal(first.plan.coords_l0_px, second.plan.coords_l0_px)
         assert np.array_equal(first.plan.tissue_share, second.plan.tissue_share)
-        for one, other in zip(first.reader.tiles(first.plan), second.reader.tiles(second.plan), strict=True):
-            assert np.array_equal(one.tiles, other.tiles)
+        for batch, other in zip(first.reader.tiles(first.plan), second.reader.tiles(second.plan), strict=True):
+            assert np.array_equal(batch.tiles, other.tiles)
 
 
 def test_every_kept_tile_has_enough_tissue_and_no_left_out_place_has(write_slide: Write, simple: np.ndarray) -> None:

@@ -75,9 +75,9 @@ def slide_of(mpp: float | None, power: float | None = None, side_px: int = 20_00
 
 def test_a_table_that_contradicts_the_file_is_warned_of_with_both_numbers_and_the_size() -> None:
     used = resolve_mpp(slide_of(0.25), 0.5, STRICT)
-    said = resolution_warning(slide_of(0.25), used, tissue_mm2=12.0)
+    warning = resolution_warning(slide_of(0.25), used, tissue_mm2=12.0)
     for number in ("0.25", "0.5", "10 × 10 mm", "12 mm²"):
-        assert number in said
+        assert number in warning
     assert resolution_warning(slide_of(0.5), resolve_mpp(slide_of(0.5), 0.5, STRICT), 12.0) == ""
 
 

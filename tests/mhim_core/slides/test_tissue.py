@@ -37,9 +37,9 @@ def test_stained_tissue_on_any_bright_glass_is_found_with_its_area(
 ) -> None:
     pixels = canvas(glass)
     pixels[30:90, 40:120] = np.clip(np.array(stain) + np.random.default_rng(1).integers(-8, 8, (60, 80, 1)), 0, 255)
-    found = tissue_in(pixels, spec)
-    assert found[32:88, 42:118].mean() > 0.98
-    assert found.sum() == pytest.approx(60 * 80, rel=0.1)
+    mask = tissue_in(pixels, spec)
+    assert mask[32:88, 42:118].mean() > 0.98
+    assert mask.sum() == pytest.approx(60 * 80, rel=0.1)
 
 
 def test_a_slide_full_of_tissue_is_full_of_tissue(spec: TileSpec) -> None:
@@ -91,9 +91,9 @@ def test_black_frames_around_glass_are_no_tissue(spec: TileSpec) -> None:
     pixels = canvas()
     pixels[:20] = pixels[:, :20] = 0
     pixels[50:100, 60:130] = canvas(PINK, 20)[50:100, 60:130]
-    found = tissue_in(pixels, spec)
-    assert not found[:18].any()
-    assert found[55:95, 65:125].all()
+    mask = tissue_in(pixels, spec)
+    assert not mask[:18].any()
+    assert mask[55:95, 65:125].all()
 
 
 def test_specks_go_and_lumens_close_by_area(spec: TileSpec) -> None:
@@ -102,10 +102,10 @@ def test_specks_go_and_lumens_close_by_area(spec: TileSpec) -> None:
     pixels[50:62, 60:72] = 243  # 9,216 µm²: a lumen
     pixels[60:88, 80:108] = 243  # 50,176 µm²: glass
     pixels[5:10, 5:10] = PINK  # 1,600 µm²: dust
-    found = tissue_in(pixels, spec)
-    assert found[50:62, 60:72].all()
-    assert not found[65:83, 85:103].any()
-    assert not found[:15, :15].any()
+    mask = tissue_in(pixels, spec)
+    assert mask[50:62, 60:72].all()
+    assert not mask[65:83, 85:103].any()
+    assert not mask[:15, :15].any()
 
 
 def test_a_single_pixel_is_no_tissue(spec: TileSpec) -> None:

@@ -17,13 +17,13 @@ def table(num_tiles: int) -> FeatureTable:
 
 @pytest.mark.parametrize("num_tiles", [1, 300])
 def test_places_and_attention_come_back_and_the_bytes_are_the_same(num_tiles: int) -> None:
-    given = table(num_tiles)
+    features = table(num_tiles)
     attention = np.random.default_rng(0).random(num_tiles, dtype=np.float32)
-    data = encode_attention(given, attention)
-    found = decode_attention(data)
-    np.testing.assert_array_equal(found.coords_l0_px, given.coords_l0_px)
-    np.testing.assert_array_equal(found.attention, attention)
-    assert encode_attention(given, attention) == data
+    data = encode_attention(features, attention)
+    decoded = decode_attention(data)
+    np.testing.assert_array_equal(decoded.coords_l0_px, features.coords_l0_px)
+    np.testing.assert_array_equal(decoded.attention, attention)
+    assert encode_attention(features, attention) == data
 
 
 def test_a_flipped_bit_is_noticed() -> None:

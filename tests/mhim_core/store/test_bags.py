@@ -40,7 +40,7 @@ def entries(
     storage: CountingStorage, feature_set: FeatureSet, make_features: Callable[..., SlideFeatures]
 ) -> dict[SlideId, CommitRecord]:
     slides = [make_features("b", seed=2), make_features("a", seed=1), make_features("none", num_tiles=0)]
-    made = {one.slide_id: commit(storage, feature_set, one).record for one in slides}
+    made = {slide.slide_id: commit(storage, feature_set, slide).record for slide in slides}
     storage.num_gets = 0
     return made
 

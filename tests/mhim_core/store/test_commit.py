@@ -91,7 +91,7 @@ def test_another_source_or_resolution_is_another_commit(
         make_features(source=SourceIdentity(1001, "rescanned")),
         make_features(mpp=MppUsed(0.26, 0.26, "override")),
     ]
-    assert all(isinstance(commit(storage, feature_set, one), Committed) for one in variants)
+    assert all(isinstance(commit(storage, feature_set, variant), Committed) for variant in variants)
     assert len(keys(storage, layout.commits_prefix(feature_set.fingerprint))) == 3
 
 

@@ -62,8 +62,8 @@ def test_the_only_set_is_the_choice_and_an_open_choice_lists_the_differences(
 def test_a_set_is_chosen_by_tiling_encoder_or_fingerprint(tmp_path: Path, feature_set: FeatureSet) -> None:
     storage = LocalStorage(tmp_path)
     coarser = other_tiling(feature_set, 1.0)
-    for one in (feature_set, coarser):
-        register(storage, one)
+    for registered in (feature_set, coarser):
+        register(storage, registered)
     assert choose_feature_set(storage, tiling={"target_mpp": 1.0, "tile_px": 256}) == coarser
     assert choose_feature_set(storage, tiling={"spec.target_mpp": 0.5}) == feature_set
     assert choose_feature_set(storage, fingerprint=coarser.fingerprint[:10]) == coarser

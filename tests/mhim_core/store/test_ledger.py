@@ -93,7 +93,7 @@ def task(slide_id: str, **fields: Any) -> SlideTask:
 
 
 def ids(tasks: Sequence[SlideTask]) -> list[str]:
-    return [one.slide_id for one in tasks]
+    return [slide_task.slide_id for slide_task in tasks]
 
 
 def failed(slide_id: str, reason: FailureReason) -> StatusRow:
@@ -231,7 +231,7 @@ def test_a_stricter_policy_refuses_a_commit_until_it_is_relaxed(bench: Bench) ->
     bench.finish(bench.pending([task("a")], Policy(max_upsample=2.1)), [row])
     strict = bench.pending([task("a")])
     assert (strict.todo, strict.done) == ([], {})
-    assert [(one.slide_id, one.reason) for one in strict.given_up] == [("a", FailureReason.UPSAMPLE)]
+    assert [(row.slide_id, row.reason) for row in strict.given_up] == [("a", FailureReason.UPSAMPLE)]
     bench.finish(strict)
     assert bench.manifest() == {}
     relaxed = bench.pending([task("a")], Policy(max_upsample=2.1))
@@ -268,7 +268,7 @@ def test_failed_slides_are_tried_again_unless_asked_not_to(bench: Bench) -> None
         (failed("a", FailureReason.READ), False),
         (failed("a", FailureReason.TOO_LARGE), False),
     ],
-    ids=lambda one: f"{one.reason}-{one.error_type}" if isinstance(one, StatusRow) else "",
+    ids=lambda value: f"{value.reason}-{value.error_type}" if isinstance(value, StatusRow) else "",
 )
 def test_what_told_nothing_of_the_slide_is_tried_again_in_any_case(bench: Bench, row: StatusRow, again: bool) -> None:
     ledger = Ledger(bench.storage, bench.feature_set)
@@ -349,7 +349,7 @@ def test_every_task_is_in_exactly_one_heap(bench: Bench) -> None:
     Ledger(bench.storage, bench.feature_set).record_failure(
         task("c"), failed("c", FailureReason.READ), Policy(), bench.hint(task("c"))
     )
-    pending = bench.pending([task(one) for one in "abcd"], retry_failed=False)
+    pending = bench.pending([task(slide_id) for slide_id in "abcd"], retry_failed=False)
     heaps = [ids(pending.todo), list(pending.done), [row.slide_id for row in pending.given_up]]
     assert heaps == [["d"], ["a"], ["b", "c"]]
 

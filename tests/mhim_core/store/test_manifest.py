@@ -28,7 +28,9 @@ def storage(tmp_path: Path) -> LocalStorage:
 @pytest.fixture
 def records(storage: LocalStorage, feature_set: FeatureSet, make_features: Callable[..., SlideFeatures]) -> Records:
     def make(*slide_ids: str, num_tiles: int = 5) -> dict[SlideId, CommitRecord]:
-        made = [commit(storage, feature_set, make_features(one, num_tiles=num_tiles)).record for one in slide_ids]
+        made = [
+            commit(storage, feature_set, make_features(slide_id, num_tiles=num_tiles)).record for slide_id in slide_ids
+        ]
         return {record.slide_id: record for record in made}
 
     return make
@@ -99,7 +101,7 @@ def test_concurrent_writers_end_in_a_union(storage: LocalStorage, feature_set: F
     newest = read_manifest(storage, feature_set.fingerprint)
     assert set(newest.entries) == {f"s{index}" for index in range(6)}
     assert newest.ref.version == 6
-    sizes = [len(read_manifest(storage, feature_set.fingerprint, version=one).entries) for one in range(1, 7)]
+    sizes = [len(read_manifest(storage, feature_set.fingerprint, version=version).entries) for version in range(1, 7)]
     assert sizes == [1, 2, 3, 4, 5, 6]
 
 

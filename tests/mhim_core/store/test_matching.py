@@ -56,7 +56,7 @@ def test_resolutions_match_when_the_same_numbers_would_be_used_again(
     assert mpp_matches(used, override, default_mpp) is matches
 
 
-@pytest.mark.parametrize("how", ["equal hint", "equal identity"])
+@pytest.mark.parametrize("state", ["equal hint", "equal identity"])
 @pytest.mark.parametrize(
     ("verified", "named", "matches"),
     [
@@ -69,20 +69,20 @@ def test_resolutions_match_when_the_same_numbers_would_be_used_again(
     ],
 )
 def test_a_task_that_names_a_sha256_is_served_only_by_a_commit_verified_to_be_of_it(
-    record: CommitRecord, how: str, verified: str, named: str | None, matches: bool
+    record: CommitRecord, state: str, verified: str, named: str | None, matches: bool
 ) -> None:
     committed = record.with_sha256(verified)
-    hint = HINT if how == "equal hint" else SourceHint("/archive/s1.svs", 1000, "2")
-    found = find_match(
+    hint = HINT if state == "equal hint" else SourceHint("/archive/s1.svs", 1000, "2")
+    matched = find_match(
         TASK._replace(sha256=named), [committed], hint=hint, default_mpp=None, identity=lambda _: record.reading.source
     )
-    assert found == (committed.with_hint(hint) if matches else None)
+    assert matched == (committed.with_hint(hint) if matches else None)
 
 
 def test_of_several_commits_the_one_of_the_named_sha256_is_found(record: CommitRecord) -> None:
     records = [record, record.with_sha256("b" * 64), record.with_sha256("a" * 64)]
-    found = find_match(TASK._replace(sha256="a" * 64), records, hint=HINT, default_mpp=None)
-    assert found is records[2]
+    matched = find_match(TASK._replace(sha256="a" * 64), records, hint=HINT, default_mpp=None)
+    assert matched is records[2]
 
 
 def test_an_equal_hint_settles_it_without_reading_the_source(record: CommitRecord) -> None:
@@ -94,8 +94,8 @@ def test_an_equal_hint_settles_it_without_reading_the_source(record: CommitRecor
 
 def test_a_moved_or_touched_source_is_the_same_and_a_rescanned_one_is_new(record: CommitRecord) -> None:
     moved = SourceHint("/archive/s1.svs", 1000, "2")
-    found = find_match(TASK, [record], hint=moved, default_mpp=None, identity=lambda _: record.reading.source)
-    assert found == record.with_hint(moved)
+    matched = find_match(TASK, [record], hint=moved, default_mpp=None, identity=lambda _: record.reading.source)
+    assert matched == record.with_hint(moved)
     rescanned = SourceIdentity(1000, "other bytes")
     assert find_match(TASK, [record], hint=moved, default_mpp=None, identity=lambda _: rescanned) is None
 

@@ -29,28 +29,28 @@ Make = Callable[..., SlideFeatures]
 
 
 def test_features_come_back_as_they_went_in(make_features: Make) -> None:
-    given = make_features(num_tiles=7)
-    table = decode_features(encode_features(given), slide_id=given.slide_id, dim=8)
+    slide_features = make_features(num_tiles=7)
+    table = decode_features(encode_features(slide_features), slide_id=slide_features.slide_id, dim=8)
     assert table.features.dtype == np.float16
-    np.testing.assert_array_equal(table.features, given.features)
-    np.testing.assert_array_equal(table.coords_l0_px, given.coords_l0_px)
-    np.testing.assert_array_equal(table.tissue_share, given.tissue_share)
-    np.testing.assert_array_equal(table.background_share, given.background_share)
+    np.testing.assert_array_equal(table.features, slide_features.features)
+    np.testing.assert_array_equal(table.coords_l0_px, slide_features.coords_l0_px)
+    np.testing.assert_array_equal(table.tissue_share, slide_features.tissue_share)
+    np.testing.assert_array_equal(table.background_share, slide_features.background_share)
     assert table.background_share.dtype == np.float32
-    assert table.metadata["encoder"] == given.encoder
-    assert table.metadata["tiling"] == given.cut.tiling
+    assert table.metadata["encoder"] == slide_features.encoder
+    assert table.metadata["tiling"] == slide_features.cut.tiling
     assert table.metadata["tile_size_l0_px"] == [512, 512]
 
 
 def test_many_row_groups_keep_their_order(make_features: Make) -> None:
     num_tiles = 1000
     features = np.arange(num_tiles * 4096, dtype=np.uint16).reshape(num_tiles, 4096) % 20_000
-    given = make_features(num_tiles=num_tiles, features=features.view(np.float16))
-    data = encode_features(given)
+    slide_features = make_features(num_tiles=num_tiles, features=features.view(np.float16))
+    data = encode_features(slide_features)
     assert pq.ParquetFile(io.BytesIO(data)).num_row_groups > 1
-    table = decode_features(data, slide_id=given.slide_id, dim=4096)
+    table = decode_features(data, slide_id=slide_features.slide_id, dim=4096)
     np.testing.assert_array_equal(table.features.view(np.uint16), features)
-    np.testing.assert_array_equal(table.coords_l0_px, given.coords_l0_px)
+    np.testing.assert_array_equal(table.coords_l0_px, slide_features.coords_l0_px)
 
 
 def test_no_tiles_is_a_table_of_no_rows(make_features: Make) -> None:
@@ -60,16 +60,16 @@ def test_no_tiles_is_a_table_of_no_rows(make_features: Make) -> None:
 
 
 def test_the_same_features_give_the_same_bytes_in_whatever_order_tiles_come(make_features: Make) -> None:
-    given = make_features(num_tiles=20)
+    slide_features = make_features(num_tiles=20)
     order = np.random.default_rng(1).permutation(20)
     shuffled = replace(
-        given,
-        features=given.features[order],
-        coords_l0_px=given.coords_l0_px[order],
-        tissue_share=given.tissue_share[order],
-        background_share=given.background_share[order],
+        slide_features,
+        features=slide_features.features[order],
+        coords_l0_px=slide_features.coords_l0_px[order],
+        tissue_share=slide_features.tissue_share[order],
+        background_share=slide_features.background_share[order],
     )
-    assert encode_features(given) == encode_features(given) == encode_features(shuffled)
+    assert encode_features(slide_features) == encode_features(slide_features) == encode_features(shuffled)
 
 
 def test_what_is_known_of_the_source_beside_its_bytes_leaves_no_trace_in_the_file(make_features: Make) -> None:
@@ -90,8 +90,8 @@ def test_other_parquet_readers_see_plain_columns(make_features: Make) -> None:
 
 @pytest.mark.parametrize("damage", ["data", "footer", "truncated", "empty"])
 def test_damage_is_noticed_without_the_sha256_and_names_the_slide(make_features: Make, damage: str) -> None:
-    given = make_features(num_tiles=300)
-    data = bytearray(encode_features(given))
+    slide_features = make_features(num_tiles=300)
+    data = bytearray(encode_features(slide_features))
     position = {"data": 1500, "footer": len(data) - 40}.get(damage)
     if position is not None:
         data[position] ^= 1
@@ -99,10 +99,15 @@ def test_damage_is_noticed_without_the_sha256_and_names_the_slide(make_features:
         data = data[: len(data) // 2] if damage == "truncated" else bytearray()
     if damage == "footer":  # only the sha256 can promise to see this one
         with pytest.raises(IntegrityError, match="slide s1"):
-            decode_features(bytes(data), slide_id=given.slide_id, dim=8, expect_sha256=sha256(encode_features(given)))
+            decode_features(
+                bytes(data),
+                slide_id=slide_features.slide_id,
+                dim=8,
+                expect_sha256=sha256(encode_features(slide_features)),
+            )
     else:
         with pytest.raises(IntegrityError, match="slide s1"):
-            decode_features(bytes(data), slide_id=given.slide_id, dim=8)
+            decode_features(bytes(data), slide_id=slide_features.slide_id, dim=8)
 
 
 def written(table: pa.Table, **options: Any) -> bytes:
@@ -163,13 +168,13 @@ def test_no_slide_is_refused_that_may_be_tiled() -> None:
 
 @pytest.mark.fault(15)
 def test_every_flipped_byte_is_refused_by_the_sha256(make_features: Make) -> None:
-    given = make_features(num_tiles=3)
-    data = encode_features(given)
+    slide_features = make_features(num_tiles=3)
+    data = encode_features(slide_features)
     for position in range(0, len(data), 97):
         flipped = bytearray(data)
         flipped[position] ^= 0x10
         with pytest.raises(IntegrityError, match="slide s1"):
-            decode_features(bytes(flipped), slide_id=given.slide_id, dim=8, expect_sha256=sha256(data))
+            decode_features(bytes(flipped), slide_id=slide_features.slide_id, dim=8, expect_sha256=sha256(data))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from mhim_core.store.commit import commit
 from mhim_core.store.feature_sets import FeatureSet, register
 from mhim_core.store.manifest import write_manifest
 from mhim_core.store.record import CommitRecord
-from mhim_core.store.verify import Audit, Fault, Part, audit, file_findings, list_sizes
+from mhim_core.store.verify import Audit, Fault, ObjectKind, audit, file_findings, list_sizes
 from mhim_core.types import SlideId
 
 Make = Callable[..., SlideFeatures]
@@ -49,7 +49,7 @@ def filled(storage: Counting, feature_set: FeatureSet, make: Make, *slide_ids: s
     return records
 
 
-def told(result: Audit) -> list[tuple[Fault, Part, str]]:
+def faults_of(result: Audit) -> list[tuple[Fault, ObjectKind, str]]:
     return [(finding.fault, finding.part, finding.slide_id) for finding in result.findings]
 
 
@@ -78,9 +78,9 @@ def test_a_commit_that_an_earlier_manifest_names_is_no_orphan_and_its_file_is_st
     old = filled(storage, feature_set, make_features, "s1", "s2")["s1"]
     again = make_features("s1", seed=1, source=SourceIdentity(1000, "another scan"))
     write_manifest(storage, feature_set, {SlideId("s1"): commit(storage, feature_set, again).record})
-    assert told(audit(storage)) == []
+    assert faults_of(audit(storage)) == []
     storage.delete(old.key)
-    assert told(audit(storage)) == [(Fault.MISSING, Part.FEATURES, "s1")]
+    assert faults_of(audit(storage)) == [(Fault.MISSING, ObjectKind.FEATURES, "s1")]
 
 
 def test_a_commit_that_no_manifest_names_is_an_orphan_and_its_own_file_is_not(
@@ -88,10 +88,12 @@ def test_a_commit_that_no_manifest_names_is_an_orphan_and_its_own_file_is_not(
 ) -> None:
     filled(storage, feature_set, make_features, "s1")
     record = commit(storage, feature_set, make_features("s2")).record
-    assert told(audit(storage)) == [(Fault.ORPHANED, Part.COMMIT, "s2")]
+    assert faults_of(audit(storage)) == [(Fault.ORPHANED, ObjectKind.COMMIT, "s2")]
     storage.delete(record.key)
     lost = audit(storage).lost
-    assert [(finding.part, finding.slide_id, finding.record) for finding in lost] == [(Part.FEATURES, "s2", record)]
+    assert [(finding.part, finding.slide_id, finding.record) for finding in lost] == [
+        (ObjectKind.FEATURES, "s2", record)
+    ]
 
 
 def test_a_lost_manifest_or_feature_set_is_named(
@@ -101,15 +103,15 @@ def test_a_lost_manifest_or_feature_set_is_named(
     filled(storage, feature_set, make_features, "s1", "s2")
     newest = layout.manifest_key(feature_set.fingerprint, 2)
     storage.put(newest, storage.get(newest)[:100])
-    assert told(audit(storage)) == [
-        (Fault.DAMAGED, Part.MANIFEST, ""),
-        (Fault.ORPHANED, Part.COMMIT, "s2"),  # by what is left of the manifests
+    assert faults_of(audit(storage)) == [
+        (Fault.DAMAGED, ObjectKind.MANIFEST, ""),
+        (Fault.ORPHANED, ObjectKind.COMMIT, "s2"),  # by what is left of the manifests
     ]
     storage.delete(layout.manifest_key(feature_set.fingerprint, 1))
     storage.delete(layout.feature_set_key(feature_set.fingerprint))
-    assert {(fault, part) for fault, part, _ in told(audit(storage)) if fault is Fault.MISSING} == {
-        (Fault.MISSING, Part.MANIFEST),
-        (Fault.MISSING, Part.FEATURE_SET),
+    assert {(fault, part) for fault, part, _ in faults_of(audit(storage)) if fault is Fault.MISSING} == {
+        (Fault.MISSING, ObjectKind.MANIFEST),
+        (Fault.MISSING, ObjectKind.FEATURE_SET),
     }
 
 
@@ -117,8 +119,8 @@ def test_a_lost_manifest_or_feature_set_is_named(
 def test_a_planted_commit_is_damaged(storage: Counting, feature_set: FeatureSet, make_features: Make) -> None:
     records = filled(storage, feature_set, make_features, "s1", "s2")
     storage.put(records["s1"].commit_key, records["s2"].to_json())
-    assert told(audit(storage)) == []  # the manifest stands for it
-    assert told(audit(storage, deep=True)) == [(Fault.DAMAGED, Part.COMMIT, "s1")]
+    assert faults_of(audit(storage)) == []  # the manifest stands for it
+    assert faults_of(audit(storage, deep=True)) == [(Fault.DAMAGED, ObjectKind.COMMIT, "s1")]
 
 
 def test_files_are_looked_for_by_one_listing_or_by_slide_whichever_asks_less(

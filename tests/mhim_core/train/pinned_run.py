@@ -20,10 +20,10 @@ import torch
 
 from mhim_core.mil.model_options import AGGREGATOR_NAMES, MINING_AGGREGATORS, MhimOptions, ModelOptions
 from mhim_core.task import ClassTarget, FittedTask, TaskKind
-from mhim_core.train.checkpoint import LoadedModel, ModelCard, predict_bag
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.feed import BagFeed
 from mhim_core.train.fit_options import FitOptions, Precision
+from mhim_core.train.model_file import LoadedModel, ModelCard, predict_bag
 from mhim_core.train.plan import LabelledBag, Stage
 from mhim_core.train.preparation import start_state
 from mhim_core.train.sampler import global_batches
@@ -96,20 +96,20 @@ def pinned_run(aggregator: str, stage: Stage, device: str | torch.device = "cpu"
     )
 
 
-def deviation(found: Pin, pinned: Pin) -> float:
+def deviation(actual: Pin, pinned: Pin) -> float:
     """The largest difference of two runs: relative for losses, norms and logits, absolute for attention.
 
     Infinite where they differ in shape, in a tensor's name, or by a number that is none.
     """
-    if found.norms.keys() != pinned.norms.keys():
+    if actual.norms.keys() != pinned.norms.keys():
         return math.inf
-    norms = [[pin.norms[name] for name in sorted(pin.norms)] for pin in (found, pinned)]
+    norms = [[pin.norms[name] for name in sorted(pin.norms)] for pin in (actual, pinned)]
     return max(
-        _difference(found.task_loss, pinned.task_loss),
-        _difference(found.consistency_loss, pinned.consistency_loss),
+        _difference(actual.task_loss, pinned.task_loss),
+        _difference(actual.consistency_loss, pinned.consistency_loss),
         _difference(*norms),
-        _difference(found.logits, pinned.logits),
-        _difference(found.attention, pinned.attention, relative=False),
+        _difference(actual.logits, pinned.logits),
+        _difference(actual.attention, pinned.attention, relative=False),
     )
 
 
@@ -179,12 +179,12 @@ def _as_model(state: TrainState) -> LoadedModel:
     return LoadedModel(card, state.student, None)
 
 
-def _difference(found: object, pinned: object, relative: bool = True) -> float:
-    there, here = (np.asarray(value, dtype=np.float64) for value in (pinned, found))
-    if there.shape != here.shape or not (np.isfinite(here).all() and np.isfinite(there).all()):
+def _difference(actual: object, pinned: object, relative: bool = True) -> float:
+    pinned_values, values = (np.asarray(value, dtype=np.float64) for value in (pinned, actual))
+    if pinned_values.shape != values.shape or not (np.isfinite(values).all() and np.isfinite(pinned_values).all()):
         return math.inf
-    scale = np.maximum(np.abs(there), FLOOR) if relative else 1.0
-    return float((np.abs(here - there) / scale).max())
+    scale = np.maximum(np.abs(pinned_values), FLOOR) if relative else 1.0
+    return float((np.abs(values - pinned_values) / scale).max())
 
 
 def main() -> int:
@@ -194,11 +194,11 @@ def main() -> int:
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    found = {f"{name}/{stage}": pinned_run(name, stage, arguments.device) for name, stage in RUNS}
+    pins = {f"{name}/{stage}": pinned_run(name, stage, arguments.device) for name, stage in RUNS}
     if arguments.write:
-        write_pins(found)
+        write_pins(pins)
     pinned = read_pins()
-    deviations = {name: deviation(found[name], pinned[name]) for name in found}
+    deviations = {name: deviation(pins[name], pinned[name]) for name in pins}
     print(json.dumps({"device": arguments.device, "tolerance": TOLERANCE, "deviations": deviations}))
     return int(max(deviations.values()) > TOLERANCE)
 

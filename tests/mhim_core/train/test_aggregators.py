@@ -19,9 +19,9 @@ from mhim_core.mil.model_options import (
 )
 from mhim_core.task import ClassTarget, FittedTask, fit_task
 from mhim_core.train.card import ModelCard
-from mhim_core.train.checkpoint import LoadedModel, load_model, save_model
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.fit_options import Precision
+from mhim_core.train.model_file import LoadedModel, load_model, save_model
 from mhim_core.train.objective import make_label
 from mhim_core.train.plan import Stage, TrainPlan
 from mhim_core.train.preparation import make_setup, start_state
@@ -109,8 +109,8 @@ def test_every_score_and_teacher_mode_makes_the_student_learn_one_bag(
 ) -> None:
     plan = plan_for(aggregator, mhim=MhimOptions(score=score, teacher_mode=mode, random_mask_ratio=0.3))
     state = start(plan, Stage.mhim)
-    given = bag(plan, 40)
-    mistaken = given._replace(label=given.label._replace(category=state.student(given.x_NF).logits_C.argmin()))
+    straight = bag(plan, 40)
+    mistaken = straight._replace(label=straight.label._replace(category=state.student(straight.x_NF).logits_C.argmin()))
     losses = [float(run(state, mistaken).task_B) for _ in range(30)]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 

@@ -15,11 +15,11 @@ from mhim_core.mil.model_options import AGGREGATOR_NAMES, MINING_AGGREGATORS, Mo
 from mhim_core.storage import LocalStorage
 from mhim_core.task import ClassTarget, SurvivalTarget, Task, TaskKind
 from mhim_core.train.arithmetic import fixed_arithmetic
-from mhim_core.train.checkpoint import predict_bag
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.events import FitEvent, FitEventKind, ignore_events
 from mhim_core.train.fit_options import Precision
 from mhim_core.train.loop import run_fits
+from mhim_core.train.model_file import predict_bag
 from mhim_core.train.objective import make_label
 from mhim_core.train.plan import FoldBags, LabelledBag, Stage, TrainPlan, plan_fits
 from mhim_core.train.preparation import make_setup

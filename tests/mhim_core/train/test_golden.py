@@ -24,9 +24,9 @@ from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions, S
 from mhim_core.task import ClassTarget, FittedTask, TaskKind
 from mhim_core.train import step as step_module
 from mhim_core.train.arithmetic import fixed_arithmetic
-from mhim_core.train.checkpoint import predict_bag
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.fit_options import FitOptions, Precision
+from mhim_core.train.model_file import predict_bag
 from mhim_core.train.objective import make_label
 from mhim_core.train.plan import LabelledBag, Stage
 from mhim_core.train.state import FitSetup, TrainState
@@ -172,10 +172,10 @@ def state(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> TrainState:
     return golden.state()
 
 
-def assert_close(found: Any, expected: Any, tolerance: float = 1e-9) -> None:
-    found, expected = torch.as_tensor(found).cpu().double(), torch.as_tensor(expected).cpu()
-    assert found.shape == expected.shape
-    assert (found - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1e-12)
+def assert_close(actual: Any, expected: Any, tolerance: float = 1e-9) -> None:
+    actual, expected = torch.as_tensor(actual).cpu().double(), torch.as_tensor(expected).cpu()
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1e-12)
 
 
 def assert_norms_close(golden: Golden, kind: str, tensors: dict[str, torch.Tensor]) -> None:
@@ -212,15 +212,15 @@ def test_the_masks_are_the_golden_index_sets(golden: Golden) -> None:
     assert split.rows[split.num_entering :].tolist() == golden.arrays["recycle_pooled"].tolist()
 
 
-def assert_won_the_vote(expected: torch.Tensor, found: torch.Tensor, score_HN: torch.Tensor) -> None:
+def assert_won_the_vote(expected: torch.Tensor, actual: torch.Tensor, score_HN: torch.Tensor) -> None:
     """Nobody outside either set has more votes than one inside, and both have as many members."""
-    assert len(found) == len(expected)
+    assert len(actual) == len(expected)
     if len(expected) == 0:
         return
     votes_N = torch.zeros(score_HN.shape[1], dtype=torch.int64, device=score_HN.device)
     for score_N in score_HN:
         votes_N[score_N.topk(len(expected)).indices] += 1
-    for chosen in (expected, found):
+    for chosen in (expected, actual):
         outside = torch.ones_like(votes_N, dtype=torch.bool)
         outside[chosen] = False
         assert votes_N[chosen].min() >= votes_N[outside].max()

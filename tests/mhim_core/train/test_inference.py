@@ -46,13 +46,16 @@ def voter(aggregator: str) -> Voter:
 @pytest.mark.parametrize("aggregator", ["transmil", "abmil"])
 def test_a_prediction_has_the_same_bytes_whatever_torchs_threads_were(aggregator: str, threads: None) -> None:
     tables, model = [table("s1", NUM_TILES), table("s2", 300)], voter(aggregator)
-    found = {}
+    outputs = {}
     for number in (1, 2, 3):
         torch.set_num_threads(number)
         prediction = predict_tables(tables, [model])
-        found[number] = [prediction.logits_MC.tobytes(), *(one.tobytes() for one in prediction.attention)]
+        outputs[number] = [
+            prediction.logits_MC.tobytes(),
+            *(attention_N.tobytes() for attention_N in prediction.attention),
+        ]
         assert torch.get_num_threads() == number, "the caller's threads are as they were"
-    assert found[1] == found[2] == found[3]
+    assert outputs[1] == outputs[2] == outputs[3]
 
 
 def test_threads_are_restored_after_an_error_too(threads: None) -> None:
@@ -72,13 +75,17 @@ def test_threads_are_restored_after_an_error_too(threads: None) -> None:
 
 def test_a_bag_of_several_slides_is_one_bag_and_the_models_vote() -> None:
     tables, models = [table("s1", 20), table("s2", 7)], [voter("abmil"), voter("transmil")]
-    found = predict_tables(tables, models)
-    alone = [predict_tables(tables, [one]) for one in models]
-    np.testing.assert_array_equal(found.logits_MC, np.concatenate([one.logits_MC for one in alone]))
-    np.testing.assert_allclose(found.outputs, np.mean([one.outputs for one in alone], axis=0), atol=1e-15)
-    np.testing.assert_allclose(found.spread, np.std([one.outputs for one in alone], axis=0), atol=1e-15)
-    assert [len(one) for one in found.attention] == [20, 7]
-    assert sum(float(one.sum()) for one in alone[0].attention) == pytest.approx(1, abs=1e-5)
+    together = predict_tables(tables, models)
+    alone = [predict_tables(tables, [model]) for model in models]
+    np.testing.assert_array_equal(together.logits_MC, np.concatenate([prediction.logits_MC for prediction in alone]))
+    np.testing.assert_allclose(
+        together.outputs, np.mean([prediction.outputs for prediction in alone], axis=0), atol=1e-15
+    )
+    np.testing.assert_allclose(
+        together.spread, np.std([prediction.outputs for prediction in alone], axis=0), atol=1e-15
+    )
+    assert [len(attention_N) for attention_N in together.attention] == [20, 7]
+    assert sum(float(attention_N.sum()) for attention_N in alone[0].attention) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", list(TaskKind))

@@ -12,11 +12,11 @@ import torch
 from mhim_core.errors import ConfigError, ConflictError, InputError, IntegrityError, MhimError
 from mhim_core.mil.model_options import MhimOptions
 from mhim_core.storage import LocalStorage
-from mhim_core.train.checkpoint import load_model, predict_bag
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.events import FitEvent, FitEventKind
 from mhim_core.train.fit_options import Selection
 from mhim_core.train.loop import run_fit, run_fits
+from mhim_core.train.model_file import load_model, predict_bag
 from mhim_core.train.plan import Stage, TrainPlan
 from mhim_core.train.preparation import make_setup, start_state
 from mhim_core.train.results import FitResult, card_key, initial_key, read_model, read_result
@@ -95,29 +95,29 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one_bit_for_bit(  # type:
     assert watcher.kinds(fit)[0] == ("resumed" if resumed else "started")
 
 
-def damage(path: Path, how: str) -> None:
-    if how == "missing":
+def damage(path: Path, kind: str) -> None:
+    if kind == "missing":
         path.unlink()
-    elif how == "record missing":
+    elif kind == "record missing":
         path.with_suffix(".json").unlink()
-    elif how == "record damaged":
+    elif kind == "record damaged":
         path.with_suffix(".json").write_text("{")
     else:
         data = bytearray(path.read_bytes())
-        if how == "flipped":
+        if kind == "flipped":
             data[-1] ^= 1
-        path.write_bytes(data[: len(data) // 2] if how == "truncated" else data)
+        path.write_bytes(data[: len(data) // 2] if kind == "truncated" else data)
 
 
-@pytest.mark.parametrize("how", ["flipped", "truncated", "record missing", "record damaged"])
+@pytest.mark.parametrize("kind", ["flipped", "truncated", "record missing", "record damaged"])
 @pytest.mark.fault(33)
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(plan_of: PlanOf, bags, tmp_path: Path, how: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(plan_of: PlanOf, bags, tmp_path: Path, kind: str) -> None:  # type: ignore[no-untyped-def]
     run(plan_of(), bags, tmp_path / "whole")
     with pytest.raises(StoppedError):
         run(plan_of(), bags, tmp_path / "cut", Watcher(MHIM, 3))
     checkpoints = sorted((tmp_path / "cut").rglob("epoch-*.safetensors"))
     assert [path.stem for path in checkpoints] == ["epoch-0002", "epoch-0003"]
-    damage(checkpoints[-1], how)
+    damage(checkpoints[-1], kind)
     watcher = Watcher()
     run(plan_of(), bags, tmp_path / "cut", watcher)
     assert watcher.kinds(MHIM)[:2] == ["warning", "resumed"]
@@ -188,24 +188,24 @@ def test_a_missing_teacher_is_an_error(plan_of: PlanOf, bags, tmp_path: Path) ->
         run(student, bags, tmp_path)
 
 
-@pytest.mark.parametrize("what", ["seed", "fold", "model options", "validation bags", "task", "features"])
-def test_another_ones_teacher_is_an_error(plan_of: PlanOf, bags, tmp_path: Path, what: str) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("difference", ["seed", "fold", "model options", "validation bags", "task", "features"])
+def test_another_ones_teacher_is_an_error(plan_of: PlanOf, bags, tmp_path: Path, difference: str) -> None:  # type: ignore[no-untyped-def]
     plan = plan_of()
     run(dataclasses.replace(plan, fits=plan.fits[:1]), bags, tmp_path)
     spec = plan.fits[1]
-    if what == "seed":
+    if difference == "seed":
         spec = spec._replace(seed=1)
-    elif what == "fold":
+    elif difference == "fold":
         spec = spec._replace(fold=4)
-    elif what == "validation bags":
+    elif difference == "validation bags":
         spec = spec._replace(validation=spec.validation[1:])
-    elif what == "model options":
+    elif difference == "model options":
         plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, gated=True))
-    elif what == "task":
+    elif difference == "task":
         plan = dataclasses.replace(plan, task=dataclasses.replace(plan.task, classes=("yes", "no")))
     else:
         plan = dataclasses.replace(plan, provenance={"encoder": "another"})
-    with pytest.raises(InputError, match=what):
+    with pytest.raises(InputError, match=difference):
         run_fit(plan, spec, bags, LocalStorage(tmp_path), SingleProcess())
 
 
@@ -293,18 +293,18 @@ def warm(plan_of: PlanOf, bags, tmp_path: Path, **more):  # type: ignore[no-unty
 
 def test_a_warm_start_begins_at_the_weights_given(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     plan, initial = warm(plan_of, bags, tmp_path)
-    given = initial.student.state_dict()
+    weights = initial.student.state_dict()
     stage_one = start_state(make_setup(plan, plan.fits[0]), None, torch.device("cpu"), initial).student.state_dict()
-    assert stage_one.keys() < given.keys(), "a plain model has no recycle network"
-    assert all(torch.equal(tensor, given[name]) for name, tensor in stage_one.items())
+    assert stage_one.keys() < weights.keys(), "a plain model has no recycle network"
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in stage_one.items())
     taught = load_model(read_model(LocalStorage(tmp_path / "before"), run(plan_of(), bags, tmp_path / "before")[0]))
     stage_two = start_state(make_setup(plan, plan.fits[1]), taught, torch.device("cpu"), initial)
     learned = taught.student.state_dict()
     assert stage_two.teacher is not None
     for name, tensor in stage_two.student.state_dict().items():
-        assert torch.equal(tensor, given[name]), f"{name}: student_init=fresh takes nothing from stage 1"
+        assert torch.equal(tensor, weights[name]), f"{name}: student_init=fresh takes nothing from stage 1"
     for name, tensor in stage_two.teacher.state_dict().items():
-        assert torch.equal(tensor, learned.get(name, given[name])), f"{name}: stage 1, and the recycle network given"
+        assert torch.equal(tensor, learned.get(name, weights[name])), f"{name}: stage 1, and the recycle network given"
 
 
 def test_a_warm_start_changes_the_fit_and_goes_on_alike_after_a_kill(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -316,7 +316,7 @@ def test_a_warm_start_changes_the_fit_and_goes_on_alike_after_a_kill(plan_of: Pl
     shutil.copytree(tmp_path / "warm/initial", tmp_path / "again/initial")
     assert run(plan, bags, tmp_path / "again") == ended
     assert ended[0].history[0].task_loss < cold[0].history[0].task_loss, "it went on where the other had ended"
-    assert {one.identity for one in ended}.isdisjoint(one.identity for one in cold)
+    assert {result.identity for result in ended}.isdisjoint(result.identity for result in cold)
 
 
 def test_a_warm_start_of_other_data_options_or_bytes_is_refused(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -73,7 +73,7 @@ def test_schedules_run_over_epochs_times_steps(plan_of: Callable[..., TrainPlan]
 def test_a_student_starts_as_asked(plan_of: Callable[..., TrainPlan]) -> None:
     from mhim_core.mil.model_options import MhimOptions, StudentInit
     from mhim_core.train.card import ModelCard
-    from mhim_core.train.checkpoint import LoadedModel
+    from mhim_core.train.model_file import LoadedModel
 
     shared = {}
     for init in StudentInit:

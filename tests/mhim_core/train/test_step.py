@@ -13,10 +13,10 @@ from mhim_core.mil.model import build_model
 from mhim_core.mil.model_options import MhimOptions, TeacherMode
 from mhim_core.task import ClassTarget, fit_task
 from mhim_core.train.card import ModelCard
-from mhim_core.train.checkpoint import LoadedModel
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.feed import BagFeed
 from mhim_core.train.fit_options import Precision
+from mhim_core.train.model_file import LoadedModel
 from mhim_core.train.objective import make_label, task_loss
 from mhim_core.train.plan import Stage, TrainPlan
 from mhim_core.train.preparation import make_setup, start_state
@@ -84,9 +84,9 @@ def test_the_smallest_bags_pass_through_a_step(plan_of: PlanOf, stage: Stage, nu
 def test_the_order_of_instances_does_not_matter_without_masks_and_dropout(plan_of: PlanOf) -> None:
     plan = plan_of(precision=Precision.float64, mhim=MhimOptions(high_mask_ratio=0.1, random_mask_ratio=0.0))
     plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, dropout=0.0))
-    given, shuffled = start(plan), start(plan)
+    state, shuffled = start(plan), start(plan)
     straight = bag(plan)
-    first, second = run(given, straight), run(shuffled, straight._replace(x_NF=straight.x_NF.flip(0)))
+    first, second = run(state, straight), run(shuffled, straight._replace(x_NF=straight.x_NF.flip(0)))
     torch.testing.assert_close(first.task_B, second.task_B, rtol=1e-12, atol=0)
     torch.testing.assert_close(first.consistency_B, second.consistency_B, rtol=1e-12, atol=0)
 
@@ -121,16 +121,16 @@ def test_the_gradient_of_two_views_is_the_weighted_sum_of_theirs(plan_of: PlanOf
     both, masked = start(plan), start(two_views(plan_of, 0.0, aggregator))
     whole = start(plan, Stage.plain)
     whole.student.load_state_dict(both.student.state_dict(), strict=False)
-    one = bag(plan)
-    result, of_masked, of_whole = (run(state, one) for state in (both, masked, whole))
+    single_bag = bag(plan)
+    result, of_masked, of_whole = (run(state, single_bag) for state in (both, masked, whole))
     torch.testing.assert_close(result.task_B, 0.6 * of_masked.task_B + 0.4 * of_whole.task_B)
     torch.testing.assert_close(result.consistency_B, of_masked.consistency_B)
     expected = {name: 0.6 * grad for name, grad in gradients(masked).items()}
     for name, grad in gradients(whole).items():
         expected[name] = expected.get(name, 0) + 0.4 * grad
-    found = gradients(both)
-    assert found.keys() == expected.keys()
-    for name, grad in found.items():
+    gradient = gradients(both)
+    assert gradient.keys() == expected.keys()
+    for name, grad in gradient.items():
         torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-12)
 
 
@@ -144,16 +144,16 @@ def test_without_a_weight_the_student_sees_no_whole_bag_and_its_bits_are_those_o
     monkeypatch.setattr(
         state.student, "embed_instances", lambda x_NF, draws: (seen.append(len(x_NF)), embed(x_NF, draws))[1]
     )
-    one = bag(plan)
-    result = run(state, one)
+    single_bag = bag(plan)
+    result = run(state, single_bag)
     assert seen == [18]  # 2 of 20 are hidden
-    label, mhim = one.label, plan.mhim
+    label, mhim = single_bag.label, plan.mhim
     again = start(plan)
-    draws = Draws(again.setup.seed, 0, one.bag_id)
-    target = view_as_teacher(again.teacher, one.x_NF, mhim, draws)
+    draws = Draws(again.setup.seed, 0, single_bag.bag_id)
+    target = view_as_teacher(again.teacher, single_bag.x_NF, mhim, draws)
     kept = mask_instances(target.score_HN, mhim.high_mask_ratio, mhim, draws).kept
     view = view_as_student(
-        again.student, one.x_NF, split_recycled(kept, mhim.random_mask_ratio, draws, mhim.token_order), draws
+        again.student, single_bag.x_NF, split_recycled(kept, mhim.random_mask_ratio, draws, mhim.token_order), draws
     )
     task = task_loss(plan.task.kind, view.output.logits_C, label)
     consistency = consistency_loss(target.feature_D, view.output.feature_D, mhim.temperature)
@@ -168,11 +168,11 @@ def test_with_a_whole_view_what_is_masked_still_moves_the_student(plan_of: PlanO
     def reach(weight: float) -> float:
         plan = two_views(plan_of, weight)
         plan = dataclasses.replace(plan, mhim=dataclasses.replace(plan.mhim, random_mask_ratio=0.0))
-        state, one = start(plan), bag(plan)
-        one.x_NF[:, 0] = 0.0
-        score_HN = view_as_teacher(state.teacher, one.x_NF, plan.mhim, Draws(0, 0, one.bag_id)).score_HN
-        one.x_NF[score_HN[0].argmax(), 0] = 1e-3  # too little to change the ranking
-        run(state, one)
+        state, single_bag = start(plan), bag(plan)
+        single_bag.x_NF[:, 0] = 0.0
+        score_HN = view_as_teacher(state.teacher, single_bag.x_NF, plan.mhim, Draws(0, 0, single_bag.bag_id)).score_HN
+        single_bag.x_NF[score_HN[0].argmax(), 0] = 1e-3  # too little to change the ranking
+        run(state, single_bag)
         return float(state.student.embed.weight.grad[:, 0].abs().sum())
 
     assert reach(0.0) == 0.0
@@ -234,9 +234,9 @@ def test_class_weights_have_mean_one_over_the_bags_and_scale_the_task_loss(plan_
     assert sum(weights) / len(weights) == pytest.approx(1)
     assert weights[:3] == pytest.approx([7 / 3 / count for count in (3, 2, 2)])
     light, heavy = (start_state(lopsided, None, CPU) for _ in range(2))
-    one = feed.read(lopsided.train[0])
-    run(light, one._replace(label=one.label._replace(weight=torch.tensor(0.0))))
-    run(heavy, one)
+    single_bag = feed.read(lopsided.train[0])
+    run(light, single_bag._replace(label=single_bag.label._replace(weight=torch.tensor(0.0))))
+    run(heavy, single_bag)
     assert float(light.student.embed.weight.grad.abs().sum()) == 0
     assert float(heavy.student.embed.weight.grad.abs().sum()) > 0
 

@@ -13,11 +13,11 @@ from mhim_core.errors import ConfigError, ConflictError, InputError, SplitError
 from mhim_core.mil.model_options import MINING_AGGREGATORS, MhimOptions, ModelOptions
 from mhim_core.storage import LocalStorage
 from mhim_core.task import ClassTarget, SurvivalTarget, Task, TaskKind, ValueTarget, fit_task
-from mhim_core.train.checkpoint import load_model
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.feed import BagFeed
 from mhim_core.train.fit_options import FitOptions
 from mhim_core.train.loop import run_fits
+from mhim_core.train.model_file import load_model
 from mhim_core.train.objective import make_label, task_loss
 from mhim_core.train.plan import FoldBags, LabelledBag, Stage, TrainPlan, plan_fits
 from mhim_core.train.preparation import make_setup

@@ -46,6 +46,6 @@ def test_auroc_is_none_where_a_class_is_missing(bags, plan_of) -> None:  # type:
     model = build_model(bags.dim, 2, ModelOptions(embed_dim=16), seed="s")
     both = [LabelledBag(BagId(f"bag-{index:02d}"), ClassTarget(index % 2)) for index in range(6)]
     assert validate(model, both, feed, False, SingleProcess()).metric is not None
-    one = validate(model, both[::2], feed, False, SingleProcess())
-    assert one.metric is None
-    assert one.loss > 0
+    record = validate(model, both[::2], feed, False, SingleProcess())
+    assert record.metric is None
+    assert record.loss > 0

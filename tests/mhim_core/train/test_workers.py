@@ -52,14 +52,14 @@ def test_workers_fit_what_one_worker_fits(plan_of: Callable[..., TrainPlan], bag
     run_fits(plan, bags, LocalStorage(tmp_path / "one"), SingleProcess())
     assert run_workers(tmp_path / "several", plan, bags, num_workers) == [0] * num_workers
     for name in ("seed-2021/fold-0/plain", "seed-2021/fold-0/mhim"):
-        one, several = (LocalStorage(tmp_path / folder) for folder in ("one", "several/out"))
-        expected, found = read_result(one, name), read_result(several, name)
+        single, several = (LocalStorage(tmp_path / folder) for folder in ("one", "several/out"))
+        expected, actual = read_result(single, name), read_result(several, name)
         assert expected is not None
-        assert found is not None
-        assert found.best_epoch == expected.best_epoch
-        torch.testing.assert_close(torch.tensor(found.history[-1][1:]), torch.tensor(expected.history[-1][1:]))
-        theirs = safetensors.torch.load(read_model(several, found))
-        for tensor_name, tensor in safetensors.torch.load(read_model(one, expected)).items():
+        assert actual is not None
+        assert actual.best_epoch == expected.best_epoch
+        torch.testing.assert_close(torch.tensor(actual.history[-1][1:]), torch.tensor(expected.history[-1][1:]))
+        theirs = safetensors.torch.load(read_model(several, actual))
+        for tensor_name, tensor in safetensors.torch.load(read_model(single, expected)).items():
             difference = (theirs[tensor_name] - tensor).abs().max() / tensor.abs().max().clamp(min=1e-12)
             assert difference < 1e-9, (name, tensor_name, float(difference))
 

@@ -24,8 +24,8 @@ def test_the_maximum_is_untouched_by_smaller_instances() -> None:
 
 
 def test_the_maximums_attention_counts_the_features_an_instance_gave() -> None:
-    given = [int((H.argmax(dim=0) == index).sum()) / 16 for index in range(9)]
-    assert MaxPool(2, OPTIONS)(H).attention_HN[0].tolist() == given
+    shares = [int((H.argmax(dim=0) == index).sum()) / 16 for index in range(9)]
+    assert MaxPool(2, OPTIONS)(H).attention_HN[0].tolist() == shares
 
 
 def test_the_registry_knows_them() -> None:

@@ -58,8 +58,8 @@ def test_without_weights_the_positions_change_nothing() -> None:
 
 def test_the_order_of_instances_matters() -> None:
     aggregator, h = make(), instances(30)
-    given, reversed_ = aggregator(h).logits_C.detach(), aggregator(h.flip(0)).logits_C.detach()
-    assert float((given - reversed_).abs().max()) > 1e-6
+    logits_C, reversed_ = aggregator(h).logits_C.detach(), aggregator(h.flip(0)).logits_C.detach()
+    assert float((logits_C - reversed_).abs().max()) > 1e-6
 
 
 def test_the_bag_embedding_is_layer_normed() -> None:

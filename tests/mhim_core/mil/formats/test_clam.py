@@ -56,11 +56,11 @@ def as_file(tensors: dict[str, Tensor]) -> bytes:
 @pytest.mark.parametrize("multi", [False, True])
 def test_a_clam_checkpoint_predicts_what_clam_predicts(num_classes: int, multi: bool) -> None:
     tensors = clam(num_classes, multi=multi)
-    found = load_published(as_file(tensors))
-    assert found.options.aggregator == ("clam-mb" if multi else "clam-sb")
-    assert (found.d_in, found.num_outputs, found.recycle_queries) == (D_IN, num_classes, None)
-    model = MilModel(found.d_in, found.num_outputs, found.options).to(torch.float64)
-    model.load_state_dict(found.student)
+    loaded = load_published(as_file(tensors))
+    assert loaded.options.aggregator == ("clam-mb" if multi else "clam-sb")
+    assert (loaded.d_in, loaded.num_outputs, loaded.recycle_queries) == (D_IN, num_classes, None)
+    model = MilModel(loaded.d_in, loaded.num_outputs, loaded.options).to(torch.float64)
+    model.load_state_dict(loaded.student)
     x = torch.randn(9, D_IN, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(model(x).logits_C, logits_of(tensors, x, multi=multi), rtol=0, atol=1e-12)
 

@@ -31,7 +31,7 @@ again is the user's decision. The other reasons recur as long as file, task and 
 
 
 @neutral_fields(decode_timeout_s=None, max_mpp_factor=None)
-class Attempt(NamedTuple):
+class RecordedFailure(NamedTuple):
     """One recorded failure and the policy it met."""
 
     row: StatusRow
@@ -79,8 +79,8 @@ def record_failure(
     """Keep the failure under the next free number; its key. `hint`: how the source looked, None if it was not there."""
     if row.status is not Status.FAILED:
         raise ValueError(f"slide {row.slide_id} is {row.status.value}; only failures are recorded")
-    attempt = Attempt(row, policy.max_upsample, policy.default_mpp, decode_timeout_s, policy.max_mpp_factor)
-    data = canonical_json(attempt)
+    failure = RecordedFailure(row, policy.max_upsample, policy.default_mpp, decode_timeout_s, policy.max_mpp_factor)
+    data = canonical_json(failure)
     digest = attempt_digest(task, hint)
     folder = layout.attempt_folder(feature_set, task.slide_id, digest)
     first = sum(1 for _ in storage.list(folder)) + 1
@@ -93,7 +93,7 @@ def record_failure(
 
 def last_failures(
     storage: Storage, feature_set: str, tasks: Iterable[SlideTask], hints: dict[SlideId, SourceHint | None]
-) -> dict[SlideId, Attempt]:
+) -> dict[SlideId, RecordedFailure]:
     """The newest recorded failure of each task whose source looks as it did then."""
     newest: dict[str, str] = {}
     for entry in storage.list(layout.attempts_prefix(feature_set)):
@@ -114,9 +114,9 @@ def attempt_digest(task: SlideTask, hint: SourceHint | None) -> str:
     return fingerprint({"source": source, "mpp_override": task.mpp_override, "sha256": task.sha256})
 
 
-def _parse(data: bytes, origin: str) -> Attempt:
+def _parse(data: bytes, origin: str) -> RecordedFailure:
     try:
         raw = parse_json(data)
     except ValueError as error:
         raise IntegrityError(f"{origin} is no recorded failure: {error}") from error
-    return read_record(Attempt, raw, origin)
+    return read_record(RecordedFailure, raw, origin)

@@ -1,4 +1,4 @@
-"""The demo's last station: the run's models on its test slides, beside the foci of known place."""
+"""The demo's last step: the run's models on its test slides, compared with the foci, whose place is known."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flows.runs.fits import load_fold, model_digests, results_of
 from flows.runs.folder import Run
 from mhim_core.cohort.tasks import bags_in
-from mhim_core.demo.cohort import Finding
+from mhim_core.demo.cohort import FociKind
 from mhim_core.demo.truth import SlideTruth, focus_shares, read_truth
 from mhim_core.errors import NotFoundError
-from mhim_core.evaluation.foci import SHOWN, FociRow, summarise_foci
+from mhim_core.evaluation.foci_figures import SHOWN, FociRow, summarise_foci
 from mhim_core.evaluation.localisation import attention_dice, most_of_top, share_of_top
 from mhim_core.features import MppUsed
 from mhim_core.fingerprint import canonical_json, fingerprint, sha256
@@ -19,21 +19,24 @@ from mhim_core.records import parse_object
 from mhim_core.storage import Storage
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
-    from mhim_core.report.foci import FociPanel
+    from mhim_core.report.foci_page import FociPanel
     from mhim_core.store.schema import FeatureTable
 
 SUMMARY, PAGE, PICTURE = "foci.json", "foci.html", "foci.jpg"
 TITLES = {"plain": "plain", "mhim": "MHIM student"}
-_NUM_DRAWN = {Finding.quiet: 4, Finding.loud: 2}
+_NUM_DRAWN = {FociKind.quiet: 4, FociKind.loud: 2}
 """The first of each kind in the order of the table: none is chosen by how well it went."""
 _SCHEMA = 1
 _WIDTHS = (10, 7, 6, 12, 6, 15, 6)
 
 
 class FociResult(NamedTuple):
+    """What `judge_foci` found or wrote."""
+
     summary: dict[str, Any]
-    """`mhim_core.evaluation.foci`'s document."""
+    """`mhim_core.evaluation.foci_figures`'s document."""
     recomputed: bool
+    """False: an earlier call had written it for the same models."""
 
 
 class _TestSlide(NamedTuple):
@@ -55,7 +58,7 @@ def judge_foci(run: Run, truth: bytes, out: Storage) -> FociResult:
     present = _read(out)
     if present is not None and present["of"] == digest:
         return FociResult(present["summary"], False)
-    from mhim_core.report.foci import FociPage, render_foci
+    from mhim_core.report.foci_page import FociPage, render_foci
 
     slides = list(_test_slides(run, read_truth(truth)))
     summary = json.loads(canonical_json(summarise_foci([row for slide in slides for row in slide.rows.values()])))
@@ -122,7 +125,7 @@ def _drawn(slides: list[_TestSlide]) -> Iterator[_TestSlide]:
 
 
 def _panel(run: Run, slide: _TestSlide, titles: Mapping[str, str]) -> "FociPanel":
-    from mhim_core.report.foci import FociPanel, draw_foci
+    from mhim_core.report.foci_page import FociPanel, draw_foci
 
     facts = slide.table.metadata
     uri = next(row.uri for row in run.slides if row.slide_id == slide.table.slide_id)
@@ -134,11 +137,11 @@ def _panel(run: Run, slide: _TestSlide, titles: Mapping[str, str]) -> "FociPanel
         MppUsed(facts["mpp"][0], facts["mpp"][1], "features"),
         [slide.attention[name] for name in titles],
     )
-    said = {
+    captions = {
         title: f"Dice {_number(slide.rows[name].dice)}, {_number(slide.rows[name].top_ten)} of the ten top tiles inside"
         for name, title in titles.items()
     }
-    return FociPanel(slide.table.slide_id, slide.truth.shows, len(slide.table.features), said, picture)
+    return FociPanel(slide.table.slide_id, slide.truth.shows, len(slide.table.features), captions, picture)
 
 
 def _number(value: float | None) -> str:

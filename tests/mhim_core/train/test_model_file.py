@@ -8,8 +8,8 @@ from mhim_core.mil.model import build_model
 from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions, RecycleAtTest
 from mhim_core.task import FittedTask, TaskKind
 from mhim_core.train.card import ModelCard
-from mhim_core.train.checkpoint import load_model, predict_bag, save_model
 from mhim_core.train.fit_options import Precision
+from mhim_core.train.model_file import load_model, predict_bag, save_model
 from mhim_core.train.plan import Stage
 
 CARD = ModelCard(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mhim_core.errors import SlideError
-from mhim_core.slides.identity import check_sha256, file_sha256, identity_of, source_hint, source_identity
+from mhim_core.slides.source_identity import check_sha256, file_sha256, identity_of, source_hint, source_identity
 from mhim_core.types import FailureReason
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 from mhim_core.demo.pyramid import write_pyramid
 from mhim_core.demo.slide import Focus, FocusKind
 from mhim_core.features import MppUsed
-from mhim_core.report.foci import FociPage, FociPanel, draw_foci, render_foci
+from mhim_core.report.foci_page import FociPage, FociPanel, draw_foci, render_foci
 
 FOCUS = Focus(FocusKind.quiet, ((100, 100), (300, 100), (300, 300), (100, 300)))
 SUMMARY = {

@@ -39,7 +39,7 @@ class FociPage(NamedTuple):
     """Everything on the page. `titles`: the name to show for each model of `summary`, in the order of the columns."""
 
     summary: Mapping[str, Any]
-    """`evaluation.foci`'s document."""
+    """`evaluation.foci_figures`'s document."""
     titles: Mapping[str, str]
     num_train: int
     panels: Sequence[FociPanel]

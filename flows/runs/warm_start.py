@@ -1,20 +1,19 @@
-"""Another model's weights as a training's start: found, pinned in the run's identity, and copied into its folder.
+"""Another model's weights as the start of a training: found, pinned in the run's identity, copied into its folder.
 
-Whom that model learned from counts as known to the new one too, in the gate and wherever new slides are judged.
+The patients that model was trained on count as known to the new one, in the gate and wherever new slides are judged.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from flows.config.commands import TrainConfig
-from flows.prediction.packaging import trained_on
-from flows.prediction.predictor import find_model
-from flows.runs.fits import results_of
+from flows.runs.fits import results_of, trained_on
 from flows.runs.folder import Run, known_key, read_run
 from flows.runs.signed_registry import open_registry
 from mhim_core.errors import ConfigError
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.registry.card import TrainedOn
+from mhim_core.registry.lookup import find_model
 from mhim_core.registry.models import read_member_file
 from mhim_core.registry.names import is_reference
 from mhim_core.store.feature_sets import FeatureSet
@@ -62,7 +61,7 @@ def check_start(start: Start, config: TrainConfig, task: Task, features: Feature
 
 
 def take_start(run: Run, config: TrainConfig, start: Start | None) -> None:
-    """Copy the models and whom they know into the run, so that it stands on its own; what it has is left alone.
+    """Copy the models and the record of their training data into the run, unless they are there: it stands on its own.
 
     `start`: the model, where it was looked up when the run was created; None: it is looked up if anything is missing.
 
@@ -107,9 +106,9 @@ def _of_run(uri: str, store: str) -> Start:
     return Start(other.record["fingerprint"], digests, known, lambda seed: read_model(other.storage, results[seed]))
 
 
-def _check_one_a_seed(what: str, num_models: int, num_seeds: int) -> None:
+def _check_one_a_seed(source: str, num_models: int, num_seeds: int) -> None:
     if num_models > num_seeds:
         raise ConfigError(
-            f"warm_start={what} holds {num_models} models of {num_seeds} seeds, one a fold; only a model of "
+            f"warm_start={source} holds {num_models} models of {num_seeds} seeds, one a fold; only a model of "
             "scheme=final can be started from"
         )

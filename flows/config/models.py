@@ -23,7 +23,7 @@ class ModelListConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShowConfig:
-    """mhim model show: a model's card, and who was champion when."""
+    """mhim model show: a model's card, and which versions were champion when."""
 
     registry: str = field(metadata=role(Role.place))
     """The model registry: a folder or s3://bucket/prefix."""
@@ -106,7 +106,7 @@ class ModelKeygenConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSignConfig:
-    """mhim model sign: vouch for what a registry holds, if it was not signed when it was written."""
+    """mhim model sign: sign what a registry holds, if it was not signed when it was written."""
 
     registry: str = field(metadata=role(Role.output))
     """The model registry: a folder or s3://bucket/prefix."""

@@ -8,10 +8,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from mhim_core.demo.cohort import Finding
+from mhim_core.demo.cohort import FociKind
 from mhim_core.metrics import auroc
 
-SHOWN = (Finding.quiet, Finding.loud)
+SHOWN = (FociKind.quiet, FociKind.loud)
 
 
 class FociRow(NamedTuple):
@@ -19,7 +19,7 @@ class FociRow(NamedTuple):
 
     model: str
     slide_id: str
-    shows: Finding
+    shows: FociKind
     score: float
     """Higher for tumour: the difference of the two logits."""
     dice: float
@@ -36,7 +36,7 @@ def summarise_foci(rows: Sequence[FociRow]) -> dict[str, Any]:
     models = list(dict.fromkeys(row.model for row in rows))
     first = [row for row in rows if row.model == models[0]] if models else []
     return {
-        "num": {kind: sum(row.shows is kind for row in first) for kind in (Finding.none, *SHOWN)},
+        "num": {kind: sum(row.shows is kind for row in first) for kind in (FociKind.none, *SHOWN)},
         "possible": {kind: _mean([row.possible for row in first if row.shows is kind]) for kind in SHOWN},
         "models": {name: _model([row for row in rows if row.model == name]) for name in models},
     }
@@ -44,15 +44,15 @@ def summarise_foci(rows: Sequence[FociRow]) -> dict[str, Any]:
 
 def _model(rows: Sequence[FociRow]) -> dict[str, Any]:
     return {
-        "auroc": {"all": _auroc(rows, set(Finding))} | {kind: _auroc(rows, {kind}) for kind in SHOWN},
+        "auroc": {"all": _auroc(rows, set(FociKind))} | {kind: _auroc(rows, {kind}) for kind in SHOWN},
         "dice": {kind: _mean([row.dice for row in rows if row.shows is kind]) for kind in SHOWN},
         "top_ten": {kind: _mean([row.top_ten for row in rows if row.shows is kind]) for kind in SHOWN},
     }
 
 
-def _auroc(rows: Sequence[FociRow], kinds: set[Finding]) -> float | None:
-    chosen = [row for row in rows if row.shows is Finding.none or row.shows in kinds]
-    truth = [int(row.shows is not Finding.none) for row in chosen]
+def _auroc(rows: Sequence[FociRow], kinds: set[FociKind]) -> float | None:
+    chosen = [row for row in rows if row.shows is FociKind.none or row.shows in kinds]
+    truth = [int(row.shows is not FociKind.none) for row in chosen]
     return auroc(truth, [row.score for row in chosen]) if len(set(truth)) == 2 else None
 
 

@@ -23,7 +23,7 @@ class Resumable(NamedTuple):
     data: bytes
 
 
-class Attempts:
+class FitCheckpoints:
     """The checkpoints of one fit."""
 
     def __init__(self, storage: Storage, fit: str, identity: str, attempt: str) -> None:
