@@ -23,7 +23,7 @@ def retries_told(tell: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]
     reported = process_retries()
 
     def tell_new() -> None:
-        nonlocal told
+        nonlocal reported
         new, reported = process_retries() - reported, process_retries()
         if new:
             tell(Repeated(new))
