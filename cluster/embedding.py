@@ -60,6 +60,8 @@ class EmbedJob(NamedTuple):
     """The commits of slides that are embedded to be written again, byte for byte; None: the slides are new."""
     encode_timeout_s: float = 600.0
     """How long the encoder may take for a batch of tiles before its actor is killed and started anew."""
+    num_decoders: int = 1
+    """Slides decoded at once for the encoder."""
 
 
 class SlideActor:
@@ -86,7 +88,12 @@ class SlideActor:
         self._storage = open_storage(job.store_uri)
         decode = partial(decode_staged, spec=job.spec, policy=job.policy, staging_dir=job.staging_dir)
         self._decoder: Decoder[SlideTask] = Decoder(
-            decode, job.decode_timeout_s, STAGING_TIMEOUT_S, staging_sweep(job.staging_dir), process_retries
+            decode,
+            job.decode_timeout_s,
+            STAGING_TIMEOUT_S,
+            staging_sweep(job.staging_dir),
+            process_retries,
+            job.num_decoders,
         )
         self._decoder.start()
         self._decoder_limit_s = MAX_ATTEMPTS * (STAGING_TIMEOUT_S + job.decode_timeout_s)

@@ -222,7 +222,7 @@ def _streamed(
     source = ray.data.read_datasource(task_source(tasks), num_cpus=0, concurrency=1)
     dataset = source.map_batches(
         SlideActor,
-        fn_constructor_args=(job, watch),
+        fn_constructor_args=(job._replace(num_decoders=pool.num_decoders), watch),
         batch_size=pool.slides_per_call,
         compute=ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size, initial_size=pool.initial_size),
         num_cpus=1,
@@ -251,27 +251,37 @@ def _tell_replaced(encode_timeout_s: float, replaced: "Replaced") -> None:
 
 
 class ActorPool(NamedTuple):
-    """The number of encoder actors, and of slides in one call of an actor."""
+    """The number of encoder actors, of slides in one call of an actor, and of its decoders."""
 
     min_size: int
     initial_size: int
     max_size: int
     slides_per_call: int
+    num_decoders: int = 1
 
 
 def actor_pool(config: EmbedExecution, cluster: Resources, num_tasks: int) -> ActorPool:
     """`embed_actors` actors, or one per CPU or GPU share; on a cluster, more of them as nodes join.
 
-    An encoder runs on one thread, which leaves room on its core for its decoder.
+    An encoder on a CPU runs on one thread, which leaves room on its core for its decoder. One on a GPU takes tiles
+    faster than a core decodes them: the CPUs that the cluster has for each are its decoders', but for its own.
     """
-    room = cluster.num_cpus
+    room, num_decoders = cluster.num_cpus, 1
     if config.gpus_per_actor:
-        room = min(room, num_shares(cluster.num_gpus, config.gpus_per_actor))
+        num_encoders = max(1, num_shares(cluster.num_gpus, config.gpus_per_actor))
+        room = min(room, num_encoders)
+        num_decoders = max(1, min(_MAX_DECODERS, int(cluster.num_cpus / num_encoders) - 1))
+    num_decoders = config.decoders_per_actor or num_decoders
     initial = config.embed_actors or max(1, min(int(room), num_tasks))
-    per_call = max(1, min(config.slides_per_call, num_tasks // (2 * initial)))
+    per_call = max(1, min(max(config.slides_per_call, num_decoders), num_tasks // (2 * initial)))
+    num_decoders = min(num_decoders, per_call)
     if config.embed_actors is not None or cluster.is_local:
-        return ActorPool(initial, initial, initial, per_call)
-    return ActorPool(1, initial, max(initial, math.ceil(num_tasks / per_call)), per_call)
+        return ActorPool(initial, initial, initial, per_call, num_decoders)
+    return ActorPool(1, initial, max(initial, math.ceil(num_tasks / per_call)), per_call, num_decoders)
+
+
+_MAX_DECODERS = 8
+"""Chosen here; each keeps up to 64 MiB of tiles ready. decoders_per_actor= may be more."""
 
 
 def _tell(outcome: Outcome, pending: Pending) -> None:

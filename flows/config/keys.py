@@ -155,15 +155,19 @@ class EmbedExecution:
     """Number of encoder actors; none: one per CPU (or per GPU share), including nodes that join the cluster later."""
     gpus_per_actor: float = 0.0
     """GPUs per encoder actor, a fraction to share one; 0: the encoder runs on the CPU."""
+    decoders_per_actor: int | None = None
+    """Processes that decode slides for an encoder, each one slide at a time; none: one where the encoder runs on a CPU,
+    and on a GPU as many as there are CPUs for it, at most 8."""
     slides_per_call: int = 4
-    """Slides given to an actor at a time; the next one is decoded while one is encoded."""
+    """Slides given to an actor at a time, at least as many as it has decoders; the next ones are decoded while one is
+    encoded."""
     encode_timeout_s: float = 600.0
     """Seconds that an encoder may take for a batch of tiles, 15 minutes more for a commit, and 5 minutes and a second
     for each MB of its weights more to load; then it is killed and started anew, and a slide at which that happens twice
     fails as timeout."""
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "embed_actors", "slides_per_call", "encode_timeout_s")
+        check_least(self, 1, "embed_actors", "decoders_per_actor", "slides_per_call", "encode_timeout_s")
         check_least(self, 0, "gpus_per_actor")
 
     def check_room(self, ray: RayKeys) -> None:

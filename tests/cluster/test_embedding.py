@@ -1,5 +1,6 @@
 """The embedding actor without Ray: what it yields for a slide, and for an error that concerns them all."""
 
+import contextlib
 import gc
 import math
 import multiprocessing
@@ -67,6 +68,22 @@ def test_the_source_hands_out_every_slide_once_in_order_a_block_each() -> None:
     assert [read.metadata.num_rows for read in reads] == [1000, 1000, 500]
     blocks = [block.to_pylist() for read in reads for block in read()]
     assert blocks == [[row] for row in task_rows(tasks)]
+
+
+def test_several_decoders_of_an_actor_give_the_rows_and_features_of_one(tmp_path: Path) -> None:
+    tasks = [slide(tmp_path, f"{number}.tiff") for number in range(4)]
+    tasks.insert(1, SlideTask(SlideId("absent"), str(tmp_path / "absent.tiff")))
+    commits = []
+    for num_decoders in (1, 3):
+        store = tmp_path / f"store-{num_decoders}"
+        with contextlib.closing(make_actor(store, num_decoders=num_decoders)) as made:
+            rows = rows_of(made, *tasks)
+        assert [row.slide_id for row in rows] == [task.slide_id for task in tasks]
+        assert [row.status for row in rows] == [Status.OK, Status.FAILED, *[Status.OK] * 3]
+        files = sorted(path for path in store.rglob("*.parquet"))
+        commits.append([(path.name, path.read_bytes()) for path in files])
+    assert len(commits[0]) == 4
+    assert commits[0] == commits[1]
 
 
 def test_an_encoder_that_exits_is_a_row_and_the_actor_goes_on(

@@ -38,9 +38,18 @@ def test_a_local_pool_has_an_actor_for_each_cpu_and_no_more_than_slides() -> Non
 def test_a_cluster_s_pool_begins_with_what_is_there_and_grows_with_it_to_an_actor_for_each_call() -> None:
     assert actor_pool(EmbedExecution(), EMPTY, 1000) == ActorPool(1, 1, 250, slides_per_call=4)
     assert actor_pool(EmbedExecution(), THREE_NODES, 1000) == ActorPool(1, 48, 250, slides_per_call=4)
-    assert actor_pool(EmbedExecution(gpus_per_actor=0.5), THREE_NODES, 1000) == ActorPool(1, 6, 250, slides_per_call=4)
+    assert actor_pool(EmbedExecution(gpus_per_actor=0.5), THREE_NODES, 1000) == ActorPool(1, 6, 143, 7, num_decoders=7)
     assert actor_pool(EmbedExecution(), THREE_NODES, 48) == ActorPool(1, 48, 48, slides_per_call=1)
     assert actor_pool(EmbedExecution(), EMPTY, 1) == ActorPool(1, 1, 1, slides_per_call=1)
+
+
+def test_an_encoder_on_a_gpu_has_the_cpus_that_there_are_for_it_as_decoders_and_slides_for_all_of_them() -> None:
+    on_gpu = EmbedExecution(gpus_per_actor=1)
+    assert actor_pool(on_gpu, HERE, 1000) == ActorPool(1, 1, 1, slides_per_call=7, num_decoders=7)
+    assert actor_pool(on_gpu, HERE, 6) == ActorPool(1, 1, 1, slides_per_call=3, num_decoders=3)
+    assert actor_pool(on_gpu, THREE_NODES, 1000).num_decoders == 8
+    assert actor_pool(EmbedExecution(gpus_per_actor=1, decoders_per_actor=12), THREE_NODES, 1000).num_decoders == 12
+    assert actor_pool(EmbedExecution(decoders_per_actor=2), HERE, 1000).num_decoders == 2
 
 
 @pytest.mark.parametrize("cluster", [HERE, EMPTY, THREE_NODES])
