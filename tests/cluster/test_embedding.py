@@ -5,6 +5,7 @@ import gc
 import math
 import multiprocessing
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -290,7 +291,7 @@ def test_a_slide_at_s3_is_not_found_or_denied_by_its_own_name_and_its_decoder_s_
 
 @pytest.mark.fault(41)
 def test_two_hundred_slides_through_one_actor_grow_neither_memory_nor_open_files(tmp_path: Path) -> None:
-    """Of the actor and of its decoder."""
+    """Of the actor and of its decoder: medians, since an allocator takes and gives back megabytes at once."""
     made = make_actor(tmp_path / "store")
     source = slide(tmp_path, "small.tiff").uri
     kept: list[tuple[int, int]] = []
@@ -298,15 +299,16 @@ def test_two_hundred_slides_through_one_actor_grow_neither_memory_nor_open_files
         for index in range(200):
             (row,) = rows_of(made, SlideTask(SlideId(f"s{index:03}"), source))
             assert row.status is Status.OK
-            if index in (49, 199):
+            if index >= 100 and index % 5 == 4:
                 decoders = [child.pid for child in multiprocessing.active_children() if child.pid]
                 assert decoders
                 kept.append(_in_use(os.getpid(), *decoders))
     finally:
         made.close()
-    (bytes_early, files_early), (bytes_late, files_late) = kept
-    assert files_late <= files_early
-    assert bytes_late - bytes_early < 8 * 2**20
+    early, late = kept[:10], kept[10:]
+    assert late[-1][1] <= early[0][1]
+    growth = statistics.median(each[0] for each in late) - statistics.median(each[0] for each in early)
+    assert growth < 4 * 2**20, "80 kB a slide"
 
 
 def _in_use(*pids: int) -> tuple[int, int]:
