@@ -16,18 +16,18 @@ from multiprocessing.connection import Connection
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from cluster.shared_slots import SharedSlots, SlotWriter, Span
-from mhim_core.errors import SlideError
+from mhim_core.errors import MachineError, SlideError
 from mhim_core.types import FailureReason
 
 Job = TypeVar("Job")
 
 MAX_ATTEMPTS = 2
 AHEAD = 8
-"""Messages (batches of tiles, about 6 MB each) a child decodes ahead of the encoder, fewer where they are large:"""
+"""Messages (batches of tiles, about 6 MB each) that a child is ahead of the encoder, fewer where they are large."""
 AHEAD_BYTES = 64 * 2**20
-"""once as many bytes lie ready, decoding waits."""
+"""Once as many bytes lie ready, decoding waits."""
 _SLOT_BYTES = AHEAD_BYTES // AHEAD
-_SHARED_BYTES = 2**16
+_SHARED_BYTES = 2**20
 """Arrays from this size on are shared rather than sent."""
 _IN_PIPE = -1
 """Permission for one message of any size through the pipe, where whoever consumes them holds all slots."""
@@ -104,6 +104,7 @@ class _Call:
         if message.room is not None:
             message.room.give_back(message.num_bytes)
         if message.kind == "closed":
+            self.messages[job].put(message)  # whoever asks again is told again
             raise RuntimeError("the decoder was closed before its streams were read to the end")
         return message
 
@@ -143,7 +144,8 @@ class Decoder(Generic[Job]):
     def start(self) -> None:
         """Start the children now, so that they import their libraries while the caller loads an encoder."""
         for child in self._children:
-            child.connected()
+            with contextlib.suppress(MachineError):  # the first job says so
+                child.connected()
 
     def streams(self, jobs: Sequence[Job]) -> Iterator["JobStream"]:
         """One stream of items per job; consume each (or leave it) before asking for the next.
@@ -213,6 +215,7 @@ class _Child(Generic[Job]):
         self.room = _Room()
 
     def connected(self) -> Connection:
+        """Raises MachineError where no process can be started, which is none of a slide's doing."""
         if self._connection is None or self._process is None or not self._process.is_alive():
             self.end()
             with contextlib.suppress(OSError):  # without such memory everything comes through the pipe
@@ -223,7 +226,10 @@ class _Child(Generic[Job]):
             writer = self._slots.writer() if self._slots is not None else None
             arguments = (theirs, writer, self._decode, self._count_retries)
             process = context.Process(target=_serve, args=arguments, daemon=True, name="mhim-decoder")
-            process.start()
+            try:
+                process.start()
+            except OSError as error:
+                raise MachineError(f"no decoding process can be started ({error}); run again to go on") from error
             theirs.close()
             self._connection, self._process = ours, process
         return self._connection
@@ -255,10 +261,13 @@ class _Child(Generic[Job]):
     def run(self, index: int, job: Job, call: _Call) -> Exception | None:
         """Decode a job once, its items added to the call; the error that ended it."""
         limit_s, counted = self._first_timeout_s, 0
+        connection = self.connected()
         try:
-            connection = self.connected()
             connection.send(("job", job))
-            while self._may_speak(connection, index, call) and connection.poll(limit_s):
+            while True:
+                self._wait_for_room(connection, index, call)
+                if not connection.poll(limit_s):
+                    break
                 limit_s = self._timeout_s
                 kind, payload, num_retries, permission, spans = pickle.loads(connection.recv_bytes())
                 call.retries[index] += num_retries - counted
@@ -276,8 +285,8 @@ class _Child(Generic[Job]):
         self.end(kill=True)
         return SlideError(FailureReason.TIMEOUT, f"the decoder showed no progress for {limit_s:g} s and was killed")
 
-    def _may_speak(self, connection: Connection, index: int, call: _Call) -> bool:
-        """Wait until the process may send a message, or has sent one: its silence is its own from then on. True."""
+    def _wait_for_room(self, connection: Connection, index: int, call: _Call) -> None:
+        """Wait until the process may send a message, or has sent one: from then on its silence is its own."""
         while not self._granted:
             self._granted = self._slots.take_all() if self._slots is not None else [_IN_PIPE]
             if not self._granted and call.is_starved(index):
@@ -285,8 +294,7 @@ class _Child(Generic[Job]):
             if self._granted:
                 connection.send(("may", self._granted))
             elif connection.poll(_POLL_S) or call.given_up.is_set():
-                break
-        return True
+                return
 
     def _read(self, payload: bytes, permission: int | None, spans: Sequence[Span]) -> Any:
         if permission is None:

@@ -184,9 +184,10 @@ class SlideActor:
             self._pulse.works(self._job.encode_timeout_s + STORING_S * isinstance(item, PlanFacts))
             if item is None:
                 return
-            start_s = time.monotonic()
+            start_s, is_batch = time.monotonic(), not isinstance(item, PlanFacts)
             yield item
-            if not isinstance(item, PlanFacts):
+            del item  # or its tiles would keep their memory while the next is waited for
+            if is_batch:
                 self._pulse.took(time.monotonic() - start_s)
 
     def _wait_for_decoder(self) -> None:

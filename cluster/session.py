@@ -12,7 +12,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from mhim_core.errors import ConfigError, MachineError, MhimError
 
 _HOST_PORT = re.compile(r"^[A-Za-z0-9._-]+:\d{1,5}$")
 _PROBE_TIMEOUT_S = 5.0
+_WATCH_END_S = 5.0
 _WATCH_S = 1.0
 _ASK_EVERY = 5
 """Probes of the ports for one question to the GCS, which lists all nodes."""
@@ -281,25 +282,34 @@ def _raylet_watched(*, is_local: bool) -> Iterator[None]:
     if is_local:  # a cluster's may be started again
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
         needed.append((host, int(port)))
-    done = threading.Event()
+    done, found_lost = threading.Event(), threading.Event()
 
     def is_lost(second: int) -> bool:
         if not all(_listens(host, port) for host, port in needed):
             return True
         is_stopped = second % _ASK_EVERY == 0 and _is_given_up(node_id)
         if is_stopped and is_local:
-            _end_own_raylet()
+            with suppress(Exception):  # it may be gone by now
+                _end_own_raylet()
         return is_stopped
 
-    def interrupt(*_: object) -> None:
-        if not done.is_set():
+    def interrupt(number: int, frame: Any) -> None:
+        if done.is_set():
+            return
+        if found_lost.is_set():
             raise MachineError(f"{_RAYLET} was lost; run again to go on with what is left")
+        if callable(before):  # sent by another: a batch system's warning, a launcher's
+            before(number, frame)
+        elif before is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def watch() -> None:
         for second in itertools.count(1):
             if done.wait(_WATCH_S):
                 return
             if is_lost(second):
+                found_lost.set()
                 signal.pthread_kill(main, signal.SIGUSR1)  # again and again, as a library may swallow it
 
     before = signal.signal(signal.SIGUSR1, interrupt)
@@ -309,7 +319,7 @@ def _raylet_watched(*, is_local: bool) -> Iterator[None]:
         yield
     finally:
         done.set()
-        thread.join()
+        thread.join(_WATCH_END_S)  # a GCS that is stopped keeps it for as long
         signal.signal(signal.SIGUSR1, before)
 
 

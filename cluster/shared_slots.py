@@ -32,8 +32,12 @@ class SharedSlots:
         """Raises OSError where the system has no such memory."""
         self._slot_bytes = slot_bytes
         self._descriptor = os.memfd_create("mhim-tiles", os.MFD_CLOEXEC)
-        os.ftruncate(self._descriptor, num_slots * slot_bytes)
-        self._memory = mmap.mmap(self._descriptor, num_slots * slot_bytes)
+        try:
+            os.ftruncate(self._descriptor, num_slots * slot_bytes)
+            self._memory = mmap.mmap(self._descriptor, num_slots * slot_bytes)
+        except OSError:
+            os.close(self._descriptor)
+            raise
         self._free: deque[int] = deque(range(num_slots))
 
     def take_all(self) -> list[int]:
@@ -71,7 +75,7 @@ class SlotWriter:
         self._memory: mmap.mmap | None = None
 
     def write(self, slot: int, buffers: Sequence[memoryview]) -> list[Span] | None:
-        """Copy contiguous buffers into a slot; None if they do not fit."""
+        """Copy contiguous buffers into a slot; None if they do not fit, or there is no memory."""
         spans, start = [], 0
         for buffer in buffers:
             spans.append(Span(start, start + buffer.nbytes))
@@ -79,7 +83,10 @@ class SlotWriter:
         if spans and spans[-1].stop > self.slot_bytes:
             return None
         if self._memory is None:
-            self._memory = mmap.mmap(self._descriptor, 0)
+            try:
+                self._memory = mmap.mmap(self._descriptor, 0)
+            except OSError:
+                return None
         for span, buffer in zip(spans, buffers, strict=True):
             at = slot * self.slot_bytes
             self._memory[at + span.start : at + span.stop] = buffer

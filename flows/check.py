@@ -87,7 +87,7 @@ def _describe(inspection: SlideInspection) -> str:
     return (
         f"{tiles}, {inspection.width_l0_px}×{inspection.height_l0_px} px "
         f"at {inspection.mpp_x:.4g} µm/px ({inspection.mpp_source})"
-        f"{upsampled}, {inspection.vendor} by {inspection.backend.name}; {view.describe()}{look}"
+        f"{upsampled}, {inspection.vendor} by {inspection.decoder}; {view.describe()}{look}"
     )
 
 

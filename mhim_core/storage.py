@@ -163,6 +163,7 @@ class LocalStorage:
     def _check_links(self, folder: Path) -> None:
         """Raises StorageError for a folder below the root that another user has replaced by a link to somewhere else.
 
+        As it is now: who can write to a folder can still replace it between this look and the write.
         This user, root and the owner of the storage may: a store's features may lie on another disk.
         """
         links = [place for place in (folder, *folder.parents) if self.root in place.parents and place.is_symlink()]
@@ -186,6 +187,7 @@ class LocalStorage:
     def sweep(self, prefix: str, min_age_s: float) -> int:
         """Remove what killed writers left at and below the folder, no younger than this; how many files."""
         base = self.root / check_key(prefix) if prefix else self.root
+        self._check_links(base)
         folders = {path.parent for path in find_temporaries(base)}
         if not folders:
             return 0
@@ -202,20 +204,19 @@ class LocalStorage:
     def list(self, prefix: str) -> Iterator[Entry]:
         base = self.root / check_key(prefix) if prefix else self.root
         entries = []
-        for folder, _, names in os.walk(base):
+        for folder, names in _walk(base):
             for name in names:
                 if name.startswith("."):
                     continue
                 path = Path(folder, name)
-                try:
-                    status = path.stat()
-                except FileNotFoundError:
-                    continue
-                entries.append(Entry(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime))
+                status = _status(path)
+                if status is not None:
+                    entries.append(Entry(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime))
         return iter(sorted(entries))
 
     def delete(self, key: str) -> None:
         path = self.root / check_key(key)
+        self._check_links(path.parent)
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
@@ -223,6 +224,40 @@ class LocalStorage:
 
     def locate(self, key: str) -> str:
         return str(self.root / key)
+
+
+def _walk(base: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder at and below a place, linked ones as well, each once, with the names of its files.
+
+    A folder that is missing, or goes meanwhile, has none. Raises StorageError for one that cannot be listed: it must
+    not look empty.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise StorageError(f"cannot list {error.filename}: {error.strerror}") from error
+
+    seen = set()
+    for folder, folders, names in os.walk(base, onerror=refuse, followlinks=True):
+        status = _status(Path(folder))
+        identity = None if status is None else (status.st_dev, status.st_ino)
+        if identity in seen:  # a link to where the walk has been, perhaps above itself
+            folders.clear()
+            continue
+        seen.add(identity)
+        yield folder, names
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """None for what is gone. Raises StorageError for what cannot be looked at, a link to nothing among them."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        if not path.is_symlink():
+            return None
+        raise StorageError(f"{path} is a link to {os.readlink(path)}, which is not there") from None
+    except OSError as error:
+        raise StorageError(f"cannot look at {path}: {error.strerror}") from error
 
 
 def leftovers(storage: Storage) -> list[str]:

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mhim_core.embed.facts import PlanFacts, plan_facts
+from mhim_core.errors import SlideError
 from mhim_core.features import SourceHint
 from mhim_core.slides.prepare import prepare_slide
 from mhim_core.slides.reader import TileBatch
 from mhim_core.slides.source_identity import check_sha256, source_identity
 from mhim_core.slides.spec import SlidePolicy, TileSpec
-from mhim_core.types import SlideTask
+from mhim_core.types import FailureReason, SlideTask
 
 _BATCH_SIZE, _BATCH_BYTES = 32, 8 * 2**20
 """Most tiles per item, 6 MB at 256 px, and most bytes of several: at 4,096 px a tile alone has 50 MB."""
@@ -18,10 +19,26 @@ _BATCH_SIZE, _BATCH_BYTES = 32, 8 * 2**20
 def decode_slide(
     path: Path, task: SlideTask, hint: SourceHint, *, spec: TileSpec, policy: SlidePolicy
 ) -> Iterator[PlanFacts | TileBatch]:
-    """One PlanFacts, then the TileBatches in plan order. Raises SlideError for anything that is the slide's fault."""
+    """One PlanFacts, then the TileBatches in plan order.
+
+    Raises SlideError for anything that is the slide's fault: READ also where the file changed while it was read, whose
+    tiles are then void.
+    """
+    version = _version(path)
     source_sha256 = check_sha256(path, task.sha256)
     source = source_identity(path)
     with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy) as slide:
         yield plan_facts(task.slide_id, slide, spec, source, hint, source_sha256)
         num_tiles = max(1, min(_BATCH_SIZE, _BATCH_BYTES // (3 * spec.tile_px**2)))
         yield from slide.reader.tiles(slide.plan, num_tiles)
+    if _version(path) != version:
+        raise SlideError(FailureReason.READ, "the slide's file changed while it was read; run again once it is whole")
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """Which file it is, its size and when it was written to; None where it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns

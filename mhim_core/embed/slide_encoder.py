@@ -69,6 +69,7 @@ class SlideEncoder:
             background_N[batch.index] = batch.background_share
             for collector in collectors:
                 collector.add(batch.index, batch.tiles)
+            del batch  # whose memory may be the decoder's next
         if len(came_N) and not came_N.any():
             message = f"slide {facts.slide_id}: none of its {len(came_N)} planned tiles was read"
             raise SlideError(FailureReason.READ, message)

@@ -22,8 +22,9 @@ if TYPE_CHECKING:  # which imports tifffile
 class Backend(ABC):
     """One open file. Not shared between threads. Its memory may grow with a level's size only where it says so."""
 
+    name: ClassVar[str]
     used: ClassVar[BackendUsed]
-    """Set by `register_backend`."""
+    """Whose pixels they are. Both are set by `register_backend`."""
 
     @abstractmethod
     def __init__(self, path: Path, layout: "FileLayout") -> None:

@@ -15,6 +15,11 @@ from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG
 _IS_YCBCR = {PHOTOMETRIC.YCBCR: b"\x01", PHOTOMETRIC.RGB: b"\x00"}
 """What Adobe's marker says of the colours. The TIFF's word counts, as for OpenSlide: Aperio's streams say nothing."""
 _START, _END = b"\xff\xd8", b"\xff\xd9"
+_JFIF_MARKER, _ADOBE_MARKER, _SCAN_MARKER = 0xE0, 0xEE, 0xDA
+_FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+"""Of a picture's size and channels."""
+_MAX_STREAM_SHARE = 4
+"""A stream may be so many times as long as its pixels: more is no picture, and would only cost memory."""
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
 
 CACHE_BYTES = 128 * 2**20
@@ -66,7 +71,7 @@ class TileCache:
         self._free = tiles
 
 
-class Grid(NamedTuple):
+class TileLayout(NamedTuple):
     """How a level is cut into stored tiles; sizes in pixels of the level."""
 
     width_px: int
@@ -78,23 +83,28 @@ class Grid(NamedTuple):
     def columns(self) -> int:
         return -(-self.width_px // self.tile_width_px)
 
+    @property
+    def rows(self) -> int:
+        return -(-self.height_px // self.tile_height_px)
+
 
 class FileTiles:
     """One level's tiles. `descriptor` is an open file's; `cache` is shared with the file's other levels."""
 
     def __init__(self, descriptor: int, level: int, page: Any, cache: TileCache) -> None:
         """`page` is a tifffile page for which `is_direct` holds."""
-        self.grid = Grid(page.imagewidth, page.imagelength, page.tilewidth, page.tilelength)
+        self.grid = _grid(page)
+        self._size = self.grid.tile_height_px.to_bytes(2) + self.grid.tile_width_px.to_bytes(2)
         self._descriptor = descriptor
         self._level = level
         self._offsets, self._num_bytes = page.dataoffsets, page.databytecounts
-        tables = (page.jpegtables or _START).removesuffix(_END)
-        self._head = tables + _ADOBE + _IS_YCBCR[page.photometric]
+        head = (page.jpegtables or _START).removesuffix(_END)
+        self._head = _START + b"".join(_segments(head)[0]) + _ADOBE + _IS_YCBCR[page.photometric]
         self._cache = cache
 
     @staticmethod
     def is_direct(page: Any) -> bool:
-        """Whether the page holds tiles of 8-bit colour JPEG, one stream for all three channels."""
+        """Whether the page holds tiles of 8-bit colour JPEG, all channels in one stream, and states every place."""
         return bool(
             page.is_tiled
             and page.compression == COMPRESSION.JPEG
@@ -102,6 +112,7 @@ class FileTiles:
             and page.samplesperpixel == 3
             and page.bitspersample == 8
             and page.planarconfig == PLANARCONFIG.CONTIG
+            and len(page.dataoffsets) == len(page.databytecounts) == _grid(page).columns * _grid(page).rows
         )
 
     def copy(self, x: int, y: int, out: np.ndarray) -> None:
@@ -134,13 +145,28 @@ class FileTiles:
             self._cache.put(self._level, row, column, tile)
         return tile
 
+    def fullest_tile(self) -> tuple[int, int] | None:
+        """(row, column) of the tile of the most bytes, which shows the most; None if none is stored."""
+        fullest = int(np.argmax(self._num_bytes))
+        return divmod(fullest, self.grid.columns) if self._num_bytes[fullest] else None
+
     def stream(self, index: int) -> bytes:
-        """The tile's complete JPEG stream. Raises UnreadableTileError."""
+        """The tile's JPEG stream, with its tables, in the colours that the TIFF states. Raises UnreadableTileError."""
         num_bytes = self._num_bytes[index]
-        data = os.pread(self._descriptor, num_bytes, self._offsets[index])
-        if len(data) != num_bytes or not data.startswith(_START):
+        num_values = self.grid.tile_width_px * self.grid.tile_height_px * 3
+        if not 0 < num_bytes <= _MAX_STREAM_SHARE * num_values + 65_536:
             raise UnreadableTileError
-        return self._head + data[2:]
+        try:
+            data = os.pread(self._descriptor, num_bytes, self._offsets[index])
+        except (OSError, OverflowError) as error:
+            raise UnreadableTileError from error
+        if len(data) != num_bytes:
+            raise UnreadableTileError
+        kept, frame, scan = _segments(data)
+        size = frame[5:9]  # precision, height, width, channels follow the marker and the length
+        if frame[4:5] != b"\x08" or size != self._size or frame[9:10] != b"\x03":
+            raise UnreadableTileError
+        return b"".join((self._head, *kept, scan))
 
     def _decode(self, index: int, out: np.ndarray) -> None:
         try:
@@ -152,3 +178,31 @@ class FileTiles:
             raise UnreadableTileError from error
         if decoded.shape != out.shape:
             raise UnreadableTileError
+
+
+def _grid(page: Any) -> TileLayout:
+    return TileLayout(page.imagewidth, page.imagelength, page.tilewidth, page.tilelength)
+
+
+def _segments(stream: bytes) -> tuple[list[bytes], bytes, bytes]:
+    """(the segments before the scan, that of the frame among them, the scan and all that follows).
+
+    Without JFIF's and Adobe's, which may contradict the TIFF about the colours. Raises UnreadableTileError.
+    """
+    if not stream.startswith(_START):
+        raise UnreadableTileError
+    kept, frame, at, end = [], b"", 2, len(stream)
+    while at + 4 <= end:
+        if stream[at] != 0xFF:
+            raise UnreadableTileError
+        marker = stream[at + 1]
+        if marker == _SCAN_MARKER:
+            break
+        length = 2 + (stream[at + 2] << 8 | stream[at + 3])
+        segment = stream[at : at + length]
+        if marker not in (_JFIF_MARKER, _ADOBE_MARKER):
+            kept.append(segment)
+        if marker in _FRAME_MARKERS:
+            frame = segment
+        at += length
+    return kept, frame, stream[at:]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mhim_core.errors import SlideError
-from mhim_core.features import BackendUsed, SlideView
+from mhim_core.features import SlideView
 from mhim_core.slides.grid import TilePlan
 from mhim_core.slides.prepare import PreparedSlide, prepare_slide
 from mhim_core.slides.source_identity import check_sha256
@@ -26,7 +26,8 @@ class SlideInspection(NamedTuple):
     width_l0_px: int
     height_l0_px: int
     vendor: str
-    backend: BackendUsed
+    decoder: str
+    """The backend at work."""
     mpp_x: float
     mpp_source: str
     upsample: float
@@ -52,7 +53,7 @@ def inspect_slide(
             slide.info.width_l0_px,
             slide.info.height_l0_px,
             slide.info.vendor,
-            slide.reader.backend,
+            slide.reader.decoder,
             slide.mpp.x,
             slide.mpp.source,
             slide.plan.upsample,

@@ -82,8 +82,13 @@ class SlideReader:
 
     @property
     def backend(self) -> BackendUsed:
-        """The backend that decodes it, with its version."""
+        """Whose pixels they are."""
         return self._backend.used
+
+    @property
+    def decoder(self) -> str:
+        """The name of the backend at work, which may be another one with the same pixels."""
+        return self._backend.name
 
     def close(self) -> None:
         self._backend.close()

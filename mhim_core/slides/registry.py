@@ -27,7 +27,7 @@ def register_backend(name: str, *, version: int, pixels_of: str = "") -> Callabl
         from mhim_core.features import BackendUsed  # which imports numpy
 
         assert _REGISTERED[name].module == backend.__module__, name
-        same = PIXELS_OF[name]
+        backend.name, same = name, PIXELS_OF[name]
         backend.used = BackendUsed(same, BACKEND_VERSIONS[same])
         _CLASSES[name] = backend
         return backend

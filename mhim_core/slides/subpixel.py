@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from mhim_core.slides.file_tiles import Grid
+from mhim_core.slides.file_tiles import TileLayout
 
 _ONE = np.float32(1)
 _FROM_8_BIT = np.float32(1 / 255)
@@ -26,7 +26,7 @@ class Place(NamedTuple):
 
     whole: int
     part_16: int
-    """Sixteenth-bit fraction: 0 to 65,535."""
+    """The fraction in 1/65,536: 0 to 65,535."""
 
     @property
     def part(self) -> np.float32:
@@ -96,7 +96,7 @@ _ALL = frozenset(range(4))
 _LEFT, _RIGHT, _TOP, _BOTTOM = (frozenset(corners) for corners in ((0, 2), (1, 3), (0, 1), (2, 3)))
 
 
-def paint_seams(block: np.ndarray, weights: Weights, x: Place, y: Place, grid: Grid) -> list[Strip]:
+def paint_seams(block: np.ndarray, weights: Weights, x: Place, y: Place, grid: TileLayout) -> list[Strip]:
     """The pixels of the region of which stored tiles, or a tile and nothing, have a part each, as tiles paint them.
 
     `block` as in `sample_within`; its last row and column may lie beyond the level's edge. Later strips lie over
@@ -138,16 +138,16 @@ def _painted(block: np.ndarray, weights: Weights, row: _Line, column: _Line) -> 
     return Strip(rows, columns, _straight(painted))
 
 
-class Tiles(Protocol):
+class StoredTiles(Protocol):
     """A level's stored tiles, by place."""
 
-    grid: Grid
+    grid: TileLayout
 
     def copy(self, x: int, y: int, out: np.ndarray) -> None:
         """As `FileTiles.copy`."""
 
 
-def paint(tiles: Tiles, x: Place, y: Place, width: int, height: int) -> np.ndarray:
+def paint(tiles: StoredTiles, x: Place, y: Place, width: int, height: int) -> np.ndarray:
     """uint8 (height, width, 4): the region, RGBA as OpenSlide hands it out, transparent beyond the level's edge.
 
     The slow and obvious form: tile by tile, as OpenSlide does. x and y are not negative.

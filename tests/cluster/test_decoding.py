@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import multiprocessing
 import os
 import pickle
 import signal
@@ -17,8 +18,9 @@ import pytest
 
 from cluster import decoding
 from cluster.decoding import AHEAD, AHEAD_BYTES, Decoder, JobStream, RetrySlide
+from cluster.shared_slots import SharedSlots, SlotWriter, Span
 from mhim_core import errors
-from mhim_core.errors import MhimError, SlideError
+from mhim_core.errors import MachineError, MhimError, SlideError
 from mhim_core.types import FailureReason
 
 TOYS = Path(__file__).parent
@@ -160,9 +162,9 @@ def test_arrays_of_a_hundred_items_share_eight_slots_and_stay_as_they_came(
 def test_whoever_keeps_all_arrays_gets_the_others_through_the_pipe(
     toys: Any, make_decoder: Callable[..., Decoder[Any]]
 ) -> None:
-    items = only(make_decoder(), toys.Job(40, array_bytes=2**17))
+    items = only(make_decoder(), toys.Job(40, array_bytes=2**20))
     assert indices(items) == list(range(40))
-    check_arrays(items, 2**17)
+    check_arrays(items, 2**20)
 
 
 def test_an_array_larger_than_a_slot_and_a_small_one_come_through_the_pipe(
@@ -208,10 +210,62 @@ def test_children_that_die_leave_no_descriptor_and_no_named_memory_and_their_arr
     assert set(os.listdir("/dev/shm")) <= named
 
 
+def test_whoever_asks_a_closed_decoder_again_is_told_again(
+    toys: Any, make_decoder: Callable[..., Decoder[Any]]
+) -> None:
+    decoder = make_decoder()
+    streams = decoder.streams([toys.Job(1, fault="hang"), toys.Job(1)])
+    stream = next(streams)
+    next(iter(stream))
+    decoder.close()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="closed"):
+            next(iter(stream))
+    with pytest.raises(RuntimeError, match="closed"):
+        next(streams)
+
+
+def test_a_machine_that_starts_no_process_is_told_and_no_slide_is_blamed(
+    toys: Any, make_decoder: Callable[..., Decoder[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    decoder = make_decoder()
+    with monkeypatch.context() as patch:
+        patch.setattr(multiprocessing.context.SpawnProcess, "start", refused)
+        decoder.start()
+        with pytest.raises(MachineError, match="no decoding process can be started"):
+            only(decoder, toys.Job(2))
+    assert indices(only(decoder, toys.Job(2))) == [0, 1]
+
+
+def test_a_slot_that_cannot_be_mapped_is_gone_around_and_one_that_cannot_be_made_leaves_nothing_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slots, writer = SharedSlots(2, 4096), SlotWriter(-1, 4096)
+    try:
+        assert writer.write(0, [memoryview(b"x")]) is None
+        assert slots.writer().write(0, [memoryview(bytes(5000))]) is None
+        assert slots.writer().write(1, [memoryview(b"abc"), memoryview(b"de")]) == [(0, 3), (64, 66)]
+        assert [bytes(part) for part in slots.read(1, [Span(0, 3), Span(64, 66)])] == [b"abc", b"de"]
+    finally:
+        slots.close()
+
+    def refused(*_: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    before = num_descriptors()
+    monkeypatch.setattr(os, "ftruncate", refused)
+    with pytest.raises(OSError, match="allocate"):
+        SharedSlots(2, 4096)
+    assert num_descriptors() == before
+
+
 def test_several_children_decode_several_jobs_at_once_whose_items_come_in_order(toys: Any, tmp_path: Path) -> None:
     met = [str(tmp_path / name) for name in ("first", "second")]
     meetings = [(met[0], met[1]), (met[1], met[0])]  # neither would begin without the other
-    jobs = [*(toys.Job(20, meet=meeting, array_bytes=2**17) for meeting in meetings), toys.Job(2), toys.Job(0)]
+    jobs = [*(toys.Job(20, meet=meeting, array_bytes=2**20) for meeting in meetings), toys.Job(2), toys.Job(0)]
     with contextlib.closing(Decoder(toys.decode, 30.0, num_children=2)) as decoder:
         found = [taken(stream) for stream in decoder.streams(jobs)]
         assert [indices(items) for items in found] == [list(range(20)), list(range(20)), [0, 1], []]
@@ -220,7 +274,7 @@ def test_several_children_decode_several_jobs_at_once_whose_items_come_in_order(
 
 
 def test_of_several_children_one_s_crash_costs_its_job_alone_and_all_end_with_the_decoder(toys: Any) -> None:
-    jobs = [toys.Job(5, array_bytes=2**17), toys.Job(2, fault="crash"), toys.Job(5, array_bytes=2**17)]
+    jobs = [toys.Job(5, array_bytes=2**20), toys.Job(2, fault="crash"), toys.Job(5, array_bytes=2**20)]
     pids, results = set(), []
     with contextlib.closing(Decoder(toys.decode, 30.0, num_children=3)) as decoder:
         for stream in decoder.streams(jobs):

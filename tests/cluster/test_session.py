@@ -133,7 +133,12 @@ def test_a_raylet_that_is_stopped_is_found_out_though_it_listens_and_waited_for_
         monkeypatch.setenv(f"RAY_health_check_{name}", str(value))  # a minute, otherwise
     monkeypatch.setattr("cluster.session._ASK_EVERY", 1)
 
+    warned: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: warned.append(number))
+
     def stop_and_wait() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)  # a batch system's, and none of ours
+        assert warned == [signal.SIGUSR1]
         (raylet,) = ray._private.worker._global_node.all_processes["raylet"]
         os.kill(raylet.process.pid, signal.SIGSTOP)
         time.sleep(60)
@@ -141,6 +146,7 @@ def test_a_raylet_that_is_stopped_is_found_out_though_it_listens_and_waited_for_
     start_s = time.monotonic()
     with pytest.raises(MachineError, match="raylet"), ray_session("local", local_cpus=1):
         stop_and_wait()
+    assert signal.signal(signal.SIGUSR1, before) is not before, "given back to whoever had it"
     assert time.monotonic() - start_s < 60
     assert not ray.is_initialized()
     said = capfd.readouterr()

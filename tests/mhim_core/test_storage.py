@@ -5,6 +5,7 @@ import os
 import pickle
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -177,8 +178,48 @@ def test_nothing_is_written_through_a_link_that_another_user_has_planted(
         for key in ("names/promotions/000001.json", "names/promotions/deeper/000001.json"):
             with pytest.raises(StorageError, match=f"names/promotions: it is a link to {elsewhere} .*{stranger}"):
                 write(key, b"ours")
+    with pytest.raises(StorageError, match="it is a link to"):
+        storage.delete("names/promotions/target")
+    with pytest.raises(StorageError, match="it is a link to"):
+        storage.sweep("names/promotions", 0)
     assert sorted(path.name for path in elsewhere.iterdir()) == ["own", "target"]
     assert storage.put_if_absent("names/second", b""), "the other folders are in use"
+
+
+def test_what_lies_behind_a_link_is_listed_once_and_a_loop_ends(storage: LocalStorage, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "deeper").mkdir(parents=True)
+    for name in ("a", "deeper/b"):
+        (elsewhere / name).write_bytes(b"x")
+    storage.put("own/c", b"x")
+    (storage.root / "linked").symlink_to(elsewhere)
+    (storage.root / "own/loop").symlink_to(storage.root)
+    (elsewhere / "back").symlink_to(elsewhere)
+    assert [entry.key for entry in storage.list("")] == ["linked/a", "linked/deeper/b", "own/c"]
+    assert [entry.key for entry in storage.list("linked/deeper")] == ["linked/deeper/b"]
+
+
+def test_a_folder_or_a_link_that_cannot_be_looked_at_is_told_and_not_empty(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.put("commits/x/a", b"")
+    storage.put("commits/y/b", b"")
+    (storage.root / "commits/z").symlink_to(storage.root / "nowhere")
+    with pytest.raises(StorageError, match=r"z is a link to .*nowhere, which is not there"):
+        list(storage.list("commits"))
+    (storage.root / "commits/z").unlink()
+    scandir = os.scandir
+
+    def refusing(folder: str) -> Any:
+        if str(folder).endswith("x"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(StorageError, match=r"cannot list .*x: Permission denied"):
+        list(storage.list("commits"))
+    assert [entry.key for entry in storage.list("commits/y")] == ["commits/y/b"]
+    assert list(storage.list("absent")) == []
 
 
 @pytest.mark.fault(45)

@@ -5,6 +5,7 @@ regions of it are compared. Where they differ, OpenSlide reads the level. So its
 that identifies features knows of this backend.
 """
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ _VENDORS = ("aperio", "generic-tiff")
 """Whose levels OpenSlide composes of the TIFF's tiles side by side, and of nothing else."""
 _MAX_REGION_PX = 4096
 """OpenSlide cuts a wider or higher region in parts, and rounds the place of each."""
+_MAX_PAGES = 1024
+"""As `slides/tiff.py`: no scanner writes as many, and tifffile reads each."""
 _CHECKED_PX = 96
 """Side of the regions that are compared."""
 
@@ -35,10 +38,12 @@ class DirectBackend(OpenSlideBackend):
     def __init__(self, path: Path, layout: FileLayout) -> None:
         if not layout.is_jpeg_tiles:
             raise SlideError(FailureReason.OPEN, "it does not consist of JPEG tiles; set backend=auto")
+        self._descriptor = -1
         super().__init__(path, layout)
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._unchecked = self._levels()
         self._checked: dict[int, FileTiles] = {}
+        self._refused: set[int] = set()
 
     def read_on_white(self, x_l0: int, y_l0: int, level: int, out: np.ndarray) -> float:
         if level in self._unchecked:
@@ -53,7 +58,9 @@ class DirectBackend(OpenSlideBackend):
     def prepare_level(self, level: int) -> str:
         if level in self._unchecked:
             self._check(level)
-        return "" if level in self._checked else f"level {level} is decoded by OpenSlide, which sees other pixels there"
+        if level not in self._refused:
+            return ""
+        return f"level {level} is decoded by OpenSlide, since its tiles by themselves gave other pixels, or none"
 
     def close(self) -> None:
         super().close()
@@ -70,27 +77,34 @@ class DirectBackend(OpenSlideBackend):
         levels = {}
         try:
             with tifffile.TiffFile(self._path) as tiff:
-                pages: list[Any] = [page for page in tiff.pages if FileTiles.is_direct(page)]
+                pages: list[Any] = list(itertools.islice(tiff.pages, _MAX_PAGES + 1))
+                if len(pages) > _MAX_PAGES:
+                    return {}
                 for number, level in enumerate(info.levels):
                     size = (level.width_px, level.height_px)
                     fitting = [page for page in pages if (page.imagewidth, page.imagelength) == size]
-                    if len(fitting) == 1:
+                    if len(fitting) == 1 and FileTiles.is_direct(fitting[0]):
                         levels[number] = FileTiles(self._descriptor, number, fitting[0], cache)
         except Exception:  # whatever tifffile makes of a header that OpenSlide has accepted
             return {}
         return levels
 
     def _check(self, level: int) -> None:
-        """Compare with OpenSlide around a crossing of tiles, at the last pixels, and in between."""
+        """Compare with OpenSlide around a crossing of tiles, at the last pixels, and where there is most to be seen."""
         tiles = self._unchecked.pop(level)
+        self._refused.add(level)
         grid, downsample = tiles.grid, self.info().levels[level].downsample
         crossing = (
             grid.columns // 2 * grid.tile_width_px,
             grid.height_px // grid.tile_height_px // 2 * grid.tile_height_px,
         )
         last = (grid.width_px, grid.height_px)
-        between = (last[0] // 3, last[1] * 2 // 3)
-        for x, y in (crossing, last, between):
+        places = [crossing, last]
+        if fullest := tiles.fullest_tile():
+            row, column = fullest
+            places.append((int((column + 0.5) * grid.tile_width_px), int((row + 0.5) * grid.tile_height_px)))
+        num_compared = 0
+        for x, y in places:
             place = (max(0, int((x - _CHECKED_PX / 2) * downsample)), max(0, int((y - _CHECKED_PX / 2) * downsample)))
             direct, judge = np.empty((2, _CHECKED_PX, _CHECKED_PX, 3), np.uint8)
             share = self._maybe_direct(tiles, *place, level, direct)
@@ -102,7 +116,10 @@ class DirectBackend(OpenSlideBackend):
                 return
             if share != share_there or not np.array_equal(direct, judge):
                 return
-        self._checked[level] = tiles
+            num_compared += 1
+        if num_compared:
+            self._refused.discard(level)
+            self._checked[level] = tiles
 
     def _maybe_direct(self, tiles: FileTiles, x_l0: int, y_l0: int, level: int, out: np.ndarray) -> float | None:
         """As `read_on_white`, from the tiles; None where OpenSlide is to be asked (and may fail)."""

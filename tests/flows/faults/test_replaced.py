@@ -70,7 +70,8 @@ def with_faulty_decoder(births: Path) -> type:
 
             super().__init__(*arguments)
             self._decoder.close()
-            self._decoder._decode = partial(decode_with_faults, **self._decoder._decode.keywords)
+            for child in self._decoder._children:
+                child._decode = partial(decode_with_faults, **child._decode.keywords)
             with births.open("a") as file:
                 file.write("x")
 

@@ -19,6 +19,22 @@ from mhim_core.types import FailureReason, SlideId, SlideTask
 SPEC = TileSpec(target_mpp=0.5, tile_px=256)
 
 
+@pytest.mark.parametrize("backend", ["direct", "openslide"])
+def test_a_slide_that_is_written_to_while_it_is_read_is_void(tmp_path: Path, backend: str) -> None:
+    pixels = np.random.default_rng(0).integers(90, 200, (1024, 1024, 3), dtype=np.uint8)
+    path, hint = tmp_path / "a.tiff", SourceHint("a", 1, "1")
+    write_pyramid(path, pixels, mpp=(0.5, 0.5))
+    spec, task = TileSpec(min_tissue=0, backend=backend), SlideTask(SlideId("a"), str(path))
+    items = decode_slide(path, task, hint, spec=spec, policy=SlidePolicy())
+    facts, first = next(items), next(items)
+    assert isinstance(facts, PlanFacts)
+    assert len(facts.coords_l0_px) == len(first.index) == 16
+    write_pyramid(path, 255 - pixels, mpp=(0.5, 0.5))
+    with pytest.raises(SlideError, match="changed while it was read") as caught:
+        next(items)
+    assert caught.value.reason is FailureReason.READ
+
+
 @pytest.fixture(scope="module")
 def task(shared_data: Path) -> SlideTask:
     return SlideTask(SlideId("cmu-1"), str(shared_data / "slides" / "CMU-1-Small-Region.svs"))
