@@ -27,6 +27,8 @@ def folder_table(keys: Iterable[str], name: str) -> FolderTable:
     """
     files = list(keys)
     slides = [key for key in files if has_slide_extension(posixpath.basename(key))]
+    if not files:
+        raise CohortError(f"cohort={name}: this folder holds no files")
     if not slides:
         raise CohortError(f"cohort={name}: none of the {len(files)} files of this folder is a slide by its extension")
     parts: dict[str, list[str]] = defaultdict(list)

@@ -210,7 +210,8 @@ class SlideReader:
 def _check_file(path: Path) -> None:
     try:
         if not path.is_file():
-            raise SlideError(FailureReason.NOT_FOUND, "the slide file does not exist; check the cohort's path")
+            what = "is a folder, a pipe or a device" if path.exists() else "does not exist"
+            raise SlideError(FailureReason.NOT_FOUND, f"the slide file {what}; check the cohort's path")
         check_tiff(path)
     except OSError as error:
         raise SlideError(FailureReason.OPEN, f"the slide file cannot be read: {error.strerror}") from error
