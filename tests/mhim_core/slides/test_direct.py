@@ -1,6 +1,7 @@
 """JPEG tiles decoded where they lie: OpenSlide's pixels to the last bit, or OpenSlide itself."""
 
 import io
+import random
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -429,6 +430,39 @@ def test_a_damaged_tile_is_whatever_openslide_makes_of_it_and_costs_no_other(
 
     for x, y in ((192, 0), (150, 20), (0, 64), (500, 300)):
         assert seen(of_direct, x, y) == seen(of_openslide, x, y)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_files_with_random_damage_are_read_as_openslide_reads_them(
+    odd: Path, tmp_path: Path, opened: Any, seed: int
+) -> None:
+    """Bits, zeros and other bytes anywhere, in the directories too: the same pixels or the same failure."""
+    rng = random.Random(seed)
+    whole, path = odd.read_bytes(), tmp_path / "damaged.tiff"
+    num_compared = 0
+    for _ in range(12):
+        data = bytearray(whole)
+        for _ in range(rng.choice([1, 2, 20])):
+            at = rng.randrange(len(data) if rng.random() < 0.8 else 1200)
+            data[at : at + 1] = rng.choice([bytes([data[at] ^ 1 << rng.randrange(8)]), bytes(1), b"\xff"])
+        path.write_bytes(data)
+        try:
+            both = opened(path, "direct"), opened(path, "openslide")
+        except SlideError:
+            continue
+        for level, size in enumerate(both[1].info().levels):
+            for _ in range(4):
+                place = [int(rng.randrange(min(side, 2000)) * size.downsample) for side in size[:2]]
+                seen = []
+                for backend in both:
+                    try:
+                        pixels, share = region(backend, *place, level, 100, 100)
+                        seen.append((pixels.tobytes(), share))
+                    except SlideError as error:
+                        seen.append(error.reason)
+                assert seen[0] == seen[1], (seed, level, place)
+                num_compared += 1
+    assert num_compared >= 16
 
 
 def test_the_same_tiles_and_shares_and_one_identity_whoever_decodes(odd: Path) -> None:
