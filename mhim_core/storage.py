@@ -229,12 +229,12 @@ class LocalStorage:
 def _walk(base: Path) -> Iterator[tuple[str, list[str]]]:
     """Every folder at and below a place, linked ones as well, each once, with the names of its files.
 
-    A folder that is missing, or goes meanwhile, has none. Raises StorageError for one that cannot be listed: it must
+    A folder that is missing, is a file or goes meanwhile, has none. Raises StorageError for one that cannot be listed: it must
     not look empty.
     """
 
     def refuse(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise StorageError(f"cannot list {error.filename}: {error.strerror}") from error
 
     seen = set()
