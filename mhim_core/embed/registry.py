@@ -84,9 +84,17 @@ def card_found_here(stored: EncoderCard, *, weights: str | None = None) -> Encod
 
     Arguments and errors as `encoder_card`; whoever asks compares the two.
     """
-    made_by = (stored.runtime, stored.precision)
-    facts = next(facts for facts in _RUNTIMES.values() if (facts["runtime"], facts["precision"]) == made_by)
-    return _entry(stored.id).make_card(stored.id, weights, stored.revision or None, facts)
+    return _entry(stored.id).make_card(stored.id, weights, stored.revision or None, _RUNTIMES[_place_of(stored)])
+
+
+def runtime_of(card: EncoderCard) -> str:
+    """What `encoder_card` takes as `runtime` for such a card."""
+    return _place_of(card)[0]
+
+
+def _place_of(card: EncoderCard) -> tuple[str, str]:
+    made_by = (card.runtime, card.precision)
+    return next(place for place, facts in _RUNTIMES.items() if (facts["runtime"], facts["precision"]) == made_by)
 
 
 def prefers_openvino(name: str) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mhim_core.embed.encoder import TileEncoder
-from mhim_core.embed.registry import card_found_here, encoder_card, load_encoder, load_encoder_for
+from mhim_core.embed.registry import card_found_here, encoder_card, load_encoder, load_encoder_for, runtime_of
 from mhim_core.errors import EncoderError
 from mhim_core.fingerprint import fingerprint
 
@@ -68,6 +68,7 @@ def test_a_cards_runtime_is_found_again_from_the_card(mobilenet_weights: Path) -
     cards.append(encoder_card(MOBILENET, device="cuda", **given))
     assert len({fingerprint(card.identity()) for card in cards}) == 4
     assert [card_found_here(card, **given) for card in cards] == cards
+    assert [runtime_of(card) for card in cards] == ["torch", "openvino", "openvino-bf16", "torch"]
 
 
 def test_a_card_costs_no_heavy_import() -> None:
