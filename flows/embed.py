@@ -27,10 +27,9 @@ from flows.runs.cohort import CohortInput, load_cohort, slide_identity
 from flows.runs.embed_report import MAX_LINES, Embedded, retry_advice, view_lines, write_report
 from flows.runs.progress import SlideProgress
 from flows.runs.storage_retries import print_retries
-from flows.runs.tiling import feature_set_of, settled_spec
+from flows.runs.tiling import feature_set_of, settled_card, settled_spec
 from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.embed.memory import check_batch
-from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConfigError, MachineError, StorageError
 from mhim_core.outcome import LOST, Outcome, reconcile
 from mhim_core.printable import one_line
@@ -57,13 +56,9 @@ def run(config: EmbedConfig) -> FlowResult:
     cohort_input = load_cohort(config.data.cohort, strict=config.failures.strict, options=config.table)
     for finding in cohort_input.warnings:
         print(f"warning: {finding}")
-    card = encoder_card(
-        config.encoder.encoder,
-        weights=config.encoder.encoder_weights or None,
-        revision=config.encoder.encoder_revision or None,
-        device="cuda" if config.embedding.gpus_per_actor else "cpu",
-    )
-    return embed_cohort(cohort_input, card, config.tiles, config, open_storage(config.store)).result
+    storage = open_storage(config.store)
+    card = settled_card(config.encoder, config.tiles, storage, on_gpu=bool(config.embedding.gpus_per_actor))
+    return embed_cohort(cohort_input, card, config.tiles, config, storage).result
 
 
 def embed_cohort(

@@ -34,12 +34,11 @@ from flows.lifecycle.training_steps import (
 )
 from flows.runs.cohort import load_cohort, load_split_files
 from flows.runs.signed_registry import open_registry
-from flows.runs.tiling import feature_set_of, settled_spec
+from flows.runs.tiling import feature_set_of, settled_card, settled_spec
 from mhim_core.cohort.split_files import check_known
 from mhim_core.cohort.split_notes import require_split_column
 from mhim_core.cohort.table import require_patients
 from mhim_core.cohort.tasks import infer_task
-from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConflictError
 from mhim_core.fingerprint import fingerprint, to_plain
 from mhim_core.printable import one_line
@@ -93,13 +92,8 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
     else:
         require_split_column(cohort_input.cohort, config.splits)
     infer_task(cohort_input.cohort.rows, config.target)
-    card = encoder_card(
-        config.encoder.encoder,
-        weights=config.encoder.encoder_weights or None,
-        revision=config.encoder.encoder_revision or None,
-        device="cuda" if config.embedding.gpus_per_actor else "cpu",
-    )
     store, out = open_storage(config.store), open_storage(config.out)
+    card = settled_card(config.encoder, config.tiles, store, on_gpu=bool(config.embedding.gpus_per_actor))
     spec = settled_spec(config.tiles, card, store)
     feature_set = feature_set_of(spec, card)
     contents = contents_of(cohort_input, read_features(store, feature_set.fingerprint))

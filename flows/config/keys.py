@@ -78,14 +78,27 @@ class EncoderFiles:
     part of the encoder's identity."""
 
 
+class EncoderRuntime(StrEnum):
+    """What computes a tile encoder."""
+
+    auto = "auto"
+    torch = "torch"
+    openvino = "openvino"
+    openvino_bf16 = "openvino-bf16"
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncoderKeys(EncoderFiles):
-    """Which tile encoder, and where its weights are."""
+    """Which tile encoder, where its weights are, and what computes it."""
 
     encoder: str = "efficientnet-lite0"
     """The tile encoder: efficientnet-lite0, hed-texture or timm/<model>."""
     encoder_revision: str = ""
     """The revision of a timm model on the hub; empty: the one that timm pins."""
+    encoder_runtime: EncoderRuntime = field(default=EncoderRuntime.auto, metadata={"neutral": EncoderRuntime.torch})
+    """torch; openvino: twice as fast on a CPU, the last bits of features differ (extra openvino, not for hed-texture);
+    openvino-bf16: faster still and coarser, on CPUs with bfloat16; auto: torch, except for efficientnet-lite0 without a
+    GPU, where OpenVINO is installed, in a store that has no features with the same keys made by torch."""
 
 
 @dataclass(frozen=True, kw_only=True)

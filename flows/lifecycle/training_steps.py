@@ -31,6 +31,7 @@ from flows.runs.identity import keys_identity
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.cohort.task_options import SplitScheme
 from mhim_core.embed.card import EncoderCard
+from mhim_core.embed.registry import runtime_of
 from mhim_core.fingerprint import canonical_json, fingerprint, sha256, stated, to_plain
 from mhim_core.outcome import Outcome
 from mhim_core.registry.gate_options import GateOptions
@@ -250,7 +251,8 @@ def report_step(work: ModelWork) -> Step:
 def _embed_config(work: ModelWork) -> EmbedConfig:
     """Some failed slides are no failure of the flow here, and no more are hidden: the runner settles the exit code."""
     own = {name: value for name, value in flat(work.config).items() if name in keys_of(EmbedConfig)}
-    return from_keys(EmbedConfig, **own | flat(work.spec) | {"encoder": work.encoder.id, "partial_ok": False})
+    encoder = {"encoder": work.encoder.id, "encoder_runtime": runtime_of(work.encoder)}
+    return from_keys(EmbedConfig, **own | flat(work.spec) | encoder | {"partial_ok": False})
 
 
 def _embed_cost(outcome: Outcome) -> Cost:

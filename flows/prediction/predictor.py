@@ -12,7 +12,7 @@ from flows.runs.folder import Run
 from mhim_core.cohort.task_options import BagUnit
 from mhim_core.cohort.tasks import BagMembers, bags_in
 from mhim_core.embed.card import EncoderCard
-from mhim_core.embed.registry import encoder_card
+from mhim_core.embed.registry import card_found_here
 from mhim_core.errors import EncoderError
 from mhim_core.registry.card import RegistryCard
 from mhim_core.registry.holdout import Holdout, read_holdout
@@ -104,8 +104,7 @@ class Predictor:
     def encoder_here(self, weights: str | None) -> EncoderCard:
         """The encoder, checked against what can be had here. Raises EncoderError if that is another one."""
         stored = EncoderCard.from_dict(self.encoder)
-        device = "cuda" if stored.runtime == "torch-cuda" else "cpu"
-        available = encoder_card(stored.id, weights=weights, revision=stored.revision or None, device=device)
+        available = card_found_here(stored, weights=weights)
         made, present = stored.identity(), available.identity()
         if wrong := sorted(key for key in {*made, *present} if made.get(key) != present.get(key)):
             raise EncoderError(

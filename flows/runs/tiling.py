@@ -1,8 +1,10 @@
-"""The tissue finder of a store's slides, if the keys leave it open."""
+"""The tissue finder and the encoder's runtime of a store's slides, if the keys leave them open."""
 
 import dataclasses
 
+from flows.config.keys import EncoderKeys, EncoderRuntime
 from mhim_core.embed.card import EncoderCard
+from mhim_core.embed.registry import encoder_card, openvino_is_installed, prefers_openvino
 from mhim_core.slides.spec import TileSpec, TissueMethod, tiling_identity
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet, is_registered
@@ -31,3 +33,39 @@ def settled_spec(spec: TileSpec, card: EncoderCard, storage: Storage) -> TileSpe
         "misses pale tissue: tissue=glass embeds the slides anew beside these features"
     )
     return by_otsu
+
+
+def settled_card(keys: EncoderKeys, spec: TileSpec, storage: Storage, *, on_gpu: bool) -> EncoderCard:
+    """The encoder's card with encoder_runtime=auto resolved.
+
+    OpenVINO, if that is preferred and installed, or has made the same features of the store alone; otherwise torch,
+    and so in a store that was begun with it. Raises EncoderError as `encoder_card` does.
+    """
+
+    def card_of(runtime: EncoderRuntime) -> EncoderCard:
+        return encoder_card(
+            keys.encoder,
+            weights=keys.encoder_weights or None,
+            revision=keys.encoder_revision or None,
+            device="cuda" if on_gpu else "cpu",
+            runtime=runtime.value,
+        )
+
+    if keys.encoder_runtime is not EncoderRuntime.auto:
+        return card_of(keys.encoder_runtime)
+    by_torch = card_of(EncoderRuntime.torch)
+    if on_gpu or not prefers_openvino(keys.encoder) or _is_begun(storage, spec, by_torch):
+        return by_torch
+    by_openvino = card_of(EncoderRuntime.openvino)
+    return by_openvino if openvino_is_installed() or _is_begun(storage, spec, by_openvino) else by_torch
+
+
+def _is_begun(storage: Storage, spec: TileSpec, card: EncoderCard) -> bool:
+    """Whether the store has such features by any tissue finder that the spec leaves open."""
+    methods = [spec.tissue]
+    if spec.tissue is TissueMethod.auto:
+        methods = (
+            [TissueMethod.glass] if spec.keep_pen or not spec.keep_fat else [TissueMethod.glass, TissueMethod.otsu]
+        )
+    specs = [dataclasses.replace(spec, tissue=method) for method in methods]
+    return any(is_registered(storage, feature_set_of(choice, card).fingerprint) for choice in specs)

@@ -18,8 +18,13 @@ CPU_NUM_THREADS = 1
 """Torch threads on a CPU: a feature's bits depend on them, so they never follow the machine. One, and an actor per
 core: two threads that wait for each other on shared cores cost a factor of four (4.5 against 20 tiles/s)."""
 CUDA_BATCH_SIZE = 128
+OPENVINO_BATCH_SIZE = 2
+"""Tiles per forward pass of OpenVINO, whose activations then stay in a core's cache: 110 tiles/s at 2, 85 at 8."""
 RUNTIME_CPU = "torch"
 RUNTIME_CUDA = "torch-cuda"
+RUNTIME_OPENVINO = "openvino-cpu"
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
+_PRECISIONS = {RUNTIME_CPU: (FLOAT32,), RUNTIME_CUDA: (FLOAT32,), RUNTIME_OPENVINO: (FLOAT32, BFLOAT16)}
 
 _PROVENANCE = ("source", "revision", "licence")
 
@@ -44,16 +49,17 @@ class EncoderCard:
     """The architecture's name and arguments, or the algorithm's name and version."""
     transform: dict[str, Any]
     """input_px (0: tiles as they come), interpolation, crop, mean and std (of values scaled to 0–1)."""
-    precision: str = "float32"
-    """The arithmetic's type; features are stored as float16 whatever it is."""
+    precision: str = FLOAT32
+    """The arithmetic's type: float32, with `openvino-cpu` also bfloat16; features are stored as float16 whatever it
+    is."""
     runtime: str = RUNTIME_CPU
-    """What computes it: `torch` (CPU) or `torch-cuda`; their results differ in the last bits."""
+    """What computes it: `torch` (CPU), `torch-cuda` or `openvino-cpu`; their results differ in the last bits."""
     dim: int
     """The feature's length D."""
     batch_size: int = CPU_BATCH_SIZE
     """Tiles per forward pass, the last one padded: on a CPU a feature's bits depend on it."""
     num_threads: int = CPU_NUM_THREADS
-    """Torch threads during a forward pass, for the same reason; 0: not set (CUDA)."""
+    """Threads during a forward pass, for the same reason; 0: not set (CUDA)."""
 
     def __post_init__(self) -> None:
         for name in ("dim", "batch_size"):
@@ -61,10 +67,13 @@ class EncoderCard:
                 raise EncoderError(
                     f"encoder card {self.id!r}: {name} is {getattr(self, name)!r}, not a positive integer"
                 )
-        if self.runtime not in (RUNTIME_CPU, RUNTIME_CUDA):
+        if self.runtime not in _PRECISIONS:
             raise EncoderError(f"encoder card {self.id!r}: unknown runtime {self.runtime!r}")
-        if self.precision != "float32":
-            raise EncoderError(f"encoder card {self.id!r}: unknown precision {self.precision!r}, only float32 is known")
+        if self.precision not in (known := _PRECISIONS[self.runtime]):
+            raise EncoderError(
+                f"encoder card {self.id!r}: unknown precision {self.precision!r} of {self.runtime}, "
+                f"known is {' and '.join(known)}"
+            )
 
     def identity(self) -> dict[str, Any]:
         """What goes into fingerprints: every field that changes the numbers, none that is provenance only.

@@ -3,8 +3,9 @@
 Shapes: b tiles, h and w their pixels, d features.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.errors import EncoderError
+
+_NO_VERSIONS: Mapping[str, str] = MappingProxyType({})
 
 
 @runtime_checkable
@@ -32,16 +35,19 @@ class TorchEncoder:
     `card.batch_size`, the last one padded, because a CPU kernel's choice of blocking, and with it the last bits of a
     feature, follows the batch's shape and the number of threads.
 
+    `versions`: of what computes it, where that is more than the installed packages.
+
     Raises EncoderError if the card asks for CUDA and there is none, or if the features are not `card.dim` long.
     """
 
-    def __init__(self, card: EncoderCard, network: nn.Module) -> None:
+    def __init__(self, card: EncoderCard, network: nn.Module, versions: Mapping[str, str] = _NO_VERSIONS) -> None:
         if card.runtime == RUNTIME_CUDA and not torch.cuda.is_available():
             raise EncoderError(
                 f"encoder {card.id} was set up for CUDA (runtime {card.runtime}) and this machine has no CUDA device; "
                 "run it where there is one, or set device=cpu (other features in the last bits: they are embedded anew)"
             )
         self.card = card
+        self.versions = dict(versions)
         self._device = torch.device("cuda" if card.runtime == RUNTIME_CUDA else "cpu")
         self._network = network.eval().requires_grad_(False).to(self._device)
 

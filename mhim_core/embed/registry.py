@@ -11,15 +11,20 @@ neither the card nor any fingerprint; the file's sha256 is.
 import difflib
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mhim_core.embed.card import (
+    BFLOAT16,
     CPU_BATCH_SIZE,
     CPU_NUM_THREADS,
     CUDA_BATCH_SIZE,
+    FLOAT32,
+    OPENVINO_BATCH_SIZE,
     RUNTIME_CPU,
     RUNTIME_CUDA,
+    RUNTIME_OPENVINO,
     EncoderCard,
 )
 from mhim_core.embed.efficientnet_lite0 import NAME as EFFICIENTNET_LITE0
@@ -33,33 +38,86 @@ if TYPE_CHECKING:
 
 _TIMM_NAME = re.compile(r"^timm/(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,94}(/[A-Za-z0-9][\w.-]{0,94})?(?<![.-])$", re.ASCII)
 """A model, or an organisation and a repository; never a path."""
-_RUNTIMES: dict[str, dict[str, Any]] = {
-    "cpu": {"runtime": RUNTIME_CPU, "batch_size": CPU_BATCH_SIZE, "num_threads": CPU_NUM_THREADS},
-    "cuda": {"runtime": RUNTIME_CUDA, "batch_size": CUDA_BATCH_SIZE, "num_threads": 0},
+
+
+def _runtime(runtime: str, precision: str, batch_size: int, num_threads: int) -> dict[str, Any]:
+    return {"runtime": runtime, "precision": precision, "batch_size": batch_size, "num_threads": num_threads}
+
+
+_RUNTIMES = {
+    ("torch", "cpu"): _runtime(RUNTIME_CPU, FLOAT32, CPU_BATCH_SIZE, CPU_NUM_THREADS),
+    ("torch", "cuda"): _runtime(RUNTIME_CUDA, FLOAT32, CUDA_BATCH_SIZE, 0),
+    ("openvino", "cpu"): _runtime(RUNTIME_OPENVINO, FLOAT32, OPENVINO_BATCH_SIZE, CPU_NUM_THREADS),
+    ("openvino-bf16", "cpu"): _runtime(RUNTIME_OPENVINO, BFLOAT16, OPENVINO_BATCH_SIZE, CPU_NUM_THREADS),
 }
+"""A card's fields by what computes and on which device."""
+_DEVICES = ("cpu", "cuda")
 
 
 def encoder_card(
-    name: str, *, weights: str | None = None, revision: str | None = None, device: str = "cpu"
+    name: str,
+    *,
+    weights: str | None = None,
+    revision: str | None = None,
+    device: str = "cpu",
+    runtime: str = "torch",
 ) -> EncoderCard:
     """The card of the encoder `name`, without loading it.
 
     `weights`: a local file or folder in place of the package or the hub. `revision`: the hub's commit, tag or branch
-    (None: what is cached, else the newest; the card keeps the commit). `device`: `cpu` or `cuda`; it changes the last
-    bits of the features and so the card. Costs milliseconds, except `timm/…` (imports timm, may download).
+    (None: what is cached, else the newest; the card keeps the commit). `device` (`cpu`, `cuda`) and `runtime` (`torch`;
+    on the CPU `openvino` or `openvino-bf16`) change the last bits of the features, or more, and so the card. Costs
+    milliseconds, except `timm/…` (imports timm, may download).
     Raises EncoderError if the name is unknown or the weights are not there, not the right ones, gated or out of reach.
     """
-    if device not in _RUNTIMES:
+    if device not in _DEVICES:
         raise EncoderError(f"encoder device {device!r} is unknown; set cpu or cuda")
-    runtime = _RUNTIMES[device]
-    return _entry(name).make_card(name, weights, revision, runtime)
+    facts = _RUNTIMES.get((runtime, device))
+    if facts is None:
+        known = ", ".join(known for known, place in _RUNTIMES if place == device)
+        raise EncoderError(f"encoder {name}: encoder_runtime={runtime} is not known on {device}; known there: {known}")
+    return _entry(name).make_card(name, weights, revision, facts)
+
+
+def card_found_here(stored: EncoderCard, *, weights: str | None = None) -> EncoderCard:
+    """The card that this version makes of the stored one's name and revision, for the same runtime.
+
+    Arguments and errors as `encoder_card`; whoever asks compares the two.
+    """
+    return _entry(stored.id).make_card(stored.id, weights, stored.revision or None, _RUNTIMES[_place_of(stored)])
+
+
+def runtime_of(card: EncoderCard) -> str:
+    """What `encoder_card` takes as `runtime` for such a card."""
+    return _place_of(card)[0]
+
+
+def _place_of(card: EncoderCard) -> tuple[str, str]:
+    made_by = (card.runtime, card.precision)
+    return next(place for place, facts in _RUNTIMES.items() if (facts["runtime"], facts["precision"]) == made_by)
+
+
+def prefers_openvino(name: str) -> bool:
+    """Whether new features of the encoder are better made by OpenVINO than by torch where there is no GPU: it is one
+    of those that this project ships, and OpenVINO is known to compute it."""
+    return name == EFFICIENTNET_LITE0
+
+
+def openvino_is_installed() -> bool:
+    return find_spec("openvino") is not None
 
 
 def load_encoder(
-    name: str, *, weights: str | None = None, revision: str | None = None, device: str = "cpu"
+    name: str,
+    *,
+    weights: str | None = None,
+    revision: str | None = None,
+    device: str = "cpu",
+    runtime: str = "torch",
 ) -> "TileEncoder":
     """The encoder `name`, ready to run; arguments and errors as `encoder_card`."""
-    return load_encoder_for(encoder_card(name, weights=weights, revision=revision, device=device), weights=weights)
+    card = encoder_card(name, weights=weights, revision=revision, device=device, runtime=runtime)
+    return load_encoder_for(card, weights=weights)
 
 
 def load_encoder_for(card: EncoderCard, *, weights: str | None = None) -> "TileEncoder":
@@ -94,6 +152,8 @@ class _Encoder(NamedTuple):
 def _hed_texture_card(name: str, weights: str | None, revision: str | None, runtime: dict[str, Any]) -> EncoderCard:
     if weights is not None:
         raise EncoderError(f"encoder {name} has no weights; leave encoder_weights unset")
+    if runtime["runtime"] == RUNTIME_OPENVINO:
+        raise EncoderError(f"encoder {name} is no network, so OpenVINO does not compute it; set encoder_runtime=torch")
     return hed_texture_card(runtime)
 
 

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from mhim_core.embed.card import EncoderCard
+from mhim_core.embed.card import RUNTIME_OPENVINO, EncoderCard
 from mhim_core.embed.encoder import TileEncoder
 from mhim_core.embed.facts import PlanFacts
 from mhim_core.errors import EncoderError, SlideError
@@ -112,7 +112,7 @@ class _Collector:
             reading=facts.reading,
             cut=facts.cut,
             encoder=self._encoder.card.to_dict(),
-            versions=versions_of(self._encoder.card),
+            versions=versions_of(self._encoder.card) | getattr(self._encoder, "versions", {}),
             num_bad_tiles=int((~came_N).sum()),
         )
 
@@ -143,7 +143,11 @@ class _Collector:
 
 def versions_of(card: EncoderCard) -> dict[str, str]:
     """Versions of the installed packages that decode and compute; what is not installed is left out."""
-    names = (*_PACKAGES, "timm") if "timm_model" in card.network else _PACKAGES
+    names = (
+        *_PACKAGES,
+        *(["timm"] if "timm_model" in card.network else []),
+        *(["openvino"] if card.runtime == RUNTIME_OPENVINO else []),
+    )
     return {name: installed for name in names if (installed := _version(name)) is not None}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mhim_core.embed.card import EncoderCard
+from mhim_core.embed.card import RUNTIME_OPENVINO, EncoderCard
 from mhim_core.embed.encoder import TorchEncoder
 from mhim_core.embed.folding import fold_batch_norms
 from mhim_core.embed.torchvision_shim import prepare_torchvision
@@ -56,7 +56,13 @@ def build_timm(card: EncoderCard, tensors: dict[str, Tensor]) -> TorchEncoder:
         )
     if card.network.get("batch_norm") == FOLDED:
         fold_batch_norms(model, card.transform["input_px"])
-    return TorchEncoder(card, nn.Sequential(TileTransform(card.transform), model.to(memory_format=torch.channels_last)))
+    transform, network = TileTransform(card.transform), model.to(memory_format=torch.channels_last)
+    if card.runtime != RUNTIME_OPENVINO:
+        return TorchEncoder(card, nn.Sequential(transform, network))
+    from mhim_core.embed.openvino_runtime import compiled_network
+
+    compiled = compiled_network(card, transform, network)
+    return TorchEncoder(card, nn.Sequential(transform, compiled), versions={"openvino-isa": compiled.instruction_set})
 
 
 def make_network(encoder_id: str, network: dict[str, Any], *, on_meta: bool = False) -> Any:

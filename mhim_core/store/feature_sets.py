@@ -65,7 +65,9 @@ class FeatureSet:
         shown = [
             f"{path}={value}" for path, value in self.tiling_settings.items() if settings is None or path in settings
         ]
-        return "  ".join([self.fingerprint[:16], f"{self.encoder_id} (D={self.dim})", *shown])
+        usual = {"runtime": "torch", "precision": "float32"}
+        by = [self.encoder[name] for name, value in usual.items() if self.encoder.get(name, value) != value]
+        return "  ".join([self.fingerprint[:16], f"{self.encoder_id} (D={self.dim})", *by, *shown])
 
     def to_json(self) -> bytes:
         return canonical_json({"schema_version": SCHEMA_VERSION} | to_plain(self))

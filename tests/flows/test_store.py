@@ -6,12 +6,16 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mhim_core.embed.card import RUNTIME_OPENVINO
+from mhim_core.embed.efficientnet_lite0 import PACKAGE
 from mhim_core.storage import LocalStorage
+from mhim_core.store.feature_sets import list_feature_sets
 from mhim_core.store.manifest import read_manifest
 from mhim_core.store.record import CommitRecord
 from mhim_core.types import SlideId
@@ -226,6 +230,25 @@ def test_features_of_another_version_of_the_packages_are_restored_if_their_numbe
     monkeypatch.setattr("mhim_core.embed.slide_encoder.versions_of", lambda card: {"mhim": "9.9"})
     before = content(store)
     (store / records[SlideId("s00")].key).unlink()
+    assert mhim("store", "repair", f"store={store}", f"cohort={painted.cohort}").code == 0
+    assert content(store) == before
+
+
+@pytest.mark.skipif(not (find_spec("openvino") and find_spec(PACKAGE)), reason="openvino or encoders is not installed")
+def test_what_openvino_made_is_made_again_to_the_same_bytes_and_says_by_which_instructions(
+    mhim: Callable[..., Any], embed_here: None, painted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    words = ("embed", f"cohort={painted.cohort}", f"store={store}", "target_mpp=1.0", "encoder=efficientnet-lite0")
+    assert mhim(*words).code == 0
+    (feature_set,) = list_feature_sets(LocalStorage(store))
+    assert feature_set.encoder["runtime"] == RUNTIME_OPENVINO
+    record = read_manifest(LocalStorage(store), feature_set.fingerprint).entries[SlideId("s00")]
+    assert {"openvino", "openvino-isa"} <= set(record.versions)
+    before = content(store)
+    (store / record.key).unlink()
+    # a node of another kind whose numbers are the same
+    monkeypatch.setattr("mhim_core.embed.openvino_runtime._instruction_set", lambda compiled: "other")
     assert mhim("store", "repair", f"store={store}", f"cohort={painted.cohort}").code == 0
     assert content(store) == before
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from mhim_core.embed.registry import encoder_card
+
 pytestmark = [pytest.mark.filterwarnings("ignore:::ray"), pytest.mark.usefixtures("one_ray")]
 
 HOW = [signal.SIGKILL, signal.SIGTERM]
@@ -66,12 +68,9 @@ def test_a_decoder_and_then_an_actor_killed_amid_a_slide_change_nothing(
 def test_an_encoder_that_an_actor_cannot_load_ends_the_run_with_a_sentence(
     embedding: tuple[str, ...], run_mhim: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows import embed
-
-    make_card = embed.encoder_card
     monkeypatch.setattr(
-        "flows.embed.encoder_card",
-        lambda *words, **more: dataclasses.replace(make_card(*words, **more), network={"algorithm": "other"}),
+        "flows.runs.tiling.encoder_card",
+        lambda *words, **more: dataclasses.replace(encoder_card(*words, **more), network={"algorithm": "other"}),
     )
     ended = run_mhim(*embedding)
     assert ended.code == 2, ended

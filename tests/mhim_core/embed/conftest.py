@@ -50,11 +50,18 @@ def efficientnet() -> TileEncoder:
 
 
 @pytest.fixture(scope="session")
+def efficientnet_openvino(efficientnet: TileEncoder) -> TileEncoder:
+    if find_spec("openvino") is None:
+        pytest.skip("the extra `openvino` is not installed")
+    return load_encoder(efficientnet.card.id, runtime="openvino")
+
+
+@pytest.fixture(scope="session")
 def mobilenet(mobilenet_weights: Path) -> TileEncoder:
     return load_encoder(MOBILENET, weights=str(mobilenet_weights))
 
 
-@pytest.fixture(params=["hed_texture", "efficientnet", "mobilenet"])
+@pytest.fixture(params=["hed_texture", "efficientnet", "mobilenet", "efficientnet_openvino"])
 def any_encoder(request: pytest.FixtureRequest) -> TileEncoder:
     return request.getfixturevalue(request.param)
 

@@ -1,13 +1,17 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from mhim_core.embed.encoder import TileEncoder
-from mhim_core.embed.registry import encoder_card, load_encoder, load_encoder_for
+from mhim_core.embed.registry import card_found_here, encoder_card, load_encoder, load_encoder_for, runtime_of
 from mhim_core.errors import EncoderError
+from mhim_core.fingerprint import fingerprint
+
+MOBILENET = "timm/mobilenetv2_100"
 
 
 @pytest.mark.parametrize(
@@ -49,6 +53,24 @@ def test_the_device_is_part_of_the_identity_since_it_changes_the_last_bits() -> 
     assert encoder_card("hed-texture").identity() != encoder_card("hed-texture", device="cuda").identity()
 
 
+def test_openvino_is_a_runtime_of_networks_on_a_cpu() -> None:
+    with pytest.raises(EncoderError, match=r"no network.*encoder_runtime=torch"):
+        encoder_card("hed-texture", runtime="openvino")
+    with pytest.raises(EncoderError, match="not known on cuda; known there: torch"):
+        encoder_card("hed-texture", runtime="openvino", device="cuda")
+    with pytest.raises(EncoderError, match="known there: torch, openvino, openvino-bf16"):
+        encoder_card("hed-texture", runtime="onnx")
+
+
+def test_a_cards_runtime_is_found_again_from_the_card(mobilenet_weights: Path) -> None:
+    given = {"weights": str(mobilenet_weights)}
+    cards = [encoder_card(MOBILENET, runtime=runtime, **given) for runtime in ("torch", "openvino", "openvino-bf16")]
+    cards.append(encoder_card(MOBILENET, device="cuda", **given))
+    assert len({fingerprint(card.identity()) for card in cards}) == 4
+    assert [card_found_here(card, **given) for card in cards] == cards
+    assert [runtime_of(card) for card in cards] == ["torch", "openvino", "openvino-bf16", "torch"]
+
+
 def test_a_card_costs_no_heavy_import() -> None:
     code = (
         "import sys\n"
@@ -57,7 +79,8 @@ def test_a_card_costs_no_heavy_import() -> None:
         "from mhim_core.embed.efficientnet_lite0 import PACKAGE\n"
         "encoder_card('hed-texture')\n"
         "if find_spec(PACKAGE): encoder_card('efficientnet-lite0')\n"
-        "heavy = {'torch', 'timm', 'numpy', 'openslide', 'safetensors', 'huggingface_hub'} & set(sys.modules)\n"
+        "heavy = {'torch', 'timm', 'numpy', 'openslide', 'safetensors', 'huggingface_hub', 'openvino'}\n"
+        "heavy &= set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
