@@ -229,8 +229,8 @@ class LocalStorage:
 def _walk(base: Path) -> Iterator[tuple[str, list[str]]]:
     """Every folder at and below a place, linked ones as well, each once, with the names of its files.
 
-    A folder that is missing, is a file or goes meanwhile, has none. Raises StorageError for one that cannot be listed: it must
-    not look empty.
+    A folder that is missing, is a file or goes meanwhile, has none. Raises StorageError for one that cannot be listed:
+    it must not look empty.
     """
 
     def refuse(error: OSError) -> None:
