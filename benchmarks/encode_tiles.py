@@ -5,7 +5,7 @@ r"""Tiles per second of encoders' networks from memory: no slide, no decoding, r
 
 Each model by three ways: `network`, tiles that already lie on the device through transform and network, in each
 precision; `encoder`, tiles in the host's memory through the encoder that `mhim embed` uses (float32, features back on
-the host); on a CPU also `openvino`, the same by encoder_runtime=openvino and openvino-bf16. On a CPU in batches as
+the host); on a CPU also `openvino`, the same by encoder_runtime=openvino and openvino_bf16. On a CPU in batches as
 `mhim embed` has them, with the rate per CPU second beside that of the clock, which counts where others use the machine.
 """
 

@@ -84,7 +84,7 @@ class EncoderRuntime(StrEnum):
     auto = "auto"
     torch = "torch"
     openvino = "openvino"
-    openvino_bf16 = "openvino-bf16"
+    openvino_bf16 = "openvino_bf16"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class EncoderKeys(EncoderFiles):
     """The revision of a timm model on the hub; empty: the one that timm pins."""
     encoder_runtime: EncoderRuntime = field(default=EncoderRuntime.auto, metadata={"neutral": EncoderRuntime.torch})
     """torch; openvino: twice as fast on a CPU, the last bits of features differ (extra openvino, not for hed-texture);
-    openvino-bf16: faster still and coarser, on CPUs with bfloat16; auto: torch, except for efficientnet-lite0 without a
+    openvino_bf16: faster still and coarser, on CPUs with bfloat16; auto: torch, except for efficientnet-lite0 without a
     GPU, where OpenVINO is installed, in a store that has no features with the same keys made by torch."""
 
 

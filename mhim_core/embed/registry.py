@@ -48,7 +48,7 @@ _RUNTIMES = {
     ("torch", "cpu"): _runtime(RUNTIME_CPU, FLOAT32, CPU_BATCH_SIZE, CPU_NUM_THREADS),
     ("torch", "cuda"): _runtime(RUNTIME_CUDA, FLOAT32, CUDA_BATCH_SIZE, 0),
     ("openvino", "cpu"): _runtime(RUNTIME_OPENVINO, FLOAT32, OPENVINO_BATCH_SIZE, CPU_NUM_THREADS),
-    ("openvino-bf16", "cpu"): _runtime(RUNTIME_OPENVINO, BFLOAT16, OPENVINO_BATCH_SIZE, CPU_NUM_THREADS),
+    ("openvino_bf16", "cpu"): _runtime(RUNTIME_OPENVINO, BFLOAT16, OPENVINO_BATCH_SIZE, CPU_NUM_THREADS),
 }
 """A card's fields by what computes and on which device."""
 _DEVICES = ("cpu", "cuda")
@@ -66,7 +66,7 @@ def encoder_card(
 
     `weights`: a local file or folder in place of the package or the hub. `revision`: the hub's commit, tag or branch
     (None: what is cached, else the newest; the card keeps the commit). `device` (`cpu`, `cuda`) and `runtime` (`torch`;
-    on the CPU `openvino` or `openvino-bf16`) change the last bits of the features, or more, and so the card. Costs
+    on the CPU `openvino` or `openvino_bf16`) change the last bits of the features, or more, and so the card. Costs
     milliseconds, except `timm/…` (imports timm, may download).
     Raises EncoderError if the name is unknown or the weights are not there, not the right ones, gated or out of reach.
     """

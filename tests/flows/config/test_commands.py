@@ -119,6 +119,8 @@ def test_every_key_is_documented_and_of_a_kind_that_people_can_type(name: str, k
     assert key.doc.endswith(".")
     assert key.doc[0] != " "
     assert key.kind in (int, float, str, bool, tuple) or issubclass(key.kind, Enum)
+    if issubclass(key.kind, Enum):  # typed by name, stored and documented by value
+        assert [each.name for each in key.kind] == [each.value for each in key.kind]
     if key.optional:
         assert key.default is None
         assert "none" in key.doc or "null" in key.doc, "say what leaving it out means"

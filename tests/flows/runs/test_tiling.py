@@ -72,7 +72,7 @@ def settled(storage: LocalStorage, runtime: str = "auto", encoder: str = EFFICIE
         (("torch",), TORCH),
         (("openvino",), OPENVINO),
         (("torch", "openvino"), TORCH),
-        (("openvino-bf16",), None),
+        (("openvino_bf16",), None),
     ],
 )
 def test_an_open_runtime_is_the_one_that_the_store_was_begun_with(
@@ -103,5 +103,5 @@ def test_a_gpu_and_an_encoder_that_is_no_network_are_torchs(tmp_path: Path, monk
 @needs_weights
 def test_a_stated_runtime_wins(tmp_path: Path) -> None:
     storage = made_by(tmp_path, "torch", "openvino")
-    assert settled(storage, "openvino") == settled(storage, "openvino-bf16") == OPENVINO
+    assert settled(storage, "openvino") == settled(storage, "openvino_bf16") == OPENVINO
     assert settled(storage, "torch") == TORCH

@@ -58,17 +58,17 @@ def test_openvino_is_a_runtime_of_networks_on_a_cpu() -> None:
         encoder_card("hed-texture", runtime="openvino")
     with pytest.raises(EncoderError, match="not known on cuda; known there: torch"):
         encoder_card("hed-texture", runtime="openvino", device="cuda")
-    with pytest.raises(EncoderError, match="known there: torch, openvino, openvino-bf16"):
+    with pytest.raises(EncoderError, match="known there: torch, openvino, openvino_bf16"):
         encoder_card("hed-texture", runtime="onnx")
 
 
 def test_a_cards_runtime_is_found_again_from_the_card(mobilenet_weights: Path) -> None:
     given = {"weights": str(mobilenet_weights)}
-    cards = [encoder_card(MOBILENET, runtime=runtime, **given) for runtime in ("torch", "openvino", "openvino-bf16")]
+    cards = [encoder_card(MOBILENET, runtime=runtime, **given) for runtime in ("torch", "openvino", "openvino_bf16")]
     cards.append(encoder_card(MOBILENET, device="cuda", **given))
     assert len({fingerprint(card.identity()) for card in cards}) == 4
     assert [card_found_here(card, **given) for card in cards] == cards
-    assert [runtime_of(card) for card in cards] == ["torch", "openvino", "openvino-bf16", "torch"]
+    assert [runtime_of(card) for card in cards] == ["torch", "openvino", "openvino_bf16", "torch"]
 
 
 def test_a_card_costs_no_heavy_import() -> None:
