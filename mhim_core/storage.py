@@ -4,6 +4,7 @@ Every output of the system goes through a `Storage` (features, manifests, runs, 
 gone when the job is. Keys are relative, `/`-separated, and never leave the root.
 """
 
+import contextlib
 import ctypes
 import errno
 import io
@@ -12,12 +13,13 @@ import os
 import re
 import stat
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from mhim_core.errors import ConfigError, NotFoundError, StorageError
-from mhim_core.temporaries import LEFT_BEHIND_S, PREFIX, find_temporaries, new_temporary, sweep, sync_folder
+from mhim_core.temporaries import LEFT_BEHIND_S, PREFIX, find_dead, find_temporaries, new_temporary, sweep, sync_folder
 
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+-]*(/[A-Za-z0-9_][A-Za-z0-9._=+-]*)*")
 
@@ -184,6 +186,21 @@ class LocalStorage:
         """Paths, relative to the root, of every writer's temporary file, the writer alive or killed."""
         return sorted(path.relative_to(self.root).as_posix() for path in find_temporaries(self.root))
 
+    def dead_leftovers(self, now_s: float, min_age_s: float) -> list[Entry]:
+        """Those whose writer was killed, no younger than this by the file system's clock."""
+        entries = []
+        for path in find_dead(self.root, now_s, min_age_s):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                entries.append(Entry(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime))
+        return sorted(entries)
+
+    def prune(self, prefix: str) -> None:
+        """Remove the empty folders at and below this one: their names may say what must not be known any more."""
+        for folder, _, _ in os.walk(self.root / check_key(prefix), topdown=False):
+            with contextlib.suppress(OSError):  # not empty
+                os.rmdir(folder)
+
     def sweep(self, prefix: str, min_age_s: float) -> int:
         """Remove what killed writers left at and below the folder, no younger than this; how many files."""
         base = self.root / check_key(prefix) if prefix else self.root
@@ -263,6 +280,30 @@ def _status(path: Path) -> os.stat_result | None:
 def leftovers(storage: Storage) -> list[str]:
     """Temporary files of local writers; an object store has none."""
     return storage.leftovers() if isinstance(storage, LocalStorage) else []
+
+
+def dead_leftovers(storage: Storage, now_s: float, min_age_s: float) -> list[Entry]:
+    """What `sweep_leftovers` of the whole storage would remove, `now_s` being the time by the storage's clock."""
+    return storage.dead_leftovers(now_s, min_age_s) if isinstance(storage, LocalStorage) else []
+
+
+def prune(storage: Storage, prefix: str) -> None:
+    """Remove the empty folders at and below this one; an object store has none."""
+    if isinstance(storage, LocalStorage):
+        storage.prune(prefix)
+
+
+def clock_s(storage: Storage) -> float:
+    """The time by the storage's own clock, seconds since the epoch: that of an object written now and removed again.
+
+    Raises StorageError.
+    """
+    key = f"probe/{uuid.uuid4().hex}"
+    try:
+        storage.put(key, b"")
+        return next(entry.modified_s for entry in storage.list("probe") if entry.key == key)
+    finally:
+        storage.delete(key)
 
 
 def sweep_leftovers(storage: Storage, prefix: str = "", min_age_s: float = LEFT_BEHIND_S) -> int:

@@ -62,6 +62,14 @@ def sweep(folder: Path, now_s: float, min_age_s: float = LEFT_BEHIND_S) -> int:
     return num_removed
 
 
+def find_dead(folder: Path, now_s: float, min_age_s: float) -> Iterator[Path]:
+    """The files at and below the folder that `sweep` would remove."""
+    for path in find_temporaries(folder):
+        with contextlib.suppress(OSError), _claimed(path, now_s, min_age_s) as is_dead:
+            if is_dead:
+                yield path
+
+
 def _remove_if_dead(path: Path, now_s: float, min_age_s: float) -> bool:
     with contextlib.suppress(OSError), _claimed(path, now_s, min_age_s) as is_dead:
         if is_dead:

@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -158,6 +158,12 @@ class BagCache:
         except OSError:
             return False
         return False
+
+
+def kept_bags(root: str, digests: Collection[str]) -> list[Path]:
+    """Copies below `root` ("": the system's temporary folder) of the bags whose feature files have these sha256."""
+    folders = Path(root or tempfile.gettempdir()).glob(f"{_PREFIX}*")
+    return sorted(path for folder in folders for digest in digests if (path := folder / digest).is_file())
 
 
 def _fitting(files: Iterable[BagFile], max_bytes: int) -> frozenset[str]:

@@ -83,7 +83,8 @@ def record_failure(
     data = canonical_json(failure)
     digest = attempt_digest(task, hint)
     folder = layout.attempt_folder(feature_set, task.slide_id, digest)
-    first = sum(1 for _ in storage.list(folder)) + 1
+    names = [entry.key.rpartition("/")[2].removesuffix(".json") for entry in storage.list(folder)]
+    first = max((int(name) for name in names if name.isdecimal()), default=0) + 1  # the last is the newest
     for number in range(first, MAX_ATTEMPTS + 1):
         key = layout.attempt_key(feature_set, task.slide_id, digest, number)
         if storage.put_if_absent(key, data):

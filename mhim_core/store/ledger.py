@@ -116,7 +116,8 @@ class Ledger:
         if gone := sorted(slide_id for slide_id, key in keys.items() if key not in records):
             raise StorageError(
                 f"{len(gone)} slides were committed, and their commits are not in {self.storage.uri} any more: "
-                f"{', '.join(gone[:10])}; was the store moved or emptied meanwhile? Run again to embed what is missing"
+                f"{', '.join(gone[:10])}; was the store moved or emptied, or were they removed meanwhile? Run again "
+                "to embed what is missing"
             )
         named = {task.slide_id: task.sha256 for task in pending.todo if task.sha256 is not None}
         open_ids = [task.slide_id for task in pending.todo] + [row.slide_id for row in pending.given_up]

@@ -1,6 +1,7 @@
 """Manifests: a feature set's versioned list of commits, one row per slide. Training pins (version, sha256).
 
-A version is written once, whole, and never changed. Readers see exactly the slides of one version and never list data.
+A version is written once, whole, and never changed, but by `rewrite_without` to forget a slide. Readers see exactly the
+slides of one version and never list data.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,6 +21,7 @@ from mhim_core.store import layout
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.record import CommitRecord
 from mhim_core.store.schema import METADATA_KEY, SCHEMA_VERSION
+from mhim_core.store.tombstones import removed_slides
 from mhim_core.tables import read_parquet
 from mhim_core.types import SlideId, Status
 
@@ -86,8 +88,8 @@ def newest_version(storage: Storage, feature_set: str) -> int | None:
 
 def manifest_versions(storage: Storage, feature_set: str) -> list[int]:
     """Every version of the set with this fingerprint, in order."""
-    names = [entry.key.rpartition("/")[2] for entry in storage.list(layout.manifests_prefix(feature_set))]
-    return [int(name[:8]) for name in names if name.endswith(".parquet") and name[:-8].isdigit()]
+    versions = [layout.manifest_version(entry.key) for entry in storage.list(layout.manifests_prefix(feature_set))]
+    return [version for version in versions if version is not None]
 
 
 def write_manifest(
@@ -102,20 +104,53 @@ def write_manifest(
     for slide_id, record in cohort_entries.items():
         if record is not None and (record.feature_set, record.slide_id) != (feature_set.fingerprint, slide_id):
             raise IntegrityError(f"slide {slide_id}: its entry is of {record.slide_id}, set {record.feature_set[:16]}")
+    ref = _write_next(storage, feature_set.fingerprint, cohort_entries)
+    assert ref is not None
+    return ref
+
+
+def write_manifest_without(storage: Storage, feature_set: str, slide_ids: Collection[SlideId]) -> ManifestRef | None:
+    """The next version of the set with this fingerprint, without these slides; None where it has no manifest yet.
+
+    Written even if the present one does not name them: a run that has read that one, and not seen yet that the slides
+    are being removed (`tombstones`), finds its version taken and looks again.
+    """
+    return _write_next(storage, feature_set, dict.fromkeys(slide_ids), removing=True)
+
+
+def rewrite_without(storage: Storage, feature_set: str, version: int, slide_ids: Collection[SlideId]) -> None:
+    """Forget the slides in this version too: its sha256 is another then, and runs that are pinned to it are refused."""
+    entries = read_manifest(storage, feature_set, version=version).entries
+    left = {slide_id: record for slide_id, record in entries.items() if slide_id not in slide_ids}
+    if left != entries:
+        storage.put(layout.manifest_key(feature_set, version), _encode(feature_set, left))
+
+
+def _write_next(
+    storage: Storage,
+    feature_set: str,
+    changes: Mapping[SlideId, CommitRecord | None],
+    *,
+    removing: bool = False,
+) -> ManifestRef | None:
     while True:
-        version = newest_version(storage, feature_set.fingerprint)
-        present = read_manifest(storage, feature_set.fingerprint, version=version) if version is not None else None
-        merged: dict[SlideId, CommitRecord | None] = {**(present.entries if present else {}), **cohort_entries}
+        version = newest_version(storage, feature_set)
+        if version is None and removing:
+            return None
+        present = read_manifest(storage, feature_set, version=version) if version is not None else None
+        merged: dict[SlideId, CommitRecord | None] = {**(present.entries if present else {}), **changes}
+        # looked at after the version: whoever removes a slide says so first and takes a version afterwards
+        gone = removed_slides(storage, feature_set, [record for record in merged.values() if record is not None])
         # what was seen of a slide, and by which decoder, stays with its commit: the manifest is what training needs
         entries = {
             slide_id: replace(record, reading=replace(record.reading, view=None, backend=None))
             for slide_id, record in sorted(merged.items())
-            if record is not None
+            if record is not None and slide_id not in gone
         }
-        if present is not None and entries == present.entries:
+        if present is not None and entries == present.entries and not removing:
             return present.ref
-        data = _encode(feature_set.fingerprint, entries)
-        key = layout.manifest_key(feature_set.fingerprint, (version or 0) + 1)
+        data = _encode(feature_set, entries)
+        key = layout.manifest_key(feature_set, (version or 0) + 1)
         if storage.put_if_absent(key, data):
             return ManifestRef((version or 0) + 1, sha256(data), key)
 
@@ -147,6 +182,39 @@ def read_manifest(
     return Manifest(ManifestRef(wanted, digest, key), feature_set, _decode(data, feature_set, origin, only))
 
 
+class ManifestTotals(NamedTuple):
+    """One version, counted."""
+
+    num_slides: int
+    num_empty: int
+    """Of them without tissue."""
+    num_tiles: int
+    num_bytes: int
+    """Of the feature files."""
+
+
+def manifest_totals(storage: Storage, feature_set: str, version: int) -> ManifestTotals:
+    """As `read_manifest`, without an object a slide."""
+    table = _table(storage, feature_set, version)
+    num_empty = pc.sum(pc.equal(table["status"], Status.EMPTY.value)).as_py() or 0
+    num_tiles, num_bytes = (pc.sum(table[name]).as_py() or 0 for name in ("num_tiles", "num_bytes"))
+    return ManifestTotals(table.num_rows, num_empty, num_tiles, num_bytes)
+
+
+def named_files(storage: Storage, feature_set: str, version: int) -> set[str]:
+    """The keys of the feature files that this version names. Raises as `read_manifest`."""
+    return {key for key in _table(storage, feature_set, version)["key"].to_pylist() if key}
+
+
+def _table(storage: Storage, feature_set: str, version: int) -> pa.Table:
+    key = layout.manifest_key(feature_set, version)
+    try:
+        data = storage.get(key)
+    except NotFoundError:
+        raise InputError(f"there is no manifest version {version}: {storage.locate(key)} does not exist") from None
+    return _checked_table(data, feature_set, storage.locate(key))
+
+
 def _encode(feature_set: str, entries: Mapping[SlideId, CommitRecord]) -> bytes:
     metadata = {METADATA_KEY: canonical_json({"schema_version": SCHEMA_VERSION, "feature_set": feature_set})}
     rows = [_to_row(record) for record in entries.values()]
@@ -159,6 +227,14 @@ def _encode(feature_set: str, entries: Mapping[SlideId, CommitRecord]) -> bytes:
 def _decode(
     data: bytes, feature_set: str, origin: str, only: Collection[SlideId] | None = None
 ) -> dict[SlideId, CommitRecord]:
+    table = _checked_table(data, feature_set, origin)
+    if only is not None:
+        table = table.filter(pc.is_in(table["slide_id"], pa.array(sorted(only), pa.string())))
+    records = [_from_row(row, feature_set) for row in table.to_pylist()]
+    return {record.slide_id: record for record in records}
+
+
+def _checked_table(data: bytes, feature_set: str, origin: str) -> pa.Table:
     try:
         table = read_parquet(data)
         metadata = parse_json((table.schema.metadata or {})[METADATA_KEY])
@@ -172,10 +248,7 @@ def _decode(
         raise IntegrityError(
             f"{origin} is of schema version {stated[0]} and feature set {stated[1]}, or has other columns"
         )
-    if only is not None:
-        table = table.filter(pc.is_in(table["slide_id"], pa.array(sorted(only), pa.string())))
-    records = [_from_row(row, feature_set) for row in table.to_pylist()]
-    return {record.slide_id: record for record in records}
+    return table
 
 
 def _to_row(record: CommitRecord) -> dict[str, object]:

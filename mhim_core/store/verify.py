@@ -18,6 +18,7 @@ from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.manifest import manifest_versions, read_manifest
 from mhim_core.store.parallel import map_all, read_all
 from mhim_core.store.record import CommitRecord
+from mhim_core.store.tombstones import removal_marks
 from mhim_core.types import SlideId, Status
 
 
@@ -30,6 +31,8 @@ class Fault(StrEnum):
     """Nothing names it; it does no harm."""
     LEFT_BEHIND = "left_behind"
     """A temporary file of a killed writer, or of one at work; it does no harm."""
+    REMOVED = "removed"
+    """An earlier manifest names a slide that `mhim store rm` has taken out since; it is no loss."""
 
 
 class ObjectKind(StrEnum):
@@ -209,7 +212,14 @@ def _audit_set(storage: Storage, fingerprint: str, commits: Mapping[str, int], *
         newest = newest or named
         unnamed -= named.keys()
     records = older | newest if deep else newest | {key: older[key] for key in older.keys() & commits.keys()}
-    findings += _commit_findings(storage, fingerprint, commits, records, deep=deep)
+    marks = removal_marks(storage, fingerprint) if records.keys() - commits.keys() else frozenset()
+    removed = {
+        key
+        for key in records.keys() - commits.keys() - newest.keys()
+        if layout.removal_key(fingerprint, records[key].slide_id) in marks
+    }
+    findings += [_removed_finding(records.pop(key)) for key in removed]
+    findings += _commit_findings(storage, fingerprint, commits, records, marks, deep=deep)
     for key in unnamed:
         message = "no manifest names it: `mhim embed` with its cohort table does"
         findings.append(
@@ -219,12 +229,20 @@ def _audit_set(storage: Storage, fingerprint: str, commits: Mapping[str, int], *
 
 
 def _commit_findings(
-    storage: Storage, fingerprint: str, commits: Mapping[str, int], records: dict[str, CommitRecord], *, deep: bool
+    storage: Storage,
+    fingerprint: str,
+    commits: Mapping[str, int],
+    records: dict[str, CommitRecord],
+    marks: Collection[str],
+    *,
+    deep: bool,
 ) -> Iterator[FaultyObject]:
     """The set's commits that are not there or unreadable. Those that no manifest stands for are added to `records`."""
     for key in records.keys() - commits.keys():
         record = records[key]
         message = "a manifest names the commit, and it is not there"
+        if layout.removal_key(fingerprint, record.slide_id) in marks:
+            message += f"; if its removal was interrupted, `mhim store rm slide={record.slide_id}` finishes it"
         yield FaultyObject(Fault.MISSING, ObjectKind.COMMIT, key, fingerprint, record.slide_id, message, record)
     to_read = [key for key, num_bytes in commits.items() if deep or key not in records or num_bytes == 0]
     for key, data in read_all(storage, to_read).items():
@@ -236,6 +254,12 @@ def _commit_findings(
             yield FaultyObject(Fault.DAMAGED, ObjectKind.COMMIT, key, fingerprint, slide_id, str(error), in_manifest)
         else:
             records.setdefault(key, record)
+
+
+def _removed_finding(record: CommitRecord) -> FaultyObject:
+    message = "it was removed on purpose, and an earlier manifest still names it"
+    part = ObjectKind.COMMIT
+    return FaultyObject(Fault.REMOVED, part, record.commit_key, record.feature_set, record.slide_id, message)
 
 
 def _checked_record(key: str, data: bytes, in_manifest: CommitRecord | None) -> CommitRecord:

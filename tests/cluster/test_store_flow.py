@@ -15,9 +15,14 @@ from mhim_core.features import BACKEND_OF_0_1, MppUsed, SlideFeatures, SlideRead
 from mhim_core.storage import LocalStorage, Storage
 from mhim_core.store.bags import ParquetBags
 from mhim_core.store.commit import AlreadyCommitted, Committed, commit
+from mhim_core.store.contents import list_contents
 from mhim_core.store.feature_sets import FeatureSet, choose_feature_set, register
+from mhim_core.store.garbage import find_garbage, remove_garbage
+from mhim_core.store.layout import features_prefix
 from mhim_core.store.ledger import Ledger
 from mhim_core.store.manifest import ManifestRef, read_manifest, write_manifest
+from mhim_core.store.removal import find_holdings, remove_slides
+from mhim_core.store.verify import audit
 from mhim_core.types import BagId, FailureReason, SlideId, SlideTask, Status, StatusRow
 
 CARD = {"id": "toy", "dim": 4}
@@ -132,6 +137,42 @@ def test_two_runs_started_together_end_in_one_commit_a_slide_and_a_manifest_of_b
     assert [run.exitcode for run in runs] == [0, 0]
     assert sorted(read_manifest(storage, SET.fingerprint).entries) == SLIDES
     assert sorted(record.slide_id for record in Ledger(storage, SET).known()) == SLIDES
+
+
+@pytest.mark.fault(51)
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_slide_is_removed_while_a_run_that_has_it_already_goes_on(storage: Storage) -> None:
+    embed(storage, SLIDES[:4])
+    run = multiprocessing.get_context("fork").Process(target=embed, args=(storage, SLIDES))
+    run.start()
+    remove_slides(storage, [SlideId("s03")], older_manifests=True)
+    run.join()
+    embed(storage, SLIDES[4:])
+    left = find_holdings(storage, [SlideId("s03")])
+    assert (len(left.commits), len(left.files)) in ((0, 0), (1, 1))  # (1, 1): the run began after the removal
+    entries = read_manifest(storage, SET.fingerprint).entries
+    assert (SlideId("s03") in entries) == bool(left.commits)
+    assert entries.keys() >= {*SLIDES} - {"s03"}
+    assert audit(storage, deep=True).lost == ()
+    remove_slides(storage, [SlideId("s03")], older_manifests=True)
+    assert not [entry.key for entry in storage.list("") if "s03" in entry.key]
+
+
+def test_a_store_is_counted_and_cleared_of_what_nobody_needs(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    embed(storage, SLIDES)
+    before = [entry.key for entry in storage.list("")]
+    (contents,) = list_contents(storage)
+    assert contents.totals is not None
+    assert contents.totals[:3] == (8, 2, 12)
+    orphan = f"{features_prefix(SET.fingerprint)}/s03/{'0' * 64}.parquet"
+    for key in (orphan, "probe/left"):
+        storage.put(key, b"left")
+    assert find_garbage(storage).objects == ()
+    monkeypatch.setattr("mhim_core.store.garbage.MIN_AGE_S", -60.0)  # the servers' clocks go by seconds
+    found = find_garbage(storage)
+    assert [item.key for item in found.objects] == [orphan, "probe/left"]
+    assert remove_garbage(storage, found.objects) == 2
+    assert [entry.key for entry in storage.list("")] == before
 
 
 def test_differing_attempts_at_one_slide_agree_on_the_first(storage: Storage) -> None:

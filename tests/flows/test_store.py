@@ -258,6 +258,6 @@ def test_the_report_counts(mhim: Callable[..., Any], store: Path, records: dict[
     mhim("store", "verify", f"store={store}")
     folder = max((store / "reports").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["counts"] == {"missing": 1, "damaged": 0, "orphaned": 0, "left_behind": 0}
+    assert summary["counts"] == {"missing": 1, "damaged": 0, "orphaned": 0, "left_behind": 0, "removed": 0}
     assert (summary["num_commits"], summary["num_files"]) == (12, 12)
     assert summary["num_bytes"] == sum(record.num_bytes for record in records.values())
