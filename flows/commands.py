@@ -202,6 +202,29 @@ FLOWS = {
         "store=./features cohort=my.csv",
         function="repair",
     ),
+    "store ls": FlowCommand(
+        "keep", "store.StoreLsConfig", "the feature sets of a store, or the slides of one", "store=./features", "ls"
+    ),
+    "store gc": FlowCommand(
+        "keep",
+        "store.StoreGcConfig",
+        "list, or delete, what nobody needs in a store",
+        "store=./features delete=true",
+        function="gc",
+    ),
+    "store rm": FlowCommand(
+        "keep",
+        "store.StoreRmConfig",
+        "take a slide, or a patient's slides, out of a store",
+        "store=./features slide=s17 delete=true",
+        function="rm",
+    ),
+    "doctor": FlowCommand(
+        "doctor",
+        "doctor.DoctorConfig",
+        "whether this machine and the places named have what a run needs",
+        "store=s3://bucket/features cohort=my.csv",
+    ),
     "submit": FlowCommand(
         "submit",
         "jobs.SubmitConfig",

@@ -15,6 +15,22 @@ def feature_set_of(spec: TileSpec, card: EncoderCard) -> FeatureSet:
     return FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
 
 
+def tiling_words(feature_set: FeatureSet) -> str:
+    """The set's tiling for people, such as `256 px at 0.5 µm/px, 25 % tissue by glass-relative`.
+
+    Only what the set states: other versions of mhim may state something else.
+    """
+    settings = {path.removeprefix("spec."): value for path, value in feature_set.tiling_settings.items()}
+    words = [
+        f"{settings['tile_px']} px" if "tile_px" in settings else "",
+        f"at {settings['target_mpp']:g} µm/px" if "target_mpp" in settings else "",
+        f"overlap {settings['overlap_px']} px" if settings.get("overlap_px") else "",
+        f"{settings['min_tissue']:.0%} tissue" if "min_tissue" in settings else "",
+        f"by {settings['tissue.name']}" if "tissue.name" in settings else "",
+    ]
+    return " ".join(word for word in words if word)
+
+
 def settled_spec(spec: TileSpec, card: EncoderCard, storage: Storage) -> TileSpec:
     """The spec with tissue=auto resolved: glass, or otsu if the store holds the same features by otsu only.
 
