@@ -139,9 +139,19 @@ def _flow_help(name: str) -> str:
         for key in chosen:
             default = "" if key.required else f"={_show(key.default)}"
             doc = f"{key.doc} [{' | '.join(key.choices)}]" if key.choices else key.doc
-            lines += textwrap.wrap(f"{key.name}{default}", 112, initial_indent="  ", subsequent_indent="    ")
-            lines += textwrap.wrap(doc, 112, initial_indent="      ", subsequent_indent="      ")
+            lines += _wrapped(f"{key.name}{default}", "  ", "    ")
+            lines += _wrapped(doc, "      ", "      ")
     return "\n".join(lines)
+
+
+def _wrapped(text: str, first_indent: str, indent: str) -> list[str]:
+    """Names such as `hed-texture` stay whole: people copy them."""
+    return textwrap.wrap(
+        text, _HELP_COLUMNS, initial_indent=first_indent, subsequent_indent=indent, break_on_hyphens=False
+    )
+
+
+_HELP_COLUMNS = 112
 
 
 def _show(value: object) -> str:
