@@ -1,13 +1,14 @@
 """mhim check cohort=my.csv: checks the cohort table and its slides, row by row, before anything is embedded.
 
 Inputs: the cohort table and its slides. Outputs: lines on the terminal and, with pictures=FOLDER, a picture of each
-slide with its tissue and tile grid; nothing else is written.
+slide with its tissue and tile grid; nothing else is written. With estimate=true a sample of the slides is checked, and
+what embedding all of them would cost is told.
 Cost: opens each slide and reads its overview and up to 128 tiles, or all tiles if one of these cannot be read; one or
 two seconds per slide on one core.
 Exit code: that of `mhim embed` with the same keys, as far as these tiles can tell.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from cluster.decoding import AtHand, Decoder, JobStream, RetrySlide
@@ -17,14 +18,17 @@ from flows.config.commands import CheckConfig
 from flows.config.keys import DecodeKeys
 from flows.engine.result import FlowResult
 from flows.runs.cohort import CohortInput, load_cohort
+from flows.runs.estimate import cohort_slides, measured_tiles_per_s
+from flows.runs.tiling import settled_card
 from mhim_core.cohort.summary import summarise
+from mhim_core.embed.estimate import SampledSlide, estimate_lines, estimated, sample_slides
 from mhim_core.errors import SlideError
 from mhim_core.outcome import Outcome, reconcile
 from mhim_core.printable import one_line
 from mhim_core.slides.inspection import SlideInspection, inspect_slide
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.storage import Storage
-from mhim_core.types import SlideTask, Status, StatusRow
+from mhim_core.types import SlideId, SlideTask, Status, StatusRow
 
 
 def run(config: CheckConfig) -> FlowResult:
@@ -41,41 +45,91 @@ def run(config: CheckConfig) -> FlowResult:
     for line in (*notes, *(f"warning: {finding}" for finding in cohort_input.warnings)):
         print(one_line(line))
     pictures = open_storage(config.pictures) if config.pictures else None
-    outcome = inspect_all(cohort_input, config.tiles, config.policy, config.decode, pictures)
+    tasks = cohort_input.tasks()
+    if config.estimate.estimate:
+        chosen = set(sample_slides(cohort_slides(cohort_input), config.estimate.estimate_slides))
+        tasks = [task for task in tasks if task.slide_id in chosen]
+    outcome, inspections = inspect_all(tasks, config.tiles, config.policy, config.decode, pictures)
     print(outcome.summary())
+    if config.estimate.estimate:
+        print("\n".join(_estimate(config, cohort_input, tasks, inspections)))
     return FlowResult(exit_code=config.failures.exit_code_of(outcome))
 
 
+def _estimate(
+    config: CheckConfig,
+    cohort_input: CohortInput,
+    tasks: Sequence[SlideTask],
+    inspections: Mapping[SlideId, SlideInspection],
+) -> Sequence[str]:
+    """What the cohort would cost, in lines. Raises EncoderError; InputError if no slide is there."""
+    slides = cohort_slides(cohort_input)
+    card = settled_card(config.encoder, config.tiles, None, on_gpu=False)
+    tiles_per_s = config.estimate.encoder_tiles_per_s
+    source = "as given"
+    if tiles_per_s is None:
+        tiles_per_s = measured_tiles_per_s(card, config.tiles.tile_px, config.encoder.encoder_weights or None)
+        source = f"measured here, {card.runtime}, {card.num_threads} thread"
+    sampled = {
+        task.slide_id: SampledSlide(look.num_tiles, look.plan_s, look.read_s, look.num_read)
+        if (look := inspections.get(task.slide_id)) is not None
+        else SampledSlide(0, 0.0, 0.0, 0)
+        for task in tasks
+    }
+    estimate = estimated(slides, sampled, dim=card.dim, encoder_tiles_per_s=tiles_per_s, prices=config.prices)
+    num_absent = len(cohort_input.cohort.rows) - len(slides)
+    absent = [f"  {num_absent:,} slides whose file is missing are left out"] if num_absent else []
+    speed = f"{tiles_per_s:,.0f} tiles/s, {source}"
+    return [*estimate_lines(estimate, encoder=card.id, measured=speed), *absent]
+
+
 def inspect_all(
-    cohort_input: CohortInput, spec: TileSpec, policy: SlidePolicy, keys: DecodeKeys, pictures: Storage | None = None
-) -> Outcome:
-    """Inspect every slide in a child process, as a broken decoder must not end the check; print a line each."""
-    tasks = cohort_input.tasks()
+    tasks: Sequence[SlideTask],
+    spec: TileSpec,
+    policy: SlidePolicy,
+    keys: DecodeKeys,
+    pictures: Storage | None = None,
+) -> tuple[Outcome, dict[SlideId, SlideInspection]]:
+    """Inspect the slides in a child process, as a broken decoder must not end the check; print a line each.
+
+    The inspections are those of the slides that can be embedded.
+    """
     staging_dir = keys.staging_dir or None
     decode = partial(_inspect, spec=spec, policy=policy, staging_dir=staging_dir, with_picture=pictures is not None)
     decoder = Decoder(decode, keys.decode_timeout_s, STAGING_TIMEOUT_S, staging_sweep(staging_dir))
-    rows = []
+    rows: list[StatusRow] = []
+    inspections: dict[SlideId, SlideInspection] = {}
     try:
         for task, stream in zip(tasks, decoder.streams(tasks), strict=True):
-            rows.append(_row(task, stream, pictures))
+            result = _inspection(stream)
+            if isinstance(result, SlideInspection):
+                inspections[task.slide_id] = result
+            rows.append(_row(task, result, pictures))
             print(f"{task.slide_id}: {one_line(rows[-1].message)}", flush=True)
     finally:
         decoder.close()
-    return reconcile([task.slide_id for task in tasks], rows)
+    return reconcile([task.slide_id for task in tasks], rows), inspections
 
 
-def _row(task: SlideTask, stream: JobStream, pictures: Storage | None) -> StatusRow:
+def _inspection(stream: JobStream) -> SlideInspection | SlideError:
     while True:
         try:
             (inspection,) = stream
         except RetrySlide:
             continue
         except SlideError as error:
-            return StatusRow(task.slide_id, Status.FAILED, error.reason, "check", type(error).__name__, str(error))
-        if pictures is not None and inspection.picture is not None:
-            pictures.put(f"{task.slide_id}.jpg", inspection.picture)
-        status = Status.OK if inspection.num_tiles else Status.EMPTY
-        return StatusRow(task.slide_id, status, message=_describe(inspection), num_tiles=inspection.num_tiles)
+            return error
+        assert isinstance(inspection, SlideInspection)
+        return inspection
+
+
+def _row(task: SlideTask, result: SlideInspection | SlideError, pictures: Storage | None) -> StatusRow:
+    if isinstance(result, SlideError):
+        return StatusRow(task.slide_id, Status.FAILED, result.reason, "check", type(result).__name__, str(result))
+    if pictures is not None and result.picture is not None:
+        pictures.put(f"{task.slide_id}.jpg", result.picture)
+    status = Status.OK if result.num_tiles else Status.EMPTY
+    return StatusRow(task.slide_id, status, message=_describe(result), num_tiles=result.num_tiles)
 
 
 def _describe(inspection: SlideInspection) -> str:

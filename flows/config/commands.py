@@ -7,6 +7,7 @@ other. Two parts of a config never hold keys of one name.
 from dataclasses import dataclass, field
 from typing import Any
 
+from flows.config.estimate import EstimateKeys
 from flows.config.flat import split_list
 from flows.config.keys import (
     CohortKeys,
@@ -31,6 +32,7 @@ from flows.config.roles import Role, part, role
 from flows.config.tracking import TrackingKeys
 from flows.config.trust import TrustKeys
 from mhim_core.cohort.task_options import SplitOptions, SplitScheme, TableOptions, TaskOptions
+from mhim_core.embed.prices import Prices
 from mhim_core.errors import ConfigError
 from mhim_core.mil.checkpoint_format import DEFAULT_FORMAT, formats_to_write
 from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions
@@ -52,6 +54,9 @@ class CheckConfig:
     policy: SlidePolicy = part(SlidePolicy, Role.identity)
     failures: FailurePolicy = part(FailurePolicy, Role.identity)
     decode: DecodeKeys = part(DecodeKeys, Role.execution)
+    encoder: EncoderKeys = part(EncoderKeys, Role.identity)
+    estimate: EstimateKeys = part(EstimateKeys, Role.execution)
+    prices: Prices = part(Prices, Role.execution)
     pictures: str = field(default="", metadata=role(Role.output))
     """A folder or s3:// prefix for pictures of each slide with its tissue and tile grid; empty: none."""
 

@@ -51,11 +51,11 @@ def settled_spec(spec: TileSpec, card: EncoderCard, storage: Storage) -> TileSpe
     return by_otsu
 
 
-def settled_card(keys: EncoderKeys, spec: TileSpec, storage: Storage, *, on_gpu: bool) -> EncoderCard:
+def settled_card(keys: EncoderKeys, spec: TileSpec, storage: Storage | None, *, on_gpu: bool) -> EncoderCard:
     """The encoder's card with encoder_runtime=auto resolved.
 
     OpenVINO, if that is preferred and installed, or has made the same features of the store alone; otherwise torch,
-    and so in a store that was begun with it. Raises EncoderError as `encoder_card` does.
+    and so in a store that was begun with it. `storage` None: a new store. Raises EncoderError as `encoder_card` does.
     """
 
     def card_of(runtime: EncoderRuntime) -> EncoderCard:
@@ -76,8 +76,10 @@ def settled_card(keys: EncoderKeys, spec: TileSpec, storage: Storage, *, on_gpu:
     return by_openvino if openvino_is_installed() or _is_begun(storage, spec, by_openvino) else by_torch
 
 
-def _is_begun(storage: Storage, spec: TileSpec, card: EncoderCard) -> bool:
+def _is_begun(storage: Storage | None, spec: TileSpec, card: EncoderCard) -> bool:
     """Whether the store has such features by any tissue finder that the spec leaves open."""
+    if storage is None:
+        return False
     methods = [spec.tissue]
     if spec.tissue is TissueMethod.auto:
         methods = (

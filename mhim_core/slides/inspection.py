@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +38,11 @@ class SlideInspection(NamedTuple):
     """What a person should know of how the tiles are decoded; empty: nothing."""
     picture: bytes | None = None
     """JPEG of the slide with the tissue's outline and the tile grid, where it was asked for."""
+    plan_s: float = 0.0
+    """CPU seconds to open it, find its tissue and plan its tiles."""
+    read_s: float = 0.0
+    """CPU seconds to read `num_read` of its tiles."""
+    num_read: int = 0
 
 
 def inspect_slide(
@@ -44,9 +50,12 @@ def inspect_slide(
 ) -> SlideInspection:
     """Open, plan and read up to 128 tiles. Raises the SlideError that embedding would, as far as a sample can tell."""
     check_sha256(path, task.sha256)
+    start_s = time.process_time()
     with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy) as slide:
+        planned_s, sample = time.process_time(), _sample(slide.plan)
         with contextlib.suppress(SlideError):
-            _read(slide, _sample(slide.plan))
+            _read(slide, sample)
+        read_s = time.process_time() - planned_s
         if slide.reader.bad_tiles:
             _read(slide, slide.plan)  # whether embedding would bear it, only the share of all tiles tells
         return SlideInspection(
@@ -61,6 +70,9 @@ def inspect_slide(
             slide.view,
             slide.decoding,
             _picture(slide) if with_picture else None,
+            plan_s=planned_s - start_s,
+            read_s=read_s,
+            num_read=len(sample),
         )
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,3 +232,36 @@ def test_what_can_be_learned_from_the_table_is_said(
 ) -> None:
     rows = [{"slide_id": name, "path": f"{name}.svs"} | more for name, more in zip("ab", cells, strict=True)]
     assert note in mhim("check", f"cohort={write_table(rows)}").out
+
+
+@pytest.mark.usefixtures("embed_here")
+def test_an_estimate_looks_at_a_sample_and_comes_close_to_what_embedding_then_makes(
+    mhim: Mhim, write_table: WriteTable, write_slide: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = [{"slide_id": f"s{index}", "path": write_slide(f"{index}.tiff", seed=index)} for index in range(12)]
+    table = write_table([*rows, {"slide_id": "away", "path": "absent.svs"}])
+    keys = (f"cohort={table}", "encoder=hed-texture", "target_mpp=0.5")
+    ended = mhim("check", *keys, "estimate=true", "estimate_slides=4", "encoder_tiles_per_s=1", "price_gpu_hour=3600")
+    assert ended.code == ExitCode.OK
+    lines = dict(re.findall(r"^  (\S.*?)  +(.*)$", ended.out, re.MULTILINE))
+    assert sum(outcome == "ok" for outcome in verdicts(ended.out.split("estimate for")[0]).values()) == 4
+    assert "1 slides whose file is missing are left out" in ended.out
+    mhim("embed", *keys, f"store={tmp_path / 'store'}")
+    report = max((tmp_path / "store" / "reports").iterdir())
+    num_tiles = json.loads((report / "summary.json").read_text())["num_tiles"]
+    interval = [float(text.replace(",", "")) for text in re.findall(r"[\d,.]+", lines["tiles"])]
+    expected, low, high = interval if len(interval) == 3 else interval * 3  # painted slides may be alike
+    assert low <= expected <= high
+    assert expected == pytest.approx(num_tiles, rel=0.2)
+    assert float(re.split(r"[ ,]", lines["cost"])[0]) == pytest.approx(expected, abs=0.6), "a tile is a second"
+
+
+def test_an_estimate_measures_the_encoder_where_its_speed_is_not_given(
+    mhim: Mhim, write_table: WriteTable, write_slide: Callable[..., Path]
+) -> None:
+    table = write_table([{"slide_id": "s", "path": write_slide("s.tiff")}])
+    ended = mhim("check", f"cohort={table}", "encoder=hed-texture", "estimate=true")
+    assert ended.code == ExitCode.OK
+    assert re.search(r"encoder \([1-9][\d,]* tiles/s, measured here", ended.out)
+    assert mhim("check", f"cohort={table}", "estimate=true", "encoder=nonesuch").code == ExitCode.BAD_INPUT
+    assert mhim("check", f"cohort={table}", "estimate=true", "encoder_tiles_per_s=0").code == ExitCode.BAD_INPUT
