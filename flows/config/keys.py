@@ -83,6 +83,8 @@ class EncoderRuntime(StrEnum):
 
     auto = "auto"
     torch = "torch"
+    torch_bf16 = "torch_bf16"
+    torch_fp16 = "torch_fp16"
     openvino = "openvino"
     openvino_bf16 = "openvino_bf16"
 
@@ -96,9 +98,10 @@ class EncoderKeys(EncoderFiles):
     encoder_revision: str = ""
     """The revision of a timm model on the hub; empty: the one that timm pins."""
     encoder_runtime: EncoderRuntime = field(default=EncoderRuntime.auto, metadata={"neutral": EncoderRuntime.torch})
-    """torch; openvino: twice as fast on a CPU, the last bits of features differ (extra openvino, not for hed-texture);
-    openvino_bf16: faster still and coarser, on CPUs with bfloat16; auto: torch, except for efficientnet-lite0 without a
-    GPU, where OpenVINO is installed, in a store that has no features with the same keys made by torch."""
+    """torch; torch_bf16 and, on a GPU, torch_fp16: faster and coarser; openvino: twice as fast on a CPU, the last bits
+    of features differ (extra openvino, not for hed-texture); openvino_bf16: faster still and coarser, on CPUs with
+    bfloat16; auto: torch, except for efficientnet-lite0 without a GPU, where OpenVINO is installed, in a store that has
+    no features with the same keys made by torch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,12 @@ OPENVINO_BATCH_SIZE = 2
 RUNTIME_CPU = "torch"
 RUNTIME_CUDA = "torch-cuda"
 RUNTIME_OPENVINO = "openvino-cpu"
-FLOAT32, BFLOAT16 = "float32", "bfloat16"
-_PRECISIONS = {RUNTIME_CPU: (FLOAT32,), RUNTIME_CUDA: (FLOAT32,), RUNTIME_OPENVINO: (FLOAT32, BFLOAT16)}
+FLOAT32, BFLOAT16, FLOAT16 = "float32", "bfloat16", "float16"
+_PRECISIONS = {
+    RUNTIME_CPU: (FLOAT32, BFLOAT16),
+    RUNTIME_CUDA: (FLOAT32, BFLOAT16, FLOAT16),
+    RUNTIME_OPENVINO: (FLOAT32, BFLOAT16),
+}
 
 _PROVENANCE = ("source", "revision", "licence")
 
@@ -50,8 +54,8 @@ class EncoderCard:
     transform: dict[str, Any]
     """input_px (0: tiles as they come), interpolation, crop, mean and std (of values scaled to 0–1)."""
     precision: str = FLOAT32
-    """The arithmetic's type: float32, with `openvino-cpu` also bfloat16; features are stored as float16 whatever it
-    is."""
+    """The arithmetic's type: float32, bfloat16 or, with `torch-cuda`, float16; features are stored as float16 whatever
+    it is."""
     runtime: str = RUNTIME_CPU
     """What computes it: `torch` (CPU), `torch-cuda` or `openvino-cpu`; their results differ in the last bits."""
     dim: int

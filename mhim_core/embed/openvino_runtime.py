@@ -7,14 +7,13 @@ one place that imports openvino, whose telemetry is kept out: nothing is sent.
 
 import sys
 import warnings
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from torch import Tensor, nn
 
+from mhim_core.embed.agreement import check_agreement, trial_tiles
 from mhim_core.embed.card import BFLOAT16, FLOAT32, EncoderCard
 from mhim_core.errors import EncoderError
 
@@ -22,20 +21,6 @@ _TELEMETRY = "openvino_telemetry"
 _HINTS = {FLOAT32: "f32", BFLOAT16: "bf16"}
 _INSTRUCTION_SETS = frozenset({"amx", "avx512", "avx2", "avx", "sse42", "sse41", "sve", "neon"})
 """As they stand in the names of kernels, such as brgconv_avx512_1x1_f32."""
-_NUM_TRIAL_TILES, _TRIAL_TILE_PX = 4, 256
-
-
-class Agreement(NamedTuple):
-    """How far features are from those of torch in float32, at the worst of the trial tiles."""
-
-    relative_error: float
-    """‖difference‖ / ‖feature‖."""
-    cosine: float
-
-
-BOUNDS = {FLOAT32: Agreement(1e-3, 0.9999), BFLOAT16: Agreement(0.1, 0.995)}
-"""By precision what is let pass on the trial tiles. Measured with two networks: 3e-6 in float32; in bfloat16, whose 8
-bits every layer rounds to, 0.045 and 0.9991 (on 25 real tiles at worst 0.11 and 0.994)."""
 
 
 def import_openvino() -> Any:
@@ -85,41 +70,10 @@ class CompiledNetwork(nn.Module):
 def compiled_network(card: EncoderCard, transform: nn.Module, network: nn.Module) -> CompiledNetwork:
     """The network compiled, and held against itself on trial tiles. Raises EncoderError if it is not the same."""
     compiled = CompiledNetwork(card, network.eval().requires_grad_(False))
-    tiles = trial_tiles(_NUM_TRIAL_TILES)
     with torch.inference_mode():
-        batches = [transform(batch) for batch in tiles.split(card.batch_size)]
-        found = agreement(map(compiled, batches), map(network, batches))
-    bound = BOUNDS[card.precision]
-    if not (found.relative_error <= bound.relative_error and found.cosine >= bound.cosine):
-        raise EncoderError(
-            f"encoder {card.id} compiled by OpenVINO ({card.precision}) is not the same network: features are off by "
-            f"{found.relative_error:.1e} of their length (at most {bound.relative_error:g}), cosine {found.cosine:.6f} "
-            f"(at least {bound.cosine:g}); set encoder_runtime=torch"
-        )
+        batches = [transform(batch) for batch in trial_tiles().split(card.batch_size)]
+        check_agreement(card, "compiled by OpenVINO", map(compiled, batches), map(network, batches))
     return compiled
-
-
-def agreement(found: Iterable[Float32[Tensor, "b d"]], expected: Iterable[Float32[Tensor, "b d"]]) -> Agreement:
-    """Of batches of features with those that they should be; NaN where a feature is."""
-    found_Nd, expected_Nd = torch.cat(list(found)).double(), torch.cat(list(expected)).double()
-    relative_N = (found_Nd - expected_Nd).norm(dim=1) / expected_Nd.norm(dim=1)
-    return Agreement(float(relative_N.max()), float(F.cosine_similarity(found_Nd, expected_Nd).min()))
-
-
-def trial_tiles(num_tiles: int) -> UInt8[Tensor, "b h w 3"]:
-    """Tiles that look like H&E: pink ground of changing density, fibres, and purple nuclei. The same everywhere."""
-    generator = torch.Generator().manual_seed(0)
-
-    def smooth(cells: int) -> Tensor:
-        noise = torch.rand(num_tiles, 1, cells, cells, generator=generator)
-        return F.interpolate(noise, size=_TRIAL_TILE_PX, mode="bicubic", align_corners=False).squeeze(1)
-
-    eosin = 0.05 + 0.3 * smooth(5) + 0.15 * smooth(40)
-    nuclei = ((smooth(32) - 0.62) * 12).clamp(0, 1) * (0.5 + 0.5 * smooth(90))
-    eosin_od, haematoxylin_od = torch.tensor([0.07, 0.99, 0.11]), torch.tensor([0.65, 0.70, 0.29])
-    od = eosin[..., None] * eosin_od + 0.8 * nuclei[..., None] * haematoxylin_od
-    grain = 6 * (torch.rand(*od.shape, generator=generator) - 0.5)
-    return (245 * torch.pow(10.0, -od) + grain).clamp(0, 255).to(torch.uint8)
 
 
 def _exported(openvino: Any, card: EncoderCard, network: nn.Module) -> Any:

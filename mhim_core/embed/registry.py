@@ -20,6 +20,7 @@ from mhim_core.embed.card import (
     CPU_BATCH_SIZE,
     CPU_NUM_THREADS,
     CUDA_BATCH_SIZE,
+    FLOAT16,
     FLOAT32,
     OPENVINO_BATCH_SIZE,
     RUNTIME_CPU,
@@ -47,6 +48,9 @@ def _runtime(runtime: str, precision: str, batch_size: int, num_threads: int) ->
 _RUNTIMES = {
     ("torch", "cpu"): _runtime(RUNTIME_CPU, FLOAT32, CPU_BATCH_SIZE, CPU_NUM_THREADS),
     ("torch", "cuda"): _runtime(RUNTIME_CUDA, FLOAT32, CUDA_BATCH_SIZE, 0),
+    ("torch_bf16", "cpu"): _runtime(RUNTIME_CPU, BFLOAT16, CPU_BATCH_SIZE, CPU_NUM_THREADS),
+    ("torch_bf16", "cuda"): _runtime(RUNTIME_CUDA, BFLOAT16, CUDA_BATCH_SIZE, 0),
+    ("torch_fp16", "cuda"): _runtime(RUNTIME_CUDA, FLOAT16, CUDA_BATCH_SIZE, 0),
     ("openvino", "cpu"): _runtime(RUNTIME_OPENVINO, FLOAT32, OPENVINO_BATCH_SIZE, CPU_NUM_THREADS),
     ("openvino_bf16", "cpu"): _runtime(RUNTIME_OPENVINO, BFLOAT16, OPENVINO_BATCH_SIZE, CPU_NUM_THREADS),
 }
@@ -65,9 +69,9 @@ def encoder_card(
     """The card of the encoder `name`, without loading it.
 
     `weights`: a local file or folder in place of the package or the hub. `revision`: the hub's commit, tag or branch
-    (None: what is cached, else the newest; the card keeps the commit). `device` (`cpu`, `cuda`) and `runtime` (`torch`;
-    on the CPU `openvino` or `openvino_bf16`) change the last bits of the features, or more, and so the card. Costs
-    milliseconds, except `timm/…` (imports timm, may download).
+    (None: what is cached, else the newest; the card keeps the commit). `device` (`cpu`, `cuda`) and `runtime` (`torch`,
+    `torch_bf16`; on the CPU `openvino` or `openvino_bf16`, on CUDA `torch_fp16`) change the last bits of the features,
+    or more, and so the card. Costs milliseconds, except `timm/…` (imports timm, may download).
     Raises EncoderError if the name is unknown or the weights are not there, not the right ones, gated or out of reach.
     """
     if device not in _DEVICES:
@@ -152,8 +156,10 @@ class _Encoder(NamedTuple):
 def _hed_texture_card(name: str, weights: str | None, revision: str | None, runtime: dict[str, Any]) -> EncoderCard:
     if weights is not None:
         raise EncoderError(f"encoder {name} has no weights; leave encoder_weights unset")
-    if runtime["runtime"] == RUNTIME_OPENVINO:
-        raise EncoderError(f"encoder {name} is no network, so OpenVINO does not compute it; set encoder_runtime=torch")
+    if runtime["runtime"] == RUNTIME_OPENVINO or runtime["precision"] != FLOAT32:
+        raise EncoderError(
+            f"encoder {name} is no network, so there is no other way to compute it; set encoder_runtime=torch"
+        )
     return hed_texture_card(runtime)
 
 

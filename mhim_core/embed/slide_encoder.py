@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mhim_core.embed.card import RUNTIME_OPENVINO, EncoderCard
-from mhim_core.embed.encoder import TileEncoder
+from mhim_core.embed.encoder import Features, OverlappingEncoder, TileEncoder
 from mhim_core.embed.facts import PlanFacts
 from mhim_core.errors import EncoderError, SlideError
 from mhim_core.features import SlideFeatures
@@ -85,6 +85,8 @@ class _Collector:
         self._features_ND = np.zeros((len(facts.coords_l0_px), encoder.card.dim), dtype=np.float16)
         self._pending: list[tuple[np.ndarray, np.ndarray]] = []
         self._num_pending = 0
+        self._running: tuple[np.ndarray, Features] | None = None
+        """Rows whose features are being computed while the next tiles are prepared."""
 
     def add(self, index: np.ndarray, tiles: np.ndarray) -> None:
         """Encode as many whole batches as there are now; keep the rest."""
@@ -102,6 +104,7 @@ class _Collector:
         """Encode the rest and put the slide together."""
         if self._num_pending:
             self._encode(*self._take_pending())
+        self._store_running()
         facts, is_whole = self._facts, bool(came_N.all())
         return SlideFeatures(
             slide_id=facts.slide_id,
@@ -123,8 +126,15 @@ class _Collector:
         return index, tiles
 
     def _encode(self, index: np.ndarray, tiles: np.ndarray) -> None:
-        features_bD = self._encoder(torch.from_numpy(tiles)).numpy()
-        card = self._encoder.card
+        features = _started(self._encoder, torch.from_numpy(tiles))
+        self._store_running()
+        self._running = index, features
+
+    def _store_running(self) -> None:
+        if self._running is None:
+            return
+        (index, features), self._running = self._running, None
+        features_bD, card = features().numpy(), self._encoder.card
         if features_bD.shape != (len(index), card.dim):
             raise EncoderError(f"encoder {card.id} gave shape {features_bD.shape}, not {(len(index), card.dim)}")
         with np.errstate(over="ignore"):  # beyond float16 becomes infinite and is refused below
@@ -139,6 +149,13 @@ class _Collector:
                 f"the first at level-0 ({x}, {y})",
             )
         self._features_ND[index] = stored_bD
+
+
+def _started(encoder: TileEncoder, tiles: torch.Tensor) -> Features:
+    if isinstance(encoder, OverlappingEncoder):
+        return encoder.start(tiles)
+    features = encoder(tiles)
+    return lambda: features
 
 
 def versions_of(card: EncoderCard) -> dict[str, str]:

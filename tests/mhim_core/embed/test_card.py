@@ -77,7 +77,7 @@ def test_a_cards_dictionary_is_its_own_copy() -> None:
         ("{}", "lacks the fields"),
         (make_card().to_json().replace('"dim"', '"dims"'), "unknown fields dims"),
         (make_card().to_json().replace('"dim": 16', '"dim": 0'), "not a positive integer"),
-        (make_card().to_json().replace("float32", "bfloat16"), "unknown precision"),
+        (make_card().to_json().replace("float32", "float16"), "unknown precision"),
         (make_card().to_json().replace('"torch"', '"tvm"'), "unknown runtime"),
     ],
 )

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from mhim_core.embed import openvino_runtime
+from mhim_core.embed.agreement import BOUNDS, agreement, trial_tiles
 from mhim_core.embed.card import BFLOAT16, RUNTIME_OPENVINO, EncoderCard
 from mhim_core.embed.encoder import TileEncoder, TorchEncoder
-from mhim_core.embed.openvino_runtime import BOUNDS, CompiledNetwork, agreement, compiled_network, trial_tiles
+from mhim_core.embed.openvino_runtime import CompiledNetwork, compiled_network
 from mhim_core.embed.registry import load_encoder
 from mhim_core.embed.slide_encoder import versions_of
 from mhim_core.embed.timm_encoder import import_timm

@@ -58,7 +58,7 @@ def test_openvino_is_a_runtime_of_networks_on_a_cpu() -> None:
         encoder_card("hed-texture", runtime="openvino")
     with pytest.raises(EncoderError, match="not known on cuda; known there: torch"):
         encoder_card("hed-texture", runtime="openvino", device="cuda")
-    with pytest.raises(EncoderError, match="known there: torch, openvino, openvino_bf16"):
+    with pytest.raises(EncoderError, match="known there: torch, torch_bf16, openvino, openvino_bf16"):
         encoder_card("hed-texture", runtime="onnx")
 
 

@@ -1,5 +1,5 @@
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -208,3 +208,28 @@ def test_facts_travel_between_processes() -> None:
 def test_versions_name_what_computed(hed_texture: TileEncoder) -> None:
     assert versions_of(hed_texture.card)["torch"] == torch.__version__
     assert "timm" not in versions_of(hed_texture.card)
+
+
+def test_tiles_go_to_an_overlapping_encoder_before_it_is_waited_for_and_all_features_come() -> None:
+    """One batch ahead, never across slides, and a bad feature of the last batch is still this slide's."""
+    events: list[str] = []
+
+    class Overlapping(MeanColour):
+        def start(self, tiles: Tensor) -> Callable[[], Tensor]:
+            number = sum(event.startswith("start") for event in events)
+            events.append(f"start {number}")
+
+            def wait() -> Tensor:
+                events.append(f"wait {number}")
+                return self(tiles)
+
+            return wait
+
+    tiles = np.random.default_rng(0).integers(0, 256, (24, 4, 4, 3), dtype=np.uint8)
+    batches = [Batch(np.arange(start, start + 8), tiles[start : start + 8]) for start in (0, 8, 16)]
+    (overlapped,) = SlideEncoder([Overlapping()])(iter(batches), make_facts(24))
+    assert events == ["start 0", "start 1", "wait 0", "start 2", "wait 1", "wait 2"]
+    (alone,) = SlideEncoder([MeanColour()])(iter(batches), make_facts(24))
+    assert np.array_equal(overlapped.features, alone.features)
+    with pytest.raises(SlideError, match="NaN or infinite"):
+        SlideEncoder([Overlapping(factor=float("nan"))])(iter(batches[:1]), make_facts(8))
