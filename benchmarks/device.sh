@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # The checks and figures that need a GPU, in at most six minutes, on a machine that need not have this project's environment:
 #
-#     benchmarks/device.sh prepare    where there is a package index: fills .device/ (about 35 MiB)
+#     benchmarks/device.sh prepare    in the project's environment, where there is a package index: fills .device/ (about 50 MiB)
 #     benchmarks/device.sh            on the machine with the GPU, in the same folder, .device/ beside it
 #
 # The machine needs Python 3.11 or 3.12 with torch, torchvision, timm, numpy, pillow, pyarrow and safetensors; neither Ray,
-# nor Hydra, nor OpenSlide, nor an index. `prepare` fetches what else the tests import (pure wheels at constraints.txt's
-# versions) and copies the golden vectors and a few tiles and weights from MHIM_GOLDEN_DIR and MHIM_SHARED_DATA.
+# nor Hydra, nor OpenSlide, nor an index. `prepare` fetches what else the tests import (wheels at constraints.txt's versions,
+# those of OpenSlide and libjpeg-turbo for DEVICE_PYTHON on x86-64 Linux), copies the golden vectors and a few tiles and weights
+# from MHIM_GOLDEN_DIR and MHIM_SHARED_DATA, and paints a slide.
 #
 # Every part has a time limit of its own, and one that fails leaves the others. The last line is a JSON object; it, the log
 # and the tests' report also lie in $OUT, or .device/out. Ends with 1 if a part failed or a test was not run.
-#   PYTHON (python3)   DEVICE (cuda; cpu: everything small, to try the script itself)   DEVICE_WHEELS (.device/wheels)
+#   PYTHON (python3; for prepare the environment's)   DEVICE_PYTHON (3.12)   DEVICE (cuda; cpu: everything small, to try the script itself)   DEVICE_WHEELS (.device/wheels)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -27,6 +28,11 @@ prepare() {
     rm -f $carried/wheels/*.whl
     grep -E "^($names)==" constraints.txt | xargs "$PYTHON" -m pip download --quiet --no-deps --only-binary=:all: \
         --python-version 3.12 --implementation py --abi none --platform any --dest $carried/wheels
+    local compiled='openslide-bin|openslide-python|simplejpeg'
+    grep -E "^($compiled)==" constraints.txt | xargs "$PYTHON" -m pip download --quiet --no-deps --only-binary=:all: \
+        --python-version "${DEVICE_PYTHON:-3.12}" --dest $carried/wheels --platform manylinux_2_28_x86_64 \
+        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform any
+    PYTHONPATH=$PWD "$PYTHON" benchmarks/feed_encoder.py --paint $carried/painted.tiff
     cp "$golden"/*.npz $carried/golden/
     cp -r "$shared/tiles" "$shared/encoders" $carried/data/
     local mib=$(du -sm $carried | cut -f1)
@@ -49,11 +55,11 @@ if [ "${1:-}" = prepare ]; then
 fi
 
 out=$(mkdir -p "${OUT:-$carried/out}" && cd "${OUT:-$carried/out}" && pwd)
-rm -f "$out"/{log,parts.jsonl,tests.xml,train_step.json,encode_tiles.json,device.json}
+rm -f "$out"/{log,parts.jsonl,tests.xml,train_step.json,encode_tiles.json,feed_encoder.json,device.json}
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
 for wheel in "${DEVICE_WHEELS:-$carried/wheels}"/*.whl; do
-    "$PYTHON" -m zipfile -e "$wheel" "$site" || exit 1  # pure wheels need no more than that
+    "$PYTHON" -m zipfile -e "$wheel" "$site" || exit 1  # these wheels need no more than that
 done
 export PYTHONPATH="$PWD:$site" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 export MHIM_GOLDEN_DIR=${MHIM_GOLDEN_DIR:-$PWD/$carried/golden} MHIM_SHARED_DATA=${MHIM_SHARED_DATA:-$PWD/$carried/data}
@@ -65,17 +71,21 @@ if [ "$DEVICE" = cuda ]; then
     chosen=(-m cuda)
     bags=(--instances 600 12000 50000 --seconds 1.0)
     tiles=(--tiles 128 --seconds 1.5)
+    fed=(--slides 24)
 else
     chosen=(-m "not cuda" -k "devices or golden or pinned")
     bags=(--instances 60 --seconds 0.1 --threads 1 --d-in 64)
     tiles=(--tiles 2 --seconds 0.1 --models vit_small_patch16_224 tf_efficientnet_lite0)
+    fed=(--slides 1 --seconds 0.1 --models vit_tiny_patch16_224 --precisions float32)
     export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 fi
 
 # -W default: the machine's torch may warn of things that ours does not; the log shows them
-part tests 150 env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$PYTHON" -m pytest -q -p pytest_timeout -W default \
+part tests 130 env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$PYTHON" -m pytest -q -p pytest_timeout -W default \
     --junitxml "$out/tests.xml" "${chosen[@]}" tests/mhim_core/train tests/mhim_core/embed/test_devices.py
-part train_step 120 "$PYTHON" benchmarks/train_step.py --device "$DEVICE" "${bags[@]}" \
+part train_step 100 "$PYTHON" benchmarks/train_step.py --device "$DEVICE" "${bags[@]}" \
     --aggregators abmil transmil dsmil clam-sb clam-mb mean max --json "$out/train_step.json"
-part encode_tiles 80 "$PYTHON" benchmarks/encode_tiles.py --device "$DEVICE" "${tiles[@]}" --json "$out/encode_tiles.json"
+part encode_tiles 60 "$PYTHON" benchmarks/encode_tiles.py --device "$DEVICE" "${tiles[@]}" --json "$out/encode_tiles.json"
+part feed_encoder 90 "$PYTHON" benchmarks/feed_encoder.py --device "$DEVICE" "${fed[@]}" \
+    --slide $carried/painted.tiff --json "$out/feed_encoder.json"
 "$PYTHON" benchmarks/device_summary.py "$out" "$DEVICE"

@@ -2,8 +2,8 @@
 
     python benchmarks/device_summary.py FOLDER DEVICE
 
-Reads parts.jsonl, tests.xml, train_step.json and encode_tiles.json of FOLDER, writes device.json there and prints it.
-Ends with 1 if a part failed, a test failed or was skipped, or none ran.
+Reads parts.jsonl, tests.xml, train_step.json, encode_tiles.json and feed_encoder.json of FOLDER, writes device.json
+there and prints it. Ends with 1 if a part failed, a test failed or was skipped, or none ran.
 """
 
 import json
@@ -68,6 +68,7 @@ def main() -> None:
         "tests": tests,
         "train_step": read_json(folder / "train_step.json"),
         "encode_tiles": read_json(folder / "encode_tiles.json"),
+        "feed_encoder": read_json(folder / "feed_encoder.json"),
     }
     line = json.dumps(summary)
     (folder / "device.json").write_text(line + "\n")
