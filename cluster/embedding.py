@@ -204,7 +204,13 @@ class SlideActor:
             check_source(committed, reading)
         else:
             present = find_commit(
-                self._storage, self._job.feature_set, task.slide_id, reading.source, reading.mpp, reading.source_sha256
+                self._storage,
+                self._job.feature_set,
+                task.slide_id,
+                reading.source,
+                reading.mpp,
+                reading.source_sha256,
+                reading.regions,
             )
             if present is not None:
                 return skipped_row(present)
@@ -357,6 +363,8 @@ _PLANNING = {
     FailureReason.IMPLAUSIBLE_MPP,
     FailureReason.UPSAMPLE,
     FailureReason.TOO_LARGE,
+    FailureReason.NO_ANNOTATION,
+    FailureReason.BAD_ANNOTATION,
 }
 """Refusals of a slide that opened well."""
 

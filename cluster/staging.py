@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cluster.decoding import AtHand
+from cluster.region_files import region_files
 from cluster.storage import download, object_hint
 from mhim_core.embed.decode import decode_slide
 from mhim_core.embed.facts import PlanFacts
@@ -69,5 +70,6 @@ def decode_staged(
     """The marker that the slide is at hand, then what `decode_slide` yields. Raises SlideError."""
     with at_hand(task, staging_dir) as slide:
         yield AtHand()
-        for item in decode_slide(slide.path, slide.task, slide.hint, spec=spec, policy=policy):
+        files = region_files(task)
+        for item in decode_slide(slide.path, slide.task, slide.hint, spec=spec, policy=policy, files=files):
             yield item.with_sha256(slide.sha256) if isinstance(item, PlanFacts) else item

@@ -1,8 +1,8 @@
 """mhim check cohort=my.csv: checks the cohort table and its slides, row by row, before anything is embedded.
 
 Inputs: the cohort table and its slides. Outputs: lines on the terminal and, with pictures=FOLDER, a picture of each
-slide with its tissue and tile grid; nothing else is written. With estimate=true a sample of the slides is checked, and
-what embedding all of them would cost is told.
+slide with its tissue, regions and tiles; nothing else is written. With estimate=true a sample of the slides is checked,
+and what embedding all of them would cost is told.
 Cost: opens each slide and reads its overview and up to 128 tiles, or all tiles if one of these cannot be read; one or
 two seconds per slide on one core.
 Exit code: that of `mhim embed` with the same keys, as far as these tiles can tell.
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from cluster.decoding import AtHand, Decoder, JobStream, RetrySlide
+from cluster.region_files import region_files
 from cluster.staging import STAGING_TIMEOUT_S, at_hand, staging_sweep
 from cluster.storage import open_storage
 from flows.config.commands import CheckConfig
@@ -19,6 +20,7 @@ from flows.config.keys import DecodeKeys
 from flows.engine.result import FlowResult
 from flows.runs.cohort import CohortInput, load_cohort
 from flows.runs.estimate import cohort_slides, measured_tiles_per_s
+from flows.runs.regions import with_regions
 from flows.runs.tiling import settled_card
 from mhim_core.cohort.summary import summarise
 from mhim_core.embed.estimate import SampledSlide, estimate_lines, estimated, sample_slides
@@ -45,11 +47,13 @@ def run(config: CheckConfig) -> FlowResult:
     for line in (*notes, *(f"warning: {finding}" for finding in cohort_input.warnings)):
         print(one_line(line))
     pictures = open_storage(config.pictures) if config.pictures else None
-    tasks = cohort_input.tasks()
+    cohort_input = with_regions(cohort_input, config.tiles, config.regions)
+    tasks, refused = cohort_input.open_tasks(), cohort_input.refused
     if config.estimate.estimate:
         chosen = set(sample_slides(cohort_slides(cohort_input), config.estimate.estimate_slides))
         tasks = [task for task in tasks if task.slide_id in chosen]
-    outcome, inspections = inspect_all(tasks, config.tiles, config.policy, config.decode, pictures)
+        refused = tuple(row for row in refused if row.slide_id in chosen)
+    outcome, inspections = inspect_all(tasks, config.tiles, config.policy, config.decode, pictures, refused)
     print(outcome.summary())
     if config.estimate.estimate:
         print("\n".join(_estimate(config, cohort_input, tasks, inspections)))
@@ -89,15 +93,18 @@ def inspect_all(
     policy: SlidePolicy,
     keys: DecodeKeys,
     pictures: Storage | None = None,
+    refused: Sequence[StatusRow] = (),
 ) -> tuple[Outcome, dict[SlideId, SlideInspection]]:
     """Inspect the slides in a child process, as a broken decoder must not end the check; print a line each.
 
-    The inspections are those of the slides that can be embedded.
+    `refused`: slides that failed without being opened. The inspections are those of the slides that can be embedded.
     """
     staging_dir = keys.staging_dir or None
     decode = partial(_inspect, spec=spec, policy=policy, staging_dir=staging_dir, with_picture=pictures is not None)
     decoder = Decoder(decode, keys.decode_timeout_s, STAGING_TIMEOUT_S, staging_sweep(staging_dir))
-    rows: list[StatusRow] = []
+    rows: list[StatusRow] = list(refused)
+    for row in rows:
+        print(f"{row.slide_id}: {row.reason}: {one_line(row.message)}", flush=True)
     inspections: dict[SlideId, SlideInspection] = {}
     try:
         for task, stream in zip(tasks, decoder.streams(tasks), strict=True):
@@ -108,7 +115,8 @@ def inspect_all(
             print(f"{task.slide_id}: {one_line(rows[-1].message)}", flush=True)
     finally:
         decoder.close()
-    return reconcile([task.slide_id for task in tasks], rows), inspections
+    slide_ids = [task.slide_id for task in tasks] + [row.slide_id for row in refused]
+    return reconcile(slide_ids, rows), inspections
 
 
 def _inspection(stream: JobStream) -> SlideInspection | SlideError:
@@ -150,4 +158,5 @@ def _inspect(
 ) -> Iterator[AtHand | SlideInspection]:
     with at_hand(task, staging_dir) as slide:
         yield AtHand()
-        yield inspect_slide(slide.path, slide.task, spec=spec, policy=policy, with_picture=with_picture)
+        files = region_files(task)
+        yield inspect_slide(slide.path, slide.task, spec=spec, policy=policy, files=files, with_picture=with_picture)

@@ -26,6 +26,7 @@ from flows.engine.result import FlowResult
 from flows.runs.cohort import CohortInput, load_cohort, slide_identity
 from flows.runs.embed_report import MAX_LINES, Embedded, retry_advice, view_lines, write_report
 from flows.runs.progress import SlideProgress
+from flows.runs.regions import with_regions
 from flows.runs.storage_retries import print_retries
 from flows.runs.tiling import feature_set_of, settled_card, settled_spec
 from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
@@ -38,7 +39,7 @@ from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import register
 from mhim_core.store.ledger import Ledger, Pending
 from mhim_core.store.manifest import write_manifest
-from mhim_core.store.record import skipped_row
+from mhim_core.store.record import CommitRecord, skipped_row
 from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
 from mhim_core.workload import spread_order
 
@@ -58,6 +59,7 @@ def run(config: EmbedConfig) -> FlowResult:
         print(f"warning: {finding}")
     storage = open_storage(config.store)
     card = settled_card(config.encoder, config.tiles, storage, on_gpu=bool(config.embedding.gpus_per_actor))
+    cohort_input = with_regions(cohort_input, config.tiles, config.regions)
     return embed_cohort(cohort_input, card, config.tiles, config, storage).result
 
 
@@ -77,9 +79,8 @@ def embed_cohort(
     spec = settled_spec(spec, card, storage)
     feature_set = feature_set_of(spec, card)
     ledger = Ledger(storage, feature_set)
-    tasks = cohort_input.tasks()
     pending = ledger.pending(
-        tasks,
+        cohort_input.open_tasks(),
         hints=lambda task: cohort_input.hints.get(task.slide_id),
         policy=config.policy,
         identity=slide_identity,
@@ -90,7 +91,7 @@ def embed_cohort(
         _check_device(card, config.embedding)
         _check_memory(card, spec, config, len(pending.todo))
     register(storage, feature_set)
-    rows = list(_already_known(pending))
+    rows = [*_already_known(pending), *cohort_input.refused]
     if pending.todo:
         require_put_if_absent(storage)
         from cluster.embedding import EmbedJob
@@ -107,14 +108,16 @@ def embed_cohort(
             encode_timeout_s=config.embedding.encode_timeout_s,
         )
         rows += embed_pending(pending.todo, job, config, ledger, cohort_input)
-    outcome = reconcile([task.slide_id for task in tasks], rows)
-    entries = ledger.cohort_entries(pending, outcome.rows)
+    outcome = reconcile([task.slide_id for task in cohort_input.tasks()], rows)
+    # a slide that is refused keeps no entry: what is committed of it has other regions, or had them
+    refused: dict[SlideId, CommitRecord | None] = {row.slide_id: None for row in cohort_input.refused}
+    entries = refused | ledger.cohort_entries(pending, outcome.rows)
     manifest = write_manifest(storage, feature_set, entries)
     num_retries = process_retries() - retries_before + sum(row.retries for row in outcome.rows)
     folder = write_report(storage, feature_set, outcome, manifest, num_retries)
     write_resolved(storage, config, "embed" if isinstance(config, EmbedConfig) else "predict", folder)
     report = storage.locate(folder)
-    _tell(outcome, pending)
+    _tell(outcome, {row.slide_id for row in (*pending.given_up, *cohort_input.refused)}, pending)
     print_retries(num_retries)
     print(f"manifest version {manifest.version} in {storage.uri}; report: {report}")
     result = FlowResult(
@@ -279,10 +282,9 @@ _MAX_DECODERS = 8
 """Chosen here; each keeps up to 64 MiB of tiles ready. decoders_per_actor= may be more."""
 
 
-def _tell(outcome: Outcome, pending: Pending) -> None:
+def _tell(outcome: Outcome, not_tried: set[SlideId], pending: Pending) -> None:
     print(outcome.summary())
-    given_up = {row.slide_id for row in pending.given_up}
-    untold = [row for row in outcome.failed if row.slide_id in given_up or row.error_type == LOST]
+    untold = [row for row in outcome.failed if row.slide_id in not_tried or row.error_type == LOST]
     for row in untold[:MAX_LINES]:  # the others were told when they failed
         print(f"  {row.slide_id}: {row.reason}: {one_line(row.message)}")
     for line in view_lines(outcome):

@@ -33,6 +33,7 @@ from flows.lifecycle.training_steps import (
     train_step,
 )
 from flows.runs.cohort import load_cohort, load_split_files
+from flows.runs.regions import with_regions
 from flows.runs.signed_registry import open_registry
 from flows.runs.tiling import feature_set_of, settled_card, settled_spec
 from mhim_core.cohort.split_files import check_known
@@ -96,8 +97,15 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
     card = settled_card(config.encoder, config.tiles, store, on_gpu=bool(config.embedding.gpus_per_actor))
     spec = settled_spec(config.tiles, card, store)
     feature_set = feature_set_of(spec, card)
+    cohort_input = with_regions(cohort_input, spec, config.regions)
     contents = contents_of(cohort_input, read_features(store, feature_set.fingerprint))
-    data = snapshot(cohort_input.cohort.rows, contents, config.policy)
+    data = snapshot(
+        cohort_input.cohort.rows,
+        contents,
+        config.policy,
+        cohort_input.region_digests(),
+        takes_unannotated=config.regions.takes_unannotated,
+    )
     registry = open_registry(config.registry, config.trust, config.signing) if config.registry else None
     work = ModelWork(
         flows=CalledFlows(embed.embed_cohort, train.run, evaluate.run, report.run),

@@ -23,6 +23,7 @@ from flows.prediction.predictor import Predictor, predictor_of_model, predictor_
 from flows.runs.cohort import CohortInput, load_cohort
 from flows.runs.embed_report import Embedded
 from flows.runs.folder import read_run
+from flows.runs.regions import with_regions
 from flows.runs.signed_registry import open_registry
 from mhim_core.cohort.spellings import spell_as
 from mhim_core.errors import ConflictError, InputError, NotFoundError
@@ -58,7 +59,9 @@ def run(config: PredictConfig) -> FlowResult:
     cohort = cohort._replace(cohort=spell_as(cohort.cohort, predictor.classes, config.table.label_spellings))
     card = predictor.encoder_here(config.encoder.encoder_weights or None)
     store = open_storage(config.store) if config.store else predictor.store or open_storage(out.locate("features"))
-    embedded = embed_cohort(cohort, card, predictor.tile_spec(), config, store)
+    spec = predictor.tile_spec()
+    cohort = with_regions(cohort, spec, config.regions, named_here=False)
+    embedded = embed_cohort(cohort, card, spec, config, store)
     entries = {key: entry for key, entry in embedded.entries.items() if entry.status is Status.OK}
     if not entries:
         raise InputError(f"none of the slides of {cohort.cohort.name} has tiles to predict from")

@@ -47,6 +47,7 @@ from flows.lifecycle.training_steps import (
 from flows.lifecycle.trigger import as_before, discover, made_from, num_waiting
 from flows.prediction.predictor import Predictor, predictor_of_model
 from flows.runs.cohort import load_cohort
+from flows.runs.regions import with_regions
 from flows.runs.signed_registry import open_registry
 from mhim_core.cohort.spellings import spell_as
 from mhim_core.cohort.table import require_patients
@@ -247,6 +248,8 @@ def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWo
         print(one_line(line))
     if config.slides_prefix:
         cohort_input = with_prefix(cohort_input, config.slides_prefix)
+    spec = model.tile_spec()
+    cohort_input = with_regions(cohort_input, spec, config.regions, named_here=False)
     keys = champion_keys(model)
     _check_changes(keys, config)
     if config.warm_start:
@@ -260,7 +263,7 @@ def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWo
         config=config,
         cohort_input=cohort_input,
         encoder=model.encoder_here(config.encoder.encoder_weights or None),
-        spec=model.tile_spec(),
+        spec=spec,
         feature_set=FeatureSet(
             tiling=model.tiling, encoder=model.encoder, encoder_identity=model.card.encoder_identity
         ),

@@ -20,6 +20,7 @@ from flows.embed import embed_tasks
 from flows.engine.result import FlowResult
 from flows.runs.cohort import CohortInput, load_cohort, slide_identity
 from flows.runs.embed_report import MAX_LINES, new_report
+from flows.runs.regions import with_regions
 from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.errors import EncoderError, InputError, IntegrityError, StorageError
 from mhim_core.fingerprint import canonical_json
@@ -173,28 +174,31 @@ def _restore_set(
         feature_set = FeatureSet.from_json(storage.get(feature_set_key(fingerprint)))
         spec = stored_spec(feature_set.tiling, "the store's slides")
         card = _card_of(feature_set, spec, config)
+        if spec.needs_files:
+            cohort_input = with_regions(cohort_input, spec, config.regions, named_here=False)
     except (StorageError, InputError, IntegrityError) as error:
         return {record.commit_key: str(error) for record in records}
-    uris = {task.slide_id: task.uri for task in cohort_input.tasks()}
+    tasks = {task.slide_id: task for task in cohort_input.open_tasks()}
+    refused = {row.slide_id: row.message for row in cohort_input.refused}
     left = {
-        record.commit_key: "the cohort table does not have this slide"
+        record.commit_key: refused.get(record.slide_id, "the cohort table does not have this slide")
         for record in records
-        if record.slide_id not in uris
+        if record.slide_id not in tasks
     }
-    known = [record for record in records if record.slide_id in uris]
-    present = map_all(lambda record: slide_identity(_task(record, uris[record.slide_id])), known)
+    known = [record for record in records if record.slide_id in tasks]
+    present = map_all(lambda record: slide_identity(tasks[record.slide_id]), known)
     waiting = []
     for record, source in zip(known, present, strict=True):
         if source == record.reading.source:
             waiting.append(record)
         else:
             gone = "its file is not there or cannot be read" if source is None else "its file has changed since"
-            left[record.commit_key] = f"{gone}: {uris[record.slide_id]}"
+            left[record.commit_key] = f"{gone}: {tasks[record.slide_id].uri}"
     while waiting:
         together = {record.slide_id: record for record in reversed(waiting)}  # of one slide, one resolution at a time
         waiting = [record for record in waiting if together[record.slide_id] is not record]
         try:
-            rows = _restored(together, feature_set, card, spec, config, storage, cohort_input, uris)
+            rows = _restored(together, feature_set, card, spec, config, storage, cohort_input, tasks)
         except EncoderError as error:
             return left | {record.commit_key: str(error) for record in (*together.values(), *waiting)}
         for row in rows:
@@ -214,11 +218,11 @@ def _card_of(feature_set: FeatureSet, spec: TileSpec, config: StoreRepairConfig)
     return card
 
 
-def _task(record: CommitRecord, uri: str) -> SlideTask:
+def _task(record: CommitRecord, present: SlideTask) -> SlideTask:
     """The slide at the resolution that was used, whoever stated it then; its whole sha256 is checked if it was."""
     mpp = record.reading.mpp
     override = None if mpp.source == "slide" else mpp.x
-    return SlideTask(record.slide_id, uri, override, record.reading.source_sha256 or None)
+    return present._replace(mpp_override=override, sha256=record.reading.source_sha256 or None)
 
 
 def _restored(
@@ -229,11 +233,11 @@ def _restored(
     config: StoreRepairConfig,
     storage: Storage,
     cohort_input: CohortInput,
-    uris: dict[SlideId, str],
+    present: dict[SlideId, SlideTask],
 ) -> list[StatusRow]:
     from cluster.embedding import EmbedJob
 
-    tasks = [_task(record, uris[slide_id]) for slide_id, record in records.items()]
+    tasks = [_task(record, present[slide_id]) for slide_id, record in records.items()]
     job = EmbedJob(
         storage.uri,
         feature_set,

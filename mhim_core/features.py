@@ -5,7 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mhim_core.fingerprint import neutral_fields
 from mhim_core.types import SlideId
+
+TILE_CLASS = "tile_class"
+"""The column of the class of region that covers a tile, "" for none."""
 
 
 class SourceIdentity(NamedTuple):
@@ -44,6 +48,7 @@ BACKEND_OF_0_1 = BackendUsed("openslide", 1)
 """The only one of version 0.1."""
 
 
+@neutral_fields(inside_share=None, class_shares=None)
 class SlideView(NamedTuple):
     """What was seen of a slide when its tissue was looked for."""
 
@@ -58,6 +63,10 @@ class SlideView(NamedTuple):
     """The glass's colour, 0 to 255; None where nothing looks like glass."""
     resolution: str = ""
     """What speaks against the resolution used, with its numbers; empty: nothing."""
+    inside_share: float | None = None
+    """Share of the tissue inside the regions of `roi` and outside those of `exclude`; None: it is not restricted."""
+    class_shares: dict[str, float] | None = None
+    """Share of the tissue in the regions of each class that is used; None: none are."""
 
     def describe(self) -> str:
         """In words, for people: `3.1 mm² tissue, 12 % pen`."""
@@ -69,6 +78,9 @@ class SlideView(NamedTuple):
             for share, mark in ((self.pen_share, "pen"), (self.black_share, "black"))
             if share >= 0.005
         ]
+        if self.inside_share is not None:
+            parts.append(f"{self.inside_share:.0%} of it inside the regions")
+        parts += [f"{name} {share:.0%}" for name, share in (self.class_shares or {}).items()]
         if self.glass_rgb is None:
             parts.append("no bright glass")
         if self.resolution:
@@ -77,7 +89,15 @@ class SlideView(NamedTuple):
 
     def warning(self) -> str:
         """What a person should look at; empty: nothing."""
-        return "; ".join(text for text in (self.resolution, self._tissue_warning()) if text)
+        return "; ".join(text for text in (self.resolution, self._tissue_warning(), self._region_warning()) if text)
+
+    def _region_warning(self) -> str:
+        if self.inside_share is None or self.inside_share >= MIN_INSIDE_SHARE:
+            return ""
+        return (
+            f"only {self.inside_share:.2%} of the tissue lies inside the regions; is the annotation of this slide, and "
+            "in level-0 pixels?"
+        )
 
     def _tissue_warning(self) -> str:
         dark_mm2 = self.tissue_mm2 + self.left_out_mm2
@@ -94,6 +114,7 @@ class SlideView(NamedTuple):
 MIN_LEFT_OUT_MM2, MAX_LEFT_OUT_SHARE = 0.25, 0.25
 """Of what is darker than glass: beyond both, a slide's tissue is worth a look."""
 MAX_PEN_SHARE = 0.1
+MIN_INSIDE_SHARE = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +136,8 @@ class SlideReading:
     """The backend that decoded the slide; None: not known here, since a manifest does not state it."""
     view: SlideView | None = field(default=None, compare=False, metadata={"neutral": None})
     """What was seen of the slide when its tissue was looked for; None: committed by version 0.1, or a manifest's."""
+    regions: str = field(default="", metadata={"neutral": ""})
+    """Digest of the slide's annotation and mask as far as the tiling uses them; empty: it has, or uses, none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,3 +174,5 @@ class SlideFeatures:
     """Versions of what computed it: mhim, openslide, torch, …"""
     num_bad_tiles: int = 0
     """Planned tiles that could not be read and are therefore missing here."""
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    """What was asked for beside: by name of `store.schema.OPTIONAL_COLUMNS`, (N,)."""

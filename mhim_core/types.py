@@ -65,6 +65,10 @@ class FailureReason(StrEnum):
     TIMEOUT = "timeout"
     NO_SPACE = "no_space"
     SOURCE_HASH_MISMATCH = "source_hash_mismatch"
+    NO_ANNOTATION = "no_annotation"
+    """Neither an annotation nor a mask where the tiling asks for one."""
+    BAD_ANNOTATION = "bad_annotation"
+    """An annotation or mask that cannot be read, or is not this slide's."""
     BAD_FEATURES = "bad_features"
     STORAGE = "storage"
 
@@ -79,6 +83,12 @@ class SlideTask(NamedTuple):
     """µm/px of level 0 as the cohort table states it; wins over the slide's own."""
     sha256: str | None = None
     """The file's expected sha256, where the cohort table gives one."""
+    annotation: str = ""
+    """Where its annotation lies, a path or an `s3://` URI; empty: it has none, or none is used."""
+    mask: str = ""
+    """Where its tissue mask lies, in the same way."""
+    regions: str = ""
+    """The digest of both as they were when the run began; empty: none are used."""
 
 
 @neutral_fields(is_empty=False)

@@ -23,6 +23,7 @@ from flows.config.keys import (
     PluginFile,
     ProtocolKeys,
     RayKeys,
+    RegionKeys,
     TrainExecution,
     check_least,
     check_method,
@@ -51,6 +52,7 @@ class CheckConfig:
     table: TableOptions = part(TableOptions, Role.identity)
     target: TaskOptions = part(TaskOptions, Role.identity)
     tiles: TileSpec = part(TileSpec, Role.identity)
+    regions: RegionKeys = part(RegionKeys, Role.identity)
     policy: SlidePolicy = part(SlidePolicy, Role.identity)
     failures: FailurePolicy = part(FailurePolicy, Role.identity)
     decode: DecodeKeys = part(DecodeKeys, Role.execution)
@@ -71,6 +73,7 @@ class EmbedConfig:
     """The feature store: a folder or s3://bucket/prefix."""
     encoder: EncoderKeys = part(EncoderKeys, Role.identity)
     tiles: TileSpec = part(TileSpec, Role.identity)
+    regions: RegionKeys = part(RegionKeys, Role.identity)
     policy: SlidePolicy = part(SlidePolicy, Role.identity)
     failures: FailurePolicy = part(FailurePolicy, Role.identity)
     ray: RayKeys = part(RayKeys, Role.execution)
@@ -169,6 +172,7 @@ class PredictConfig:
     """The feature store of the new slides; empty: the run's store if it is where the run recorded it, relative to the
     run's folder; otherwise, and with model=, the folder features/ in out=."""
     page: PageKeys = part(PageKeys, Role.identity)
+    regions: RegionKeys = part(RegionKeys, Role.identity)
     policy: SlidePolicy = part(SlidePolicy, Role.identity)
     failures: FailurePolicy = part(FailurePolicy, Role.identity)
     encoder: EncoderFiles = part(EncoderFiles, Role.identity)

@@ -194,6 +194,33 @@ class EmbedExecution:
             check_fits_here(ray.local_cpus, request, self.embed_actors or 1, self.gpus_per_actor)
 
 
+class Unannotated(StrEnum):
+    """What becomes of a slide without an annotation where tiles depend on one."""
+
+    fail = "fail"
+    whole = "whole"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionKeys:
+    """Where the slides' annotations and masks are (docs/regions.md)."""
+
+    annotations: str = field(default="", metadata=role(Role.place) | {"neutral": ""})
+    """A folder or s3://bucket/prefix with an annotation of each slide, <slide_id>.geojson (QuPath) or .xml (ASAP), for
+    roi, exclude and tile_classes; a cell of the table's column annotation goes before. Empty: that column only."""
+    masks: str = field(default="", metadata=role(Role.place) | {"neutral": ""})
+    """A folder or s3://bucket/prefix with a mask of each slide, <slide_id>.png or .tif, for tissue=mask; a cell of the
+    table's column mask goes before. Empty: that column only."""
+    unannotated: Unannotated = field(default=Unannotated.fail, metadata={"neutral": Unannotated.fail})
+    """A slide without an annotation, where roi, exclude or tile_classes ask for one. fail: it fails as no_annotation;
+    whole: it is taken as it is, without restriction."""
+
+    @property
+    def takes_unannotated(self) -> bool:
+        """Whether a slide without an annotation is let in."""
+        return self.unannotated is Unannotated.whole
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureChoice:
     """Which of the store's feature sets to use; keys that are left out match any."""

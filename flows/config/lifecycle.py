@@ -15,6 +15,7 @@ from flows.config.keys import (
     PluginFile,
     ProtocolKeys,
     RayKeys,
+    RegionKeys,
     TrainExecution,
     check_method,
     check_workers,
@@ -63,6 +64,7 @@ class PipelineConfig:
     """The model's name in the registry; empty: no model is registered."""
     encoder: EncoderKeys = part(EncoderKeys, Role.identity)
     tiles: TileSpec = part(TileSpec, Role.identity)
+    regions: RegionKeys = part(RegionKeys, Role.identity)
     policy: SlidePolicy = part(SlidePolicy, Role.identity)
     failures: FailurePolicy = part(FailurePolicy, Role.identity)
     splits: SplitOptions = part(SplitOptions, Role.identity)
@@ -166,6 +168,7 @@ class RetrainConfig:
     table: TableOptions = part(TableOptions, Role.identity)
     store: str = field(metadata=role(Role.output))
     """The feature store: a folder or s3://bucket/prefix."""
+    regions: RegionKeys = part(RegionKeys, Role.identity)
     policy: SlidePolicy = part(SlidePolicy, Role.identity)
     failures: FailurePolicy = part(FailurePolicy, Role.identity, retry_failed=False)
     encoder: EncoderFiles = part(EncoderFiles, Role.identity)

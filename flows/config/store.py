@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from flows.config.keys import CohortKeys, DecodeKeys, EmbedExecution, EncoderFiles, FeatureChoice, RayKeys
+from flows.config.keys import CohortKeys, DecodeKeys, EmbedExecution, EncoderFiles, FeatureChoice, RayKeys, RegionKeys
 from flows.config.roles import Role, part, role
 from mhim_core.cohort.task_options import TableOptions
 
@@ -27,6 +27,7 @@ class StoreRepairConfig:
     """The feature store: a folder or s3://bucket/prefix."""
     deep: bool = field(default=False, metadata=role(Role.identity))
     """Look for damage by reading every file, as mhim store verify deep=true does; false: by names and lengths."""
+    regions: RegionKeys = part(RegionKeys, Role.identity)
     encoder: EncoderFiles = part(EncoderFiles, Role.identity)
     ray: RayKeys = part(RayKeys, Role.execution)
     decode: DecodeKeys = part(DecodeKeys, Role.execution)

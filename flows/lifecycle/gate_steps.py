@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cluster.storage import open_storage
+from flows.config.lifecycle import PipelineConfig, RetrainConfig
 from flows.config.tracking import TrackingKeys
 from flows.engine.records import Cost, FlowPlace, StepOutput
 from flows.engine.runner import Step, StepCall
@@ -44,7 +45,6 @@ from mhim_core.registry.promotions import history, promote, withdrawn
 from mhim_core.registry.snapshot import Snapshot, keep_snapshot, snapshot
 from mhim_core.report.assessment import Assessment, render_assessment
 from mhim_core.report.step_figure import StepBar
-from mhim_core.slides.spec import SlidePolicy
 from mhim_core.storage import Storage
 from mhim_core.train.card import weights_digest
 
@@ -63,17 +63,23 @@ class Data(NamedTuple):
 
 def trained_data(work: ModelWork, registry: Storage, features: Features) -> Data:
     """The present data. Their snapshot is kept, so that a later retraining can tell what is new."""
-    now = trainable_snapshot(work.cohort_input, features, read_frozen(registry, work.name), work.config.policy)
+    now = trainable_snapshot(work.cohort_input, features, read_frozen(registry, work.name), work.config)
     keep_snapshot(registry, work.name, now)
     return Data(now.fingerprint, now.of(features.with_tiles()))
 
 
 def trainable_snapshot(
-    cohort_input: CohortInput, features: Features, holdout: Holdout, policy: SlidePolicy
+    cohort_input: CohortInput, features: Features, holdout: Holdout, config: PipelineConfig | RetrainConfig
 ) -> Snapshot:
     """The labelled slides that share no patient and no file with the holdout."""
     contents = contents_of(cohort_input, features)
-    return snapshot(split_off(holdout, cohort_input.cohort.rows, contents).trainable, contents, policy)
+    return snapshot(
+        split_off(holdout, cohort_input.cohort.rows, contents).trainable,
+        contents,
+        config.policy,
+        cohort_input.region_digests(),
+        takes_unannotated=config.regions.takes_unannotated,
+    )
 
 
 def read_frozen(registry: Storage, name: str) -> Holdout:

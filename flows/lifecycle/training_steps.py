@@ -150,7 +150,7 @@ class ModelWork:
 
 def rows_digest(rows: Sequence[CohortRow]) -> str:
     """Of what training takes from these rows; where their files lie is no part of it."""
-    return fingerprint(sorted(row._replace(uri="", row=0) for row in rows))
+    return fingerprint(sorted(row._replace(uri="", row=0, annotation="", mask="") for row in rows))
 
 
 def embed_step(work: ModelWork, data: str) -> Step:

@@ -29,7 +29,7 @@ def discover(
     config: RetrainConfig,
 ) -> Occasion:
     """Compare the present cohort with the champion's data."""
-    now = trainable_snapshot(work.cohort_input, features, holdout, config.policy)
+    now = trainable_snapshot(work.cohort_input, features, holdout, config)
     origin = made_from(registry, present)
     return find_occasion(
         now,

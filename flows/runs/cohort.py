@@ -3,8 +3,9 @@
 import dataclasses
 import os
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from cluster.storage import object_hint, object_hints, object_identity, open_storage, read_bytes
@@ -20,7 +21,7 @@ from mhim_core.errors import CohortError, NotFoundError, SlideError
 from mhim_core.features import SourceHint, SourceIdentity
 from mhim_core.slides.source_identity import source_hint, source_identity
 from mhim_core.store.parallel import map_all
-from mhim_core.types import SlideId, SlideTask
+from mhim_core.types import SlideId, SlideTask, StatusRow
 
 _TABLES = {
     "cohort": "the cohort is one table, CSV, xlsx or Parquet, that lists the slides, or a folder of them",
@@ -36,10 +37,26 @@ class CohortInput(NamedTuple):
     hints: dict[SlideId, SourceHint]
     """Place, size and version of every file that exists."""
     warnings: tuple[Finding, ...]
+    regions: Mapping[SlideId, SlideTask] = MappingProxyType({})
+    """The tasks of slides whose annotation or mask is used (`flows.runs.regions`)."""
+    refused: tuple[StatusRow, ...] = ()
+    """Slides that lack an annotation or mask that is needed, or whose is unreadable: failed without being opened."""
 
     def tasks(self) -> list[SlideTask]:
         """One task a slide, in the order of the table."""
-        return [SlideTask(row.slide_id, row.uri, row.mpp, row.sha256) for row in self.cohort.rows]
+        return [
+            self.regions.get(row.slide_id) or SlideTask(row.slide_id, row.uri, row.mpp, row.sha256)
+            for row in self.cohort.rows
+        ]
+
+    def region_digests(self) -> dict[SlideId, str]:
+        """Of the slides whose annotation or mask is used."""
+        return {slide_id: task.regions for slide_id, task in self.regions.items() if task.regions}
+
+    def open_tasks(self) -> list[SlideTask]:
+        """Those of slides that are not refused."""
+        refused = {row.slide_id for row in self.refused}
+        return [task for task in self.tasks() if task.slide_id not in refused]
 
 
 def load_cohort(

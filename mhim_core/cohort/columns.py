@@ -25,6 +25,8 @@ SPLIT_NAMES = ("split",)
 FOLD_NAMES = ("fold",)
 SITE_NAMES = ("site", "center", "centre")
 SHA256_NAMES = ("sha256",)
+ANNOTATION_NAMES = ("annotation",)
+MASK_NAMES = ("mask",)
 KNOWN_NAMES = (
     *(*ID_NAMES, *FILE_NAMES, *PATH_NAMES, *PATIENT_NAMES, *LABEL_NAMES, *MPP_NAMES, *SPLIT_NAMES, *FOLD_NAMES),
     *(*SITE_NAMES, *SHA256_NAMES, "id", "train", "val", "test", "time", "event"),
@@ -64,6 +66,8 @@ class Columns(NamedTuple):
     fold: int | None
     site: int | None
     sha256: int | None
+    annotation: int | None = None
+    mask: int | None = None
 
 
 _PATIENT_WORDS = ("patient", "subject", "participant", "donor", "proband")
@@ -154,6 +158,8 @@ def find_columns(header: Sequence[str], table_name: str, options: TableOptions =
         fold=search.column(FOLD_NAMES, "fold"),
         site=search.column(SITE_NAMES, "site"),
         sha256=search.column(SHA256_NAMES, "sha256"),
+        annotation=search.column(ANNOTATION_NAMES, "annotation"),
+        mask=search.column(MASK_NAMES, "mask"),
     )
 
 

@@ -28,6 +28,7 @@ from mhim_core.cohort.values import (
     read_time,
     word_key,
 )
+from mhim_core.fingerprint import neutral_fields
 from mhim_core.types import PatientId, SlideId
 
 NO_PATIENT = "the patient is empty: a labelled slide needs one"
@@ -37,6 +38,7 @@ Value = TypeVar("Value")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
+@neutral_fields(annotation="", mask="")
 class CohortRow(NamedTuple):
     """One slide of the table."""
 
@@ -59,6 +61,10 @@ class CohortRow(NamedTuple):
     """The fold that tests the slide's patient."""
     row: int = 0
     """The line (CSV) or 1-based row (Parquet) for messages."""
+    annotation: str = ""
+    """The file of the slide's annotated regions, an absolute path or an `s3://` URI; empty: the table names none."""
+    mask: str = ""
+    """The picture of its tissue, in the same way."""
 
     @property
     def is_labelled(self) -> bool:
@@ -104,11 +110,14 @@ class RowReader:
         survival: SurvivalColumns | None,
         base_uri: str,
         options: TableOptions = AS_FOUND,
+        table_uri: str = "",
     ) -> None:
+        """`base_uri`: what the slides' paths are relative to; `table_uri`: those of other files, "" for the same."""
         self.header = header
         self.columns = columns
         self.survival = survival
-        self.base_uri = base_uri if base_uri.startswith("s3://") else os.path.abspath(base_uri)
+        self.base_uri = _absolute(base_uri)
+        self.table_uri = _absolute(table_uri or base_uri)
         self.findings: list[Finding] = []
         self.labels = LabelReader(options)
         self.extension = options.dotted_extension
@@ -142,6 +151,8 @@ class RowReader:
             event=event,
             fold=place.read(read_fold, cells, columns.fold),
             row=text.row,
+            annotation=self._beside(self._cell(cells, columns.annotation)),
+            mask=self._beside(self._cell(cells, columns.mask)),
         )
 
     def _cell(self, cells: list[str], index: int | None) -> str:
@@ -169,6 +180,16 @@ class RowReader:
             else:
                 place.warn(self.columns.patient_id, OWN_PATIENT)
         return patient
+
+    def _beside(self, path: str) -> str:
+        """The place of a file beside the table. What is none fails when it is read: many tables have such a column for
+        something else, and it is read only where it is asked for."""
+        path = "" if has_no_value(path) else path.strip()
+        if not path or path.startswith("s3://"):
+            return path
+        if not self.table_uri.startswith("s3://") or path.startswith("/"):
+            return os.path.normpath(os.path.join(self.table_uri, path))
+        return f"{self.table_uri.rstrip('/')}/{path}"
 
     def _uri(self, path: str, place: "_Place") -> str:
         column = self.columns.path
@@ -207,6 +228,10 @@ class RowReader:
             return value
         place.warn(self.columns.mpp, f"{text} is not a resolution: the slide's own is used, or it fails with no_mpp")
         return None
+
+
+def _absolute(uri: str) -> str:
+    return uri if uri.startswith("s3://") else os.path.abspath(uri)
 
 
 class _Place(NamedTuple):

@@ -70,7 +70,7 @@ def read_cohort(data: bytes, *, name: str, base_uri: str, options: TableOptions 
     columns = find_columns(table.header, name, options)
     columns = _with_path(columns, table, name, options)
     survival = find_survival(table.header, table.rows, name, options)
-    reader = RowReader(table.header, columns, survival.columns, options.slides_dir or base_uri, options)
+    reader = RowReader(table.header, columns, survival.columns, options.slides_dir or base_uri, options, base_uri)
     rows = tuple(reader.read(row) for row in table.rows)
     header = {key: table.header[index] for key, index in columns._asdict().items() if index is not None}
     if survival.columns is not None:

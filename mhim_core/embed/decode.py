@@ -8,6 +8,7 @@ from mhim_core.errors import SlideError
 from mhim_core.features import SourceHint
 from mhim_core.slides.prepare import prepare_slide
 from mhim_core.slides.reader import TileBatch
+from mhim_core.slides.regions import NO_FILES, RegionFiles, task_regions
 from mhim_core.slides.source_identity import check_sha256, source_identity
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.types import FailureReason, SlideTask
@@ -17,18 +18,26 @@ _BATCH_SIZE, _BATCH_BYTES = 32, 8 * 2**20
 
 
 def decode_slide(
-    path: Path, task: SlideTask, hint: SourceHint, *, spec: TileSpec, policy: SlidePolicy
+    path: Path,
+    task: SlideTask,
+    hint: SourceHint,
+    *,
+    spec: TileSpec,
+    policy: SlidePolicy,
+    files: RegionFiles = NO_FILES,
 ) -> Iterator[PlanFacts | TileBatch]:
     """One PlanFacts, then the TileBatches in plan order.
 
-    Raises SlideError for anything that is the slide's fault: READ also where the file changed while it was read, whose
-    tiles are then void.
+    `files`: the slide's annotation and mask, where `spec` uses them. Raises SlideError for anything that is the slide's
+    fault: READ also where the file changed while it was read, whose tiles are then void; BAD_ANNOTATION also where
+    annotation or mask are not those of the task any more.
     """
     version = _version(path)
     source_sha256 = check_sha256(path, task.sha256)
     source = source_identity(path)
-    with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy) as slide:
-        yield plan_facts(task.slide_id, slide, spec, source, hint, source_sha256)
+    regions = task_regions(task, files, spec)
+    with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy, regions=regions) as slide:
+        yield plan_facts(task.slide_id, slide, spec, source, hint, source_sha256, regions.digest)
         num_tiles = max(1, min(_BATCH_SIZE, _BATCH_BYTES // (3 * spec.tile_px**2)))
         yield from slide.reader.tiles(slide.plan, num_tiles)
     if _version(path) != version:

@@ -8,6 +8,7 @@ from mhim_core.embed.facts import plan_facts
 from mhim_core.embed.slide_encoder import SlideEncoder
 from mhim_core.features import SlideFeatures
 from mhim_core.slides.prepare import prepare_slide
+from mhim_core.slides.regions import NO_FILES, RegionFiles, slide_regions
 from mhim_core.slides.source_identity import check_sha256, source_hint, source_identity
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.types import SlideTask
@@ -20,15 +21,18 @@ def embed_slide(
     spec: TileSpec,
     policy: SlidePolicy,
     path: str | Path | None = None,
+    files: RegionFiles = NO_FILES,
 ) -> list[SlideFeatures]:
     """The features of one slide, one per encoder in their order; N = 0 rows if it has no tissue.
 
-    `path`: where a remote slide was staged; None: the task's own local path. Raises SlideError for anything that is
-    the slide's fault, EncoderError for an encoder's.
+    `path`: where a remote slide was staged; None: the task's own local path. `files`: the contents of its annotation
+    and mask, where `spec` uses them. Raises SlideError for anything that is the slide's fault, EncoderError for an
+    encoder's.
     """
     path = Path(task.uri if path is None else path)
     source_sha256 = check_sha256(path, task.sha256)
     source, hint = source_identity(path), source_hint(path)._replace(uri=task.uri)
-    with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy) as prepared:
-        facts = plan_facts(task.slide_id, prepared, spec, source, hint, source_sha256)
+    regions = slide_regions(files, spec)
+    with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy, regions=regions) as prepared:
+        facts = plan_facts(task.slide_id, prepared, spec, source, hint, source_sha256, regions.digest)
         return SlideEncoder(encoders)(prepared.reader.tiles(prepared.plan), facts)

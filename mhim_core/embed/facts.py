@@ -1,6 +1,7 @@
 """What the decoder of a slide sends the encoder beside the tiles. No torch: decoding needs none."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,8 @@ class PlanFacts:
     cut: TileCut
     decoding: str = ""
     """What a person should know of how the tiles are decoded; empty: nothing."""
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What was asked for beside, of each planned tile: by the column's name, (N,)."""
 
     def with_sha256(self, source_sha256: str) -> "PlanFacts":
         """The same, of a source whose sha256 was verified by someone else ("": by nobody)."""
@@ -39,8 +42,12 @@ def plan_facts(
     source: SourceIdentity,
     hint: SourceHint,
     source_sha256: str,
+    regions: str = "",
 ) -> PlanFacts:
-    """The facts of a slide that is open and planned. `source_sha256`: "" where the file was not read whole."""
+    """The facts of a slide that is open and planned.
+
+    `source_sha256`: "" where the file was not read whole; `regions`: digest of its annotation and mask, "" for none.
+    """
     plan = prepared.plan
     return PlanFacts(
         slide_id=slide_id,
@@ -55,6 +62,7 @@ def plan_facts(
             upsample=plan.upsample,
             backend=prepared.reader.backend,
             view=prepared.view,
+            regions=regions,
         ),
         cut=TileCut(
             tiling=tiling_identity(spec),
@@ -63,4 +71,5 @@ def plan_facts(
             height_l0_px=prepared.info.height_l0_px,
         ),
         decoding=prepared.decoding,
+        columns=plan.columns,
     )

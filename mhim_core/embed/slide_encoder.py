@@ -117,6 +117,7 @@ class _Collector:
             encoder=self._encoder.card.to_dict(),
             versions=versions_of(self._encoder.card) | getattr(self._encoder, "versions", {}),
             num_bad_tiles=int((~came_N).sum()),
+            columns={name: values[came_N] for name, values in facts.columns.items()},
         )
 
     def _take_pending(self) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ retraining. Snapshots lie at `flows/data/<name>/<fingerprint, 16 digits>.json`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.errors import IntegrityError
@@ -43,8 +44,19 @@ class Snapshot:
         return canonical_json({"schema": SCHEMA, "slides": self.slides, "policy": self.policy})
 
 
-def snapshot(rows: Sequence[CohortRow], contents: Mapping[SlideId, SourceIdentity], policy: SlidePolicy) -> Snapshot:
-    """Of the rows that have a target; their order and the place of their files do not matter."""
+def snapshot(
+    rows: Sequence[CohortRow],
+    contents: Mapping[SlideId, SourceIdentity],
+    policy: SlidePolicy,
+    regions: Mapping[SlideId, str] = MappingProxyType({}),
+    *,
+    takes_unannotated: bool = False,
+) -> Snapshot:
+    """Of the rows that have a target; their order and the place of their files do not matter.
+
+    `regions`: digests of annotations and masks, of slides whose tiles depend on them; `takes_unannotated`: slides that
+    should have one and have none are let in.
+    """
     slides = {
         row.slide_id: fingerprint(
             {
@@ -54,12 +66,14 @@ def snapshot(rows: Sequence[CohortRow], contents: Mapping[SlideId, SourceIdentit
                 "mpp": row.mpp,
                 "sha256": row.sha256,
                 "source": contents.get(row.slide_id),
+                **({"regions": regions[row.slide_id]} if regions.get(row.slide_id) else {}),
             }
         )[:_DIGITS]
         for row in rows
         if row.is_labelled
     }
-    return Snapshot(slides=dict(sorted(slides.items())), policy=to_plain(policy))
+    admission = to_plain(policy) | ({"unannotated": "whole"} if takes_unannotated else {})
+    return Snapshot(slides=dict(sorted(slides.items())), policy=admission)
 
 
 def keep_snapshot(records: Storage, name: str, data: Snapshot) -> None:

@@ -5,15 +5,17 @@ and *level 0* (pixels of the scan it covers).
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from mhim_core.errors import SlideError
-from mhim_core.features import MppUsed
+from mhim_core.features import TILE_CLASS, MppUsed
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.mask import TissueMask
+from mhim_core.slides.regions import EVERYWHERE, RegionMasks, tile_classes
 from mhim_core.slides.spec import MAX_GRID_CELLS, MAX_READ_PX, MAX_TILES, READ_BYTES_PER_PX, SlidePolicy, TileSpec
 from mhim_core.types import FailureReason
 
@@ -45,6 +47,8 @@ class TilePlan:
     """float32 (N,): tissue's share of the tile's area, 0 to 1; what lies over the slide's edge is none."""
     tile_px: int
     geometry: TileGeometry
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What else is known of each tile before it is read: by the column's name, (N,)."""
 
     def __len__(self) -> int:
         return len(self.coords_l0_px)
@@ -118,8 +122,15 @@ def tile_geometry(info: SlideInfo, mpp: MppUsed, spec: TileSpec, policy: SlidePo
     )
 
 
-def plan_tiles(info: SlideInfo, mpp: MppUsed, spec: TileSpec, policy: SlidePolicy, tissue: TissueMask) -> TilePlan:
-    """The grid's tiles of which at least `min_tissue` is tissue, row by row.
+def plan_tiles(
+    info: SlideInfo,
+    mpp: MppUsed,
+    spec: TileSpec,
+    policy: SlidePolicy,
+    tissue: TissueMask,
+    regions: RegionMasks = EVERYWHERE,
+) -> TilePlan:
+    """The grid's tiles of which at least `min_tissue` is tissue, and `min_roi` inside the regions, row by row.
 
     Tiles over the right and bottom edge belong to the grid; what lies outside counts as no tissue. Raises SlideError as
     `tile_geometry` does, and TOO_LARGE for more than MAX_TILES tiles.
@@ -128,13 +139,17 @@ def plan_tiles(info: SlideInfo, mpp: MppUsed, spec: TileSpec, policy: SlidePolic
     left_l0 = np.rint(np.arange(geometry.columns) * geometry.stride_l0_px[0])
     top_l0 = np.rint(np.arange(geometry.rows) * geometry.stride_l0_px[1])
     to_mask_x, to_mask_y = mpp.x / tissue.mask_mpp, mpp.y / tissue.mask_mpp
-    share = tissue.share_in_grid(
+    edges = (
         left_l0 * to_mask_x,
         (left_l0 + geometry.tile_size_l0_px[0]) * to_mask_x,
         top_l0 * to_mask_y,
         (top_l0 + geometry.tile_size_l0_px[1]) * to_mask_y,
-    ).astype(np.float32)
-    row, column = np.nonzero(share >= np.float32(spec.min_tissue))
+    )
+    share = tissue.share_in_grid(*edges).astype(np.float32)
+    is_kept = share >= np.float32(spec.min_tissue)
+    if regions.inside is not None:
+        is_kept &= regions.inside.share_in_grid(*edges).astype(np.float32) >= np.float32(spec.min_roi)
+    row, column = np.nonzero(is_kept)
     if len(row) > MAX_TILES:
         raise SlideError(
             FailureReason.TOO_LARGE,
@@ -145,4 +160,11 @@ def plan_tiles(info: SlideInfo, mpp: MppUsed, spec: TileSpec, policy: SlidePolic
         tissue_share=share[row, column],
         tile_px=spec.tile_px,
         geometry=geometry,
+        columns={TILE_CLASS: _classes_at(row, column, edges, regions)} if spec.tile_classes else {},
     )
+
+
+def _classes_at(row: np.ndarray, column: np.ndarray, edges: tuple[np.ndarray, ...], regions: RegionMasks) -> np.ndarray:
+    left, right, top, bottom = edges
+    shares = {name: mask.share_in_grid(left, right, top, bottom)[row, column] for name, mask in regions.classes.items()}
+    return tile_classes(shares, regions.classes, len(row))

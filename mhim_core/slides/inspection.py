@@ -13,6 +13,7 @@ from mhim_core.errors import SlideError
 from mhim_core.features import SlideView
 from mhim_core.slides.grid import TilePlan
 from mhim_core.slides.prepare import PreparedSlide, prepare_slide
+from mhim_core.slides.regions import NO_FILES, RegionFiles, task_regions
 from mhim_core.slides.source_identity import check_sha256
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.types import SlideTask
@@ -37,7 +38,7 @@ class SlideInspection(NamedTuple):
     decoding: str = ""
     """What a person should know of how the tiles are decoded; empty: nothing."""
     picture: bytes | None = None
-    """JPEG of the slide with the tissue's outline and the tile grid, where it was asked for."""
+    """JPEG of the slide with the outlines of tissue and regions, and the tiles, where it was asked for."""
     plan_s: float = 0.0
     """CPU seconds to open it, find its tissue and plan its tiles."""
     read_s: float = 0.0
@@ -46,12 +47,19 @@ class SlideInspection(NamedTuple):
 
 
 def inspect_slide(
-    path: Path, task: SlideTask, *, spec: TileSpec, policy: SlidePolicy, with_picture: bool = False
+    path: Path,
+    task: SlideTask,
+    *,
+    spec: TileSpec,
+    policy: SlidePolicy,
+    files: RegionFiles = NO_FILES,
+    with_picture: bool = False,
 ) -> SlideInspection:
     """Open, plan and read up to 128 tiles. Raises the SlideError that embedding would, as far as a sample can tell."""
     check_sha256(path, task.sha256)
     start_s = time.process_time()
-    with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy) as slide:
+    regions = task_regions(task, files, spec)
+    with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy, regions=regions) as slide:
         planned_s, sample = time.process_time(), _sample(slide.plan)
         with contextlib.suppress(SlideError):
             _read(slide, sample)
@@ -85,7 +93,7 @@ def _picture(slide: PreparedSlide) -> bytes:
     from mhim_core.slides.picture import draw_overview
 
     buffer = io.BytesIO()
-    draw_overview(slide.reader, slide.mpp, slide.tissue, slide.plan).save(buffer, "JPEG", quality=85)
+    draw_overview(slide.reader, slide.mpp, slide.tissue, slide.plan, slide.regions).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 

@@ -10,6 +10,7 @@ from mhim_core.slides.grid import TilePlan, plan_tiles, tile_geometry
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.mask import TissueMask
 from mhim_core.slides.reader import SlideReader, open_slide
+from mhim_core.slides.regions import NO_REGIONS, RegionMasks, SlideRegions, region_masks, with_region_shares
 from mhim_core.slides.resolution import resolution_warning, resolve_mpp
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.slides.tissue import find_tissue
@@ -27,6 +28,8 @@ class PreparedSlide:
     """What was seen of the slide when its tissue was looked for."""
     plan: TilePlan
     """Empty if there is no tissue."""
+    regions: RegionMasks
+    """Where tiles may lie, and of which class they are."""
     decoding: str = ""
     """What a person should know of how the tiles are decoded; empty: nothing."""
 
@@ -43,22 +46,32 @@ class PreparedSlide:
 
 
 def prepare_slide(
-    path: str | Path, *, mpp_override: float | None = None, spec: TileSpec, policy: SlidePolicy
+    path: str | Path,
+    *,
+    mpp_override: float | None = None,
+    spec: TileSpec,
+    policy: SlidePolicy,
+    regions: SlideRegions = NO_REGIONS,
 ) -> PreparedSlide:
     """Open a slide and plan its tiles.
 
-    Raises SlideError: NOT_FOUND, OPEN, TOO_LARGE, NO_MPP, IMPLAUSIBLE_MPP, UPSAMPLE, READ; the file is closed then.
+    Raises SlideError: NOT_FOUND, OPEN, TOO_LARGE, NO_MPP, IMPLAUSIBLE_MPP, UPSAMPLE, READ, NO_ANNOTATION,
+    BAD_ANNOTATION; the file is closed then.
     """
     reader = open_slide(path, spec.backend)
     try:
         info = reader.info()
         mpp = resolve_mpp(info, mpp_override, policy)
         tile_geometry(info, mpp, spec, policy)  # refuses before anything is decoded
-        tissue, view = find_tissue(reader, mpp, spec)
+        tissue, view = find_tissue(reader, mpp, spec, regions.mask)
         view = view._replace(resolution=resolution_warning(info, mpp, view.tissue_mm2))
-        plan = plan_tiles(info, mpp, spec, policy, tissue)
+        masks = region_masks(regions.annotation, info, mpp, tissue, spec)
+        view = with_region_shares(view, tissue, masks)
+        plan = plan_tiles(info, mpp, spec, policy, tissue, masks)
         decoding = reader.prepare_level(plan.level)
     except BaseException:
         reader.close()
         raise
-    return PreparedSlide(reader=reader, info=info, mpp=mpp, tissue=tissue, view=view, plan=plan, decoding=decoding)
+    return PreparedSlide(
+        reader=reader, info=info, mpp=mpp, tissue=tissue, view=view, plan=plan, regions=masks, decoding=decoding
+    )

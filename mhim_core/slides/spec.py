@@ -52,6 +52,7 @@ class TissueMethod(StrEnum):
     auto = "auto"
     glass = "glass"
     otsu = "otsu"
+    mask = "mask"
 
 
 AUTO = "auto"
@@ -74,7 +75,7 @@ class TileSpec:
     tissue: TissueMethod = field(default=TissueMethod.auto, metadata={"neutral": TissueMethod.otsu})
     """glass: tissue is what differs from the slide's own glass; otsu: saturation above 0.05, as in mhim 0.1, which
     misses pale tissue; auto: glass, except in a store that has features with the same keys made only with otsu, which
-    is then continued with otsu."""
+    is then continued with otsu; mask: each slide's own picture of its tissue, from masks= or the column mask."""
     keep_fat: bool = field(default=True, metadata={"neutral": True})
     """Count fat as tissue; false leaves it out. Only with tissue=glass."""
     keep_pen: bool = field(default=False, metadata={"neutral": False})
@@ -84,12 +85,28 @@ class TileSpec:
     """Decoder of the slides. auto: direct for TIFFs of JPEG tiles, plain for what openslide cannot read (PNG, JPEG,
     untiled TIFF, planes of OME-TIFF), else openslide; openslide: the reference; direct: the same pixels, several times
     faster, of JPEG tiles alone; plain: all files, each read whole into memory."""
+    roi: tuple[str, ...] = field(default=(), metadata={"neutral": ()})
+    """Classes of annotated regions to take tiles from, separated by commas, such as Tumor; empty: from everywhere.
+    Regions without a class are called unclassified. Needs annotations=."""
+    exclude: tuple[str, ...] = field(default=(), metadata={"neutral": ()})
+    """Classes of annotated regions to take no tiles from, separated by commas, such as Artefact; empty: none. Needs
+    annotations=."""
+    min_roi: float = field(default=0.5, metadata={"neutral": 0.5})
+    """Minimum share of a tile's area that must lie inside roi and outside exclude, above 0, at most 1; unused without
+    either."""
+    tile_classes: bool = field(default=False, metadata={"neutral": False})
+    """Write into the features, as column tile_class, the class of the region that covers half of each tile or more; of
+    several the one with the smallest area on the slide. Needs annotations=."""
 
     def __post_init__(self) -> None:
         if self.backend not in (AUTO, *BACKEND_NAMES):
             raise ConfigError(f"backend is {self.backend!r}; set {AUTO} or one of {', '.join(BACKEND_NAMES)}")
-        if self.tissue is TissueMethod.otsu and (self.keep_pen or not self.keep_fat):
-            raise ConfigError("tissue=otsu knows neither fat nor pen; leave keep_fat and keep_pen, or set tissue=glass")
+        if self.tissue in (TissueMethod.otsu, TissueMethod.mask) and (self.keep_pen or not self.keep_fat):
+            raise ConfigError(
+                f"tissue={self.tissue.value} knows neither fat nor pen; leave keep_fat and keep_pen, or set "
+                "tissue=glass"
+            )
+        self._check_regions()
         if not (math.isfinite(self.target_mpp) and MIN_MPP <= self.target_mpp <= MAX_MPP):
             raise ConfigError(f"target_mpp is {self.target_mpp}; set it between {MIN_MPP} and {MAX_MPP} µm/px")
         if not MIN_TILE_PX <= self.tile_px <= MAX_TILE_PX:
@@ -98,6 +115,27 @@ class TileSpec:
             raise ConfigError(f"overlap_px is {self.overlap_px}; set it from 0 to below tile_px ({self.tile_px})")
         if not 0 <= self.min_tissue <= 1:
             raise ConfigError(f"min_tissue is {self.min_tissue}; set a share between 0 and 1")
+
+    def _check_regions(self) -> None:
+        for name in ("roi", "exclude"):  # in whatever order and spacing they are named, they are the same classes
+            classes = {text.strip() for text in getattr(self, name)} - {""}
+            object.__setattr__(self, name, tuple(sorted(classes)))
+        if both := {*self.roi} & {*self.exclude}:
+            raise ConfigError(f"{', '.join(sorted(both))}: a class is either in roi or in exclude")
+        if not 0 < self.min_roi <= 1:
+            raise ConfigError(f"min_roi is {self.min_roi}; set a share above 0, at most 1")
+        if self.min_roi != 0.5 and not (self.roi or self.exclude):
+            raise ConfigError(f"min_roi={self.min_roi:g} needs roi or exclude")
+
+    @property
+    def uses_annotations(self) -> bool:
+        """Whether tiles depend on the regions that are annotated on a slide."""
+        return bool(self.roi or self.exclude or self.tile_classes)
+
+    @property
+    def needs_files(self) -> bool:
+        """Whether a slide needs an annotation or a mask beside it."""
+        return self.uses_annotations or self.tissue is TissueMethod.mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +222,16 @@ class GlassRule:
 
 TISSUE_RULE = TissueRule()
 GLASS_RULE = GlassRule()
+MASK_RULE = {"name": "mask", "version": 1, "mask_mpp": GLASS_RULE.mask_mpp}
+"""Of slides that bring a mask. The version is raised by any change of `tissue_mask.py` that moves one."""
+REGIONS_RULE = {"version": 1}
+"""Raised by any change of `regions.py` or `raster.py` that moves a tile or its class."""
 
-RULE_NAMES = {TissueMethod.glass: GLASS_RULE.name, TissueMethod.otsu: TISSUE_RULE.name}
+RULE_NAMES = {
+    TissueMethod.glass: GLASS_RULE.name,
+    TissueMethod.otsu: TISSUE_RULE.name,
+    TissueMethod.mask: str(MASK_RULE["name"]),
+}
 """What a tiling's identity calls them."""
 
 
@@ -203,12 +249,14 @@ def tiling_identity(spec: TileSpec) -> dict[str, Any]:
     }
     if backend := _backend_identity(spec.backend):
         identity["backend"] = backend
+    if spec.uses_annotations:
+        identity["regions"] = dict(REGIONS_RULE)
     return identity
 
 
 _OF_RULES = ("tissue", "keep_fat", "keep_pen", "backend")
 """Options that the identity states by their rule."""
-_RULES = ("tissue", "grid", "pixels", "backend")
+_RULES = ("tissue", "grid", "pixels", "backend", "regions")
 """The parts of a tiling's identity that are this version's own, not the spec's."""
 
 
@@ -231,6 +279,8 @@ def stored_spec(tiling: Mapping[str, Any], what: str) -> TileSpec:
 def _tissue_identity(spec: TileSpec) -> dict[str, Any]:
     if spec.tissue is TissueMethod.otsu:
         return dict(to_plain(TISSUE_RULE))
+    if spec.tissue is TissueMethod.mask:
+        return dict(MASK_RULE)
     return to_plain(GLASS_RULE) | {"keep_fat": spec.keep_fat, "keep_pen": spec.keep_pen}
 
 
@@ -249,6 +299,8 @@ def _rule_options(tiling: Mapping[str, Any], what: str) -> dict[str, Any]:
         rule, backend = tiling["tissue"], tiling.get("backend", {"name": AUTO})
         if rule["name"] == GLASS_RULE.name:
             options = {"tissue": TissueMethod.glass.value, "keep_fat": rule["keep_fat"], "keep_pen": rule["keep_pen"]}
+        elif rule["name"] == MASK_RULE["name"]:
+            options = {"tissue": TissueMethod.mask.value}
         else:
             options = {"tissue": TissueMethod.otsu.value}
         return options | {"backend": backend["name"]}

@@ -17,6 +17,7 @@ from mhim_core.slides.pen import find_pen
 from mhim_core.slides.reader import SlideReader, Thumbnail
 from mhim_core.slides.spec import GLASS_RULE, TISSUE_RULE, TileSpec, TissueMethod
 from mhim_core.slides.tissue_glass import cleaned, tissue_beside_glass
+from mhim_core.slides.tissue_mask import read_mask
 from mhim_core.slides.tissue_otsu import tissue_of
 
 _EDGE_PX = 2
@@ -30,22 +31,36 @@ class FoundTissue(NamedTuple):
     view: SlideView
 
 
-def find_tissue(reader: SlideReader, mpp: MppUsed, spec: TileSpec) -> FoundTissue:
-    """The slide's tissue at 8 µm/px. Raises SlideError as `SlideReader.thumbnail` does."""
+def find_tissue(reader: SlideReader, mpp: MppUsed, spec: TileSpec, mask: bytes | None = None) -> FoundTissue:
+    """The slide's tissue at 8 µm/px; `mask`: with tissue=mask, the file that holds it.
+
+    Raises SlideError as `SlideReader.thumbnail` does, BAD_ANNOTATION for a mask that is not this slide's, NO_ANNOTATION
+    where there is none.
+    """
     thumbnail = reader.thumbnail(mpp, GLASS_RULE.mask_mpp)
-    is_tissue, view = tissue_and_view(thumbnail, spec)
+    stated = None
+    if spec.tissue is TissueMethod.mask:
+        stated = read_mask(mask, reader.info(), mpp, thumbnail.is_unreadable.shape)
+    is_tissue, view = tissue_and_view(thumbnail, spec, stated)
     # what cannot be read is unknown, not empty: planned, it meets the tile reader and is recorded as bad there
     return FoundTissue(TissueMask(is_tissue=is_tissue | thumbnail.is_unreadable, mask_mpp=GLASS_RULE.mask_mpp), view)
 
 
-def tissue_and_view(thumbnail: Thumbnail, spec: TileSpec) -> tuple[np.ndarray, SlideView]:
-    """bool (rows, columns), tissue in a thumbnail taken at 8 µm/px; and the shares of what it shows."""
+def tissue_and_view(
+    thumbnail: Thumbnail, spec: TileSpec, stated: np.ndarray | None = None
+) -> tuple[np.ndarray, SlideView]:
+    """bool (rows, columns), tissue in a thumbnail taken at 8 µm/px; and the shares of what it shows.
+
+    `stated`: the tissue where another than the thumbnail's finders says it, bool (rows, columns).
+    """
     smooth = smoothed(thumbnail.pixels)
     is_black = is_black_frame(thumbnail.pixels, GLASS_RULE)
     is_scanned = ~thumbnail.is_unreadable & ~is_black
     glass = find_glass(thumbnail.pixels, smooth, is_scanned, GLASS_RULE)
     is_pen = np.zeros(is_scanned.shape, bool) if glass is None else find_pen(smooth, glass, is_scanned)
-    if spec.tissue is TissueMethod.otsu:
+    if stated is not None:
+        is_tissue = stated
+    elif spec.tissue is TissueMethod.otsu:
         is_tissue = tissue_of(thumbnail, TISSUE_RULE)
     else:
         is_seen = is_scanned if spec.keep_pen else is_scanned & ~is_pen

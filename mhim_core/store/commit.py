@@ -38,20 +38,24 @@ def find_commit(
     source: SourceIdentity,
     mpp: MppUsed,
     source_sha256: str = "",
+    regions: str = "",
 ) -> CommitRecord | None:
     """The commit of exactly these source bytes at this resolution, or None: worth a look before encoding.
+
+    `regions`: digest of the slide's annotation and mask; "" where none are used.
 
     Raises SlideError(source_hash_mismatch) if it was made of bytes of another sha256 than `source_sha256` (verified;
     "": unknown), ConflictError if its key holds something else.
     """
-    key = layout.commit_key(feature_set.fingerprint, slide_id, commit_digest(source, mpp))
+    key = layout.commit_key(feature_set.fingerprint, slide_id, commit_digest(source, mpp, regions))
     try:
         data = storage.get(key)
     except NotFoundError:
         return None
     record = CommitRecord.from_json(data, storage.locate(key))
-    committed = (record.slide_id, record.reading.source, record.reading.mpp, record.feature_set, record.dim)
-    if committed != (slide_id, source, mpp, feature_set.fingerprint, feature_set.dim):
+    reading = record.reading
+    committed = (record.slide_id, reading.source, reading.mpp, reading.regions, record.feature_set, record.dim)
+    if committed != (slide_id, source, mpp, regions, feature_set.fingerprint, feature_set.dim):
         raise ConflictError(f"{storage.locate(key)} holds a commit of another source or feature set than its name says")
     verified = record.reading.source_sha256
     if source_sha256 and verified and source_sha256 != verified:
@@ -92,7 +96,15 @@ def commit(storage: Storage, feature_set: FeatureSet, features: SlideFeatures) -
 
 def _find_own(storage: Storage, feature_set: FeatureSet, features: SlideFeatures) -> CommitRecord | None:
     reading = features.reading
-    return find_commit(storage, feature_set, features.slide_id, reading.source, reading.mpp, reading.source_sha256)
+    return find_commit(
+        storage,
+        feature_set,
+        features.slide_id,
+        reading.source,
+        reading.mpp,
+        reading.source_sha256,
+        reading.regions,
+    )
 
 
 def _check_belongs(feature_set: FeatureSet, features: SlideFeatures) -> None:

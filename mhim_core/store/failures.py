@@ -112,7 +112,8 @@ def last_failures(
 def attempt_digest(task: SlideTask, hint: SourceHint | None) -> str:
     """What was asked and how the source looked; anything else is a new start, with no failure held against it."""
     source = hint if hint is not None else task.uri
-    return fingerprint({"source": source, "mpp_override": task.mpp_override, "sha256": task.sha256})
+    asked = {"source": source, "mpp_override": task.mpp_override, "sha256": task.sha256}
+    return fingerprint(asked | ({"regions": task.regions} if task.regions else {}))
 
 
 def _parse(data: bytes, origin: str) -> RecordedFailure:

@@ -58,6 +58,9 @@ _SCHEMA = pa.schema(
     ]
 )
 
+_SCHEMA_WITH_REGIONS = _SCHEMA.append(pa.field("regions", pa.string(), nullable=False))
+"""Of a feature set whose tiles depend on annotations or masks: the digest of each slide's."""
+
 
 class ManifestRef(NamedTuple):
     """A pin: the version and the bytes it must have."""
@@ -218,7 +221,10 @@ def _table(storage: Storage, feature_set: str, version: int) -> pa.Table:
 def _encode(feature_set: str, entries: Mapping[SlideId, CommitRecord]) -> bytes:
     metadata = {METADATA_KEY: canonical_json({"schema_version": SCHEMA_VERSION, "feature_set": feature_set})}
     rows = [_to_row(record) for record in entries.values()]
-    table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata(metadata))
+    schema = _SCHEMA
+    if any("regions" in row for row in rows):
+        schema, rows = _SCHEMA_WITH_REGIONS, [{"regions": "", **row} for row in rows]
+    table = pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True, version="2.6", data_page_version="1.0")
     return sink.getvalue().to_pybytes()
@@ -244,7 +250,9 @@ def _checked_table(data: bytes, feature_set: str, origin: str) -> pa.Table:
             f"{origin} is not a manifest: {error!r}; the commits stand: move this file away, and `mhim embed` with its "
             "cohort's table writes the same one again"
         ) from error
-    if stated != (SCHEMA_VERSION, feature_set) or not table.schema.equals(_SCHEMA):
+    if stated != (SCHEMA_VERSION, feature_set) or not any(
+        table.schema.equals(schema) for schema in (_SCHEMA, _SCHEMA_WITH_REGIONS)
+    ):
         raise IntegrityError(
             f"{origin} is of schema version {stated[0]} and feature set {stated[1]}, or has other columns"
         )
@@ -278,6 +286,7 @@ def _from_row(row: dict[str, object], feature_set: str) -> CommitRecord:
         effective_mpp=tuple(take("effective_mpp", "x", "y")),  # type: ignore[arg-type]
         upsample=values.pop("upsample"),  # type: ignore[arg-type]
         backend=None,
+        regions=str(values.pop("regions", "")),
     )
     nested = {
         "status": Status(str(values.pop("status"))),

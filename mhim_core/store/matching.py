@@ -19,6 +19,8 @@ Source, by the sha256 that the task names (the cohort table's column) and the on
 "yes" still asks for the source's hint or identity. Where none was verified, the slide is opened again and its sha256
 checked first.
 
+Regions (annotation, mask): the task's digest of them is the commit's, "" for none.
+
 A policy never decides whether a commit is right, only whether its slide is let in: a slide committed under a laxer
 `max_upsample` is refused by a stricter one without being opened, and is there again when the policy is relaxed.
 """
@@ -76,6 +78,7 @@ def find_match(
         for record in records
         if mpp_matches(record.reading.mpp, task.mpp_override, default_mpp)
         and sha256_matches(record.reading.source_sha256, task.sha256)
+        and record.reading.regions == task.regions
     ]
     if not fitting or hint is None:
         return None

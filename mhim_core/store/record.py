@@ -40,7 +40,7 @@ class CommitRecord:
 
     @property
     def digest(self) -> str:
-        return commit_digest(self.reading.source, self.reading.mpp)
+        return commit_digest(self.reading.source, self.reading.mpp, self.reading.regions)
 
     @property
     def commit_key(self) -> str:
@@ -76,13 +76,13 @@ class CommitRecord:
         return read_record(cls, values, origin)
 
 
-def commit_digest(source: SourceIdentity, mpp: MppUsed) -> str:
-    """What a commit of a slide is of: these source bytes at this resolution, stated by this party.
+def commit_digest(source: SourceIdentity, mpp: MppUsed, regions: str = "") -> str:
+    """What a commit of a slide is of: these source bytes at this resolution, stated by this party, and these regions.
 
     Who stated it counts: once an override is removed, whether the slide itself says the same is only known by opening
     it, and the commit that settles this needs a key of its own (the feature file stays one, its bytes are the same).
     """
-    return fingerprint({"source": source, "mpp": mpp})
+    return fingerprint({"source": source, "mpp": mpp} | ({"regions": regions} if regions else {}))
 
 
 def skipped_row(record: CommitRecord) -> StatusRow:

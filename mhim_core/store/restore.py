@@ -22,6 +22,8 @@ def check_source(committed: CommitRecord, reading: SlideReading) -> None:
         finding = "its file has changed since, so the committed features cannot be made again"
     elif (reading.mpp.x, reading.mpp.y) != (committed.reading.mpp.x, committed.reading.mpp.y):
         finding = f"its resolution is {reading.mpp.x:g} µm/px; committed were {committed.reading.mpp.x:g}"
+    elif reading.regions != committed.reading.regions:
+        finding = "its annotation or mask is another than that of the committed features"
     else:
         return
     raise SlideError(FailureReason.SOURCE_HASH_MISMATCH, f"slide {committed.slide_id}: {finding}")

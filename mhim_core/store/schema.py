@@ -9,6 +9,11 @@ Rows are tiles in row-major order (by y, then x). Columns:
     background_share  float32                      share where the scanner stored nothing (white), 0 to 1
     features          fixed_size_list<float16, D>
 
+Columns that a tiling asks for follow them, in this order (`OPTIONAL_COLUMNS`); a file without any is as version 0.1
+wrote it:
+
+    tile_class        string                       class of the annotated region that covers the tile, "" for none
+
 The file's metadata key `mhim` is canonical JSON: what the features are of and what computed them. Nothing in a file
 varies with time, host, path, attempt or thread count: the same features give the same bytes.
 
@@ -17,6 +22,8 @@ stream split is 34 % below float16's raw size and no slower to read than uncompr
 longer for nothing. Row groups of 4 MiB let the reader's threads work side by side.
 """
 
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mhim_core.errors import IntegrityError, SlideError
-from mhim_core.features import SlideFeatures
+from mhim_core.features import TILE_CLASS, SlideFeatures
 from mhim_core.fingerprint import canonical_json, sha256
 from mhim_core.records import parse_json
 from mhim_core.types import FailureReason, SlideId
@@ -33,11 +40,16 @@ SCHEMA_VERSION = 1
 METADATA_KEY = b"mhim"
 DTYPE = "float16"
 
+OPTIONAL_COLUMNS: dict[str, pa.DataType] = {TILE_CLASS: pa.string()}
+"""By name; a file has any of them, in this order."""
+
 _ROW_GROUP_BYTES = 4 * 2**20
 MAX_ROWS = 2_000_000
 """Tiles of one slide, the limit of tiling as well: a file of more is none of ours."""
 _BYTES_BESIDE_FEATURES = 20
 """Of a row: tile, x, y, two shares."""
+_BYTES_OF_COLUMN = 8
+"""Of a row and an optional column: texts are few, and written once."""
 _LARGE_BYTES = 64 * 2**20
 """Of features, from which on Arrow is asked to give back what it no longer needs; it takes up to twice as much."""
 _FREE_BYTES = 2**20
@@ -60,10 +72,12 @@ class FeatureTable(NamedTuple):
     """float32 (N,)."""
     metadata: dict[str, Any]
     """The file's own account: encoder, tiling, mpp, effective_mpp, tile_size_l0_px, upsample, source, versions, …"""
+    columns: Mapping[str, np.ndarray] = MappingProxyType({})
+    """Its optional columns by name, (N,)."""
 
 
-def feature_schema(dim: int) -> pa.Schema:
-    """The columns for features of length `dim`; nothing is nullable."""
+def feature_schema(dim: int, optional: Collection[str] = ()) -> pa.Schema:
+    """The columns for features of length `dim`, and those of OPTIONAL_COLUMNS that are named; nothing is nullable."""
     features = pa.list_(pa.field("element", pa.float16(), nullable=False), dim)
     columns = {
         "tile": pa.int32(),
@@ -72,6 +86,7 @@ def feature_schema(dim: int) -> pa.Schema:
         "tissue_share": pa.float32(),
         "background_share": pa.float32(),
         "features": features,
+        **{name: kind for name, kind in OPTIONAL_COLUMNS.items() if name in optional},
     }
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
@@ -86,7 +101,8 @@ def encode_features(features: SlideFeatures) -> bytes:
     order = np.lexsort((xy[:, 0], xy[:, 1]))
     values = np.ascontiguousarray(features.features[order])
     dim = values.shape[1]
-    schema = feature_schema(dim)
+    schema = feature_schema(dim, features.columns)
+    texts = [name for name in schema.names if schema.field(name).type == pa.string()]
     columns = [
         pa.array(np.arange(len(order), dtype=np.int32)),
         pa.array(xy[order, 0]),
@@ -94,6 +110,11 @@ def encode_features(features: SlideFeatures) -> bytes:
         pa.array(features.tissue_share[order]),
         pa.array(features.background_share[order]),
         pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=schema.field("features").type),
+        *(
+            pa.array(features.columns[name][order], type=schema.field(name).type)
+            for name in OPTIONAL_COLUMNS
+            if name in features.columns
+        ),
     ]
     metadata = {METADATA_KEY: canonical_json(file_metadata(features))}
     table = pa.Table.from_arrays(columns, schema=schema.with_metadata(metadata))
@@ -104,7 +125,7 @@ def encode_features(features: SlideFeatures) -> bytes:
         row_group_size=max(256, _ROW_GROUP_BYTES // (2 * dim)),
         compression="zstd",
         compression_level=1,
-        use_dictionary=False,
+        use_dictionary=texts or False,
         column_encoding={"features.list.element": "BYTE_STREAM_SPLIT", "tile": "DELTA_BINARY_PACKED"},
         write_statistics=False,
         write_page_checksum=True,
@@ -136,6 +157,7 @@ def file_metadata(features: SlideFeatures) -> dict[str, Any]:
         "height_l0_px": cut.height_l0_px,
         "num_bad_tiles": features.num_bad_tiles,
         "versions": features.versions,
+        **({"regions": reading.regions} if reading.regions else {}),
     }
 
 
@@ -162,6 +184,9 @@ def check_features(features: SlideFeatures) -> None:
             raise _bad(features, f"{name} shares from {share.min()} to {share.max()}, outside 0 to 1")
     if len(np.unique(features.coords_l0_px, axis=0)) != num_tiles:
         raise _bad(features, "a tile occurs twice")
+    for name, values in features.columns.items():
+        if name not in OPTIONAL_COLUMNS or values.shape != (num_tiles,):
+            raise _bad(features, f"column {name} is {values.dtype} {values.shape}, not one of {num_tiles} tiles")
 
 
 def decode_features(
@@ -197,11 +222,12 @@ def decode_features(
         raise IntegrityError(f"slide {slide_id}: its feature file holds NaN or infinite features")
     coords = np.stack([table.column(name).to_numpy() for name in ("x_l0_px", "y_l0_px")], axis=1)
     tissue, background = (np.array(table.column(f"{name}_share")) for name in ("tissue", "background"))
+    columns = {name: np.array(table.column(name)) for name in OPTIONAL_COLUMNS if name in table.column_names}
     is_large = features.nbytes > _LARGE_BYTES
     del file, table
     if is_large:  # Arrow keeps what it has freed, here twice the features
         pa.default_memory_pool().release_unused()
-    return FeatureTable(slide_id, features, coords, tissue, background, metadata)
+    return FeatureTable(slide_id, features, coords, tissue, background, metadata, columns)
 
 
 def all_finite(values: np.ndarray) -> bool:
@@ -213,7 +239,8 @@ def _check_footer(slide_id: SlideId, file: pq.ParquetFile, dim: int, num_tiles: 
     """Raises IntegrityError if what the footer announces is not this slide's features: kilobytes may hold gigabytes."""
     footer, schema = file.metadata, file.schema_arrow
     _read_metadata(slide_id, schema)  # a file of another kind is called that
-    if not schema.equals(feature_schema(dim)):
+    optional = [name for name in OPTIONAL_COLUMNS if name in schema.names]
+    if not schema.equals(feature_schema(dim, optional)):
         columns = ", ".join(f"{field.name} {field.type}" for field in schema)
         raise IntegrityError(
             f"slide {slide_id}: its feature file holds ({columns}), not float16 features of length {dim}"
@@ -224,7 +251,7 @@ def _check_footer(slide_id: SlideId, file: pq.ParquetFile, dim: int, num_tiles: 
         finding = f"has {num_rows:,} tiles, its commit {num_tiles:,}"
     elif num_rows > MAX_ROWS or sum(group.num_rows for group in groups) != num_rows:
         finding = f"announces {num_rows:,} tiles in {len(groups):,} row groups; a slide has at most {MAX_ROWS:,}"
-    elif num_bytes > 2 * num_rows * (_BYTES_BESIDE_FEATURES + 2 * dim) + _FREE_BYTES:
+    elif num_bytes > 2 * num_rows * (_BYTES_BESIDE_FEATURES + _BYTES_OF_COLUMN * len(optional) + 2 * dim) + _FREE_BYTES:
         finding = f"announces {num_bytes:,} bytes for {num_rows:,} tiles of {dim} features"
     else:
         return
