@@ -10,6 +10,8 @@ from mhim_core.types import SlideId
 
 TILE_CLASS = "tile_class"
 """The column of the class of region that covers a tile, "" for none."""
+SHARPNESS, PEN_SHARE = "sharpness", "pen_share"
+"""The columns of a tile's quality."""
 
 
 class SourceIdentity(NamedTuple):
@@ -48,7 +50,7 @@ BACKEND_OF_0_1 = BackendUsed("openslide", 1)
 """The only one of version 0.1."""
 
 
-@neutral_fields(inside_share=None, class_shares=None)
+@neutral_fields(inside_share=None, class_shares=None, colour="", left_out_share=None)
 class SlideView(NamedTuple):
     """What was seen of a slide when its tissue was looked for."""
 
@@ -67,6 +69,10 @@ class SlideView(NamedTuple):
     """Share of the tissue inside the regions of `roi` and outside those of `exclude`; None: it is not restricted."""
     class_shares: dict[str, float] | None = None
     """Share of the tissue in the regions of each class that is used; None: none are."""
+    colour: str = ""
+    """What speaks against the colours that were read, or against their transform; empty: nothing."""
+    left_out_share: float | None = None
+    """Share of the planned tiles that were left out for their quality; None: none are left out for it."""
 
     def describe(self) -> str:
         """In words, for people: `3.1 mm² tissue, 12 % pen`."""
@@ -81,15 +87,29 @@ class SlideView(NamedTuple):
         if self.inside_share is not None:
             parts.append(f"{self.inside_share:.0%} of it inside the regions")
         parts += [f"{name} {share:.0%}" for name, share in (self.class_shares or {}).items()]
+        if self.left_out_share is not None:
+            parts.append(f"{self.left_out_share:.0%} of the tiles left out for their quality")
         if self.glass_rgb is None:
             parts.append("no bright glass")
         if self.resolution:
             parts.append(self.resolution)
         return ", ".join(parts)
 
+    def leaving_out(self, num_left_out: int, num_planned: int) -> "SlideView":
+        """With the share of the tiles with enough tissue that are left out for their quality."""
+        return self._replace(left_out_share=round(num_left_out / max(1, num_planned), 6))
+
     def warning(self) -> str:
         """What a person should look at; empty: nothing."""
-        return "; ".join(text for text in (self.resolution, self._tissue_warning(), self._region_warning()) if text)
+        return "; ".join(text for text in self._warnings() if text)
+
+    def _warnings(self) -> tuple[str, ...]:
+        return self.resolution, self.colour, self._tissue_warning(), self._region_warning(), self._quality_warning()
+
+    def _quality_warning(self) -> str:
+        if self.left_out_share is None or self.left_out_share <= MAX_LEFT_OUT_TILES:
+            return ""
+        return f"{self.left_out_share:.0%} of its tiles are left out for their quality"
 
     def _region_warning(self) -> str:
         if self.inside_share is None or self.inside_share >= MIN_INSIDE_SHARE:
@@ -115,6 +135,7 @@ MIN_LEFT_OUT_MM2, MAX_LEFT_OUT_SHARE = 0.25, 0.25
 """Of what is darker than glass: beyond both, a slide's tissue is worth a look."""
 MAX_PEN_SHARE = 0.1
 MIN_INSIDE_SHARE = 0.005
+MAX_LEFT_OUT_TILES = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)

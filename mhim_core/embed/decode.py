@@ -39,7 +39,7 @@ def decode_slide(
     with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy, regions=regions) as slide:
         yield plan_facts(task.slide_id, slide, spec, source, hint, source_sha256, regions.digest)
         num_tiles = max(1, min(_BATCH_SIZE, _BATCH_BYTES // (3 * spec.tile_px**2)))
-        yield from slide.reader.tiles(slide.plan, num_tiles)
+        yield from slide.tiles(num_tiles)
     if _version(path) != version:
         raise SlideError(FailureReason.READ, "the slide's file changed while it was read; run again once it is whole")
 

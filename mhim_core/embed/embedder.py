@@ -35,4 +35,4 @@ def embed_slide(
     regions = slide_regions(files, spec)
     with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy, regions=regions) as prepared:
         facts = plan_facts(task.slide_id, prepared, spec, source, hint, source_sha256, regions.digest)
-        return SlideEncoder(encoders)(prepared.reader.tiles(prepared.plan), facts)
+        return SlideEncoder(encoders)(prepared.tiles(), facts)

@@ -29,6 +29,8 @@ class PlanFacts:
     """What a person should know of how the tiles are decoded; empty: nothing."""
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     """What was asked for beside, of each planned tile: by the column's name, (N,)."""
+    num_left_out: int = 0
+    """Tiles that would have been planned, and are left out for what lies on them."""
 
     def with_sha256(self, source_sha256: str) -> "PlanFacts":
         """The same, of a source whose sha256 was verified by someone else ("": by nobody)."""
@@ -72,4 +74,5 @@ def plan_facts(
         ),
         decoding=prepared.decoding,
         columns=plan.columns,
+        num_left_out=plan.num_left_out,
     )

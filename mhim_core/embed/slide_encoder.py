@@ -4,10 +4,11 @@ Whoever decodes (the same process, a child, another machine) hands over `PlanFac
 module opens no slide. Shapes: N planned tiles, b tiles of a batch, D features.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from mhim_core.embed.card import RUNTIME_OPENVINO, EncoderCard
 from mhim_core.embed.encoder import Features, OverlappingEncoder, TileEncoder
 from mhim_core.embed.facts import PlanFacts
 from mhim_core.errors import EncoderError, SlideError
-from mhim_core.features import SlideFeatures
+from mhim_core.features import SlideFeatures, SlideReading
 from mhim_core.types import FailureReason
 
 _PACKAGES = ("mhim", "torch", "numpy", "openslide-python", "openslide-bin")
@@ -41,6 +42,16 @@ class Tiles(Protocol):
         """float32 (b,)."""
         ...
 
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """What else was asked for, by name, (b,)."""
+        ...
+
+    @property
+    def left_out(self) -> Sequence[int]:
+        """Rows of the plan that were read and are left out for their quality."""
+        ...
+
 
 class SlideEncoder:
     """Encodes slide after slide with the same encoders.
@@ -63,17 +74,41 @@ class SlideEncoder:
         collectors = [_Collector(encoder, facts) for encoder in self.encoders]
         came_N = np.zeros(len(facts.coords_l0_px), dtype=bool)
         background_N = np.zeros(len(came_N), dtype=np.float32)
+        columns = {name: np.array(values) for name, values in facts.columns.items()}
+        num_left_out = 0
         for batch in batches:
             _check_batch(batch, came_N)
             came_N[batch.index] = True
             background_N[batch.index] = batch.background_share
+            num_left_out += len(batch.left_out)
+            for name, values in batch.columns.items():
+                columns.setdefault(name, np.zeros(len(came_N), values.dtype))[batch.index] = values
             for collector in collectors:
                 collector.add(batch.index, batch.tiles)
             del batch  # whose memory may be the decoder's next
-        if len(came_N) and not came_N.any():
+        if len(came_N) > num_left_out and not came_N.any():
             message = f"slide {facts.slide_id}: none of its {len(came_N)} planned tiles was read"
             raise SlideError(FailureReason.READ, message)
-        return [collector.finish(came_N, background_N) for collector in collectors]
+        beside = _Beside(came_N, background_N, columns, num_left_out)
+        return [collector.finish(beside) for collector in collectors]
+
+
+class _Beside(NamedTuple):
+    """What is known of the planned tiles beside their features."""
+
+    came_N: np.ndarray
+    background_N: np.ndarray
+    columns: Mapping[str, np.ndarray]
+    num_left_out: int
+    """Tiles that were read and left out for their quality."""
+
+    def reading(self, facts: PlanFacts) -> SlideReading:
+        """The slide's, with the share of tiles that were left out."""
+        view = facts.reading.view
+        if not self.num_left_out or view is None:
+            return facts.reading
+        num_left_out, num_planned = facts.num_left_out + self.num_left_out, facts.num_left_out + len(self.came_N)
+        return replace(facts.reading, view=view.leaving_out(num_left_out, num_planned))
 
 
 class _Collector:
@@ -100,24 +135,25 @@ class _Collector:
                 self._pending = [(index[num_whole:], tiles[num_whole:].copy())]
                 self._num_pending = len(index) - num_whole
 
-    def finish(self, came_N: np.ndarray, background_N: np.ndarray) -> SlideFeatures:
+    def finish(self, beside: _Beside) -> SlideFeatures:
         """Encode the rest and put the slide together."""
         if self._num_pending:
             self._encode(*self._take_pending())
         self._store_running()
-        facts, is_whole = self._facts, bool(came_N.all())
+        facts, came_N = self._facts, beside.came_N
+        is_whole = bool(came_N.all())
         return SlideFeatures(
             slide_id=facts.slide_id,
             features=self._features_ND if is_whole else self._features_ND[came_N],
             coords_l0_px=facts.coords_l0_px if is_whole else facts.coords_l0_px[came_N],
             tissue_share=facts.tissue_share if is_whole else facts.tissue_share[came_N],
-            background_share=background_N[came_N],
-            reading=facts.reading,
+            background_share=beside.background_N[came_N],
+            reading=beside.reading(facts),
             cut=facts.cut,
             encoder=self._encoder.card.to_dict(),
             versions=versions_of(self._encoder.card) | getattr(self._encoder, "versions", {}),
-            num_bad_tiles=int((~came_N).sum()),
-            columns={name: values[came_N] for name, values in facts.columns.items()},
+            num_bad_tiles=int((~came_N).sum()) - beside.num_left_out,
+            columns={name: values[came_N] for name, values in beside.columns.items()},
         )
 
     def _take_pending(self) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mhim_core.errors import SlideError
-from mhim_core.features import TILE_CLASS, MppUsed
+from mhim_core.features import PEN_SHARE, TILE_CLASS, MppUsed
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.mask import TissueMask
 from mhim_core.slides.regions import EVERYWHERE, RegionMasks, tile_classes
@@ -49,6 +49,8 @@ class TilePlan:
     geometry: TileGeometry
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     """What else is known of each tile before it is read: by the column's name, (N,)."""
+    num_left_out: int = 0
+    """Tiles with enough tissue that are left out since too much of them lies under pen."""
 
     def __len__(self) -> int:
         return len(self.coords_l0_px)
@@ -129,9 +131,11 @@ def plan_tiles(
     policy: SlidePolicy,
     tissue: TissueMask,
     regions: RegionMasks = EVERYWHERE,
+    pen: TissueMask | None = None,
 ) -> TilePlan:
     """The grid's tiles of which at least `min_tissue` is tissue, and `min_roi` inside the regions, row by row.
 
+    `pen`: where ink lies, for a spec that judges quality by it; None: nowhere.
     Tiles over the right and bottom edge belong to the grid; what lies outside counts as no tissue. Raises SlideError as
     `tile_geometry` does, and TOO_LARGE for more than MAX_TILES tiles.
     """
@@ -149,7 +153,9 @@ def plan_tiles(
     is_kept = share >= np.float32(spec.min_tissue)
     if regions.inside is not None:
         is_kept &= regions.inside.share_in_grid(*edges).astype(np.float32) >= np.float32(spec.min_roi)
-    row, column = np.nonzero(is_kept)
+    pen_share = np.zeros_like(share) if pen is None else pen.share_in_grid(*edges).astype(np.float32)
+    is_clean = pen_share <= np.float32(spec.max_pen)
+    row, column = np.nonzero(is_kept & is_clean)
     if len(row) > MAX_TILES:
         raise SlideError(
             FailureReason.TOO_LARGE,
@@ -160,7 +166,9 @@ def plan_tiles(
         tissue_share=share[row, column],
         tile_px=spec.tile_px,
         geometry=geometry,
-        columns={TILE_CLASS: _classes_at(row, column, edges, regions)} if spec.tile_classes else {},
+        columns=({TILE_CLASS: _classes_at(row, column, edges, regions)} if spec.tile_classes else {})
+        | ({PEN_SHARE: pen_share[row, column]} if spec.quality else {}),
+        num_left_out=int((is_kept & ~is_clean).sum()),
     )
 
 

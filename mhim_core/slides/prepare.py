@@ -1,24 +1,28 @@
 """From a slide file to its plan of tiles: open → resolution → geometry → tissue → tiles."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from mhim_core.features import MppUsed, SlideView
+from mhim_core.slides.colour import ColourTransform
+from mhim_core.slides.colour_sample import slide_colour
 from mhim_core.slides.grid import TilePlan, plan_tiles, tile_geometry
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.mask import TissueMask
-from mhim_core.slides.reader import SlideReader, open_slide
+from mhim_core.slides.quality import judged
+from mhim_core.slides.reader import SlideReader, TileBatch, open_slide
 from mhim_core.slides.regions import NO_REGIONS, RegionMasks, SlideRegions, region_masks, with_region_shares
 from mhim_core.slides.resolution import resolution_warning, resolve_mpp
-from mhim_core.slides.spec import SlidePolicy, TileSpec
+from mhim_core.slides.spec import ColourMethod, SlidePolicy, TileSpec
 from mhim_core.slides.tissue import find_tissue
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedSlide:
-    """An open slide with everything decided: `reader.tiles(plan)` is all that is left. Close it after use."""
+    """An open slide with everything decided: `tiles()` is all that is left. Close it after use."""
 
     reader: SlideReader
     info: SlideInfo
@@ -32,6 +36,22 @@ class PreparedSlide:
     """Where tiles may lie, and of which class they are."""
     decoding: str = ""
     """What a person should know of how the tiles are decoded; empty: nothing."""
+
+    colour: ColourTransform | None = None
+    """What is done to the colours of tiles; None: nothing."""
+    spec: TileSpec
+
+    def tiles(self, batch_size: int = 64) -> Iterator[TileBatch]:
+        """The plan's tiles as they are to be encoded, in order, up to `batch_size` at once.
+
+        What the reader cannot read, or what is not sharp enough, is left out. Raises SlideError as `reader.tiles`.
+        """
+        for batch in self.reader.tiles(self.plan, batch_size):
+            if self.spec.quality or self.spec.min_sharpness:
+                batch = judged(batch, self.spec)  # as it was read: a transform of colours would count as sharpness
+            if self.colour is not None:
+                batch = replace(batch, tiles=self.colour.apply(batch.tiles))
+            yield batch
 
     def close(self) -> None:
         self.reader.close()
@@ -63,15 +83,32 @@ def prepare_slide(
         info = reader.info()
         mpp = resolve_mpp(info, mpp_override, policy)
         tile_geometry(info, mpp, spec, policy)  # refuses before anything is decoded
-        tissue, view = find_tissue(reader, mpp, spec, regions.mask)
+        tissue, view, pen = find_tissue(reader, mpp, spec, regions.mask)
         view = view._replace(resolution=resolution_warning(info, mpp, view.tissue_mm2))
         masks = region_masks(regions.annotation, info, mpp, tissue, spec)
         view = with_region_shares(view, tissue, masks)
-        plan = plan_tiles(info, mpp, spec, policy, tissue, masks)
+        plan = plan_tiles(info, mpp, spec, policy, tissue, masks, pen if spec.judges_quality else None)
+        if spec.max_pen < 1 or spec.min_sharpness:
+            view = view.leaving_out(plan.num_left_out, plan.num_left_out + len(plan))
         decoding = reader.prepare_level(plan.level)
+        colour = slide_colour(reader, plan, spec.colour) if spec.colour is not ColourMethod.none else None
+        if spec.colour is not ColourMethod.none and colour is None and len(plan):
+            view = view._replace(colour="; ".join(filter(None, (view.colour, _NO_COLOUR))))
     except BaseException:
         reader.close()
         raise
     return PreparedSlide(
-        reader=reader, info=info, mpp=mpp, tissue=tissue, view=view, plan=plan, regions=masks, decoding=decoding
+        reader=reader,
+        info=info,
+        mpp=mpp,
+        tissue=tissue,
+        view=view,
+        plan=plan,
+        regions=masks,
+        decoding=decoding,
+        colour=colour,
+        spec=spec,
     )
+
+
+_NO_COLOUR = "too little of it is stained for colour=, and its tiles keep their colours"

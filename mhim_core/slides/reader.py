@@ -5,8 +5,8 @@ if alpha were dropped.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -42,6 +42,10 @@ class TileBatch:
     """uint8 (b, tile_px, tile_px, 3), RGB on white."""
     background_share: np.ndarray
     """float32 (b,): share of the tile where the scanner stored nothing (transparent, or over the slide's edge)."""
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What else was asked for and is seen of the pixels alone: by the column's name, (b,)."""
+    left_out: tuple[int, ...] = ()
+    """Positions in the plan of tiles that were read and left out for their quality."""
 
 
 class Thumbnail(NamedTuple):

@@ -87,7 +87,7 @@ def region_masks(
     """
     if annotation is None:
         return EVERYWHERE
-    used = set(annotation.regions) if spec.tile_classes else {*spec.roi, *spec.exclude}
+    used = {*spec.roi, *spec.exclude, *(annotation.regions if spec.tile_classes else ())}
     for name in sorted({*spec.roi, *spec.exclude} & annotation.without_area.keys()):
         raise bad_annotation(
             f"{name!r} is also drawn as a {annotation.without_area[name]}, which encloses nothing; draw an area, or "

@@ -55,6 +55,14 @@ class TissueMethod(StrEnum):
     mask = "mask"
 
 
+class ColourMethod(StrEnum):
+    """What is done to the colours of tiles before they are encoded."""
+
+    none = "none"
+    reinhard = "reinhard"
+    macenko = "macenko"
+
+
 AUTO = "auto"
 DIRECT, OPENSLIDE, PLAIN = "direct", "openslide", "plain"
 """The backends among which auto chooses by the file."""
@@ -98,6 +106,19 @@ class TileSpec:
     """Write into the features, as column tile_class, the class of the region that covers half of each tile or more; of
     several the one with the smallest area on the slide. Needs annotations=."""
 
+    quality: bool = field(default=False, metadata={"neutral": False})
+    """Write into the features how sharp each tile is (column sharpness) and how much of it lies under pen
+    (pen_share)."""
+    min_sharpness: float = field(default=0.0, metadata={"neutral": 0.0})
+    """Leave out tiles whose sharpness, the variance of their Laplacian, is lower; 0: none. It depends on target_mpp and
+    stain: look at the column of a few slides first."""
+    max_pen: float = field(default=1.0, metadata={"neutral": 1.0})
+    """Leave out tiles of which a larger share lies under pen, 0 to 1; 1: none. Where tissue is found by glass, pen is
+    no tissue in any case."""
+    colour: ColourMethod = field(default=ColourMethod.none, metadata={"neutral": ColourMethod.none})
+    """Transform the colours of tiles to those of a fixed reference, by statistics of the whole slide: macenko
+    (haematoxylin and eosin, separated) or reinhard (mean and spread); none: as they are. For H&E alone."""
+
     def __post_init__(self) -> None:
         if self.backend not in (AUTO, *BACKEND_NAMES):
             raise ConfigError(f"backend is {self.backend!r}; set {AUTO} or one of {', '.join(BACKEND_NAMES)}")
@@ -107,6 +128,10 @@ class TileSpec:
                 "tissue=glass"
             )
         self._check_regions()
+        if not (math.isfinite(self.min_sharpness) and self.min_sharpness >= 0):
+            raise ConfigError(f"min_sharpness is {self.min_sharpness}; set a number of at least 0")
+        if not 0 <= self.max_pen <= 1:
+            raise ConfigError(f"max_pen is {self.max_pen}; set a share between 0 and 1")
         if not (math.isfinite(self.target_mpp) and MIN_MPP <= self.target_mpp <= MAX_MPP):
             raise ConfigError(f"target_mpp is {self.target_mpp}; set it between {MIN_MPP} and {MAX_MPP} µm/px")
         if not MIN_TILE_PX <= self.tile_px <= MAX_TILE_PX:
@@ -126,6 +151,11 @@ class TileSpec:
             raise ConfigError(f"min_roi is {self.min_roi}; set a share above 0, at most 1")
         if self.min_roi != 0.5 and not (self.roi or self.exclude):
             raise ConfigError(f"min_roi={self.min_roi:g} needs roi or exclude")
+
+    @property
+    def judges_quality(self) -> bool:
+        """Whether tiles are left out, or described, by their quality."""
+        return self.quality or self.min_sharpness > 0 or self.max_pen < 1
 
     @property
     def uses_annotations(self) -> bool:
@@ -224,8 +254,16 @@ TISSUE_RULE = TissueRule()
 GLASS_RULE = GlassRule()
 MASK_RULE = {"name": "mask", "version": 1, "mask_mpp": GLASS_RULE.mask_mpp}
 """Of slides that bring a mask. The version is raised by any change of `tissue_mask.py` that moves one."""
+QUALITY_RULE = {"version": 1}
+"""Raised by any change of `quality.py` or of `pen.py` that moves a number."""
 REGIONS_RULE = {"version": 1}
 """Raised by any change of `regions.py` or `raster.py` that moves a tile or its class."""
+
+COLOUR_RULES = {
+    ColourMethod.macenko: {"name": "macenko", "version": 1, "reference": "macenko-2009"},
+    ColourMethod.reinhard: {"name": "reinhard", "version": 1, "reference": "amgad-2019"},
+}
+"""The version is raised by any change of `colour.py` or of what is sampled that moves a pixel."""
 
 RULE_NAMES = {
     TissueMethod.glass: GLASS_RULE.name,
@@ -249,14 +287,18 @@ def tiling_identity(spec: TileSpec) -> dict[str, Any]:
     }
     if backend := _backend_identity(spec.backend):
         identity["backend"] = backend
+    if spec.colour is not ColourMethod.none:
+        identity["colour"] = dict(COLOUR_RULES[spec.colour])
+    if spec.judges_quality:
+        identity["quality_rule"] = dict(QUALITY_RULE)
     if spec.uses_annotations:
         identity["regions"] = dict(REGIONS_RULE)
     return identity
 
 
-_OF_RULES = ("tissue", "keep_fat", "keep_pen", "backend")
+_OF_RULES = ("tissue", "keep_fat", "keep_pen", "backend", "colour")
 """Options that the identity states by their rule."""
-_RULES = ("tissue", "grid", "pixels", "backend", "regions")
+_RULES = ("tissue", "grid", "pixels", "backend", "regions", "colour", "quality_rule")
 """The parts of a tiling's identity that are this version's own, not the spec's."""
 
 
@@ -303,6 +345,7 @@ def _rule_options(tiling: Mapping[str, Any], what: str) -> dict[str, Any]:
             options = {"tissue": TissueMethod.mask.value}
         else:
             options = {"tissue": TissueMethod.otsu.value}
-        return options | {"backend": backend["name"]}
+        colour = tiling.get("colour", {"name": ColourMethod.none.value})
+        return options | {"backend": backend["name"], "colour": colour["name"]}
     except (KeyError, TypeError) as error:
         raise IntegrityError(f"{what}: not the identity of a tiling: {error!r}") from error

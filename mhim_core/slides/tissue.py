@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from mhim_core.features import MppUsed, SlideView
+from mhim_core.slides.colour_check import colour_warning
 from mhim_core.slides.fat import find_fat
 from mhim_core.slides.glass import density_beside, find_glass, is_black_frame, smoothed
 from mhim_core.slides.mask import TissueMask
@@ -29,6 +30,8 @@ class FoundTissue(NamedTuple):
 
     mask: TissueMask
     view: SlideView
+    pen: TissueMask
+    """Where ink lies."""
 
 
 def find_tissue(reader: SlideReader, mpp: MppUsed, spec: TileSpec, mask: bytes | None = None) -> FoundTissue:
@@ -41,15 +44,23 @@ def find_tissue(reader: SlideReader, mpp: MppUsed, spec: TileSpec, mask: bytes |
     stated = None
     if spec.tissue is TissueMethod.mask:
         stated = read_mask(mask, reader.info(), mpp, thumbnail.is_unreadable.shape)
-    is_tissue, view = tissue_and_view(thumbnail, spec, stated)
+    seen = tissue_and_view(thumbnail, spec, stated)
     # what cannot be read is unknown, not empty: planned, it meets the tile reader and is recorded as bad there
-    return FoundTissue(TissueMask(is_tissue=is_tissue | thumbnail.is_unreadable, mask_mpp=GLASS_RULE.mask_mpp), view)
+    is_tissue = seen.is_tissue | thumbnail.is_unreadable
+    tissue, pen = (TissueMask(is_tissue=found, mask_mpp=GLASS_RULE.mask_mpp) for found in (is_tissue, seen.is_pen))
+    return FoundTissue(tissue, seen.view, pen)
 
 
-def tissue_and_view(
-    thumbnail: Thumbnail, spec: TileSpec, stated: np.ndarray | None = None
-) -> tuple[np.ndarray, SlideView]:
-    """bool (rows, columns), tissue in a thumbnail taken at 8 µm/px; and the shares of what it shows.
+class SeenThumbnail(NamedTuple):
+    """What lies where in a thumbnail, bool (rows, columns) each, and the shares of what it shows."""
+
+    is_tissue: np.ndarray
+    view: SlideView
+    is_pen: np.ndarray
+
+
+def tissue_and_view(thumbnail: Thumbnail, spec: TileSpec, stated: np.ndarray | None = None) -> SeenThumbnail:
+    """Tissue and pen in a thumbnail taken at 8 µm/px, and the shares of what it shows.
 
     `stated`: the tissue where another than the thumbnail's finders says it, bool (rows, columns).
     """
@@ -81,5 +92,6 @@ def tissue_and_view(
         pen_share=round(float(is_pen.sum()) / num_read, 6),
         black_share=round(float((is_black & is_read).sum()) / num_read, 6),
         glass_rgb=None if glass is None else tuple(int(v) for v in np.rint(glass.rgb * 255)),
+        colour=colour_warning(thumbnail.pixels, is_read, is_tissue, glass),
     )
-    return is_tissue, view
+    return SeenThumbnail(is_tissue, view, is_pen)

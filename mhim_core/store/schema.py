@@ -13,6 +13,8 @@ Columns that a tiling asks for follow them, in this order (`OPTIONAL_COLUMNS`); 
 wrote it:
 
     tile_class        string                       class of the annotated region that covers the tile, "" for none
+    sharpness         float32                      variance of the tile's Laplacian (`slides/quality.py`)
+    pen_share         float32                      share of the tile's area under pen, 0 to 1
 
 The file's metadata key `mhim` is canonical JSON: what the features are of and what computed them. Nothing in a file
 varies with time, host, path, attempt or thread count: the same features give the same bytes.
@@ -31,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mhim_core.errors import IntegrityError, SlideError
-from mhim_core.features import TILE_CLASS, SlideFeatures
+from mhim_core.features import PEN_SHARE, SHARPNESS, TILE_CLASS, SlideFeatures
 from mhim_core.fingerprint import canonical_json, sha256
 from mhim_core.records import parse_json
 from mhim_core.types import FailureReason, SlideId
@@ -40,7 +42,11 @@ SCHEMA_VERSION = 1
 METADATA_KEY = b"mhim"
 DTYPE = "float16"
 
-OPTIONAL_COLUMNS: dict[str, pa.DataType] = {TILE_CLASS: pa.string()}
+OPTIONAL_COLUMNS: dict[str, pa.DataType] = {
+    TILE_CLASS: pa.string(),
+    SHARPNESS: pa.float32(),
+    PEN_SHARE: pa.float32(),
+}
 """By name; a file has any of them, in this order."""
 
 _ROW_GROUP_BYTES = 4 * 2**20

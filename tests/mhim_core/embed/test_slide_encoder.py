@@ -25,6 +25,14 @@ class Batch(NamedTuple):
     def background_share(self) -> np.ndarray:
         return self.index.astype(np.float32) / 32
 
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        return {}
+
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        return ()
+
 
 class MeanColour:
     """A pure function of each tile, times a factor."""
@@ -164,7 +172,9 @@ def test_a_batch_that_is_not_of_the_plan_is_a_bug(noisy_tiles: Tensor, index: li
 
 def test_a_batch_that_lacks_background_shares_is_a_bug(noisy_tiles: Tensor) -> None:
     whole = next(in_batches(noisy_tiles, [3]))
-    lacking = SimpleNamespace(index=whole.index, tiles=whole.tiles, background_share=whole.background_share[:1])
+    lacking = SimpleNamespace(
+        index=whole.index, tiles=whole.tiles, background_share=whole.background_share[:1], columns={}, left_out=()
+    )
     with pytest.raises(ValueError, match="1 background shares"):
         SlideEncoder([MeanColour()])([lacking], make_facts(3))
 

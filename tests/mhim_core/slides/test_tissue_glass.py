@@ -30,7 +30,7 @@ def slide(
 
 
 def seen(pixels: np.ndarray, spec: TileSpec = GLASS) -> tuple[np.ndarray, SlideView]:
-    return tissue_and_view(Thumbnail(pixels, np.zeros(pixels.shape[:2], bool)), spec)
+    return tissue_and_view(Thumbnail(pixels, np.zeros(pixels.shape[:2], bool)), spec)[:2]
 
 
 def shares(mask: np.ndarray, place: tuple[slice, slice] = PIECE) -> tuple[float, float]:
