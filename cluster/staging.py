@@ -17,6 +17,7 @@ from mhim_core.embed.facts import PlanFacts
 from mhim_core.errors import NotFoundError, SlideError, StorageError
 from mhim_core.features import SourceHint
 from mhim_core.slides.reader import TileBatch
+from mhim_core.slides.segmenter import SegmenterFile
 from mhim_core.slides.source_identity import check_sha256, source_hint
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.slides.staging import staged, sweep_staged
@@ -65,11 +66,16 @@ def at_hand(task: SlideTask, staging_dir: str | None) -> Iterator[SlideAtHand]:
 
 
 def decode_staged(
-    task: SlideTask, *, spec: TileSpec, policy: SlidePolicy, staging_dir: str | None
+    task: SlideTask,
+    *,
+    spec: TileSpec,
+    policy: SlidePolicy,
+    staging_dir: str | None,
+    segmenter: SegmenterFile | None = None,
 ) -> Iterator[AtHand | PlanFacts | TileBatch]:
     """The marker that the slide is at hand, then what `decode_slide` yields. Raises SlideError."""
     with at_hand(task, staging_dir) as slide:
         yield AtHand()
-        files = region_files(task)
+        files = region_files(task, segmenter)
         for item in decode_slide(slide.path, slide.task, slide.hint, spec=spec, policy=policy, files=files):
             yield item.with_sha256(slide.sha256) if isinstance(item, PlanFacts) else item

@@ -28,6 +28,7 @@ from mhim_core.errors import SlideError
 from mhim_core.outcome import Outcome, reconcile
 from mhim_core.printable import one_line
 from mhim_core.slides.inspection import SlideInspection, inspect_slide
+from mhim_core.slides.segmenter import SegmenterFile
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.storage import Storage
 from mhim_core.types import SlideId, SlideTask, Status, StatusRow
@@ -47,13 +48,14 @@ def run(config: CheckConfig) -> FlowResult:
     for line in (*notes, *(f"warning: {finding}" for finding in cohort_input.warnings)):
         print(one_line(line))
     pictures = open_storage(config.pictures) if config.pictures else None
-    cohort_input = with_regions(cohort_input, config.tiles, config.regions)
+    spec, segmenter = config.regions.settled(config.tiles), config.regions.segmenter()
+    cohort_input = with_regions(cohort_input, spec, config.regions)
     tasks, refused = cohort_input.open_tasks(), cohort_input.refused
     if config.estimate.estimate:
         chosen = set(sample_slides(cohort_slides(cohort_input), config.estimate.estimate_slides))
         tasks = [task for task in tasks if task.slide_id in chosen]
         refused = tuple(row for row in refused if row.slide_id in chosen)
-    outcome, inspections = inspect_all(tasks, config.tiles, config.policy, config.decode, pictures, refused)
+    outcome, inspections = inspect_all(tasks, spec, config.policy, config.decode, pictures, refused, segmenter)
     print(outcome.summary())
     if config.estimate.estimate:
         print("\n".join(_estimate(config, cohort_input, tasks, inspections)))
@@ -94,13 +96,21 @@ def inspect_all(
     keys: DecodeKeys,
     pictures: Storage | None = None,
     refused: Sequence[StatusRow] = (),
+    segmenter: SegmenterFile | None = None,
 ) -> tuple[Outcome, dict[SlideId, SlideInspection]]:
     """Inspect the slides in a child process, as a broken decoder must not end the check; print a line each.
 
     `refused`: slides that failed without being opened. The inspections are those of the slides that can be embedded.
     """
     staging_dir = keys.staging_dir or None
-    decode = partial(_inspect, spec=spec, policy=policy, staging_dir=staging_dir, with_picture=pictures is not None)
+    decode = partial(
+        _inspect,
+        spec=spec,
+        policy=policy,
+        staging_dir=staging_dir,
+        segmenter=segmenter,
+        with_picture=pictures is not None,
+    )
     decoder = Decoder(decode, keys.decode_timeout_s, STAGING_TIMEOUT_S, staging_sweep(staging_dir))
     rows: list[StatusRow] = list(refused)
     for row in rows:
@@ -154,9 +164,15 @@ def _describe(inspection: SlideInspection) -> str:
 
 
 def _inspect(
-    task: SlideTask, *, spec: TileSpec, policy: SlidePolicy, staging_dir: str | None, with_picture: bool
+    task: SlideTask,
+    *,
+    spec: TileSpec,
+    policy: SlidePolicy,
+    staging_dir: str | None,
+    segmenter: SegmenterFile | None,
+    with_picture: bool,
 ) -> Iterator[AtHand | SlideInspection]:
     with at_hand(task, staging_dir) as slide:
         yield AtHand()
-        files = region_files(task)
+        files = region_files(task, segmenter)
         yield inspect_slide(slide.path, slide.task, spec=spec, policy=policy, files=files, with_picture=with_picture)

@@ -58,9 +58,10 @@ def run(config: EmbedConfig) -> FlowResult:
     for finding in cohort_input.warnings:
         print(f"warning: {finding}")
     storage = open_storage(config.store)
-    card = settled_card(config.encoder, config.tiles, storage, on_gpu=bool(config.embedding.gpus_per_actor))
-    cohort_input = with_regions(cohort_input, config.tiles, config.regions)
-    return embed_cohort(cohort_input, card, config.tiles, config, storage).result
+    spec = config.regions.settled(config.tiles)
+    card = settled_card(config.encoder, spec, storage, on_gpu=bool(config.embedding.gpus_per_actor))
+    cohort_input = with_regions(cohort_input, spec, config.regions)
+    return embed_cohort(cohort_input, card, spec, config, storage).result
 
 
 def embed_cohort(
@@ -106,6 +107,7 @@ def embed_cohort(
             config.decode.decode_timeout_s,
             config.decode.staging_dir or None,
             encode_timeout_s=config.embedding.encode_timeout_s,
+            segmenter=config.regions.segmenter(),
         )
         rows += embed_pending(pending.todo, job, config, ledger, cohort_input)
     outcome = reconcile([task.slide_id for task in cohort_input.tasks()], rows)

@@ -59,7 +59,7 @@ def run(config: PredictConfig) -> FlowResult:
     cohort = cohort._replace(cohort=spell_as(cohort.cohort, predictor.classes, config.table.label_spellings))
     card = predictor.encoder_here(config.encoder.encoder_weights or None)
     store = open_storage(config.store) if config.store else predictor.store or open_storage(out.locate("features"))
-    spec = predictor.tile_spec()
+    spec = config.regions.settled(predictor.tile_spec())
     cohort = with_regions(cohort, spec, config.regions, named_here=False)
     embedded = embed_cohort(cohort, card, spec, config, store)
     entries = {key: entry for key, entry in embedded.entries.items() if entry.status is Status.OK}

@@ -24,7 +24,7 @@ from flows.runs.regions import with_regions
 from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.errors import EncoderError, InputError, IntegrityError, StorageError
 from mhim_core.fingerprint import canonical_json
-from mhim_core.slides.spec import SlidePolicy, TileSpec, stored_spec, tiling_identity
+from mhim_core.slides.spec import SlidePolicy, TileSpec, TissueMethod, stored_spec, tiling_identity
 from mhim_core.storage import Storage, sweep_leftovers
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.layout import feature_set_key
@@ -173,6 +173,8 @@ def _restore_set(
     try:
         feature_set = FeatureSet.from_json(storage.get(feature_set_key(fingerprint)))
         spec = stored_spec(feature_set.tiling, "the store's slides")
+        if spec.tissue is TissueMethod.file:
+            spec = config.regions.settled(spec)
         card = _card_of(feature_set, spec, config)
         if spec.needs_files:
             cohort_input = with_regions(cohort_input, spec, config.regions, named_here=False)
@@ -249,5 +251,6 @@ def _restored(
         config.decode.staging_dir or None,
         records,
         config.embedding.encode_timeout_s,
+        segmenter=config.regions.segmenter(),
     )
     return embed_tasks(tasks, job, config, storage, cohort_input, lambda row: None)

@@ -5,9 +5,9 @@ Every field has a role (`flows.config.roles`): its own, or that of the part it s
 dataclasses; only identity is ever fingerprinted. Light: no torch, no Ray.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.session import check_address, check_fits_here
 from flows.config.recipes import DEFAULT_RECIPE, check_recipe
@@ -16,9 +16,12 @@ from mhim_core.errors import ConfigError
 from mhim_core.mil.model_options import ModelOptions
 from mhim_core.mil.plugins import Plugin, read_plugin
 from mhim_core.outcome import Outcome
-from mhim_core.slides.spec import RULE_NAMES, TissueMethod
+from mhim_core.slides.spec import RULE_NAMES, TileSpec, TissueMethod
 from mhim_core.train.fit_options import FitExecution, FitOptions
 from mhim_core.types import ExitCode
+
+if TYPE_CHECKING:  # numpy: --help reads this file
+    from mhim_core.slides.segmenter import SegmenterFile
 
 
 def check_least(config: object, least: float, *names: str) -> None:
@@ -203,7 +206,7 @@ class Unannotated(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class RegionKeys:
-    """Where the slides' annotations and masks are (docs/regions.md)."""
+    """Where the slides' annotations and masks are, and what else finds their tissue (docs/regions.md)."""
 
     annotations: str = field(default="", metadata=role(Role.place) | {"neutral": ""})
     """A folder or s3://bucket/prefix with an annotation of each slide, <slide_id>.geojson (QuPath) or .xml (ASAP), for
@@ -214,6 +217,38 @@ class RegionKeys:
     unannotated: Unannotated = field(default=Unannotated.fail, metadata={"neutral": Unannotated.fail})
     """A slide without an annotation, where roi, exclude or tile_classes ask for one. fail: it fails as no_annotation;
     whole: it is taken as it is, without restriction."""
+
+    tissue_file: str = field(default="", metadata=role(Role.file) | by_hand() | {"neutral": ""})
+    """A Python file of yours with a function find_tissue(pixels), which then finds the tissue (docs/regions.md); its
+    sha256 is part of the features' identity. Empty: none. The file is executed."""
+
+    def segmenter(self) -> "SegmenterFile | None":
+        """The file, read and run once. Raises InputError if that fails."""
+        if not self.tissue_file:
+            return None
+        from mhim_core.slides.segmenter import read_segmenter
+
+        return read_segmenter(self.tissue_file)
+
+    def settled(self, spec: TileSpec) -> TileSpec:
+        """The spec with the sha256 of the tissue's file.
+
+        Raises ConfigError where the spec asks for another finder, or for a file that is not given.
+        """
+        segmenter = self.segmenter()
+        if segmenter is None:
+            if spec.tissue is TissueMethod.file:
+                known = f" with sha256 {spec.tissue_sha256}" if spec.tissue_sha256 else ""
+                raise ConfigError(f"tissue=file needs the file{known}; give it with tissue_file=")
+            return spec
+        if spec.tissue not in (TissueMethod.auto, TissueMethod.file):
+            raise ConfigError(f"tissue_file={self.tissue_file} and tissue={spec.tissue.value} contradict each other")
+        if spec.tissue_sha256 not in ("", segmenter.sha256):
+            raise ConfigError(
+                f"tissue_file={self.tissue_file} has sha256 {segmenter.sha256}; the tissue was found by the file with "
+                f"{spec.tissue_sha256}"
+            )
+        return replace(spec, tissue=TissueMethod.file, tissue_sha256=segmenter.sha256)
 
     @property
     def takes_unannotated(self) -> bool:

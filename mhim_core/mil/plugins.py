@@ -5,7 +5,6 @@ they only state the sha256 that the user's file must have.
 """
 
 import sys
-import traceback
 import types
 from typing import NamedTuple
 
@@ -13,9 +12,7 @@ from mhim_core.errors import InputError
 from mhim_core.fingerprint import sha256
 from mhim_core.mil.registry import AGGREGATORS, registering
 from mhim_core.storage import read_file
-
-_MAX_BYTES = 2**24
-"""Of a file of Python."""
+from mhim_core.user_code import MAX_BYTES, failing_line, failing_words
 
 
 class Plugin(NamedTuple):
@@ -38,7 +35,7 @@ class Plugin(NamedTuple):
 def read_plugin(path: str) -> Plugin:
     """Load the file at a local path. Raises InputError, also where there is no such file, or a pipe."""
     try:
-        return load_plugin(read_file(path, _MAX_BYTES), path)
+        return load_plugin(read_file(path, MAX_BYTES), path)
     except OSError as error:
         raise InputError(f"aggregator_file={path} cannot be read: {error.strerror}") from error
 
@@ -63,23 +60,10 @@ def load_plugin(source: bytes, file_name: str) -> Plugin:
                 raise InputError('it registers no aggregator; put @register_aggregator("name") above its class')
     except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
-        raise InputError(f"aggregator_file={file_name}{failing_line(error, file_name)}: {_words(error)}") from error
+        raise InputError(
+            f"aggregator_file={file_name}{failing_line(error, file_name)}: {failing_words(error)}"
+        ) from error
     return Plugin(file_name, source, digest, _names_of(digest))
-
-
-def failing_line(error: BaseException, file_name: str) -> str:
-    """`, line 12` where the error arose in, or was called from, that file; else nothing."""
-    if isinstance(error, SyntaxError) and error.filename == file_name:
-        return f", line {error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file_name]
-    return f", line {lines[-1]}" if lines else ""
-
-
-def _words(error: BaseException) -> str:
-    if isinstance(error, InputError):
-        return str(error)
-    message = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}: {message}"
 
 
 def _names_of(digest: str) -> tuple[str, ...]:

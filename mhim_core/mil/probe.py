@@ -12,9 +12,10 @@ from mhim_core.mil.draws import Draws
 from mhim_core.mil.model import make_aggregator
 from mhim_core.mil.model_options import ModelOptions
 from mhim_core.mil.plugged import PluggedAggregator
-from mhim_core.mil.plugins import Plugin, failing_line
+from mhim_core.mil.plugins import Plugin
 from mhim_core.task import Task, TaskKind
 from mhim_core.types import BagId
+from mhim_core.user_code import failing_line
 
 BAG_SIZES = (1, 6)
 

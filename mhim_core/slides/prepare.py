@@ -83,7 +83,7 @@ def prepare_slide(
         info = reader.info()
         mpp = resolve_mpp(info, mpp_override, policy)
         tile_geometry(info, mpp, spec, policy)  # refuses before anything is decoded
-        tissue, view, pen = find_tissue(reader, mpp, spec, regions.mask)
+        tissue, view, pen = find_tissue(reader, mpp, spec, regions.mask, regions.segmenter)
         view = view._replace(resolution=resolution_warning(info, mpp, view.tissue_mm2))
         masks = region_masks(regions.annotation, info, mpp, tissue, spec)
         view = with_region_shares(view, tissue, masks)

@@ -12,6 +12,7 @@ from mhim_core.slides.annotations import Annotation, bad_annotation, read_annota
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.mask import TissueMask
 from mhim_core.slides.raster import rasterise
+from mhim_core.slides.segmenter import SegmenterFile
 from mhim_core.slides.spec import TileSpec, TissueMethod
 from mhim_core.types import SlideTask
 
@@ -21,10 +22,12 @@ _MIN_CLASS_SHARE = 0.5
 
 
 class RegionFiles(NamedTuple):
-    """The contents of a slide's annotation and of its mask; None: there is none."""
+    """What a slide needs beside itself: the contents of its annotation and of its mask; None: there is none."""
 
     annotation: bytes | None = None
     mask: bytes | None = None
+    segmenter: SegmenterFile | None = None
+    """The file of tissue=file, the same for all slides."""
 
 
 NO_FILES = RegionFiles()
@@ -36,8 +39,9 @@ class SlideRegions:
 
     annotation: Annotation | None = None
     mask: bytes | None = None
+    segmenter: SegmenterFile | None = None
     digest: str = ""
-    """Of both; empty: the spec uses none, or the slide has none."""
+    """Of annotation and mask; empty: the spec uses none, or the slide has none."""
 
 
 NO_REGIONS = SlideRegions()
@@ -53,7 +57,8 @@ def slide_regions(files: RegionFiles, spec: TileSpec) -> SlideRegions:
     if spec.tissue is TissueMethod.mask and files.mask is not None:
         mask = files.mask
         digests["mask"] = sha256(mask)
-    return SlideRegions(annotation=annotation, mask=mask, digest=fingerprint(digests) if digests else "")
+    digest = fingerprint(digests) if digests else ""
+    return SlideRegions(annotation=annotation, mask=mask, segmenter=files.segmenter, digest=digest)
 
 
 def task_regions(task: SlideTask, files: RegionFiles, spec: TileSpec) -> SlideRegions:

@@ -53,6 +53,7 @@ class TissueMethod(StrEnum):
     glass = "glass"
     otsu = "otsu"
     mask = "mask"
+    file = "file"
 
 
 class ColourMethod(StrEnum):
@@ -83,7 +84,10 @@ class TileSpec:
     tissue: TissueMethod = field(default=TissueMethod.auto, metadata={"neutral": TissueMethod.otsu})
     """glass: tissue is what differs from the slide's own glass; otsu: saturation above 0.05, as in mhim 0.1, which
     misses pale tissue; auto: glass, except in a store that has features with the same keys made only with otsu, which
-    is then continued with otsu; mask: each slide's own picture of its tissue, from masks= or the column mask."""
+    is then continued with otsu; mask: each slide's own picture of its tissue, from masks= or the column mask; file:
+    what your own tissue_file= finds."""
+    tissue_sha256: str = field(default="", metadata={"neutral": "", "is_key": False})
+    """Of the file of tissue=file."""
     keep_fat: bool = field(default=True, metadata={"neutral": True})
     """Count fat as tissue; false leaves it out. Only with tissue=glass."""
     keep_pen: bool = field(default=False, metadata={"neutral": False})
@@ -122,11 +126,14 @@ class TileSpec:
     def __post_init__(self) -> None:
         if self.backend not in (AUTO, *BACKEND_NAMES):
             raise ConfigError(f"backend is {self.backend!r}; set {AUTO} or one of {', '.join(BACKEND_NAMES)}")
-        if self.tissue in (TissueMethod.otsu, TissueMethod.mask) and (self.keep_pen or not self.keep_fat):
+        is_glass = self.tissue in (TissueMethod.auto, TissueMethod.glass)
+        if not is_glass and (self.keep_pen or not self.keep_fat):
             raise ConfigError(
                 f"tissue={self.tissue.value} knows neither fat nor pen; leave keep_fat and keep_pen, or set "
                 "tissue=glass"
             )
+        if self.tissue_sha256 and self.tissue is not TissueMethod.file:
+            raise ConfigError(f"tissue={self.tissue.value} is no file's; tissue_sha256 is for tissue=file")
         self._check_regions()
         if not (math.isfinite(self.min_sharpness) and self.min_sharpness >= 0):
             raise ConfigError(f"min_sharpness is {self.min_sharpness}; set a number of at least 0")
@@ -256,6 +263,8 @@ MASK_RULE = {"name": "mask", "version": 1, "mask_mpp": GLASS_RULE.mask_mpp}
 """Of slides that bring a mask. The version is raised by any change of `tissue_mask.py` that moves one."""
 QUALITY_RULE = {"version": 1}
 """Raised by any change of `quality.py` or of `pen.py` that moves a number."""
+FILE_RULE = {"name": "file", "version": 1, "mask_mpp": GLASS_RULE.mask_mpp}
+"""Of a user's own tissue finder, which the identity names by its sha256."""
 REGIONS_RULE = {"version": 1}
 """Raised by any change of `regions.py` or `raster.py` that moves a tile or its class."""
 
@@ -269,6 +278,7 @@ RULE_NAMES = {
     TissueMethod.glass: GLASS_RULE.name,
     TissueMethod.otsu: TISSUE_RULE.name,
     TissueMethod.mask: str(MASK_RULE["name"]),
+    TissueMethod.file: str(FILE_RULE["name"]),
 }
 """What a tiling's identity calls them."""
 
@@ -296,7 +306,7 @@ def tiling_identity(spec: TileSpec) -> dict[str, Any]:
     return identity
 
 
-_OF_RULES = ("tissue", "keep_fat", "keep_pen", "backend", "colour")
+_OF_RULES = ("tissue", "tissue_sha256", "keep_fat", "keep_pen", "backend", "colour")
 """Options that the identity states by their rule."""
 _RULES = ("tissue", "grid", "pixels", "backend", "regions", "colour", "quality_rule")
 """The parts of a tiling's identity that are this version's own, not the spec's."""
@@ -323,6 +333,8 @@ def _tissue_identity(spec: TileSpec) -> dict[str, Any]:
         return dict(to_plain(TISSUE_RULE))
     if spec.tissue is TissueMethod.mask:
         return dict(MASK_RULE)
+    if spec.tissue is TissueMethod.file:
+        return FILE_RULE | {"sha256": spec.tissue_sha256}
     return to_plain(GLASS_RULE) | {"keep_fat": spec.keep_fat, "keep_pen": spec.keep_pen}
 
 
@@ -341,6 +353,8 @@ def _rule_options(tiling: Mapping[str, Any], what: str) -> dict[str, Any]:
         rule, backend = tiling["tissue"], tiling.get("backend", {"name": AUTO})
         if rule["name"] == GLASS_RULE.name:
             options = {"tissue": TissueMethod.glass.value, "keep_fat": rule["keep_fat"], "keep_pen": rule["keep_pen"]}
+        elif rule["name"] == FILE_RULE["name"]:
+            options = {"tissue": TissueMethod.file.value, "tissue_sha256": rule["sha256"]}
         elif rule["name"] == MASK_RULE["name"]:
             options = {"tissue": TissueMethod.mask.value}
         else:

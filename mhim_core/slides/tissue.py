@@ -16,6 +16,7 @@ from mhim_core.slides.glass import density_beside, find_glass, is_black_frame, s
 from mhim_core.slides.mask import TissueMask
 from mhim_core.slides.pen import find_pen
 from mhim_core.slides.reader import SlideReader, Thumbnail
+from mhim_core.slides.segmenter import SegmenterFile, segment
 from mhim_core.slides.spec import GLASS_RULE, TISSUE_RULE, TileSpec, TissueMethod
 from mhim_core.slides.tissue_glass import cleaned, tissue_beside_glass
 from mhim_core.slides.tissue_mask import read_mask
@@ -34,16 +35,25 @@ class FoundTissue(NamedTuple):
     """Where ink lies."""
 
 
-def find_tissue(reader: SlideReader, mpp: MppUsed, spec: TileSpec, mask: bytes | None = None) -> FoundTissue:
-    """The slide's tissue at 8 µm/px; `mask`: with tissue=mask, the file that holds it.
+def find_tissue(
+    reader: SlideReader,
+    mpp: MppUsed,
+    spec: TileSpec,
+    mask: bytes | None = None,
+    segmenter: SegmenterFile | None = None,
+) -> FoundTissue:
+    """The slide's tissue at 8 µm/px.
 
-    Raises SlideError as `SlideReader.thumbnail` does, BAD_ANNOTATION for a mask that is not this slide's, NO_ANNOTATION
-    where there is none.
+    `mask`: with tissue=mask, the file that holds it; `segmenter`: the file of tissue=file. Raises SlideError as
+    `SlideReader.thumbnail` does, BAD_ANNOTATION for a mask that is not this slide's and for a file that fails,
+    NO_ANNOTATION where there is no mask.
     """
     thumbnail = reader.thumbnail(mpp, GLASS_RULE.mask_mpp)
     stated = None
     if spec.tissue is TissueMethod.mask:
         stated = read_mask(mask, reader.info(), mpp, thumbnail.is_unreadable.shape)
+    elif spec.tissue is TissueMethod.file:
+        stated = segment(segmenter, spec.tissue_sha256, thumbnail.pixels)
     seen = tissue_and_view(thumbnail, spec, stated)
     # what cannot be read is unknown, not empty: planned, it meets the tile reader and is recorded as bad there
     is_tissue = seen.is_tissue | thumbnail.is_unreadable

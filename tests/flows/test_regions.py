@@ -181,3 +181,24 @@ def test_check_draws_regions_and_classes(
     assert ended.code == ExitCode.OK
     assert "Tumor 4" in ended.out
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"s0.jpg", "s1.jpg"}
+
+
+@pytest.mark.usefixtures("embed_here")
+def test_a_file_of_one_s_own_finds_the_tissue_and_another_makes_other_features(
+    mhim: Mhim, refused: Callable[..., str], table: Path, tmp_path: Path
+) -> None:
+    finder = tmp_path / "mine.py"
+    finder.write_text("def find_tissue(pixels):\n    return pixels[..., 1] < 200\n")
+    words = ["embed", f"cohort={table}", f"store={tmp_path / 'store'}", "encoder=hed-texture"]
+    assert mhim(*words, f"tissue_file={finder}").code == ExitCode.OK
+    assert "2 skipped" in mhim(*words, f"tissue_file={finder}", "tissue=file").out
+    assert {entry.num_tiles for entry in newest(tmp_path / "store").values()} == {14}
+    finder.write_text("def find_tissue(pixels):\n    return pixels[..., 1] < 190\n")
+    assert "2 ok" in mhim(*words, f"tissue_file={finder}").out
+    assert len(list_feature_sets(LocalStorage(tmp_path / "store"))) == 2
+    assert "tissue_file=" in refused(*words, "tissue=file")
+    assert "tissue=otsu" in refused(*words, f"tissue_file={finder}", "tissue=otsu")
+    finder.write_text("def find_tissue(pixels):\n    return 1 / 0\n")
+    ended = mhim(*words, f"tissue_file={finder}")
+    assert ended.code == ExitCode.TOO_MANY_FAILED
+    assert "mine.py, line 2" in ended.out + ended.err
