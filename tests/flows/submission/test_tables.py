@@ -28,8 +28,9 @@ def read(data: bytes, base_uri: str, name: str = "my.csv") -> Cohort:
         "wsi,label\na.svs,1\nsub/b.svs,0\n",
         "slide,FILENAME\nx,a.svs\ny,file:///abs/b.svs\n",
         "slide_id,path,label\n\na,a.svs,1\n\n\nb,b.svs,0\n",
+        "slide_id,path,annotation,mask\n\na,a.svs,x/a.xml,\n\nb,b.svs,s3://b/c.xml,m/b.png\nc,c.svs,NA,/abs/c.png\n",
     ],
-    ids=["relative", "excel", "tabs", "ids-from-files", "aliases", "blank-lines"],
+    ids=["relative", "excel", "tabs", "ids-from-files", "aliases", "blank-lines", "regions"],
 )
 def test_read_anywhere_the_table_says_what_it_said_in_its_folder(text: str) -> None:
     data = text.encode()

@@ -14,6 +14,7 @@ from mhim_core.registry.differences import Differences, differences
 from mhim_core.registry.snapshot import Snapshot, keep_snapshot, read_snapshot, snapshot
 from mhim_core.slides.spec import SlidePolicy
 from mhim_core.storage import LocalStorage
+from mhim_core.types import SlideId
 
 ROW = CohortRow("s1", "/x/s1.svs", "p1", "tumour", site="a")  # type: ignore[arg-type]
 BYTES: Any = {"s1": SourceIdentity(10, "bytes"), "s2": SourceIdentity(11, "others")}
@@ -39,6 +40,14 @@ def test_what_a_row_says_of_its_slide_is_news(change: dict[str, Any]) -> None:
 def test_other_bytes_under_the_same_id_are_news_and_a_file_that_appears_too() -> None:
     assert differences(of(ROW), of(ROW, contents={"s1": SourceIdentity(10, "rescanned")})).changed == 1
     assert differences(of(ROW, contents={}), of(ROW)).changed == 1
+
+
+def test_other_regions_are_news_and_so_is_letting_slides_in_without() -> None:
+    base = of(ROW, OTHER)
+    assert snapshot((ROW, OTHER), BYTES, SlidePolicy(), {}) == base, "where none are used, all is as it was"
+    first, second = (snapshot((ROW, OTHER), BYTES, SlidePolicy(), {SlideId("s1"): digest}) for digest in "ab")
+    assert differences(base, first) == differences(first, second) == (0, 1, 0, False)
+    assert snapshot((ROW, OTHER), BYTES, SlidePolicy(), {}, takes_unannotated=True).fingerprint != base.fingerprint
 
 
 def test_slides_without_a_target_are_in_no_snapshot() -> None:

@@ -126,6 +126,14 @@ def test_a_hand_may_slip_over_the_slide_s_edge(write_slide: Write, simple: np.nd
         assert slide.view.inside_share == 1.0
 
 
+def test_a_class_that_other_slides_have_may_be_missing_in_one(write_slide: Write, simple: np.ndarray) -> None:
+    files = annotation(box(LEFT, "Stroma"))
+    with prepare(write_slide(simple), files, roi=("Stroma", "Tumor"), exclude=("Fold",), tile_classes=True) as slide:
+        assert set(slide.plan.columns[TILE_CLASS]) == {"Stroma"}
+        assert slide.view.class_shares is not None
+        assert slide.view.class_shares["Tumor"] == 0
+
+
 def test_a_slide_without_the_region_is_empty_and_one_outside_of_the_tissue_is_told(
     write_slide: Write, simple: np.ndarray
 ) -> None:
