@@ -27,6 +27,9 @@ def tiling_words(feature_set: FeatureSet) -> str:
         f"overlap {settings['overlap_px']} px" if settings.get("overlap_px") else "",
         f"{settings['min_tissue']:.0%} tissue" if "min_tissue" in settings else "",
         f"by {settings['tissue.name']}" if "tissue.name" in settings else "",
+        f"inside {', '.join(settings['roi'])}" if settings.get("roi") else "",
+        f"outside {', '.join(settings['exclude'])}" if settings.get("exclude") else "",
+        f"in colours of {settings['colour.name']}" if "colour.name" in settings else "",
     ]
     return " ".join(word for word in words if word)
 

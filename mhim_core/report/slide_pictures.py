@@ -86,7 +86,7 @@ def _drawn(
 
 
 def _read_tiles(reader: SlideReader, slide: AttendedSlide, spec: TileSpec, top: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The chosen tiles exactly as they were encoded, in the order of `top`."""
+    """The chosen tiles as they were cut, in the order of `top`; a transform of colours is not shown."""
     policy = SlidePolicy(max_upsample=max(1.0, slide.upsample * _ROUNDING))
     geometry = tile_geometry(reader.info(), slide.mpp, spec, policy)
     plan = TilePlan(

@@ -5,6 +5,7 @@ leaves the smallest bytes that fail in the corpus as `found`, to be given a name
 """
 
 import gzip
+import io
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from flows.scheduling.records import Schedule
 from mhim_core.cohort.check import validate
@@ -30,11 +32,18 @@ from mhim_core.cohort.table import read_cohort
 from mhim_core.demo.pyramid import write_pyramid
 from mhim_core.errors import MhimError
 from mhim_core.evaluation.prediction_table import read_lines
+from mhim_core.features import MppUsed
 from mhim_core.registry.card import RegistryCard
 from mhim_core.registry.holdout import Holdout
 from mhim_core.registry.promotions import Promotion
+from mhim_core.slides.annotations import read_annotation
 from mhim_core.slides.file_layout import file_layout
+from mhim_core.slides.info import Level, SlideInfo
+from mhim_core.slides.mask import TissueMask
+from mhim_core.slides.regions import region_masks
+from mhim_core.slides.spec import TileSpec
 from mhim_core.slides.tiff import check_tiff
+from mhim_core.slides.tissue_mask import read_mask
 from mhim_core.storage import LocalStorage
 from mhim_core.store.attention import decode_attention
 from mhim_core.store.manifest import read_manifest
@@ -119,6 +128,52 @@ def read_table(data: bytes, folder: Path) -> None:
     read_labels(data, "labels.csv")
 
 
+SLIDE = SlideInfo(levels=(Level(1000, 800, 1.0),), mpp_x=0.5, mpp_y=0.5, vendor="", objective_power=None)
+MPP = MppUsed(0.5, 0.5, "slide")
+
+
+def read_regions(data: bytes, folder: Path) -> None:
+    tissue = TissueMask(is_tissue=np.ones((50, 63), bool), mask_mpp=8.0)
+    annotation = read_annotation(data)
+    assert len(annotation.digest(None)) == 64
+    region_masks(annotation, SLIDE, MPP, tissue, TileSpec(tile_classes=True))
+
+
+def read_tissue_mask(data: bytes, folder: Path) -> None:
+    assert read_mask(data, SLIDE, MPP, (50, 63)).shape == (50, 63)
+
+
+def annotation_seeds() -> tuple[bytes, ...]:
+    ring = [[10, 10], [900, 10.5], [900, 700], [10, 700], [10, 10]]
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": kind, "coordinates": [ring] if kind == "Polygon" else [[ring, ring]]},
+            "properties": {"objectType": "annotation", "classification": {"name": "Tumor"}},
+        }
+        for kind in ("Polygon", "MultiPolygon")
+    ]
+    return json.dumps(features).encode(), json.dumps({"type": "FeatureCollection", "features": features}).encode()
+
+
+def asap_seed() -> bytes:
+    points = "".join(f'<Coordinate Order="{i}" X="{i * 99}" Y="{i * i * 20}"/>' for i in range(6))
+    return (
+        '<?xml version="1.0"?><ASAP_Annotations><Annotations><Annotation Name="a" Type="Spline" PartOfGroup="Tumor">'
+        f"<Coordinates>{points}</Coordinates></Annotation></Annotations></ASAP_Annotations>"
+    ).encode()
+
+
+def mask_seeds() -> tuple[bytes, ...]:
+    picture = Image.fromarray(np.eye(40, 50, dtype=np.uint8))
+    made = []
+    for form in ("PNG", "TIFF"):
+        data = io.BytesIO()
+        picture.save(data, form)
+        made.append(data.getvalue())
+    return tuple(made)
+
+
 def records(kind: Any, *of: str) -> Callable[[bytes, Path], bytes]:
     return lambda data, folder: kind.from_bytes(data, "here", *of).to_bytes()
 
@@ -156,6 +211,9 @@ SCHEDULE = Schedule(flow="retrain", words=("name=lung",), cron="0 2 * * 0", time
 READERS = {
     "tiff": Reader(read_tiff, tiff_seeds()),
     "cohort": Reader(read_table, table_seeds()),
+    "geojson": Reader(read_regions, annotation_seeds(), is_json=True),
+    "asap": Reader(read_regions, (asap_seed(),)),
+    "mask": Reader(read_tissue_mask, mask_seeds()),
     "features": Reader(read_features, of_0_1("store/features/*/*/*.parquet")[:1]),
     "manifest": Reader(read_stored_manifest, of_0_1("store/manifests/*/*")[:1]),
     "attention": Reader(read_attention, of_0_1("by-run/attention/*.parquet")[:1]),
