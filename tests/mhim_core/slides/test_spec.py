@@ -20,6 +20,9 @@ from mhim_core.slides.spec import SlidePolicy, TileSpec, TissueMethod, stored_sp
         {"overlap_px": -1},
         {"min_tissue": 1.5},
         {"min_tissue": float("nan")},
+        {"min_sharpness": -1},
+        {"min_sharpness": float("inf")},
+        {"max_pen": 1.5},
     ],
 )
 def test_a_wrong_tile_spec_is_a_config_error_naming_its_key(wrong: dict[str, float]) -> None:
@@ -44,6 +47,9 @@ def test_every_field_of_the_tile_spec_changes_the_identity() -> None:
         TileSpec(keep_fat=False),
         TileSpec(keep_pen=True),
         TileSpec(backend="plain"),
+        TileSpec(quality=True),
+        TileSpec(min_sharpness=50),
+        TileSpec(max_pen=0.5),
     ]
     assert len({fingerprint(tiling_identity(spec)) for spec in specs}) == len(specs)
 
@@ -65,6 +71,7 @@ def test_the_tiling_of_version_0_1_keeps_its_fingerprint() -> None:
         TileSpec(tissue=TissueMethod.otsu, target_mpp=1.0),
         TileSpec(tissue=TissueMethod.glass, keep_fat=False),
         TileSpec(tissue=TissueMethod.glass, keep_pen=True, backend="plain"),
+        TileSpec(tissue=TissueMethod.glass, quality=True, min_sharpness=50.5, max_pen=0.5),
     ],
 )
 def test_a_recorded_tiling_gives_its_spec_back(spec: TileSpec) -> None:
