@@ -231,14 +231,12 @@ def _restored(
     cohort_input: CohortInput,
     uris: dict[SlideId, str],
 ) -> list[StatusRow]:
-    from cluster.embedding import EmbedJob
+    from cluster.embedding import EmbedJob, JobEncoder
 
     tasks = [_task(record, uris[slide_id]) for slide_id, record in records.items()]
     job = EmbedJob(
         storage.uri,
-        feature_set,
-        card,
-        config.encoder.encoder_weights or None,
+        (JobEncoder(feature_set, card, config.encoder.weights_of(card.id)),),
         spec,
         _ADMIT_ALL,
         config.decode.decode_timeout_s,

@@ -79,9 +79,11 @@ class SlideTask(NamedTuple):
     """µm/px of level 0 as the cohort table states it; wins over the slide's own."""
     sha256: str | None = None
     """The file's expected sha256, where the cohort table gives one."""
+    encoders: tuple[int, ...] = ()
+    """Which of the command's encoders the slide is for, by their place; (): all of them."""
 
 
-@neutral_fields(is_empty=False)
+@neutral_fields(is_empty=False, parts=())
 class StatusRow(NamedTuple):
     """What became of one slide: about 1 KB, one per slide and run."""
 
@@ -104,3 +106,6 @@ class StatusRow(NamedTuple):
     commit_key: str = ""
     is_empty: bool = False
     """No tissue, as this run saw or, of a skipped slide, an earlier one."""
+    parts: tuple["StatusRow", ...] = ()
+    """What became of it by encoder, in the order of the task's, where several encoded it in one pass and it did not
+    fail as a whole; (): the row holds for each."""

@@ -231,6 +231,7 @@ class DemoConfig:
     def __post_init__(self) -> None:
         if not self.out or "://" in self.out:
             raise ConfigError(f"out={self.out}: the demo needs a local folder")
+        EncoderKeys(encoder=self.encoder).require_one("demo")
         check_least(self, 28, "num_slides")
         check_least(self, 2, "num_new")
         check_least(self, 0, "demo_seed")

@@ -5,13 +5,15 @@ Every field has a role (`flows.config.roles`): its own, or that of the part it s
 dataclasses; only identity is ever fingerprinted. Light: no torch, no Ray.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from cluster.session import check_address, check_fits_here
+from flows.config.flat import named_values, split_list
 from flows.config.recipes import DEFAULT_RECIPE, check_recipe
-from flows.config.roles import Role, by_hand, part, role
+from flows.config.roles import Role, by_hand, named, part, role
+from mhim_core.embed.registry import is_encoder_name
 from mhim_core.errors import ConfigError
 from mhim_core.mil.model_options import ModelOptions
 from mhim_core.mil.plugins import Plugin, read_plugin
@@ -73,9 +75,14 @@ class LabelledCohort(CohortKeys):
 class EncoderFiles:
     """Where an encoder's weights are, for commands whose encoder is settled by a store, run or model."""
 
-    encoder_weights: str = field(default="", metadata=role(Role.node_path))
-    """A local weights file or folder for timm/<model>; empty: from the package or the hub. The sha256 of the weights is
-    part of the encoder's identity."""
+    encoder_weights: str = field(default="", metadata=role(Role.node_path) | named(is_encoder_name))
+    """A local weights file or folder for timm/<model>, with several encoders timm/<model>=<path>,timm/<model>=<path>;
+    empty: from the package or the hub. The sha256 of the weights is part of the encoder's identity."""
+
+    def weights_of(self, encoder: str) -> str | None:
+        """Where the weights of this encoder lie; None: that is not said."""
+        paths = {item.name: item.value for item in named_values(self.encoder_weights, is_encoder_name)}
+        return paths.get(encoder, paths.get("")) or None
 
 
 class EncoderRuntime(StrEnum):
@@ -91,17 +98,65 @@ class EncoderRuntime(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderKeys(EncoderFiles):
-    """Which tile encoder, where its weights are, and what computes it."""
+    """Which tile encoders, where their weights are, and what computes them.
 
-    encoder: str = "efficientnet-lite0"
-    """The tile encoder: efficientnet-lite0, hed-texture or timm/<model>."""
+    Raises ConfigError for an encoder that is named twice, and for weights or a revision of which it is not clear whose
+    they are.
+    """
+
+    encoder: str = field(default="efficientnet-lite0", metadata=role(Role.identity, listed=True))
+    """The tile encoder: efficientnet-lite0, hed-texture or timm/<model>. For embed and doctor, several of them,
+    separated by commas: each slide is read and decoded once for all, and each has its own features."""
     encoder_revision: str = ""
-    """The revision of a timm model on the hub; empty: the one that timm pins."""
+    """The revision of a timm model on the hub, with several encoders timm/<model>=<revision>,…; empty: the one that
+    timm pins."""
     encoder_runtime: EncoderRuntime = field(default=EncoderRuntime.auto, metadata={"neutral": EncoderRuntime.torch})
     """torch; torch_bf16 and, on a GPU, torch_fp16: faster and coarser; openvino: twice as fast on a CPU, the last bits
     of features differ (extra openvino, not for hed-texture); openvino_bf16: faster still and coarser, on CPUs with
     bfloat16; auto: torch, except for efficientnet-lite0 without a GPU, where OpenVINO is installed, in a store that has
     no features with the same keys made by torch."""
+
+    def __post_init__(self) -> None:
+        names = self.names()
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"encoder= names {', '.join(repeated)} more than once")
+        for key in ("encoder_weights", "encoder_revision"):
+            self._by_encoder(key)
+
+    def names(self) -> tuple[str, ...]:
+        """The encoders, one at least, in the order in which they were given."""
+        return split_list(self.encoder) or (self.encoder,)
+
+    def each(self) -> tuple["EncoderKeys", ...]:
+        """The keys of every encoder by itself."""
+        weights, revisions = self._by_encoder("encoder_weights"), self._by_encoder("encoder_revision")
+        return tuple(
+            replace(self, encoder=name, encoder_weights=weights.get(name, ""), encoder_revision=revisions.get(name, ""))
+            for name in self.names()
+        )
+
+    def require_one(self, command: str) -> None:
+        """Raises ConfigError if there are several encoders."""
+        if len(self.names()) > 1:
+            raise ConfigError(
+                f"encoder={self.encoder} names {len(self.names())} encoders, and {command} works with one; mhim embed "
+                "takes several"
+            )
+
+    def _by_encoder(self, key: str) -> dict[str, str]:
+        names, text = self.names(), getattr(self, key)
+        values: dict[str, str] = {}
+        for item in named_values(text, is_encoder_name):
+            name = item.name or names[0]
+            if not item.name and len(names) > 1:
+                pattern = ",".join(f"{each}=…" for each in names)
+                raise ConfigError(f"{key}={text} does not say which encoder it is for; write {key}={pattern}")
+            if name not in names:
+                raise ConfigError(f"{key}= has a value for {name}, which encoder={self.encoder} does not name")
+            if name in values:
+                raise ConfigError(f"{key}={text} has two values for {name}; give one")
+            values[name] = item.value
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,9 +233,9 @@ class EmbedExecution:
     """Slides given to an actor at a time, at least as many as it has decoders; the next ones are decoded while one is
     encoded."""
     encode_timeout_s: float = 600.0
-    """Seconds that an encoder may take for a batch of tiles, 15 minutes more for a commit, and 5 minutes and a second
-    for each MB of its weights more to load; then it is killed and started anew, and a slide at which that happens twice
-    fails as timeout."""
+    """Seconds that an encoder, or several together, may take for a batch of tiles, 15 minutes more for a commit, and 5
+    minutes and a second for each MB of weights more to load; then the process is killed and started anew, and a slide
+    at which that happens twice fails as timeout."""
 
     def __post_init__(self) -> None:
         check_least(self, 1, "embed_actors", "decoders_per_actor", "slides_per_call", "encode_timeout_s")

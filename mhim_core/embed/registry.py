@@ -101,6 +101,11 @@ def _place_of(card: EncoderCard) -> tuple[str, str]:
     return next(place for place, facts in _RUNTIMES.items() if (facts["runtime"], facts["precision"]) == made_by)
 
 
+def is_encoder_name(name: str) -> bool:
+    """Whether an encoder may be called that; whether there is such a model is not asked."""
+    return bool(_TIMM_NAME.match(name)) or (name in _ENCODERS and name != _TIMM)
+
+
 def prefers_openvino(name: str) -> bool:
     """Whether new features of the encoder are better made by OpenVINO than by torch where there is no GPU: it is one
     of those that this project ships, and OpenVINO is known to compute it."""

@@ -5,8 +5,10 @@ antialiasing, so that no grey level is lost to rounding and a tile smaller than 
 0.5 µm/px therefore reaches a 224 px network at 0.571 µm/px; a tile that already has the size is passed on unchanged.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -34,6 +36,29 @@ def transform_facts(
     return facts
 
 
+class _Resized(NamedTuple):
+    """A batch of tiles, and what became of it."""
+
+    tiles: Tensor
+    pixels: Tensor
+    """Never written to."""
+
+
+_last_resized: ContextVar[dict[tuple[int, str], _Resized] | None] = ContextVar("last_resized", default=None)
+"""By size and interpolation; None: nothing is kept."""
+
+
+@contextmanager
+def shared_resizes() -> Iterator[None]:
+    """While the block runs, networks on a CPU that take a batch of tiles one after another have it resized once for
+    those of the same size and interpolation, to the bits that each would get."""
+    token = _last_resized.set({})
+    try:
+        yield
+    finally:
+        _last_resized.reset(token)
+
+
 class TileTransform(nn.Module):
     """uint8 (b, h, w, 3) → float32 (b, 3, input_px, input_px), channels-last in memory. Facts: a card's `transform`."""
 
@@ -49,20 +74,29 @@ class TileTransform(nn.Module):
         self.register_buffer("std_311", torch.tensor(facts["std"]).view(3, 1, 1))
 
     def forward(self, tiles: UInt8[Tensor, "b h w 3"]) -> Float32[Tensor, "b 3 p p"]:
+        kept = _last_resized.get()
+        if tiles.shape[1:3] == (self.input_px, self.input_px):
+            pixels = tiles.permute(0, 3, 1, 2).float().div_(255.0).sub_(self.mean_311)
+        elif kept is None or tiles.device.type != "cpu":
+            pixels = self._resized(tiles).sub_(self.mean_311)
+        else:
+            key = (self.input_px, self.interpolation)
+            if key not in kept or not torch.equal(kept[key].tiles, tiles):
+                kept[key] = _Resized(tiles, self._resized(tiles))
+            pixels = kept[key].pixels.sub(self.mean_311)
+        return pixels.div_(self.std_311).contiguous(memory_format=torch.channels_last)
+
+    def _resized(self, tiles: Tensor) -> Tensor:
         pixels = tiles.permute(0, 3, 1, 2)
-        is_resized = pixels.shape[-2:] != (self.input_px, self.input_px)
-        if is_resized and pixels.device.type == "cpu":
+        if pixels.device.type == "cpu":
             pixels = pixels.contiguous()  # channel after channel a CPU resizes in 2/3 of the time, to the same bits
-        pixels = pixels.float().div_(255.0)
-        if is_resized:
-            pixels = F.interpolate(
-                pixels,
-                size=(self.input_px, self.input_px),
-                mode=self.interpolation,
-                antialias=True,
-                align_corners=False,
-            )
-        return pixels.sub_(self.mean_311).div_(self.std_311).contiguous(memory_format=torch.channels_last)
+        return F.interpolate(
+            pixels.float().div_(255.0),
+            size=(self.input_px, self.input_px),
+            mode=self.interpolation,
+            antialias=True,
+            align_corners=False,
+        )
 
 
 def _check(facts: dict[str, Any]) -> None:

@@ -78,6 +78,17 @@ def test_relative_places_become_those_of_the_current_folder_and_defaults_too(
     assert values(read("compare", "runs=[a, s3://bucket/b]", "out=c"))["runs"] == f"{tmp_path}/a,s3://bucket/b"
 
 
+def test_weights_of_several_encoders_are_full_places_each_under_its_encoder_s_name(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("embed", f"cohort={table}", "store=/s", "encoder=timm/a,timm/b")
+    places = values(read(*words, "encoder_weights=timm/b=w/b,2.pth,timm/a=/w/a.pth"))
+    assert places["encoder_weights"] == f"timm/b={tmp_path}/w/b,2.pth,timm/a=/w/a.pth"
+    alone = values(read(*words[:3], "encoder=timm/a", "encoder_weights=w/epoch=3.pth"))
+    assert alone["encoder_weights"] == f"{tmp_path}/w/epoch=3.pth"
+
+
 def test_the_flow_runs_on_its_cluster_where_it_needs_one(table: Path) -> None:
     assert values(read("embed", f"cohort={table}", "store=/s"))["ray_address"] == "auto"
     assert "ray_address" not in values(read("check", f"cohort={table}"))
