@@ -64,11 +64,12 @@ def _estimate(
 ) -> Sequence[str]:
     """What the cohort would cost, in lines. Raises EncoderError; InputError if no slide is there."""
     slides = cohort_slides(cohort_input)
-    card = settled_card(config.encoder, config.tiles, None, on_gpu=False)
+    (encoder,) = config.encoder.each()
+    card = settled_card(encoder, config.tiles, None, on_gpu=False)
     tiles_per_s = config.estimate.encoder_tiles_per_s
     source = "as given"
     if tiles_per_s is None:
-        tiles_per_s = measured_tiles_per_s(card, config.tiles.tile_px, config.encoder.encoder_weights or None)
+        tiles_per_s = measured_tiles_per_s(card, config.tiles.tile_px, encoder.encoder_weights or None)
         source = f"measured here, {card.runtime}, {card.num_threads} thread"
     sampled = {
         task.slide_id: SampledSlide(look.num_tiles, look.plan_s, look.read_s, look.num_read)

@@ -60,6 +60,10 @@ class CheckConfig:
     pictures: str = field(default="", metadata=role(Role.output))
     """A folder or s3:// prefix for pictures of each slide with its tissue and tile grid; empty: none."""
 
+    def __post_init__(self) -> None:
+        if self.estimate.estimate:
+            self.encoder.require_one("check estimate=true")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:

@@ -215,12 +215,16 @@ def test_what_is_ambiguous_is_refused_before_any_work(
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize("command", ["pipeline", "demo"])
+@pytest.mark.parametrize("command", ["pipeline", "demo", "check"])
 def test_commands_of_one_encoder_refuse_several(
     refused: Callable[..., str], painted: Any, tmp_path: Path, command: str
 ) -> None:
-    words = {"pipeline": [f"cohort={painted.cohort}", f"store={tmp_path / 's'}"], "demo": []}[command]
-    assert "names 2 encoders" in refused(command, *words, BOTH, f"out={tmp_path / 'out'}")
+    words = {
+        "pipeline": [f"cohort={painted.cohort}", f"store={tmp_path / 's'}", f"out={tmp_path / 'out'}"],
+        "demo": [f"out={tmp_path / 'out'}"],
+        "check": [f"cohort={painted.cohort}", "estimate=true"],
+    }[command]
+    assert "names 2 encoders" in refused(command, *words, BOTH)
     assert not list(tmp_path.glob("out/*"))
 
 
