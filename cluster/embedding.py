@@ -10,6 +10,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -75,6 +76,26 @@ class EmbedJob(NamedTuple):
     """Slides decoded at once for the encoder."""
 
 
+class Spent:
+    """An actor's seconds on one slide, by what it did: fields of its StatusRow."""
+
+    def __init__(self) -> None:
+        self._seconds = {"waited_s": 0.0, "encoded_s": 0.0, "stored_s": 0.0}
+
+    @contextmanager
+    def on(self, work: str, less: str = "") -> Iterator[None]:
+        """The block's seconds are `work`'s, but for those that within it went to `less`."""
+        start_s, others_s = time.monotonic(), self._seconds.get(less, 0.0)
+        try:
+            yield
+        finally:
+            within_s = self._seconds.get(less, 0.0) - others_s
+            self._seconds[work] += time.monotonic() - start_s - within_s
+
+    def rounded(self) -> dict[str, float]:
+        return {work: round(max(0.0, seconds), 3) for work, seconds in self._seconds.items()}
+
+
 class SlideActor:
     """Ray Data's callable: rows of tasks in, one status row per slide out, as soon as each is done.
 
@@ -123,6 +144,7 @@ class SlideActor:
         self._unforeseen: dict[int | None, SlideId] = {}
         """By encoder's place the slide that met an unforeseen exception, until another is encoded; None: outside of
         them."""
+        self._spent = Spent()
 
     def __call__(self, batch: Batch) -> Iterator[Batch]:
         tasks = [task_of(text) for text in batch["task"]]
@@ -151,14 +173,14 @@ class SlideActor:
         next(streams, None)  # what is left of the last
 
     def _embed_watched(self, task: SlideTask, stream: JobStream, encoder: "SlideEncoder") -> StatusRow:
-        start_s, retries_before = time.monotonic(), process_retries()
+        start_s, retries_before, self._spent = time.monotonic(), process_retries(), Spent()
         self._pulse.begin(task.slide_id)
         row = self._embed_with_retries(task, stream, encoder)
         self._wait_for_decoder()
         seconds = round(time.monotonic() - start_s, 3)
         retries = process_retries() - retries_before + stream.retries
         work: dict[str, Any] = {"seconds": seconds, "attempts": stream.attempts, "retries": retries}
-        work["node_id"] = self._node_id
+        work |= {"node_id": self._node_id} | self._spent.rounded()
         row = row._replace(**work, parts=tuple(part._replace(**work) for part in row.parts))
         self._pulse.end(row)
         return row
@@ -222,7 +244,8 @@ class SlideActor:
         items = iter(stream)
         while True:
             self._wait_for_decoder()
-            item = next(items, None)
+            with self._spent.on("waited_s"):
+                item = next(items, None)
             self._pulse.works(self._job.encode_timeout_s + STORING_S * isinstance(item, PlanFacts))
             if item is None:
                 return
@@ -244,17 +267,20 @@ class SlideActor:
         places = task.encoders or tuple(range(len(self._job.encoders)))
         rows: dict[int, StatusRow] = {}
         for place in places:
-            known = self._row_of(task, stream, place, partial(self._known, task, place, facts.reading))
+            with self._spent.on("stored_s"):
+                known = self._row_of(task, stream, place, partial(self._known, task, place, facts.reading))
             if known is not None:
                 rows[place] = known
         left = [place for place in places if place not in rows]
         if left:
             chosen = encoder if len(left) == len(self._job.encoders) else encoder.only(left)
-            results = chosen.each(items, facts)
+            with self._spent.on("encoded_s", less="waited_s"):
+                results = chosen.each(items, facts)
             self._unforeseen.pop(None, None)
             for place in left:  # each is let go once it is stored
                 store = partial(self._store, task, place, results.pop(0), facts.decoding)
-                rows[place] = self._row_of(task, stream, place, store)
+                with self._spent.on("stored_s"):
+                    rows[place] = self._row_of(task, stream, place, store)
         return merged([rows[place] for place in places])
 
     def _known(self, task: SlideTask, place: int, reading: "SlideReading") -> StatusRow | None:

@@ -187,13 +187,19 @@ FLOWS = {
         function="sign",
         positional=("name",),
     ),
+    "status": FlowCommand(
+        "store_status",
+        "store.StoreStatusConfig",
+        "how far an embedding has come, from any terminal or machine",
+        "store=./features",
+        heading="Stores, clusters and the demo",
+    ),
     "store verify": FlowCommand(
         "store",
         "store.StoreVerifyConfig",
         "find missing and damaged files of a store, by slide",
         "store=./features deep=true",
         function="verify",
-        heading="Stores, clusters and the demo",
     ),
     "store repair": FlowCommand(
         "store",

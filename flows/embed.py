@@ -8,6 +8,8 @@ Exit code: 0, 3 (some slides failed, for one encoder at least), 4 (more than max
 """
 
 import math
+import os
+import socket
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +28,7 @@ from flows.config.keys import EmbedExecution, EncoderKeys
 from flows.config.store import StoreRepairConfig
 from flows.engine.result import FlowResult
 from flows.runs.cohort import CohortInput, load_cohort
-from flows.runs.embed_report import MAX_LINES, Embedded, retry_advice, view_lines, write_report
+from flows.runs.embed_report import MAX_LINES, Embedded, new_report, retry_advice, view_lines, write_report
 from flows.runs.open_sets import CohortEncoder, Decoding, OpenSet, by_tiling, decoding_for, open_sets
 from flows.runs.progress import SlideProgress
 from flows.runs.storage_retries import print_retries
@@ -41,6 +43,7 @@ from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import register
 from mhim_core.store.ledger import Ledger, Pending
 from mhim_core.store.manifest import write_manifest
+from mhim_core.store.progress import ProgressTeller
 from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
 from mhim_core.workload import spread_order
 
@@ -233,7 +236,8 @@ def embed_tasks(
     ordered = [tasks[index] for index in spread_order(list(sizes.values()))]
     with ray_session(config.ray.ray_address, config.ray.local_cpus) as cluster:
         num_actors = actor_pool(config.embedding, cluster, len(tasks)).initial_size
-        with SlideProgress(sizes, num_actors, kinds) as progress:
+        teller = ProgressTeller(storage, new_report(), len(tasks), socket.gethostname(), os.getpid())
+        with SlideProgress(sizes, num_actors, kinds, teller) as progress:
             for row in status_rows(ordered, job, config.embedding, cluster):
                 progress.update(row)
                 rows.append(row)

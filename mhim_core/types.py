@@ -83,7 +83,7 @@ class SlideTask(NamedTuple):
     """Which of the command's encoders the slide is for, by their place; (): all of them."""
 
 
-@neutral_fields(is_empty=False, parts=())
+@neutral_fields(is_empty=False, parts=(), waited_s=0.0, encoded_s=0.0, stored_s=0.0)
 class StatusRow(NamedTuple):
     """What became of one slide: about 1 KB, one per slide and run."""
 
@@ -109,3 +109,8 @@ class StatusRow(NamedTuple):
     parts: tuple["StatusRow", ...] = ()
     """What became of it by encoder, in the order of the task's, where several encoded it in one pass and it did not
     fail as a whole; (): the row holds for each."""
+    waited_s: float = 0.0
+    """Of `seconds`, those in which the encoder had no tile to encode."""
+    encoded_s: float = 0.0
+    stored_s: float = 0.0
+    """Asking the store for the slide, and committing it."""
