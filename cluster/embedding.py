@@ -24,7 +24,7 @@ from mhim_core import errors
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.facts import PlanFacts
 from mhim_core.embed.memory import check_batch
-from mhim_core.embed.registry import load_encoder_for, num_weight_bytes
+from mhim_core.embed.registry import Weights, load_encoder_for, num_weight_bytes
 from mhim_core.errors import MhimError, SlideError, StorageError
 from mhim_core.features import SlideFeatures
 from mhim_core.fingerprint import canonical_json
@@ -51,7 +51,7 @@ class EmbedJob(NamedTuple):
     store_uri: str
     feature_set: FeatureSet
     card: EncoderCard
-    weights: str | None
+    weights: Weights | None
     spec: TileSpec
     policy: SlidePolicy
     decode_timeout_s: float

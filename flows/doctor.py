@@ -179,7 +179,7 @@ def _encoder(config: DoctorConfig) -> str:
 
     with tempfile.TemporaryDirectory() as no_store:
         card = settled_card(config.encoder, TileSpec(), open_storage(config.store or no_store), on_gpu=False)
-    load_encoder_for(card, weights=config.encoder.encoder_weights or None)
+    load_encoder_for(card, weights=config.encoder.weights)
     return f"{card.id} (D={card.dim}) is loaded, by {card.runtime}"
 
 

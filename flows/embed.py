@@ -99,7 +99,7 @@ def embed_cohort(
             storage.uri,
             feature_set,
             card,
-            config.encoder.encoder_weights or None,
+            config.encoder.weights,
             spec,
             config.policy,
             config.decode.decode_timeout_s,

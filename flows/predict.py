@@ -56,7 +56,7 @@ def run(config: PredictConfig) -> FlowResult:
         _check_same(present, predictor, out)
     cohort = load_cohort(config.data.cohort, strict=config.failures.strict, options=config.table)
     cohort = cohort._replace(cohort=spell_as(cohort.cohort, predictor.classes, config.table.label_spellings))
-    card = predictor.encoder_here(config.encoder.encoder_weights or None)
+    card = predictor.encoder_here(config.encoder.weights)
     store = open_storage(config.store) if config.store else predictor.store or open_storage(out.locate("features"))
     embedded = embed_cohort(cohort, card, predictor.tile_spec(), config, store)
     entries = {key: entry for key, entry in embedded.entries.items() if entry.status is Status.OK}

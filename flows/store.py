@@ -238,7 +238,7 @@ def _restored(
         storage.uri,
         feature_set,
         card,
-        config.encoder.encoder_weights or None,
+        config.encoder.weights,
         spec,
         _ADMIT_ALL,
         config.decode.decode_timeout_s,

@@ -5,6 +5,7 @@ Every field has a role (`flows.config.roles`): its own, or that of the part it s
 dataclasses; only identity is ever fingerprinted. Light: no torch, no Ray.
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from cluster.session import check_address, check_fits_here
 from flows.config.recipes import DEFAULT_RECIPE, check_recipe
 from flows.config.roles import Role, by_hand, part, role
+from mhim_core.embed.own_file import NAME as OWN
+from mhim_core.embed.own_file import OwnFile
 from mhim_core.errors import ConfigError
 from mhim_core.mil.model_options import ModelOptions
 from mhim_core.mil.plugins import Plugin, read_plugin
@@ -74,8 +77,22 @@ class EncoderFiles:
     """Where an encoder's weights are, for commands whose encoder is settled by a store, run or model."""
 
     encoder_weights: str = field(default="", metadata=role(Role.node_path))
-    """A local weights file or folder for timm/<model>; empty: from the package or the hub. The sha256 of the weights is
-    part of the encoder's identity."""
+    """A local weights file or folder for timm/<model> or a published encoder; empty: from the package or the hub. The
+    sha256 of the weights is part of the encoder's identity."""
+    encoder_file: str = field(default="", metadata=role(Role.node_path) | by_hand() | {"neutral": ""})
+    """A TorchScript, torch.export or ONNX file of yours for encoder=own; empty: none. The file is executed. Its sha256
+    is part of the encoder's identity."""
+
+    def __post_init__(self) -> None:
+        if self.encoder_file and self.encoder_weights:
+            raise ConfigError(
+                "encoder_file= is a whole encoder and encoder_weights= the weights of one: give one of them"
+            )
+
+    @property
+    def weights(self) -> str | OwnFile | None:
+        """What the core takes as an encoder's weights."""
+        return OwnFile(path=self.encoder_file) if self.encoder_file else self.encoder_weights or None
 
 
 class EncoderRuntime(StrEnum):
@@ -94,14 +111,49 @@ class EncoderKeys(EncoderFiles):
     """Which tile encoder, where its weights are, and what computes it."""
 
     encoder: str = "efficientnet-lite0"
-    """The tile encoder: efficientnet-lite0, hed-texture or timm/<model>."""
+    """The tile encoder: efficientnet-lite0, hed-texture, a published one (mhim encoders lists them), timm/<model>, or
+    own with encoder_file."""
     encoder_revision: str = ""
-    """The revision of a timm model on the hub; empty: the one that timm pins."""
+    """The revision of the encoder's repository on the hub; empty: the one that mhim or timm pins, else the newest."""
     encoder_runtime: EncoderRuntime = field(default=EncoderRuntime.auto, metadata={"neutral": EncoderRuntime.torch})
     """torch; torch_bf16 and, on a GPU, torch_fp16: faster and coarser; openvino: twice as fast on a CPU, the last bits
     of features differ (extra openvino, not for hed-texture); openvino_bf16: faster still and coarser, on CPUs with
     bfloat16; auto: torch, except for efficientnet-lite0 without a GPU, where OpenVINO is installed, in a store that has
     no features with the same keys made by torch."""
+    own_input_px: int = field(default=224, metadata={"neutral": 224})
+    """With encoder=own: the side of the square that tiles are resized to, in pixels."""
+    own_mean: str = field(default="0.485,0.456,0.406", metadata={"neutral": "0.485,0.456,0.406"})
+    """With encoder=own: what is subtracted from red, green and blue, of values scaled to 0-1."""
+    own_std: str = field(default="0.229,0.224,0.225", metadata={"neutral": "0.229,0.224,0.225"})
+    """With encoder=own: what they are then divided by."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.encoder_file) != (self.encoder == OWN):
+            raise ConfigError(f"encoder={OWN} and encoder_file= belong together: give both, or neither")
+        check_least(self, 1, "own_input_px")
+        _three_numbers(self, "own_mean")
+        if min(_three_numbers(self, "own_std")) <= 0:
+            raise ConfigError(f"own_std={self.own_std} must be above 0")
+
+    @property
+    def weights(self) -> str | OwnFile | None:
+        """What the core takes as an encoder's weights."""
+        if not self.encoder_file:
+            return self.encoder_weights or None
+        mean, std = _three_numbers(self, "own_mean"), _three_numbers(self, "own_std")
+        return OwnFile(path=self.encoder_file, input_px=self.own_input_px, mean=mean, std=std)
+
+
+def _three_numbers(config: object, name: str) -> tuple[float, ...]:
+    """Raises ConfigError unless the key is three numbers with commas between them."""
+    try:
+        numbers = tuple(float(text) for text in getattr(config, name).split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise ConfigError(f"{name}={getattr(config, name)} must be three numbers, such as 0.5,0.5,0.5")
+    return numbers
 
 
 @dataclass(frozen=True, kw_only=True)
