@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mhim_core.embed.agreement import check_agreement, trial_tiles
 from mhim_core.embed.card import BFLOAT16, FLOAT32, EncoderCard
+from mhim_core.embed.onnx_file import names_other_files
 from mhim_core.errors import EncoderError
 
 _TELEMETRY = "openvino_telemetry"
@@ -100,7 +101,12 @@ def _exported(openvino: Any, card: EncoderCard, network: nn.Module) -> Any:
 
 
 def _read_onnx(openvino: Any, card: EncoderCard, data: bytes) -> Any:
-    """An ONNX file's model of one static shape. From memory, so that it cannot take weights from other files."""
+    """An ONNX file's model of one static shape. Raises EncoderError where it takes weights from other files, too."""
+    if names_other_files(data):
+        raise EncoderError(
+            f"encoder {card.id}: the ONNX file keeps weights in other files, which its sha256 does not cover; save it "
+            "as one file"
+        )
     try:
         model = openvino.Core().read_model(io.BytesIO(data))
         model.reshape([card.batch_size, 3, card.transform["input_px"], card.transform["input_px"]])
@@ -109,7 +115,7 @@ def _read_onnx(openvino: Any, card: EncoderCard, data: bytes) -> Any:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise EncoderError(
             f"encoder {card.id}: OpenVINO does not read the ONNX file ({reason}); it must take one float32 input "
-            "(b, 3, p, p) for any b, and hold its weights itself"
+            "(b, 3, p, p) for any b"
         ) from error
 
 

@@ -1,7 +1,6 @@
 """A user's own file: TorchScript, torch.export and ONNX give the network's features; files that lie are refused."""
 
 import dataclasses
-import io
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mhim_core.embed.onnx_file import names_other_files
 from mhim_core.embed.own_file import ONNX, TORCH_EXPORT, TORCHSCRIPT, OwnFile, file_format
 from mhim_core.embed.registry import card_found_here, encoder_card, load_encoder_for, num_weight_bytes
 from mhim_core.embed.transform import TileTransform
@@ -30,7 +30,7 @@ def make_network(*extra: nn.Module) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         return nn.Sequential(
-            nn.Conv2d(3, 8, 4, 4), nn.GELU(), nn.Conv2d(8, 12, 2, 2), *extra, nn.AdaptiveAvgPool2d(1), nn.Flatten()
+            nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 12, 2, 2), *extra, nn.AdaptiveAvgPool2d(1), nn.Flatten()
         )
 
 
@@ -44,11 +44,50 @@ def save(network: nn.Module, path: Path, kind: str) -> None:
             batch = {0: torch.export.Dim("batch", min=1, max=1024)}
             torch.export.save(torch.export.export(network, (pixels,), dynamic_shapes=(batch,)), path)
         else:
-            buffer = io.BytesIO()
-            names = {"input_names": ["pixels"], "output_names": ["features"]}
-            axes = {"pixels": {0: "batch"}, "features": {0: "batch"}}
-            torch.onnx.export(network, (pixels,), buffer, dynamo=False, dynamic_axes=axes, **names)
-            path.write_bytes(buffer.getvalue())
+            path.write_bytes(onnx_bytes(network))
+
+
+def _field(number: int, value: int | str | bytes) -> bytes:
+    """One field of a protocol buffer."""
+
+    def varint(rest: int) -> bytes:
+        return bytes([rest]) if rest < 128 else bytes([rest & 127 | 128]) + varint(rest >> 7)
+
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    data = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def onnx_bytes(network: nn.Module, weights_file: str = "") -> bytes:
+    """conv, relu, conv, mean over the map, as the ONNX format lays it out; no package is needed to write so little.
+
+    `weights_file`: where the first kernel lies instead of in the model.
+    """
+
+    def tensor(name: str, value: Tensor) -> bytes:
+        dims = b"".join(_field(1, size) for size in value.shape)
+        data = _field(9, value.detach().numpy().tobytes())
+        if weights_file and name == "0.weight":
+            data = _field(13, _field(1, "location") + _field(2, weights_file)) + _field(14, 1)
+        return _field(5, dims + _field(2, 1) + _field(8, name) + data)
+
+    def node(kind: str, inputs: tuple[str, ...], output: str, stride: int = 0) -> bytes:
+        attribute = _field(1, "strides") + _field(8, stride) * 2 + _field(20, 7)
+        names = b"".join(_field(1, name) for name in inputs) + _field(2, output) + _field(4, kind)
+        return _field(1, names + (_field(5, attribute) if stride else b""))
+
+    def value(name: str, *sizes: int) -> bytes:
+        dims = _field(1, _field(2, "batch")) + b"".join(_field(1, _field(1, size)) for size in sizes)
+        return _field(1, name) + _field(2, _field(1, _field(1, 1) + _field(2, dims)))
+
+    nodes = node("Conv", ("pixels", "0.weight", "0.bias"), "a", 4) + node("Relu", ("a",), "b")
+    nodes += node("Conv", ("b", "2.weight", "2.bias"), "c", 2) + node("GlobalAveragePool", ("c",), "d")
+    nodes += node("Flatten", ("d",), "features")
+    tensors = b"".join(tensor(name, value) for name, value in network.state_dict().items())
+    graph = nodes + _field(2, "network") + tensors
+    graph += _field(11, value("pixels", 3, INPUT_PX, INPUT_PX)) + _field(12, value("features", 12))
+    return _field(1, 8) + _field(8, _field(1, "") + _field(2, 13)) + _field(7, graph)
 
 
 @pytest.fixture(params=[TORCHSCRIPT, TORCH_EXPORT, ONNX])
@@ -170,3 +209,20 @@ def test_an_own_file_is_plain_and_a_transform_of_a_card_goes_into_it() -> None:
     transform = {"input_px": 96, "interpolation": "bicubic", "mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]}
     other = file.with_transform(transform | {"crop": "none", "antialias": True})
     assert dataclasses.astuple(other) == ("x.ts", 96, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0), "bicubic")
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="the extra `openvino` is not installed")
+def test_weights_beside_an_onnx_file_are_not_taken_since_no_sha256_covers_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = make_network().eval()
+    (tmp_path / "weights.bin").write_bytes(network.state_dict()["0.weight"].numpy().tobytes())
+    (tmp_path / "model.onnx").write_bytes(onnx_bytes(network, "weights.bin"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EncoderError, match="in other files"):
+        encoder_card("own", weights=own(Path("model.onnx")), runtime="openvino")
+    data = onnx_bytes(network)
+    assert not names_other_files(data)
+    for end in (1, 40, len(data) - 3):
+        with pytest.raises(EncoderError, match="damaged"):
+            names_other_files(data[:end])

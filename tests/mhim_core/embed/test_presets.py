@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mhim_core.embed import preset as preset_module
-from mhim_core.embed.card import EncoderCard
+from mhim_core.embed.card import RUNTIME_OPENVINO, EncoderCard
 from mhim_core.embed.dinov2_layouts import in_timm_layout
 from mhim_core.embed.preset import (
     BICUBIC,
@@ -287,6 +288,17 @@ def test_weights_in_the_layout_of_transformers_are_the_same_network(
     if preset.pooling == TOKEN_AND_MEAN:
         expected = torch.cat([expected, tokens_bnd[:, 1 + num_registers :].mean(1)], 1)
     torch.testing.assert_close(encoder(noisy_tiles[:4]).double(), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="the extra `openvino` is not installed")
+@pytest.mark.parametrize("name", ["uni", "uni2-h", "virchow2"])
+def test_openvino_computes_the_same_network(name: str, noisy_tiles: Tensor) -> None:
+    """Gated MLPs, layer scale, register tokens and both poolings."""
+    preset = tiny_twin(name)
+    card, tensors = card_of(preset), random_tensors(preset)
+    by_openvino = dataclasses.replace(card, runtime=RUNTIME_OPENVINO, batch_size=2)
+    features = build_preset(by_openvino, tensors)(noisy_tiles[:5])
+    torch.testing.assert_close(features, build_preset(card, tensors)(noisy_tiles[:5]), atol=1e-4, rtol=1e-4)
 
 
 def card_of(preset: Preset) -> EncoderCard:
