@@ -75,7 +75,7 @@ PRESETS = (
         repo="bioptimus/H-optimus-1",
         revision="3592cb220dec7a150c5d7813fb56e68bd57473b9",
         licence="CC-BY-NC-ND-4.0",
-        terms=_TERMS,
+        terms="Access is granted on request.",
         sources=("https://huggingface.co/bioptimus/H-optimus-1", "https://github.com/bioptimus/h1-jumpstart"),
     ),
     _H0_MINI,
