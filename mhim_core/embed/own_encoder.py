@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mhim_core.embed.agreement import trial_tiles
 from mhim_core.embed.card import FLOAT32, RUNTIME_OPENVINO, EncoderCard
 from mhim_core.embed.encoder import TorchEncoder
-from mhim_core.embed.openvino_runtime import CompiledNetwork, trial_tiles
+from mhim_core.embed.openvino_runtime import CompiledNetwork
 from mhim_core.embed.own_file import NAME, ONNX, TORCHSCRIPT, OwnFile, file_format
 from mhim_core.embed.transform import TileTransform, transform_facts
 from mhim_core.embed.weights import LOCAL, check_sha256, weights_sha256
@@ -21,7 +22,6 @@ from mhim_core.storage import read_file
 
 _MAX_ONNX_BYTES = 2**31
 """The format's own limit; larger models keep their weights in other files, which no sha256 of this one would cover."""
-_NUM_TRIAL_TILES = 4
 _TOLERANCE = 1e-4
 """Largest change of a feature with its batch mates, relative to its length. A network that does not look at them moves
 by the last bits, about 1e-6."""
@@ -59,9 +59,9 @@ def load_own(card: EncoderCard, file: OwnFile) -> TorchEncoder:
     check_sha256(path, card.weights_sha256, card.id)
     network = _load(card, path)
     versions = {"openvino-isa": network.instruction_set} if isinstance(network, CompiledNetwork) else {}
-    encoder = TorchEncoder(card, nn.Sequential(TileTransform(card.transform), network), versions)
-    tiles = trial_tiles(_NUM_TRIAL_TILES)
+    tiles = trial_tiles()
     try:
+        encoder = TorchEncoder(card, nn.Sequential(TileTransform(card.transform), network), versions)
         in_company, alone = encoder(tiles)[0].double(), encoder(tiles[:1])[0].double()
     except EncoderError:
         raise
