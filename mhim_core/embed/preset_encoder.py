@@ -48,7 +48,9 @@ def build_preset(card: EncoderCard, tensors: dict[str, Tensor]) -> TorchEncoder:
 
     Raises EncoderError, naming layers, if they do not fit.
     """
-    pooled = make_pooled(card.id, card.network, card.pooling)
-    position_grid = card.network.get("position_grid", "")
-    load_tensors(card, pooled.transformer, in_timm_layout(tensors, pooled.transformer, position_grid, card.id))
+    # a billion random numbers, to be replaced at once, would take minutes and the memory of the weights once more
+    pooled = make_pooled(card.id, card.network, card.pooling, on_meta=True)
+    transformer, position_grid = pooled.transformer, card.network.get("position_grid", "")
+    fitting = in_timm_layout(tensors, transformer, position_grid, card.id)
+    load_tensors(card, transformer, {name: tensor.float() for name, tensor in fitting.items()}, assign=True)
     return run_network(card, pooled)

@@ -47,15 +47,16 @@ def build_timm(card: EncoderCard, tensors: dict[str, Tensor]) -> TorchEncoder:
     return run_network(card, model)
 
 
-def load_tensors(card: EncoderCard, model: Any, tensors: dict[str, Tensor]) -> None:
-    """Into a model of timm, in place; a classifier may be left over. Raises EncoderError, naming layers, if they do not
-    fit."""
+def load_tensors(card: EncoderCard, model: Any, tensors: dict[str, Tensor], *, assign: bool = False) -> None:
+    """Into a model of timm, in place; a classifier may be left over. `assign`: the tensors become the model's own, so
+    that it can be one on the meta device. Raises EncoderError, naming layers, if they do not fit.
+    """
     classifier = model.pretrained_cfg.get("classifier") or ()
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     kept = {key: value for key, value in tensors.items() if not key.startswith(tuple(f"{name}." for name in names))}
     kept |= {key: tensors[key] for key in model.state_dict() if key in tensors}
     try:
-        missing, unexpected = model.load_state_dict(kept, strict=False)
+        missing, unexpected = model.load_state_dict(kept, strict=False, assign=assign)
     except RuntimeError as error:
         raise EncoderError(f"encoder {card.id}: the weights do not fit the network: {_second_line(error)}") from None
     if missing or unexpected:
