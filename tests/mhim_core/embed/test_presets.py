@@ -345,6 +345,14 @@ def test_weights_in_dinov2s_own_layout_are_the_same_network(noisy_tiles: Tensor)
     torch.testing.assert_close(build_preset(card, theirs)(noisy_tiles[:2]), build_preset(card, ours)(noisy_tiles[:2]))
 
 
+def test_weights_in_half_precision_are_computed_with_in_float32(noisy_tiles: Tensor) -> None:
+    preset = tiny_twin("uni2-h")
+    halves = {name: tensor.half() for name, tensor in random_tensors(preset).items()}
+    floats = {name: tensor.float() for name, tensor in halves.items()}
+    encoder = build_preset(card_of(preset), halves)
+    assert torch.equal(encoder(noisy_tiles[:2]), build_preset(card_of(preset), floats)(noisy_tiles[:2]))
+
+
 @pytest.mark.parametrize(
     "gone", ["encoder.layer.1.attention.attention.key.bias", "encoder.layer.0.mlp.weights_in.weight"]
 )
