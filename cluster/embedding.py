@@ -25,7 +25,7 @@ from mhim_core import errors
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.facts import PlanFacts
 from mhim_core.embed.memory import check_batch
-from mhim_core.embed.registry import load_encoder_for, num_weight_bytes
+from mhim_core.embed.registry import Weights, load_encoder_for, num_weight_bytes
 from mhim_core.errors import MhimError, SlideError, StorageError
 from mhim_core.features import SlideFeatures
 from mhim_core.fingerprint import canonical_json
@@ -54,7 +54,7 @@ class JobEncoder(NamedTuple):
     feature_set: FeatureSet
     """Its features are committed to."""
     card: EncoderCard
-    weights: str | None
+    weights: Weights | None
     """Where its weights file lies on every node; None: its card tells."""
 
 

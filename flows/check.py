@@ -69,7 +69,7 @@ def _estimate(
     tiles_per_s = config.estimate.encoder_tiles_per_s
     source = "as given"
     if tiles_per_s is None:
-        tiles_per_s = measured_tiles_per_s(card, config.tiles.tile_px, encoder.encoder_weights or None)
+        tiles_per_s = measured_tiles_per_s(card, config.tiles.tile_px, encoder.weights_of(card.id))
         source = f"measured here, {card.runtime}, {card.num_threads} thread"
     sampled = {
         task.slide_id: SampledSlide(look.num_tiles, look.plan_s, look.read_s, look.num_read)

@@ -37,6 +37,13 @@ FLOWS = {
         "cohort=my.csv",
         heading="From slides to a report",
     ),
+    "encoders": FlowCommand(
+        "encoders",
+        "encoders.EncodersConfig",
+        "the tile encoders by name: dimension, scale, licence, needs",
+        "uni2-h",
+        positional=("name",),
+    ),
     "embed": FlowCommand(
         "embed", "EmbedConfig", "slides → tile features in a store", "cohort=my.csv store=./features target_mpp=0.5"
     ),

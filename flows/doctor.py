@@ -182,7 +182,7 @@ def _encoder(config: DoctorConfig, keys: EncoderKeys) -> str:
 
     with tempfile.TemporaryDirectory() as no_store:
         card = settled_card(keys, TileSpec(), open_storage(config.store or no_store), on_gpu=False)
-    load_encoder_for(card, weights=keys.encoder_weights or None)
+    load_encoder_for(card, weights=keys.weights_of(keys.encoder))
     return f"{card.id} (D={card.dim}) is loaded, by {card.runtime}"
 
 

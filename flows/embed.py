@@ -66,7 +66,7 @@ def run(config: EmbedConfig) -> FlowResult:
     encoders = []
     for keys in config.encoder.each():
         card = settled_card(keys, config.tiles, storage, on_gpu=on_gpu)
-        encoders.append(CohortEncoder(card, keys.encoder_weights or None, _with_encoder(config, keys)))
+        encoders.append(CohortEncoder(card, keys.weights_of(keys.encoder), _with_encoder(config, keys)))
     embedded = embed_encoders(cohort_input, encoders, config.tiles, config, storage)
     return embedded[0].result if len(embedded) == 1 else _joined_result(embedded, encoders, config)
 
@@ -195,7 +195,7 @@ def _finish(open_set: OpenSet, outcome: Outcome, storage: Storage, heading: str,
 def _with_encoder(config: EmbedConfig, keys: EncoderKeys) -> EmbedConfig:
     if len(config.encoder.names()) == 1:
         return config
-    own = {name: getattr(keys, name) for name in ("encoder", "encoder_weights", "encoder_revision")}
+    own = {name: getattr(keys, name) for name in ("encoder", "encoder_weights", "encoder_revision", "encoder_file")}
     return with_keys(config, **own)
 
 

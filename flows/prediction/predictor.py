@@ -12,7 +12,7 @@ from flows.runs.folder import Run
 from mhim_core.cohort.task_options import BagUnit
 from mhim_core.cohort.tasks import BagMembers, bags_in
 from mhim_core.embed.card import EncoderCard
-from mhim_core.embed.registry import card_found_here
+from mhim_core.embed.registry import Weights, card_found_here
 from mhim_core.errors import EncoderError
 from mhim_core.registry.card import RegistryCard
 from mhim_core.registry.holdout import Holdout, read_holdout
@@ -101,7 +101,7 @@ class Predictor:
         """Raises InputError if this version cuts tiles otherwise."""
         return stored_spec(self.tiling, f"the slides of {self.words}")
 
-    def encoder_here(self, weights: str | None) -> EncoderCard:
+    def encoder_here(self, weights: Weights | None) -> EncoderCard:
         """The encoder, checked against what can be had here. Raises EncoderError if that is another one."""
         stored = EncoderCard.from_dict(self.encoder)
         available = card_found_here(stored, weights=weights)

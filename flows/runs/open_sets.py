@@ -8,6 +8,7 @@ from flows.config.commands import EmbedConfig, PredictConfig
 from flows.runs.cohort import CohortInput, slide_identity
 from flows.runs.tiling import feature_set_of, settled_spec
 from mhim_core.embed.card import EncoderCard
+from mhim_core.embed.registry import Weights
 from mhim_core.errors import ConfigError
 from mhim_core.outcome import parts_of
 from mhim_core.slides.spec import TileSpec
@@ -22,7 +23,7 @@ class CohortEncoder(NamedTuple):
     """An encoder for a cohort's slides."""
 
     card: EncoderCard
-    weights: str | None
+    weights: Weights | None
     """Where its weights file lies; None: its card tells."""
     config: EmbedConfig | PredictConfig
     """The command's config, of this encoder alone."""
