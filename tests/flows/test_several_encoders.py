@@ -113,7 +113,6 @@ def test_files_commits_and_manifests_are_those_of_separate_commands_and_each_sli
     assert contents(tmp_path / "store") == contents(separate.store)
 
 
-@pytest.mark.fault(5)
 def test_what_is_missing_of_one_encoder_is_made_by_that_one_alone(
     separate: Separate, tmp_path: Path, run_here: Callable[..., Any], decoded: list[str]
 ) -> None:
@@ -136,7 +135,6 @@ def test_what_is_missing_of_one_encoder_is_made_by_that_one_alone(
     assert contents(store) == contents(separate.store)
 
 
-@pytest.mark.fault(3, 17)
 def test_a_slide_that_cannot_be_read_is_one_slide_failed_and_recorded_for_each_encoder(
     painted: Any, tmp_path: Path, run_here: Callable[..., Any], decoded: list[str]
 ) -> None:
