@@ -105,6 +105,7 @@ def embed_cohort(
             config.decode.decode_timeout_s,
             config.decode.staging_dir or None,
             encode_timeout_s=config.embedding.encode_timeout_s,
+            remote=config.decode.remote(),
         )
         rows += embed_pending(pending.todo, job, config, ledger, cohort_input)
     outcome = reconcile([task.slide_id for task in tasks], rows)
