@@ -8,7 +8,12 @@ pixels. `pure` decodes the file tiles that are touched from memory, once each, b
 fastslide is compared where it is installed (`pip install fastslide`; its pixels differ from OpenSlide's). `tissue` is
 opening a slide, its picture at 8 µm/px, and finding tissue there.
 
-The last line is JSON; each `decode_…` is the least over the slides, `tissue_s` the most.
+`range_bytes_over_tissue`: the same slides in a bucket, embedded by ranges (`remote_ranges.py`); bytes that the server
+sent, over those of the file tiles that planned tiles touch and of what is read before them (directories, the level of
+the picture, the blocks of the identity). `…_over_tiles_and_directories`: without the latter two, which weigh in small
+files such as these.
+
+The last line is JSON; each `decode_…` is the least over the slides, `tissue_s` and `range_…` the most.
 """
 
 import argparse
@@ -22,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from remote_ranges import fetched
 
 from mhim_core.errors import SlideError
 from mhim_core.slides.backends.direct import DirectBackend
@@ -67,7 +73,7 @@ def measured(path: Path, max_tiles: int) -> dict[str, float]:
     if len(plan) < 50:
         return {}
     shifted = dataclasses.replace(plan, coords_l0_px=plan.coords_l0_px + np.int32(SHIFT_PX))
-    row = {"tiles": float(len(plan)), "tissue_s": tissue_s(path, mpp)}
+    row = {"tiles": float(len(plan)), "tissue_s": tissue_s(path, mpp), **fetched(path, mpp, mpp)}
     for name, of_grid in (("aligned", plan), ("shifted", shifted)):
         row[f"pure_{name}"] = len(plan) / least_s(lambda grid=of_grid: pure(path, grid))
         for backend in ("direct", "openslide"):
@@ -175,6 +181,10 @@ def summarised(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     return {
         **summary,
         "tissue_s": round(max((row["tissue_s"] for row in rows), default=math.nan), 4),
+        **{
+            name: round(max((row[name] for row in rows), default=math.nan), 4)
+            for name in ("range_bytes_over_tissue", "range_bytes_over_tiles_and_directories", "range_bytes_over_file")
+        },
         "slides": len(rows),
     }
 
