@@ -241,6 +241,28 @@ def test_a_dicom_slide_comes_with_its_series_and_without_the_others_of_the_folde
     assert all(name.endswith(".dcm") for name in found)
 
 
+def test_a_dicom_series_in_a_bucket_is_the_slide_that_it_is_on_a_disk(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    from toy_dicom import write_series
+
+    pixels = np.full((1_100, 1_500, 3), 243, np.uint8)
+    noise = np.random.default_rng(0).integers(-25, 25, (700, 1_000, 1))
+    pixels[200:900, 300:1_300] = np.clip(np.array([205, 130, 175]) + noise, 0, 255)
+    (tmp_path / "local").mkdir()
+    first, *_ = write_series(tmp_path / "local", pixels, mpp=0.5, series="1.2.3.4")
+    write_series(tmp_path / "local", pixels[::-1], mpp=0.5, series="1.2.3.5")
+    for path in (tmp_path / "local").iterdir():
+        S3Storage(bucket).put(path.name, path.read_bytes())
+    task = SlideTask(SlideId("d"), str(first))
+    local = list(decode_slide(first, task, source_hint(first), spec=SPEC, policy=POLICY))
+    remote = decoded(task._replace(uri=f"s3://{bucket}/{first.name}"), tmp_path / "staging", RemoteOptions())
+    assert len(local[0].coords_l0_px) > 50
+    assert feature_file(remote) == feature_file(local)
+    assert remote[0].reading.source == local[0].reading.source
+
+
 def test_a_key_that_leaves_the_slide_s_folder_is_refused(bucket: str, tmp_path: Path) -> None:
     storage = S3Storage(bucket)
     for key in ("m.mrxs", "m/../../evil"):
