@@ -1,4 +1,4 @@
-"""A DICOM whole-slide image of two levels, a file each, as OpenSlide opens it (PS3.3 A.32.8, explicit VR little endian)."""
+"""A DICOM whole-slide image of two levels, a file each (PS3.3 A.32.8, explicit VR little endian)."""
 
 import io
 import struct
