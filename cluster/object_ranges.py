@@ -4,7 +4,8 @@ import contextlib
 from functools import partial
 from typing import Any
 
-from cluster.s3 import KeyTakenError, S3Client, S3Place, parse_s3_uri
+from cluster.s3 import KeyTakenError, S3Place, parse_s3_uri, shared_client
+from cluster.storage import object_hint
 from mhim_core.errors import StorageError
 from mhim_core.features import SourceHint
 
@@ -19,15 +20,20 @@ def read_object_part(hint: SourceHint, offset: int, num_bytes: int) -> bytes:
     Raises ObjectChangedError, NotFoundError, StorageError.
     """
     place = parse_s3_uri(hint.uri)
+    ask = partial(_request, place, hint, offset, num_bytes)
     try:
-        return S3Client().call("read", place, partial(_request, place, hint, offset, num_bytes))
+        return shared_client().call("read", place, partial(ask, {"IfMatch": f'"{hint.version}"'}))
     except KeyTakenError:
-        raise _changed(hint) from None
+        if object_hint(hint.uri) != hint:
+            raise _changed(hint) from None
+        return shared_client().call("read", place, partial(ask, {}))  # some stores find that nothing matches
 
 
-def _request(place: S3Place, hint: SourceHint, offset: int, num_bytes: int, s3: Any) -> bytes:
+def _request(
+    place: S3Place, hint: SourceHint, offset: int, num_bytes: int, condition: dict[str, str], s3: Any
+) -> bytes:
     span = f"bytes={offset}-{offset + num_bytes - 1}"
-    reply = s3.get_object(Bucket=place.bucket, Key=place.key, Range=span, IfMatch=f'"{hint.version}"')
+    reply = s3.get_object(Bucket=place.bucket, Key=place.key, Range=span, **condition)
     with contextlib.closing(reply["Body"]) as body:
         if str(reply["ETag"]).strip('"') != hint.version:  # some stores take no notice of IfMatch
             raise _changed(hint)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cluster.object_ranges import read_object_part
-from cluster.s3 import S3Client, S3Place, parse_s3_uri
+from cluster.s3 import S3Place, parse_s3_uri, shared_client
 from mhim_core.errors import SlideError
 from mhim_core.features import SourceHint
 from mhim_core.store.parallel import map_all
@@ -83,7 +83,7 @@ def _listed(folder: str, *, is_deep: bool) -> Iterator[SourceHint]:
     prefix = f"{place.key}/" if place.key else ""
     arguments = {"Bucket": place.bucket, "Prefix": prefix} | ({} if is_deep else {"Delimiter": "/"})
     while True:
-        page = S3Client().call("list", S3Place(place.bucket, prefix), lambda s3: s3.list_objects_v2(**arguments))
+        page = shared_client().call("list", S3Place(place.bucket, prefix), lambda s3: s3.list_objects_v2(**arguments))
         for item in page.get("Contents", []):
             if not item["Key"].endswith("/"):  # a folder's own mark
                 yield SourceHint(f"s3://{place.bucket}/{item['Key']}", int(item["Size"]), item["ETag"].strip('"'))

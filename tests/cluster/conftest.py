@@ -162,7 +162,8 @@ class FaultyProxy:
 
 
 def error_body(status: int) -> bytes:
-    code = {403: "AccessDenied", 503: "SlowDown", 409: "ConditionalRequestConflict"}.get(status, "Error")
+    codes = {403: "AccessDenied", 503: "SlowDown", 409: "ConditionalRequestConflict", 412: "PreconditionFailed"}
+    code = codes.get(status, "Error")
     return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode()
 
 

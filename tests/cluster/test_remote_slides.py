@@ -176,6 +176,18 @@ def test_a_part_is_as_long_as_asked_and_of_the_version_asked_for(bucket: str) ->
         read_object_part(hint._replace(uri=storage.locate("b")), 3, 4)
 
 
+def test_a_store_that_finds_no_etag_to_match_is_asked_without_one(bucket: str, proxy: Any) -> None:
+    storage = S3Storage(bucket)
+    storage.put("a", b"0123456789")
+    hint = object_hint(storage.locate("a"))
+    proxy.faults = [412]
+    assert read_object_part(hint, 3, 4) == b"3456"
+    storage.put("a", b"9876543210")
+    proxy.faults = [412]
+    with pytest.raises(ObjectChangedError):
+        read_object_part(hint, 3, 4)
+
+
 def put_object(bucket: str, key: str, data: bytes) -> None:
     """Under any name, also one that is no key of ours."""
     place = S3Place(bucket, key)
