@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from mhim_core.errors import NotFoundError, SlideError
 from mhim_core.slides.ranged_file import NO_ROOM
@@ -75,9 +76,9 @@ class SlideCache:
         """
         copies = sweep_staged(self._staging_dir)
         coming = sum(int(folder.name.split("-")[3]) for folder in copies if folder.parent == self._root)
-        slides = sorted(self._slides(), key=lambda folder: folder.stat().st_mtime_ns)
-        sizes = {folder: num_bytes_of(folder) for folder in slides}
-        for folder in [*slides, None]:
+        slides = self._slides()
+        sizes = {slide.folder: slide.num_bytes for slide in slides}
+        for folder in [*(slide.folder for slide in slides), None]:
             promised = sum(map(num_promised, copies))
             has_disk = shutil.disk_usage(self._root).free - promised >= num_bytes + SPARE_BYTES
             has_share = max_bytes is None or sum(sizes.values()) + coming + num_bytes <= max_bytes
@@ -87,8 +88,14 @@ class SlideCache:
                 del sizes[folder]
         return False
 
-    def _slides(self) -> list[Path]:
-        return [path for path in self._root.iterdir() if path.is_dir() and not path.name.startswith((PREFIX, _GONE))]
+    def _slides(self) -> "list[_Kept]":
+        """The one that was not used for longest first."""
+        slides = []
+        for path in self._root.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # somebody is removing it
+                if path.is_dir() and not path.name.startswith((PREFIX, _GONE)):
+                    slides.append(_Kept(path.stat().st_mtime_ns, path, num_bytes_of(path)))
+        return sorted(slides)
 
     def _lock_of(self, key: str, num_bytes: int, fill: Callable[[Path], None]) -> int | None:
         """The shared lock of the slide, which is there; None where it cannot be kept. Raises OSError, SlideError."""
@@ -166,6 +173,14 @@ class SlideCache:
     def _unusable(self, why: str) -> SlideError:
         message = f"the slide cache {self._root} cannot be used: {why}; set staging_dir= to a folder of yours"
         return SlideError(FailureReason.NO_SPACE, message)
+
+
+class _Kept(NamedTuple):
+    """A slide that is whole."""
+
+    used_ns: int
+    folder: Path
+    num_bytes: int
 
 
 def is_cache_made(staging_dir: str | Path | None) -> bool:

@@ -43,7 +43,7 @@ def source() -> Source:
 
 
 def kept(cache: SlideCache) -> set[str]:
-    return {path.name for path in cache._slides()}
+    return {slide.folder.name for slide in cache._slides()}
 
 
 def use(cache: SlideCache, key: str, num_bytes: int, source: Source) -> bool:
@@ -96,7 +96,7 @@ def test_many_readers_of_many_slides_never_exceed_the_limit_nor_lose_a_slide(tmp
     def read(number: int) -> int:
         cache = SlideCache(tmp_path, 3_500)
         with cache.held(f"s{number * 7 % 5}", 1_000, source.of(1_000)) as folder:
-            num_bytes = sum(1_000 for _ in cache._slides())
+            num_bytes = sum(slide.num_bytes for slide in cache._slides())
             if folder is not None:
                 assert (folder / "slide" / "Data0.dat").stat().st_size == 500
         return num_bytes
@@ -142,7 +142,7 @@ def test_a_disk_that_fills_up_keeps_nothing_and_a_full_one_takes_from_the_cache(
     disk = namedtuple("disk", "total used free")
 
     def usage(_: object) -> object:
-        return disk(0, 0, SPARE_BYTES + 2_500 - sum(1_000 for _ in cache._slides()))
+        return disk(0, 0, SPARE_BYTES + 2_500 - sum(slide.num_bytes for slide in cache._slides()))
 
     monkeypatch.setattr(slide_cache.shutil, "disk_usage", usage)
     for key in ("a", "b", "c"):
