@@ -5,6 +5,7 @@ Every field has a role (`flows.config.roles`): its own, or that of the part it s
 dataclasses; only identity is ever fingerprinted. Light: no torch, no Ray.
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -169,7 +170,8 @@ class DecodeKeys:
     def __post_init__(self) -> None:
         if not self.decode_timeout_s > 0:
             raise ConfigError(f"decode_timeout_s={self.decode_timeout_s} must be above 0")
-        check_least(self, 0, "slide_cache_gib")
+        if not 0 <= self.slide_cache_gib < math.inf:
+            raise ConfigError(f"slide_cache_gib={self.slide_cache_gib} must be a size in GiB, or 0 for none")
 
     def remote(self) -> RemoteOptions:
         """How slides at `s3://` are read."""
