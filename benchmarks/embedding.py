@@ -13,9 +13,16 @@ With `--encoders`, how much one pass over several encoders saves: every slide fr
 tissue found, its tiles at `target_mpp` decoded and encoded), by each encoder alone and by all together; the encoders
 are loaded already. Without names five small networks of timm, with random weights.
 
-The last line is JSON; each `decode_…` is the least over the slides, `tissue_s` the most. Of several encoders
+Of several encoders
 `multi_encoder_speedup` is the sum of the runs alone over the run together, `together_over_slowest` that run over the
 slowest alone, both over all slides; `decode_share` is the share of decoding in the slowest.
+
+`range_bytes_over_tissue`: the same slides in a bucket, embedded by ranges (`remote_ranges.py`); bytes that the server
+sent, over those of the file tiles that planned tiles touch and of what is read before them (directories, the level of
+the picture, the blocks of the identity). `…_over_tiles_and_directories`: without the latter two, which weigh in small
+files such as these.
+
+The last line is JSON; each `decode_…` is the least over the slides, `tissue_s` and `range_…` the most.
 """
 
 import argparse
@@ -30,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from remote_ranges import fetched
 
 from mhim_core.embed.embedder import embed_slide
 from mhim_core.embed.encoder import TileEncoder
@@ -86,7 +94,7 @@ def measured(path: Path, max_tiles: int) -> dict[str, float]:
     if len(plan) < 50:
         return {}
     shifted = dataclasses.replace(plan, coords_l0_px=plan.coords_l0_px + np.int32(SHIFT_PX))
-    row = {"tiles": float(len(plan)), "tissue_s": tissue_s(path, mpp)}
+    row = {"tiles": float(len(plan)), "tissue_s": tissue_s(path, mpp), **fetched(path, mpp, mpp)}
     for name, of_grid in (("aligned", plan), ("shifted", shifted)):
         row[f"pure_{name}"] = len(plan) / least_s(lambda grid=of_grid: pure(path, grid))
         for backend in ("direct", "openslide"):
@@ -255,6 +263,10 @@ def summarised(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     return {
         **summary,
         "tissue_s": round(max((row["tissue_s"] for row in rows), default=math.nan), 4),
+        **{
+            name: round(max((row[name] for row in rows), default=math.nan), 4)
+            for name in ("range_bytes_over_tissue", "range_bytes_over_tiles_and_directories", "range_bytes_over_file")
+        },
         "slides": len(rows),
     }
 

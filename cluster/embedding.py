@@ -30,6 +30,7 @@ from mhim_core.errors import MhimError, SlideError, StorageError
 from mhim_core.features import SlideFeatures
 from mhim_core.fingerprint import canonical_json
 from mhim_core.outcome import ENCODER_DIED, ENCODER_STOOD_STILL, merged
+from mhim_core.slides.remote import RemoteOptions
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.store.commit import Committed, commit, find_commit
 from mhim_core.store.feature_sets import FeatureSet
@@ -74,6 +75,8 @@ class EmbedJob(NamedTuple):
     """How long the encoders together may take for a batch of tiles before their actor is killed and started anew."""
     num_decoders: int = 1
     """Slides decoded at once for the encoder."""
+    remote: RemoteOptions = RemoteOptions()
+    """How slides at `s3://` are read."""
 
 
 class Spent:
@@ -118,7 +121,9 @@ class SlideActor:
         num_bytes = [num_weight_bytes(encoder.card, weights=encoder.weights) for encoder in job.encoders]
         self._pulse.works(loading_limit_s(job.encode_timeout_s, *num_bytes))
         self._storage = open_storage(job.store_uri)
-        decode = partial(decode_staged, spec=job.spec, policy=job.policy, staging_dir=job.staging_dir)
+        decode = partial(
+            decode_staged, spec=job.spec, policy=job.policy, staging_dir=job.staging_dir, remote=job.remote
+        )
         self._decoder: Decoder[SlideTask] = Decoder(
             decode,
             job.decode_timeout_s,

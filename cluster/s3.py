@@ -8,6 +8,7 @@ or logged.
 """
 
 import datetime
+import functools
 import os
 import random
 import threading
@@ -141,6 +142,12 @@ class S3Client:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._reset()
+
+
+@functools.cache
+def shared_client() -> S3Client:
+    """The process's own for single objects, which knows whether their store has ever answered."""
+    return S3Client()
 
 
 _CONNECTIONS: dict[Any, Any] = {}

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from cluster.decoding import AtHand, Decoder, JobStream, RetrySlide
-from cluster.staging import STAGING_TIMEOUT_S, at_hand, staging_sweep
+from cluster.staging import STAGING_TIMEOUT_S, at_hand, remote_for, staging_sweep
 from cluster.storage import open_storage
 from flows.config.commands import CheckConfig
 from flows.config.keys import DecodeKeys
@@ -26,6 +26,7 @@ from mhim_core.errors import SlideError
 from mhim_core.outcome import Outcome, reconcile
 from mhim_core.printable import one_line
 from mhim_core.slides.inspection import SlideInspection, inspect_slide
+from mhim_core.slides.remote import RemoteOptions
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.storage import Storage
 from mhim_core.types import SlideId, SlideTask, Status, StatusRow
@@ -96,7 +97,14 @@ def inspect_all(
     The inspections are those of the slides that can be embedded.
     """
     staging_dir = keys.staging_dir or None
-    decode = partial(_inspect, spec=spec, policy=policy, staging_dir=staging_dir, with_picture=pictures is not None)
+    decode = partial(
+        _inspect,
+        spec=spec,
+        policy=policy,
+        staging_dir=staging_dir,
+        remote=keys.remote(),
+        with_picture=pictures is not None,
+    )
     decoder = Decoder(decode, keys.decode_timeout_s, STAGING_TIMEOUT_S, staging_sweep(staging_dir))
     rows: list[StatusRow] = []
     inspections: dict[SlideId, SlideInspection] = {}
@@ -147,8 +155,16 @@ def _describe(inspection: SlideInspection) -> str:
 
 
 def _inspect(
-    task: SlideTask, *, spec: TileSpec, policy: SlidePolicy, staging_dir: str | None, with_picture: bool
+    task: SlideTask,
+    *,
+    spec: TileSpec,
+    policy: SlidePolicy,
+    staging_dir: str | None,
+    remote: RemoteOptions,
+    with_picture: bool,
 ) -> Iterator[AtHand | SlideInspection]:
-    with at_hand(task, staging_dir) as slide:
+    with at_hand(task, staging_dir, remote_for(remote, spec.backend)) as slide:
         yield AtHand()
-        yield inspect_slide(slide.path, slide.task, spec=spec, policy=policy, with_picture=with_picture)
+        yield inspect_slide(
+            slide.path, slide.task, spec=spec, policy=policy, with_picture=with_picture, ranged=slide.ranged
+        )

@@ -142,6 +142,7 @@ def _embedded_rows(
         config.decode.decode_timeout_s,
         config.decode.staging_dir or None,
         encode_timeout_s=config.embedding.encode_timeout_s,
+        remote=config.decode.remote(),
     )
     ledgers = [open_set.ledger for open_set in decoding.sets]
     return embed_pending(decoding.tasks, job, config, ledgers, cohort_input)

@@ -243,5 +243,6 @@ def _restored(
         config.decode.staging_dir or None,
         records,
         config.embedding.encode_timeout_s,
+        remote=config.decode.remote(),
     )
     return embed_tasks(tasks, job, config, storage, cohort_input, lambda row: None)

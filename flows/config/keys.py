@@ -21,6 +21,7 @@ from mhim_core.errors import ConfigError
 from mhim_core.mil.model_options import ModelOptions
 from mhim_core.mil.plugins import Plugin, read_plugin
 from mhim_core.outcome import Outcome
+from mhim_core.slides.remote import RemoteOptions, RemoteReads
 from mhim_core.slides.spec import RULE_NAMES, TissueMethod
 from mhim_core.train.fit_options import FitExecution, FitOptions
 from mhim_core.types import ExitCode
@@ -265,10 +266,23 @@ class DecodeKeys:
     fails as timeout."""
     staging_dir: str = ""
     """The node's folder for temporary copies of s3:// slides; empty: the system's temporary folder."""
+    remote_reads: RemoteReads = RemoteReads.auto
+    """What of an s3:// slide is fetched. auto: of TIFFs of JPEG tiles (SVS, generic TIFF) from 1 MiB on the header, the
+    level that tissue is found on and the tiles with tissue, by ranges; all else, slides with a sha256 in the table and
+    what is kept (slide_cache_gib) as a whole copy; copy: whole copies; ranges: as auto, of any size, never kept."""
+    slide_cache_gib: float = 0.0
+    """GiB of the node's disk, in staging_dir, where whole s3:// slides stay for the next command that reads them; the
+    least recently used go first; 0: none stay."""
 
     def __post_init__(self) -> None:
         if not self.decode_timeout_s > 0:
             raise ConfigError(f"decode_timeout_s={self.decode_timeout_s} must be above 0")
+        if not 0 <= self.slide_cache_gib < math.inf:
+            raise ConfigError(f"slide_cache_gib={self.slide_cache_gib} must be a size in GiB, or 0 for none")
+
+    def remote(self) -> RemoteOptions:
+        """How slides at `s3://` are read."""
+        return RemoteOptions(reads=self.remote_reads, cache_bytes=int(self.slide_cache_gib * 2**30))
 
 
 @dataclass(frozen=True, kw_only=True)

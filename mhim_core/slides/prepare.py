@@ -9,6 +9,7 @@ from mhim_core.features import MppUsed, SlideView
 from mhim_core.slides.grid import TilePlan, plan_tiles, tile_geometry
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.mask import TissueMask
+from mhim_core.slides.ranged_file import RangedFile
 from mhim_core.slides.reader import SlideReader, open_slide
 from mhim_core.slides.resolution import resolution_warning, resolve_mpp
 from mhim_core.slides.spec import SlidePolicy, TileSpec
@@ -43,13 +44,18 @@ class PreparedSlide:
 
 
 def prepare_slide(
-    path: str | Path, *, mpp_override: float | None = None, spec: TileSpec, policy: SlidePolicy
+    path: str | Path,
+    *,
+    mpp_override: float | None = None,
+    spec: TileSpec,
+    policy: SlidePolicy,
+    ranged: RangedFile | None = None,
 ) -> PreparedSlide:
-    """Open a slide and plan its tiles.
+    """Open a slide and plan its tiles; `ranged` as in `open_slide`.
 
     Raises SlideError: NOT_FOUND, OPEN, TOO_LARGE, NO_MPP, IMPLAUSIBLE_MPP, UPSAMPLE, READ; the file is closed then.
     """
-    reader = open_slide(path, spec.backend)
+    reader = open_slide(path, spec.backend, ranged)
     try:
         info = reader.info()
         mpp = resolve_mpp(info, mpp_override, policy)

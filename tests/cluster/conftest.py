@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -74,7 +74,8 @@ class FaultyProxy:
     """Forwards to an endpoint. Each entry of `faults` spoils one request, in order:
 
     an int: that status instead of forwarding; "reset": the connection is dropped instead; "lost": forwarded, but the
-    reply never comes; "ok": forwarded. `drops_conditions`: as a store that knows no conditional PUT.
+    reply never comes; "ok": forwarded. `drops_conditions`: as a store that knows no conditional requests.
+    `after_get(number)` is called with the number of objects, or parts of them, that were read.
     """
 
     def __init__(self, target: str) -> None:
@@ -82,6 +83,9 @@ class FaultyProxy:
         self.always: int | None = None
         self.drops_conditions = False
         self.num_requests = 0
+        self.num_gets = self.num_bytes = 0
+        """Of objects and parts of them that were read."""
+        self.after_get: Callable[[int], None] = lambda _: None
         self._lock = threading.Lock()
         proxy, target_address = self, target.removeprefix("http://")
 
@@ -101,11 +105,15 @@ class FaultyProxy:
                 upstream = http.client.HTTPConnection(target_address)
                 headers = dict(self.headers)
                 if proxy.drops_conditions:
-                    headers.pop("If-None-Match", None)
+                    headers = {
+                        name: value for name, value in headers.items() if name not in ("If-None-Match", "If-Match")
+                    }
                 upstream.request(self.command, self.path, body, headers)
                 response = upstream.getresponse()
                 data = response.read()
                 upstream.close()
+                if self.command == "GET" and "list-type" not in self.path:
+                    proxy.count(len(data))
                 if fault == "lost":
                     self.connection.shutdown(socket.SHUT_RDWR)
                     self.close_connection = True
@@ -141,6 +149,12 @@ class FaultyProxy:
                 return self.always
             return self.faults.pop(0) if self.faults else "ok"
 
+    def count(self, num_bytes: int) -> None:
+        with self._lock:
+            self.num_gets += 1
+            self.num_bytes += num_bytes
+        self.after_get(self.num_gets)
+
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
@@ -148,7 +162,8 @@ class FaultyProxy:
 
 
 def error_body(status: int) -> bytes:
-    code = {403: "AccessDenied", 503: "SlowDown", 409: "ConditionalRequestConflict"}.get(status, "Error")
+    codes = {403: "AccessDenied", 503: "SlowDown", 409: "ConditionalRequestConflict", 412: "PreconditionFailed"}
+    code = codes.get(status, "Error")
     return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode()
 
 

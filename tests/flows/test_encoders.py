@@ -81,7 +81,7 @@ def test_a_file_that_is_run_can_be_named_by_hand_alone() -> None:
     assert from_keys(EncoderFiles, encoder_file="a.ts").weights_of("own") == OwnFile(path="a.ts")
     words = {"encoder": "own", "encoder_file": "a.ts", "own_input_px": 96, "own_mean": "0,0,0", "own_std": "1,1,1"}
     expected = OwnFile(path="a.ts", input_px=96, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    assert from_keys(EncoderKeys, **words).weights == expected
+    assert from_keys(EncoderKeys, **words).weights_of("own") == expected
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ OUT_OF_RANGE = {
         "slides_per_call": ["0"],
         "encode_timeout_s": ["0.5"],
         "decode_timeout_s": ["0", "-1"],
+        "slide_cache_gib": ["-0.1", "inf", "nan"],
     },
     TrainConfig: {
         "folds": ["0", "-1"],
