@@ -1,4 +1,4 @@
-"""A proxy before the S3 server of the tests that misbehaves on request, and keeps what was asked."""
+"""A proxy before the S3 server of the tests that misbehaves on request."""
 
 import http.client
 import os
@@ -24,8 +24,6 @@ class FaultyProxy:
         self.always: int | None = None
         self.drops_conditions = False
         self.num_requests = 0
-        self.asked: list[str] = []
-        """Method and path of every request, spoilt ones too."""
         self._lock = threading.Lock()
         proxy, target_address = self, target.removeprefix("http://")
 
@@ -34,7 +32,6 @@ class FaultyProxy:
 
             def handle_any(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                proxy.asked.append(f"{self.command} {self.path}")
                 fault = proxy.next_fault()
                 if isinstance(fault, int):
                     self.reply(fault, {}, error_body(fault))
