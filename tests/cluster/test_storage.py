@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from cluster import s3
 from cluster.s3 import S3Client, S3Place, parse_s3_uri
@@ -320,6 +321,33 @@ def test_missing_credentials_are_told_at_once(s3_environment: None, monkeypatch:
     with pytest.raises(StorageError, match="no credentials"):
         S3Storage("bucket").put("a", b"")
     assert time.monotonic() - started_s < 5
+
+
+@pytest.mark.parametrize("code", ["UserSuspended", "QuotaExceeded"])
+@pytest.mark.fault(10)
+def test_a_403_of_a_store_s_own_code_is_denied_access_too(s3_environment: None, code: str) -> None:
+    """Those of radosgw."""
+    reply: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+
+    def refuse(_: object) -> None:
+        raise ClientError(reply, "PutObject")
+
+    client = S3Client()
+    with pytest.raises(StorageError, match=f"denies access .{code}"):
+        client.call("write", S3Place("bucket", "a"), refuse)
+    assert client.num_retries == 0
+
+
+@pytest.mark.fault(9)
+def test_a_store_that_takes_requests_and_answers_none_is_told_from_one_that_drops_them(
+    s3_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(s3, "RETRY_LIMIT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(StorageError, match=r"no answer for 0\.2 s"):
+            S3Storage("bucket").get("a")
 
 
 @pytest.mark.skipif(IS_MOTO, reason="moto checks no signatures; `make test-s3` has a server that does")
