@@ -277,6 +277,7 @@ def test_an_unforeseen_exception_costs_one_slide_and_a_second_in_a_row_ends_the_
     assert type(caught.value) is MhimError
 
 
+@pytest.mark.s3
 @pytest.mark.fault(7)
 def test_a_slide_at_s3_is_not_found_or_denied_by_its_own_name_and_its_decoder_s_retries_count(
     tmp_path: Path, proxy: Any, bucket: str
@@ -335,6 +336,7 @@ def test_an_actor_on_a_node_too_small_for_a_batch_of_tiles_says_so(
         small.close()
 
 
+@pytest.mark.s3
 @pytest.mark.fault(7)
 def test_requests_that_a_slide_had_to_repeat_come_home_with_its_row(
     actor: SlideActor, tmp_path: Path, proxy: Any, bucket: str, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,8 @@ from mhim_core.errors import SlideError, StorageError
 from mhim_core.fingerprint import sha256
 from mhim_core.types import FailureReason, SlideId, SlideTask
 
+pytestmark = pytest.mark.s3
+
 BYTES = b"a slide"
 
 
