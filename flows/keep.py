@@ -127,7 +127,8 @@ def _print_slides(storage: Storage, feature_set: FeatureSet) -> None:
     for record in manifest.entries.values():
         reading = record.reading
         counts = f"{record.num_tiles:,} tiles  {record.num_bytes:,} bytes"
-        print(one_line(f"{record.slide_id}  {record.status}  {counts}  {reading.mpp.x:.4g} µm/px  {reading.hint.uri}"))
+        mpp = f"{reading.mpp.x:.4g} µm/px" if reading.mpp.x else "µm/px not stated"
+        print(one_line(f"{record.slide_id}  {record.status}  {counts}  {mpp}  {reading.hint.uri}"))
     print(f"{len(manifest.entries)} slides by manifest {manifest.ref.version} of {feature_set.fingerprint[:16]}")
 
 
