@@ -15,7 +15,6 @@ from typing import NamedTuple
 from cluster.storage import download, open_storage
 from flows.config.interop import ExportConfig
 from flows.engine.result import FlowResult
-from flows.import_features import in_order
 from flows.runs.cohort import load_cohort
 from flows.runs.embed_report import MAX_LINES
 from mhim_core.cohort.table import Cohort
@@ -29,6 +28,7 @@ from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet, choose_feature_set
 from mhim_core.store.foreign.feature_format import ExportedSlide, OwnSlide, feature_format
 from mhim_core.store.manifest import read_manifest
+from mhim_core.store.parallel import map_in_order
 from mhim_core.store.record import CommitRecord
 from mhim_core.store.schema import FeatureTable, decode_features
 from mhim_core.types import FailureReason, SlideId, Status, StatusRow
@@ -43,6 +43,7 @@ class Written(NamedTuple):
 
 def run(config: ExportConfig) -> FlowResult:
     """Raises InputError (2), ConflictError (5), StorageError (6)."""
+    config.check_format()
     storage, out, choice = open_storage(config.store), open_storage(config.out), config.features
     feature_set = choose_feature_set(
         storage,
@@ -84,7 +85,7 @@ def run(config: ExportConfig) -> FlowResult:
             return _Exported(row, Written(0, 0))
 
     num_new = 0
-    for row, written in in_order(export, sorted(entries), config.execution.threads):
+    for row, written in map_in_order(export, sorted(entries), config.execution.threads):
         if row.status is Status.FAILED:
             print(one_line(f"  {row.slide_id}: {row.reason}: {row.message}"), flush=True)
         num_new += written.num_files - written.num_present

@@ -9,11 +9,9 @@ Exit code: 0, 3 (some slides failed or lack a file), 4 (more than max_failed_fra
 """
 
 import posixpath
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from cluster.storage import open_storage, read_bytes, require_put_if_absent
 from flows.config.files import write_resolved
@@ -35,12 +33,10 @@ from mhim_core.store.feature_sets import FeatureSet, list_feature_sets, register
 from mhim_core.store.foreign.feature_format import FeatureFormat, ForeignFile, feature_format
 from mhim_core.store.foreign.importing import FileMatch, StatedByUser, is_imported_by, match_files, read_slide
 from mhim_core.store.manifest import newest_version, read_manifest, write_manifest
+from mhim_core.store.parallel import map_in_order
 from mhim_core.store.record import CommitRecord, skipped_row
 from mhim_core.tables import write_csv
 from mhim_core.types import ExitCode, FailureReason, SlideId, Status, StatusRow
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class Imported(NamedTuple):
@@ -55,6 +51,7 @@ class Imported(NamedTuple):
 
 def run(config: ImportConfig) -> FlowResult:
     """Raises CohortError, InputError (2), ConflictError (5), StorageError (6)."""
+    config.check_format()
     cohort = load_cohort(config.data.cohort, with_files=False, options=config.table).cohort
     kind, source, storage = feature_format(config.format), open_storage(config.source), open_storage(config.store)
     files = find_files(source, kind, config.suffix)
@@ -65,7 +62,7 @@ def run(config: ImportConfig) -> FlowResult:
     job = _Job(config, kind, source, storage, files)
     rows = [row for row in cohort.rows if row.slide_id in matched.file_of]
     results = list(_without_files(cohort.rows, matched))
-    for result in in_order(
+    for result in map_in_order(
         lambda row: job.import_slide(row, matched.file_of[row.slide_id]), rows, config.execution.threads
     ):
         if result.row.status is Status.FAILED:
@@ -146,21 +143,6 @@ class _Job:
             commit_key=record.commit_key,
         )
         return Imported(status, slide.feature_set, record, slide.dtype, slide.max_rounding)
-
-
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:
-    """`function` of every item, in order, on threads; never more items at a time than threads."""
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="mhim-files") as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= num_threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _known_entries(storage: Storage, format_name: str) -> dict[SlideId, list[tuple[FeatureSet, CommitRecord]]]:

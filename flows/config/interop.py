@@ -33,16 +33,16 @@ class ImportConfig:
     store: str = field(metadata=role(Role.output))
     """The feature store to write to: a folder or s3://bucket/prefix."""
     encoder: str = field(default="", metadata=role(Role.identity))
-    """The name of the encoder, for files that do not state it (CLAM, MHIM-MIL); empty: as the files state it. It becomes
-    <format>/<name> in the store."""
+    """The name of the encoder, for files that do not state it (CLAM, MHIM-MIL); empty: as the files state it. In the
+    store it is <format>/<name>."""
     coords_unit: CoordsUnit | None = field(default=None, metadata=role(Role.identity))
-    """What coordinates are counted in, for files that do not state it (old ones of STAMP): level0_px or um; none: as the
-    files, or their format, say."""
+    """What coordinates are counted in, for files that do not state it (old ones of STAMP): level0_px or um; none: as
+    the files, or their format, say."""
     tile_size_l0_px: int | None = field(default=None, metadata=role(Role.identity))
-    """Side of a tile in level-0 pixels, for files that do not state it (CLAM); none: unknown then, and there are no heat
-    maps."""
+    """Side of a tile in level-0 pixels, for files that do not state it (CLAM); none: unknown then, and there are no
+    heat maps."""
     suffix: str = field(default="", metadata=role(Role.identity))
-    """What follows a slide's id in the names of its file, such as .features.h5; empty: the format's extension."""
+    """What follows a slide's id in the name of its file, such as .features.h5; empty: the format's extension."""
     max_failed_fraction: float = field(default=0.1, metadata=role(Role.identity))
     """Share of the cohort's slides that may fail, or lack a file, before the exit code becomes 4 instead of 3."""
     partial_ok: bool = field(default=False, metadata=role(Role.identity))
@@ -50,11 +50,13 @@ class ImportConfig:
     execution: FileExecution = part(FileExecution, Role.execution)
 
     def __post_init__(self) -> None:
-        if self.format not in formats_to_import():
-            raise ConfigError(f"format={self.format} is not one of {', '.join(formats_to_import())}")
         if not 0 <= self.max_failed_fraction <= 1:
             raise ConfigError(f"max_failed_fraction={self.max_failed_fraction} must lie between 0 and 1")
         check_least(self, 1, "tile_size_l0_px")
+
+    def check_format(self) -> None:
+        """Raises ConfigError for a format that is none."""
+        _check_format(self.format, formats_to_import())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +71,8 @@ class ExportConfig:
     """The folder or s3://bucket/prefix to write to. What is there is never overwritten."""
     features: FeatureChoice = part(FeatureChoice, Role.identity)
     cohort: str = field(default="", metadata=role(Role.file))
-    """The cohort table, a path or an s3:// URI: its slides alone are exported, and the tool's tables are written with its
-    patients and labels. Empty: all slides of the feature set, without tables."""
+    """The cohort table, a path or an s3:// URI: its slides alone are exported, and the tool's tables are written with
+    its patients and labels. Empty: all slides of the feature set, without tables."""
     labels: str = field(default="", metadata=role(Role.file))
     """A table of labels, with or without header, as in mhim train; empty: the cohort's own labels."""
     table: TableOptions = part(TableOptions, Role.identity)
@@ -83,18 +85,24 @@ class ExportConfig:
     execution: FileExecution = part(FileExecution, Role.execution)
 
     def __post_init__(self) -> None:
-        known = (*formats_to_export(), *IMAGE_FORMATS)
-        if self.format not in known:
-            raise ConfigError(f"format={self.format} is not one of {', '.join(known)}")
+        if not 0 <= self.max_failed_fraction <= 1:
+            raise ConfigError(f"max_failed_fraction={self.max_failed_fraction} must lie between 0 and 1")
+        check_least(self, 1, "tiles_per_shard")
+
+    def check_format(self) -> None:
+        """Raises ConfigError for a format that is none, and for keys that need cohort=."""
+        _check_format(self.format, (*formats_to_export(), *IMAGE_FORMATS))
         if self.writes_tiles and not self.cohort:
             raise ConfigError(f"format={self.format} reads the slides; name them with cohort=")
         if self.labels and not self.cohort:
             raise ConfigError("labels= needs cohort=, the table of the slides")
-        if not 0 <= self.max_failed_fraction <= 1:
-            raise ConfigError(f"max_failed_fraction={self.max_failed_fraction} must lie between 0 and 1")
-        check_least(self, 1, "tiles_per_shard")
 
     @property
     def writes_tiles(self) -> bool:
         """Whether pictures are written and not features."""
         return self.format in IMAGE_FORMATS
+
+
+def _check_format(name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise ConfigError(f"format={name} is not one of {', '.join(known)}")

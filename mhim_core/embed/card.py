@@ -102,8 +102,8 @@ class EncoderCard:
         meant, which is known by name alone."""
         if fields.get("runtime") == IMPORTED:
             raise EncoderError(
-                f"the features of {fields.get('id')} were imported from another tool, whose encoder mhim does not have: "
-                "what they are needed for can be made by that tool alone, and imported with mhim import"
+                f"the features of {fields.get('id')} were imported from another tool, whose encoder is not here; "
+                "that tool alone can make such features, and mhim import brings them into a store"
             )
         try:
             return read_record(cls, fields, "stored encoder card")

@@ -1,4 +1,4 @@
-"""The tiles of an embedded slide as pictures: the pixels that its features were made of, read again and written as PNG."""
+"""The tiles of an embedded slide as PNG: the pixels that its features were made of, read again."""
 
 import io
 import json

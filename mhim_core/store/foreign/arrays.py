@@ -36,7 +36,7 @@ def opened_h5(data: bytes) -> Iterator[Any]:
 
 
 def h5_array(file: Any, name: str, num_bytes: int) -> np.ndarray | None:
-    """A data set of a file of `num_bytes` bytes; None: it is not there. Raises SlideError(bad_features) for a huge one."""
+    """A data set of a file of `num_bytes`; None: it is not there. Raises SlideError(bad_features) for a huge one."""
     dataset = file.get(name)
     if not hasattr(dataset, "shape"):
         return None

@@ -88,7 +88,8 @@ class OwnSlide(NamedTuple):
         if not has_places(self.table.coords_l0_px):
             raise SlideError(
                 FailureReason.BAD_FEATURES,
-                f"slide {self.slide_id}: its features were imported without coordinates, which format={format_name} has",
+                f"slide {self.slide_id}: its features were imported without coordinates, and format={format_name} "
+                "has them",
             )
         return self.table.coords_l0_px
 

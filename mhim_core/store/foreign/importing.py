@@ -5,7 +5,7 @@ state of theirs, so nothing looks as if it had been computed here, and no comman
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -79,7 +79,7 @@ def read_slide(
     table_mpp: float | None,
     hint: SourceHint,
 ) -> ImportedSlide:
-    """The slide's features for a store. `table_mpp`: µm/px of level 0 in the cohort table, which wins; None: it has none.
+    """The slide's features for a store. `table_mpp`: µm/px of level 0 in the cohort table, which wins; None: none.
 
     Raises SlideError: OPEN (no file of that format), BAD_FEATURES (what cannot be stored as it is, or contradicts what
     the user states), NO_MPP (coordinates in µm without the µm/px of level 0).
@@ -255,8 +255,3 @@ def _half(features: np.ndarray, slide_id: SlideId) -> _Half:
 
 def _bad(slide_id: SlideId, finding: str) -> SlideError:
     return SlideError(FailureReason.BAD_FEATURES, f"slide {slide_id}: {finding}")
-
-
-def describe_sets(feature_sets: Sequence[FeatureSet], num_slides: Mapping[str, int]) -> list[str]:
-    """A line each, with the number of slides by fingerprint."""
-    return [f"{feature_set.describe()}  {num_slides[feature_set.fingerprint]} slides" for feature_set in feature_sets]

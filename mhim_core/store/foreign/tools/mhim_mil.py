@@ -1,4 +1,4 @@
-"""MHIM-MIL's published code: `pt_files/<slide>.pt`, the tensor of features alone, and a table `ID,Label` without header."""
+"""MHIM-MIL's published code: `pt_files/<slide>.pt`, a tensor of features, and a table `ID,Label` without header."""
 
 from __future__ import annotations
 
