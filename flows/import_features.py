@@ -104,7 +104,10 @@ class _Job:
     ) -> None:
         self._kind, self._source, self._storage, self._files = kind, source, storage, files
         self._stated = StatedByUser(
-            encoder=config.encoder, coords_unit=config.coords_unit, tile_size_l0_px=config.tile_size_l0_px
+            encoder=config.encoder,
+            coords_unit=config.coords_unit,
+            tile_size_l0_px=config.tile_size_l0_px,
+            default_mpp=config.default_mpp,
         )
         self._known = {} if kind.has_companions else _known_entries(storage, kind.name)
         self._registered: set[str] = set()
@@ -115,7 +118,7 @@ class _Job:
         # what the user states decides what the features become
         hint = SourceHint(place, entry.num_bytes, f"{entry.modified_s!r}-{fingerprint(self._stated)[:16]}")
         for feature_set, record in self._known.get(row.slide_id, ()):
-            if record.reading.hint == hint and record.reading.mpp.x == (row.mpp or 0.0):
+            if record.reading.hint == hint and record.reading.mpp.x == (row.mpp or self._stated.default_mpp or 0.0):
                 return Imported(skipped_row(record), feature_set, record)
         try:
             data = _read(place, row.slide_id)
@@ -170,6 +173,8 @@ def _read_other(place: str) -> bytes | None:
         return read_bytes(place)
     except NotFoundError:
         return None
+    except StorageError as error:
+        raise SlideError(FailureReason.OPEN, str(error)) from error
 
 
 def _ids(key: str, suffix: str) -> list[str]:

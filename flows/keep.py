@@ -110,7 +110,8 @@ def _set_line(contents: SetContents) -> str:
     if feature_set is not None:
         runtime = feature_set.encoder.get("runtime")
         made_by = f" by {runtime}" if runtime else ""
-        words += [f"{feature_set.encoder_id} (D={feature_set.dim}){made_by}", tiling_words(feature_set)]
+        words.append(f"{feature_set.encoder_id} (D={feature_set.dim}){made_by}")
+        words += [tiling] if (tiling := tiling_words(feature_set)) else []
     if totals is not None:
         empty = f" ({totals.num_empty} without tissue)" if totals.num_empty else ""
         words.append(f"{totals.num_slides} slides{empty}, {totals.num_tiles:,} tiles, {totals.num_bytes:,} bytes")

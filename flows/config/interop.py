@@ -6,6 +6,7 @@ from flows.config.keys import CohortKeys, FeatureChoice, check_least
 from flows.config.roles import Role, part, role
 from mhim_core.cohort.task_options import TableOptions
 from mhim_core.errors import ConfigError
+from mhim_core.slides.spec import MAX_MPP, MIN_MPP
 from mhim_core.store.foreign.names import IMAGE_FORMATS, CoordsUnit, formats_to_export, formats_to_import
 
 
@@ -41,6 +42,9 @@ class ImportConfig:
     tile_size_l0_px: int | None = field(default=None, metadata=role(Role.identity))
     """Side of a tile in level-0 pixels, for files that do not state it (CLAM); none: unknown then, and there are no
     heat maps."""
+    default_mpp: float | None = field(default=None, metadata=role(Role.identity))
+    """µm/px of level 0 of slides for which neither the table nor the file states it; none: unknown then, and
+    coordinates in µm (STAMP) are refused."""
     suffix: str = field(default="", metadata=role(Role.identity))
     """What follows a slide's id in the name of its file, such as .features.h5; empty: the format's extension."""
     max_failed_fraction: float = field(default=0.1, metadata=role(Role.identity))
@@ -53,6 +57,8 @@ class ImportConfig:
         if not 0 <= self.max_failed_fraction <= 1:
             raise ConfigError(f"max_failed_fraction={self.max_failed_fraction} must lie between 0 and 1")
         check_least(self, 1, "tile_size_l0_px")
+        if self.default_mpp is not None and not MIN_MPP <= self.default_mpp <= MAX_MPP:
+            raise ConfigError(f"default_mpp={self.default_mpp} must lie between {MIN_MPP} and {MAX_MPP} µm/px")
 
     def check_format(self) -> None:
         """Raises ConfigError for a format that is none."""

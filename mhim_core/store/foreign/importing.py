@@ -27,11 +27,13 @@ _ROWS_AT_ONCE = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class StatedByUser:
-    """What the user says of all files where they do not say it themselves; they must not contradict it."""
+    """What the user says of all files where they do not say it themselves."""
 
     encoder: str = ""
     coords_unit: CoordsUnit | None = None
     tile_size_l0_px: int | None = None
+    default_mpp: float | None = None
+    """µm/px of level 0 where neither the file nor the cohort table states it."""
 
 
 class ImportedSlide(NamedTuple):
@@ -96,7 +98,7 @@ def read_slide(
     digest = sha256(file.data)
     # what the user states decides what the features become, as the files do
     source = SourceIdentity(len(file.data), fingerprint({"file": digest, "others": others, "stated": stated}))
-    mpp = table_mpp or bag.mpp or 0.0
+    mpp = table_mpp or bag.mpp or stated.default_mpp or 0.0
     feature_set = _feature_set(kind, bag, slide_id, stated)
     coords = _coords(bag, slide_id, stated, mpp)
     size_l0 = _tile_size_l0_px(bag, slide_id, stated, mpp)
@@ -208,7 +210,7 @@ def _coords(bag: ForeignBag, slide_id: SlideId, stated: StatedByUser, mpp: float
             raise SlideError(
                 FailureReason.NO_MPP,
                 f"slide {slide_id}: its coordinates are in µm, and without the µm/px of level 0 they are no places on "
-                "the slide; give it in the column mpp of the cohort table",
+                "the slide; give it in the column mpp of the cohort table, or by default_mpp=",
             )
         values = np.rint(values / mpp)
     if not np.isfinite(values).all() or (values != np.floor(values)).any():

@@ -137,7 +137,11 @@ def test_stamp_counts_in_um() -> None:
 
 
 def test_um_without_the_slides_resolution_are_refused() -> None:
-    refused(FailureReason.NO_MPP, "stamp", stamp_file(unit="um", tile_size=256.0))
+    data = stamp_file(unit="um", tile_size=256.0)
+    refused(FailureReason.NO_MPP, "stamp", data)
+    by_default = StatedByUser(encoder="uni", default_mpp=0.5)
+    assert np.array_equal(read("stamp", data, by_default).features.coords_l0_px, COORDS)
+    assert read("stamp", data, by_default, mpp=0.25).features.reading.mpp.x == 0.25  # the table wins
 
 
 def test_a_unit_that_nobody_states_is_refused_and_can_be_stated() -> None:

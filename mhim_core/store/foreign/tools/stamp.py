@@ -66,11 +66,12 @@ class Stamp(FeatureFormat):
                 f"slide {slide.slide_id}: format=stamp needs µm, and its features were imported without the µm/px of "
                 "level 0 or without the size of a tile",
             )
-        tile_px = setting(slide.feature_set, "tile_px")
+        tile_px, target_mpp = (setting(slide.feature_set, each) for each in ("tile_px", "target_mpp"))
         stated: dict[str, object] = {
             "extractor": name,
             "unit": "um",
-            "tile_size_um": slide.tile_size_l0_px[0] * mpp[0],
+            # as it was asked for, where that is known: the tool's own is one for all slides
+            "tile_size_um": tile_px * target_mpp if tile_px and target_mpp else slide.tile_size_l0_px[0] * mpp[0],
             "feat_type": "tile",
         } | ({} if tile_px is None else {"tile_size_px": tile_px})
         coords_um = (coords * np.array(mpp)).astype(np.float32)
