@@ -10,7 +10,7 @@ Exit code: 0, 3 (some slides failed or lack a file), 4 (more than max_failed_fra
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from cluster.storage import open_storage, read_bytes, require_put_if_absent
@@ -28,13 +28,22 @@ from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.outcome import Outcome, reconcile
 from mhim_core.printable import one_line
 from mhim_core.storage import Entry, Storage
-from mhim_core.store.commit import commit
+from mhim_core.store.commit import AlreadyCommitted, commit
 from mhim_core.store.feature_sets import FeatureSet, list_feature_sets, register
 from mhim_core.store.foreign.feature_format import FeatureFormat, ForeignFile, feature_format
-from mhim_core.store.foreign.importing import FileMatch, StatedByUser, is_imported_by, match_files, read_slide
+from mhim_core.store.foreign.importing import (
+    FileMatch,
+    ImportedSlide,
+    StatedByUser,
+    is_imported_by,
+    match_files,
+    read_slide,
+)
 from mhim_core.store.manifest import newest_version, read_manifest, write_manifest
 from mhim_core.store.parallel import map_in_order
 from mhim_core.store.record import CommitRecord, skipped_row
+from mhim_core.store.restore import restore
+from mhim_core.store.verify import list_sizes
 from mhim_core.tables import write_csv
 from mhim_core.types import ExitCode, FailureReason, SlideId, Status, StatusRow
 
@@ -133,7 +142,7 @@ class _Job:
             if slide.feature_set.fingerprint not in self._registered:
                 register(self._storage, slide.feature_set)
                 self._registered.add(slide.feature_set.fingerprint)
-            record = commit(self._storage, slide.feature_set, slide.features).record.with_hint(hint)
+            record = _committed(self._storage, slide).with_hint(hint)
         except SlideError as error:
             return Imported(
                 StatusRow(row.slide_id, Status.FAILED, error.reason, "open", type(error).__name__, error.message)
@@ -149,14 +158,30 @@ class _Job:
 
 
 def _known_entries(storage: Storage, format_name: str) -> dict[SlideId, list[tuple[FeatureSet, CommitRecord]]]:
-    """By slide what earlier imports from files of this format left."""
+    """By slide what earlier imports from files of this format left, as far as its feature file is there."""
     known: dict[SlideId, list[tuple[FeatureSet, CommitRecord]]] = {}
     for feature_set in list_feature_sets(storage):
         if not is_imported_by(feature_set, format_name) or newest_version(storage, feature_set.fingerprint) is None:
             continue
-        for slide_id, record in read_manifest(storage, feature_set.fingerprint).entries.items():
-            known.setdefault(slide_id, []).append((feature_set, record))
+        entries = read_manifest(storage, feature_set.fingerprint).entries
+        sizes = list_sizes(storage, entries.values(), len(entries))
+        for slide_id, record in entries.items():
+            if _is_there(record, sizes):
+                known.setdefault(slide_id, []).append((feature_set, record))
     return known
+
+
+def _committed(storage: Storage, slide: ImportedSlide) -> CommitRecord:
+    """The slide's commit, made or found; a feature file that was lost since is written again, to the same bytes."""
+    outcome = commit(storage, slide.feature_set, slide.features)
+    record = outcome.record
+    if isinstance(outcome, AlreadyCommitted) and not _is_there(record, list_sizes(storage, [record], 1)):
+        return restore(storage, slide.feature_set, slide.features, record)
+    return record
+
+
+def _is_there(record: CommitRecord, sizes: Mapping[str, int]) -> bool:
+    return record.status is Status.EMPTY or sizes.get(record.key) == record.num_bytes
 
 
 def _read(place: str, slide_id: SlideId) -> bytes:

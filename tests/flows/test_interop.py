@@ -110,6 +110,10 @@ def test_an_import_is_repeated_to_the_same_bytes_and_reads_nothing_twice(
         ended = mhim(*words, f"store={tmp_path / 'store'}")
     assert "3 skipped" in ended.out
     assert features_of(tmp_path / "store") == made
+    lost = next((tmp_path / "store/features").rglob("*.parquet"))
+    lost.unlink()
+    assert mhim(*words, f"store={tmp_path / 'store'}").code == 0
+    assert features_of(tmp_path / "store") == made
     # another word of the user's makes other features, under another commit
     assert mhim(*words[:-1], "tile_size_l0_px=448", f"store={tmp_path / 'store'}").code == 0
     assert {tuple(table.metadata["tile_size_l0_px"]) for table in tables(tmp_path / "store").values()} == {(448, 448)}
