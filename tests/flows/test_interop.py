@@ -1,8 +1,10 @@
 """mhim import and mhim export: other tools' files into a store, trained on, and out of it again."""
 
 import csv
+import functools
 import io
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from PIL import Image
 from mhim_core.storage import LocalStorage
 from mhim_core.store.bags import ParquetBags
 from mhim_core.store.feature_sets import FeatureSet, list_feature_sets
+from mhim_core.store.foreign import names, tools
 from mhim_core.store.foreign.arrays import write_h5, write_tensor
 from mhim_core.store.manifest import read_manifest
 from mhim_core.store.schema import FeatureTable
@@ -294,6 +297,24 @@ def test_a_folder_of_other_slides_is_refused(
     words = ("import", "format=clam", f"cohort={write_table(cohort_rows(pos=1))}", f"store={tmp_path / 's'}")
     assert "suffix=" in refused(*words, f"source={theirs}")
     assert "no file that ends in .h5" in refused(*words, f"source={tmp_path / 'nowhere'}")
+
+
+def test_a_format_is_added_by_one_file_as_contributing_says(
+    mhim: Mhim, tmp_path: Path, write_table: Table, cohort_rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = page.partition("\n## Adding a tool's feature files\n")[2].partition("\n## ")[0]
+    example = re.search(r"```python\n# mhim_core/store/foreign/tools/(\w+)\.py\n(.*?)```", section, re.DOTALL)
+    assert example is not None
+    (tmp_path / f"{example.group(1)}.py").write_text(example.group(2))
+    monkeypatch.setattr(tools, "__path__", [*tools.__path__, str(tmp_path)])
+    monkeypatch.setattr(names, "registered", functools.cache(names.registered.__wrapped__))
+    (tmp_path / "theirs").mkdir()
+    np.save(tmp_path / "theirs/pos0.npy", features_of_slide(0))
+    words = ("import", f"source={tmp_path / 'theirs'}", "format=npy", f"cohort={write_table(cohort_rows(pos=1))}")
+    ended = mhim(*words, f"store={tmp_path / 'store'}", "encoder=uni")
+    assert ended.code == 0, ended
+    assert np.array_equal(tables(tmp_path / "store")["pos0"].features, features_of_slide(0).astype(np.float16))
 
 
 class TestRealFiles:

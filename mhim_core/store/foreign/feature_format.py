@@ -18,7 +18,8 @@ import numpy as np
 from mhim_core.errors import SlideError
 from mhim_core.features import has_places
 from mhim_core.store.feature_sets import FeatureSet
-from mhim_core.store.foreign.names import DECORATOR, CoordsUnit, registered
+from mhim_core.store.foreign import names
+from mhim_core.store.foreign.names import CoordsUnit
 from mhim_core.store.schema import FeatureTable
 from mhim_core.types import FailureReason, SlideId
 
@@ -147,7 +148,7 @@ def register_feature_format(
     """
 
     def register(kind: FormatClass) -> FormatClass:
-        assert registered()[name].module == kind.__module__, name
+        assert names.registered()[name].module == kind.__module__, name
         assert (reads, writes) == tuple(word in vars(kind) for word in ("read", "write")), name
         kind.name, kind.suffix, kind.folder, kind.has_companions = name, suffix, folder, has_companions
         _CLASSES[name] = kind
@@ -156,12 +157,12 @@ def register_feature_format(
     return register
 
 
-assert register_feature_format.__name__ == DECORATOR
+assert register_feature_format.__name__ == names.DECORATOR
 
 
 def feature_format(name: str) -> FeatureFormat:
     """The registered format of that name."""
-    importlib.import_module(registered()[name].module)
+    importlib.import_module(names.registered()[name].module)
     return _CLASSES[name]()
 
 
