@@ -185,9 +185,22 @@ def test_imported_features_are_trained_on_and_reported(
     page = (tmp_path / "run/report.html").read_text()
     assert "imported from another tool" in page
     assert ("no heat map" in ended.out) == (name == "clam-pt")
-    ended = mhim("predict", run, f"cohort={table}", f"out={tmp_path / 'predicted'}")
-    assert ended.code == 2
-    assert "imported from another tool" in ended.err
+    new = write_table(
+        [row | {"slide_id": f"new-{row['slide_id']}", "patient_id": row["slide_id"]} for row in rows], "new.csv"
+    )
+    predict = ("predict", run, f"cohort={new}", f"out={tmp_path / 'predicted'}", "max_heatmaps=1")
+    elsewhere = mhim(*predict, f"store={tmp_path / 'empty'}")
+    assert elsewhere.code == 2
+    assert "mhim import" in elsewhere.err
+    theirs = write_clam(tmp_path / "new", [f"new-{row['slide_id']}" for row in rows[:-1]])
+    words = ("import", f"source={theirs}", f"format={name}", f"cohort={new}", store, "encoder=uni", *size)
+    assert mhim(*words, "max_failed_fraction=0.2").code == 3
+    ended = mhim(*predict, "max_failed_fraction=0.2")
+    assert ended.code == 3, ended
+    assert "not_found 1" in ended.out
+    with (tmp_path / "predicted/predictions.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 11
+    assert mhim("model", "register", "lung", run, f"registry={tmp_path / 'registry'}").code == 0
     assert mhim("store", "verify", store, "deep=true").code == 0
 
 

@@ -131,6 +131,12 @@ def read_slide(
     return ImportedSlide(feature_set, features, str(bag.features.dtype), half.max_rounding)
 
 
+def imported_set(tiling: Mapping[str, Any], encoder: Mapping[str, Any]) -> FeatureSet:
+    """The set of imported features with this tiling and card."""
+    identity = {key: encoder[key] for key in ("id", "dim", "runtime", "tool", "stated")}
+    return FeatureSet(tiling=dict(tiling), encoder=dict(encoder), encoder_identity=identity)
+
+
 def is_imported_by(feature_set: FeatureSet, format_name: str) -> bool:
     """Whether the set was imported from files of this format."""
     return bool(feature_set.tiling.get(IMPORTED, {}).get("format") == format_name)
@@ -178,13 +184,12 @@ def _feature_set(kind: FeatureFormat, bag: ForeignBag, slide_id: SlideId, stated
         "source": f"imported from files of {kind.name}",
         "licence": "unknown",
     }
-    identity = {key: encoder[key] for key in ("id", "dim", "runtime", "tool", "stated")}
     unit = _unit(bag, slide_id, stated)
     tiling: dict[str, Any] = {IMPORTED: {"format": kind.name, "coords": "none" if unit is None else unit.value}}
     for setting in ("tile_px", "overlap_px", "target_mpp", "target_magnification"):
         if getattr(bag, setting) is not None:
             tiling[setting] = getattr(bag, setting)
-    return FeatureSet(tiling=tiling, encoder=encoder, encoder_identity=identity)
+    return imported_set(tiling, encoder)
 
 
 def _unit(bag: ForeignBag, slide_id: SlideId, stated: StatedByUser) -> CoordsUnit | None:
