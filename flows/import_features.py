@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from cluster.child_calls import call_in_child
 from cluster.storage import open_storage, read_bytes, require_put_if_absent
 from flows.config.files import write_resolved
 from flows.config.interop import ImportConfig
@@ -30,7 +31,7 @@ from mhim_core.printable import one_line
 from mhim_core.storage import Entry, Storage
 from mhim_core.store.commit import AlreadyCommitted, commit
 from mhim_core.store.feature_sets import FeatureSet, list_feature_sets, register
-from mhim_core.store.foreign.feature_format import FeatureFormat, ForeignFile, feature_format
+from mhim_core.store.foreign.feature_format import FeatureFormat, ForeignBag, ForeignFile, feature_format
 from mhim_core.store.foreign.importing import (
     FileMatch,
     ImportedSlide,
@@ -46,6 +47,9 @@ from mhim_core.store.restore import restore
 from mhim_core.store.verify import list_sizes
 from mhim_core.tables import write_csv
 from mhim_core.types import ExitCode, FailureReason, SlideId, Status, StatusRow
+
+_READ_TIMEOUT_S = 300.0
+"""For one file, hundreds of times what a large one takes."""
 
 
 class Imported(NamedTuple):
@@ -138,6 +142,7 @@ class _Job:
                 self._stated,
                 table_mpp=row.mpp,
                 hint=hint,
+                read=self._read_apart if self._kind.suffix == ".h5" else None,
             )
             if slide.feature_set.fingerprint not in self._registered:
                 register(self._storage, slide.feature_set)
@@ -155,6 +160,21 @@ class _Job:
             commit_key=record.commit_key,
         )
         return Imported(status, slide.feature_set, record, slide.dtype, slide.max_rounding)
+
+    def _read_apart(self, file: ForeignFile) -> ForeignBag:
+        """In a child: a flipped bit in an HDF5 file can make its library loop for ever, or crash."""
+        try:
+            return call_in_child(_read_file, self._kind.name, file.place, file.data, timeout_s=_READ_TIMEOUT_S)
+        except TimeoutError as error:
+            raise SlideError(FailureReason.TIMEOUT, f"its reader hung or crashed: {error}") from error
+
+
+def _read_file(format_name: str, place: str, data: bytes) -> ForeignBag:
+    return feature_format(format_name).read(ForeignFile(place, data, _nothing))
+
+
+def _nothing(_: str) -> None:
+    """A file of such a format stands alone."""
 
 
 def _known_entries(storage: Storage, format_name: str) -> dict[SlideId, list[tuple[FeatureSet, CommitRecord]]]:

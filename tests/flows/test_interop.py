@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flows import import_features
 from mhim_core.storage import LocalStorage
 from mhim_core.store.bags import ParquetBags
 from mhim_core.store.feature_sets import FeatureSet, list_feature_sets
@@ -90,6 +91,23 @@ def test_an_import_names_what_does_not_match_and_goes_on_past_damage(
     assert json.loads(report.get(summary))["failures_by_reason"] == {"open": 1, "not_found": 1}
     assert mhim(*words).code == 4
     assert mhim(*words, "max_failed_fraction=0.5", "partial_ok=true").code == 0
+
+
+def test_a_file_at_which_its_reader_hangs_fails_and_the_others_go_on(
+    mhim: Mhim, tmp_path: Path, write_table: Table, cohort_rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(_: object, name: str, place: str, data: bytes, *, timeout_s: float) -> object:
+        if place.endswith("pos1.h5"):
+            raise TimeoutError(f"no result after {timeout_s:g} s")
+        return import_features._read_file(name, place, data)
+
+    monkeypatch.setattr(import_features, "call_in_child", hang)
+    theirs = write_clam(tmp_path / "theirs", ["pos0", "pos1"])
+    words = ("import", f"source={theirs}", "format=clam", f"cohort={write_table(cohort_rows(pos=2))}", "encoder=uni")
+    ended = mhim(*words, f"store={tmp_path / 'store'}", "max_failed_fraction=0.5")
+    assert ended.code == 3, ended
+    assert "pos1: timeout" in ended.out
+    assert tables(tmp_path / "store").keys() == {"pos0"}
 
 
 def test_an_import_is_repeated_to_the_same_bytes_and_reads_nothing_twice(

@@ -5,7 +5,7 @@ state of theirs, so nothing looks as if it had been computed here, and no comman
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -80,8 +80,10 @@ def read_slide(
     *,
     table_mpp: float | None,
     hint: SourceHint,
+    read: Callable[[ForeignFile], ForeignBag] | None = None,
 ) -> ImportedSlide:
     """The slide's features for a store. `table_mpp`: µm/px of level 0 in the cohort table, which wins; None: none.
+    `read`: reads the file in the place of `kind.read`; None: that does.
 
     Raises SlideError: OPEN (no file of that format), BAD_FEATURES (what cannot be stored as it is, or contradicts what
     the user states), NO_MPP (coordinates in µm without the µm/px of level 0).
@@ -94,7 +96,7 @@ def read_slide(
             others[place.rpartition("/")[2]] = sha256(data)
         return data
 
-    bag = _read(kind, file._replace(read_other=read_other), slide_id)
+    bag = _read(kind, read or kind.read, file._replace(read_other=read_other), slide_id)
     digest = sha256(file.data)
     # what the user states decides what the features become, as the files do
     source = SourceIdentity(len(file.data), fingerprint({"file": digest, "others": others, "stated": stated}))
@@ -142,9 +144,11 @@ def is_imported_by(feature_set: FeatureSet, format_name: str) -> bool:
     return bool(feature_set.tiling.get(IMPORTED, {}).get("format") == format_name)
 
 
-def _read(kind: FeatureFormat, file: ForeignFile, slide_id: SlideId) -> ForeignBag:
+def _read(
+    kind: FeatureFormat, read: Callable[[ForeignFile], ForeignBag], file: ForeignFile, slide_id: SlideId
+) -> ForeignBag:
     try:
-        bag = kind.read(file)
+        bag = read(file)
     except SlideError as error:
         raise SlideError(error.reason, f"slide {slide_id}: {file.place}: {error.message}") from error
     except (MemoryError, MhimError):
