@@ -166,7 +166,9 @@ class _Job:
         try:
             return call_in_child(_read_file, self._kind.name, file.place, file.data, timeout_s=_READ_TIMEOUT_S)
         except TimeoutError as error:
-            raise SlideError(FailureReason.TIMEOUT, f"its reader hung or crashed: {error}") from error
+            raise SlideError(FailureReason.TIMEOUT, f"HDF5's library hangs at it: {error}") from error
+        except ConnectionError as error:
+            raise SlideError(FailureReason.DECODER_CRASH, f"HDF5's library crashes at it: {error}") from error
 
 
 def _read_file(format_name: str, place: str, data: bytes) -> ForeignBag:
