@@ -73,6 +73,18 @@ FLOWS = {
         "published checkpoints (MHIM-MIL, CLAM) into model files, and back",
         "checkpoint=theirs.pt out=model.safetensors classes=normal,tumour",
     ),
+    "import": FlowCommand(
+        "import_features",
+        "interop.ImportConfig",
+        "features of TRIDENT, CLAM, STAMP, MHIM-MIL or slide2vec into a store",
+        "source=./features_uni_v1 format=trident cohort=my.csv store=./features",
+    ),
+    "export": FlowCommand(
+        "export_features",
+        "interop.ExportConfig",
+        "a store's features as files of these tools, or the tiles as PNG or WebDataset",
+        "store=./features format=clam out=./clam cohort=my.csv",
+    ),
     "pipeline": FlowCommand(
         "pipeline",
         "lifecycle.PipelineConfig",

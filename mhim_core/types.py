@@ -16,6 +16,11 @@ PatientId = NewType("PatientId", str)
 BagId = NewType("BagId", str)
 
 
+IMPORTED = "imported"
+"""What marks features that another tool made: the runtime of their encoder's card, a part of their tiling's identity,
+and who stated their resolution."""
+
+
 class ExitCode(IntEnum):
     """Exit codes of every command."""
 

@@ -22,6 +22,7 @@ from mhim_core.slides.spec import TileSpec, stored_spec
 from mhim_core.storage import Storage
 from mhim_core.task import Target, Task
 from mhim_core.train.results import read_model
+from mhim_core.types import IMPORTED
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
     from mhim_core.evaluation.held_out import HeldOut
@@ -73,6 +74,11 @@ class Predictor:
     def by_slide(self) -> bool:
         """Whether a bag is a slide; otherwise it is a patient."""
         return self.unit is BagUnit.slide
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether it was trained on another tool's features, which cannot be made here."""
+        return IMPORTED in self.tiling
 
     @property
     def num_seeds(self) -> int:

@@ -9,6 +9,7 @@ from mhim_core.embed.registry import encoder_card, openvino_is_installed, prefer
 from mhim_core.slides.spec import TileSpec, TissueMethod, tiling_identity
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet, is_registered
+from mhim_core.types import IMPORTED
 
 
 def feature_set_of(spec: TileSpec, card: EncoderCard) -> FeatureSet:
@@ -28,6 +29,7 @@ def tiling_words(feature_set: FeatureSet) -> str:
         f"overlap {settings['overlap_px']} px" if settings.get("overlap_px") else "",
         f"{settings['min_tissue']:.0%} tissue" if "min_tissue" in settings else "",
         f"by {settings['tissue.name']}" if "tissue.name" in settings else "",
+        "without coordinates" if settings.get(f"{IMPORTED}.coords") == "none" else "",
     ]
     return " ".join(word for word in words if word)
 

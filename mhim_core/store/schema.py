@@ -9,6 +9,9 @@ Rows are tiles in row-major order (by y, then x). Columns:
     background_share  float32                      share where the scanner stored nothing (white), 0 to 1
     features          fixed_size_list<float16, D>
 
+Features that were imported from another tool have what that tool states: -1 in all places and NaN in all shares stand
+for what it does not state.
+
 The file's metadata key `mhim` is canonical JSON: what the features are of and what computed them. Nothing in a file
 varies with time, host, path, attempt or thread count: the same features give the same bytes.
 
@@ -24,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mhim_core.errors import IntegrityError, SlideError
-from mhim_core.features import SlideFeatures
+from mhim_core.features import SlideFeatures, has_places
 from mhim_core.fingerprint import canonical_json, sha256
 from mhim_core.records import parse_json
 from mhim_core.types import FailureReason, SlideId
@@ -53,7 +56,7 @@ class FeatureTable(NamedTuple):
     features: np.ndarray
     """float16 (N, D), finite."""
     coords_l0_px: np.ndarray
-    """int32 (N, 2): x, y of the top-left corners."""
+    """int32 (N, 2): x, y of the top-left corners; see `SlideFeatures` for what imported features leave open."""
     tissue_share: np.ndarray
     """float32 (N,)."""
     background_share: np.ndarray
@@ -141,7 +144,7 @@ def file_metadata(features: SlideFeatures) -> dict[str, Any]:
 
 def check_features(features: SlideFeatures) -> None:
     """Raises SlideError(bad_features): wrong shapes or types, NaN or Inf, a share outside 0–1, a tile twice."""
-    num_tiles = len(features.features)
+    num_tiles, is_imported = len(features.features), features.cut.is_imported
     arrays = {
         "features": (features.features, np.float16, 2),
         "coords_l0_px": (features.coords_l0_px, np.int32, 2),
@@ -158,9 +161,11 @@ def check_features(features: SlideFeatures) -> None:
     if not all_finite(features.features):
         raise _bad(features, "NaN or infinite features: the encoder overflowed float16 or its weights are broken")
     for name, share in (("tissue", features.tissue_share), ("background", features.background_share)):
-        if num_tiles and not (share.min() >= 0 and share.max() <= 1):
+        is_unstated = is_imported and bool(np.isnan(share).all())
+        if num_tiles and not is_unstated and not (share.min() >= 0 and share.max() <= 1):
             raise _bad(features, f"{name} shares from {share.min()} to {share.max()}, outside 0 to 1")
-    if len(np.unique(features.coords_l0_px, axis=0)) != num_tiles:
+    is_placed = not is_imported or has_places(features.coords_l0_px)
+    if is_placed and len(np.unique(features.coords_l0_px, axis=0)) != num_tiles:
         raise _bad(features, "a tile occurs twice")
 
 

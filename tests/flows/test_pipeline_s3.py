@@ -72,3 +72,27 @@ def test_the_whole_path_lies_at_s3_and_equals_the_path_through_folders(
     evaluation = digests(LocalStorage(tmp_path / "run"), "evaluation")
     assert {"evaluation/predictions.csv", "evaluation/attention/s00.parquet"} < evaluation.keys()
     assert digests(open_storage(f"s3://{bucket}/out/run"), "evaluation") == evaluation
+
+
+def test_other_tools_files_lie_at_s3_and_equal_those_of_folders(
+    bucket: str,
+    tmp_path: Path,
+    mhim: Callable[..., Any],
+    made_store: Callable[..., str],
+    write_table: Callable[..., Path],
+    cohort_rows: Callable[..., list[dict[str, str]]],
+) -> None:
+    pytest.importorskip("h5py")
+    rows = cohort_rows(pos=2, neg=1)
+    table, store = write_table(rows), made_store([row["slide_id"] for row in rows])
+    imported = []
+    for base in (f"s3://{bucket}/tools", str(tmp_path)):
+        theirs, back = f"{base}/theirs", f"{base}/back"
+        words = ("import", f"source={theirs}", "format=clam", f"cohort={table}", f"store={back}", "encoder=toy")
+        assert mhim("export", store, "format=clam", f"out={theirs}", f"cohort={table}").code == 0
+        assert mhim(*words).code == 0
+        assert "3 skipped" in mhim(*words).out
+        imported.append((digests(open_storage(theirs), ""), digests(open_storage(back), "features")))
+    assert imported[0] == imported[1]
+    assert len(imported[0][0]) == 7
+    assert len(imported[0][1]) == 3

@@ -28,6 +28,7 @@ NO_PLACES = {
         "cache_dir",
         "backend",
         "format",
+        "suffix",
     ),  # staging_dir and cache_dir are each node's own folders
     *("signing_key", "signing_command", "trusted_keys"),  # keys stay on the machines that they lie on
     *("id_column", "patient_column", "label_column", "time_column", "event_column", "na_values", "extension"),
