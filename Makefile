@@ -23,7 +23,7 @@ COMMA := ,
 export UV_FIND_LINKS ?= $(subst $() ,$(COMMA),$(PIP_FIND_LINKS))
 export UV_INDEX_URL ?= $(PIP_INDEX_URL)
 
-.PHONY: install lock sbom audit demo check style core-tests test durations test-faults fuzz test-e2e format clean
+.PHONY: install lock sbom audit demo check style core-tests test durations test-faults test-s3 fuzz test-e2e format clean
 
 install: $(VENV)/.installed
 
@@ -84,6 +84,11 @@ durations: install
 # what holds when things break: row by row of docs/faults.md
 test-faults: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(RAY_JOBS) --dist loadfile --no-loadscope-reorder -m fault $(TESTS)
+
+# tests of S3 against a server that checks signatures: Ceph's, where it is installed (tests/radosgw.py)
+test-s3: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/radosgw.py \
+		$(BIN)/python -m pytest -n $(RAY_JOBS) --dist loadfile --no-loadscope-reorder -m s3 tests/cluster tests/flows
 
 # readers against files that are damaged or hostile: so many of each; what fails is left in tests/corpus/*/found
 FUZZ ?= 5000

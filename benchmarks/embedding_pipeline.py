@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 import cluster.embedding
-from cluster.embedding import EmbedJob, SlideActor, status_of, task_rows
+from cluster.embedding import EmbedJob, JobEncoder, SlideActor, status_of, task_rows
 from cluster.session import ray_session
 from flows.config.keys import EmbedExecution
 from flows.embed import status_rows
@@ -91,7 +91,8 @@ def encoders_alone(cards: dict[str, EncoderCard], weights: str) -> dict[str, flo
 
 
 def make_job(store: Path, card: EncoderCard, weights: str | None, spec: TileSpec) -> EmbedJob:
-    return EmbedJob(str(store), feature_set_of(spec, card), card, weights, spec, SlidePolicy(), 300.0, None)
+    encoder = JobEncoder(feature_set_of(spec, card), card, weights)
+    return EmbedJob(str(store), (encoder,), spec, SlidePolicy(), 300.0, None)
 
 
 def rows_of(actor: SlideActor, tasks: Sequence[SlideTask]) -> Iterator[StatusRow]:

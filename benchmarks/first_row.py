@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import cluster.embedding
-from cluster.embedding import Batch, EmbedJob
+from cluster.embedding import Batch, EmbedJob, JobEncoder
 from cluster.session import ray_session
 from flows.config.keys import EmbedExecution
 from flows.embed import status_rows
@@ -47,7 +47,7 @@ def main() -> None:
     cluster.embedding.SlideActor = NoWork  # type: ignore[misc,assignment]
     card, spec = encoder_card("hed-texture"), TileSpec()
     feature_set = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
-    job = EmbedJob("unused", feature_set, card, None, spec, SlidePolicy(), 300.0, None)
+    job = EmbedJob("unused", (JobEncoder(feature_set, card, None),), spec, SlidePolicy(), 300.0, None)
     for num_slides in options.slides:
         tasks = [SlideTask(SlideId(f"s{number:06d}"), f"/slides/s{number:06d}.svs") for number in range(num_slides)]
         with ray_session("local", 2) as resources:

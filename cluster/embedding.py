@@ -9,9 +9,10 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -24,11 +25,12 @@ from mhim_core import errors
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.facts import PlanFacts
 from mhim_core.embed.memory import check_batch
-from mhim_core.embed.registry import load_encoder_for, num_weight_bytes
+from mhim_core.embed.registry import Weights, load_encoder_for, num_weight_bytes
 from mhim_core.errors import MhimError, SlideError, StorageError
 from mhim_core.features import SlideFeatures
 from mhim_core.fingerprint import canonical_json
-from mhim_core.outcome import ENCODER_DIED, ENCODER_STOOD_STILL
+from mhim_core.outcome import ENCODER_DIED, ENCODER_STOOD_STILL, merged
+from mhim_core.slides.remote import RemoteOptions
 from mhim_core.slides.segmenter import SegmenterFile
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.store.commit import Committed, commit, find_commit
@@ -41,18 +43,29 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from ray.data.datasource import Datasource
 
-    from mhim_core.embed.slide_encoder import SlideEncoder
+    from mhim_core.embed.slide_encoder import Encoded, SlideEncoder
+    from mhim_core.features import SlideReading
 
 Batch = dict[str, np.ndarray]
+Result = TypeVar("Result")
+
+
+class JobEncoder(NamedTuple):
+    """One of the encoders of a job."""
+
+    feature_set: FeatureSet
+    """Its features are committed to."""
+    card: EncoderCard
+    weights: Weights | None
+    """Where its weights file lies on every node; None: its card tells."""
 
 
 class EmbedJob(NamedTuple):
     """What an actor needs to know, the same for all of them: plain and picklable."""
 
     store_uri: str
-    feature_set: FeatureSet
-    card: EncoderCard
-    weights: str | None
+    encoders: tuple[JobEncoder, ...]
+    """They see the same tiles, which are read once."""
     spec: TileSpec
     policy: SlidePolicy
     decode_timeout_s: float
@@ -60,11 +73,33 @@ class EmbedJob(NamedTuple):
     restores: dict[SlideId, CommitRecord] | None = None
     """The commits of slides that are embedded to be written again, byte for byte; None: the slides are new."""
     encode_timeout_s: float = 600.0
-    """How long the encoder may take for a batch of tiles before its actor is killed and started anew."""
+    """How long the encoders together may take for a batch of tiles before their actor is killed and started anew."""
     num_decoders: int = 1
     """Slides decoded at once for the encoder."""
     segmenter: SegmenterFile | None = None
     """The file that finds tissue, where the spec has tissue=file."""
+    remote: RemoteOptions = RemoteOptions()
+    """How slides at `s3://` are read."""
+
+
+class Spent:
+    """An actor's seconds on one slide, by what it did: fields of its StatusRow."""
+
+    def __init__(self) -> None:
+        self._seconds = {"waited_s": 0.0, "encoded_s": 0.0, "stored_s": 0.0}
+
+    @contextmanager
+    def on(self, work: str, less: str = "") -> Iterator[None]:
+        """The block's seconds are `work`'s, but for those that within it went to `less`."""
+        start_s, others_s = time.monotonic(), self._seconds.get(less, 0.0)
+        try:
+            yield
+        finally:
+            within_s = self._seconds.get(less, 0.0) - others_s
+            self._seconds[work] += time.monotonic() - start_s - within_s
+
+    def rounded(self) -> dict[str, float]:
+        return {work: round(max(0.0, seconds), 3) for work, seconds in self._seconds.items()}
 
 
 class SlideActor:
@@ -85,12 +120,17 @@ class SlideActor:
         self._pulse: Pulse = Unwatched()
         if watch is not None:
             self._pulse = WatchedPulse(watch, self._node_id, job.encode_timeout_s)
-        self._pulse.works(loading_limit_s(job.encode_timeout_s, None))
-        num_bytes = num_weight_bytes(job.card, weights=job.weights)
-        self._pulse.works(loading_limit_s(job.encode_timeout_s, num_bytes))
+        self._pulse.works(loading_limit_s(job.encode_timeout_s, *[None] * len(job.encoders)))
+        num_bytes = [num_weight_bytes(encoder.card, weights=encoder.weights) for encoder in job.encoders]
+        self._pulse.works(loading_limit_s(job.encode_timeout_s, *num_bytes))
         self._storage = open_storage(job.store_uri)
         decode = partial(
-            decode_staged, spec=job.spec, policy=job.policy, staging_dir=job.staging_dir, segmenter=job.segmenter
+            decode_staged,
+            spec=job.spec,
+            policy=job.policy,
+            staging_dir=job.staging_dir,
+            segmenter=job.segmenter,
+            remote=job.remote,
         )
         self._decoder: Decoder[SlideTask] = Decoder(
             decode,
@@ -104,18 +144,23 @@ class SlideActor:
         self._decoder_limit_s = MAX_ATTEMPTS * (STAGING_TIMEOUT_S + job.decode_timeout_s)
         self._encoder: SlideEncoder | MhimError
         try:
-            check_batch(job.card, job.spec.tile_px, 1, memory_bytes())
-            self._encoder = SlideEncoder([load_encoder_for(job.card, weights=job.weights)])
+            check_batch([encoder.card for encoder in job.encoders], job.spec.tile_px, 1, memory_bytes())
+            self._encoder = SlideEncoder(
+                [load_encoder_for(encoder.card, weights=encoder.weights) for encoder in job.encoders]
+            )
         except MhimError as error:
             self._encoder = error
         except SystemExit as error:
-            self._encoder = MhimError(f"encoder {job.card.id}: {_exit_text(error)} while it was loaded")
+            names = ", ".join(encoder.card.id for encoder in job.encoders)
+            self._encoder = MhimError(f"encoder {names}: {_exit_text(error)} while it was loaded")
         self._pulse.waits(math.inf)
-        self._unforeseen: SlideId | None = None
-        """The slide that met an unforeseen exception, until another is encoded."""
+        self._unforeseen: dict[int | None, SlideId] = {}
+        """By encoder's place the slide that met an unforeseen exception, until another is encoded; None: outside of
+        them."""
+        self._spent = Spent()
 
     def __call__(self, batch: Batch) -> Iterator[Batch]:
-        tasks = [SlideTask(*json.loads(text)) for text in batch["task"]]
+        tasks = [task_of(text) for text in batch["task"]]
         try:
             for row in self._rows(tasks):
                 yield _batch(canonical_json(row))
@@ -141,51 +186,79 @@ class SlideActor:
         next(streams, None)  # what is left of the last
 
     def _embed_watched(self, task: SlideTask, stream: JobStream, encoder: "SlideEncoder") -> StatusRow:
-        start_s, retries_before = time.monotonic(), process_retries()
+        start_s, retries_before, self._spent = time.monotonic(), process_retries(), Spent()
         self._pulse.begin(task.slide_id)
         row = self._embed_with_retries(task, stream, encoder)
         self._wait_for_decoder()
         seconds = round(time.monotonic() - start_s, 3)
         retries = process_retries() - retries_before + stream.retries
-        row = row._replace(seconds=seconds, attempts=stream.attempts, retries=retries, node_id=self._node_id)
+        work: dict[str, Any] = {"seconds": seconds, "attempts": stream.attempts, "retries": retries}
+        work |= {"node_id": self._node_id} | self._spent.rounded()
+        row = row._replace(**work, parts=tuple(part._replace(**work) for part in row.parts))
         self._pulse.end(row)
         return row
 
     def _embed_with_retries(self, task: SlideTask, stream: JobStream, encoder: "SlideEncoder") -> StatusRow:
         while True:
             try:
-                return self._embed(task, stream, encoder)
+                return self._row_of(task, stream, None, partial(self._embed, task, stream, encoder))
             except RetrySlide:
                 continue
-            except SlideError as error:
-                return _failure(task, error.reason, _stage(error.reason, stream), error.message, error)
-            except StorageError as error:
-                return _failure(task, FailureReason.STORAGE, "commit", str(error), error)
-            except MhimError:
-                raise
-            except SystemExit as error:  # Ray would take it for the actor's wish to end, and start no other
-                self._check_alone(task, error)
-                return _failure(task, FailureReason.BAD_FEATURES, "encode", _exit_text(error), error)
-            except Exception as error:
-                self._check_alone(task, error)
-                return _failure(task, FailureReason.BAD_FEATURES, "encode", str(error), error)
 
-    def _check_alone(self, task: SlideTask, error: BaseException) -> None:
+    def _row_of(
+        self, task: SlideTask, stream: JobStream, place: int | None, work: Callable[[], Result]
+    ) -> Result | StatusRow:
+        """What `work` returns, or the row of the failure that it raised. `place`: the encoder that it concerns."""
+        try:
+            return work()
+        except SlideError as error:
+            return self._failure(task, place, error.reason, _stage(error.reason, stream), error.message, error)
+        except StorageError as error:
+            return self._failure(task, place, FailureReason.STORAGE, "commit", str(error), error)
+        except (MhimError, RetrySlide):
+            raise
+        except SystemExit as error:  # Ray would take it for the actor's wish to end, and start no other
+            self._check_alone(task, place, error)
+            return self._failure(task, place, FailureReason.BAD_FEATURES, "encode", _exit_text(error), error)
+        except Exception as error:
+            self._check_alone(task, place, error)
+            return self._failure(task, place, FailureReason.BAD_FEATURES, "encode", str(error), error)
+
+    def _failure(
+        self,
+        task: SlideTask,
+        place: int | None,
+        reason: FailureReason,
+        stage: str,
+        message: str,
+        error: BaseException,
+    ) -> StatusRow:
+        if place is not None and len(self._job.encoders) > 1 and self._name(place) not in message:
+            message = f"encoder {self._name(place)}: {message}"
+        return StatusRow(task.slide_id, Status.FAILED, reason, stage, type(error).__name__, message)
+
+    def _name(self, place: int) -> str:
+        return self._job.encoders[place].card.id
+
+    def _check_alone(self, task: SlideTask, place: int | None, error: BaseException) -> None:
         """One slide is a row of the report. A second in a row is an encoder that is broken, such as a dead CUDA
         context, which would fail all that are left: MhimError."""
-        if self._unforeseen not in (None, task.slide_id):
+        before = self._unforeseen.get(place)
+        if before not in (None, task.slide_id):
+            encoder = "the encoder" if place is None else f"encoder {self._name(place)}"
             raise MhimError(
-                f"the encoder failed on two slides in a row, {self._unforeseen} and {task.slide_id}, the latter with "
+                f"{encoder} failed on two slides in a row, {before} and {task.slide_id}, the latter with "
                 f"{type(error).__name__}: {error}; find the cause, then run again to go on"
             ) from error
-        self._unforeseen = task.slide_id
+        self._unforeseen[place] = task.slide_id
 
     def _items(self, stream: JobStream) -> Iterator[Any]:
         """The stream's items; from giving one until being asked for the next, this actor counts as at work."""
         items = iter(stream)
         while True:
             self._wait_for_decoder()
-            item = next(items, None)
+            with self._spent.on("waited_s"):
+                item = next(items, None)
             self._pulse.works(self._job.encode_timeout_s + STORING_S * isinstance(item, PlanFacts))
             if item is None:
                 return
@@ -200,33 +273,62 @@ class SlideActor:
         self._pulse.waits(self._decoder_limit_s + STORING_S)
 
     def _embed(self, task: SlideTask, stream: JobStream, encoder: "SlideEncoder") -> StatusRow:
+        """The slide's row: of one encoder, or of those of the task that have not committed it, in one pass."""
         items = self._items(stream)
         facts = next(items)
         assert isinstance(facts, PlanFacts)
-        reading = facts.reading
-        committed = self._job.restores[task.slide_id] if self._job.restores is not None else None
-        if committed is not None:
-            check_source(committed, reading)
-        else:
-            present = find_commit(
-                self._storage,
-                self._job.feature_set,
-                task.slide_id,
-                reading.source,
-                reading.mpp,
-                reading.source_sha256,
-                reading.regions,
-            )
-            if present is not None:
-                return skipped_row(present)
-        (features,) = encoder(items, facts)
-        self._unforeseen = None
-        self._pulse.works(self._job.encode_timeout_s + STORING_S + features.features.nbytes / SLOWEST_BYTES_PER_S)
-        row = self._commit(features) if committed is None else self._restore(features, committed)
-        return row._replace(message="; ".join(text for text in (row.message, facts.decoding) if text))
+        places = task.encoders or tuple(range(len(self._job.encoders)))
+        rows: dict[int, StatusRow] = {}
+        for place in places:
+            with self._spent.on("stored_s"):
+                known = self._row_of(task, stream, place, partial(self._known, task, place, facts.reading))
+            if known is not None:
+                rows[place] = known
+        left = [place for place in places if place not in rows]
+        if left:
+            chosen = encoder if len(left) == len(self._job.encoders) else encoder.only(left)
+            with self._spent.on("encoded_s", less="waited_s"):
+                results = chosen.each(items, facts)
+            self._unforeseen.pop(None, None)
+            for place in left:  # each is let go once it is stored
+                store = partial(self._store, task, place, results.pop(0), facts.decoding)
+                with self._spent.on("stored_s"):
+                    rows[place] = self._row_of(task, stream, place, store)
+        return merged([rows[place] for place in places])
 
-    def _restore(self, features: SlideFeatures, committed: CommitRecord) -> StatusRow:
-        record = restore(self._storage, self._job.feature_set, features, committed)
+    def _known(self, task: SlideTask, place: int, reading: "SlideReading") -> StatusRow | None:
+        """The row of a slide that this encoder need not encode."""
+        if self._job.restores is not None:
+            check_source(self._job.restores[task.slide_id], reading)
+            return None
+        self._pulse.works(self._job.encode_timeout_s + STORING_S)
+        feature_set = self._job.encoders[place].feature_set
+        present = find_commit(
+            self._storage,
+            feature_set,
+            task.slide_id,
+            reading.source,
+            reading.mpp,
+            reading.source_sha256,
+            reading.regions,
+        )
+        return None if present is None else skipped_row(present)
+
+    def _store(self, task: SlideTask, place: int, encoded: "Encoded", decoding: str) -> StatusRow:
+        """Commit one encoder's features. Raises what kept the encoder from making them."""
+        if isinstance(encoded, BaseException):
+            raise encoded
+        self._unforeseen.pop(place, None)
+        self._pulse.works(self._job.encode_timeout_s + STORING_S + encoded.features.nbytes / SLOWEST_BYTES_PER_S)
+        feature_set = self._job.encoders[place].feature_set
+        if self._job.restores is None:
+            row = self._commit(feature_set, encoded)
+        else:
+            row = self._restore(feature_set, encoded, self._job.restores[task.slide_id])
+        return row._replace(message="; ".join(text for text in (row.message, decoding) if text))
+
+    def _restore(self, feature_set: FeatureSet, features: SlideFeatures, committed: CommitRecord) -> StatusRow:
+        record = restore(self._storage, feature_set, features, committed)
         return StatusRow(
             record.slide_id,
             record.status,
@@ -236,8 +338,8 @@ class SlideActor:
             commit_key=record.commit_key,
         )
 
-    def _commit(self, features: SlideFeatures) -> StatusRow:
-        result = commit(self._storage, self._job.feature_set, features)
+    def _commit(self, feature_set: FeatureSet, features: SlideFeatures) -> StatusRow:
+        result = commit(self._storage, feature_set, features)
         record = result.record
         if not isinstance(result, Committed):
             return skipped_row(record)
@@ -262,6 +364,12 @@ class SlideActor:
 def task_rows(tasks: Sequence[SlideTask]) -> list[dict[str, str]]:
     """Tasks as rows for Ray Data: JSON text, since an Arrow column would turn a missing mpp into NaN."""
     return [{"task": json.dumps(task)} for task in tasks]
+
+
+def task_of(text: str) -> SlideTask:
+    """The task of such a row."""
+    task = SlideTask(*json.loads(text))
+    return task._replace(encoders=tuple(task.encoders))
 
 
 _TASKS_OF_SOURCE = 1000
@@ -305,12 +413,17 @@ def status_of(row: dict[str, Any]) -> StatusRow:
     if "error" in fields:
         kind = getattr(errors, fields["error"], MhimError)
         raise kind(fields["message"])
+    return _status_row(fields)
+
+
+def _status_row(fields: dict[str, Any]) -> StatusRow:
     reason = fields["reason"]
     return StatusRow(
         **{
             **fields,
             "status": Status(fields["status"]),
             "reason": None if reason is None else FailureReason(reason),
+            "parts": tuple(map(_status_row, fields.get("parts", ()))),
         }
     )
 
@@ -353,9 +466,9 @@ def actor_faults(slides_per_call: int) -> dict[str, Any]:
     return {"max_restarts": -1, "max_task_retries": MAX_DEATHS * slides_per_call + _LOST_NODES}
 
 
-def loading_limit_s(encode_timeout_s: float, num_weight_bytes: int | None) -> float:
-    """How long an actor may take to load its encoder; None: weights that must be downloaded."""
-    num_bytes = LARGEST_WEIGHTS_BYTES if num_weight_bytes is None else num_weight_bytes
+def loading_limit_s(encode_timeout_s: float, *num_weight_bytes: int | None) -> float:
+    """How long an actor may take to load its encoders; None: weights that must be downloaded."""
+    num_bytes = sum(LARGEST_WEIGHTS_BYTES if size is None else size for size in num_weight_bytes)
     return STARTING_S + encode_timeout_s + num_bytes / SLOWEST_LOAD_BYTES_PER_S
 
 
@@ -381,11 +494,6 @@ def _stage(reason: FailureReason, stream: JobStream) -> str:
     if reason in _PLANNING:
         return "plan"
     return "tiles" if stream.has_begun else "open"
-
-
-def _failure(task: SlideTask, reason: FailureReason, stage: str, message: str, error: BaseException) -> StatusRow:
-    kind = type(error).__name__
-    return StatusRow(task.slide_id, Status.FAILED, reason, stage, kind, message)
 
 
 def _given_up(task: SlideTask, verdict: Verdict, encode_timeout_s: float) -> StatusRow:

@@ -8,6 +8,7 @@ or logged.
 """
 
 import datetime
+import functools
 import os
 import random
 import threading
@@ -143,6 +144,12 @@ class S3Client:
         self._reset()
 
 
+@functools.cache
+def shared_client() -> S3Client:
+    """The process's own for single objects, which knows whether their store has ever answered."""
+    return S3Client()
+
+
 _CONNECTIONS: dict[Any, Any] = {}
 _CONNECTING = threading.Lock()
 
@@ -190,9 +197,12 @@ def _code(failure: boto.ClientError) -> str:
     return str(failure.response.get("Error", {}).get("Code", ""))
 
 
+def _status(failure: boto.ClientError) -> int:
+    return int(failure.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
 def _may_pass(failure: boto.ClientError) -> bool:
-    status = failure.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return _code(failure) in _PASSING or status in _PASSING_STATUS
+    return _code(failure) in _PASSING or _status(failure) in _PASSING_STATUS
 
 
 def _explain(failure: Exception, action: str, place: S3Place) -> Exception:
@@ -207,6 +217,8 @@ def _explain(failure: Exception, action: str, place: S3Place) -> Exception:
         return StorageError(
             f"{failed_action}: no connection to the store ({kind}); check AWS_ENDPOINT_URL and the network"
         )
+    if isinstance(failure, boto.ReadTimeoutError):
+        return StorageError(f"{failed_action}: the store took the request and sent no answer for {READ_TIMEOUT_S} s")
     if isinstance(failure, _DROPPED):
         return StorageError(f"{failed_action}: the connection was dropped again and again ({kind})")
     return StorageError(f"{failed_action}: {failure}")
@@ -220,10 +232,13 @@ def _explain_reply(failure: boto.ClientError, failed_action: str, place: S3Place
         return StorageError(f"{failed_action}: the bucket {place.bucket} does not exist")
     if code in ("NoSuchKey", "404", "NotFound"):
         return NotFoundError(f"s3://{place.bucket}/{place.key} does not exist")
-    if code in _DENIED:
-        return StorageError(
-            f"{failed_action}: the bucket {place.bucket} denies access ({code}); check credentials and policy"
-        )
     if _may_pass(failure):
         return StorageError(f"{failed_action}: the store kept answering {code} for {RETRY_LIMIT_S:.0f} s")
+    if code in _DENIED or _status(failure) in (
+        401,
+        403,
+    ):  # stores have codes of their own: UserSuspended, QuotaExceeded
+        return StorageError(
+            f"{failed_action}: the bucket {place.bucket} denies access ({code}); check credentials, policy and quota"
+        )
     return StorageError(f"{failed_action}: the store answered {code or 'an unknown error'}")

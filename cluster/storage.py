@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.s3 import KeyTakenError, S3Client, S3Place, parse_s3_uri
+from cluster.s3 import KeyTakenError, S3Client, S3Place, parse_s3_uri, shared_client
 from mhim_core.errors import ConfigError, ConflictError, NotFoundError, SlideError, StorageError
 from mhim_core.features import SourceHint, SourceIdentity
 from mhim_core.slides.source_identity import identity_of
@@ -107,7 +107,7 @@ def read_bytes(uri: str) -> bytes:
     """A whole file or object. Raises NotFoundError; StorageError, also for a pipe or a device."""
     if uri.startswith("s3://"):
         place = parse_s3_uri(uri)
-        return _shared_client().call("read", place, functools.partial(_read, place))
+        return shared_client().call("read", place, functools.partial(_read, place))
     path = Path(uri)
     try:
         return read_file(path)
@@ -126,7 +126,7 @@ def download(uri: str, path: str | os.PathLike[str]) -> None:
     descriptor, temporary = tempfile.mkstemp(prefix=".part-", dir=target.parent)
     os.close(descriptor)
     try:
-        _shared_client().call("read", place, functools.partial(_read_into, temporary, place))
+        shared_client().call("read", place, functools.partial(_read_into, temporary, place))
         os.replace(temporary, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -139,7 +139,7 @@ def download(uri: str, path: str | os.PathLike[str]) -> None:
 def object_hint(uri: str) -> SourceHint:
     """Size and etag of an `s3://` object, by one HEAD. Raises NotFoundError, StorageError."""
     place = parse_s3_uri(uri)
-    head = _shared_client().call("look at", place, lambda s3: s3.head_object(Bucket=place.bucket, Key=place.key))
+    head = shared_client().call("look at", place, lambda s3: s3.head_object(Bucket=place.bucket, Key=place.key))
     return SourceHint(uri, int(head["ContentLength"]), str(head["ETag"]).strip('"'))
 
 
@@ -167,7 +167,7 @@ def _listed_hints(folder: S3Place, wanted: Mapping[str, str]) -> dict[str, Sourc
     arguments = {"Bucket": folder.bucket, "Prefix": folder.key, "Delimiter": "/"}
     for _ in range(len(wanted) // _HEADS_A_LISTING):
         try:
-            page = _shared_client().call("list", folder, functools.partial(_list_page, arguments))
+            page = shared_client().call("list", folder, functools.partial(_list_page, arguments))
         except StorageError:  # reading may be allowed where listing is not; a HEAD tells a lost store as well
             return hints
         for item in page.get("Contents", []):
@@ -194,7 +194,7 @@ def object_identity(uri: str) -> SourceIdentity:
     place = parse_s3_uri(uri)
 
     def read(offset: int, length: int) -> bytes:
-        return _shared_client().call("read", place, functools.partial(_read_range, place, offset, length))
+        return shared_client().call("read", place, functools.partial(_read_range, place, offset, length))
 
     num_bytes = object_hint(uri).num_bytes
     return identity_of(num_bytes, read if num_bytes else lambda *_: b"")  # no range of an empty object is valid
@@ -247,8 +247,3 @@ def _read_into(path: str, place: S3Place, s3: Any) -> None:
     with contextlib.closing(body), open(path, "wb") as file:
         for chunk in body.iter_chunks(_CHUNK_BYTES):
             file.write(chunk)
-
-
-@functools.cache
-def _shared_client() -> S3Client:
-    return S3Client()

@@ -13,7 +13,7 @@ from functools import partial
 
 from cluster.decoding import AtHand, Decoder, JobStream, RetrySlide
 from cluster.region_files import region_files
-from cluster.staging import STAGING_TIMEOUT_S, at_hand, staging_sweep
+from cluster.staging import STAGING_TIMEOUT_S, at_hand, remote_for, staging_sweep
 from cluster.storage import open_storage
 from flows.config.commands import CheckConfig
 from flows.config.keys import DecodeKeys
@@ -28,6 +28,7 @@ from mhim_core.errors import SlideError
 from mhim_core.outcome import Outcome, reconcile
 from mhim_core.printable import one_line
 from mhim_core.slides.inspection import SlideInspection, inspect_slide
+from mhim_core.slides.remote import RemoteOptions
 from mhim_core.slides.segmenter import SegmenterFile
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.storage import Storage
@@ -70,11 +71,12 @@ def _estimate(
 ) -> Sequence[str]:
     """What the cohort would cost, in lines. Raises EncoderError; InputError if no slide is there."""
     slides = cohort_slides(cohort_input)
-    card = settled_card(config.encoder, config.tiles, None, on_gpu=False)
+    (encoder,) = config.encoder.each()
+    card = settled_card(encoder, config.tiles, None, on_gpu=False)
     tiles_per_s = config.estimate.encoder_tiles_per_s
     source = "as given"
     if tiles_per_s is None:
-        tiles_per_s = measured_tiles_per_s(card, config.tiles.tile_px, config.encoder.encoder_weights or None)
+        tiles_per_s = measured_tiles_per_s(card, config.tiles.tile_px, encoder.weights_of(card.id))
         source = f"measured here, {card.runtime}, {card.num_threads} thread"
     sampled = {
         task.slide_id: SampledSlide(look.num_tiles, look.plan_s, look.read_s, look.num_read)
@@ -109,6 +111,7 @@ def inspect_all(
         policy=policy,
         staging_dir=staging_dir,
         segmenter=segmenter,
+        remote=keys.remote(),
         with_picture=pictures is not None,
     )
     decoder = Decoder(decode, keys.decode_timeout_s, STAGING_TIMEOUT_S, staging_sweep(staging_dir))
@@ -170,9 +173,18 @@ def _inspect(
     policy: SlidePolicy,
     staging_dir: str | None,
     segmenter: SegmenterFile | None,
+    remote: RemoteOptions,
     with_picture: bool,
 ) -> Iterator[AtHand | SlideInspection]:
-    with at_hand(task, staging_dir) as slide:
+    with at_hand(task, staging_dir, remote_for(remote, spec.backend)) as slide:
         yield AtHand()
         files = region_files(task, segmenter)
-        yield inspect_slide(slide.path, slide.task, spec=spec, policy=policy, files=files, with_picture=with_picture)
+        yield inspect_slide(
+            slide.path,
+            slide.task,
+            spec=spec,
+            policy=policy,
+            files=files,
+            with_picture=with_picture,
+            ranged=slide.ranged,
+        )

@@ -37,6 +37,13 @@ FLOWS = {
         "cohort=my.csv",
         heading="From slides to a report",
     ),
+    "encoders": FlowCommand(
+        "encoders",
+        "encoders.EncodersConfig",
+        "the tile encoders by name: dimension, scale, licence, needs",
+        "uni2-h",
+        positional=("name",),
+    ),
     "embed": FlowCommand(
         "embed", "EmbedConfig", "slides → tile features in a store", "cohort=my.csv store=./features target_mpp=0.5"
     ),
@@ -65,6 +72,18 @@ FLOWS = {
         "ConvertConfig",
         "published checkpoints (MHIM-MIL, CLAM) into model files, and back",
         "checkpoint=theirs.pt out=model.safetensors classes=normal,tumour",
+    ),
+    "import": FlowCommand(
+        "import_features",
+        "interop.ImportConfig",
+        "features of TRIDENT, CLAM, STAMP, MHIM-MIL or slide2vec into a store",
+        "source=./features_uni_v1 format=trident cohort=my.csv store=./features",
+    ),
+    "export": FlowCommand(
+        "export_features",
+        "interop.ExportConfig",
+        "a store's features as files of these tools, or the tiles as PNG or WebDataset",
+        "store=./features format=clam out=./clam cohort=my.csv",
     ),
     "pipeline": FlowCommand(
         "pipeline",
@@ -187,13 +206,19 @@ FLOWS = {
         function="sign",
         positional=("name",),
     ),
+    "status": FlowCommand(
+        "store_status",
+        "store.StoreStatusConfig",
+        "how far an embedding has come, from any terminal or machine",
+        "store=./features",
+        heading="Stores, clusters and the demo",
+    ),
     "store verify": FlowCommand(
         "store",
         "store.StoreVerifyConfig",
         "find missing and damaged files of a store, by slide",
         "store=./features deep=true",
         function="verify",
-        heading="Stores, clusters and the demo",
     ),
     "store repair": FlowCommand(
         "store",

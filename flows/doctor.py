@@ -13,6 +13,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from cluster.machine import check_threads, memory_bytes, ray_folder
 from cluster.session import ray_session, usable_cpus
 from cluster.storage import open_storage, supports_put_if_absent
 from flows.config.doctor import DoctorConfig
+from flows.config.keys import EncoderKeys
 from flows.engine.machine_errors import machine_error
 from flows.engine.result import FlowResult
 from flows.engine.state_folder import private_folder, state_folder
@@ -64,7 +66,8 @@ def _checks(config: DoctorConfig) -> Iterator[Check]:
     yield Check("sockets", _sockets)
     yield Check("slides", _slides)
     yield Check("gpu", _gpu)
-    yield Check("encoder", lambda: _encoder(config))
+    for keys in config.encoder.each():
+        yield Check("encoder", partial(_encoder, config, keys))
     if config.store:
         yield Check("store", lambda: _store(config.store))
     if config.cohort:
@@ -171,15 +174,15 @@ def _gpu() -> str:
     return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name(0)}, seen by torch {torch.__version__}"
 
 
-def _encoder(config: DoctorConfig) -> str:
+def _encoder(config: DoctorConfig, keys: EncoderKeys) -> str:
     """The one that embed would take with these keys, on a CPU."""
     from flows.runs.tiling import settled_card
     from mhim_core.embed.registry import load_encoder_for
     from mhim_core.slides.spec import TileSpec
 
     with tempfile.TemporaryDirectory() as no_store:
-        card = settled_card(config.encoder, TileSpec(), open_storage(config.store or no_store), on_gpu=False)
-    load_encoder_for(card, weights=config.encoder.encoder_weights or None)
+        card = settled_card(keys, TileSpec(), open_storage(config.store or no_store), on_gpu=False)
+    load_encoder_for(card, weights=keys.weights_of(keys.encoder))
     return f"{card.id} (D={card.dim}) is loaded, by {card.runtime}"
 
 

@@ -1,15 +1,18 @@
 """mhim embed cohort=my.csv store=./features: slides → one Parquet file of tile features per slide.
 
 Inputs: the cohort table and its slides. Outputs, in the store: feature files, a commit per slide, a new version of the
-manifest; a folder in `reports/` with one row per failed slide, and the keys. Cost: decoding and encoding of what is not
-committed yet; if nothing is left to do, Ray is not started.
-Exit code: 0, 3 (some slides failed), 4 (more than max_failed_fraction), 2, 5, 6.
+manifest; a folder in `reports/` with one row per failed slide, and the keys. With `encoder=a,b,c` all of this for each
+encoder, as separate commands would write it. Cost: decoding and encoding of what is not committed yet, decoding once
+for all encoders; if nothing is left to do, Ray is not started.
+Exit code: 0, 3 (some slides failed, for one encoder at least), 4 (more than max_failed_fraction), 2, 5, 6.
 """
 
 import math
+import os
+import socket
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,26 +23,29 @@ from cluster.session import Resources, check_address, num_shares, plain_errors, 
 from cluster.storage import open_storage, require_put_if_absent
 from flows.config.commands import EmbedConfig, PredictConfig
 from flows.config.files import write_resolved
-from flows.config.keys import EmbedExecution
+from flows.config.flat import with_keys
+from flows.config.keys import EmbedExecution, EncoderKeys
 from flows.config.store import StoreRepairConfig
 from flows.engine.result import FlowResult
-from flows.runs.cohort import CohortInput, load_cohort, slide_identity
-from flows.runs.embed_report import MAX_LINES, Embedded, retry_advice, view_lines, write_report
+from flows.runs.cohort import CohortInput, load_cohort
+from flows.runs.embed_report import MAX_LINES, Embedded, new_report, retry_advice, view_lines, write_report
+from flows.runs.open_sets import CohortEncoder, Decoding, OpenSet, by_tiling, decoding_for, open_sets
 from flows.runs.progress import SlideProgress
 from flows.runs.regions import with_regions
 from flows.runs.storage_retries import print_retries
-from flows.runs.tiling import feature_set_of, settled_card, settled_spec
+from flows.runs.tiling import settled_card
 from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.embed.memory import check_batch
 from mhim_core.errors import ConfigError, MachineError, StorageError
-from mhim_core.outcome import LOST, Outcome, reconcile
+from mhim_core.outcome import LOST, Outcome, joined, parts_of, reconcile
 from mhim_core.printable import one_line
 from mhim_core.slides.spec import TileSpec
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import register
-from mhim_core.store.ledger import Ledger, Pending
+from mhim_core.store.ledger import Ledger
 from mhim_core.store.manifest import write_manifest
-from mhim_core.store.record import CommitRecord, skipped_row
+from mhim_core.store.progress import ProgressTeller
+from mhim_core.store.record import CommitRecord
 from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
 from mhim_core.workload import spread_order
 
@@ -59,9 +65,14 @@ def run(config: EmbedConfig) -> FlowResult:
         print(f"warning: {finding}")
     storage = open_storage(config.store)
     spec = config.regions.settled(config.tiles)
-    card = settled_card(config.encoder, spec, storage, on_gpu=bool(config.embedding.gpus_per_actor))
     cohort_input = with_regions(cohort_input, spec, config.regions)
-    return embed_cohort(cohort_input, card, spec, config, storage).result
+    on_gpu = bool(config.embedding.gpus_per_actor)
+    encoders = []
+    for keys in config.encoder.each():
+        card = settled_card(keys, spec, storage, on_gpu=on_gpu)
+        encoders.append(CohortEncoder(card, keys.weights_of(keys.encoder), _with_encoder(config, keys)))
+    embedded = embed_encoders(cohort_input, encoders, spec, config, storage)
+    return embedded[0].result if len(embedded) == 1 else _joined_result(embedded, encoders, config)
 
 
 def embed_cohort(
@@ -71,56 +82,115 @@ def embed_cohort(
     config: EmbedConfig | PredictConfig,
     storage: Storage,
 ) -> Embedded:
-    """Embed the slides that are not committed yet; then write the manifest and the report.
+    """`embed_encoders` with one encoder, whose card is settled."""
+    encoder = CohortEncoder(card, config.encoder.weights_of(card.id), config)
+    (embedded,) = embed_encoders(cohort_input, [encoder], spec, config, storage)
+    return embedded
 
-    Raises ConfigError, before anything is written, if slides are left for an encoder on a GPU and actors have none.
+
+def embed_encoders(
+    cohort_input: CohortInput,
+    encoders: Sequence[CohortEncoder],
+    spec: TileSpec,
+    config: EmbedConfig | PredictConfig,
+    storage: Storage,
+) -> list[Embedded]:
+    """Embed the slides that are not committed yet, reading each once for the encoders that lack it; then write every
+    encoder's manifest and report. One result per encoder, in their order.
+
+    Raises ConfigError, before anything is written, if slides are left for an encoder on a GPU and actors have none, or
+    if two encoders would make the same features.
     """
     config.embedding.check_room(config.ray)
     retries_before = process_retries()
-    spec = settled_spec(spec, card, storage)
-    feature_set = feature_set_of(spec, card)
-    ledger = Ledger(storage, feature_set)
-    pending = ledger.pending(
-        cohort_input.open_tasks(),
-        hints=lambda task: cohort_input.hints.get(task.slide_id),
-        policy=config.policy,
-        identity=slide_identity,
-        retry_failed=config.failures.retry_failed,
-        decode_timeout_s=config.decode.decode_timeout_s,
-    )
-    if pending.todo:
-        _check_device(card, config.embedding)
-        _check_memory(card, spec, config, len(pending.todo))
-    register(storage, feature_set)
-    rows = [*_already_known(pending), *cohort_input.refused]
-    if pending.todo:
+    tasks = cohort_input.tasks()
+    sets = open_sets(cohort_input, encoders, spec, storage)
+    groups = by_tiling(sets)
+    decodings = [decoding_for(group, cohort_input.open_tasks()) for group in groups]
+    for decoding in decodings:
+        _check_decoding(decoding, config)
+    for open_set in sets:
+        register(storage, open_set.feature_set)
+    if any(decoding.tasks for decoding in decodings):
         require_put_if_absent(storage)
-        from cluster.embedding import EmbedJob
+    if len(groups) > 1:
+        print(f"note: these encoders have {len(groups)} tilings in {storage.uri}, and slides are read once for each")
+    embedded: dict[str, Embedded] = {}
+    num_retries = -retries_before
+    for group, decoding in zip(groups, decodings, strict=True):
+        rows = _embedded_rows(decoding, config, cohort_input, storage) if decoding.tasks else []
+        num_retries += sum(row.retries for row in rows)
+        own_rows = decoding.rows_of(rows)
+        for open_set in group:
+            key = open_set.feature_set.fingerprint
+            outcome = reconcile([task.slide_id for task in tasks], [*open_set.known_rows, *own_rows.get(key, [])])
+            heading = f"{open_set.encoder.card.id}: " if len(sets) > 1 else ""
+            embedded[key] = _finish(open_set, outcome, storage, heading, num_retries)
+    print_retries(num_retries + process_retries())
+    return [embedded[open_set.feature_set.fingerprint] for open_set in sets]
 
-        job = EmbedJob(
-            storage.uri,
-            feature_set,
-            card,
-            config.encoder.encoder_weights or None,
-            spec,
-            config.policy,
-            config.decode.decode_timeout_s,
-            config.decode.staging_dir or None,
-            encode_timeout_s=config.embedding.encode_timeout_s,
-            segmenter=config.regions.segmenter(),
-        )
-        rows += embed_pending(pending.todo, job, config, ledger, cohort_input)
-    outcome = reconcile([task.slide_id for task in cohort_input.tasks()], rows)
+
+def _embedded_rows(
+    decoding: Decoding, config: EmbedConfig | PredictConfig, cohort_input: CohortInput, storage: Storage
+) -> list[StatusRow]:
+    from cluster.embedding import EmbedJob, JobEncoder
+
+    job = EmbedJob(
+        storage.uri,
+        tuple(
+            JobEncoder(open_set.feature_set, open_set.encoder.card, open_set.encoder.weights)
+            for open_set in decoding.sets
+        ),
+        decoding.sets[0].spec,
+        config.policy,
+        config.decode.decode_timeout_s,
+        config.decode.staging_dir or None,
+        encode_timeout_s=config.embedding.encode_timeout_s,
+        segmenter=config.regions.segmenter(),
+        remote=config.decode.remote(),
+    )
+    ledgers = [open_set.ledger for open_set in decoding.sets]
+    return embed_pending(decoding.tasks, job, config, ledgers, cohort_input)
+
+
+def embed_pending(
+    tasks: Sequence[SlideTask],
+    job: "EmbedJob",
+    config: EmbedConfig | PredictConfig,
+    ledgers: Sequence[Ledger],
+    cohort_input: CohortInput,
+) -> list[StatusRow]:
+    """Embed the tasks' slides; `ledgers`: those of the job's encoders.
+
+    Failures are recorded as they occur, so that none is lost if the driver is killed.
+    """
+    by_id = {task.slide_id: task for task in tasks}
+
+    def record(row: StatusRow) -> None:
+        if row.status is not Status.FAILED:
+            return
+        task, hint = by_id[row.slide_id], cohort_input.hints.get(row.slide_id)
+        for place, part in parts_of(row, task, len(ledgers)).items():
+            if part.status is Status.FAILED:
+                ledgers[place].record_failure(task, part, job.policy, hint, job.decode_timeout_s)
+
+    return embed_tasks(tasks, job, config, ledgers[0].storage, cohort_input, record)
+
+
+def _finish(open_set: OpenSet, outcome: Outcome, storage: Storage, heading: str, num_retries: int) -> Embedded:
+    """Write the manifest and the report of one feature set, and say what became of its slides.
+
+    `num_retries`: requests that were repeated, but for this process's since it began.
+    """
+    config, feature_set, pending = open_set.encoder.config, open_set.feature_set, open_set.pending
     # a slide that is refused keeps no entry: what is committed of it has other regions, or had them
-    refused: dict[SlideId, CommitRecord | None] = {row.slide_id: None for row in cohort_input.refused}
-    entries = refused | ledger.cohort_entries(pending, outcome.rows)
+    refused: dict[SlideId, CommitRecord | None] = {row.slide_id: None for row in open_set.refused}
+    entries = refused | open_set.ledger.cohort_entries(pending, outcome.rows)
     manifest = write_manifest(storage, feature_set, entries)
-    num_retries = process_retries() - retries_before + sum(row.retries for row in outcome.rows)
-    folder = write_report(storage, feature_set, outcome, manifest, num_retries)
+    folder = write_report(storage, feature_set, outcome, manifest, num_retries + process_retries())
     write_resolved(storage, config, "embed" if isinstance(config, EmbedConfig) else "predict", folder)
     report = storage.locate(folder)
-    _tell(outcome, {row.slide_id for row in (*pending.given_up, *cohort_input.refused)}, pending)
-    print_retries(num_retries)
+    _tell(outcome, open_set, heading)
     print(f"manifest version {manifest.version} in {storage.uri}; report: {report}")
     result = FlowResult(
         exit_code=config.failures.exit_code_of(outcome),
@@ -130,22 +200,26 @@ def embed_cohort(
     return Embedded(result, outcome, {key: record for key, record in entries.items() if record is not None})
 
 
-def embed_pending(
-    tasks: Sequence[SlideTask],
-    job: "EmbedJob",
-    config: EmbedConfig | PredictConfig,
-    ledger: Ledger,
-    cohort_input: CohortInput,
-) -> list[StatusRow]:
-    """Embed the tasks' slides. Failures are recorded as they occur, so that none is lost if the driver is killed."""
-    by_id = {task.slide_id: task for task in tasks}
+def _with_encoder(config: EmbedConfig, keys: EncoderKeys) -> EmbedConfig:
+    if len(config.encoder.names()) == 1:
+        return config
+    own = {name: getattr(keys, name) for name in ("encoder", "encoder_weights", "encoder_revision", "encoder_file")}
+    return with_keys(config, **own)
 
-    def record(row: StatusRow) -> None:
-        if row.status is Status.FAILED:
-            hint = cohort_input.hints.get(row.slide_id)
-            ledger.record_failure(by_id[row.slide_id], row, job.policy, hint, job.decode_timeout_s)
 
-    return embed_tasks(tasks, job, config, ledger.storage, cohort_input, record)
+def _joined_result(embedded: Sequence[Embedded], encoders: Sequence[CohortEncoder], config: EmbedConfig) -> FlowResult:
+    """Of several encoders: a slide that failed for one of them counts as failed."""
+    outcome = joined([own.outcome for own in embedded])
+    print(f"{len(encoders)} encoders together: {outcome.summary()}")
+    outputs = {"store": embedded[0].result.outputs["store"]}
+    for encoder, own in zip(encoders, embedded, strict=True):
+        for name in ("manifest", "report"):
+            outputs[f"{name} of {encoder.card.id}"] = own.result.outputs[name]
+    return FlowResult(
+        exit_code=config.failures.exit_code_of(outcome),
+        outputs=outputs,
+        recomputed=any(own.result.recomputed for own in embedded),
+    )
 
 
 def embed_tasks(
@@ -160,7 +234,7 @@ def embed_tasks(
     rows: list[StatusRow] = []
 
     def record_reachable(row: StatusRow) -> None:
-        if row.reason is FailureReason.STORAGE:
+        if any(part.reason is FailureReason.STORAGE for part in (row, *row.parts)):
             _check_reachable(storage)
         record(row)
 
@@ -170,7 +244,8 @@ def embed_tasks(
     ordered = [tasks[index] for index in spread_order(list(sizes.values()))]
     with ray_session(config.ray.ray_address, config.ray.local_cpus) as cluster:
         num_actors = actor_pool(config.embedding, cluster, len(tasks)).initial_size
-        with SlideProgress(sizes, num_actors, kinds) as progress:
+        teller = ProgressTeller(storage, new_report(), len(tasks), socket.gethostname(), os.getpid())
+        with SlideProgress(sizes, num_actors, kinds, teller) as progress:
             for row in status_rows(ordered, job, config.embedding, cluster):
                 progress.update(row)
                 rows.append(row)
@@ -284,27 +359,32 @@ _MAX_DECODERS = 8
 """Chosen here; each keeps up to 64 MiB of tiles ready. decoders_per_actor= may be more."""
 
 
-def _tell(outcome: Outcome, not_tried: set[SlideId], pending: Pending) -> None:
-    print(outcome.summary())
+def _tell(outcome: Outcome, open_set: OpenSet, heading: str) -> None:
+    print(f"{heading}{outcome.summary()}")
+    not_tried = {row.slide_id for row in (*open_set.pending.given_up, *open_set.refused)}
     untold = [row for row in outcome.failed if row.slide_id in not_tried or row.error_type == LOST]
     for row in untold[:MAX_LINES]:  # the others were told when they failed
         print(f"  {row.slide_id}: {row.reason}: {one_line(row.message)}")
     for line in view_lines(outcome):
         print(one_line(line))
-    if advice := retry_advice(pending.given_up):
+    if advice := retry_advice(open_set.pending.given_up):
         print(advice)
-
-
-def _already_known(pending: Pending) -> Iterable[StatusRow]:
-    for record in pending.done.values():
-        yield skipped_row(record)
-    yield from pending.given_up
 
 
 def _num_bytes(slide_id: SlideId, cohort_input: CohortInput) -> int:
     """Size of the slide's file; 0 if it is missing."""
     hint = cohort_input.hints.get(slide_id)
     return 0 if hint is None else hint.num_bytes
+
+
+def _check_decoding(decoding: Decoding, config: EmbedConfig | PredictConfig) -> None:
+    """Raises ConfigError for what actors of this machine, or of its keys, could never do."""
+    if not decoding.tasks:
+        return
+    cards = [open_set.encoder.card for open_set in decoding.sets]
+    for card in cards:
+        _check_device(card, config.embedding)
+    _check_memory(cards, decoding.sets[0].spec, config, len(decoding.tasks))
 
 
 def _check_device(card: EncoderCard, config: EmbedExecution) -> None:
@@ -315,12 +395,14 @@ def _check_device(card: EncoderCard, config: EmbedExecution) -> None:
         )
 
 
-def _check_memory(card: EncoderCard, spec: TileSpec, config: EmbedConfig | PredictConfig, num_tasks: int) -> None:
+def _check_memory(
+    cards: Sequence[EncoderCard], spec: TileSpec, config: EmbedConfig | PredictConfig, num_tasks: int
+) -> None:
     """A local Ray's actors share this machine; those of a cluster look at theirs when they start."""
     if config.ray.ray_address == "local":
         num_cpus = config.ray.local_cpus or usable_cpus()
         num_actors = config.embedding.embed_actors or min(num_cpus, num_tasks)
-        check_batch(card, spec.tile_px, num_actors, memory_bytes())
+        check_batch(cards, spec.tile_px, num_actors, memory_bytes())
 
 
 def _check_reachable(storage: Storage) -> None:

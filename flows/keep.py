@@ -110,7 +110,8 @@ def _set_line(contents: SetContents) -> str:
     if feature_set is not None:
         runtime = feature_set.encoder.get("runtime")
         made_by = f" by {runtime}" if runtime else ""
-        words += [f"{feature_set.encoder_id} (D={feature_set.dim}){made_by}", tiling_words(feature_set)]
+        words.append(f"{feature_set.encoder_id} (D={feature_set.dim}){made_by}")
+        words += [tiling] if (tiling := tiling_words(feature_set)) else []
     if totals is not None:
         empty = f" ({totals.num_empty} without tissue)" if totals.num_empty else ""
         words.append(f"{totals.num_slides} slides{empty}, {totals.num_tiles:,} tiles, {totals.num_bytes:,} bytes")
@@ -127,7 +128,8 @@ def _print_slides(storage: Storage, feature_set: FeatureSet) -> None:
     for record in manifest.entries.values():
         reading = record.reading
         counts = f"{record.num_tiles:,} tiles  {record.num_bytes:,} bytes"
-        print(one_line(f"{record.slide_id}  {record.status}  {counts}  {reading.mpp.x:.4g} µm/px  {reading.hint.uri}"))
+        mpp = f"{reading.mpp.x:.4g} µm/px" if reading.mpp.x else "µm/px not stated"
+        print(one_line(f"{record.slide_id}  {record.status}  {counts}  {mpp}  {reading.hint.uri}"))
     print(f"{len(manifest.entries)} slides by manifest {manifest.ref.version} of {feature_set.fingerprint[:16]}")
 
 

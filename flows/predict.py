@@ -3,9 +3,10 @@ mhim predict model=lung@champion registry=./registry cohort=new.csv out=predicti
 
 Inputs: a finished run, or a registered model, which needs nothing but its registry; a cohort table (if it has labels,
 metrics are computed). The slides are embedded with exactly the model's tiling and encoder card, into store=, else the
-run's store, else `features/` in out. Outputs, in out: predictions (Parquet, CSV; one row per slide, or per patient if
-bags are patients) with the mean over the models and its spread, calibrated probabilities and the decision at the
-threshold; the mean attention; a page with heat maps. Between two predictions of the same, only `predicted_at` differs.
+run's store, else `features/` in out; features that a model was trained on as imported ones must be imported there.
+Outputs, in out: predictions (Parquet, CSV; one row per slide, or per patient if bags are patients) with the mean over
+the models and its spread, calibrated probabilities and the decision at the threshold; the mean attention; a page with
+heat maps. Between two predictions of the same, only `predicted_at` differs.
 Cost: embedding slides that are not in the store yet, then one pass per model, and for a run one pass over its
 validation bags. Exit code: 0, 2, 3, 4, 5 (out holds predictions by another model), 6.
 """
@@ -23,6 +24,7 @@ from flows.prediction.predictor import Predictor, predictor_of_model, predictor_
 from flows.runs.cohort import CohortInput, load_cohort
 from flows.runs.embed_report import Embedded
 from flows.runs.folder import read_run
+from flows.runs.imported_features import find_imported
 from flows.runs.regions import with_regions
 from flows.runs.signed_registry import open_registry
 from mhim_core.cohort.spellings import spell_as
@@ -55,13 +57,22 @@ def run(config: PredictConfig) -> FlowResult:
     present = _read_summary(out)
     if present is not None:
         _check_same(present, predictor, out)
-    cohort = load_cohort(config.data.cohort, strict=config.failures.strict, options=config.table)
+    cohort = load_cohort(
+        config.data.cohort,
+        strict=config.failures.strict,
+        with_files=not predictor.is_imported,
+        options=config.table,
+    )
     cohort = cohort._replace(cohort=spell_as(cohort.cohort, predictor.classes, config.table.label_spellings))
-    card = predictor.encoder_here(config.encoder.encoder_weights or None)
+    if not predictor.is_imported:
+        card = predictor.encoder_here(config.encoder.weights_of(str(predictor.encoder["id"])))
     store = open_storage(config.store) if config.store else predictor.store or open_storage(out.locate("features"))
-    spec = config.regions.settled(predictor.tile_spec())
-    cohort = with_regions(cohort, spec, config.regions, named_here=False)
-    embedded = embed_cohort(cohort, card, spec, config, store)
+    if predictor.is_imported:
+        embedded = find_imported(cohort, predictor.tiling, predictor.encoder, store, config.failures)
+    else:
+        spec = config.regions.settled(predictor.tile_spec())
+        cohort = with_regions(cohort, spec, config.regions, named_here=False)
+        embedded = embed_cohort(cohort, card, spec, config, store)
     entries = {key: entry for key, entry in embedded.entries.items() if entry.status is Status.OK}
     if not entries:
         raise InputError(f"none of the slides of {cohort.cohort.name} has tiles to predict from")

@@ -21,6 +21,7 @@ from mhim_core.errors import NotFoundError
 from mhim_core.evaluation.held_out import FitId, HeldOut
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.metrics import METRICS
+from mhim_core.printable import one_line
 from mhim_core.records import parse_object
 from mhim_core.report.data import ClassOutput, CohortSummary, Prediction, ReportData, SlidePanel, UpsampledSlide
 from mhim_core.report.evaluated import (
@@ -36,7 +37,7 @@ from mhim_core.report.predictions import mean_predictions, sort_by_error
 from mhim_core.report.wording import protocol_of, title_of, what_is_predicted
 from mhim_core.task import SurvivalTarget, TaskKind, ValueTarget
 from mhim_core.train.fit_options import Selection
-from mhim_core.types import BagId
+from mhim_core.types import IMPORTED, BagId
 
 PAGE, CARD, MARKER = "report.html", "MODEL_CARD.md", "report.json"
 _FEW_PATIENTS = 50
@@ -235,7 +236,7 @@ def _predictions(trained_run: Run, rows: Sequence[HeldOut]) -> tuple[Prediction,
 
 def _panels(trained_run: Run, predictions: Sequence[Prediction], config: ReportConfig) -> Iterator[SlidePanel]:
     """Heat maps of wrong predictions first, then of the surest ones."""
-    from flows.prediction.panels import slide_panel
+    from flows.prediction.panels import slide_panel, why_no_heat_map
 
     source = trained_run.bag_source()
     uris = {str(slide.slide_id): trained_run.slide_uri(slide) for slide in trained_run.slides}
@@ -247,6 +248,9 @@ def _panels(trained_run: Run, predictions: Sequence[Prediction], config: ReportC
         for table in source.read_tables(BagId(prediction.bag_id)):
             if of_fold[table.slide_id] != prediction.fold:
                 continue  # another fold's prediction of the bag, whose attention is not kept
+            if reason := why_no_heat_map(table):
+                print(one_line(reason))
+                continue
             attention = trained_run.storage.get(attention_key(table.slide_id))
             uri = uris[table.slide_id]
             yield slide_panel(
@@ -284,7 +288,23 @@ def _notes(trained_run: Run, metrics: dict[str, Any]) -> tuple[str, ...]:
     few = (f"{num_patients} patients are few: the intervals are wide, and the comparison of models is open.",)
     calibrated = metrics["models"][metrics["reported"]].get("calibration", {"fits": []})
     limits = calibration_notes(fit["value"] for fit in calibrated["fits"])
-    return (*(few if num_patients < _FEW_PATIENTS else ()), *undefined_notes(metrics), *limits)
+    return (
+        *_origin_notes(trained_run),
+        *(few if num_patients < _FEW_PATIENTS else ()),
+        *undefined_notes(metrics),
+        *limits,
+    )
+
+
+def _origin_notes(trained_run: Run) -> Iterator[str]:
+    """What to know of features that mhim did not compute."""
+    origin = trained_run.record["tiling"].get(IMPORTED)
+    if origin is not None:
+        places = "; they have no coordinates, so there are no heat maps" if origin["coords"] == "none" else ""
+        yield (
+            f"The features were imported from another tool (files of {origin['format']}) and not computed by mhim, "
+            f"which knows of encoder and tiles what these files state{places}."
+        )
 
 
 def _is_there(trained_run: Run, digest: str) -> bool:

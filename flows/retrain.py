@@ -262,7 +262,7 @@ def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWo
         flows=CalledFlows(embed.embed_cohort, train.run, evaluate.run, report.run),
         config=config,
         cohort_input=cohort_input,
-        encoder=model.encoder_here(config.encoder.encoder_weights or None),
+        encoder=model.encoder_here(config.encoder.weights_of(str(model.encoder["id"]))),
         spec=spec,
         feature_set=FeatureSet(
             tiling=model.tiling, encoder=model.encoder, encoder_identity=model.card.encoder_identity

@@ -237,14 +237,12 @@ def _restored(
     cohort_input: CohortInput,
     present: dict[SlideId, SlideTask],
 ) -> list[StatusRow]:
-    from cluster.embedding import EmbedJob
+    from cluster.embedding import EmbedJob, JobEncoder
 
     tasks = [_task(record, present[slide_id]) for slide_id, record in records.items()]
     job = EmbedJob(
         storage.uri,
-        feature_set,
-        card,
-        config.encoder.encoder_weights or None,
+        (JobEncoder(feature_set, card, config.encoder.weights_of(card.id)),),
         spec,
         _ADMIT_ALL,
         config.decode.decode_timeout_s,
@@ -252,5 +250,6 @@ def _restored(
         records,
         config.embedding.encode_timeout_s,
         segmenter=config.regions.segmenter(),
+        remote=config.decode.remote(),
     )
     return embed_tasks(tasks, job, config, storage, cohort_input, lambda row: None)

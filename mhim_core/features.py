@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mhim_core.fingerprint import neutral_fields
-from mhim_core.types import SlideId
+from mhim_core.types import IMPORTED, SlideId
 
 TILE_CLASS = "tile_class"
 """The column of the class of region that covers a tile, "" for none."""
@@ -36,7 +36,8 @@ class MppUsed(NamedTuple):
     x: float
     y: float
     source: str
-    """override (the cohort table) | slide (the file's own) | default (`default_mpp`)."""
+    """override (the cohort table) | slide (the file's own) | default (`default_mpp`) | imported (the table or file that
+    the features were imported with; x = y = 0: neither states it)."""
 
 
 class BackendUsed(NamedTuple):
@@ -160,18 +161,38 @@ class SlideReading:
     regions: str = field(default="", metadata={"neutral": ""})
     """Digest of the slide's annotation and mask as far as the tiling uses them; empty: it has, or uses, none."""
 
+    @property
+    def is_imported(self) -> bool:
+        """Whether another tool read the slide: source, hint and sha256 are then of its file of features. Of the
+        effective mpp and of `upsample`, 0 means that it does not say."""
+        return self.mpp.source == IMPORTED
+
+
+NO_PLACE_PX = -1
+"""x and y of every tile of a slide whose tiles' places are not known, as in files of another tool without them."""
+
+
+def has_places(coords_l0_px: np.ndarray) -> bool:
+    """Whether tiles' places (N, 2) are known."""
+    return not (len(coords_l0_px) and bool((coords_l0_px == NO_PLACE_PX).all()))
+
 
 @dataclass(frozen=True, kw_only=True)
 class TileCut:
     """How a slide was cut into tiles: what a feature file states beside the reading."""
 
     tiling: dict[str, Any]
-    """The tiling's identity: tile spec and tissue algorithm."""
+    """The tiling's identity: tile spec and tissue algorithm, or `imported` with what another tool states of its own."""
     tile_size_l0_px: tuple[int, int]
-    """Width and height of a tile at level 0."""
+    """Width and height of a tile at level 0; (0, 0): imported features that do not say."""
     width_l0_px: int
-    """Of the slide, at level 0."""
+    """Of the slide, at level 0; 0, as the height: imported features that do not say."""
     height_l0_px: int
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether another tool cut the tiles."""
+        return IMPORTED in self.tiling
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -182,11 +203,12 @@ class SlideFeatures:
     features: np.ndarray
     """float16 (N, D)."""
     coords_l0_px: np.ndarray
-    """int32 (N, 2): x, y of each tile's top-left corner in level-0 pixels."""
+    """int32 (N, 2): x, y of each tile's top-left corner in level-0 pixels; NO_PLACE_PX in all: not known (imported)."""
     tissue_share: np.ndarray
-    """float32 (N,): share of the tile's area that is tissue, 0 to 1."""
+    """float32 (N,): share of the tile's area that is tissue, 0 to 1; NaN in all: not known (imported)."""
     background_share: np.ndarray
-    """float32 (N,): share of the tile where the scanner stored nothing: transparent, or over the slide's edge."""
+    """float32 (N,): share of the tile where the scanner stored nothing: transparent, or over the slide's edge; NaN in
+    all: not known (imported)."""
     reading: SlideReading
     cut: TileCut
     encoder: dict[str, Any]

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mhim_core.types import ExitCode, FailureReason, SlideId, Status, StatusRow
+from mhim_core.types import ExitCode, FailureReason, SlideId, SlideTask, Status, StatusRow
 
 LOST = "ActorDied"
 ENCODER_STOOD_STILL = "EncoderStandsStill"
@@ -75,6 +75,42 @@ def reconcile(slide_ids: Sequence[SlideId], rows: Iterable[StatusRow]) -> Outcom
     outcome = Outcome(rows=tuple(by_id.get(slide_id) or _lost(slide_id) for slide_id in slide_ids))
     assert len(slide_ids) == sum(outcome.count(status) for status in Status)
     return outcome
+
+
+_BY_WEIGHT = (Status.FAILED, Status.OK, Status.EMPTY, Status.SKIPPED)
+
+
+def merged(rows: Sequence[StatusRow]) -> StatusRow:
+    """One row of a slide from its rows by encoder: failed if it failed for any; its tiles are counted once.
+
+    Reason, stage and type are those of the first that failed; the messages stand side by side.
+    """
+    if len(rows) == 1:
+        return rows[0]
+    first = min(rows, key=lambda row: _BY_WEIGHT.index(row.status))
+    telling = [row.message for row in rows if row.message and row.status is first.status]
+    return first._replace(
+        message="; ".join(dict.fromkeys(telling)),
+        attempts=max(row.attempts for row in rows),
+        num_tiles=max(row.num_tiles for row in rows),
+        num_bytes=sum(row.num_bytes for row in rows),
+        seconds=max(row.seconds for row in rows),
+        retries=max(row.retries for row in rows),
+        commit_key="",
+        is_empty=any(row.is_empty for row in rows),
+        parts=tuple(rows),
+    )
+
+
+def parts_of(row: StatusRow, task: SlideTask, num_encoders: int) -> dict[int, StatusRow]:
+    """The task's row by encoder, whose place among `num_encoders` is the key."""
+    places = task.encoders or tuple(range(num_encoders))
+    return dict(zip(places, row.parts or (row,) * len(places), strict=True))
+
+
+def joined(outcomes: Sequence[Outcome]) -> Outcome:
+    """One outcome of several encoders' for the same slides: each slide is counted once, as `merged` has it."""
+    return Outcome(rows=tuple(merged(rows) for rows in zip(*(outcome.rows for outcome in outcomes), strict=True)))
 
 
 def _lost(slide_id: SlideId) -> StatusRow:

@@ -16,6 +16,11 @@ PatientId = NewType("PatientId", str)
 BagId = NewType("BagId", str)
 
 
+IMPORTED = "imported"
+"""What marks features that another tool made: the runtime of their encoder's card, a part of their tiling's identity,
+and who stated their resolution."""
+
+
 class ExitCode(IntEnum):
     """Exit codes of every command."""
 
@@ -83,6 +88,8 @@ class SlideTask(NamedTuple):
     """µm/px of level 0 as the cohort table states it; wins over the slide's own."""
     sha256: str | None = None
     """The file's expected sha256, where the cohort table gives one."""
+    encoders: tuple[int, ...] = ()
+    """Which of the command's encoders the slide is for, by their place; (): all of them."""
     annotation: str = ""
     """Where its annotation lies, a path or an `s3://` URI; empty: it has none, or none is used."""
     mask: str = ""
@@ -91,7 +98,7 @@ class SlideTask(NamedTuple):
     """The digest of both as they were when the run began; empty: none are used."""
 
 
-@neutral_fields(is_empty=False)
+@neutral_fields(is_empty=False, parts=(), waited_s=0.0, encoded_s=0.0, stored_s=0.0)
 class StatusRow(NamedTuple):
     """What became of one slide: about 1 KB, one per slide and run."""
 
@@ -114,3 +121,11 @@ class StatusRow(NamedTuple):
     commit_key: str = ""
     is_empty: bool = False
     """No tissue, as this run saw or, of a skipped slide, an earlier one."""
+    parts: tuple["StatusRow", ...] = ()
+    """What became of it by encoder, in the order of the task's, where several encoded it in one pass and it did not
+    fail as a whole; (): the row holds for each."""
+    waited_s: float = 0.0
+    """Of `seconds`, those in which the encoder had no tile to encode."""
+    encoded_s: float = 0.0
+    stored_s: float = 0.0
+    """Asking the store for the slide, and committing it."""

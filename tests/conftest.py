@@ -1,12 +1,18 @@
-"""Fixtures for all tests. This is the one place that knows where the shared data and golden vectors lie."""
+"""Fixtures for all tests. This is the one place that knows where shared data, golden vectors and the S3 server lie."""
 
+import contextlib
+import http.client
 import importlib.abc
 import json
 import os
 import random
+import socket
+import subprocess
 import sys
+import time
+import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +105,83 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             None, marks=pytest.mark.skip(reason=f"no golden vectors in {GOLDEN_DIR}; set MHIM_GOLDEN_DIR"), id="absent"
         )
         metafunc.parametrize("golden_path", paths or [absent], ids=lambda path: getattr(path, "stem", None))
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The endpoint of the S3 server in MHIM_TEST_S3_ENDPOINT; else of a moto server, stopped by its process id."""
+    if endpoint := os.environ.get("MHIM_TEST_S3_ENDPOINT"):
+        yield endpoint
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        host, port = free.getsockname()
+    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", host, "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(300):
+            with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+                break
+            time.sleep(0.1)
+        else:
+            raise RuntimeError("moto_server did not start")
+        yield f"http://{host}:{port}"
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def s3_settings(s3_server: str) -> dict[str, str]:
+    """The variables of a user of that server. moto asks for no particular keys."""
+    return {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": os.environ.get("MHIM_TEST_S3_KEY", "testing"),
+        "AWS_SECRET_ACCESS_KEY": os.environ.get("MHIM_TEST_S3_SECRET", "canary-of-a-secret-key"),
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+
+
+@pytest.fixture
+def s3_environment(
+    s3_settings: dict[str, str], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment of a user of that server, and no credentials from elsewhere."""
+    assert request.node.get_closest_marker("s3"), "tests that need the server are marked `s3`: `make test-s3` runs them"
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in s3_settings.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="session")
+def make_bucket(s3_settings: dict[str, str]) -> Callable[[], str]:
+    """make_bucket() → a fresh bucket's name. Signed by hand: a client of botocore takes a quarter of a second."""
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
+    endpoint = s3_settings["AWS_ENDPOINT_URL"]
+    credentials = Credentials(s3_settings["AWS_ACCESS_KEY_ID"], s3_settings["AWS_SECRET_ACCESS_KEY"])
+
+    def make() -> str:
+        name = f"bucket-{uuid.uuid4().hex}"
+        signed = AWSRequest("PUT", f"{endpoint}/{name}")
+        S3SigV4Auth(credentials, "s3", s3_settings["AWS_DEFAULT_REGION"]).add_auth(signed)
+        connection = http.client.HTTPConnection(endpoint.removeprefix("http://"))
+        connection.request("PUT", f"/{name}", headers=dict(signed.headers))
+        response = connection.getresponse()
+        assert response.status == 200, response.read()
+        connection.close()
+        return name
+
+    return make
+
+
+@pytest.fixture
+def bucket(make_bucket: Callable[[], str], s3_environment: None) -> str:
+    """A fresh bucket's name."""
+    return make_bucket()

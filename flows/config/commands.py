@@ -62,6 +62,10 @@ class CheckConfig:
     pictures: str = field(default="", metadata=role(Role.output))
     """A folder or s3:// prefix for pictures of each slide with its tissue and tile grid; empty: none."""
 
+    def __post_init__(self) -> None:
+        if self.estimate.estimate:
+            self.encoder.require_one("check estimate=true")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
@@ -235,6 +239,7 @@ class DemoConfig:
     def __post_init__(self) -> None:
         if not self.out or "://" in self.out:
             raise ConfigError(f"out={self.out}: the demo needs a local folder")
+        EncoderKeys(encoder=self.encoder).require_one("demo")
         check_least(self, 28, "num_slides")
         check_least(self, 2, "num_new")
         check_least(self, 0, "demo_seed")

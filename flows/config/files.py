@@ -107,7 +107,7 @@ def write_resolved(storage: Storage, config: Any, command: str, folder: str = ""
 def _as_typed(config: Any) -> dict[str, Any]:
     values, keys = flat(config), keys_of(type(config))
     for name, (in_job, typed) in json.loads(os.environ.get(AS_TYPED, "{}")).items():
-        if name in values and ",".join(keys[name].values(values[name])) == in_job:
+        if name in values and keys[name].changed(values[name], str) == in_job:
             values[name] = tuple(typed) if isinstance(typed, list) else typed
     return values
 

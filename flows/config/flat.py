@@ -8,14 +8,15 @@ import ast
 import dataclasses
 import functools
 import inspect
+import re
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, TypeVar, cast
 
-from flows.config.roles import BY_HAND, Role
+from flows.config.roles import BY_HAND, NAMED, Role
 from mhim_core.mil.own_options import DECLARED_IN
 
 Config = TypeVar("Config")
@@ -44,6 +45,8 @@ class Key(NamedTuple):
     harmless: tuple[str, ...] | None = None
     """Of a key that only the command line or a local file may set: the values that a file elsewhere may give it too.
     None: any file may set the key."""
+    is_name: Callable[[str], bool] | None = None
+    """Of a text that may hold `name=value,name=value`: whether a word is such a name. None: it holds one value."""
 
     @property
     def required(self) -> bool:
@@ -63,7 +66,36 @@ class Key(NamedTuple):
         """The items that a text or a list of texts names; () for none."""
         if isinstance(value, tuple):
             return value
+        if self.is_name is not None:
+            return tuple(item.value for item in named_values(value, self.is_name) if item.value)
         return split_list(value) if self.listed else (value,) if value else ()
+
+    def changed(self, value: Any, change: Callable[[str], str]) -> str:
+        """The text with each of its items changed."""
+        if self.is_name is None or isinstance(value, tuple):
+            return ",".join(map(change, self.values(value)))
+        items = named_values(value, self.is_name)
+        return ",".join(f"{item.name}={change(item.value)}" if item.name else change(item.value) for item in items)
+
+
+class NamedValue(NamedTuple):
+    """One of several values in a text."""
+
+    name: str
+    """Empty: the text gives the value no name."""
+    value: str
+
+
+def named_values(text: str, is_name: Callable[[str], bool]) -> tuple[NamedValue, ...]:
+    """The values of `name=value,name=value`, or of a text without names, commas and all."""
+    starts = [match for match in _NAME.finditer(text) if is_name(match[1])]
+    ends = [match.start() for match in starts] + [len(text)]
+    unnamed = text[: ends[0]]
+    named = [NamedValue(match[1], text[match.end() : end].strip()) for match, end in zip(starts, ends[1:], strict=True)]
+    return (*([NamedValue("", unnamed)] if unnamed.strip() else []), *named)
+
+
+_NAME = re.compile(r"(?:^|,)\s*([^\s,=]+)=")
 
 
 def split_list(text: str) -> tuple[str, ...]:
@@ -147,8 +179,10 @@ def _keys(kind: type, path: tuple[str, ...], default: Any, role: Role | None) ->
         doc = docs.get(field.name) or _field_docs(declared_in or kind).get(field.name, "")
         choices = _choices(value_kind) or tuple(field.metadata.get("choices", ()))
         neutral = field.metadata.get("neutral", MISSING)
-        harmless = field.metadata.get(BY_HAND)
-        yield Key(field.name, value_kind, optional, standing, doc, its_role, listed, path, choices, neutral, harmless)
+        harmless, is_name = field.metadata.get(BY_HAND), field.metadata.get(NAMED)
+        yield Key(
+            field.name, value_kind, optional, standing, doc, its_role, listed, path, choices, neutral, harmless, is_name
+        )
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:

@@ -5,17 +5,23 @@ Every field has a role (`flows.config.roles`): its own, or that of the part it s
 dataclasses; only identity is ever fingerprinted. Light: no torch, no Ray.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from cluster.session import check_address, check_fits_here
+from flows.config.flat import named_values, split_list
 from flows.config.recipes import DEFAULT_RECIPE, check_recipe
-from flows.config.roles import Role, by_hand, part, role
+from flows.config.roles import Role, by_hand, named, part, role
+from mhim_core.embed.own_file import NAME as OWN
+from mhim_core.embed.own_file import OwnFile
+from mhim_core.embed.registry import is_encoder_name
 from mhim_core.errors import ConfigError
 from mhim_core.mil.model_options import ModelOptions
 from mhim_core.mil.plugins import Plugin, read_plugin
 from mhim_core.outcome import Outcome
+from mhim_core.slides.remote import RemoteOptions, RemoteReads
 from mhim_core.slides.spec import RULE_NAMES, TileSpec, TissueMethod
 from mhim_core.train.fit_options import FitExecution, FitOptions
 from mhim_core.types import ExitCode
@@ -76,9 +82,29 @@ class LabelledCohort(CohortKeys):
 class EncoderFiles:
     """Where an encoder's weights are, for commands whose encoder is settled by a store, run or model."""
 
-    encoder_weights: str = field(default="", metadata=role(Role.node_path))
-    """A local weights file or folder for timm/<model>; empty: from the package or the hub. The sha256 of the weights is
-    part of the encoder's identity."""
+    encoder_weights: str = field(default="", metadata=role(Role.node_path) | named(is_encoder_name))
+    """A local weights file or folder for timm/<model> or a published encoder, with several encoders
+    timm/<model>=<path>,timm/<model>=<path>; empty: from the package or the hub. The sha256 of the weights is part of
+    the encoder's identity."""
+    encoder_file: str = field(default="", metadata=role(Role.node_path) | by_hand() | {"neutral": ""})
+    """A TorchScript, torch.export or ONNX file of yours for encoder=own; empty: none. The file is executed. Its sha256
+    is part of the encoder's identity."""
+
+    def __post_init__(self) -> None:
+        if self.encoder_file and self.encoder_weights:
+            raise ConfigError(
+                "encoder_file= is a whole encoder and encoder_weights= the weights of one: give one of them"
+            )
+
+    def weights_of(self, encoder: str) -> str | OwnFile | None:
+        """What the core takes as this encoder's weights; None: that is not said."""
+        if encoder == OWN:
+            return self._own_file() if self.encoder_file else None
+        paths = {item.name: item.value for item in named_values(self.encoder_weights, is_encoder_name)}
+        return paths.get(encoder, paths.get("")) or None
+
+    def _own_file(self) -> OwnFile:
+        return OwnFile(path=self.encoder_file)
 
 
 class EncoderRuntime(StrEnum):
@@ -94,17 +120,100 @@ class EncoderRuntime(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderKeys(EncoderFiles):
-    """Which tile encoder, where its weights are, and what computes it."""
+    """Which tile encoders, where their weights are, and what computes them.
 
-    encoder: str = "efficientnet-lite0"
-    """The tile encoder: efficientnet-lite0, hed-texture or timm/<model>."""
+    Raises ConfigError for an encoder that is named twice, for weights or a revision of which it is not clear whose
+    they are, and for a file of one's own without encoder=own, or that without the file.
+    """
+
+    encoder: str = field(default="efficientnet-lite0", metadata=role(Role.identity, listed=True))
+    """The tile encoder: efficientnet-lite0, hed-texture, a published one (mhim encoders lists them), timm/<model>, or
+    own with encoder_file. For embed and doctor, several of them, separated by commas: each slide is read and decoded
+    once for all, and each has its own features."""
     encoder_revision: str = ""
-    """The revision of a timm model on the hub; empty: the one that timm pins."""
+    """The revision of the encoder's repository on the hub, with several encoders timm/<model>=<revision>,…; empty: the
+    one that mhim or timm pins, else the newest."""
     encoder_runtime: EncoderRuntime = field(default=EncoderRuntime.auto, metadata={"neutral": EncoderRuntime.torch})
     """torch; torch_bf16 and, on a GPU, torch_fp16: faster and coarser; openvino: twice as fast on a CPU, the last bits
     of features differ (extra openvino, not for hed-texture); openvino_bf16: faster still and coarser, on CPUs with
     bfloat16; auto: torch, except for efficientnet-lite0 without a GPU, where OpenVINO is installed, in a store that has
     no features with the same keys made by torch."""
+    own_input_px: int = field(default=224, metadata={"neutral": 224})
+    """With encoder=own: the side of the square that tiles are resized to, in pixels."""
+    own_mean: str = field(default="0.485,0.456,0.406", metadata={"neutral": "0.485,0.456,0.406"})
+    """With encoder=own: what is subtracted from red, green and blue, of values scaled to 0-1."""
+    own_std: str = field(default="0.229,0.224,0.225", metadata={"neutral": "0.229,0.224,0.225"})
+    """With encoder=own: what they are then divided by."""
+
+    def __post_init__(self) -> None:
+        names = self.names()
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"encoder= names {', '.join(repeated)} more than once")
+        if bool(self.encoder_file) != (OWN in names):
+            raise ConfigError(f"encoder={OWN} and encoder_file= belong together: give both, or neither")
+        for key in ("encoder_weights", "encoder_revision"):
+            if OWN in self._by_encoder(key):
+                raise ConfigError(f"{key}= is not for encoder={OWN}, which is whole in encoder_file=")
+        check_least(self, 1, "own_input_px")
+        _three_numbers(self, "own_mean")
+        if min(_three_numbers(self, "own_std")) <= 0:
+            raise ConfigError(f"own_std={self.own_std} must be above 0")
+
+    def _own_file(self) -> OwnFile:
+        mean, std = _three_numbers(self, "own_mean"), _three_numbers(self, "own_std")
+        return OwnFile(path=self.encoder_file, input_px=self.own_input_px, mean=mean, std=std)
+
+    def names(self) -> tuple[str, ...]:
+        """The encoders, one at least, in the order in which they were given."""
+        return split_list(self.encoder) or (self.encoder,)
+
+    def each(self) -> tuple["EncoderKeys", ...]:
+        """The keys of every encoder by itself."""
+        weights, revisions = self._by_encoder("encoder_weights"), self._by_encoder("encoder_revision")
+        return tuple(
+            replace(
+                self,
+                encoder=name,
+                encoder_weights=weights.get(name, ""),
+                encoder_revision=revisions.get(name, ""),
+                encoder_file=self.encoder_file if name == OWN else "",
+            )
+            for name in self.names()
+        )
+
+    def require_one(self, command: str) -> None:
+        """Raises ConfigError if there are several encoders."""
+        if len(self.names()) > 1:
+            raise ConfigError(
+                f"encoder={self.encoder} names {len(self.names())} encoders, and {command} works with one; mhim embed "
+                "takes several"
+            )
+
+    def _by_encoder(self, key: str) -> dict[str, str]:
+        names, text = self.names(), getattr(self, key)
+        values: dict[str, str] = {}
+        for item in named_values(text, is_encoder_name):
+            name = item.name or names[0]
+            if not item.name and len(names) > 1:
+                pattern = ",".join(f"{each}=…" for each in names)
+                raise ConfigError(f"{key}={text} does not say which encoder it is for; write {key}={pattern}")
+            if name not in names:
+                raise ConfigError(f"{key}= has a value for {name}, which encoder={self.encoder} does not name")
+            if name in values:
+                raise ConfigError(f"{key}={text} has two values for {name}; give one")
+            values[name] = item.value
+        return values
+
+
+def _three_numbers(config: object, name: str) -> tuple[float, ...]:
+    """Raises ConfigError unless the key is three numbers with commas between them."""
+    try:
+        numbers = tuple(float(text) for text in getattr(config, name).split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise ConfigError(f"{name}={getattr(config, name)} must be three numbers, such as 0.5,0.5,0.5")
+    return numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,10 +269,23 @@ class DecodeKeys:
     fails as timeout."""
     staging_dir: str = ""
     """The node's folder for temporary copies of s3:// slides; empty: the system's temporary folder."""
+    remote_reads: RemoteReads = RemoteReads.auto
+    """What of an s3:// slide is fetched. auto: of TIFFs of JPEG tiles (SVS, generic TIFF) from 1 MiB on the header, the
+    level that tissue is found on and the tiles with tissue, by ranges; all else, slides with a sha256 in the table and
+    what is kept (slide_cache_gib) as a whole copy; copy: whole copies; ranges: as auto, of any size, never kept."""
+    slide_cache_gib: float = 0.0
+    """GiB of the node's disk, in staging_dir, where whole s3:// slides stay for the next command that reads them; the
+    least recently used go first; 0: none stay."""
 
     def __post_init__(self) -> None:
         if not self.decode_timeout_s > 0:
             raise ConfigError(f"decode_timeout_s={self.decode_timeout_s} must be above 0")
+        if not 0 <= self.slide_cache_gib < math.inf:
+            raise ConfigError(f"slide_cache_gib={self.slide_cache_gib} must be a size in GiB, or 0 for none")
+
+    def remote(self) -> RemoteOptions:
+        """How slides at `s3://` are read."""
+        return RemoteOptions(reads=self.remote_reads, cache_bytes=int(self.slide_cache_gib * 2**30))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,9 +303,9 @@ class EmbedExecution:
     """Slides given to an actor at a time, at least as many as it has decoders; the next ones are decoded while one is
     encoded."""
     encode_timeout_s: float = 600.0
-    """Seconds that an encoder may take for a batch of tiles, 15 minutes more for a commit, and 5 minutes and a second
-    for each MB of its weights more to load; then it is killed and started anew, and a slide at which that happens twice
-    fails as timeout."""
+    """Seconds that an encoder, or several together, may take for a batch of tiles, 15 minutes more for a commit, and 5
+    minutes and a second for each MB of weights more to load; then the process is killed and started anew, and a slide
+    at which that happens twice fails as timeout."""
 
     def __post_init__(self) -> None:
         check_least(self, 1, "embed_actors", "decoders_per_actor", "slides_per_call", "encode_timeout_s")

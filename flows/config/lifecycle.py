@@ -91,6 +91,7 @@ class PipelineConfig:
     def __post_init__(self) -> None:
         check_workers(self.execution, self.fit)
         check_method(self.method, self.model, self.protocol.teacher)
+        self.encoder.require_one("pipeline")
         if bool(self.registry) != bool(self.name):
             raise ConfigError("registry= and name= belong together: give both, or neither")
         if self.name:

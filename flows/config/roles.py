@@ -1,6 +1,7 @@
 """The role of a key in its command: part of the result's identity, a setting of execution, or some kind of address."""
 
 import dataclasses
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -56,6 +57,17 @@ def by_hand(*harmless: str) -> dict[str, Any]:
     `harmless`: values that it may have there, beside the default.
     """
     return {BY_HAND: harmless}
+
+
+NAMED = "is_name"
+
+
+def named(is_name: Callable[[str], bool]) -> dict[str, Any]:
+    """Metadata of a field whose text may hold several values by name, `name=value,name=value`.
+
+    `is_name`: whether a word is such a name; what is none belongs to the value before it.
+    """
+    return {NAMED: is_name}
 
 
 def part(kind: type[Part], role_of_fields: Role, **defaults: Any) -> Part:

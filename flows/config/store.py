@@ -2,7 +2,16 @@
 
 from dataclasses import dataclass, field
 
-from flows.config.keys import CohortKeys, DecodeKeys, EmbedExecution, EncoderFiles, FeatureChoice, RayKeys, RegionKeys
+from flows.config.keys import (
+    CohortKeys,
+    DecodeKeys,
+    EmbedExecution,
+    EncoderFiles,
+    FeatureChoice,
+    RayKeys,
+    RegionKeys,
+    check_least,
+)
 from flows.config.roles import Role, part, role
 from mhim_core.cohort.task_options import TableOptions
 
@@ -32,6 +41,19 @@ class StoreRepairConfig:
     ray: RayKeys = part(RayKeys, Role.execution)
     decode: DecodeKeys = part(DecodeKeys, Role.execution)
     embedding: EmbedExecution = part(EmbedExecution, Role.execution)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreStatusConfig:
+    """mhim status: how far the embeddings into a store have come."""
+
+    store: str = field(metadata=role(Role.features))
+    """The feature store: a folder or s3://bucket/prefix."""
+    last: int = field(default=2, metadata=role(Role.identity))
+    """Number of embeddings to show, the newest first."""
+
+    def __post_init__(self) -> None:
+        check_least(self, 1, "last")
 
 
 @dataclass(frozen=True, kw_only=True)

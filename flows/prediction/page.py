@@ -10,6 +10,7 @@ from mhim_core.cohort.values import number_of
 from mhim_core.evaluation.prediction_table import class_values
 from mhim_core.metrics import Estimate
 from mhim_core.outcome import Outcome
+from mhim_core.printable import one_line
 from mhim_core.registry.external import External
 from mhim_core.report.data import (
     CalibrationResult,
@@ -129,16 +130,18 @@ def _panels(
     out: Storage,
     top_tiles: int,
 ) -> Iterator[SlidePanel]:
-    from flows.prediction.panels import slide_panel
+    from flows.prediction.panels import slide_panel, why_no_heat_map
 
+    spec = None if predictor.is_imported else predictor.tile_spec()
     uris = {str(row.slide_id): row.uri for row in cohort.cohort.rows}
     for prediction in ordered:
         for table in bags.read_tables(BagId(prediction.bag_id)):
+            if reason := why_no_heat_map(table):
+                print(one_line(reason))
+                continue
             attention = out.get(f"attention/{table.slide_id}.parquet")
             caption = f"patient {prediction.patient_id}"
-            yield slide_panel(
-                prediction, uris[table.slide_id], table, attention, predictor.tile_spec(), top_tiles, caption
-            )
+            yield slide_panel(prediction, uris[table.slide_id], table, attention, spec, top_tiles, caption)
 
 
 def as_prediction(predictor: Predictor, row: dict[str, Any]) -> Prediction:

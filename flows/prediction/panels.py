@@ -2,7 +2,7 @@
 
 from cluster.storage import download
 from mhim_core.errors import NotFoundError, SlideError
-from mhim_core.features import MppUsed
+from mhim_core.features import MppUsed, has_places
 from mhim_core.printable import one_line
 from mhim_core.report.data import Prediction, SlidePanel
 from mhim_core.report.slide_pictures import AttendedSlide, SlidePictures, draw_slide
@@ -17,12 +17,13 @@ def slide_panel(
     uri: str,
     table: FeatureTable,
     attention: bytes,
-    spec: TileSpec,
+    spec: TileSpec | None,
     num_top_tiles: int,
     caption: str = "",
 ) -> SlidePanel:
     """The slide at `uri` (a path or an `s3://` URI) with the attention that an evaluated forward pass left.
 
+    `spec`: None where another tool cut the tiles, which are then not shown; `why_no_heat_map` comes first.
     `prediction`: of the slide, or of its patient; the attention is then the slide's part of the patient's.
     """
     decoded = decode_attention(attention)
@@ -39,15 +40,31 @@ def slide_panel(
     )
 
 
-def _draw(uri: str, table: FeatureTable, decoded: AttentionTable, spec: TileSpec, num_top_tiles: int) -> SlidePictures:
+def why_no_heat_map(table: FeatureTable) -> str:
+    """Why there can be none of these features, which were imported; empty if there can."""
+    if not has_places(table.coords_l0_px):
+        return f"slide {table.slide_id}: no heat map, its features were imported without coordinates"
+    if not all(table.metadata["tile_size_l0_px"]):
+        return (
+            f"slide {table.slide_id}: no heat map, its features were imported without the size of a tile "
+            "(tile_size_l0_px= of mhim import)"
+        )
+    return ""
+
+
+def _draw(
+    uri: str, table: FeatureTable, decoded: AttentionTable, spec: TileSpec | None, num_top_tiles: int
+) -> SlidePictures:
     """Where the slide's file is gone or broken by now, the heat map lies on white."""
     facts = table.metadata
+    # of imported features nobody may have stated the µm/px; without it a picture has the scan's own proportions
+    mpp_x, mpp_y = facts["mpp"] if all(facts["mpp"]) else (1.0, 1.0)
     slide = AttendedSlide(
         decoded.coords_l0_px,
         decoded.attention,
         (facts["tile_size_l0_px"][0], facts["tile_size_l0_px"][1]),
         (facts["width_l0_px"], facts["height_l0_px"]),
-        MppUsed(facts["mpp"][0], facts["mpp"][1], "features"),
+        MppUsed(mpp_x, mpp_y, "features"),
         facts["upsample"],
     )
     try:

@@ -12,7 +12,7 @@ from flows.runs.folder import Run
 from mhim_core.cohort.task_options import BagUnit
 from mhim_core.cohort.tasks import BagMembers, bags_in
 from mhim_core.embed.card import EncoderCard
-from mhim_core.embed.registry import card_found_here
+from mhim_core.embed.registry import Weights, card_found_here
 from mhim_core.errors import EncoderError
 from mhim_core.registry.card import RegistryCard
 from mhim_core.registry.holdout import Holdout, read_holdout
@@ -22,6 +22,7 @@ from mhim_core.slides.spec import TileSpec, stored_spec
 from mhim_core.storage import Storage
 from mhim_core.task import Target, Task
 from mhim_core.train.results import read_model
+from mhim_core.types import IMPORTED
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
     from mhim_core.evaluation.held_out import HeldOut
@@ -75,6 +76,11 @@ class Predictor:
         return self.unit is BagUnit.slide
 
     @property
+    def is_imported(self) -> bool:
+        """Whether it was trained on another tool's features, which cannot be made here."""
+        return IMPORTED in self.tiling
+
+    @property
     def num_seeds(self) -> int:
         """How many seeds the members were trained with."""
         return len({seed for seed, _ in self.fits})
@@ -101,7 +107,7 @@ class Predictor:
         """Raises InputError if this version cuts tiles otherwise."""
         return stored_spec(self.tiling, f"the slides of {self.words}")
 
-    def encoder_here(self, weights: str | None) -> EncoderCard:
+    def encoder_here(self, weights: Weights | None) -> EncoderCard:
         """The encoder, checked against what can be had here. Raises EncoderError if that is another one."""
         stored = EncoderCard.from_dict(self.encoder)
         available = card_found_here(stored, weights=weights)

@@ -53,6 +53,10 @@ def write_report(
         "empty": [row.slide_id for row in outcome.empty],
         "storage_retries": num_retries,
         "num_tiles": sum(row.num_tiles for row in outcome.rows),
+        "encoder_seconds": {
+            name: round(sum(getattr(row, f"{name}_s") for row in outcome.rows), 1)
+            for name in ("waited", "encoded", "stored")
+        },
         "nodes": sorted({row.node_id for row in outcome.rows if row.node_id}),
     }
     storage.put(f"{folder}/summary.json", canonical_json(summary))

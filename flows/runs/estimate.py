@@ -6,7 +6,7 @@ from pathlib import PurePath
 from flows.runs.cohort import CohortInput
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.estimate import CohortSlide
-from mhim_core.embed.registry import load_encoder_for
+from mhim_core.embed.registry import Weights, load_encoder_for
 from mhim_core.types import SlideId
 
 _LEAST_S = 2.0
@@ -22,7 +22,7 @@ def cohort_slides(cohort_input: CohortInput) -> dict[SlideId, CohortSlide]:
     }
 
 
-def measured_tiles_per_s(card: EncoderCard, tile_px: int, weights: str | None) -> float:
+def measured_tiles_per_s(card: EncoderCard, tile_px: int, weights: Weights | None) -> float:
     """Tiles a second by this machine's clock, the card's threads, tiles of noise. Raises EncoderError."""
     import numpy as np
     import torch

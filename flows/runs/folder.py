@@ -33,7 +33,7 @@ from mhim_core.store.manifest import Manifest, read_manifest
 from mhim_core.tables import read_parquet, write_parquet
 from mhim_core.task import Task
 from mhim_core.train.sections import flat, flat_options
-from mhim_core.types import PatientId, SlideId
+from mhim_core.types import IMPORTED, PatientId, SlideId
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
     from mhim_core.store.bags import PatientBags
@@ -248,8 +248,10 @@ def known_key(digest: str) -> str:
     return f"initial/known-{digest[:16]}.json"
 
 
-def run_tiling(run: Run) -> TileSpec:
-    """The run's tile spec. Raises InputError if this version cuts tiles otherwise."""
+def run_tiling(run: Run) -> TileSpec | None:
+    """The run's tile spec; None: another tool cut the tiles. Raises InputError if this version cuts them otherwise."""
+    if IMPORTED in run.record["tiling"]:
+        return None
     return stored_spec(run.record["tiling"], "the run's slides")
 
 

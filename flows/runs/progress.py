@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from flows.engine.terminal import printable_output
 from flows.runs.storage_retries import Repeated
 from mhim_core.printable import one_line
+from mhim_core.store.progress import ProgressTeller, Work
 from mhim_core.types import SlideId, Status, StatusRow
 from mhim_core.workload import TimeLeft
 
@@ -28,12 +29,18 @@ class SlideProgress:
     """Slides done, empty, failed, skipped and left, tiles per second, time left."""
 
     def __init__(
-        self, sizes: Mapping[SlideId, float], num_actors: int, kinds: Mapping[SlideId, str] | None = None
+        self,
+        sizes: Mapping[SlideId, float],
+        num_actors: int,
+        kinds: Mapping[SlideId, str] | None = None,
+        teller: ProgressTeller | None = None,
     ) -> None:
         """`sizes`: bytes of every slide to do, 0 if unknown; the time left is estimated from them.
 
         `kinds`: the file format of every slide, since a byte of one format takes longer than one of another.
+        `teller`: tells the store too, for `mhim status`.
         """
+        self._teller = teller
         self._num_todo = len(sizes)
         self._left = TimeLeft(sizes, num_actors, kinds)
         self._counts = dict.fromkeys(Status, 0)
@@ -52,6 +59,8 @@ class SlideProgress:
 
     def __enter__(self) -> Self:
         self._bar.start()
+        if self._teller is not None:
+            self._streams.enter_context(self._teller)
         if self._console.is_terminal:  # what is written to the streams now goes through the bar
             self._streams.enter_context(printable_output())
         return self
@@ -59,9 +68,11 @@ class SlideProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._streams.close()
+        self._streams.__exit__(kind, error, trace)
         self._bar.stop()
-        self._plain(f"{self.line()}, {_duration(time.monotonic() - self._start_s)}")
+        self._plain(f"{self.line()}, {duration(time.monotonic() - self._start_s)}")
+        if self._teller is not None and (shares := self._teller.progress(Work.ended).shares()):
+            self._console.print(shares, soft_wrap=True)
 
     def update(self, row: StatusRow) -> None:
         """Count a finished slide; print it if it failed."""
@@ -71,6 +82,8 @@ class SlideProgress:
             self._console.print(f"{row.slide_id}: failed, {row.reason}: {one_line(row.message)}", soft_wrap=True)
         now_s = time.monotonic()
         self._left.done(row.slide_id, row.seconds, now_s)
+        if self._teller is not None:
+            self._teller.update(row, self._left.seconds(now_s))
         self._bar.update(self._task, advance=1, description=f"{self.line()}{self._time_left(now_s)}")
         if now_s - self._printed_s >= _EVERY_S:
             self._printed_s = now_s
@@ -87,7 +100,7 @@ class SlideProgress:
     def _time_left(self, now_s: float) -> str:
         """Empty before it is known."""
         seconds = self._left.seconds(now_s)
-        return f", about {_duration(seconds)} left" if seconds else ""
+        return f", about {duration(seconds)} left" if seconds else ""
 
     def _plain(self, text: str) -> None:
         if not self._console.is_terminal:
@@ -139,7 +152,8 @@ def _numbers(record: "EpochRecord", metric_name: str) -> str:
     return f"loss {record.task_loss:.4f}{consistency}, validation loss {record.validation_loss:.4f}{metric}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`2 h 5 min`, `1 min 3 s`, `12 s`."""
     minutes, rest_s = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

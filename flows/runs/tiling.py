@@ -4,10 +4,12 @@ import dataclasses
 
 from flows.config.keys import EncoderKeys, EncoderRuntime
 from mhim_core.embed.card import EncoderCard
+from mhim_core.embed.preset import scale_warning
 from mhim_core.embed.registry import encoder_card, openvino_is_installed, prefers_openvino
 from mhim_core.slides.spec import TileSpec, TissueMethod, tiling_identity
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet, is_registered
+from mhim_core.types import IMPORTED
 
 
 def feature_set_of(spec: TileSpec, card: EncoderCard) -> FeatureSet:
@@ -30,6 +32,7 @@ def tiling_words(feature_set: FeatureSet) -> str:
         f"inside {', '.join(settings['roi'])}" if settings.get("roi") else "",
         f"outside {', '.join(settings['exclude'])}" if settings.get("exclude") else "",
         f"in colours of {settings['colour.name']}" if "colour.name" in settings else "",
+        "without coordinates" if settings.get(f"{IMPORTED}.coords") == "none" else "",
     ]
     return " ".join(word for word in words if word)
 
@@ -58,18 +61,21 @@ def settled_card(keys: EncoderKeys, spec: TileSpec, storage: Storage | None, *, 
     """The encoder's card with encoder_runtime=auto resolved.
 
     OpenVINO, if that is preferred and installed, or has made the same features of the store alone; otherwise torch,
-    and so in a store that was begun with it. `storage` None: a new store. Raises EncoderError as `encoder_card` does.
+    and so in a store that was begun with it. `storage` None: a new store. Warns where the encoder was trained at
+    another µm/px. Raises EncoderError as `encoder_card` does.
     """
 
     def card_of(runtime: EncoderRuntime) -> EncoderCard:
         return encoder_card(
             keys.encoder,
-            weights=keys.encoder_weights or None,
+            weights=keys.weights_of(keys.encoder),
             revision=keys.encoder_revision or None,
             device="cuda" if on_gpu else "cpu",
             runtime=runtime.value,
         )
 
+    if warning := scale_warning(keys.encoder, spec.target_mpp):
+        print(f"warning: {warning}")
     if keys.encoder_runtime is not EncoderRuntime.auto:
         return card_of(keys.encoder_runtime)
     by_torch = card_of(EncoderRuntime.torch)

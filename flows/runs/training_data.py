@@ -131,10 +131,13 @@ def _check_sources(slides: Sequence[CohortRow], manifest: Manifest) -> None:
     for slide in slides:
         reading = manifest.entries[slide.slide_id].reading
         ids_of.setdefault(reading.source, []).append(slide.slide_id)
-        if slide.mpp is not None and (reading.mpp.x, reading.mpp.y) != (slide.mpp, slide.mpp):
+        is_unstated = reading.is_imported and not reading.mpp.x
+        if slide.mpp is not None and not is_unstated and (reading.mpp.x, reading.mpp.y) != (slide.mpp, slide.mpp):
             strangers.append(f"{slide.slide_id} (embedded at {reading.mpp.x:g} µm/px, the table says {slide.mpp:g})")
         elif not sha256_matches(reading.source_sha256, slide.sha256):
             strangers.append(f"{slide.slide_id} (no embedding is verified to be of the sha256 that the table names)")
+        elif reading.is_imported:
+            continue  # its source is a file of another tool, not the slide
         elif slide.uri != reading.hint.uri and _is_another_file(slide.uri, reading.source):
             strangers.append(f"{slide.slide_id} (embedded from another file than {slide.uri})")
     twins = [ids for ids in ids_of.values() if len(ids) > 1]

@@ -43,8 +43,8 @@ def job_words(flow: str, config: Any, words: Sequence[str], *, ship: bool) -> Jo
     shipped = _Inputs(config, ship)
     keys, values = keys_of(type(config)), flat(config)
     changed = {name: shipped.file(key, values[name]) for name, key in keys.items() if is_file(key, values[name])}
-    places = {name: key.values(values[name]) for name, key in keys.items() if is_place(key, values[name])}
-    changed |= {name: ",".join(map(_absolute, uris)) for name, uris in places.items()}
+    places = {name: key for name, key in keys.items() if is_place(key, values[name])}
+    changed |= {name: key.changed(values[name], _absolute) for name, key in places.items()}
     identity = {
         name: changed.get(name, values[name])
         for name, key in keys.items()

@@ -11,6 +11,7 @@ from typing import Any
 from mhim_core.errors import EncoderError, IntegrityError
 from mhim_core.fingerprint import to_plain
 from mhim_core.records import parse_json, read_record
+from mhim_core.types import IMPORTED
 
 CPU_BATCH_SIZE = 8
 """Tiles per forward pass on a CPU. Small batches win there: 105 tiles/s at 8 against 27 at 64 (EfficientNet-lite0)."""
@@ -97,7 +98,13 @@ class EncoderCard:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "EncoderCard":
-        """The card of `to_dict`. Raises EncoderError if fields are missing or unknown."""
+        """The card of `to_dict`. Raises EncoderError if fields are missing or unknown, or if another tool's encoder is
+        meant, which is known by name alone."""
+        if fields.get("runtime") == IMPORTED:
+            raise EncoderError(
+                f"the features of {fields.get('id')} were imported from another tool, whose encoder is not here; "
+                "that tool alone can make such features, and mhim import brings them into a store"
+            )
         try:
             return read_record(cls, fields, "stored encoder card")
         except IntegrityError as error:

@@ -7,6 +7,7 @@ from mhim_core.embed.facts import PlanFacts, plan_facts
 from mhim_core.errors import SlideError
 from mhim_core.features import SourceHint
 from mhim_core.slides.prepare import prepare_slide
+from mhim_core.slides.ranged_file import RangedFile
 from mhim_core.slides.reader import TileBatch
 from mhim_core.slides.regions import NO_FILES, RegionFiles, task_regions
 from mhim_core.slides.source_identity import check_sha256, source_identity
@@ -25,8 +26,9 @@ def decode_slide(
     spec: TileSpec,
     policy: SlidePolicy,
     files: RegionFiles = NO_FILES,
+    ranged: RangedFile | None = None,
 ) -> Iterator[PlanFacts | TileBatch]:
-    """One PlanFacts, then the TileBatches in plan order.
+    """One PlanFacts, then the TileBatches in plan order; `ranged` as in `open_slide`.
 
     `files`: the slide's annotation and mask, where `spec` uses them. Raises SlideError for anything that is the slide's
     fault: READ also where the file changed while it was read, whose tiles are then void; BAD_ANNOTATION also where
@@ -36,11 +38,13 @@ def decode_slide(
     source_sha256 = check_sha256(path, task.sha256)
     source = source_identity(path)
     regions = task_regions(task, files, spec)
-    with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy, regions=regions) as slide:
+    with prepare_slide(
+        path, mpp_override=task.mpp_override, spec=spec, policy=policy, regions=regions, ranged=ranged
+    ) as slide:
         yield plan_facts(task.slide_id, slide, spec, source, hint, source_sha256, regions.digest)
         num_tiles = max(1, min(_BATCH_SIZE, _BATCH_BYTES // (3 * spec.tile_px**2)))
         yield from slide.tiles(num_tiles)
-    if _version(path) != version:
+    if ranged is None and _version(path) != version:  # what is fetched is all of one version
         raise SlideError(FailureReason.READ, "the slide's file changed while it was read; run again once it is whole")
 
 

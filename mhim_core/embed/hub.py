@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mhim_core.errors import EncoderError
 
+HUB = "https://huggingface.co/"
 CONFIG_NAME = "config.json"
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")

@@ -5,6 +5,7 @@ tile's feature is bit-equal whatever its batch mates; every network is held agai
 one place that imports openvino, whose telemetry is kept out: nothing is sent.
 """
 
+import io
 import sys
 import warnings
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from mhim_core.embed.agreement import check_agreement, trial_tiles
 from mhim_core.embed.card import BFLOAT16, FLOAT32, EncoderCard
+from mhim_core.embed.onnx_file import names_other_files
 from mhim_core.errors import EncoderError
 
 _TELEMETRY = "openvino_telemetry"
@@ -46,13 +48,18 @@ def import_openvino() -> Any:
 class CompiledNetwork(nn.Module):
     """float32 (batch_size, 3, p, p) → float32 (batch_size, d), in exactly the card's batches.
 
-    Raises EncoderError if openvino is not installed, the network cannot be exported, or this CPU lacks the precision.
+    `network`: a torch module, or the bytes of an ONNX file. Raises EncoderError if openvino is not installed, the
+    network cannot be exported or read, or this CPU lacks the precision.
     """
 
-    def __init__(self, card: EncoderCard, network: nn.Module) -> None:
+    def __init__(self, card: EncoderCard, network: nn.Module | bytes) -> None:
         super().__init__()
         openvino = import_openvino()
-        compiled = openvino.Core().compile_model(_exported(openvino, card, network), "CPU", _properties(card))
+        if isinstance(network, bytes):
+            model = _read_onnx(openvino, card, network)
+        else:
+            model = _exported(openvino, card, network)
+        compiled = openvino.Core().compile_model(model, "CPU", _properties(card))
         if compiled.get_property("INFERENCE_PRECISION_HINT").to_string() != _HINTS[card.precision]:
             raise EncoderError(
                 f"encoder {card.id} computes in {card.precision}, which this machine's CPU does not; set "
@@ -90,6 +97,30 @@ def _exported(openvino: Any, card: EncoderCard, network: nn.Module) -> Any:
             f"encoder {card.id} cannot be exported to OpenVINO ({type(error).__name__}: {reason}); "
             "set encoder_runtime=torch"
         ) from error
+    return _channels_last(openvino, model)
+
+
+def _read_onnx(openvino: Any, card: EncoderCard, data: bytes) -> Any:
+    """An ONNX file's model of one static shape. Raises EncoderError where it takes weights from other files, too."""
+    if names_other_files(data):
+        raise EncoderError(
+            f"encoder {card.id}: the ONNX file keeps weights in other files, which its sha256 does not cover; save it "
+            "as one file"
+        )
+    try:
+        model = openvino.Core().read_model(io.BytesIO(data))
+        model.reshape([card.batch_size, 3, card.transform["input_px"], card.transform["input_px"]])
+        return _channels_last(openvino, model)
+    except Exception as error:  # the reader raises whatever the file leads it to
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise EncoderError(
+            f"encoder {card.id}: OpenVINO does not read the ONNX file ({reason}); it must take one float32 input "
+            "(b, 3, p, p) for any b"
+        ) from error
+
+
+def _channels_last(openvino: Any, model: Any) -> Any:
+    """The model taking channels-last pixels as they lie in memory."""
     steps = openvino.preprocess.PrePostProcessor(model)
     steps.input().tensor().set_layout(openvino.Layout("NHWC"))
     steps.input().model().set_layout(openvino.Layout("NCHW"))

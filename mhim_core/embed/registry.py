@@ -3,6 +3,8 @@
     hed-texture         weight-free stain and texture statistics; needs nothing, runs anywhere
     efficientnet-lite0  ImageNet weights from a package of the extra `encoders`; no hub, no network
     timm/<model>        timm's models, from the hub at a pinned commit, or from a file or folder with weights=
+    own                 a user's TorchScript, torch.export or ONNX file, which is run (`own_file.py`)
+    uni2-h, virchow2, … published pathology encoders, from the hub or a file (`presets/`)
 
 Where a local weights file lies is execution information: it is given beside the name or card (`weights`) and is part of
 neither the card nor any fingerprint; the file's sha256 is.
@@ -32,10 +34,16 @@ from mhim_core.embed.efficientnet_lite0 import NAME as EFFICIENTNET_LITE0
 from mhim_core.embed.efficientnet_lite0 import efficientnet_card, find_weights, load_efficientnet
 from mhim_core.embed.hed_scales import NAME as HED_TEXTURE
 from mhim_core.embed.hed_scales import hed_texture_card
+from mhim_core.embed.own_file import NAME as OWN
+from mhim_core.embed.own_file import OwnFile
+from mhim_core.embed.preset import all_presets, preset_of
 from mhim_core.errors import EncoderError
 
 if TYPE_CHECKING:
     from mhim_core.embed.encoder import TileEncoder
+
+Weights = str | OwnFile
+"""A local weights file or folder; for the encoder `own`, and for it alone, the file that a person named."""
 
 _TIMM_NAME = re.compile(r"^timm/(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,94}(/[A-Za-z0-9][\w.-]{0,94})?(?<![.-])$", re.ASCII)
 """A model, or an organisation and a repository; never a path."""
@@ -61,7 +69,7 @@ _DEVICES = ("cpu", "cuda")
 def encoder_card(
     name: str,
     *,
-    weights: str | None = None,
+    weights: Weights | None = None,
     revision: str | None = None,
     device: str = "cpu",
     runtime: str = "torch",
@@ -80,15 +88,18 @@ def encoder_card(
     if facts is None:
         known = ", ".join(known for known, place in _RUNTIMES if place == device)
         raise EncoderError(f"encoder {name}: encoder_runtime={runtime} is not known on {device}; known there: {known}")
-    return _entry(name).make_card(name, weights, revision, facts)
+    return _entry(name).make_card(name, _fitting(name, weights), revision, facts)
 
 
-def card_found_here(stored: EncoderCard, *, weights: str | None = None) -> EncoderCard:
+def card_found_here(stored: EncoderCard, *, weights: Weights | None = None) -> EncoderCard:
     """The card that this version makes of the stored one's name and revision, for the same runtime.
 
     Arguments and errors as `encoder_card`; whoever asks compares the two.
     """
-    return _entry(stored.id).make_card(stored.id, weights, stored.revision or None, _RUNTIMES[_place_of(stored)])
+    entry, weights = _entry(stored.id), _fitting(stored.id, weights)
+    if isinstance(weights, OwnFile):
+        weights = weights.with_transform(stored.transform)
+    return entry.make_card(stored.id, weights, stored.revision or None, _RUNTIMES[_place_of(stored)])
 
 
 def runtime_of(card: EncoderCard) -> str:
@@ -99,6 +110,11 @@ def runtime_of(card: EncoderCard) -> str:
 def _place_of(card: EncoderCard) -> tuple[str, str]:
     made_by = (card.runtime, card.precision)
     return next(place for place, facts in _RUNTIMES.items() if (facts["runtime"], facts["precision"]) == made_by)
+
+
+def is_encoder_name(name: str) -> bool:
+    """Whether an encoder may be called that; whether there is such a model is not asked."""
+    return bool(_TIMM_NAME.match(name)) or (name in ENCODER_NAMES and name != _TIMM)
 
 
 def prefers_openvino(name: str) -> bool:
@@ -114,7 +130,7 @@ def openvino_is_installed() -> bool:
 def load_encoder(
     name: str,
     *,
-    weights: str | None = None,
+    weights: Weights | None = None,
     revision: str | None = None,
     device: str = "cpu",
     runtime: str = "torch",
@@ -124,19 +140,19 @@ def load_encoder(
     return load_encoder_for(card, weights=weights)
 
 
-def load_encoder_for(card: EncoderCard, *, weights: str | None = None) -> "TileEncoder":
+def load_encoder_for(card: EncoderCard, *, weights: Weights | None = None) -> "TileEncoder":
     """The encoder a stored card describes, with the card's own transform, batch size and threads.
 
     A card made from a local file does not know where that file lies: give it with `weights`; the hub and packages are
     found without. Raises EncoderError if the weights here have another sha256, or this version computes otherwise.
     """
-    return _entry(card.id).load(card, weights)
+    return _entry(card.id).load(card, _fitting(card.id, weights))
 
 
-def num_weight_bytes(card: EncoderCard, *, weights: str | None = None) -> int | None:
+def num_weight_bytes(card: EncoderCard, *, weights: Weights | None = None) -> int | None:
     """Of the file that `load_encoder_for` would read: 0 without one; None where it is not on this machine (yet)."""
     try:
-        path = _entry(card.id).find_weights(card, weights)
+        path = _entry(card.id).find_weights(card, _fitting(card.id, weights))
         return 0 if path is None else path.stat().st_size
     except (EncoderError, OSError):  # to load it tells why
         return None
@@ -145,11 +161,11 @@ def num_weight_bytes(card: EncoderCard, *, weights: str | None = None) -> int | 
 class _Encoder(NamedTuple):
     """How an encoder is described, without loading it, and how it is loaded."""
 
-    make_card: Callable[[str, str | None, str | None, dict[str, Any]], EncoderCard]
-    """Of name, weights, revision and runtime."""
-    load: "Callable[[EncoderCard, str | None], TileEncoder]"
+    make_card: Callable[[str, Any, str | None, dict[str, Any]], EncoderCard]
+    """Of name, weights (an OwnFile for `own`, else a path or None), revision and runtime."""
+    load: "Callable[[EncoderCard, Any], TileEncoder]"
     """Of card and weights."""
-    find_weights: Callable[[EncoderCard, str | None], Path | None] = lambda card, weights: None
+    find_weights: Callable[[EncoderCard, Any], Path | None] = lambda card, weights: None
     """Of card and weights: the file on this machine, nothing downloaded; None: an encoder without weights."""
 
 
@@ -180,8 +196,9 @@ def _timm_card(name: str, weights: str | None, revision: str | None, runtime: di
 
 
 def _load_timm(card: EncoderCard, weights: str | None) -> "TileEncoder":
-    from mhim_core.embed.timm_card import LOCAL, find_source
+    from mhim_core.embed.timm_card import find_source
     from mhim_core.embed.timm_encoder import load_timm
+    from mhim_core.embed.weights import LOCAL
 
     if weights is None and card.source.startswith(LOCAL):
         raise EncoderError(
@@ -196,12 +213,47 @@ def _find_efficientnet(card: EncoderCard, weights: str | None) -> Path:
 
 
 def _find_timm(card: EncoderCard, weights: str | None) -> Path:
-    from mhim_core.embed.hub import find_cached
-    from mhim_core.embed.timm_card import HUB, find_source
+    from mhim_core.embed.hub import HUB, find_cached
+    from mhim_core.embed.timm_card import find_source
 
     if weights is not None:
         return find_source(card.id, weights, card.revision or None).path
     return find_cached(card.source.removeprefix(HUB), card.revision)
+
+
+def _preset_card(name: str, weights: str | None, revision: str | None, runtime: dict[str, Any]) -> EncoderCard:
+    from mhim_core.embed.preset_card import preset_card
+
+    return preset_card(name, weights, revision, runtime)
+
+
+def _load_preset(card: EncoderCard, weights: str | None) -> "TileEncoder":
+    from mhim_core.embed.preset_card import find_preset_weights
+    from mhim_core.embed.preset_encoder import load_preset
+
+    return load_preset(card, find_preset_weights(card, weights, download=True))
+
+
+def _find_preset(card: EncoderCard, weights: str | None) -> Path:
+    from mhim_core.embed.preset_card import find_preset_weights
+
+    return find_preset_weights(card, weights)
+
+
+def _own_card(name: str, weights: OwnFile, revision: str | None, runtime: dict[str, Any]) -> EncoderCard:
+    from mhim_core.embed.own_encoder import own_card
+
+    return own_card(weights, runtime)
+
+
+def _load_own(card: EncoderCard, weights: OwnFile) -> "TileEncoder":
+    from mhim_core.embed.own_encoder import load_own
+
+    return load_own(card, weights)
+
+
+def _find_own(card: EncoderCard, weights: OwnFile) -> Path:
+    return Path(weights.path)
 
 
 _TIMM = "timm/<model>"
@@ -209,18 +261,35 @@ _ENCODERS = {
     HED_TEXTURE: _Encoder(_hed_texture_card, _load_hed_texture),
     EFFICIENTNET_LITE0: _Encoder(_efficientnet_card, load_efficientnet, _find_efficientnet),
     _TIMM: _Encoder(_timm_card, _load_timm, _find_timm),
+    OWN: _Encoder(_own_card, _load_own, _find_own),
 }
-ENCODER_NAMES = tuple(_ENCODERS)
+_PRESET = _Encoder(_preset_card, _load_preset, _find_preset)
+ENCODER_NAMES = (*_ENCODERS, *all_presets())
+"""Of everything that `encoder=` takes; `timm/<model>` stands for many."""
 
 
 def _entry(name: str) -> _Encoder:
+    if preset_of(name) is not None:
+        return _PRESET
     entry = _ENCODERS.get(_TIMM if _TIMM_NAME.match(name) else name)
     if entry is None or name == _TIMM:
         raise EncoderError(_unknown(name))
     return entry
 
 
+def _fitting(name: str, weights: Weights | None) -> Weights | None:
+    """The weights. Raises EncoderError unless a file that is run is given to `own`, and to it alone."""
+    if name == OWN and not isinstance(weights, OwnFile):
+        raise EncoderError(
+            f"encoder {OWN} needs the file that it is: set encoder_file= (TorchScript, torch.export or ONNX; it is run)"
+        )
+    if name != OWN and isinstance(weights, OwnFile):
+        raise EncoderError(f"encoder {name} runs no file of yours: leave encoder_file unset, or set encoder={OWN}")
+    return weights
+
+
 def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name, [known for known in ENCODER_NAMES if known != _TIMM], n=1)
+    close = difflib.get_close_matches(name.lower(), [known for known in ENCODER_NAMES if known != _TIMM], n=1)
     hint = f"; did you mean {close[0]}?" if close else "."
-    return f"encoder {name!r} is unknown{hint} Known are {', '.join(ENCODER_NAMES)}"
+    known = f"Known are {', '.join(_ENCODERS)} and {len(all_presets())} published ones, which mhim encoders lists"
+    return f"encoder {name!r} is unknown{hint} {known}"

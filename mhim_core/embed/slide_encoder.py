@@ -4,9 +4,10 @@ Whoever decodes (the same process, a child, another machine) hands over `PlanFac
 module opens no slide. Shapes: N planned tiles, b tiles of a batch, D features.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -16,7 +17,8 @@ import torch
 from mhim_core.embed.card import RUNTIME_OPENVINO, EncoderCard
 from mhim_core.embed.encoder import Features, OverlappingEncoder, TileEncoder
 from mhim_core.embed.facts import PlanFacts
-from mhim_core.errors import EncoderError, SlideError
+from mhim_core.embed.transform import shared_resizes
+from mhim_core.errors import EncoderError, MhimError, SlideError
 from mhim_core.features import SlideFeatures, SlideReading
 from mhim_core.types import FailureReason
 
@@ -53,10 +55,15 @@ class Tiles(Protocol):
         ...
 
 
+Encoded = SlideFeatures | BaseException
+"""One slide's features by one encoder, or what kept that encoder alone from making them."""
+
+
 class SlideEncoder:
     """Encodes slide after slide with the same encoders.
 
-    Tiles are regrouped into each encoder's own batches, so how they arrive changes nothing.
+    Tiles are regrouped into each encoder's own batches, so how they arrive changes nothing, nor which other encoders
+    see them.
     """
 
     def __init__(self, encoders: Sequence[TileEncoder]) -> None:
@@ -64,28 +71,48 @@ class SlideEncoder:
             raise EncoderError("no encoder given; set encoder=, for instance encoder=hed-texture")
         self.encoders = tuple(encoders)
 
-    def __call__(self, batches: Iterable[Tiles], facts: PlanFacts) -> list[SlideFeatures]:
-        """One SlideFeatures per encoder, in their order: the tiles that came, in plan order, float16.
+    def only(self, places: Sequence[int]) -> "SlideEncoder":
+        """With the encoders at these places alone."""
+        return SlideEncoder([self.encoders[place] for place in places])
 
-        Planned tiles that never came are counted in `num_bad_tiles`. Raises SlideError(BAD_FEATURES) if a feature is
-        NaN or infinite, also where it leaves float16's range, SlideError(READ) if tiles were planned and none came,
-        and ValueError if a batch does not belong to the plan. What `batches` raises passes through.
+    def __call__(self, batches: Iterable[Tiles], facts: PlanFacts) -> list[SlideFeatures]:
+        """As `each`; raises what kept the first of the encoders that failed from making its features."""
+        encoded = self.each(batches, facts)
+        for result in encoded:
+            if isinstance(result, BaseException):
+                raise result
+        return [result for result in encoded if isinstance(result, SlideFeatures)]
+
+    def each(self, batches: Iterable[Tiles], facts: PlanFacts) -> list[Encoded]:
+        """One result per encoder, in their order: SlideFeatures of the tiles that came, in plan order, float16.
+
+        Planned tiles that never came are counted in `num_bad_tiles`. An encoder whose features cannot be stored has
+        SlideError(BAD_FEATURES) for its result: one is NaN or infinite, also where it leaves float16's range. One that
+        raises anything has that, and the others go on; once all have failed, no more tiles are asked for. Raises
+        SlideError(READ) if tiles were planned and none came, ValueError if a batch does not belong to the plan, and
+        EncoderError where an encoder is not what its card says. What `batches` raises passes through.
         """
         collectors = [_Collector(encoder, facts) for encoder in self.encoders]
+        lanes = _lanes(collectors)
         came_N = np.zeros(len(facts.coords_l0_px), dtype=bool)
         background_N = np.zeros(len(came_N), dtype=np.float32)
         columns = {name: np.array(values) for name, values in facts.columns.items()}
         num_left_out = 0
-        for batch in batches:
-            _check_batch(batch, came_N)
-            came_N[batch.index] = True
-            background_N[batch.index] = batch.background_share
-            num_left_out += len(batch.left_out)
-            for name, values in batch.columns.items():
-                columns.setdefault(name, np.zeros(len(came_N), values.dtype))[batch.index] = values
-            for collector in collectors:
-                collector.add(batch.index, batch.tiles)
-            del batch  # whose memory may be the decoder's next
+        with shared_resizes() if len(collectors) > 1 else nullcontext():
+            for batch in batches:
+                _check_batch(batch, came_N)
+                came_N[batch.index] = True
+                background_N[batch.index] = batch.background_share
+                num_left_out += len(batch.left_out)
+                for name, values in batch.columns.items():
+                    columns.setdefault(name, np.zeros(len(came_N), values.dtype))[batch.index] = values
+                for lane in lanes:
+                    lane.add(batch.index, batch.tiles)
+                del batch  # whose memory may be the decoder's next
+                if all(collector.failure is not None for collector in collectors):
+                    break
+            for lane in lanes:
+                lane.finish()
         if len(came_N) > num_left_out and not came_N.any():
             message = f"slide {facts.slide_id}: none of its {len(came_N)} planned tiles was read"
             raise SlideError(FailureReason.READ, message)
@@ -111,23 +138,20 @@ class _Beside(NamedTuple):
         return replace(facts.reading, view=view.leaving_out(num_left_out, num_planned))
 
 
-class _Collector:
-    """One slide's features by one encoder, while they come."""
+class _Lane:
+    """The encoders of one batch size: tiles are regrouped into batches once, and each batch goes to all of them."""
 
-    def __init__(self, encoder: TileEncoder, facts: PlanFacts) -> None:
-        self._encoder = encoder
-        self._facts = facts
-        self._features_ND = np.zeros((len(facts.coords_l0_px), encoder.card.dim), dtype=np.float16)
+    def __init__(self, collectors: Sequence["_Collector"], batch_size: int) -> None:
+        self._collectors = collectors
+        self._batch_size = batch_size
         self._pending: list[tuple[np.ndarray, np.ndarray]] = []
         self._num_pending = 0
-        self._running: tuple[np.ndarray, Features] | None = None
-        """Rows whose features are being computed while the next tiles are prepared."""
 
     def add(self, index: np.ndarray, tiles: np.ndarray) -> None:
         """Encode as many whole batches as there are now; keep the rest."""
         self._pending.append((index, tiles))
         self._num_pending += len(index)
-        num_whole = self._num_pending - self._num_pending % self._encoder.card.batch_size
+        num_whole = self._num_pending - self._num_pending % self._batch_size
         if num_whole:
             index, tiles = self._take_pending()
             self._encode(index[:num_whole], tiles[:num_whole])
@@ -135,11 +159,52 @@ class _Collector:
                 self._pending = [(index[num_whole:], tiles[num_whole:].copy())]
                 self._num_pending = len(index) - num_whole
 
-    def finish(self, beside: _Beside) -> SlideFeatures:
-        """Encode the rest and put the slide together."""
+    def finish(self) -> None:
+        """Encode the rest."""
         if self._num_pending:
             self._encode(*self._take_pending())
-        self._store_running()
+
+    def _take_pending(self) -> tuple[np.ndarray, np.ndarray]:
+        index = np.concatenate([index for index, _ in self._pending])
+        tiles = np.concatenate([tiles for _, tiles in self._pending])  # a copy: torch takes no read-only arrays
+        self._pending, self._num_pending = [], 0
+        return index, tiles
+
+    def _encode(self, index: np.ndarray, tiles: np.ndarray) -> None:
+        # batch by batch, what several encoders make of it first (`shared_resizes`) is still at hand
+        num_tiles = self._batch_size if len(self._collectors) > 1 else len(index)
+        for start in range(0, len(index), num_tiles):
+            part = slice(start, start + num_tiles)
+            for collector in self._collectors:
+                collector.encode(index[part], tiles[part])
+
+
+def _lanes(collectors: Sequence["_Collector"]) -> list[_Lane]:
+    by_size: dict[int, list[_Collector]] = {}
+    for collector in collectors:
+        by_size.setdefault(collector.batch_size, []).append(collector)
+    return [_Lane(members, batch_size) for batch_size, members in by_size.items()]
+
+
+class _Collector:
+    """One slide's features by one encoder, while they come."""
+
+    def __init__(self, encoder: TileEncoder, facts: PlanFacts) -> None:
+        self._encoder = encoder
+        self._facts = facts
+        self._features_ND = np.zeros((len(facts.coords_l0_px), encoder.card.dim), dtype=np.float16)
+        self.batch_size = encoder.card.batch_size
+        self._running: tuple[np.ndarray, Features] | None = None
+        """Rows whose features are being computed while the next tiles are prepared."""
+        self.failure: BaseException | None = None
+        """What this encoder raised; it takes no more tiles of the slide."""
+
+    def finish(self, beside: _Beside) -> Encoded:
+        """Put the slide together."""
+        self._attempt(self._store_running)
+        failure, self.failure = self.failure, None  # its traceback holds this: a cycle would keep the features
+        if failure is not None:
+            return failure
         facts, came_N = self._facts, beside.came_N
         is_whole = bool(came_N.all())
         return SlideFeatures(
@@ -156,13 +221,24 @@ class _Collector:
             columns={name: values[came_N] for name, values in beside.columns.items()},
         )
 
-    def _take_pending(self) -> tuple[np.ndarray, np.ndarray]:
-        index = np.concatenate([index for index, _ in self._pending])
-        tiles = np.concatenate([tiles for _, tiles in self._pending])  # a copy: torch takes no read-only arrays
-        self._pending, self._num_pending = [], 0
-        return index, tiles
+    def encode(self, index: np.ndarray, tiles: np.ndarray) -> None:
+        """Begin with batches of tiles, and store the features of those before."""
+        self._attempt(partial(self._begin, index, tiles))
 
-    def _encode(self, index: np.ndarray, tiles: np.ndarray) -> None:
+    def _attempt(self, work: Callable[[], None]) -> None:
+        """Unless this encoder has failed at the slide."""
+        if self.failure is not None:
+            return
+        try:
+            work()
+        except SlideError as error:
+            self.failure = error
+        except MhimError:  # concerns every slide
+            raise
+        except (Exception, SystemExit) as error:
+            self.failure = error
+
+    def _begin(self, index: np.ndarray, tiles: np.ndarray) -> None:
         features = _started(self._encoder, torch.from_numpy(tiles))
         self._store_running()
         self._running = index, features

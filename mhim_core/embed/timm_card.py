@@ -11,18 +11,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mhim_core.embed.card import EncoderCard
-from mhim_core.embed.hub import CONFIG_NAME, WEIGHT_NAMES, fetch
+from mhim_core.embed.hub import CONFIG_NAME, HUB, WEIGHT_NAMES, fetch
 from mhim_core.embed.timm_encoder import feature_dim, import_timm, make_network
 from mhim_core.embed.transform import INTERPOLATIONS, transform_facts
-from mhim_core.embed.weights import SUFFIXES, read_metadata, weights_sha256
+from mhim_core.embed.weights import LOCAL, SUFFIXES, read_metadata, weights_sha256
 from mhim_core.errors import EncoderError
 from mhim_core.records import parse_json
 from mhim_core.storage import read_file
 
 PREFIX = "timm/"
-HUB = "https://huggingface.co/"
-LOCAL = "local weights"
-"""How the `source` of a card begins whose weights were given as a file or folder: never their path."""
 
 _MAX_CONFIG_BYTES = 2**24
 

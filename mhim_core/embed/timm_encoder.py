@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mhim_core.embed.card import RUNTIME_OPENVINO, EncoderCard
 from mhim_core.embed.encoder import TorchEncoder
 from mhim_core.embed.folding import fold_batch_norms
+from mhim_core.embed.preset import SILU, SWIGLU_PACKED
 from mhim_core.embed.torchvision_shim import prepare_torchvision
 from mhim_core.embed.transform import TileTransform
 from mhim_core.embed.weights import check_sha256, read_tensors
@@ -40,12 +41,22 @@ def build_timm(card: EncoderCard, tensors: dict[str, Tensor]) -> TorchEncoder:
     Raises EncoderError, naming layers, if they do not fit.
     """
     model = make_network(card.id, card.network)
+    load_tensors(card, model, tensors)
+    if card.network.get("batch_norm") == FOLDED:
+        fold_batch_norms(model, card.transform["input_px"])
+    return run_network(card, model)
+
+
+def load_tensors(card: EncoderCard, model: Any, tensors: dict[str, Tensor], *, assign: bool = False) -> None:
+    """Into a model of timm, in place; a classifier may be left over. `assign`: the tensors become the model's own, so
+    that it can be one on the meta device. Raises EncoderError, naming layers, if they do not fit.
+    """
     classifier = model.pretrained_cfg.get("classifier") or ()
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     kept = {key: value for key, value in tensors.items() if not key.startswith(tuple(f"{name}." for name in names))}
     kept |= {key: tensors[key] for key in model.state_dict() if key in tensors}
     try:
-        missing, unexpected = model.load_state_dict(kept, strict=False)
+        missing, unexpected = model.load_state_dict(kept, strict=False, assign=assign)
     except RuntimeError as error:
         raise EncoderError(f"encoder {card.id}: the weights do not fit the network: {_second_line(error)}") from None
     if missing or unexpected:
@@ -54,9 +65,11 @@ def build_timm(card: EncoderCard, tensors: dict[str, Tensor]) -> TorchEncoder:
             f"{len(missing)} layers missing ({', '.join(missing[:3])}), "
             f"{len(unexpected)} unknown ({', '.join(unexpected[:3])})"
         )
-    if card.network.get("batch_norm") == FOLDED:
-        fold_batch_norms(model, card.transform["input_px"])
-    transform, network = TileTransform(card.transform), model.to(memory_format=torch.channels_last)
+
+
+def run_network(card: EncoderCard, network: Any) -> TorchEncoder:
+    """The encoder of a network whose weights are loaded: behind the card's transform, by the card's runtime."""
+    transform, network = TileTransform(card.transform), network.to(memory_format=torch.channels_last)
     if card.runtime != RUNTIME_OPENVINO:
         return TorchEncoder(card, nn.Sequential(transform, network))
     from mhim_core.embed.openvino_runtime import compiled_network
@@ -78,9 +91,18 @@ def make_network(encoder_id: str, network: dict[str, Any], *, on_meta: bool = Fa
     try:
         # the random initial weights are all replaced; drawing them must not move the process's generator
         with torch.random.fork_rng(devices=[]), torch.device("meta" if on_meta else "cpu"):
-            return timm.create_model(name, pretrained=False, num_classes=0, **network["args"])
+            return timm.create_model(name, pretrained=False, num_classes=0, **_with_layers(network["args"]))
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise EncoderError(f"encoder {encoder_id}: timm cannot build {name} with {network['args']}: {error}") from error
+
+
+def _with_layers(args: dict[str, Any]) -> dict[str, Any]:
+    """A card's arguments with the layers that it names; a name that is no layer of ours stays a name."""
+    packed = import_timm().layers.SwiGLUPacked
+    layers: dict[str, dict[str, Any]] = {"mlp_layer": {SWIGLU_PACKED: packed}, "act_layer": {SILU: nn.SiLU}}
+    return {
+        key: layers.get(key, {}).get(value, value) if isinstance(value, str) else value for key, value in args.items()
+    }
 
 
 def feature_dim(encoder_id: str, model: Any, input_px: int) -> int:

@@ -12,6 +12,8 @@ from mhim_core.storage import open_file
 if TYPE_CHECKING:
     from torch import Tensor
 
+LOCAL = "local weights"
+"""How the `source` of a card begins whose weights were given as a file or folder: never their path."""
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 

@@ -40,8 +40,9 @@ class SlidePictures(NamedTuple):
     top_tiles: bytes | None
 
 
-def draw_slide(path: Path | None, slide: AttendedSlide, spec: TileSpec, num_top_tiles: int) -> SlidePictures:
-    """Draw one slide; without its file (`path` None) the heat map lies on white and there are no tiles.
+def draw_slide(path: Path | None, slide: AttendedSlide, spec: TileSpec | None, num_top_tiles: int) -> SlidePictures:
+    """Draw one slide; without its file (`path` None) the heat map lies on white and there are no tiles, nor without a
+    `spec`, by which they were cut.
 
     Raises SlideError where the file is there and cannot be read.
     """
@@ -55,7 +56,7 @@ def draw_slide(path: Path | None, slide: AttendedSlide, spec: TileSpec, num_top_
         thumbnail = reader.thumbnail(
             slide.mpp, max(max(sides_um) / picture_side_px(*sides_um), slide.mpp.x, slide.mpp.y)
         )
-        tiles = _read_tiles(reader, slide, spec, top) if len(top) else None
+        tiles = _read_tiles(reader, slide, spec, top) if len(top) and spec is not None else None
     return _drawn(thumbnail.pixels, slide, top, tiles)
 
 

@@ -1,13 +1,16 @@
 """What every backend is, and which one opens a file. The registry of them is `registry`."""
 
+import contextlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from mhim_core.errors import SlideError
 from mhim_core.features import BackendUsed
 from mhim_core.slides.info import SlideInfo
+from mhim_core.slides.ranged_file import RangedFile
 from mhim_core.slides.registry import backend_class
 from mhim_core.slides.registry import register_backend as register_backend
 from mhim_core.slides.spec import AUTO, DIRECT, OPENSLIDE, PLAIN
@@ -54,18 +57,43 @@ class Backend(ABC):
         """Called before tiles are read from a level; returns what a person should know of it, or nothing."""
         return ""
 
+    def read_ranged(self, ranged: RangedFile) -> bool:
+        """Whether it will say of all bytes what it is about to read, from now on; it has read the header alone.
+
+        Called once, before the first read, of a file that is fetched by ranges. False: it is to be fetched whole.
+        """
+        return False
+
+    def expect_regions(self, level: int, coords_l0_px: np.ndarray, read_px: tuple[int, int]) -> None:
+        """These regions of a level, int (n, 2), will be read; all are `read_px` = (width, height) large.
+
+        What is fetched by ranges may be fetched ahead.
+        """
+        return
+
     @abstractmethod
     def close(self) -> None:
         """Release the file."""
 
 
-def open_backend(path: Path, name: str) -> Backend:
-    """The file, opened by the named backend.
+def open_backend(path: Path, name: str, ranged: RangedFile | None = None) -> Backend:
+    """The file, opened by the named backend; `ranged` is that file, where it is fetched by ranges.
 
     auto: direct for tiles of JPEG, plain for what OpenSlide reads no colours from, OpenSlide otherwise.
 
     Raises SlideError: OPEN, TOO_LARGE.
     """
+    if ranged is not None:
+        with contextlib.suppress(SlideError):  # of a hole, perhaps
+            backend = _opened(path, name)
+            if backend.read_ranged(ranged):
+                return backend
+            backend.close()
+        ranged.complete()
+    return _opened(path, name)
+
+
+def _opened(path: Path, name: str) -> Backend:
     from mhim_core.slides.file_layout import file_layout
 
     layout = file_layout(path)

@@ -5,12 +5,14 @@ times as fast as asking OpenSlide for the same pixels, which are the same (`back
 """
 
 import math
-import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
 from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG
+
+from mhim_core.slides.ranged_file import Span
 
 _IS_YCBCR = {PHOTOMETRIC.YCBCR: b"\x01", PHOTOMETRIC.RGB: b"\x00"}
 """What Adobe's marker says of the colours. The TIFF's word counts, as for OpenSlide: Aperio's streams say nothing."""
@@ -89,13 +91,13 @@ class TileLayout(NamedTuple):
 
 
 class FileTiles:
-    """One level's tiles. `descriptor` is an open file's; `cache` is shared with the file's other levels."""
+    """One level's tiles. `read(offset, num_bytes)` is the file; `cache` is shared with the file's other levels."""
 
-    def __init__(self, descriptor: int, level: int, page: Any, cache: TileCache) -> None:
+    def __init__(self, read: Callable[[int, int], bytes], level: int, page: Any, cache: TileCache) -> None:
         """`page` is a tifffile page for which `is_direct` holds."""
         self.grid = _grid(page)
         self._size = self.grid.tile_height_px.to_bytes(2) + self.grid.tile_width_px.to_bytes(2)
-        self._descriptor = descriptor
+        self._read = read
         self._level = level
         self._offsets, self._num_bytes = page.dataoffsets, page.databytecounts
         head = (page.jpegtables or _START).removesuffix(_END)
@@ -150,14 +152,26 @@ class FileTiles:
         fullest = int(np.argmax(self._num_bytes))
         return divmod(fullest, self.grid.columns) if self._num_bytes[fullest] else None
 
+    def spans(self, is_wanted: np.ndarray) -> list[Span]:
+        """Where in the file the tiles lie that bool (rows, columns) names; without those that cannot be pictures."""
+        wanted = np.flatnonzero(is_wanted).tolist()
+        return [
+            Span(self._offsets[index], self._offsets[index] + self._num_bytes[index])
+            for index in wanted
+            if self._is_plausible(self._num_bytes[index])
+        ]
+
+    def is_any_missing(self) -> bool:
+        """Whether a tile was never stored."""
+        return not all(self._num_bytes)
+
     def stream(self, index: int) -> bytes:
         """The tile's JPEG stream, with its tables, in the colours that the TIFF states. Raises UnreadableTileError."""
         num_bytes = self._num_bytes[index]
-        num_values = self.grid.tile_width_px * self.grid.tile_height_px * 3
-        if not 0 < num_bytes <= _MAX_STREAM_SHARE * num_values + 65_536:
+        if not self._is_plausible(num_bytes):
             raise UnreadableTileError
         try:
-            data = os.pread(self._descriptor, num_bytes, self._offsets[index])
+            data = self._read(self._offsets[index], num_bytes)
         except (OSError, OverflowError) as error:
             raise UnreadableTileError from error
         if len(data) != num_bytes:
@@ -167,6 +181,10 @@ class FileTiles:
         if frame[4:5] != b"\x08" or size != self._size or frame[9:10] != b"\x03":
             raise UnreadableTileError
         return b"".join((self._head, *kept, scan))
+
+    def _is_plausible(self, num_bytes: int) -> bool:
+        num_values = self.grid.tile_width_px * self.grid.tile_height_px * 3
+        return 0 < num_bytes <= _MAX_STREAM_SHARE * num_values + 65_536
 
     def _decode(self, index: int, out: np.ndarray) -> None:
         try:

@@ -13,6 +13,7 @@ from mhim_core.errors import SlideError
 from mhim_core.features import SlideView
 from mhim_core.slides.grid import TilePlan
 from mhim_core.slides.prepare import PreparedSlide, prepare_slide
+from mhim_core.slides.ranged_file import RangedFile
 from mhim_core.slides.regions import NO_FILES, RegionFiles, task_regions
 from mhim_core.slides.source_identity import check_sha256
 from mhim_core.slides.spec import SlidePolicy, TileSpec
@@ -54,12 +55,18 @@ def inspect_slide(
     policy: SlidePolicy,
     files: RegionFiles = NO_FILES,
     with_picture: bool = False,
+    ranged: RangedFile | None = None,
 ) -> SlideInspection:
-    """Open, plan and read up to 128 tiles. Raises the SlideError that embedding would, as far as a sample can tell."""
+    """Open, plan and read up to 128 tiles; `ranged` as in `open_slide`.
+
+    Raises the SlideError that embedding would, as far as a sample can tell.
+    """
     check_sha256(path, task.sha256)
     start_s = time.process_time()
     regions = task_regions(task, files, spec)
-    with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy, regions=regions) as slide:
+    with prepare_slide(
+        path, mpp_override=task.mpp_override, spec=spec, policy=policy, regions=regions, ranged=ranged
+    ) as slide:
         planned_s, sample = time.process_time(), _sample(slide.plan)
         with contextlib.suppress(SlideError):
             _read(slide, sample)
@@ -85,7 +92,7 @@ def inspect_slide(
 
 
 def _read(slide: PreparedSlide, plan: TilePlan) -> None:
-    for _ in slide.reader.tiles(plan):
+    for _ in dataclasses.replace(slide, plan=plan).tiles():
         pass
 
 

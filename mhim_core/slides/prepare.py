@@ -13,6 +13,7 @@ from mhim_core.slides.grid import TilePlan, plan_tiles, tile_geometry
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.mask import TissueMask
 from mhim_core.slides.quality import judged
+from mhim_core.slides.ranged_file import RangedFile
 from mhim_core.slides.reader import SlideReader, TileBatch, open_slide
 from mhim_core.slides.regions import NO_REGIONS, RegionMasks, SlideRegions, region_masks, with_region_shares
 from mhim_core.slides.resolution import resolution_warning, resolve_mpp
@@ -72,13 +73,14 @@ def prepare_slide(
     spec: TileSpec,
     policy: SlidePolicy,
     regions: SlideRegions = NO_REGIONS,
+    ranged: RangedFile | None = None,
 ) -> PreparedSlide:
-    """Open a slide and plan its tiles.
+    """Open a slide and plan its tiles; `ranged` as in `open_slide`.
 
     Raises SlideError: NOT_FOUND, OPEN, TOO_LARGE, NO_MPP, IMPLAUSIBLE_MPP, UPSAMPLE, READ, NO_ANNOTATION,
     BAD_ANNOTATION; the file is closed then.
     """
-    reader = open_slide(path, spec.backend)
+    reader = open_slide(path, spec.backend, ranged)
     try:
         info = reader.info()
         mpp = resolve_mpp(info, mpp_override, policy)

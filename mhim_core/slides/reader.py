@@ -19,6 +19,7 @@ from mhim_core.features import BackendUsed, MppUsed
 from mhim_core.slides.backend import Backend, open_backend
 from mhim_core.slides.grid import TilePlan
 from mhim_core.slides.info import SlideInfo
+from mhim_core.slides.ranged_file import RangedFile
 from mhim_core.slides.spec import AUTO, MAX_THUMBNAIL_PX
 from mhim_core.slides.tiff import check_tiff
 from mhim_core.types import FailureReason
@@ -57,8 +58,10 @@ class Thumbnail(NamedTuple):
     """bool (rows, columns): the file is broken here; `pixels` is white."""
 
 
-def open_slide(path: str | Path, backend: str = AUTO) -> "SlideReader":
+def open_slide(path: str | Path, backend: str = AUTO, ranged: RangedFile | None = None) -> "SlideReader":
     """Open a slide after checking its headers; `backend` as in `TileSpec`.
+
+    `ranged`: that file, where it is fetched by ranges (`ranged_header`); None: all of it is there.
 
     Raises SlideError: NOT_FOUND (no such file), OPEN (unknown format, truncated or broken), TOO_LARGE (a header claims
     more than any scanner makes, or more than may be read whole).
@@ -66,7 +69,7 @@ def open_slide(path: str | Path, backend: str = AUTO) -> "SlideReader":
     path = Path(path)
     _check_file(path)
     try:
-        return SlideReader(open_backend(path, backend))
+        return SlideReader(open_backend(path, backend, ranged))
     except OSError as error:
         raise SlideError(FailureReason.OPEN, f"the slide file cannot be read: {error.strerror}") from error
 
@@ -109,6 +112,10 @@ class SlideReader:
         """As `Backend.prepare_level`."""
         return self._backend.prepare_level(level)
 
+    def expect(self, plan: TilePlan) -> None:
+        """The plan's tiles will be read: what is fetched by ranges may be fetched ahead."""
+        self._backend.expect_regions(plan.level, plan.coords_l0_px, plan.read_px)
+
     def tiles(self, plan: TilePlan, batch_size: int = 64) -> Iterator[TileBatch]:
         """The plan's tiles in order, up to `batch_size` at once.
 
@@ -116,6 +123,7 @@ class SlideReader:
         more than max(1, 5 %) of the planned tiles, or all of them, are unreadable.
         """
         self.bad_tiles = []
+        self.expect(plan)
         for start in range(0, len(plan), batch_size):
             coords = plan.coords_l0_px[start : start + batch_size].tolist()
             tiles = np.empty((len(coords), plan.tile_px, plan.tile_px, 3), np.uint8)
@@ -157,6 +165,8 @@ class SlideReader:
         source = _ThumbnailSource(
             level, downsample, thumbnail_mpp / mpp.x / downsample, thumbnail_mpp / mpp.y / downsample
         )
+        whole = self._info.levels[level]
+        self._backend.expect_regions(level, np.zeros((1, 2), np.int64), (whole.width_px, whole.height_px))
         block = max(1, int(_THUMBNAIL_SOURCE_PX / max(source.scale_x, source.scale_y)))
         failures = 0
         for top in range(0, rows, block):

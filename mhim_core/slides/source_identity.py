@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from mhim_core.errors import SlideError
 from mhim_core.features import SourceHint, SourceIdentity
@@ -10,6 +11,13 @@ from mhim_core.types import FailureReason
 
 _BLOCK_BYTES = 65_536
 _NUM_MIDDLE_BLOCKS = 8
+
+
+class Block(NamedTuple):
+    """Bytes of a file."""
+
+    offset: int
+    num_bytes: int
 
 
 def source_identity(path: str | Path) -> SourceIdentity:
@@ -34,12 +42,17 @@ def source_identity(path: str | Path) -> SourceIdentity:
 
 def identity_of(num_bytes: int, read: Callable[[int, int], bytes]) -> SourceIdentity:
     """The same identity through any ranged read(offset, length), such as an object store's GET."""
+    digest = hashlib.sha256(str(num_bytes).encode())
+    for block in identity_blocks(num_bytes):
+        digest.update(read(*block))
+    return SourceIdentity(num_bytes, digest.hexdigest())
+
+
+def identity_blocks(num_bytes: int) -> list[Block]:
+    """What is read for the identity of a file of so many bytes; the last may pass the file's end."""
     last = max(0, num_bytes - _BLOCK_BYTES)
     offsets = {last * i // (_NUM_MIDDLE_BLOCKS + 1) for i in range(_NUM_MIDDLE_BLOCKS + 2)}
-    digest = hashlib.sha256(str(num_bytes).encode())
-    for offset in sorted(offsets):
-        digest.update(read(offset, _BLOCK_BYTES))
-    return SourceIdentity(num_bytes, digest.hexdigest())
+    return [Block(offset, _BLOCK_BYTES) for offset in sorted(offsets)]
 
 
 def source_hint(path: str | Path) -> SourceHint:

@@ -14,6 +14,7 @@ from mhim_core.errors import ConfigError, InputError, IntegrityError
 from mhim_core.fingerprint import to_plain
 from mhim_core.records import read_record
 from mhim_core.slides.registry import BACKEND_NAMES, BACKEND_VERSIONS, PIXELS_OF
+from mhim_core.types import IMPORTED
 
 MIN_MPP, MAX_MPP = 0.05, 20.0
 """µm/px: what a light microscope's level 0 can plausibly be (100× oil is about 0.06, a macro scan 20)."""
@@ -315,9 +316,11 @@ _RULES = ("tissue", "grid", "pixels", "backend", "regions", "colour", "quality_r
 def stored_spec(tiling: Mapping[str, Any], what: str) -> TileSpec:
     """The tile spec of a stored `tiling_identity`; `what` is named in errors.
 
-    Raises InputError if this version cuts tiles otherwise, IntegrityError if a newer one wrote options that are unknown
-    here.
+    Raises InputError if this version cuts tiles otherwise or another tool cut them, IntegrityError if a newer one wrote
+    options that are unknown here.
     """
+    if IMPORTED in tiling:
+        raise InputError(f"{what} were tiled by another tool, from which their features were imported")
     values = {key: item for key, item in tiling.items() if key not in _RULES}
     spec = read_record(TileSpec, values | _rule_options(tiling, what), what)
     current = tiling_identity(spec)

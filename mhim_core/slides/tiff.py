@@ -58,15 +58,20 @@ def check_tiff(path: Path) -> None:
     """
     num_bytes = path.stat().st_size
     with path.open("rb") as file:
-        try:
-            layout = _layout(file)
-            if layout.offset_format == "I" and num_bytes >= 2**32:
-                return  # Hamamatsu's 64-bit offsets in a classic TIFF
-            for fields in _directories(file, layout, num_bytes):
-                _check_size(file, fields)
-                _check_extent(file, fields, num_bytes)
-        except (_UndecidedError, struct.error, OverflowError):
-            return
+        check_tiff_file(file, num_bytes)
+
+
+def check_tiff_file(file: BinaryIO, num_bytes: int) -> None:
+    """As `check_tiff`, of a file that is open, read from its start."""
+    try:
+        layout = _layout(file)
+        if layout.offset_format == "I" and num_bytes >= 2**32:
+            return  # Hamamatsu's 64-bit offsets in a classic TIFF
+        for fields in _directories(file, layout, num_bytes):
+            _check_size(file, fields)
+            _check_extent(file, fields, num_bytes)
+    except (_UndecidedError, struct.error, OverflowError):
+        return
 
 
 def _layout(file: BinaryIO) -> _Layout:
@@ -188,7 +193,7 @@ def _check_extent(file: BinaryIO, fields: dict[int, _Field], num_bytes: int) -> 
 
 
 def _values(file: BinaryIO, field: _Field) -> np.ndarray:
-    if field.offset > os.fstat(file.fileno()).st_size:  # file systems refuse to seek to some places
+    if field.offset > file.seek(0, os.SEEK_END):  # file systems refuse to seek to some places
         raise _UndecidedError
     file.seek(field.offset)
     data = file.read(field.num_bytes)

@@ -120,9 +120,8 @@ def _no_features(storage: Storage) -> str:
     if foreign is None:
         return f"{storage.uri} holds no features; run `mhim embed` first"
     return (
-        f"{storage.uri} holds no features of mhim, but files of another tool, such as {foreign}; they name neither "
-        "encoder nor slide, so no command trains on them: make features of the slides with `mhim embed "
-        "store=<another folder>`, or train on .h5 files from Python (mhim_core.store.interop.H5Bags, docs/python.md)"
+        f"{storage.uri} holds no features of mhim, but files of another tool, such as {foreign}: `mhim import` brings "
+        "them into a store (docs/from_another_tool.md)"
     )
 
 

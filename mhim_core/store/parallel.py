@@ -1,7 +1,8 @@
 """Many small requests at once: a request to an object store is mostly waiting."""
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from mhim_core.errors import NotFoundError
@@ -28,6 +29,24 @@ def map_all(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # denied once is denied 10⁵ times: do not ask again
             raise
+
+
+def map_in_order(function: Callable[[T], R], items: Iterable[T], num_threads: int) -> Iterator[R]:
+    """`function` of every item, in order, as it comes; never more items and results at a time than threads.
+
+    For items that take much memory, where `map_all` is for small ones. The first error ends it.
+    """
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="mhim-files") as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def read_all(storage: Storage, keys: Iterable[str]) -> dict[str, bytes]:

@@ -16,6 +16,9 @@ wrote it:
     sharpness         float32                      variance of the tile's Laplacian (`slides/quality.py`)
     pen_share         float32                      share of the tile's area under pen, 0 to 1
 
+Features that were imported from another tool have what that tool states: -1 in all places and NaN in all shares stand
+for what it does not state.
+
 The file's metadata key `mhim` is canonical JSON: what the features are of and what computed them. Nothing in a file
 varies with time, host, path, attempt or thread count: the same features give the same bytes.
 
@@ -33,7 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mhim_core.errors import IntegrityError, SlideError
-from mhim_core.features import PEN_SHARE, SHARPNESS, TILE_CLASS, SlideFeatures
+from mhim_core.features import PEN_SHARE, SHARPNESS, TILE_CLASS, SlideFeatures, has_places
 from mhim_core.fingerprint import canonical_json, sha256
 from mhim_core.records import parse_json
 from mhim_core.types import FailureReason, SlideId
@@ -71,7 +74,7 @@ class FeatureTable(NamedTuple):
     features: np.ndarray
     """float16 (N, D), finite."""
     coords_l0_px: np.ndarray
-    """int32 (N, 2): x, y of the top-left corners."""
+    """int32 (N, 2): x, y of the top-left corners; see `SlideFeatures` for what imported features leave open."""
     tissue_share: np.ndarray
     """float32 (N,)."""
     background_share: np.ndarray
@@ -169,7 +172,7 @@ def file_metadata(features: SlideFeatures) -> dict[str, Any]:
 
 def check_features(features: SlideFeatures) -> None:
     """Raises SlideError(bad_features): wrong shapes or types, NaN or Inf, a share outside 0–1, a tile twice."""
-    num_tiles = len(features.features)
+    num_tiles, is_imported = len(features.features), features.cut.is_imported
     arrays = {
         "features": (features.features, np.float16, 2),
         "coords_l0_px": (features.coords_l0_px, np.int32, 2),
@@ -186,9 +189,11 @@ def check_features(features: SlideFeatures) -> None:
     if not all_finite(features.features):
         raise _bad(features, "NaN or infinite features: the encoder overflowed float16 or its weights are broken")
     for name, share in (("tissue", features.tissue_share), ("background", features.background_share)):
-        if num_tiles and not (share.min() >= 0 and share.max() <= 1):
+        is_unstated = is_imported and bool(np.isnan(share).all())
+        if num_tiles and not is_unstated and not (share.min() >= 0 and share.max() <= 1):
             raise _bad(features, f"{name} shares from {share.min()} to {share.max()}, outside 0 to 1")
-    if len(np.unique(features.coords_l0_px, axis=0)) != num_tiles:
+    is_placed = not is_imported or has_places(features.coords_l0_px)
+    if is_placed and len(np.unique(features.coords_l0_px, axis=0)) != num_tiles:
         raise _bad(features, "a tile occurs twice")
     for name, values in features.columns.items():
         if name not in OPTIONAL_COLUMNS or values.shape != (num_tiles,):

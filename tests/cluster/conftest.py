@@ -1,80 +1,23 @@
-"""An S3-compatible server on the loopback, and a proxy before it that misbehaves on request."""
+"""A proxy before the S3 server of the tests that misbehaves on request."""
 
-import contextlib
 import http.client
 import os
 import socket
-import subprocess
-import sys
 import threading
-import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 HOST = "127.0.0.1"
-SECRET = "canary-of-a-secret-key"
-
-
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """The endpoint of a moto server of our own, stopped by its process id."""
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", HOST, "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(300):
-            with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
-                break
-            time.sleep(0.1)
-        else:
-            raise RuntimeError("moto_server did not start")
-        yield f"http://{HOST}:{port}"
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
-
-
-@pytest.fixture
-def s3_environment(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of a user of that server, and no credentials from elsewhere."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    settings = {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def bucket(s3_server: str, s3_environment: None) -> str:
-    """A fresh bucket's name."""
-    name = f"bucket-{uuid.uuid4().hex}"
-    connection = http.client.HTTPConnection(s3_server.removeprefix("http://"))
-    # the server signs nothing off, but tells services apart by the signature's scope
-    authorization = "AWS4-HMAC-SHA256 Credential=testing/20200101/us-east-1/s3/aws4_request"
-    connection.request("PUT", f"/{name}", headers={"Authorization": authorization})
-    assert connection.getresponse().status == 200
-    connection.close()
-    return name
 
 
 class FaultyProxy:
     """Forwards to an endpoint. Each entry of `faults` spoils one request, in order:
 
     an int: that status instead of forwarding; "reset": the connection is dropped instead; "lost": forwarded, but the
-    reply never comes; "ok": forwarded. `drops_conditions`: as a store that knows no conditional PUT.
+    reply never comes; "ok": forwarded. `drops_conditions`: as a store that knows no conditional requests.
+    `after_get(number)` is called with the number of objects, or parts of them, that were read.
     """
 
     def __init__(self, target: str) -> None:
@@ -82,6 +25,9 @@ class FaultyProxy:
         self.always: int | None = None
         self.drops_conditions = False
         self.num_requests = 0
+        self.num_gets = self.num_bytes = 0
+        """Of objects and parts of them that were read."""
+        self.after_get: Callable[[int], None] = lambda _: None
         self._lock = threading.Lock()
         proxy, target_address = self, target.removeprefix("http://")
 
@@ -101,11 +47,15 @@ class FaultyProxy:
                 upstream = http.client.HTTPConnection(target_address)
                 headers = dict(self.headers)
                 if proxy.drops_conditions:
-                    headers.pop("If-None-Match", None)
+                    headers = {
+                        name: value for name, value in headers.items() if name not in ("If-None-Match", "If-Match")
+                    }
                 upstream.request(self.command, self.path, body, headers)
                 response = upstream.getresponse()
                 data = response.read()
                 upstream.close()
+                if self.command == "GET" and "list-type" not in self.path:
+                    proxy.count(len(data))
                 if fault == "lost":
                     self.connection.shutdown(socket.SHUT_RDWR)
                     self.close_connection = True
@@ -141,6 +91,12 @@ class FaultyProxy:
                 return self.always
             return self.faults.pop(0) if self.faults else "ok"
 
+    def count(self, num_bytes: int) -> None:
+        with self._lock:
+            self.num_gets += 1
+            self.num_bytes += num_bytes
+        self.after_get(self.num_gets)
+
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
@@ -148,8 +104,10 @@ class FaultyProxy:
 
 
 def error_body(status: int) -> bytes:
-    code = {403: "AccessDenied", 503: "SlowDown", 409: "ConditionalRequestConflict"}.get(status, "Error")
-    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode()
+    codes = {403: "AccessDenied", 503: "SlowDown", 409: "ConditionalRequestConflict", 412: "PreconditionFailed"}
+    code = codes.get(status, "Error")
+    message = os.environ["AWS_SECRET_ACCESS_KEY"]  # which must not come back in an error of ours
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.embedding import EmbedJob, SlideActor, loading_limit_s, status_of, task_rows, task_source
+from cluster.embedding import EmbedJob, JobEncoder, SlideActor, loading_limit_s, status_of, task_rows, task_source
 from cluster.storage import open_storage
 from cluster.watchdog import Unwatched, Verdict
 from mhim_core.demo.pyramid import write_pyramid
+from mhim_core.embed.efficientnet_lite0 import PACKAGE
 from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import ConfigError, ConflictError, EncoderError, MhimError, StorageError
 from mhim_core.slides.spec import SlidePolicy, TileSpec, tiling_identity
 from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.store.layout import commits_prefix
 from mhim_core.store.record import CommitRecord
 from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
 
 
-def make_actor(store: Path, **changes: Any) -> SlideActor:
-    card, spec = encoder_card("hed-texture"), TileSpec()
-    feature_set = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
-    job = EmbedJob(str(store), feature_set, card, None, spec, SlidePolicy(), 60.0, None)
+def make_actor(store: Path, *names: str, weights: str | None = None, **changes: Any) -> SlideActor:
+    spec, encoders = TileSpec(), []
+    for name in names or ("hed-texture",):
+        card = encoder_card(name)
+        feature_set = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
+        encoders.append(JobEncoder(feature_set, card, weights))
+    job = EmbedJob(str(store), tuple(encoders), spec, SlidePolicy(), 60.0, None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cluster.embedding._node_id", lambda: "here")
         return SlideActor(job._replace(**changes))
@@ -90,12 +96,12 @@ def test_several_decoders_of_an_actor_give_the_rows_and_features_of_one(tmp_path
 def test_an_encoder_that_exits_is_a_row_and_the_actor_goes_on(
     actor: SlideActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner = actor._encoder
+    inner = actor._encoder.each
 
     def encode(batches: Any, facts: Any) -> Any:
         return sys.exit(3) if facts.slide_id == "one.tiff" else inner(batches, facts)
 
-    monkeypatch.setattr(actor, "_encoder", encode)
+    monkeypatch.setattr(actor._encoder, "each", encode)
     rows = rows_of(actor, slide(tmp_path, "one.tiff"), slide(tmp_path, "other.tiff"))
     assert [(row.status, row.reason, row.error_type) for row in rows] == [
         (Status.FAILED, FailureReason.BAD_FEATURES, "SystemExit"),
@@ -190,13 +196,14 @@ def test_an_encoder_has_as_long_to_load_as_its_weights_need(tmp_path: Path, monk
     assert loading_limit_s(600.0, 1_200_000_000) == 900.0 + 1200
     assert loading_limit_s(1800.0, 0) == 2100.0
     assert loading_limit_s(600.0, None) > 3600, "a download"
+    assert loading_limit_s(600.0, 0, 3_000_000, 5_000_000) == 900.0 + 8
     limits: list[float] = []
     pulse = Pulse({})
     monkeypatch.setattr(pulse, "works", limits.append)
     monkeypatch.setattr("cluster.embedding.Unwatched", lambda: pulse)
     weights = tmp_path / "weights.pth"
     weights.write_bytes(bytes(3_000_000))
-    made = make_actor(tmp_path / "store", card=encoder_card("efficientnet-lite0"), weights=str(weights))
+    made = make_actor(tmp_path / "store", "efficientnet-lite0", weights=str(weights))
     made.close()
     assert limits[-1] == loading_limit_s(600.0, 3_000_000)
 
@@ -204,9 +211,7 @@ def test_an_encoder_has_as_long_to_load_as_its_weights_need(tmp_path: Path, monk
 def test_an_encoder_that_cannot_be_had_is_raised_at_home_and_not_in_the_actor(
     tmp_path: Path,
 ) -> None:
-    actor = make_actor(
-        tmp_path / "store", card=encoder_card("efficientnet-lite0"), weights=str(tmp_path / "absent.pth")
-    )
+    actor = make_actor(tmp_path / "store", "efficientnet-lite0", weights=str(tmp_path / "absent.pth"))
     with pytest.raises(EncoderError, match=r"absent\.pth"):
         rows_of(actor, slide(tmp_path, "one.tiff"))
 
@@ -258,7 +263,7 @@ class Encoder:
 def test_an_unforeseen_exception_costs_one_slide_and_a_second_in_a_row_ends_the_run(
     actor: SlideActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actor, "_encoder", Encoder(actor._encoder, {1, 3, 4}))
+    monkeypatch.setattr(actor._encoder, "each", Encoder(actor._encoder.each, {1, 3, 4}))
     slides = [slide(tmp_path, f"{number}.tiff") for number in range(5)]
     rows = rows_of(actor, *slides[:3])
     assert [(row.reason, row.stage, row.error_type) for row in rows] == [
@@ -272,6 +277,7 @@ def test_an_unforeseen_exception_costs_one_slide_and_a_second_in_a_row_ends_the_
     assert type(caught.value) is MhimError
 
 
+@pytest.mark.s3
 @pytest.mark.fault(7)
 def test_a_slide_at_s3_is_not_found_or_denied_by_its_own_name_and_its_decoder_s_retries_count(
     tmp_path: Path, proxy: Any, bucket: str
@@ -330,6 +336,7 @@ def test_an_actor_on_a_node_too_small_for_a_batch_of_tiles_says_so(
         small.close()
 
 
+@pytest.mark.s3
 @pytest.mark.fault(7)
 def test_requests_that_a_slide_had_to_repeat_come_home_with_its_row(
     actor: SlideActor, tmp_path: Path, proxy: Any, bucket: str, monkeypatch: pytest.MonkeyPatch
@@ -340,3 +347,139 @@ def test_requests_that_a_slide_had_to_repeat_come_home_with_its_row(
     first, second = rows_of(actor, slide(tmp_path, "throttled.tiff"), slide(tmp_path, "untroubled.tiff"))
     assert (first.status, first.retries) == (Status.OK, 2)
     assert (second.status, second.retries) == (Status.OK, 0)
+
+
+PAIR = ("hed-texture", "efficientnet-lite0")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlideActor]:
+    """An actor of two encoders."""
+    if find_spec(PACKAGE) is None:
+        pytest.skip("the extra `encoders` is not installed")
+    made = make_actor(tmp_path_factory.mktemp("pair") / "store", *PAIR)
+    yield made
+    made.close()
+
+
+class Spoilt:
+    """An encoder that does not work for the calls whose number is in `faulty`."""
+
+    def __init__(self, inner: Any, faulty: set[int], error: BaseException | None = None) -> None:
+        self.inner, self.card, self.versions = inner, inner.card, inner.versions
+        self.faulty, self.error, self.num_calls = faulty, error, 0
+
+    def __call__(self, tiles: Any) -> Any:
+        self.num_calls += 1
+        if self.num_calls not in self.faulty:
+            return self.inner(tiles)
+        if self.error is not None:
+            raise self.error
+        return self.inner(tiles) * math.nan
+
+
+def spoil(actor: SlideActor, patch: pytest.MonkeyPatch, *faulty: int, error: BaseException | None = None) -> Spoilt:
+    """The second encoder of the actor, spoilt."""
+    first, second = actor._encoder.encoders
+    spoilt = Spoilt(second, set(faulty), error)
+    patch.setattr(actor._encoder, "encoders", (first, spoilt))
+    return spoilt
+
+
+def commits_of(actor: SlideActor, slide_id: str) -> list[str]:
+    """The encoders that have committed the slide."""
+    names = []
+    for encoder in actor._job.encoders:
+        folder = commits_prefix(encoder.feature_set.fingerprint)
+        names += [encoder.card.id for entry in actor._storage.list(folder) if f"/{slide_id}/" in entry.key]
+    return names
+
+
+def test_each_encoder_commits_a_slide_that_is_decoded_once_and_its_row_has_a_part_for_each(
+    pair: SlideActor, tmp_path: Path
+) -> None:
+    (row,) = rows_of(pair, slide(tmp_path, "both.tiff"))
+    assert [part.status for part in (row, *row.parts)] == [Status.OK] * 3
+    assert row.num_tiles == row.parts[0].num_tiles == row.parts[1].num_tiles > 0
+    assert row.num_bytes == sum(part.num_bytes for part in row.parts)
+    records = [CommitRecord.from_json(pair._storage.get(part.commit_key), part.slide_id) for part in row.parts]
+    assert [record.feature_set for record in records] == [
+        encoder.feature_set.fingerprint for encoder in pair._job.encoders
+    ]
+    (again,) = rows_of(pair, slide(tmp_path, "both.tiff"))
+    assert [part.status for part in (again, *again.parts)] == [Status.SKIPPED] * 3
+
+
+def test_a_slide_for_one_of_the_encoders_is_encoded_by_that_one_alone(pair: SlideActor, tmp_path: Path) -> None:
+    task = slide(tmp_path, "second.tiff")
+    (row,) = rows_of(pair, task._replace(encoders=(1,)))
+    assert (row.status, row.parts) == (Status.OK, ())
+    assert commits_of(pair, "second.tiff") == ["efficientnet-lite0"]
+    (row,) = rows_of(pair, task)
+    assert [part.status for part in row.parts] == [Status.OK, Status.SKIPPED]
+
+
+@pytest.mark.fault(28)
+@pytest.mark.parametrize("error", [None, RuntimeError("odd tile"), SystemExit(3)], ids=repr)
+def test_an_encoder_that_fails_at_a_slide_costs_the_others_nothing(
+    pair: SlideActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException | None
+) -> None:
+    name = f"odd-{type(error).__name__}.tiff"
+    with monkeypatch.context() as patch:
+        spoil(pair, patch, 1, error=error)
+        (row,) = rows_of(pair, slide(tmp_path, name))
+    assert (row.status, row.reason, row.stage) == (Status.FAILED, FailureReason.BAD_FEATURES, "encode")
+    assert [(part.status, part.reason) for part in row.parts] == [
+        (Status.OK, None),
+        (Status.FAILED, FailureReason.BAD_FEATURES),
+    ]
+    assert "efficientnet-lite0" in row.message
+    assert commits_of(pair, name) == ["hed-texture"]
+    (row,) = rows_of(pair, slide(tmp_path, name))
+    assert [part.status for part in row.parts] == [Status.SKIPPED, Status.OK]
+
+
+def test_an_encoder_that_fails_at_two_slides_in_a_row_ends_the_run_though_the_others_work(
+    pair: SlideActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(pair, monkeypatch, *range(1, 99), error=RuntimeError("CUDA error"))
+    with pytest.raises(MhimError, match=r"encoder efficientnet-lite0 failed on two .* a\.tiff and b\.tiff"):
+        rows_of(pair, slide(tmp_path, "a.tiff"), slide(tmp_path, "b.tiff"))
+    monkeypatch.undo()
+    assert [row.status for row in rows_of(pair, slide(tmp_path, "c.tiff"))] == [Status.OK]
+
+
+def test_no_more_tiles_are_asked_for_once_all_encoders_have_failed_at_a_slide(
+    pair: SlideActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoders = tuple(Spoilt(encoder, {1}) for encoder in pair._encoder.encoders)
+    monkeypatch.setattr(pair._encoder, "encoders", encoders)
+    (row,) = rows_of(pair, slide(tmp_path, "neither.tiff"))
+    assert [part.reason for part in row.parts] == [FailureReason.BAD_FEATURES] * 2
+    assert [encoder.num_calls for encoder in encoders] == [1, 1]
+    assert commits_of(pair, "neither.tiff") == []
+
+
+def test_a_slide_that_cannot_be_decoded_fails_as_a_whole(pair: SlideActor, tmp_path: Path) -> None:
+    (tmp_path / "broken.tiff").write_bytes(b"no slide")
+    (row,) = rows_of(pair, SlideTask(SlideId("broken"), str(tmp_path / "broken.tiff")))
+    assert (row.status, row.reason, row.parts) == (Status.FAILED, FailureReason.OPEN, ())
+
+
+def test_a_store_that_refuses_one_encoder_s_commit_keeps_the_other_s(
+    pair: SlideActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cluster import embedding
+
+    commit = embedding.commit
+
+    def refuse_first(*arguments: Any) -> Any:
+        monkeypatch.setattr("cluster.embedding.commit", commit)
+        raise StorageError("denied")
+
+    monkeypatch.setattr("cluster.embedding.commit", refuse_first)
+    (row,) = rows_of(pair, slide(tmp_path, "denied.tiff"))
+    assert [(part.status, part.reason, part.stage) for part in row.parts] == [
+        (Status.FAILED, FailureReason.STORAGE, "commit"),
+        (Status.OK, None, ""),
+    ]

@@ -19,6 +19,8 @@ from mhim_core.errors import SlideError, StorageError
 from mhim_core.fingerprint import sha256
 from mhim_core.types import FailureReason, SlideId, SlideTask
 
+pytestmark = pytest.mark.s3
+
 BYTES = b"a slide"
 
 
@@ -153,7 +155,7 @@ from cluster.staging import at_hand
 from mhim_core.errors import SlideError
 from mhim_core.slides import staging
 from mhim_core.types import SlideId, SlideTask
-staging._SPARE_BYTES = int(sys.argv[3])
+staging.SPARE_BYTES = int(sys.argv[3])
 folder = Path(sys.argv[2])
 try:
     with at_hand(SlideTask(SlideId("a"), sys.argv[1]), str(folder)):

@@ -25,6 +25,8 @@ from mhim_core.store.removal import find_holdings, remove_slides
 from mhim_core.store.verify import audit
 from mhim_core.types import BagId, FailureReason, SlideId, SlideTask, Status, StatusRow
 
+pytestmark = pytest.mark.s3
+
 CARD = {"id": "toy", "dim": 4}
 SET = FeatureSet(tiling={"target_mpp": 0.5}, encoder=CARD, encoder_identity=CARD)
 SLIDES = [f"s{number:02d}" for number in range(8)]

@@ -115,32 +115,15 @@ def test_a_committed_slide_is_refused_once_the_table_names_another_sha256(
         assert embed(slides, wrong, code=ExitCode.TOO_MANY_FAILED) == {"skipped": 2, "failed": 1}
 
 
+@pytest.mark.s3
 def test_a_slide_has_one_identity_in_a_folder_and_in_a_bucket_and_none_where_it_is_not(
-    slides: list[Path], monkeypatch: pytest.MonkeyPatch
+    slides: list[Path], bucket: str
 ) -> None:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        settings = {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "t", "SECRET_ACCESS_KEY": "t"}
-        for name, value in {**settings, "DEFAULT_REGION": "us-east-1"}.items():
-            monkeypatch.setenv(f"AWS_{name}", value)
-        _shared_client.cache_clear()
-        _make_bucket("slides")
-        open_storage("s3://slides").put("a.tiff", slides[0].read_bytes())
-        places = ["s3://slides/a.tiff", "s3://slides/b.tiff", str(slides[0]), str(slides[0].parent / "none.tiff")]
-        identities = [slide_identity(SlideTask(SlideId("a"), place)) for place in places]
-        assert identities == [source_identity(slides[0]), None, source_identity(slides[0]), None]
-    finally:
-        _shared_client.cache_clear()
-        server.stop()
-
-
-def _make_bucket(name: str) -> None:
-    import botocore.session
-
-    client = botocore.session.Session().create_client("s3")
-    client.create_bucket(Bucket=name)
-    client.close()
+    _shared_client.cache_clear()
+    open_storage(f"s3://{bucket}").put("a.tiff", slides[0].read_bytes())
+    places = [
+        f"s3://{bucket}/a.tiff", f"s3://{bucket}/b.tiff", str(slides[0]), str(slides[0].parent / "none.tiff"),
+    ]  # fmt: skip
+    identities = [slide_identity(SlideTask(SlideId("a"), place)) for place in places]
+    assert identities == [source_identity(slides[0]), None, source_identity(slides[0]), None]
+    _shared_client.cache_clear()

@@ -6,45 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from cluster.session import kept_alive
 from cluster.storage import _shared_client, open_storage
 from mhim_core.storage import LocalStorage, Storage
 
-pytestmark = pytest.mark.filterwarnings("ignore:::ray")
+pytestmark = [pytest.mark.s3, pytest.mark.filterwarnings("ignore:::ray")]
 
 TRAINING = ("method=plain", "folds=2", "epochs=2", "embed_dim=16", "local_cpus=2")
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
+def bucket(s3_settings: dict[str, str], make_bucket: Callable[[], str]) -> Iterator[str]:
     """A bucket, and the environment that reaches it: set before Ray starts, whose workers inherit it."""
-    import botocore.session
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/dev/null",
-        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-    }
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
+        for name, value in s3_settings.items():
             patch.setenv(name, value)
-        client = botocore.session.Session().create_client("s3")
-        client.create_bucket(Bucket="lab")
-        client.close()
         _shared_client.cache_clear()  # another test's may be of another server
         with kept_alive():
-            yield "lab"
+            yield make_bucket()
         _shared_client.cache_clear()
-    server.stop()
 
 
 def digests(storage: Storage, *prefixes: str) -> dict[str, str]:
@@ -91,3 +72,27 @@ def test_the_whole_path_lies_at_s3_and_equals_the_path_through_folders(
     evaluation = digests(LocalStorage(tmp_path / "run"), "evaluation")
     assert {"evaluation/predictions.csv", "evaluation/attention/s00.parquet"} < evaluation.keys()
     assert digests(open_storage(f"s3://{bucket}/out/run"), "evaluation") == evaluation
+
+
+def test_other_tools_files_lie_at_s3_and_equal_those_of_folders(
+    bucket: str,
+    tmp_path: Path,
+    mhim: Callable[..., Any],
+    made_store: Callable[..., str],
+    write_table: Callable[..., Path],
+    cohort_rows: Callable[..., list[dict[str, str]]],
+) -> None:
+    pytest.importorskip("h5py")
+    rows = cohort_rows(pos=2, neg=1)
+    table, store = write_table(rows), made_store([row["slide_id"] for row in rows])
+    imported = []
+    for base in (f"s3://{bucket}/tools", str(tmp_path)):
+        theirs, back = f"{base}/theirs", f"{base}/back"
+        words = ("import", f"source={theirs}", "format=clam", f"cohort={table}", f"store={back}", "encoder=toy")
+        assert mhim("export", store, "format=clam", f"out={theirs}", f"cohort={table}").code == 0
+        assert mhim(*words).code == 0
+        assert "3 skipped" in mhim(*words).out
+        imported.append((digests(open_storage(theirs), ""), digests(open_storage(back), "features")))
+    assert imported[0] == imported[1]
+    assert len(imported[0][0]) == 7
+    assert len(imported[0][1]) == 3

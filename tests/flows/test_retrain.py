@@ -149,7 +149,8 @@ def make_up(patch: pytest.MonkeyPatch) -> list[str]:
     """`mhim embed` with features made up in place of decoding: three tiles a slide, by which its label can be told."""
     embedded: list[str] = []
 
-    def pending(tasks: Sequence[Any], job: Any, config: Any, ledger: Any, cohort_input: Any) -> list[StatusRow]:
+    def pending(tasks: Sequence[Any], job: Any, config: Any, ledgers: Any, cohort_input: Any) -> list[StatusRow]:
+        (ledger,) = ledgers
         rows = []
         for task in tasks:
             embedded.append(task.slide_id)

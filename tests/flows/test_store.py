@@ -190,14 +190,14 @@ def test_features_that_come_out_otherwise_are_not_written(
     """An encoder, a device or a package that computes other bits under the same name."""
     from mhim_core.embed.slide_encoder import SlideEncoder
 
-    encode = SlideEncoder.__call__
+    encode = SlideEncoder.each
 
     def differently(self: Any, batches: Any, facts: Any) -> Any:
         (features,) = encode(self, batches, facts)
         features.features[0, 0] += 1
         return [features]
 
-    monkeypatch.setattr(SlideEncoder, "__call__", differently)
+    monkeypatch.setattr(SlideEncoder, "each", differently)
     (store / records[SlideId("s00")].key).unlink()
     before = content(store)
     ended = mhim("store", "repair", f"store={store}", f"cohort={painted.cohort}")

@@ -1,7 +1,7 @@
 import pytest
 
-from mhim_core.outcome import reconcile
-from mhim_core.types import ExitCode, FailureReason, SlideId, Status, StatusRow
+from mhim_core.outcome import joined, merged, parts_of, reconcile
+from mhim_core.types import ExitCode, FailureReason, SlideId, SlideTask, Status, StatusRow
 
 IDS = [SlideId(f"s{index}") for index in range(10)]
 
@@ -43,3 +43,29 @@ def test_empty_slides_count_as_failed_beyond_their_fraction_alone() -> None:
     assert outcome.exit_code(0.1, 0.2) is ExitCode.OK
     assert outcome.exit_code(0.2, 0.1) is ExitCode.PARTIAL
     assert outcome.exit_code(0.1, 0.1) is ExitCode.TOO_MANY_FAILED
+
+
+def test_a_slide_s_row_of_several_encoders_fails_with_any_and_counts_its_tiles_once() -> None:
+    a, b = (StatusRow(IDS[0], status, num_tiles=7, num_bytes=10) for status in (Status.SKIPPED, Status.OK))
+    row = merged([a, b])
+    assert (row.status, row.num_tiles, row.num_bytes, row.parts) == (Status.OK, 7, 20, (a, b))
+    failed = StatusRow(IDS[0], Status.FAILED, FailureReason.BAD_FEATURES, "encode", "SlideError", "why")
+    row = merged([a, failed, failed._replace(reason=FailureReason.STORAGE, message="denied")])
+    assert (row.status, row.reason, row.message) == (Status.FAILED, FailureReason.BAD_FEATURES, "why; denied")
+    assert merged([a, StatusRow(IDS[0], Status.EMPTY, is_empty=True)]).status is Status.EMPTY
+    assert merged([failed]) == failed
+
+
+def test_the_parts_of_a_row_belong_to_the_encoders_of_its_task() -> None:
+    a, b = StatusRow(IDS[0], Status.OK), StatusRow(IDS[0], Status.FAILED)
+    task = SlideTask(IDS[0], "s.svs")
+    assert parts_of(merged([a, b]), task, 2) == {0: a, 1: b}
+    assert parts_of(merged([a, b]), task._replace(encoders=(0, 2)), 3) == {0: a, 2: b}
+    assert parts_of(b, task, 2) == {0: b, 1: b}, "it failed as a whole"
+    assert parts_of(a, task._replace(encoders=(1,)), 3) == {1: a}
+
+
+def test_the_joined_outcome_counts_a_slide_once_that_failed_for_one_encoder() -> None:
+    outcome = joined([reconcile(IDS, rows(1)), reconcile(IDS, rows(2)), reconcile(IDS, rows(0))])
+    assert (len(outcome.rows), len(outcome.failed)) == (10, 2)
+    assert outcome.exit_code(0.2) is ExitCode.PARTIAL

@@ -18,6 +18,7 @@ from mhim_core.slides.backend import on_white, register_backend, white_share
 from mhim_core.slides.backends.openslide import OpenSlideBackend
 from mhim_core.slides.file_layout import FileLayout
 from mhim_core.slides.file_tiles import FileTiles, TileCache, UnreadableTileError
+from mhim_core.slides.ranged_file import RangedFile
 from mhim_core.slides.subpixel import Place, paint_seams, place_of, sample_within, weights_of
 from mhim_core.types import FailureReason
 
@@ -41,7 +42,9 @@ class DirectBackend(OpenSlideBackend):
         self._descriptor = -1
         super().__init__(path, layout)
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._unchecked = self._levels()
+        self._ranged: RangedFile | None = None
+        self._tiles = self._levels()
+        self._unchecked = dict(self._tiles)
         self._checked: dict[int, FileTiles] = {}
         self._refused: set[int] = set()
 
@@ -55,6 +58,28 @@ class DirectBackend(OpenSlideBackend):
                 return share
         return super().read_on_white(x_l0, y_l0, level, out)
 
+    def read_region(self, x_l0: int, y_l0: int, level: int, width: int, height: int) -> np.ndarray:
+        """As OpenSlide, once the tiles are there that it composes the region of."""
+        if self._ranged is not None:
+            is_touched = self._touched(level, np.array([[x_l0, y_l0]]), (width, height), margin_px=1)
+            self._ranged.ensure(self._tiles[level].spans(is_touched))
+        return super().read_region(x_l0, y_l0, level, width, height)
+
+    def read_ranged(self, ranged: RangedFile) -> bool:
+        """Where the tiles of all levels are known, and none above level 0 is missing.
+
+        OpenSlide makes a missing tile of an SVS from the finer level.
+        """
+        levels = range(len(self.info().levels))
+        if set(levels) != set(self._tiles) or any(self._tiles[level].is_any_missing() for level in levels[1:]):
+            return False
+        self._ranged = ranged
+        return True
+
+    def expect_regions(self, level: int, coords_l0_px: np.ndarray, read_px: tuple[int, int]) -> None:
+        if self._ranged is not None:
+            self._ranged.expect(self._tiles[level].spans(self._touched(level, coords_l0_px, read_px)))
+
     def prepare_level(self, level: int) -> str:
         if level in self._unchecked:
             self._check(level)
@@ -67,6 +92,27 @@ class DirectBackend(OpenSlideBackend):
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1
+
+    def _read_bytes(self, offset: int, num_bytes: int) -> bytes:
+        if self._ranged is not None:
+            return self._ranged.read(offset, num_bytes)
+        return os.pread(self._descriptor, num_bytes, offset)
+
+    def _touched(
+        self, level: int, coords_l0_px: np.ndarray, read_px: tuple[int, int], margin_px: int = 0
+    ) -> np.ndarray:
+        """bool (rows, columns): the level's tiles of which these regions have a part, sampling between pixels too."""
+        grid, downsample = self._tiles[level].grid, self.info().levels[level].downsample
+        is_touched = np.zeros((grid.rows, grid.columns), bool)
+        start = coords_l0_px / downsample
+        first = np.floor(start).astype(np.int64) - margin_px
+        last = np.ceil(start).astype(np.int64) + np.array(read_px) - 1 + margin_px
+        tile_px = np.array([grid.tile_width_px, grid.tile_height_px])
+        for (left, top), (right, bottom) in zip(
+            np.maximum(first // tile_px, 0).tolist(), np.maximum(last // tile_px + 1, 0).tolist(), strict=True
+        ):
+            is_touched[top:bottom, left:right] = True
+        return is_touched
 
     def _levels(self) -> dict[int, FileTiles]:
         """By level; without those that are not as simple as this backend takes them to be."""
@@ -84,7 +130,7 @@ class DirectBackend(OpenSlideBackend):
                     size = (level.width_px, level.height_px)
                     fitting = [page for page in pages if (page.imagewidth, page.imagelength) == size]
                     if len(fitting) == 1 and FileTiles.is_direct(fitting[0]):
-                        levels[number] = FileTiles(self._descriptor, number, fitting[0], cache)
+                        levels[number] = FileTiles(self._read_bytes, number, fitting[0], cache)
         except Exception:  # whatever tifffile makes of a header that OpenSlide has accepted
             return {}
         return levels
@@ -112,7 +158,9 @@ class DirectBackend(OpenSlideBackend):
                 continue
             try:
                 share_there = super().read_on_white(*place, level, judge)
-            except SlideError:
+            except SlideError as error:
+                if error.reason is not FailureReason.READ:
+                    raise
                 return
             if share != share_there or not np.array_equal(direct, judge):
                 return

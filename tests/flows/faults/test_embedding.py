@@ -2,12 +2,15 @@
 
 import dataclasses
 import signal
+from collections import Counter
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mhim_core.embed.efficientnet_lite0 import PACKAGE
 from mhim_core.embed.registry import encoder_card
 
 pytestmark = [pytest.mark.filterwarnings("ignore:::ray"), pytest.mark.usefixtures("one_ray")]
@@ -63,6 +66,30 @@ def test_a_decoder_and_then_an_actor_killed_amid_a_slide_change_nothing(
     assert ended.code == 0, ended
     assert features_of(store) == clean_features
     assert len(commits(store)) == 12
+
+
+@pytest.mark.fault(1)
+@pytest.mark.skipif(find_spec(PACKAGE) is None, reason="the extra `encoders` is not installed")
+def test_an_actor_of_two_encoders_killed_amid_a_slide_leaves_one_commit_of_each(
+    embedding: tuple[str, ...],
+    tmp_path: Path,
+    killing: Callable[..., Any],
+    run_mhim: Callable[..., Any],
+    features_of: Callable[[Path], dict[str, str]],
+    clean_features: dict[str, str],
+) -> None:
+    store = tmp_path / "store"
+    words = (*embedding, "encoder=hed-texture,efficientnet-lite0", "encoder_runtime=torch")
+    with killing("SlideActor", lambda: len(commits(store)) >= 3) as actors:
+        ended = run_mhim(*(word for word in words if word != "encoder=hed-texture"))
+    assert actors
+    assert ended.code == 0, ended
+    slides = Counter((path.parts[-3], path.parts[-2]) for path in commits(store))
+    assert set(slides.values()) == {1}
+    assert len(slides) == 24
+    features = features_of(store)
+    assert clean_features.items() <= features.items()
+    assert len(features) == 24
 
 
 def test_an_encoder_that_an_actor_cannot_load_ends_the_run_with_a_sentence(

@@ -42,7 +42,7 @@ def with_faults(faults: dict[str, str], births: Path) -> type:
             super().__init__(*arguments)
             with births.open("a") as file:
                 file.write("x")
-            inner = self._encoder
+            inner = self._encoder.each
 
             def encode(batches: Any, facts: Any) -> Any:
                 fault = faults.get(facts.slide_id)
@@ -52,7 +52,7 @@ def with_faults(faults: dict[str, str], births: Path) -> type:
                     os.kill(os.getpid(), {"die": signal.SIGKILL, "stand still": signal.SIGSTOP}[fault])
                 return inner(batches, facts)
 
-            self._encoder = encode
+            self._encoder.each = encode
 
     return Faulty
 

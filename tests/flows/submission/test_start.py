@@ -132,6 +132,17 @@ def test_who_may_not_list_a_place_may_still_write_there(
     check_nodes(read_flow("embed", (f"cohort={table}", f"store={tmp_path}/store", "encoder=hed-texture")), NEEDED)
 
 
+@pytest.mark.usefixtures("here")
+def test_the_weights_of_every_encoder_must_be_readable_on_the_node(table: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.pth").write_bytes(b"weights")
+    named = f"encoder_weights=timm/a={tmp_path}/a.pth,timm/b={tmp_path}/b.pth"
+    config = read_flow("embed", (f"cohort={table}", f"store={tmp_path}/s", "encoder=timm/a,timm/b", named))
+    with pytest.raises(ConfigError, match=f"encoder_weights={tmp_path}/b.pth cannot be read"):
+        check_nodes(config, NEEDED)
+    (tmp_path / "b.pth").write_bytes(b"weights")
+    check_nodes(config, NEEDED)
+
+
 @pytest.mark.parametrize("kind", ["file", "folder", "pipe"])
 @pytest.mark.usefixtures("here")
 def test_weights_must_be_readable_on_the_node_itself(table: Path, tmp_path: Path, kind: str) -> None:

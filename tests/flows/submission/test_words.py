@@ -28,6 +28,7 @@ NO_PLACES = {
         "cache_dir",
         "backend",
         "format",
+        "suffix",
     ),  # staging_dir and cache_dir are each node's own folders
     *("signing_key", "signing_command", "trusted_keys"),  # keys stay on the machines that they lie on
     *("id_column", "patient_column", "label_column", "time_column", "event_column", "na_values", "extension"),
@@ -76,6 +77,17 @@ def test_relative_places_become_those_of_the_current_folder_and_defaults_too(
     assert places["teacher"] == "s3://bucket/run"
     assert values(read("demo"))["out"] == f"{tmp_path}/demo"
     assert values(read("compare", "runs=[a, s3://bucket/b]", "out=c"))["runs"] == f"{tmp_path}/a,s3://bucket/b"
+
+
+def test_weights_of_several_encoders_are_full_places_each_under_its_encoder_s_name(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("embed", f"cohort={table}", "store=/s", "encoder=timm/a,timm/b")
+    places = values(read(*words, "encoder_weights=timm/b=w/b,2.pth,timm/a=/w/a.pth"))
+    assert places["encoder_weights"] == f"timm/b={tmp_path}/w/b,2.pth,timm/a=/w/a.pth"
+    alone = values(read(*words[:3], "encoder=timm/a", "encoder_weights=w/epoch=3.pth"))
+    assert alone["encoder_weights"] == f"{tmp_path}/w/epoch=3.pth"
 
 
 def test_the_flow_runs_on_its_cluster_where_it_needs_one(table: Path) -> None:

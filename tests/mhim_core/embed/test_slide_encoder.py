@@ -1,19 +1,21 @@
 import pickle
+from collections import Counter
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mhim_core.embed.card import EncoderCard
-from mhim_core.embed.encoder import TileEncoder
+from mhim_core.embed.encoder import TileEncoder, TorchEncoder
 from mhim_core.embed.facts import PlanFacts
 from mhim_core.embed.slide_encoder import SlideEncoder, versions_of
+from mhim_core.embed.transform import TileTransform, transform_facts
 from mhim_core.errors import EncoderError, SlideError
-from mhim_core.features import BACKEND_OF_0_1, MppUsed, SlideReading, SourceHint, SourceIdentity, TileCut
+from mhim_core.features import BACKEND_OF_0_1, MppUsed, SlideFeatures, SlideReading, SourceHint, SourceIdentity, TileCut
 from mhim_core.types import FailureReason, SlideId
 
 
@@ -151,6 +153,72 @@ def test_features_that_cannot_be_stored_fail_the_slide(noisy_tiles: Tensor, fact
         SlideEncoder([MeanColour(factor)])(in_batches(noisy_tiles, [21]), make_facts(21))
     assert caught.value.reason is FailureReason.BAD_FEATURES
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_an_encoder_that_fails_leaves_the_others_their_features(noisy_tiles: Tensor) -> None:
+    class Raises(MeanColour):
+        def __call__(self, tiles: Tensor) -> Tensor:
+            raise RuntimeError("odd")
+
+    alone = MeanColour()
+    (expected,) = SlideEncoder([alone])(in_batches(noisy_tiles, [9, 12]), make_facts(21))
+    nan, raises, good = MeanColour(float("nan")), Raises(), MeanColour()
+    results = SlideEncoder([nan, raises, good]).each(in_batches(noisy_tiles, [9, 12]), make_facts(21))
+    assert isinstance(results[0], SlideError)
+    assert results[0].reason is FailureReason.BAD_FEATURES
+    assert isinstance(results[1], RuntimeError)
+    assert isinstance(results[2], SlideFeatures)
+    assert results[2].features.tobytes() == expected.features.tobytes()
+    assert nan.num_tiles_per_call == [8, 8], "looked at once the next batch is under way, and not asked again"
+    assert good.num_tiles_per_call == alone.num_tiles_per_call
+    with pytest.raises(SlideError, match="NaN"):
+        SlideEncoder([good, nan, raises])(in_batches(noisy_tiles, [9, 12]), make_facts(21))
+
+
+def small_network(seed: int, interpolation: str, batch_size: int) -> TorchEncoder:
+    facts = transform_facts(64, (0.5, 0.4, 0.3 + 0.1 * seed), (0.2, 0.2, 0.1 + 0.1 * seed), interpolation)
+    torch.manual_seed(seed)
+    layers = (TileTransform(facts), nn.Conv2d(3, 4, 7, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    fields = MeanColour(batch_size=batch_size).card.to_dict()
+    card = EncoderCard.from_dict(fields | {"id": f"small-{seed}", "dim": 4, "transform": facts})
+    return TorchEncoder(card, nn.Sequential(*layers))
+
+
+def test_networks_that_resize_alike_share_it_and_get_the_bits_that_each_would_alone(
+    noisy_tiles: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoders = [
+        small_network(seed, interpolation, batch_size)
+        for seed, (interpolation, batch_size) in enumerate(
+            [("bicubic", 8), ("bicubic", 8), ("bilinear", 8), ("bicubic", 4)]
+        )
+    ]
+    alone = [SlideEncoder([encoder])(in_batches(noisy_tiles, [9, 12]), make_facts(21))[0] for encoder in encoders]
+    interpolate, modes = torch.nn.functional.interpolate, []
+
+    def count(pixels: Tensor, **how: Any) -> Tensor:
+        modes.append(how["mode"])
+        return interpolate(pixels, **how)
+
+    monkeypatch.setattr("torch.nn.functional.interpolate", count)
+    together = SlideEncoder(encoders)(in_batches(noisy_tiles, [9, 12]), make_facts(21))
+    assert [own.features.tobytes() for own in together] == [own.features.tobytes() for own in alone]
+    assert Counter(modes) == {"bicubic": 3 + 6, "bilinear": 3}, "21 tiles by eights and by fours"
+    modes.clear()
+    SlideEncoder(encoders[:1])(in_batches(noisy_tiles, [21]), make_facts(21))
+    assert len(modes) == 3
+
+
+def test_once_all_encoders_have_failed_no_tile_is_asked_for(noisy_tiles: Tensor) -> None:
+    batches = in_batches(noisy_tiles, [9, 8, 4])
+    results = SlideEncoder([MeanColour(float("nan"))] * 2).each(batches, make_facts(21))
+    assert all(isinstance(result, SlideError) for result in results)
+    assert len(next(batches).index) == 4
+
+
+def test_encoders_at_some_places_alone(noisy_tiles: Tensor) -> None:
+    encoders = [MeanColour(1.0), MeanColour(2.0), MeanColour(3.0)]
+    assert SlideEncoder(encoders).only([2, 0]).encoders == (encoders[2], encoders[0])
 
 
 def test_read_only_arrays_are_taken_and_left_alone(noisy_tiles: Tensor) -> None:

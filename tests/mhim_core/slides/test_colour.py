@@ -7,11 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mhim_core.errors import SlideError
+from mhim_core.slides.backends.direct import DirectBackend
 from mhim_core.slides.colour import ColourTransform, fit_colour
+from mhim_core.slides.colour_sample import slide_colour
+from mhim_core.slides.inspection import inspect_slide
 from mhim_core.slides.prepare import prepare_slide
 from mhim_core.slides.reader import Thumbnail
 from mhim_core.slides.spec import ColourMethod, SlidePolicy, TileSpec, stored_spec, tiling_identity
 from mhim_core.slides.tissue import tissue_and_view
+from mhim_core.types import FailureReason, SlideId, SlideTask
 
 Write = Callable[..., Path]
 METHODS = [ColourMethod.macenko, ColourMethod.reinhard]
@@ -102,6 +107,41 @@ def test_a_prepared_slide_gives_its_tiles_in_the_new_colours(
         moved = np.concatenate([batch.tiles for batch in slide.tiles()])
         assert np.array_equal(moved, slide.colour.apply(plain))
     assert np.abs(moved.astype(int) - plain).mean() > 3
+
+
+def test_a_disk_that_is_full_while_colours_are_told_changes_no_colours(
+    write_slide: Write, painted: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, num_reads = DirectBackend.read_on_white, 0
+
+    def fill_up(self: DirectBackend, x_l0: int, y_l0: int, level: int, out: np.ndarray) -> float:
+        nonlocal num_reads
+        num_reads += 1
+        if num_reads == 2:
+            raise SlideError(FailureReason.NO_SPACE, "the disk is full")
+        return read(self, x_l0, y_l0, level, out)
+
+    with prepare_slide(write_slide(painted), spec=TileSpec(), policy=SlidePolicy()) as slide:
+        monkeypatch.setattr(DirectBackend, "read_on_white", fill_up)
+        with pytest.raises(SlideError) as failure:
+            slide_colour(slide.reader, slide.plan, ColourMethod.reinhard)
+    assert failure.value.reason is FailureReason.NO_SPACE
+
+
+def test_what_it_takes_to_read_tiles_is_measured_with_their_colours(
+    write_slide: Write, painted: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply, counts = ColourTransform.apply, []
+
+    def count(self: ColourTransform, tiles: np.ndarray) -> np.ndarray:
+        counts.append(len(tiles))
+        return apply(self, tiles)
+
+    monkeypatch.setattr(ColourTransform, "apply", count)
+    path = write_slide(painted)
+    task = SlideTask(SlideId("s"), str(path))
+    look = inspect_slide(path, task, spec=TileSpec(colour=ColourMethod.reinhard), policy=SlidePolicy())
+    assert sum(counts) == look.num_read > 0
 
 
 def test_a_slide_of_grey_keeps_its_colours_and_that_is_told(write_slide: Write, simple: np.ndarray) -> None:

@@ -257,7 +257,7 @@ def test_a_tile_that_the_disk_does_not_give_is_asked_of_openslide(
     def failing(*_: object) -> bytes:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("mhim_core.slides.file_tiles.os.pread", failing)
+    monkeypatch.setattr("mhim_core.slides.backends.direct.os.pread", failing)
     pixels, _ = region(backend, 500, 300, 0, 100, 100)
     assert np.array_equal(pixels, region(opened(odd, "openslide"), 500, 300, 0, 100, 100)[0])
 

@@ -81,9 +81,18 @@ def test_an_error_while_reading_removes_the_copy(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_format_of_several_files_cannot_be_staged(tmp_path: Path) -> None:
-    with pytest.raises(SlideError, match="several files"), staged("s3://b/slide.mrxs", download, tmp_path):
+def test_a_slide_of_several_files_has_them_beside_it_and_all_of_them_are_counted(tmp_path: Path) -> None:
+    def download_set(uri: str, path: Path) -> None:
+        (path.parent / "slide").mkdir()
+        (path.parent / "slide" / "Data0.dat").write_bytes(b"x" * 600)
+        path.write_bytes(b"x" * 400)
+
+    with staged("s3://b/s.mrxs", download_set, tmp_path, 1000) as path:
+        assert (path.name, (path.parent / "slide" / "Data0.dat").stat().st_size) == ("slide.mrxs", 600)
+    with pytest.raises(SlideError) as failure, staged("s3://b/s.mrxs", download_set, tmp_path, 1001):
         pass
+    assert failure.value.reason is FailureReason.STORAGE
+    assert not list(tmp_path.iterdir())
 
 
 Disk = namedtuple("Disk", "total used free")
@@ -95,7 +104,7 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def disk_usage(_: object) -> Disk:
         used = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
-        return Disk(staging._SPARE_BYTES + 1500, used, staging._SPARE_BYTES + 1500 - used)
+        return Disk(staging.SPARE_BYTES + 1500, used, staging.SPARE_BYTES + 1500 - used)
 
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
     monkeypatch.setattr(staging, "_POLL_S", 0.01)

@@ -97,5 +97,5 @@ def test_a_set_that_does_not_state_a_later_setting_has_its_neutral_value(
 def test_a_folder_of_another_tool_s_features_is_told_from_an_empty_one(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path / "trident")
     storage.put("20x_256px/features_uni/slide1.h5", b"")
-    with pytest.raises(InputError, match=r"slide1\.h5.*H5Bags"):
+    with pytest.raises(InputError, match=r"slide1\.h5.*mhim import"):
         choose_feature_set(storage)
