@@ -18,7 +18,6 @@ from cluster import s3
 from cluster.s3 import S3Client, S3Place, parse_s3_uri
 from cluster.storage import (
     S3Storage,
-    _shared_client,
     download,
     object_hint,
     object_hints,
@@ -26,6 +25,7 @@ from cluster.storage import (
     open_storage,
     read_bytes,
     require_put_if_absent,
+    shared_client,
     supports_put_if_absent,
 )
 from mhim_core.errors import ConfigError, ConflictError, MhimError, NotFoundError, SlideError, StorageError
@@ -41,9 +41,9 @@ IS_MOTO = "MHIM_TEST_S3_ENDPOINT" not in os.environ
 
 @pytest.fixture(autouse=True)
 def fresh_connections() -> Iterator[None]:
-    _shared_client.cache_clear()
+    shared_client.cache_clear()
     yield
-    _shared_client.cache_clear()
+    shared_client.cache_clear()
 
 
 @pytest.fixture(params=["folder", "bucket", "whole bucket"])
