@@ -113,6 +113,37 @@ def test_files_commits_and_manifests_are_those_of_separate_commands_and_each_sli
     assert contents(tmp_path / "store") == contents(separate.store)
 
 
+def test_regions_and_quality_are_every_encoder_s_and_a_slide_that_is_refused_is_so_for_all(
+    separate: Separate, tmp_path: Path, run_here: Callable[..., Any], decoded: list[str]
+) -> None:
+    table = some(separate.table, tmp_path / "three.csv", 0, 1, 2)
+    (tmp_path / "annotations").mkdir()
+    for slide_id in ("s00", "s01"):
+        ring = [[0, 0], [500, 0], [500, 600], [0, 600], [0, 0]]
+        region = {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {"classification": {"name": "Tumor"}},
+        }
+        document = {"type": "FeatureCollection", "features": [region]}
+        (tmp_path / f"annotations/{slide_id}.geojson").write_text(json.dumps(document))
+    words = ["embed", f"cohort={table}", TORCH, f"annotations={tmp_path / 'annotations'}", "roi=Tumor"]
+    words += ["tile_classes=true", "quality=true", "colour=reinhard", "max_failed_fraction=0.5"]
+    for encoder in (FIRST, SECOND):
+        assert run_here(*words, f"store={tmp_path / 'apart'}", f"encoder={encoder}").code == 3
+    decoded.clear()
+    together = (*words, f"store={tmp_path / 'store'}", BOTH)
+    ended = run_here(*together)
+    assert ended.code == 3, ended
+    assert ended.out.count("s02: no_annotation") >= 2
+    assert contents(tmp_path / "store") == contents(tmp_path / "apart")
+    assert len([key for key in contents(tmp_path / "store") if key.startswith("features/")]) == 4
+    assert sorted(decoded) == ["s00", "s01"]
+    decoded.clear()
+    assert (run_here(*together).code, decoded) == (3, [])
+    assert counts(tmp_path / "store") == {name: {"skipped": 2, "failed": 1} for name in (FIRST, SECOND)}
+
+
 def test_what_is_missing_of_one_encoder_is_made_by_that_one_alone(
     separate: Separate, tmp_path: Path, run_here: Callable[..., Any], decoded: list[str]
 ) -> None:
