@@ -33,6 +33,7 @@ from flows.lifecycle.training_steps import (
     train_step,
 )
 from flows.runs.cohort import load_cohort, load_split_files
+from flows.runs.devices import encodes_on_gpu
 from flows.runs.signed_registry import open_registry
 from flows.runs.tiling import feature_set_of, settled_card, settled_spec
 from mhim_core.cohort.split_files import check_known
@@ -94,7 +95,8 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
     infer_task(cohort_input.cohort.rows, config.target)
     store, out = open_storage(config.store), open_storage(config.out)
     (encoder,) = config.encoder.each()
-    card = settled_card(encoder, config.tiles, store, on_gpu=bool(config.embedding.gpus_per_actor))
+    on_gpu = encodes_on_gpu(encoder, config.tiles, store, config.embedding, config.ray)
+    card = settled_card(encoder, config.tiles, store, on_gpu=on_gpu)
     spec = settled_spec(config.tiles, card, store)
     feature_set = feature_set_of(spec, card)
     contents = contents_of(cohort_input, read_features(store, feature_set.fingerprint))
