@@ -45,7 +45,7 @@ def test_auto_takes_a_gpu_where_there_is_one_and_goes_on_with_what_was_begun(
     begin(storage, keys, on_gpu=False)
     capsys.readouterr()
     assert not encodes_on_gpu(keys, SPEC, storage, AUTO, RAY)
-    assert ("were made on a CPU" in capsys.readouterr().out) is (num_gpus > 0)
+    assert ("made on a CPU" in capsys.readouterr().out) is (num_gpus > 0)
     begin(storage, keys, on_gpu=True)
     assert encodes_on_gpu(keys, SPEC, storage, AUTO, RAY), "what is missing of it then needs one, and that is said"
 
