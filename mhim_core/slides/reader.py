@@ -16,10 +16,12 @@ from PIL import Image
 
 from mhim_core.errors import SlideError
 from mhim_core.features import BackendUsed, MppUsed
+from mhim_core.slides.advice import folder_advice
 from mhim_core.slides.backend import Backend, open_backend
 from mhim_core.slides.grid import TilePlan
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.ranged_file import RangedFile
+from mhim_core.slides.source_identity import is_folder_slide
 from mhim_core.slides.spec import AUTO, MAX_THUMBNAIL_PX
 from mhim_core.slides.tiff import check_tiff
 from mhim_core.types import FailureReason
@@ -215,8 +217,13 @@ class SlideReader:
 
 def _check_file(path: Path) -> None:
     try:
+        if path.is_dir():
+            if is_folder_slide(path):
+                return
+            message = f"the slide file is a folder, and no OME-Zarr; {folder_advice(path)}"
+            raise SlideError(FailureReason.NOT_FOUND, message)
         if not path.is_file():
-            what = "is a folder, a pipe or a device" if path.exists() else "does not exist"
+            what = "is a pipe or a device" if path.exists() else "does not exist"
             raise SlideError(FailureReason.NOT_FOUND, f"the slide file {what}; check the cohort's path")
         check_tiff(path)
     except OSError as error:
