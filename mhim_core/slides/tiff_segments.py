@@ -140,14 +140,13 @@ def _check_page(key: Any) -> None:
 
 
 def _check_codec(compression: int, predictor: int) -> None:
-    name = getattr(COMPRESSION, "_value2member_map_", {}).get(compression)
     try:
         if compression != 1:
             tifffile.TIFF.DECOMPRESSORS[compression]
     except (KeyError, ValueError, ImportError) as error:
-        raise SlideError(
-            FailureReason.OPEN,
-            f"its compression ({getattr(name, 'name', compression)}) takes imagecodecs: pip install 'mhim[formats]'",
-        ) from error
+        name = COMPRESSION(compression).name if compression in {*COMPRESSION} else str(compression)
+        is_known = "imagecodecs" in str(error)
+        remedy = "takes imagecodecs: pip install 'mhim[formats]'" if is_known else "is not known"
+        raise SlideError(FailureReason.OPEN, f"its compression ({name}) {remedy}") from error
     if predictor != 1 and compression not in _BYTE_CODECS:
         raise SlideError(FailureReason.OPEN, f"a predictor has no meaning with compression {compression}")

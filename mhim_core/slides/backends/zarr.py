@@ -1,5 +1,8 @@
 """OME-Zarr: a folder of arrays, a level each, through zarr-python (extra `formats`)."""
 
+from contextlib import suppress
+from functools import cache
+from multiprocessing.synchronize import SemLock
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +116,15 @@ def _is_whole_blosc(file: Path) -> bool:
     return len(header) == 16 and int.from_bytes(header[12:], "little") == file.stat().st_size
 
 
+@cache
 def _library() -> Any:
     try:
         import zarr
+        from numcodecs import blosc
     except ImportError as error:
         raise SlideError(FailureReason.OPEN, "OME-Zarr takes zarr: pip install 'mhim[formats]'") from error
+    # numcodecs makes a named semaphore, which a decoder that is ended would leave behind: it works without its name
+    with suppress(AttributeError, OSError):
+        if name := blosc.get_mutex()._semlock.name:
+            SemLock._cleanup(name)  # type: ignore[attr-defined]
     return zarr
