@@ -89,15 +89,15 @@ def open_backend(path: Path, name: str, ranged: RangedFile | None = None) -> Bac
     """
     if ranged is not None:
         with contextlib.suppress(SlideError):  # of a hole, perhaps
-            backend = _opened(path, name)
+            backend = _chosen(path, name)
             if backend.read_ranged(ranged):
                 return backend
             backend.close()
         ranged.complete()
-    return _opened(path, name)
+    return _chosen(path, name)
 
 
-def _opened(path: Path, name: str) -> Backend:
+def _chosen(path: Path, name: str) -> Backend:
     from mhim_core.slides.file_layout import file_layout
 
     try:
