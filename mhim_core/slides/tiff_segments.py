@@ -51,7 +51,7 @@ class TiffSegments:
         if self._compression == COMPRESSION.JPEG:
             if not FileTiles.is_direct(page):
                 raise SlideError(FailureReason.OPEN, "its JPEGs are strips, planes or no three colours: not read")
-            self._jpeg = FileTiles(descriptor, 0, page, TileCache())
+            self._jpeg = FileTiles(self._read, 0, page, TileCache())
         elif self._compression not in _PICTURES:
             _check_codec(self._compression, self._predictor)
         num = self.grid.rows * self.grid.columns * (self.num_samples if self.is_separate else 1)
@@ -81,7 +81,7 @@ class TiffSegments:
                 return self._jpeg.decoded(index)
             if num_bytes > _MAX_BYTES_SHARE * height * grid.tile_width_px * num_samples + 65_536:
                 raise ValueError("it is longer than its pixels")
-            data = os.pread(self._descriptor, num_bytes, int(self._offsets[index]))
+            data = self._read(int(self._offsets[index]), num_bytes)
             if len(data) != num_bytes:
                 raise ValueError("the file ends within it")
             pixels = self._decoded(data, shape)
@@ -94,6 +94,9 @@ class TiffSegments:
             raise SlideError(
                 FailureReason.READ, f"tile {index} cannot be decoded: {type(error).__name__}: {error}"[:200]
             ) from error
+
+    def _read(self, offset: int, num_bytes: int) -> bytes:
+        return os.pread(self._descriptor, num_bytes, offset)
 
     def _decoded(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         if self._compression in _PICTURES:
