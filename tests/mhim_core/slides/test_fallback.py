@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from mhim_core.demo.pyramid import write_pyramid
 from mhim_core.embed.facts import plan_facts
 from mhim_core.errors import SlideError
 from mhim_core.features import SourceHint
@@ -104,6 +105,18 @@ def test_tissue_is_found_in_a_finer_level_where_the_coarse_one_is_broken(
         assert broken.fallback
         assert broken.plan.level == 1
         assert np.array_equal(broken.plan.coords_l0_px, coords)
+
+
+def test_a_broken_level_of_jpeg_tiles_is_left_out_as_well(tmp_path: Path, simple: np.ndarray) -> None:
+    path = tmp_path / "jpeg.tiff"
+    write_pyramid(path, simple, mpp=(0.5, 0.5), downsamples=(1, 2, 4))
+    with prepare(path) as whole:
+        tiles = tiles_of(whole)
+    overwrite(path, 1)
+    with prepare(path) as broken:
+        assert broken.reader.decoder == "direct"
+        assert (broken.plan.level, broken.info.unreadable) == (0, (1,))
+        assert np.abs(tiles_of(broken).astype(int) - tiles).mean() < 8
 
 
 def test_a_level_with_some_bad_tiles_is_no_broken_level(slide: Path) -> None:

@@ -124,6 +124,7 @@ def test_too_large_a_picture_for_memory_is_read_by_strips_or_planes(
     assert refused.value.reason is FailureReason.NO_MPP
 
 
+@pytest.mark.fault(18)
 def test_a_damaged_tile_is_bad_by_itself_and_never_white(rare_tiff: Path, picture: np.ndarray) -> None:
     path = rare_tiff
     with tifffile.TiffFile(path) as file:
@@ -149,6 +150,7 @@ def test_a_strip_of_too_few_bytes_is_an_error_not_black(tmp_path: Path, picture:
     assert refusal(path, "tifffile").reason is FailureReason.READ
 
 
+@pytest.mark.fault(24)
 def test_a_tile_that_is_not_stored_is_transparent(tmp_path: Path, picture: np.ndarray) -> None:
     path = tmp_path / "x.tif"
     tifffile.imwrite(path, picture, photometric="rgb", tile=(128, 128), metadata=None)
@@ -302,6 +304,7 @@ def test_a_codec_that_could_run_code_is_refused_unopened(tmp_path: Path, picture
     assert "pickle" in refusal(folder).message
 
 
+@pytest.mark.fault(18, 24)
 def test_a_missing_chunk_is_transparent_and_a_damaged_one_unreadable(ome_zarr: Path) -> None:
     for channel in range(3):
         chunk(ome_zarr, 0, channel, 0, 0).unlink()
