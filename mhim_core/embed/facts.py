@@ -55,6 +55,7 @@ def plan_facts(
             upsample=plan.upsample,
             backend=prepared.reader.backend,
             view=prepared.view,
+            fallback=prepared.fallback,
         ),
         cut=TileCut(
             tiling=tiling_identity(spec),
