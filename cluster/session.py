@@ -82,6 +82,11 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def gpus_here() -> int:
+    """GPUs that a local Ray may use: 0 without loading torch where there is no device."""
+    return _usable_gpus() if any(Path("/dev").glob("nvidia[0-9]*")) else 0
+
+
 def _usable_gpus() -> int:
     import torch
 

@@ -1,6 +1,6 @@
 """The objects of a bucket that one slide consists of, and what each is called beside the others on a local disk.
 
-What OpenSlide looks for beside the file that it is given: a `.mrxs` has a folder of the same name, a `.vms` or `.vmu`
+What OpenSlide looks for beside the file that it is given: a `.mrxs` and a `.vsi` have a folder, a `.vms` or `.vmu`
 names its pictures, and the files of a DICOM series lie in one folder. The slide's hint and identity are those of the
 file that the cohort names, as on a local disk.
 """
@@ -43,12 +43,20 @@ def slide_objects(main: SourceHint) -> list[SlideObject]:
 
 
 def _of_mrxs(main: SourceHint) -> Iterator[SlideObject]:
-    folder = f"{posixpath.splitext(main.uri)[0]}/"
+    return _of_folder(f"{posixpath.splitext(main.uri)[0]}/", "slide")
+
+
+def _of_vsi(main: SourceHint) -> Iterator[SlideObject]:
+    parent, name = posixpath.split(posixpath.splitext(main.uri)[0])
+    return _of_folder(f"{parent}/_{name}_/", "_slide_")
+
+
+def _of_folder(folder: str, local_folder: str) -> Iterator[SlideObject]:
     for hint in _listed(folder, is_deep=True):
         name = hint.uri.removeprefix(folder)
         if any(part in ("", ".", "..") for part in name.split("/")):
             raise SlideError(FailureReason.OPEN, "the slide's folder holds an object whose name is no file's")
-        yield SlideObject(hint, f"slide/{name}")
+        yield SlideObject(hint, f"{local_folder}/{name}")
 
 
 def _of_vms(main: SourceHint) -> Iterator[SlideObject]:
@@ -92,4 +100,4 @@ def _listed(folder: str, *, is_deep: bool) -> Iterator[SourceHint]:
         arguments["ContinuationToken"] = page["NextContinuationToken"]
 
 
-_OTHERS = {".mrxs": _of_mrxs, ".vms": _of_vms, ".vmu": _of_vms, ".dcm": _of_dicom}
+_OTHERS = {".mrxs": _of_mrxs, ".vsi": _of_vsi, ".vms": _of_vms, ".vmu": _of_vms, ".dcm": _of_dicom}

@@ -68,7 +68,7 @@ def _steps(config: DemoConfig, storage: Storage) -> Iterator[DemoStep]:
     ]
     yield DemoStep("slides", f"{out}/slides", lambda: _write_slides(config))
     # torch wherever it runs: what README says of the demo was measured on its features
-    tiles = [f"encoder={config.encoder}", "encoder_runtime=torch", f"tile_px={TILE_PX}"]
+    tiles = [f"encoder={config.encoder}", "encoder_runtime=torch", "gpus_per_actor=0", f"tile_px={TILE_PX}"]
     yield _command("embed", f"{out}/features", [cohort, store, *tiles, *ray])
     learning = [f"{key}={getattr(config, key)}" for key in ("method", "aggregator", "epochs", "seed")]
     if config.method is Method.mhim:

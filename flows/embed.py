@@ -28,6 +28,7 @@ from flows.config.keys import EmbedExecution, EncoderKeys
 from flows.config.store import StoreRepairConfig
 from flows.engine.result import FlowResult
 from flows.runs.cohort import CohortInput, load_cohort
+from flows.runs.devices import encodes_on_gpu, with_gpus_for
 from flows.runs.embed_report import MAX_LINES, Embedded, new_report, retry_advice, view_lines, write_report
 from flows.runs.open_sets import CohortEncoder, Decoding, OpenSet, by_tiling, decoding_for, open_sets
 from flows.runs.progress import SlideProgress
@@ -66,9 +67,9 @@ def run(config: EmbedConfig) -> FlowResult:
     storage = open_storage(config.store)
     spec = config.regions.settled(config.tiles)
     cohort_input = with_regions(cohort_input, spec, config.regions)
-    on_gpu = bool(config.embedding.gpus_per_actor)
     encoders = []
     for keys in config.encoder.each():
+        on_gpu = encodes_on_gpu(keys, spec, storage, config.embedding, config.ray)
         card = settled_card(keys, spec, storage, on_gpu=on_gpu)
         encoders.append(CohortEncoder(card, keys.weights_of(keys.encoder), _with_encoder(config, keys)))
     embedded = embed_encoders(cohort_input, encoders, spec, config, storage)
@@ -102,6 +103,7 @@ def embed_encoders(
     if two encoders would make the same features.
     """
     config.embedding.check_room(config.ray)
+    config = with_gpus_for(config, [encoder.card for encoder in encoders])
     retries_before = process_retries()
     tasks = cohort_input.tasks()
     sets = open_sets(cohort_input, encoders, spec, storage)
@@ -292,7 +294,7 @@ def _streamed(
     from cluster.embedding import SlideActor, actor_faults, status_of, task_source
 
     pool = actor_pool(config, cluster, len(tasks))
-    if shortage := cluster.shortage(pool.initial_size, config.gpus_per_actor):
+    if shortage := cluster.shortage(pool.initial_size, config.gpus_per_actor or 0.0):
         print(shortage, flush=True)
     source = ray.data.read_datasource(task_source(tasks), num_cpus=0, concurrency=1)
     dataset = source.map_batches(
@@ -384,6 +386,7 @@ def _check_decoding(decoding: Decoding, config: EmbedConfig | PredictConfig) -> 
     cards = [open_set.encoder.card for open_set in decoding.sets]
     for card in cards:
         _check_device(card, config.embedding)
+    config.embedding.check_room(config.ray)  # now that it is settled whether they take GPUs
     _check_memory(cards, decoding.sets[0].spec, config, len(decoding.tasks))
 
 

@@ -33,6 +33,7 @@ from flows.lifecycle.training_steps import (
     train_step,
 )
 from flows.runs.cohort import load_cohort, load_split_files
+from flows.runs.devices import encodes_on_gpu
 from flows.runs.regions import with_regions
 from flows.runs.signed_registry import open_registry
 from flows.runs.tiling import feature_set_of, settled_card, settled_spec
@@ -96,7 +97,8 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
     store, out = open_storage(config.store), open_storage(config.out)
     (encoder,) = config.encoder.each()
     spec = config.regions.settled(config.tiles)
-    card = settled_card(encoder, spec, store, on_gpu=bool(config.embedding.gpus_per_actor))
+    on_gpu = encodes_on_gpu(encoder, spec, store, config.embedding, config.ray)
+    card = settled_card(encoder, spec, store, on_gpu=on_gpu)
     spec = settled_spec(spec, card, store)
     feature_set = feature_set_of(spec, card)
     cohort_input = with_regions(cohort_input, spec, config.regions)

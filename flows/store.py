@@ -19,6 +19,7 @@ from flows.config.store import StoreRepairConfig, StoreVerifyConfig
 from flows.embed import embed_tasks
 from flows.engine.result import FlowResult
 from flows.runs.cohort import CohortInput, load_cohort, slide_identity
+from flows.runs.devices import with_gpus_for
 from flows.runs.embed_report import MAX_LINES, new_report
 from flows.runs.regions import with_regions
 from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
@@ -200,7 +201,8 @@ def _restore_set(
         together = {record.slide_id: record for record in reversed(waiting)}  # of one slide, one resolution at a time
         waiting = [record for record in waiting if together[record.slide_id] is not record]
         try:
-            rows = _restored(together, feature_set, card, spec, config, storage, cohort_input, tasks)
+            settled = with_gpus_for(config, [card])
+            rows = _restored(together, feature_set, card, spec, settled, storage, cohort_input, tasks)
         except EncoderError as error:
             return left | {record.commit_key: str(error) for record in (*together.values(), *waiting)}
         for row in rows:
@@ -215,7 +217,7 @@ def _card_of(feature_set: FeatureSet, spec: TileSpec, config: StoreRepairConfig)
     remade = FeatureSet(tiling=tiling_identity(spec), encoder=card.to_dict(), encoder_identity=card.identity())
     if remade.fingerprint != feature_set.fingerprint:
         raise InputError("its tiling or encoder is another in this version of mhim; use the one that made it")
-    if card.runtime == RUNTIME_CUDA and not config.embedding.gpus_per_actor:
+    if card.runtime == RUNTIME_CUDA and config.embedding.gpus_per_actor == 0:
         raise EncoderError("these features are made on a GPU; set gpus_per_actor=1")
     return card
 

@@ -158,6 +158,8 @@ class SlideReading:
     """The backend that decoded the slide; None: not known here, since a manifest does not state it."""
     view: SlideView | None = field(default=None, compare=False, metadata={"neutral": None})
     """What was seen of the slide when its tissue was looked for; None: committed by version 0.1, or a manifest's."""
+    fallback: str = field(default="", compare=False, metadata={"neutral": ""})
+    """Which levels of the file are broken, and which was read instead; empty: none is."""
     regions: str = field(default="", metadata={"neutral": ""})
     """Digest of the slide's annotation and mask as far as the tiling uses them; empty: it has, or uses, none."""
 

@@ -294,8 +294,9 @@ class EmbedExecution:
 
     embed_actors: int | None = None
     """Number of encoder actors; none: one per CPU (or per GPU share), including nodes that join the cluster later."""
-    gpus_per_actor: float = 0.0
-    """GPUs per encoder actor, a fraction to share one; 0: the encoder runs on the CPU."""
+    gpus_per_actor: float | None = None
+    """GPUs per encoder actor, a fraction to share one; 0: the encoder runs on the CPU; none, or auto: 1 where there is
+    a GPU, except in a store whose features with the same keys were made on a CPU."""
     decoders_per_actor: int | None = None
     """Processes that decode slides for an encoder, each one slide at a time; none: one where the encoder runs on a CPU,
     and on a GPU as many as there are CPUs for it, at most 8."""
@@ -316,7 +317,7 @@ class EmbedExecution:
         if ray.ray_address == "local":
             request = "an encoder actor" if self.embed_actors is None else f"embed_actors={self.embed_actors}"
             request += f" with gpus_per_actor={self.gpus_per_actor:g}" if self.gpus_per_actor else ""
-            check_fits_here(ray.local_cpus, request, self.embed_actors or 1, self.gpus_per_actor)
+            check_fits_here(ray.local_cpus, request, self.embed_actors or 1, self.gpus_per_actor or 0.0)
 
 
 class Unannotated(StrEnum):

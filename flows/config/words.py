@@ -39,6 +39,8 @@ CONFIG = Key(
 
 _NONE = ("", "none", "null")
 """The word for an optional key that is not set."""
+_AUTO = "auto"
+"""The same for an optional number, which is then settled by the machine or the data."""
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _UNFIT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 """Control characters, and surrogates for bytes that are not UTF-8, which must not get into records or a terminal."""
@@ -200,7 +202,7 @@ def _number(key: Key, value: str) -> float | bool | None:
     """A number, in one plain notation only, so that no slip of typing becomes another number."""
     wanted = {int: "a whole number", float: "a number", bool: "true or false"}[key.kind]
     text = value.strip()
-    if key.optional and text.lower() in _NONE:
+    if key.optional and text.lower() in (*_NONE, _AUTO):
         return None
     try:
         if key.kind is bool and text.lower() in ("true", "false"):

@@ -7,6 +7,7 @@ from cluster.storage import open_storage
 from flows.runs.cohort import CohortInput, slide_hint, slide_identity
 from mhim_core.cohort.check import SLIDE_ID, validate
 from mhim_core.cohort.columns import has_slide_extension
+from mhim_core.cohort.folders import slide_keys
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.cohort.slide_names import slide_id_of
 from mhim_core.errors import CohortError
@@ -58,7 +59,9 @@ def with_prefix(cohort_input: CohortInput, prefix: str) -> CohortInput:
     """
     listed = {row.uri for row in cohort_input.cohort.rows}
     storage = open_storage(prefix)
-    uris = [storage.locate(entry.key) for entry in storage.list("") if has_slide_extension(entry.key)]
+    uris = [
+        storage.locate(key) for key in slide_keys(entry.key for entry in storage.list("")) if has_slide_extension(key)
+    ]
     rows = [_row(uri) for uri in uris if uri not in listed]
     if wrong := [row.slide_id for row in rows if not SLIDE_ID.fullmatch(row.slide_id)]:
         raise CohortError(

@@ -1,6 +1,7 @@
 """The tissue finder and the encoder's runtime of a store's slides, if the keys leave them open."""
 
 import dataclasses
+import functools
 
 from flows.config.keys import EncoderKeys, EncoderRuntime
 from mhim_core.embed.card import EncoderCard
@@ -64,16 +65,7 @@ def settled_card(keys: EncoderKeys, spec: TileSpec, storage: Storage | None, *, 
     and so in a store that was begun with it. `storage` None: a new store. Warns where the encoder was trained at
     another µm/px. Raises EncoderError as `encoder_card` does.
     """
-
-    def card_of(runtime: EncoderRuntime) -> EncoderCard:
-        return encoder_card(
-            keys.encoder,
-            weights=keys.weights_of(keys.encoder),
-            revision=keys.encoder_revision or None,
-            device="cuda" if on_gpu else "cpu",
-            runtime=runtime.value,
-        )
-
+    card_of = functools.partial(_card_of, keys, on_gpu=on_gpu)
     if warning := scale_warning(keys.encoder, spec.target_mpp):
         print(f"warning: {warning}")
     if keys.encoder_runtime is not EncoderRuntime.auto:
@@ -83,6 +75,27 @@ def settled_card(keys: EncoderKeys, spec: TileSpec, storage: Storage | None, *, 
         return by_torch
     by_openvino = card_of(EncoderRuntime.openvino)
     return by_openvino if openvino_is_installed() or _is_begun(storage, spec, by_openvino) else by_torch
+
+
+def _card_of(keys: EncoderKeys, runtime: EncoderRuntime, *, on_gpu: bool) -> EncoderCard:
+    return encoder_card(
+        keys.encoder,
+        weights=keys.weights_of(keys.encoder),
+        revision=keys.encoder_revision or None,
+        device="cuda" if on_gpu else "cpu",
+        runtime=runtime.value,
+    )
+
+
+def features_begun(keys: EncoderKeys, spec: TileSpec, storage: Storage, *, on_gpu: bool) -> bool:
+    """Whether the store has such features of the encoder, made there. Raises EncoderError as `encoder_card` does."""
+    if keys.encoder_runtime is not EncoderRuntime.auto:
+        runtimes = [keys.encoder_runtime]
+    elif on_gpu or not prefers_openvino(keys.encoder):
+        runtimes = [EncoderRuntime.torch]
+    else:
+        runtimes = [EncoderRuntime.torch, EncoderRuntime.openvino]
+    return any(_is_begun(storage, spec, _card_of(keys, runtime, on_gpu=on_gpu)) for runtime in runtimes)
 
 
 def _is_begun(storage: Storage | None, spec: TileSpec, card: EncoderCard) -> bool:

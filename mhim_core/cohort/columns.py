@@ -36,7 +36,9 @@ KNOWN_NAMES = (
 SLIDE_EXTENSIONS = (
     ".ome.tiff",  # before .tiff: the longest match is the extension
     ".ome.tif",
+    ".ome.zarr",
     ".svslide",
+    ".zarr",
     ".isyntax",
     ".qptiff",
     ".tiff",

@@ -3,6 +3,7 @@
 import csv
 import io
 import posixpath
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -10,6 +11,8 @@ from typing import NamedTuple
 from mhim_core.cohort.columns import has_slide_extension
 from mhim_core.cohort.order import natural_key
 from mhim_core.errors import CohortError
+
+_IN_ZARR = re.compile(r".*?\.zarr(?=/)", re.IGNORECASE)
 
 
 class FolderTable(NamedTuple):
@@ -19,13 +22,18 @@ class FolderTable(NamedTuple):
     notes: tuple[str, ...]
 
 
+def slide_keys(keys: Iterable[str]) -> list[str]:
+    """The keys, with those inside a folder that is a slide (OME-Zarr) replaced by that folder, once."""
+    return list(dict.fromkeys(match[0] if (match := _IN_ZARR.match(key)) else key for key in keys))
+
+
 def folder_table(keys: Iterable[str], name: str) -> FolderTable:
     """The slide files among the keys (paths below the folder) in natural order.
 
     Of a folder of DICOM files, which are parts of one slide, the first stands for all. Raises CohortError where there
     is no slide.
     """
-    files = list(keys)
+    files = slide_keys(keys)
     slides = [key for key in files if has_slide_extension(posixpath.basename(key))]
     if not files:
         raise CohortError(f"cohort={name}: this folder holds no files")

@@ -10,7 +10,7 @@ from mhim_core.slides.prepare import prepare_slide
 from mhim_core.slides.ranged_file import RangedFile
 from mhim_core.slides.reader import TileBatch
 from mhim_core.slides.regions import NO_FILES, RegionFiles, task_regions
-from mhim_core.slides.source_identity import check_sha256, source_identity
+from mhim_core.slides.source_identity import check_sha256, is_folder_slide, source_hint, source_identity
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.types import FailureReason, SlideTask
 
@@ -48,10 +48,12 @@ def decode_slide(
         raise SlideError(FailureReason.READ, "the slide's file changed while it was read; run again once it is whole")
 
 
-def _version(path: Path) -> tuple[int, int, int] | None:
+def _version(path: Path) -> tuple[object, ...] | None:
     """Which file it is, its size and when it was written to; None where it is not there."""
     try:
+        if is_folder_slide(path):
+            return tuple(source_hint(path))
         status = path.stat()
-    except OSError:
+    except (OSError, SlideError):
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns

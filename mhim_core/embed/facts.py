@@ -64,6 +64,7 @@ def plan_facts(
             upsample=plan.upsample,
             backend=prepared.reader.backend,
             view=prepared.view,
+            fallback=prepared.fallback,
             regions=regions,
         ),
         cut=TileCut(

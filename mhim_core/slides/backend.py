@@ -9,11 +9,13 @@ import numpy as np
 
 from mhim_core.errors import SlideError
 from mhim_core.features import BackendUsed
+from mhim_core.slides.advice import advice
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.ranged_file import RangedFile
 from mhim_core.slides.registry import backend_class
 from mhim_core.slides.registry import register_backend as register_backend
-from mhim_core.slides.spec import AUTO, DIRECT, OPENSLIDE, PLAIN
+from mhim_core.slides.spec import AUTO, DIRECT, OPENSLIDE, PLAIN, TIFFFILE
+from mhim_core.types import FailureReason
 
 _BLENDED_PX = 2**20
 """Pixels laid on white at a time."""
@@ -79,26 +81,51 @@ class Backend(ABC):
 def open_backend(path: Path, name: str, ranged: RangedFile | None = None) -> Backend:
     """The file, opened by the named backend; `ranged` is that file, where it is fetched by ranges.
 
-    auto: direct for tiles of JPEG, plain for what OpenSlide reads no colours from, OpenSlide otherwise.
+    auto: direct for tiles of JPEG, plain for what OpenSlide reads no colours from, zarr and fastslide for the formats
+    that are theirs alone, tifffile for TIFFs too large for plain or in a compression that OpenSlide refuses, OpenSlide
+    otherwise.
 
-    Raises SlideError: OPEN, TOO_LARGE.
+    Raises SlideError: OPEN, with what is known of such a file, TOO_LARGE.
     """
     if ranged is not None:
         with contextlib.suppress(SlideError):  # of a hole, perhaps
-            backend = _opened(path, name)
+            backend = _chosen(path, name)
             if backend.read_ranged(ranged):
                 return backend
             backend.close()
         ranged.complete()
-    return _opened(path, name)
+    return _chosen(path, name)
 
 
-def _opened(path: Path, name: str) -> Backend:
+def _chosen(path: Path, name: str) -> Backend:
     from mhim_core.slides.file_layout import file_layout
 
-    layout = file_layout(path)
-    if name == AUTO:
-        name = PLAIN if layout.is_plain else DIRECT if layout.is_jpeg_tiles else OPENSLIDE
+    try:
+        layout = file_layout(path)
+        if name != AUTO:
+            return _opened(name, path, layout)
+        try:
+            return _opened(_choice(layout), path, layout)
+        except SlideError as error:
+            if error.reason is not FailureReason.OPEN or not layout.is_rare_tiff:
+                raise
+            return _opened(TIFFFILE, path, layout)
+    except SlideError as error:
+        if error.reason is FailureReason.OPEN and (text := advice(path)):
+            raise SlideError(FailureReason.OPEN, f"{text} ({error.message})") from error
+        raise
+
+
+def _choice(layout: "FileLayout") -> str:
+    """The backend that auto asks first."""
+    if layout.reader:
+        return layout.reader
+    if layout.is_plain:
+        return TIFFFILE if layout.is_large else PLAIN
+    return DIRECT if layout.is_jpeg_tiles else OPENSLIDE
+
+
+def _opened(name: str, path: Path, layout: "FileLayout") -> Backend:
     backend: Backend = backend_class(name)(path, layout)
     return backend
 

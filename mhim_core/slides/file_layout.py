@@ -10,9 +10,13 @@ import tifffile
 
 from mhim_core.errors import SlideError
 from mhim_core.slides.file_tiles import FileTiles
+from mhim_core.slides.spec import FASTSLIDE, MAX_PLAIN_PX, ZARR
 from mhim_core.types import FailureReason
 
 _UNITS_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4}
+_CZI, _ISYNTAX = b"ZISRAWFILE", b"<DataObject"
+_COMMON = frozenset({1, 5, 7, 8, 32773, 32946, 50000})
+"""TIFF's compressions that OpenSlide has always read: none, LZW, JPEG, deflate, PackBits, zstd."""
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds odd is judged here, or by OpenSlide
 
 
@@ -27,15 +31,32 @@ class FileLayout(NamedTuple):
     """Colour channels are stored one after the other."""
     is_jpeg_tiles: bool = False
     """A TIFF whose first picture is of JPEG tiles, which `direct` decodes where they lie."""
+    reader: str = ""
+    """The backend that alone reads this format; empty: one of those that read TIFFs and pictures."""
+    is_rare_tiff: bool = False
+    """A TIFF in a compression that OpenSlide may not know, which `tifffile` is asked for then."""
+    is_large: bool = False
+    """Too large a TIFF to be read whole."""
     mpp: tuple[float, float] | None = None
     """µm/px along x and y, as the OME-XML states it."""
 
 
 def file_layout(path: Path) -> FileLayout:
     """Raises SlideError(OPEN) for a layout that holds no colour picture, naming it."""
+    if path.is_dir():
+        return FileLayout("OME-Zarr", reader=ZARR)
+    suffix = path.suffix.lower()
     with path.open("rb") as file:
-        head = file.read(8)
-    if head == b"\x89PNG\r\n\x1a\n":
+        head = file.read(256)
+    if head.startswith(_CZI):
+        return FileLayout("CZI", reader=FASTSLIDE)
+    if head.lstrip(b"\xef\xbb\xbf \r\n").startswith(_ISYNTAX):
+        return FileLayout("iSyntax", reader=FASTSLIDE)
+    if suffix == ".vsi":  # a TIFF by its first bytes, of the overview
+        return FileLayout("VSI", reader=FASTSLIDE)
+    if suffix == ".mrxs":  # a JPEG by its first bytes, of the overview
+        return FileLayout("")
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return FileLayout("PNG", is_plain=True)
     if head[:3] == b"\xff\xd8\xff":
         return FileLayout("JPEG", is_plain=True)
@@ -46,12 +67,14 @@ def file_layout(path: Path) -> FileLayout:
             page: Any = tiff.pages.first
             if tiff.is_ome:
                 return _ome_layout(tiff)
-            is_untiled = not page.is_tiled and not (tiff.is_ndpi or tiff.is_svs or tiff.is_scn or tiff.is_bif)
+            is_scanners = tiff.is_ndpi or tiff.is_svs or tiff.is_scn or tiff.is_bif
+            is_untiled = not page.is_tiled and not is_scanners
             if is_untiled and page.samplesperpixel >= 3 and page.dtype == "uint8":
-                return FileLayout("untiled TIFF", is_plain=True)
+                return FileLayout("untiled TIFF", is_plain=True, is_large=_is_large(page))
             if is_untiled:
                 return FileLayout(f"untiled TIFF of {page.dtype} with {page.samplesperpixel} channels")
-            return FileLayout("", is_jpeg_tiles=FileTiles.is_direct(page))
+            is_rare = not is_scanners and page.compression not in _COMMON
+            return FileLayout("", is_jpeg_tiles=FileTiles.is_direct(page), is_rare_tiff=is_rare)
     except SlideError:
         raise
     except Exception:  # whatever a broken header makes of it: the decoder's own message is the better one
@@ -66,14 +89,22 @@ def _ome_layout(tiff: tifffile.TiffFile) -> FileLayout:
         page: Any = tiff.pages.first
         is_planar = series.axes.index("S") == 0
         is_plain = is_planar or not page.is_tiled
-        return FileLayout("OME-TIFF", is_plain=is_plain, is_planes=is_planar, mpp=mpp)
+        is_rare = not is_plain and page.compression not in _COMMON
+        return FileLayout(
+            "OME-TIFF", is_plain, is_planes=is_planar, is_rare_tiff=is_rare, is_large=_is_large(page), mpp=mpp
+        )
     if series.dtype == "uint8" and sizes.get("C") == 3 and set(series.axes) == set("CYX"):
-        return FileLayout("OME-TIFF of planes", is_plain=True, is_planes=True, mpp=mpp)
+        page = tiff.pages.first
+        return FileLayout("OME-TIFF of planes", is_plain=True, is_planes=True, is_large=_is_large(page), mpp=mpp)
     raise SlideError(
         FailureReason.OPEN,
         f"an OME-TIFF of {series.dtype} with axes {series.axes} {tuple(series.shape)} is no bright-field picture "
         "(one of three 8-bit channels)",
     )
+
+
+def _is_large(page: Any) -> bool:
+    return int(page.imagewidth) * int(page.imagelength) > MAX_PLAIN_PX
 
 
 def _ome_mpp(text: str) -> tuple[float, float] | None:

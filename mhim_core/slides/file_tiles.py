@@ -186,6 +186,12 @@ class FileTiles:
         num_values = self.grid.tile_width_px * self.grid.tile_height_px * 3
         return 0 < num_bytes <= _MAX_STREAM_SHARE * num_values + 65_536
 
+    def decoded(self, index: int) -> np.ndarray:
+        """uint8 (tile height, tile width, 3): one stored tile. Raises UnreadableTileError."""
+        tile = np.empty((self.grid.tile_height_px, self.grid.tile_width_px, 3), np.uint8)
+        self._decode(index, tile)
+        return tile
+
     def _decode(self, index: int, out: np.ndarray) -> None:
         try:
             # strict: what libjpeg only warns of, a stream that ends early, is an error to OpenSlide

@@ -24,6 +24,8 @@ class SlideInfo(NamedTuple):
     mpp_y: float | None
     vendor: str
     objective_power: float | None
+    unreadable: tuple[int, ...] = ()
+    """Levels that were found to be broken as a whole; `level_for` leaves them out."""
 
     @property
     def width_l0_px(self) -> int:
@@ -34,6 +36,7 @@ class SlideInfo(NamedTuple):
         return self.levels[0].height_px
 
     def level_for(self, wanted_downsample: float) -> int:
-        """The coarsest level that is still at least as fine as wanted (1 % tolerance); 0 if none is."""
-        fine = [i for i, level in enumerate(self.levels) if level.downsample <= wanted_downsample * LEVEL_TOLERANCE]
+        """The coarsest readable level that is still at least as fine as wanted (1 % tolerance); 0 if none is."""
+        limit = wanted_downsample * LEVEL_TOLERANCE
+        fine = [i for i, level in enumerate(self.levels) if level.downsample <= limit and i not in self.unreadable]
         return max(fine, key=lambda i: (self.levels[i].downsample, -i), default=0)

@@ -1,11 +1,12 @@
 """From a slide file to its plan of tiles: open → resolution → geometry → tissue → tiles."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from mhim_core.errors import SlideError
 from mhim_core.features import MppUsed, SlideView
 from mhim_core.slides.colour import ColourTransform
 from mhim_core.slides.colour_sample import slide_colour
@@ -19,6 +20,7 @@ from mhim_core.slides.regions import NO_REGIONS, RegionMasks, SlideRegions, regi
 from mhim_core.slides.resolution import resolution_warning, resolve_mpp
 from mhim_core.slides.spec import ColourMethod, SlidePolicy, TileSpec
 from mhim_core.slides.tissue import find_tissue
+from mhim_core.types import FailureReason
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +38,9 @@ class PreparedSlide:
     regions: RegionMasks
     """Where tiles may lie, and of which class they are."""
     decoding: str = ""
-    """What a person should know of how the tiles are decoded; empty: nothing."""
+    """What a person should know of how the tiles are decoded, `fallback` included; empty: nothing."""
+    fallback: str = ""
+    """Which levels are broken, and which is read instead: other pixels than of the unbroken file. Empty: none is."""
 
     colour: ColourTransform | None = None
     """What is done to the colours of tiles; None: nothing."""
@@ -89,10 +93,19 @@ def prepare_slide(
         view = view._replace(resolution=resolution_warning(info, mpp, view.tissue_mm2))
         masks = region_masks(regions.annotation, info, mpp, tissue, spec)
         view = with_region_shares(view, tissue, masks)
-        plan = plan_tiles(info, mpp, spec, policy, tissue, masks, pen if spec.judges_quality else None)
+        inked = pen if spec.judges_quality else None
+
+        def planned() -> TilePlan:
+            return plan_tiles(reader.info(), mpp, spec, policy, tissue, masks, inked)
+
+        plan = planned()
+        while reader.leave_out_broken(plan):
+            plan = _of_finer_level(reader, planned)
+        info = reader.info()
+        fallback = _fallback(info, plan)
         if spec.max_pen < 1 or spec.min_sharpness:
             view = view.leaving_out(plan.num_left_out, plan.num_left_out + len(plan))
-        decoding = reader.prepare_level(plan.level)
+        decoding = "; ".join(text for text in (fallback, reader.prepare_level(plan.level)) if text)
         colour = slide_colour(reader, plan, spec.colour) if spec.colour is not ColourMethod.none else None
         if spec.colour is not ColourMethod.none and colour is None and len(plan):
             view = view._replace(colour="; ".join(filter(None, (view.colour, _NO_COLOUR))))
@@ -108,9 +121,28 @@ def prepare_slide(
         plan=plan,
         regions=masks,
         decoding=decoding,
+        fallback=fallback,
         colour=colour,
         spec=spec,
     )
 
 
 _NO_COLOUR = "too little of it is stained for colour=, and its tiles keep their colours"
+
+
+def _of_finer_level(reader: SlideReader, planned: Callable[[], TilePlan]) -> TilePlan:
+    """The plan without the levels that were left out. Raises SlideError(READ) where that takes too much memory."""
+    try:
+        return planned()
+    except SlideError as error:
+        raise SlideError(
+            FailureReason.READ,
+            f"level {reader.info().unreadable[-1]} cannot be read, and no finer one instead: {error.message}",
+        ) from error
+
+
+def _fallback(info: SlideInfo, plan: TilePlan) -> str:
+    if not info.unreadable:
+        return ""
+    levels = " and ".join(map(str, sorted(info.unreadable)))
+    return f"level {levels} cannot be read: a finer one takes its place, the tiles are of level {plan.level}"

@@ -16,10 +16,12 @@ from PIL import Image
 
 from mhim_core.errors import SlideError
 from mhim_core.features import BackendUsed, MppUsed
+from mhim_core.slides.advice import folder_advice
 from mhim_core.slides.backend import Backend, open_backend
 from mhim_core.slides.grid import TilePlan
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.ranged_file import RangedFile
+from mhim_core.slides.source_identity import is_folder_slide
 from mhim_core.slides.spec import AUTO, MAX_THUMBNAIL_PX
 from mhim_core.slides.tiff import check_tiff
 from mhim_core.types import FailureReason
@@ -29,6 +31,9 @@ MAX_BAD_TILE_SHARE = 0.05
 _THUMBNAIL_SOURCE_PX = 2048
 """Side of the source block decoded at once for a thumbnail: a slide without a pyramid must not be decoded whole."""
 _SMALLEST_RETRY_PX = 256
+_NUM_PROBES = 16
+_MAX_FALLBACK_PX = 4_000_000_000
+"""Pixels of a finer level that are decoded for a thumbnail in place of a broken one: some minutes."""
 _MAX_FAILED_READS = 256
 """Failed reads (each costs re-opening the file) after which a thumbnail is given up."""
 
@@ -148,7 +153,8 @@ class SlideReader:
     def thumbnail(self, mpp: MppUsed, thumbnail_mpp: float) -> Thumbnail:
         """The slide at exactly `thumbnail_mpp` µm/px, area-averaged from the nearest finer level, block by block.
 
-        What cannot be read is white and marked. Raises SlideError: READ if nothing can be read or too many reads fail,
+        What cannot be read is white and marked. A level of which nothing can be read, or nothing is stored, is left out
+        for a finer one of which something is. Raises SlideError: READ if nothing can be read or too many reads fail,
         TOO_LARGE beyond MAX_THUMBNAIL_PX.
         """
         columns = math.ceil(self._info.width_l0_px * mpp.x / thumbnail_mpp)
@@ -159,28 +165,51 @@ class SlideReader:
                 f"the slide is {columns * thumbnail_mpp / 1000:.0f} × {rows * thumbnail_mpp / 1000:.0f} mm at "
                 f"{mpp.x:g} µm/px ({mpp.source}); no glass is that large: give the right mpp in the cohort table",
             )
+        wanted = min(thumbnail_mpp / mpp.x, thumbnail_mpp / mpp.y)
+        info, failure = self._info, ""
+        while True:
+            level = info.level_for(wanted)
+            downsample = info.levels[level].downsample
+            scales = (thumbnail_mpp / mpp.x / downsample, thumbnail_mpp / mpp.y / downsample)
+            attempt = self._attempt(rows, columns, _ThumbnailSource(level, downsample, *scales))
+            failure = failure or self._failure(attempt)
+            if attempt.stored > 0 and not self._failure(attempt):
+                self._info = info
+                return attempt.thumbnail
+            info = info._replace(unreadable=(*info.unreadable, level))
+            finer = info.levels[info.level_for(wanted)]
+            if level > 0 and attempt.stored == 0 and finer.width_px * finer.height_px > _MAX_FALLBACK_PX:
+                failure = failure or f"nothing is stored of level {level}, and the next is too large to look at"
+            elif level > 0 and attempt.stored == 0:
+                continue
+            if failure:
+                raise SlideError(FailureReason.READ, failure)
+            return attempt.thumbnail
+
+    def _failure(self, attempt: "_Attempt") -> str:
+        if attempt.failures > _MAX_FAILED_READS:
+            return f"more than {_MAX_FAILED_READS} reads failed; {self._last}"
+        if attempt.thumbnail.is_unreadable.all():
+            return f"no part of the slide can be read; {self._last}"
+        return ""
+
+    def _attempt(self, rows: int, columns: int, source: "_ThumbnailSource") -> "_Attempt":
+        """A thumbnail from one level, given up after too many failed reads."""
         thumbnail = Thumbnail(np.full((rows, columns, 3), 255, np.uint8), np.zeros((rows, columns), bool))
-        level = self._info.level_for(min(thumbnail_mpp / mpp.x, thumbnail_mpp / mpp.y))
-        downsample = self._info.levels[level].downsample
-        source = _ThumbnailSource(
-            level, downsample, thumbnail_mpp / mpp.x / downsample, thumbnail_mpp / mpp.y / downsample
-        )
-        whole = self._info.levels[level]
-        self._backend.expect_regions(level, np.zeros((1, 2), np.int64), (whole.width_px, whole.height_px))
+        attempt = _Attempt(thumbnail)
+        whole = self._info.levels[source.level]
+        self._backend.expect_regions(source.level, np.zeros((1, 2), np.int64), (whole.width_px, whole.height_px))
         block = max(1, int(_THUMBNAIL_SOURCE_PX / max(source.scale_x, source.scale_y)))
-        failures = 0
         for top in range(0, rows, block):
             for left in range(0, columns, block):
                 box = _Box(left, top, min(left + block, columns), min(top + block, rows))
-                failures += self._fill(thumbnail, box, source)
-                if failures > _MAX_FAILED_READS:
-                    raise SlideError(FailureReason.READ, f"more than {_MAX_FAILED_READS} reads failed; {self._last}")
-        if thumbnail.is_unreadable.all():
-            raise SlideError(FailureReason.READ, f"no part of the slide can be read; {self._last}")
-        return thumbnail
+                self._fill(attempt, box, source)
+                if attempt.failures > _MAX_FAILED_READS:
+                    return attempt
+        return attempt
 
-    def _fill(self, thumbnail: Thumbnail, box: "_Box", source: "_ThumbnailSource") -> int:
-        """Fill one block, halving it around what cannot be read; returns the number of failed reads."""
+    def _fill(self, attempt: "_Attempt", box: "_Box", source: "_ThumbnailSource") -> None:
+        """Fill one block, halving it around what cannot be read."""
         left, right = box.left * source.scale_x, box.right * source.scale_x
         top, bottom = box.top * source.scale_y, box.bottom * source.scale_y
         x, y = math.floor(left), math.floor(top)
@@ -195,13 +224,34 @@ class SlideReader:
                 Image.Resampling.BOX,
                 box=(left - x, top - y, right - x, bottom - y),
             )
-            thumbnail.pixels[box.top : box.bottom, box.left : box.right] = picture
-            return 0
+            attempt.thumbnail.pixels[box.top : box.bottom, box.left : box.right] = picture
+            attempt.stored += 1.0 - share
+            return
+        attempt.failures += 1
         parts = box.quarters() if max(width, height) > _SMALLEST_RETRY_PX else []
         if not parts:
-            thumbnail.is_unreadable[box.top : box.bottom, box.left : box.right] = True
-            return 1
-        return 1 + sum(self._fill(thumbnail, part, source) for part in parts)
+            attempt.thumbnail.is_unreadable[box.top : box.bottom, box.left : box.right] = True
+        for part in parts:
+            self._fill(attempt, part, source)
+
+    def leave_out_broken(self, plan: TilePlan) -> bool:
+        """Whether the plan's level is broken as a whole; `info()` then leaves it out.
+
+        So it is where none of 16 planned tiles can be read, or nothing is stored of those that hold tissue. Level 0 has
+        no other to take its place, and is never left out.
+        """
+        if plan.level == 0 or not len(plan):
+            return False
+        order = np.argsort(-plan.tissue_share, kind="stable")[: max(_NUM_PROBES, len(plan) // 2)]
+        chosen = order[np.linspace(0, len(order) - 1, min(len(order), _NUM_PROBES)).round().astype(int)]
+        region = np.empty((plan.read_px[1], plan.read_px[0], 3), np.uint8)
+        for index in chosen:
+            x, y = plan.coords_l0_px[index].tolist()
+            share = self._maybe_read(x, y, plan.level, region)
+            if share is not None and (share < 1.0 or plan.tissue_share[index] == 0):
+                return False
+        self._info = self._info._replace(unreadable=(*self._info.unreadable, plan.level))
+        return True
 
     def _maybe_read(self, x_l0: int, y_l0: int, level: int, out: np.ndarray) -> float | None:
         """One region on white into `out`; its share that is not stored, or None if the file is broken there."""
@@ -223,8 +273,13 @@ class SlideReader:
 
 def _check_file(path: Path) -> None:
     try:
+        if path.is_dir():
+            if is_folder_slide(path):
+                return
+            message = f"the slide file is a folder, and no OME-Zarr; {folder_advice(path)}"
+            raise SlideError(FailureReason.NOT_FOUND, message)
         if not path.is_file():
-            what = "is a folder, a pipe or a device" if path.exists() else "does not exist"
+            what = "is a pipe or a device" if path.exists() else "does not exist"
             raise SlideError(FailureReason.NOT_FOUND, f"the slide file {what}; check the cohort's path")
         check_tiff(path)
     except OSError as error:
@@ -240,6 +295,17 @@ class _ThumbnailSource(NamedTuple):
     downsample: float
     scale_x: float
     scale_y: float
+
+
+@dataclass(eq=False)
+class _Attempt:
+    """A thumbnail in the making."""
+
+    thumbnail: Thumbnail
+    failures: int = 0
+    """Failed reads."""
+    stored: float = 0.0
+    """Blocks that were read, each by the share of it that is stored."""
 
 
 class _Box(NamedTuple):

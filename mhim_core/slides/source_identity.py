@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from mhim_core.errors import SlideError
 from mhim_core.features import SourceHint, SourceIdentity
+from mhim_core.slides.folder_identity import folder_files, folder_identity
+from mhim_core.slides.ngff import is_zarr
 from mhim_core.types import FailureReason
 
 _BLOCK_BYTES = 65_536
@@ -24,11 +26,13 @@ def source_identity(path: str | Path) -> SourceIdentity:
     """Size and sha256 over the size, the first and last 64 KiB and eight evenly placed 64 KiB blocks.
 
     Never path or mtime: a moved or touched file is the same source, a re-scanned one is new. Reads at most 640 KiB.
-    Raises SlideError: NOT_FOUND, OPEN.
+    Of a slide that is a folder: `folder_identity`. Raises SlideError: NOT_FOUND, OPEN.
     """
     path = Path(path)
-    num_bytes = _size(path)
     try:
+        if is_folder_slide(path):
+            return folder_identity(path)
+        num_bytes = _size(path)
         with path.open("rb") as file:
 
             def read(offset: int, length: int) -> bytes:
@@ -56,9 +60,27 @@ def identity_blocks(num_bytes: int) -> list[Block]:
 
 
 def source_hint(path: str | Path) -> SourceHint:
-    """Place, size and mtime of a local file; while equal, it is not read again. Raises SlideError(NOT_FOUND)."""
+    """Place, size and mtime of a local file; while equal, it is not read again. Raises SlideError: NOT_FOUND, OPEN.
+
+    Of a slide that is a folder, the size of all files, and the latest mtime with their number.
+    """
     path = Path(path).absolute()
+    try:
+        if is_folder_slide(path):
+            files = folder_files(path)
+            version = f"{max(file.mtime_ns for file in files)}-{len(files)}"
+            return SourceHint(str(path), sum(file.num_bytes for file in files), version)
+    except OSError as error:
+        raise SlideError(FailureReason.OPEN, f"the slide's folder cannot be read: {error.strerror}") from error
     return SourceHint(str(path), _size(path), str(path.stat().st_mtime_ns))
+
+
+def is_folder_slide(path: Path) -> bool:
+    """Whether the slide is a folder that is read as one: an OME-Zarr."""
+    try:
+        return path.is_dir() and is_zarr(path)
+    except (OSError, ValueError):
+        return False
 
 
 def file_sha256(path: str | Path) -> str:
@@ -79,6 +101,11 @@ def check_sha256(path: str | Path, expected: str | None) -> str:
     """
     if expected is None:
         return ""
+    if is_folder_slide(Path(path)):
+        raise SlideError(
+            FailureReason.SOURCE_HASH_MISMATCH,
+            "the cohort table gives a sha256, and the slide is a folder, which has none: empty the cell",
+        )
     digest = file_sha256(path)
     if digest != expected.strip().lower():
         raise SlideError(

@@ -67,6 +67,7 @@ class ColourMethod(StrEnum):
 
 AUTO = "auto"
 DIRECT, OPENSLIDE, PLAIN = "direct", "openslide", "plain"
+FASTSLIDE, TIFFFILE, ZARR = "fastslide", "tifffile", "zarr"
 """The backends among which auto chooses by the file."""
 
 
@@ -96,8 +97,10 @@ class TileSpec:
     Only with tissue=glass."""
     backend: str = field(default=AUTO, metadata={"neutral": AUTO, "choices": (AUTO, *BACKEND_NAMES)})
     """Decoder of the slides. auto: direct for TIFFs of JPEG tiles, plain for what openslide cannot read (PNG, JPEG,
-    untiled TIFF, planes of OME-TIFF), else openslide; openslide: the reference; direct: the same pixels, several times
-    faster, of JPEG tiles alone; plain: all files, each read whole into memory."""
+    untiled TIFF, planes of OME-TIFF), tifffile for TIFFs that neither can, zarr for OME-Zarr, fastslide for CZI,
+    iSyntax and VSI, else openslide; openslide: the reference; direct: the same pixels, several times faster, of JPEG
+    tiles alone; plain: all files, each read whole into memory; tifffile: TIFFs, with the pyramids of
+    OME-TIFF's SubIFDs."""
     roi: tuple[str, ...] = field(default=(), metadata={"neutral": ()})
     """Classes of annotated regions to take tiles from, separated by commas, such as Tumor; empty: from everywhere.
     Regions without a class are called unclassified. Needs annotations=."""
@@ -307,6 +310,8 @@ def tiling_identity(spec: TileSpec) -> dict[str, Any]:
     return identity
 
 
+_AUTO_READERS = (OPENSLIDE, PLAIN, FASTSLIDE, TIFFFILE, ZARR)
+"""Those whose pixels auto gives: the last three of files that failed before there was such a reader."""
 _OF_RULES = ("tissue", "tissue_sha256", "keep_fat", "keep_pen", "backend", "colour")
 """Options that the identity states by their rule."""
 _RULES = ("tissue", "grid", "pixels", "backend", "regions", "colour", "quality_rule")
@@ -346,7 +351,7 @@ def _backend_identity(name: str) -> dict[str, Any]:
     name = PIXELS_OF.get(name, name)
     if name not in (AUTO, OPENSLIDE):
         return {"name": name, "version": BACKEND_VERSIONS[name]}
-    changed = {reader: BACKEND_VERSIONS[reader] for reader in (OPENSLIDE, PLAIN) if BACKEND_VERSIONS[reader] > 1}
+    changed = {reader: BACKEND_VERSIONS[reader] for reader in _AUTO_READERS if BACKEND_VERSIONS[reader] > 1}
     return {"name": AUTO, "versions": changed} if changed else {}
 
 

@@ -144,9 +144,9 @@ def _write_next(
         merged: dict[SlideId, CommitRecord | None] = {**(present.entries if present else {}), **changes}
         # looked at after the version: whoever removes a slide says so first and takes a version afterwards
         gone = removed_slides(storage, feature_set, [record for record in merged.values() if record is not None])
-        # what was seen of a slide, and by which decoder, stays with its commit: the manifest is what training needs
+        # what was seen of a slide, and how it was decoded, stays with its commit: the manifest is what training needs
         entries = {
-            slide_id: replace(record, reading=replace(record.reading, view=None, backend=None))
+            slide_id: replace(record, reading=replace(record.reading, view=None, backend=None, fallback=""))
             for slide_id, record in sorted(merged.items())
             if record is not None and slide_id not in gone
         }

@@ -231,6 +231,9 @@ def test_a_mrxs_comes_with_its_folder_and_a_vms_with_what_it_names(
         "s/a-1.jpg": b"1",
         "s/a map.jpg": b"map",
         "s/b.jpg": b"another's",
+        "s/v.vsi": b"vsi",
+        "s/_v_/stack1/frame_t.ets": b"ets",
+        "s/v/x.ets": b"another's",
     }.items():
         put_object(bucket, key, data)
     task = SlideTask(SlideId("m"), storage.locate("s/m.mrxs"))
@@ -238,6 +241,8 @@ def test_a_mrxs_comes_with_its_folder_and_a_vms_with_what_it_names(
     assert relative(task, tmp_path, remote) == whole
     vms = task._replace(uri=storage.locate("s/a.vms"))
     assert relative(vms, tmp_path, remote) == {"slide.vms": key_file, "a-1.jpg": b"1", "a map.jpg": b"map"}
+    vsi = task._replace(uri=storage.locate("s/v.vsi"))
+    assert relative(vsi, tmp_path, remote) == {"slide.vsi": b"vsi", "_slide_/stack1/frame_t.ets": b"ets"}
 
 
 def dicom_head(uid: str, nested: str = "") -> bytes:

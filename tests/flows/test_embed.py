@@ -10,7 +10,7 @@ import pytest
 from cluster.session import Resources
 from flows.commands import read_words
 from flows.config.commands import EmbedConfig, PredictConfig
-from flows.config.flat import from_keys
+from flows.config.flat import from_keys, with_keys
 from flows.config.keys import EmbedExecution
 from flows.embed import ActorPool, actor_pool, embed_cohort
 from flows.runs.cohort import load_cohort
@@ -87,16 +87,25 @@ def test_more_than_this_machine_has_room_for_is_refused_before_any_work(
 
 @pytest.mark.parametrize("flow", ["embed", "predict"])
 def test_an_encoder_of_a_gpu_is_refused_before_any_work_where_actors_have_none(
-    write_table: Callable[..., Path], write_slide: Callable[..., Path], tmp_path: Path, embed_here: None, flow: str
+    write_table: Callable[..., Path],
+    write_slide: Callable[..., Path],
+    tmp_path: Path,
+    embed_here: None,
+    monkeypatch: pytest.MonkeyPatch,
+    flow: str,
 ) -> None:
     cohort_input = load_cohort(str(write_table([{"slide_id": "a", "path": write_slide("a.tiff").name, "label": "x"}])))
     card = encoder_card("hed-texture", device="cuda")
     keys = {"cohort": "c", "store": "s"} | ({"out": "o", "run": "r"} if flow == "predict" else {})
     config: Any = from_keys(PredictConfig if flow == "predict" else EmbedConfig, **keys)
-    with pytest.raises(ConfigError, match=r"hed-texture are made on a GPU .* set gpus_per_actor=1") as caught:
-        embed_cohort(cohort_input, card, TileSpec(), config, LocalStorage(tmp_path / "store"))
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "store").exists()
+    monkeypatch.setattr("cluster.session._usable_gpus", lambda: 0)
+    reasons = {0.0: "hed-texture are made on a GPU .* set gpus_per_actor=1", None: "PyTorch finds 0 on this machine"}
+    for gpus_per_actor, reason in reasons.items():
+        chosen = with_keys(config, gpus_per_actor=gpus_per_actor)
+        with pytest.raises(ConfigError, match=reason) as caught:
+            embed_cohort(cohort_input, card, TileSpec(), chosen, LocalStorage(tmp_path / "store"))
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "store").exists()
 
 
 def test_features_of_a_gpu_that_are_all_there_need_none(

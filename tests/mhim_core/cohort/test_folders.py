@@ -28,6 +28,19 @@ def test_dicom_files_of_one_folder_are_one_slide() -> None:
     assert "1 further" in table.notes[1]
 
 
+def test_an_ome_zarr_is_one_slide_whatever_is_in_it() -> None:
+    keys = [
+        "b/x.ome.zarr/0/0.0.0",
+        "b/x.ome.zarr/0/.zarray",
+        "y.zarr/zarr.json",
+        "y.zarr/label.zarr/0/0.tiff",
+        "z.zarr",
+    ]
+    cohort = read(folder_table(keys, "s").data)
+    assert [row.uri for row in cohort.rows] == ["/data/s/b/x.ome.zarr", "/data/s/y.zarr", "/data/s/z.zarr"]
+    assert [row.slide_id for row in cohort.rows] == ["x", "y", "z"]
+
+
 def test_a_folder_without_slides_is_refused() -> None:
     with pytest.raises(CohortError, match="none of the 2 files"):
         folder_table(["a.txt", "b.h5"], "s")

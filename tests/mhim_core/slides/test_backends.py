@@ -15,7 +15,7 @@ from mhim_core.slides.backends import plain
 from mhim_core.slides.prepare import PreparedSlide, prepare_slide
 from mhim_core.slides.reader import open_slide
 from mhim_core.slides.registry import BACKEND_NAMES, BACKEND_VERSIONS, PIXELS_OF
-from mhim_core.slides.spec import OPENSLIDE, SlidePolicy, TileSpec
+from mhim_core.slides.spec import FASTSLIDE, OPENSLIDE, ZARR, SlidePolicy, TileSpec
 from mhim_core.types import FailureReason
 
 
@@ -125,7 +125,12 @@ def test_a_cut_off_picture_cannot_be_read(tmp_path: Path, picture: np.ndarray) -
     assert refused.value.reason is FailureReason.READ
 
 
-@pytest.mark.parametrize("backend", [name for name in BACKEND_NAMES if PIXELS_OF[name] != OPENSLIDE])
+OTHER_FORMATS = (FASTSLIDE, ZARR)  # test_formats.py
+
+
+@pytest.mark.parametrize(
+    "backend", [name for name in BACKEND_NAMES if PIXELS_OF[name] != OPENSLIDE and name not in OTHER_FORMATS]
+)
 def test_every_backend_gives_the_pixels_that_openslide_gives(tmp_path: Path, picture: np.ndarray, backend: str) -> None:
     """Of a lossless picture, since JPEG decoders differ in the last bit: thumbnails, tiles, and beyond the edge."""
     path = tmp_path / "tiled.tiff"
