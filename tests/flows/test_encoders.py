@@ -121,7 +121,8 @@ def test_a_scale_that_an_encoder_was_not_trained_at_is_told_once(
 ) -> None:
     slide = write_slide("a.tiff")
     cohort = write_table([{"slide_id": "a", "path": slide.name, "patient_id": "p", "label": "x"}])
-    words = ("embed", f"cohort={cohort}", f"store={tmp_path / 'store'}", "encoder=uni2-h", "encoder_weights=gone.pth")
+    words = ("embed", f"cohort={cohort}", f"store={tmp_path / 'store'}", "gpus_per_actor=0")
+    words += ("encoder=uni2-h", "encoder_weights=gone.pth")
     for target_mpp, times in ((1.0, 1), (0.5, 0)):
         ended = mhim(*words, f"target_mpp={target_mpp}")
         assert (ended.code, ended.out.count("warning: target_mpp=")) == (2, times)
