@@ -7,7 +7,7 @@ import numpy as np
 
 from mhim_core.errors import SlideError
 from mhim_core.slides.file_tiles import CACHE_BYTES, TileLayout
-from mhim_core.slides.spec import MAX_FILE_TILE_PX
+from mhim_core.slides.spec import MAX_FILE_TILE_PX, MAX_FILE_TILES
 from mhim_core.types import FailureReason
 
 MAX_SCENE_SHARE = 0.1
@@ -73,7 +73,15 @@ class BlockCache:
 
 
 def check_block(kind: str, grid: TileLayout) -> None:
-    """SlideError(TOO_LARGE) for blocks of which one alone would take too much memory."""
+    """SlideError: OPEN for blocks of no size, TOO_LARGE where one takes too much memory, or there are too many."""
+    if min(grid.tile_width_px, grid.tile_height_px) < 1:
+        raise SlideError(FailureReason.OPEN, f"its {kind} have no size")
+    if grid.rows * grid.columns > MAX_FILE_TILES:
+        raise SlideError(
+            FailureReason.TOO_LARGE,
+            f"it claims {grid.rows * grid.columns:,} {kind} in one level, more than {MAX_FILE_TILES:,}; rewrite the "
+            "slide with larger ones",
+        )
     if grid.tile_width_px * grid.tile_height_px > MAX_FILE_TILE_PX**2:
         raise SlideError(
             FailureReason.TOO_LARGE,

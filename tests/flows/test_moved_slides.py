@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.storage import _shared_client, open_storage
+from cluster.storage import open_storage, shared_client
 from flows.runs.cohort import slide_identity
 from mhim_core.slides.source_identity import file_sha256, source_identity
 from mhim_core.types import ExitCode, SlideId, SlideTask
@@ -119,11 +119,11 @@ def test_a_committed_slide_is_refused_once_the_table_names_another_sha256(
 def test_a_slide_has_one_identity_in_a_folder_and_in_a_bucket_and_none_where_it_is_not(
     slides: list[Path], bucket: str
 ) -> None:
-    _shared_client.cache_clear()
+    shared_client.cache_clear()
     open_storage(f"s3://{bucket}").put("a.tiff", slides[0].read_bytes())
     places = [
         f"s3://{bucket}/a.tiff", f"s3://{bucket}/b.tiff", str(slides[0]), str(slides[0].parent / "none.tiff"),
     ]  # fmt: skip
     identities = [slide_identity(SlideTask(SlideId("a"), place)) for place in places]
     assert identities == [source_identity(slides[0]), None, source_identity(slides[0]), None]
-    _shared_client.cache_clear()
+    shared_client.cache_clear()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.session import kept_alive
-from cluster.storage import _shared_client, open_storage
+from cluster.storage import open_storage, shared_client
 from mhim_core.storage import LocalStorage, Storage
 
 pytestmark = [pytest.mark.s3, pytest.mark.filterwarnings("ignore:::ray")]
@@ -22,10 +22,10 @@ def bucket(s3_settings: dict[str, str], make_bucket: Callable[[], str]) -> Itera
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_settings.items():
             patch.setenv(name, value)
-        _shared_client.cache_clear()  # another test's may be of another server
+        shared_client.cache_clear()  # another test's may be of another server
         with kept_alive():
             yield make_bucket()
-        _shared_client.cache_clear()
+        shared_client.cache_clear()
 
 
 def digests(storage: Storage, *prefixes: str) -> dict[str, str]:

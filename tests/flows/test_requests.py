@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster.storage import _shared_client, open_storage
+from cluster.storage import open_storage, shared_client
 
 pytestmark = [pytest.mark.s3, pytest.mark.usefixtures("embed_here", "train_here")]
 
@@ -84,9 +84,9 @@ def proxy(s3_server: str, s3_environment: None, monkeypatch: pytest.MonkeyPatch)
     """The way to the server; the environment points at it."""
     counting = CountingProxy(s3_server)
     monkeypatch.setenv("AWS_ENDPOINT_URL", counting.endpoint)
-    _shared_client.cache_clear()
+    shared_client.cache_clear()
     yield counting
-    _shared_client.cache_clear()
+    shared_client.cache_clear()
     counting.stop()
 
 

@@ -1,5 +1,6 @@
 """OME-Zarr: a folder of arrays, a level each, through zarr-python (extra `formats`)."""
 
+import math
 from contextlib import suppress
 from functools import cache
 from multiprocessing.synchronize import SemLock
@@ -16,6 +17,9 @@ from mhim_core.slides.file_tiles import TileLayout
 from mhim_core.slides.info import Level, SlideInfo
 from mhim_core.slides.ngff import read_multiscale
 from mhim_core.types import FailureReason
+
+_MAX_VALUES = 4
+"""Values of a chunk for each pixel: it is decoded whole."""
 
 
 @register_backend("zarr", version=1)
@@ -41,6 +45,10 @@ class ZarrBackend(Backend):
             chunks = array.chunks
             grid = TileLayout(level.width_px, level.height_px, chunks[self._axes.x], chunks[self._axes.y])
             check_block("chunks", grid)
+            if math.prod(chunks) > _MAX_VALUES * grid.tile_width_px * grid.tile_height_px:
+                raise SlideError(
+                    FailureReason.TOO_LARGE, f"its chunks of {chunks} hold more than one picture's colours"
+                )
             self._grids.append(grid)
         self._cache = BlockCache()
         mpp_x, mpp_y = picture.mpp or (None, None)

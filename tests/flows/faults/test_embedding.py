@@ -15,7 +15,7 @@ from mhim_core.embed.registry import encoder_card
 
 pytestmark = [pytest.mark.filterwarnings("ignore:::ray"), pytest.mark.usefixtures("one_ray")]
 
-HOW = [signal.SIGKILL, signal.SIGTERM]
+HOW = [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)]
 """How a driver is ended."""
 
 

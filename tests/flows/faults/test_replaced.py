@@ -130,7 +130,7 @@ def test_encoders_that_exit_die_or_stand_still_cost_the_slide_at_fault_alone(
 
 
 @pytest.mark.fault(44)
-@pytest.mark.parametrize("program", ["raylet/raylet ", "gcs/gcs_server "])
+@pytest.mark.parametrize("program", ["raylet/raylet ", pytest.param("gcs/gcs_server ", marks=pytest.mark.thorough)])
 def test_the_loss_of_ray_s_own_process_ends_the_run_and_no_slide_is_blamed(
     embedding: tuple[str, ...],
     tmp_path: Path,

@@ -14,7 +14,7 @@ from mhim_core.storage import LocalStorage
 
 pytestmark = [pytest.mark.filterwarnings("ignore:::ray"), pytest.mark.usefixtures("one_ray")]
 
-HOW = [signal.SIGKILL, signal.SIGTERM]
+HOW = [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)]
 """How a driver is ended."""
 
 
@@ -120,6 +120,7 @@ def promotions(world: Path) -> list[Promotion]:
     return history(LocalStorage(world / "registry"), "paint")
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(31, 50)
 def test_a_retraining_that_is_told_to_stop_goes_on_when_run_again_and_promotes_the_same_model_once(
     champion: Path,

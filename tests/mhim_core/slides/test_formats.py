@@ -304,6 +304,17 @@ def test_a_codec_that_could_run_code_is_refused_unopened(tmp_path: Path, picture
     assert "pickle" in refusal(folder).message
 
 
+@pytest.mark.fault(23)
+def test_chunks_of_no_size_or_of_too_many_pixels_are_refused(tmp_path: Path, picture: np.ndarray) -> None:
+    pytest.importorskip("zarr", reason="OME-Zarr takes zarr (extra formats)")
+    write_zarr(tmp_path / "x.zarr", picture, zarr_format=2)
+    file = tmp_path / "x.zarr/0/.zarray"
+    record = json.loads(file.read_text())
+    for chunks in ([1, 128, 0], [1, 100_000, 100_000], [1000, 128, 128]):
+        file.write_text(json.dumps(record | {"chunks": chunks}))
+        assert refusal(tmp_path / "x.zarr").reason in (FailureReason.OPEN, FailureReason.TOO_LARGE)
+
+
 @pytest.mark.fault(18, 24)
 def test_a_missing_chunk_is_transparent_and_a_damaged_one_unreadable(ome_zarr: Path) -> None:
     for channel in range(3):
