@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,6 +70,8 @@ def tile_images(
             tile_px=spec.tile_px,
             geometry=tile_geometry(reader.info(), mpp, spec, policy),
         )
+        while reader.leave_out_broken(plan):
+            plan = replace(plan, geometry=tile_geometry(reader.info(), mpp, spec, policy))
         reader.prepare_level(plan.level)
         colour = slide_colour(reader, plan, spec.colour) if is_recoloured else None
         num_read = 0

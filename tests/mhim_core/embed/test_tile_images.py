@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from mhim_core.demo.pyramid import write_pyramid
@@ -25,7 +26,7 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = np.full((1_200, 1_500, 3), 243, np.uint8)
     pixels[200:920, 300:1_260] = np.clip(stained, 0, 255)
     path = tmp_path_factory.mktemp("slides") / "a.tiff"
-    write_pyramid(path, pixels, mpp=(0.5, 0.5), quality=95)
+    write_pyramid(path, pixels, mpp=(0.5, 0.5), downsamples=(1, 2, 4), quality=95)
     return path
 
 
@@ -54,6 +55,21 @@ def test_exported_tiles_are_those_that_were_encoded(slide: Path, colour: ColourM
         assert (prepared.colour is None) == (colour is ColourMethod.none)
         encoded = np.concatenate([batch.tiles for batch in prepared.tiles()])
     assert np.array_equal(exported(slide, spec), encoded)
+
+
+@pytest.mark.parametrize("colour", list(ColourMethod), ids=str)
+def test_of_a_broken_level_the_finer_one_s_tiles_are_exported(
+    slide: Path, tmp_path: Path, colour: ColourMethod
+) -> None:
+    spec, path = TileSpec(target_mpp=1.0, tile_px=64, colour=colour), tmp_path / "broken.tiff"
+    path.write_bytes(slide.read_bytes())
+    with tifffile.TiffFile(path, mode="r+") as file:
+        counts = file.pages[1].tags["TileByteCounts"]
+        counts.overwrite((0,) * len(counts.value))
+    with prepare_slide(path, spec=spec, policy=SlidePolicy()) as prepared:
+        assert (prepared.plan.level, prepared.info.unreadable) == (0, (1,))
+        encoded = np.concatenate([batch.tiles for batch in prepared.tiles()])
+    assert np.array_equal(exported(path, spec), encoded)
 
 
 @pytest.mark.parametrize(("min_sharpness", "num_bad_tiles"), [(1.0, 0), (0.0, 1)])
