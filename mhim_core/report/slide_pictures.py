@@ -1,5 +1,6 @@
 """The pictures of one slide in a report: its overview, the attention map, the tiles of highest attention."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,13 +90,14 @@ def _drawn(
 def _read_tiles(reader: SlideReader, slide: AttendedSlide, spec: TileSpec, top: NDArray[np.int64]) -> NDArray[np.uint8]:
     """The chosen tiles as they were cut, in the order of `top`; a transform of colours is not shown."""
     policy = SlidePolicy(max_upsample=max(1.0, slide.upsample * _ROUNDING))
-    geometry = tile_geometry(reader.info(), slide.mpp, spec, policy)
     plan = TilePlan(
         coords_l0_px=slide.coords_l0_px[top],
         tissue_share=np.ones(len(top), np.float32),
         tile_px=spec.tile_px,
-        geometry=geometry,
+        geometry=tile_geometry(reader.info(), slide.mpp, spec, policy),
     )
+    while reader.leave_out_broken(plan):
+        plan = replace(plan, geometry=tile_geometry(reader.info(), slide.mpp, spec, policy))
     return np.concatenate([batch.tiles for batch in reader.tiles(plan)])
 
 
