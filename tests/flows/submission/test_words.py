@@ -31,6 +31,8 @@ NO_PLACES = {
         "suffix",
     ),  # staging_dir and cache_dir are each node's own folders
     *("signing_key", "signing_command", "trusted_keys"),  # keys stay on the machines that they lie on
+    *("roi", "exclude"),  # classes of regions
+    *("own_mean", "own_std"),  # numbers of a picture's channels
     *("id_column", "patient_column", "label_column", "time_column", "event_column", "na_values", "extension"),
 }
 
