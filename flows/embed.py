@@ -103,7 +103,6 @@ def embed_encoders(
     if two encoders would make the same features.
     """
     config.embedding.check_room(config.ray)
-    config = with_gpus_for(config, [encoder.card for encoder in encoders])
     retries_before = process_retries()
     tasks = cohort_input.tasks()
     sets = open_sets(cohort_input, encoders, spec, storage)
@@ -135,6 +134,7 @@ def embed_encoders(
 def _embedded_rows(
     decoding: Decoding, config: EmbedConfig | PredictConfig, cohort_input: CohortInput, storage: Storage
 ) -> list[StatusRow]:
+    config = with_gpus_for(config, [open_set.encoder.card for open_set in decoding.sets])
     from cluster.embedding import EmbedJob, JobEncoder
 
     job = EmbedJob(
@@ -384,6 +384,7 @@ def _check_decoding(decoding: Decoding, config: EmbedConfig | PredictConfig) -> 
     if not decoding.tasks:
         return
     cards = [open_set.encoder.card for open_set in decoding.sets]
+    config = with_gpus_for(config, cards)
     for card in cards:
         _check_device(card, config.embedding)
     config.embedding.check_room(config.ray)  # now that it is settled whether they take GPUs

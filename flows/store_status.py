@@ -39,6 +39,9 @@ def run(config: StoreStatusConfig) -> FlowResult:
 def status_lines(told: ToldProgress, now_s: float) -> Iterator[str]:
     """What it is, how far it is, what its encoders do, and its last failures. `now_s`: by the store's clock."""
     progress, silent_s = told.progress, max(0.0, now_s - told.modified_s)
+    if isinstance(progress, str):
+        yield one_line(f"a record of progress cannot be read: {progress}")
+        return
     words = {Work.ended: "ended", Work.stopped: "stopped", Work.running: "running"}
     state = words[progress.work]
     if progress.work is Work.running and silent_s > _SILENT_S:

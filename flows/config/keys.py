@@ -195,7 +195,7 @@ class EncoderKeys(EncoderFiles):
         for item in named_values(text, is_encoder_name):
             name = item.name or names[0]
             if not item.name and len(names) > 1:
-                pattern = ",".join(f"{each}=…" for each in names)
+                pattern = ",".join(f"{each}=…" for each in names if each not in _WHOLE) or "nothing: these need none"
                 raise ConfigError(f"{key}={text} does not say which encoder it is for; write {key}={pattern}")
             if name not in names:
                 raise ConfigError(f"{key}= has a value for {name}, which encoder={self.encoder} does not name")
@@ -203,6 +203,10 @@ class EncoderKeys(EncoderFiles):
                 raise ConfigError(f"{key}={text} has two values for {name}; give one")
             values[name] = item.value
         return values
+
+
+_WHOLE = ("hed-texture", "efficientnet-lite0", OWN)
+"""Encoders without weights or revision of their own to name."""
 
 
 def _three_numbers(config: object, name: str) -> tuple[float, ...]:

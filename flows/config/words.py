@@ -121,6 +121,8 @@ def split_words(words: Sequence[str], known: Sequence[str], command: str) -> dic
     typed: dict[str, str] = {}
     for word in words:
         name, separator, value = word.partition("=")
+        if name not in known and not separator and ("/" in word or os.path.exists(word)):
+            raise ConfigError(f"{command} does not know what {word!r} is: write key=value, such as {known[0]}={word}")
         if name not in known:
             raise unknown_key(name, known, command)
         if not separator:

@@ -179,16 +179,20 @@ def _ratio(over: float, under: float) -> float:
 
 def estimate_lines(estimate: Estimate, *, encoder: str, measured: str) -> Sequence[str]:
     """Lines for people. `measured`: where the encoder's speed is from."""
+    basis = "95 % intervals of this sample"
+    if estimate.num_sampled < _FEW and estimate.num_sampled < estimate.num_slides:
+        basis = f"95 % intervals, of fewer than {_FEW} slides: take them for a guess"
     lines = [
         f"estimate for {estimate.num_slides:,} slides, from {estimate.num_sampled:,} of them "
-        "(95 % intervals of this sample; speeds are those of this machine)",
+        f"({basis}; speeds are those of this machine)",
         f"  tiles            {_text(estimate.tiles, ',.0f')}",
-        f"  to read          {estimate.slide_gb:,.1f} GB of slides",
-        f"  decoding         {_text(estimate.decode_hours)} core-hours",
-        f"  encoding         {_text(estimate.encode_hours)} hours of one {encoder} encoder ({measured})",
-        f"  cores to decode  {estimate.decoders_per_encoder:.2g} keep one encoder busy",
-        f"  features         {_text(estimate.feature_gb)} GB before compression",
-        f"  requests         {estimate.reads:,} reads and {estimate.writes:,} writes, slides and store at s3://",
+        f"  to read          {_in_units(Range(*[estimate.slide_gb] * 3), _BYTES)} of slides",
+        f"  decoding         {_in_units(estimate.decode_hours, _HOURS)} of one core",
+        f"  encoding         {_in_units(estimate.encode_hours, _HOURS)} of one {encoder} encoder ({measured})",
+        f"  cores            {estimate.decoders_per_encoder:.2g} for decoding keep one encoder busy",
+        f"  features         {_in_units(estimate.feature_gb, _BYTES)} before compression",
+        f"  requests         {estimate.reads:,} reads and {estimate.writes:,} writes with slides and store at s3://; "
+        "slides that are read by ranges take 30 to 70 reads each",
     ]
     if estimate.cost.expected:
         lines.append(f"  cost             {_text(estimate.cost, ',.2f')}, at the prices given")
@@ -197,7 +201,21 @@ def estimate_lines(estimate: Estimate, *, encoder: str, measured: str) -> Sequen
     return lines
 
 
-def _text(value: Range, form: str = ",.3g") -> str:
+_FEW = 5
+"""Slides of a sample, below which its spread says little."""
+_BYTES = ((1000.0, "TB"), (1.0, "GB"), (1e-3, "MB"), (1e-6, "kB"))
+"""Units, in GB."""
+_HOURS = ((1.0, "hours"), (1 / 60, "minutes"), (1 / 3600, "seconds"))
+
+
+def _in_units(value: Range, units: Sequence[tuple[float, str]]) -> str:
+    """In the largest unit of which there is one, else the smallest."""
+    size, name = next((unit for unit in units if value.expected >= unit[0]), units[-1])
+    return f"{_text(value.times(1 / size), ',.3g')} {name}"
+
+
+def _text(value: Range, form: str) -> str:
     low, high = f"{value.low:{form}}", f"{value.high:{form}}"
     interval = f" ({low} to {high})" if low != high else ""
-    return f"{value.expected:{form}}{interval}"
+    expected = f"{value.expected:{form}}"
+    return f"{'under 0.01' if expected == '0.00' and value.expected else expected}{interval}"

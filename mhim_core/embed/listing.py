@@ -10,7 +10,7 @@ from mhim_core.embed.hed_scales import NAME as HED_TEXTURE
 from mhim_core.embed.own_file import NAME as OWN
 from mhim_core.embed.preset import TOKEN_AND_MEAN, Preset, all_presets, preset_of
 from mhim_core.embed.preset_card import is_here
-from mhim_core.embed.registry import ENCODER_NAMES
+from mhim_core.embed.registry import unknown_encoder
 from mhim_core.errors import EncoderError
 
 _TIMM = "timm/<model>"
@@ -120,7 +120,7 @@ def detail_lines(name: str) -> Iterator[str]:
     elif name.startswith("timm/"):
         yield f"{name}: a model of timm, from the hub, or from a file with encoder_weights=; its card states the rest"
     else:
-        raise EncoderError(f"encoder {name!r} is unknown; known are {', '.join(ENCODER_NAMES)}")
+        raise EncoderError(unknown_encoder(name))
 
 
 def _preset_lines(preset: Preset) -> Iterator[str]:
@@ -139,7 +139,7 @@ def _preset_lines(preset: Preset) -> Iterator[str]:
     yield f"  weights     {preset.page}, commit {preset.revision or 'unknown to us: the newest is taken, and noted'}"
     for line in how_to_get(preset):
         yield f"              {line}"
-    yield f"  here        {'yes' if is_here(preset) else 'no'}, in the cache of the hub"
+    yield f"  here        {'in' if is_here(preset) else 'not in'} this machine's cache of the hub"
     for source in preset.sources:
         yield f"  source      {source}"
 

@@ -273,7 +273,7 @@ def _entry(name: str) -> _Encoder:
         return _PRESET
     entry = _ENCODERS.get(_TIMM if _TIMM_NAME.match(name) else name)
     if entry is None or name == _TIMM:
-        raise EncoderError(_unknown(name))
+        raise EncoderError(unknown_encoder(name))
     return entry
 
 
@@ -288,8 +288,9 @@ def _fitting(name: str, weights: Weights | None) -> Weights | None:
     return weights
 
 
-def _unknown(name: str) -> str:
+def unknown_encoder(name: str) -> str:
+    """A sentence that names the nearest."""
     close = difflib.get_close_matches(name.lower(), [known for known in ENCODER_NAMES if known != _TIMM], n=1)
-    hint = f"; did you mean {close[0]}?" if close else "."
+    hint = f"; did you mean {close[0]}?" if close else f"; a model of timm is timm/{name}." if "/" not in name else "."
     known = f"Known are {', '.join(_ENCODERS)} and {len(all_presets())} published ones, which mhim encoders lists"
     return f"encoder {name!r} is unknown{hint} {known}"

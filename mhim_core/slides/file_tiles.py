@@ -153,12 +153,12 @@ class FileTiles:
         return divmod(fullest, self.grid.columns) if self._num_bytes[fullest] else None
 
     def spans(self, is_wanted: np.ndarray) -> list[Span]:
-        """Where in the file the tiles lie that bool (rows, columns) names; without those that cannot be pictures."""
+        """Where in the file the tiles lie that bool (rows, columns) names; without those that were never stored."""
         wanted = np.flatnonzero(is_wanted).tolist()
         return [
             Span(self._offsets[index], self._offsets[index] + self._num_bytes[index])
             for index in wanted
-            if self._is_plausible(self._num_bytes[index])
+            if self._num_bytes[index] > 0
         ]
 
     def is_any_missing(self) -> bool:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,6 +63,7 @@ class RangedFile:
         self._present: list[Span] = []
         """Sorted, apart from each other; replaced, never changed."""
         self._expected: list[tuple[Span, Future[None]]] = []
+        """Sorted, apart from each other."""
 
     def ensure(self, spans: Iterable[Span]) -> None:
         """Fetch what is missing of these bytes, which may be read afterwards.
@@ -82,6 +83,7 @@ class RangedFile:
         coming = merged([*self._present, *(span for span, _ in self._expected)])
         missing = _cut(coalesced(_without(self._missing(spans), coming)))
         self._expected += [(span, self._ahead.submit(self._fetch_span, span)) for span in missing]
+        self._expected.sort(key=_start_of_expected)
 
     def complete(self) -> None:
         """Fetch all that is missing; raises as `ensure`."""
@@ -106,15 +108,16 @@ class RangedFile:
     def _taken_over(self, missing: Sequence[Span]) -> list[Span]:
         """Waits for those expected spans that are under way; those that were not begun are the caller's now."""
 
-        def is_concerned(span: Span) -> bool:
-            return any(span.start < wanted.stop and wanted.start < span.stop for wanted in missing)
-
-        expected = [(span, future) for span, future in self._expected if not future.done() or is_concerned(span)]
-        self._expected = [(span, future) for span, future in expected if not is_concerned(span)]
+        concerned = []
+        for wanted in missing:
+            index = max(0, bisect.bisect_right(self._expected, wanted.start, key=_start_of_expected) - 1)
+            while index < len(self._expected) and self._expected[index][0].start < wanted.stop:
+                if self._expected[index][0].stop > wanted.start:
+                    concerned.append(self._expected.pop(index))
+                else:
+                    index += 1
         taken = []
-        for span, future in expected:
-            if not is_concerned(span):
-                continue
+        for span, future in concerned:
             if future.cancel():
                 taken.append(span)
             else:
@@ -142,6 +145,10 @@ class RangedFile:
 
 def _start(span: Span) -> int:
     return span.start
+
+
+def _start_of_expected(expected: tuple[Span, Any]) -> int:
+    return expected[0].start
 
 
 def _without(spans: Iterable[Span], known: Sequence[Span]) -> list[Span]:

@@ -18,11 +18,14 @@ from mhim_core.slides.file_tiles import FileTiles
 from mhim_core.slides.ranged_file import RangedFile, Span
 from mhim_core.slides.registry import backend_class
 from mhim_core.slides.source_identity import identity_blocks
-from mhim_core.slides.spec import DIRECT
+from mhim_core.slides.spec import DIRECT, GLASS_RULE
 from mhim_core.slides.tiff import check_tiff_file
 
 _BUFFER_BYTES = 16_384
 _MAX_PAGES = 1024
+_USUAL_MPP = 0.25
+"""µm/px where the file states none: the table will, and a coarser level than needed is fetched then."""
+_MAX_OVERVIEW_BYTES = 64 * 2**20
 _OTHERS = ("is_ome", "is_ndpi", "is_scn", "is_bif", "is_philips", "is_qpi")
 """Formats of which OpenSlide reads more than directories, or that it does not read as tiles side by side."""
 
@@ -51,8 +54,15 @@ def fetch_header(ranged: RangedFile) -> bool:
 
 
 def _is_opened(ranged: RangedFile) -> bool:
+    """Whether it can be read by ranges. The level of its picture is fetched, while the slide may take its time."""
     with contextlib.closing(backend_class(DIRECT)(ranged.path, file_layout(ranged.path))) as backend:
-        return bool(backend.read_ranged(ranged))
+        if not backend.read_ranged(ranged):
+            return False
+        spans = backend.overview_spans(GLASS_RULE.mask_mpp / (backend.info().mpp_x or _USUAL_MPP))
+        if sum(span.num_bytes for span in spans) > _MAX_OVERVIEW_BYTES:
+            return False  # without a coarse level there is little to be spared
+        ranged.ensure(spans)
+        return True
 
 
 def _fetch_directories(ranged: RangedFile, file: Any) -> bool:

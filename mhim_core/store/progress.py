@@ -10,7 +10,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from mhim_core.errors import StorageError
+from mhim_core.errors import IntegrityError, StorageError
 from mhim_core.fingerprint import canonical_json
 from mhim_core.records import parse_object, read_record
 from mhim_core.storage import Storage
@@ -21,6 +21,8 @@ REPORTS = "reports"
 _NAME = "progress.json"
 EVERY_S = 30.0
 """How often progress is put."""
+_MOST = 10**11
+"""More than any count of tiles, and than the seconds of this millennium."""
 _LAST_PUT_S = 5.0
 """How long the end waits for a put that is under way."""
 MAX_FAILURES = 20
@@ -61,6 +63,15 @@ class Progress:
     """`slide: reason: message`, the newest last."""
     schema: int = field(default=SCHEMA)
 
+    def __post_init__(self) -> None:
+        """Raises IntegrityError for numbers that cannot be, in a record that was read."""
+        numbers = [self.num_todo, self.num_tiles, self.pid, *self.counts.values()]
+        seconds = [self.started_s, self.updated_s, self.left_s or 0.0, self.waited_s, self.encoded_s, self.stored_s]
+        if not all(isinstance(number, int) and 0 <= number <= _MOST for number in numbers):
+            raise IntegrityError(f"progress counts {numbers}")
+        if not all(isinstance(value, int | float) and 0 <= value <= _MOST for value in seconds):
+            raise IntegrityError(f"progress has seconds of {seconds}")
+
     @property
     def num_done(self) -> int:
         return sum(self.counts.values())
@@ -92,7 +103,8 @@ class ToldProgress(NamedTuple):
     """A progress record in a store."""
 
     key: str
-    progress: Progress
+    progress: Progress | str
+    """Or why it cannot be read."""
     modified_s: float
     """By the store's clock."""
 
@@ -172,11 +184,14 @@ class ProgressTeller:
 
 
 def read_progress(storage: Storage, last: int) -> list[ToldProgress]:
-    """The newest records of a store, the newest first. Raises StorageError, IntegrityError for what is no record."""
+    """The newest records of a store, the newest first; one that cannot be read says why. Raises StorageError."""
     entries = [entry for entry in storage.list(REPORTS) if entry.key.endswith(f"/{_NAME}")]
     newest = sorted(entries, key=lambda entry: entry.key, reverse=True)[:last]
     return [ToldProgress(entry.key, _read(storage, entry.key), entry.modified_s) for entry in newest]
 
 
-def _read(storage: Storage, key: str) -> Progress:
-    return read_record(Progress, parse_object(storage.get(key), key), key)
+def _read(storage: Storage, key: str) -> Progress | str:
+    try:
+        return read_record(Progress, parse_object(storage.get(key), key), key)
+    except IntegrityError as error:
+        return str(error)

@@ -68,4 +68,11 @@ def test_status_of_a_real_embedding(mhim: Mhim, painted: Any, tmp_path: Path, mo
     assert "12/12 slides: 12 ok, 0 empty, 0 failed, 0 skipped" in ended.out
     assert re.search(r"encoders: [1-9]\d? % encoding, \d+ % waiting for tiles, \d+ % storing", ended.out)
     state = read_progress(LocalStorage(store), 1)[0].progress
+    assert isinstance(state, Progress)
     assert min(state.waited_s, state.encoded_s, state.stored_s) > 0
+    (store / "reports" / "9").mkdir()
+    (store / "reports" / "9" / "progress.json").write_text("{")
+    mixed = mhim("status", f"store={store}")
+    assert mixed.code == ExitCode.OK
+    assert "cannot be read" in mixed.out
+    assert "12/12 slides" in mixed.out

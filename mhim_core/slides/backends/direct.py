@@ -18,7 +18,7 @@ from mhim_core.slides.backend import on_white, register_backend, white_share
 from mhim_core.slides.backends.openslide import OpenSlideBackend
 from mhim_core.slides.file_layout import FileLayout
 from mhim_core.slides.file_tiles import FileTiles, TileCache, UnreadableTileError
-from mhim_core.slides.ranged_file import RangedFile
+from mhim_core.slides.ranged_file import RangedFile, Span
 from mhim_core.slides.subpixel import Place, paint_seams, place_of, sample_within, weights_of
 from mhim_core.types import FailureReason
 
@@ -56,10 +56,11 @@ class DirectBackend(OpenSlideBackend):
             share = self._maybe_direct(tiles, x_l0, y_l0, level, out)
             if share is not None:
                 return share
+        self._fetch_whole()
         return super().read_on_white(x_l0, y_l0, level, out)
 
     def read_region(self, x_l0: int, y_l0: int, level: int, width: int, height: int) -> np.ndarray:
-        """As OpenSlide, once the tiles are there that it composes the region of."""
+        """As OpenSlide, once the tiles are there that it composes the region of, if it reads the same table of them."""
         if self._ranged is not None:
             is_touched = self._touched(level, np.array([[x_l0, y_l0]]), (width, height), margin_px=1)
             self._ranged.ensure(self._tiles[level].spans(is_touched))
@@ -75,6 +76,11 @@ class DirectBackend(OpenSlideBackend):
             return False
         self._ranged = ranged
         return True
+
+    def overview_spans(self, downsample: float) -> list[Span]:
+        """The tiles of the level that a picture so much coarser than level 0 is made of."""
+        tiles = self._tiles[self.info().level_for(downsample)]
+        return tiles.spans(np.ones((tiles.grid.rows, tiles.grid.columns), bool))
 
     def expect_regions(self, level: int, coords_l0_px: np.ndarray, read_px: tuple[int, int]) -> None:
         if self._ranged is not None:
@@ -92,6 +98,18 @@ class DirectBackend(OpenSlideBackend):
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1
+
+    def _fetch_whole(self) -> None:
+        """Before OpenSlide reads what this backend could not: where its tiles lie, nobody knows then.
+
+        Its handle is opened anew, since it keeps the tiles that it has decoded.
+        """
+        if self._ranged is None:
+            return
+        self._ranged.complete()
+        self._ranged = None
+        self._slide.close()
+        self._slide = self._open()
 
     def _read_bytes(self, offset: int, num_bytes: int) -> bytes:
         if self._ranged is not None:

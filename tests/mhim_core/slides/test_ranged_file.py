@@ -16,12 +16,14 @@ from mhim_core.demo.pyramid import write_pyramid
 from mhim_core.embed.decode import decode_slide
 from mhim_core.embed.facts import PlanFacts
 from mhim_core.errors import SlideError, StorageError
-from mhim_core.slides import ranged_file
+from mhim_core.features import MppUsed
+from mhim_core.slides import ranged_file, ranged_header
 from mhim_core.slides.backend import open_backend
 from mhim_core.slides.backends.direct import DirectBackend
 from mhim_core.slides.ranged_file import MAX_WASTE, RangedFile, Span, coalesced, merged
 from mhim_core.slides.ranged_header import fetch_header
-from mhim_core.slides.source_identity import source_hint
+from mhim_core.slides.reader import open_slide
+from mhim_core.slides.source_identity import identity_blocks, source_hint
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.types import FailureReason, SlideId, SlideTask
 
@@ -216,6 +218,93 @@ def test_a_level_that_openslide_reads_differently_is_read_by_it_from_ranges_as_w
     file, _ = ranged(glassy.read_bytes(), ".tiff")
     assert fetch_header(file)
     assert check_equal(glassy, file, TileSpec(tile_px=64)) > 10
+
+
+@pytest.fixture
+def with_holes(tmp_path: Path) -> Iterator[Callable[[bytes], RangedFile]]:
+    """As `ranged`, but its holes read as zeros, as a file system's do: behind a head that is there a JPEG decodes."""
+    made: list[RangedFile] = []
+
+    def make(data: bytes) -> RangedFile:
+        made.append(RangedFile(tmp_path / f"holes-{len(made)}.tiff", len(data), Remote(data)))
+        return made[-1]
+
+    yield make
+    for file in made:
+        file.close()
+
+
+def test_tiles_whose_stated_length_cannot_be_are_openslide_s_from_bytes_that_are_there(
+    with_holes: Callable[[bytes], RangedFile], glassy: Path, tmp_path: Path
+) -> None:
+    """The direct backend leaves them to OpenSlide, which reads on into the next tiles. Their heads are there."""
+    import tifffile
+
+    path = tmp_path / "slide.tiff"
+    shutil.copy(glassy, path)
+    blocks = list(identity_blocks(path.stat().st_size))
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        page: Any = tiff.pages[0]
+        counts, too_many = list(page.databytecounts), 4 * page.tilewidth**2 * 3 + 70_000
+        for index, (offset, count) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
+            is_cut = any(start <= offset < start + size < offset + count for start, size in blocks)
+            if is_cut and offset + too_many < path.stat().st_size:
+                counts[index] = too_many
+        assert counts != list(page.databytecounts)
+        page.tags["TileByteCounts"].overwrite(counts)
+    file = with_holes(path.read_bytes())
+    fetch_header(file)
+    assert check_equal(path, file, TileSpec(tile_px=64, min_tissue=0.0)) > 10
+
+
+def test_a_second_table_of_tiles_that_openslide_takes_is_read_where_it_points(
+    with_holes: Callable[[bytes], RangedFile], glassy: Path, tmp_path: Path
+) -> None:
+    """libtiff takes the last of TileOffsets and StripOffsets, tifffile the first."""
+    import struct
+
+    import tifffile
+
+    data = bytearray(glassy.read_bytes())
+    with tifffile.TiffFile(glassy) as tiff:
+        page: Any = tiff.pages[0]
+        offsets, counts = list(page.dataoffsets), list(page.databytecounts)
+        last = max(page.tags, key=lambda tag: tag.code)
+    rng = random.Random(0)
+    swapped = [offsets[rng.choice([j for j, size in enumerate(counts) if size <= count])] for count in counts]
+    data[last.offset : last.offset + 12] = struct.pack("<HHII", 273, 4, len(swapped), len(data))
+    data += struct.pack(f"<{len(swapped)}I", *swapped)
+    path = tmp_path / "slide.tiff"
+    path.write_bytes(data)
+    file = with_holes(bytes(data))
+    if not fetch_header(file):
+        file.complete()
+    assert check_equal(path, file, TileSpec(target_mpp=0.5, tile_px=64), 0.5) > 10
+
+
+def test_the_picture_s_level_is_fetched_with_the_header_and_a_large_one_makes_it_a_copy(
+    ranged: Any, glassy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fetching it may take long from a slow store; what comes after the header has a limit of minutes."""
+    file, _ = ranged(glassy.read_bytes(), ".tiff")
+    assert fetch_header(file)
+    num_fetched = file.num_fetched
+    with open_slide(file.path, ranged=file) as reader:
+        reader.thumbnail(MppUsed(0.5, 0.5, "slide"), 8.0)
+    assert file.num_fetched == num_fetched
+    monkeypatch.setattr(ranged_header, "_MAX_OVERVIEW_BYTES", 1_000)
+    again, _ = ranged(glassy.read_bytes(), ".tiff")
+    assert not fetch_header(again)
+
+
+def test_reads_out_of_order_do_not_look_at_all_that_is_expected(ranged: Any) -> None:
+    file, remote = ranged(random.Random(0).randbytes(400_000))
+    spans = [Span(start, start + 40) for start in range(0, 400_000, 200)]
+    file.expect(spans)
+    random.Random(1).shuffle(spans)
+    for span in spans:
+        assert file.read(span.start, 40) == remote.data[span.start : span.stop]
+    assert sum(span.num_bytes for span in remote.asked) <= (1 + MAX_WASTE) * 40 * len(spans)
 
 
 def test_a_tile_missing_above_level_0_makes_it_a_whole_copy(ranged: Any, glassy: Path, tmp_path: Path) -> None:
