@@ -325,7 +325,10 @@ def stored_spec(tiling: Mapping[str, Any], what: str) -> TileSpec:
     options that are unknown here.
     """
     if IMPORTED in tiling:
-        raise InputError(f"{what} were tiled by another tool, from which their features were imported")
+        raise InputError(
+            f"{what} were cut by another tool, whose features were imported; what reads slides again needs features "
+            "that mhim embedded"
+        )
     values = {key: item for key, item in tiling.items() if key not in _RULES}
     spec = read_record(TileSpec, values | _rule_options(tiling, what), what)
     current = tiling_identity(spec)

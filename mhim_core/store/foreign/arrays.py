@@ -45,6 +45,26 @@ def h5_array(file: Any, name: str, num_bytes: int) -> np.ndarray | None:
     return values
 
 
+def features_and_coords(file: Any, name: str, tool: str, num_bytes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The data sets `name` and coords. Raises SlideError(open) with what the file holds instead, and as `h5_array`."""
+    features, coords = (h5_array(file, each, num_bytes) for each in (name, "coords"))
+    if features is not None and coords is not None:
+        return features, coords
+    held = sorted(str(each) for each in file)
+    whose = ""
+    if "coords" in held and len(held) == 1:
+        whose = ", coordinates alone, as those in patches/ of TRIDENT and CLAM"
+    elif {"feats", "coords"} <= set(held):
+        whose = ", as those of STAMP (format=stamp)"
+    elif {"features", "coords"} <= set(held):
+        whose = ", as those of TRIDENT and CLAM (format=trident, format=clam)"
+    raise SlideError(
+        FailureReason.OPEN,
+        f"it has not both {name} and coords, as files of {tool} have; it holds "
+        f"{', '.join(held[:8]) or 'nothing'}{whose}",
+    )
+
+
 def check_size(name: str, shape: tuple[int, ...], item_bytes: int, num_bytes: int) -> None:
     """Raises SlideError(bad_features) for an array beyond what features in a file of that size can be."""
     if (shape and shape[0] > MAX_ROWS) or np.prod(

@@ -49,6 +49,8 @@ class ForeignBag:
     """Width and height; (0, 0): not stated."""
     mpp: float | None = None
     """µm/px of level 0."""
+    mpp_y: float | None = None
+    """The same down the slide, where it is another; None: `mpp`."""
     tissue_share: np.ndarray | None = None
     """float32 (N,)."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -116,9 +118,11 @@ class FeatureFormat:
     suffix: ClassVar[str]
     """What follows a slide's id in the name of its file."""
     folder: ClassVar[str]
-    """The folder in which the tool puts these files; empty: any."""
+    """A pattern of the name of the folder in which the tool puts these files, such as features_*; empty: any."""
     has_companions: ClassVar[bool]
     """Whether a slide's features are read from several files."""
+    names_encoder: ClassVar[bool]
+    """Whether files, or their folder, can name the encoder."""
 
     def read(self, file: ForeignFile) -> ForeignBag:
         """What the file states. Raises SlideError(open, bad_features), or anything for a file of another kind."""
@@ -139,7 +143,14 @@ _CLASSES: dict[str, type[FeatureFormat]] = {}
 
 
 def register_feature_format(
-    name: str, *, suffix: str, folder: str = "", reads: bool = False, writes: bool = False, has_companions: bool = False
+    name: str,
+    *,
+    suffix: str,
+    folder: str = "",
+    reads: bool = False,
+    writes: bool = False,
+    has_companions: bool = False,
+    names_encoder: bool = True,
 ) -> Callable[[FormatClass], FormatClass]:
     """A class decorator: `format=<name>` of mhim import and mhim export is this class of `tools/`. All arguments are
     literals.
@@ -150,7 +161,8 @@ def register_feature_format(
     def register(kind: FormatClass) -> FormatClass:
         assert names.registered()[name].module == kind.__module__, name
         assert (reads, writes) == tuple(word in vars(kind) for word in ("read", "write")), name
-        kind.name, kind.suffix, kind.folder, kind.has_companions = name, suffix, folder, has_companions
+        kind.name, kind.suffix, kind.folder = name, suffix, folder
+        kind.has_companions, kind.names_encoder = has_companions, names_encoder
         _CLASSES[name] = kind
         return kind
 
@@ -178,6 +190,11 @@ def setting(feature_set: FeatureSet, name: str) -> Any:
         (value for path, value in feature_set.tiling_settings.items() if path.rpartition(".")[2] == name),
         None,
     )
+
+
+def mpp_cell(mpp: float) -> str:
+    """µm/px in a table, without the noise of its last bits; empty: not known."""
+    return f"{mpp:.10g}" if mpp else ""
 
 
 def table_of(rows: Iterable[Sequence[object]]) -> bytes:

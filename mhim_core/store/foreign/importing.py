@@ -4,6 +4,7 @@ The set's encoder is a card of runtime `imported` with the tool and the encoder'
 state of theirs, so nothing looks as if it had been computed here, and no command recomputes it.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from mhim_core.store.schema import MAX_ROWS, all_finite
 from mhim_core.types import IMPORTED, FailureReason, SlideId
 
 _MAX_PX = 2**31 - 1
+_SAME_MPP_RTOL = 0.01
+"""Within it a table's µm/px is the file's own, rounded."""
 _ROWS_AT_ONCE = 8192
 """Converted at a time, so that a large bag is not held in a third form."""
 
@@ -45,6 +48,8 @@ class ImportedSlide(NamedTuple):
     """Of the file."""
     max_rounding: float
     """The largest difference between a feature and its float16."""
+    has_places: bool
+    """Whether its tiles have coordinates."""
 
 
 class FileMatch(NamedTuple):
@@ -82,7 +87,8 @@ def read_slide(
     hint: SourceHint,
     read: Callable[[ForeignFile], ForeignBag] | None = None,
 ) -> ImportedSlide:
-    """The slide's features for a store. `table_mpp`: µm/px of level 0 in the cohort table, which wins; None: none.
+    """The slide's features for a store. `table_mpp`: µm/px of level 0 in the cohort table, which wins, but for files
+    whose µm were made by another that they state; None: none.
     `read`: reads the file in the place of `kind.read`; None: that does.
 
     Raises SlideError: OPEN (no file of that format), BAD_FEATURES (what cannot be stored as it is, or contradicts what
@@ -96,18 +102,18 @@ def read_slide(
             others[place.rpartition("/")[2]] = sha256(data)
         return data
 
-    bag = _read(kind, read or kind.read, file._replace(read_other=read_other), slide_id)
+    bag = read_bag(kind, read or kind.read, file._replace(read_other=read_other), slide_id)
     digest = sha256(file.data)
     # what the user states decides what the features become, as the files do
     source = SourceIdentity(len(file.data), fingerprint({"file": digest, "others": others, "stated": stated}))
-    mpp = table_mpp or bag.mpp or stated.default_mpp or 0.0
+    mpp = _mpp_used(bag, slide_id, stated, table_mpp)
     feature_set = _feature_set(kind, bag, slide_id, stated)
     coords = _coords(bag, slide_id, stated, mpp)
-    size_l0 = _tile_size_l0_px(bag, slide_id, stated, mpp)
+    size_l0 = _tile_size_l0_px(bag, slide_id, stated, bag.mpp or mpp.x)
     half = _half(bag.features, slide_id)
     num = len(bag.features)
     unknown = np.full(num, np.nan, np.float32)
-    effective = size_l0 * mpp / bag.tile_px if size_l0 and mpp and bag.tile_px else 0.0
+    scale = size_l0 / bag.tile_px if size_l0 and bag.tile_px else 0.0
     width, height = bag.slide_size_l0_px
     features = SlideFeatures(
         slide_id=slide_id,
@@ -119,8 +125,8 @@ def read_slide(
             source=source,
             hint=hint,
             source_sha256=digest,
-            mpp=MppUsed(mpp, mpp, IMPORTED),
-            effective_mpp=(effective, effective),
+            mpp=mpp,
+            effective_mpp=(scale * mpp.x, scale * mpp.y),
             upsample=0.0,
             backend=None,
         ),
@@ -130,7 +136,23 @@ def read_slide(
         encoder=feature_set.encoder,
         versions=dict(bag.versions),
     )
-    return ImportedSlide(feature_set, features, str(bag.features.dtype), half.max_rounding)
+    return ImportedSlide(feature_set, features, str(bag.features.dtype), half.max_rounding, bag.coords is not None)
+
+
+def missing_keys(bag: ForeignBag, stated: StatedByUser, *, has_mpp: bool) -> dict[str, str]:
+    """The keys without which no file like this can be imported, with what each says. `has_mpp`: a table states it."""
+    missing = {}
+    if not (bag.encoder or stated.encoder):
+        missing["encoder"] = "the name of the encoder"
+    if bag.coords is None:
+        return missing
+    unit = bag.unit or stated.coords_unit
+    if unit is None:
+        missing["coords_unit"] = "level0_px or um, what coordinates are counted in"
+    if unit is not CoordsUnit.level0_px and not (has_mpp or bag.mpp or stated.default_mpp):
+        only = "" if unit else "for um "
+        missing["default_mpp"] = f"{only}the µm/px of level 0, or a column mpp in the cohort table"
+    return missing
 
 
 def imported_set(tiling: Mapping[str, Any], encoder: Mapping[str, Any]) -> FeatureSet:
@@ -144,9 +166,10 @@ def is_imported_by(feature_set: FeatureSet, format_name: str) -> bool:
     return bool(feature_set.tiling.get(IMPORTED, {}).get("format") == format_name)
 
 
-def _read(
+def read_bag(
     kind: FeatureFormat, read: Callable[[ForeignFile], ForeignBag], file: ForeignFile, slide_id: SlideId
 ) -> ForeignBag:
+    """What the file states, with arrays that fit together. Raises SlideError as `read_slide`."""
     try:
         bag = read(file)
     except SlideError as error:
@@ -208,24 +231,44 @@ def _unit(bag: ForeignBag, slide_id: SlideId, stated: StatedByUser) -> CoordsUni
     return unit
 
 
-def _coords(bag: ForeignBag, slide_id: SlideId, stated: StatedByUser, mpp: float) -> np.ndarray:
+def _mpp_used(bag: ForeignBag, slide_id: SlideId, stated: StatedByUser, table_mpp: float | None) -> MppUsed:
+    """µm/px of level 0; 0: not known. Raises SlideError where µm were made by another one than the table's."""
+    if (
+        bag.unit is CoordsUnit.um
+        and bag.mpp
+        and table_mpp
+        and not math.isclose(bag.mpp, table_mpp, rel_tol=_SAME_MPP_RTOL)
+    ):
+        raise _bad(slide_id, f"its coordinates became µm at {bag.mpp:.6g} µm/px, and the table says {table_mpp:.6g}")
+    if table_mpp:
+        return MppUsed(table_mpp, table_mpp, IMPORTED)
+    mpp = bag.mpp or stated.default_mpp or 0.0
+    return MppUsed(mpp, (bag.mpp and bag.mpp_y) or mpp, IMPORTED)
+
+
+def _coords(bag: ForeignBag, slide_id: SlideId, stated: StatedByUser, mpp: MppUsed) -> np.ndarray:
     """int32 (N, 2) in level-0 pixels."""
     unit = _unit(bag, slide_id, stated)
     if bag.coords is None:
         return np.full((len(bag.features), 2), NO_PLACE_PX, np.int32)
     values = bag.coords.astype(np.float64)
     if unit is CoordsUnit.um:
-        if not mpp:
+        if not mpp.x:
             raise SlideError(
                 FailureReason.NO_MPP,
                 f"slide {slide_id}: its coordinates are in µm, and without the µm/px of level 0 they are no places on "
                 "the slide; give it in the column mpp of the cohort table, or by default_mpp=",
             )
-        values = np.rint(values / mpp)
+        # by what the file was made with, to the last bit: the table's may be rounded
+        values = np.rint(values / ((bag.mpp, bag.mpp_y or bag.mpp) if bag.mpp else (mpp.x, mpp.y)))
     if not np.isfinite(values).all() or (values != np.floor(values)).any():
         raise _bad(slide_id, "its coordinates are no whole pixels of level 0")
     if values.size and not (values.min() >= 0 and values.max() <= _MAX_PX):
         raise _bad(slide_id, f"its coordinates reach from {values.min():g} to {values.max():g} level-0 pixels")
+    width, height = bag.slide_size_l0_px
+    if values.size and width and height and (values.max(axis=0) >= (width, height)).any():
+        x, y = values.max(axis=0)
+        raise _bad(slide_id, f"its coordinates reach to {x:g}, {y:g}, outside the slide of {width} × {height} pixels")
     return values.astype(np.int32)
 
 

@@ -28,6 +28,11 @@ def formats_to_export() -> tuple[str, ...]:
     return tuple(name for name, entry in registered().items() if entry.options.get("writes"))
 
 
+def names_encoder(name: str) -> bool:
+    """Whether files of the format can name their encoder; no format is imported."""
+    return bool(registered()[name].options.get("names_encoder", True))
+
+
 @cache
 def registered() -> dict[str, Registration]:
     """Every registration by its name."""

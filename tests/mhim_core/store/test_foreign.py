@@ -258,6 +258,36 @@ def test_slide2vec_reads_what_lies_beside_its_embeddings() -> None:
     assert again.features.reading.source != slide.features.reading.source
 
 
+def test_places_outside_the_slide_are_refused() -> None:
+    for width, height in ((1025, 1025), (1025, 1024), (1024, 1025)):
+        stated = {"level0_width": width, "level0_height": height}
+        data = write_h5({"features": X, "coords": COORDS}, {"coords": stated})
+        if (width, height) == (1025, 1025):
+            assert np.array_equal(read("trident", data).features.coords_l0_px, COORDS)
+        else:
+            assert f"{width} × {height}" in refused(FailureReason.BAD_FEATURES, "trident", data)
+
+
+def test_files_of_another_tool_are_not_taken_for_clams() -> None:
+    data = write_h5({"features": X, "coords": COORDS}, {"coords": {"patch_size_level0": 512}})
+    assert "format=trident" in refused(FailureReason.BAD_FEATURES, "clam", data)
+    assert "format=stamp" in refused(FailureReason.OPEN, "clam", stamp_file(unit="um"))
+    assert "format=clam" in refused(FailureReason.OPEN, "stamp", clam_file())
+    assert "patches/" in refused(FailureReason.OPEN, "trident", write_h5({"coords": COORDS}))
+
+
+def test_stamp_states_both_resolutions_of_a_slide() -> None:
+    table = as_table(read("clam", clam_file(), StatedByUser(encoder="uni", tile_size_l0_px=512), mpp=0.25))
+    uneven = table._replace(metadata=table.metadata | {"mpp": [0.25, 0.2537]})
+    files = feature_format("stamp").write(OwnSlide(SLIDE, uneven, read("clam", clam_file()).feature_set))
+    (data,) = files.values()
+    for mpp in (None, 0.25, 0.2501):  # the table's, rounded
+        back = read("stamp", data, StatedByUser(), mpp=mpp)
+        assert by_place(as_table(back)).keys() == by_place(table).keys()
+        assert back.features.reading.mpp == ((mpp, mpp) if mpp else (0.25, 0.2537)) + ("imported",)
+    refused(FailureReason.BAD_FEATURES, "stamp", data, StatedByUser(), mpp=0.5)
+
+
 @pytest.mark.parametrize("name", formats_to_export())
 def test_what_is_written_comes_back(name: str) -> None:
     original = read("clam", clam_file(), StatedByUser(encoder="uni", tile_size_l0_px=512), mpp=0.37)
@@ -292,7 +322,7 @@ def test_stamp_is_not_written_without_a_resolution() -> None:
 def test_the_tools_tables() -> None:
     feature_set = read("clam", clam_file()).feature_set
     rows = [
-        ExportedSlide(SlideId("s1"), "=p1", "a", None, None, "s1.svs", 0.5),
+        ExportedSlide(SlideId("s1"), "=p1", "a", None, None, "s1.svs", 0.1 + 0.2),
         ExportedSlide(SlideId("s2"), "p2", "b", None, None, "s2.svs", 0.0),
         ExportedSlide(SlideId("s3"), "p2", "a", None, None, "s3.svs", 0.0),
     ]
@@ -301,10 +331,10 @@ def test_the_tools_tables() -> None:
     }
     assert feature_format("mhim").tables(rows, feature_set) == {"label.csv": b"s1,a\ns2,b\ns3,a\n"}
     assert feature_format("trident").tables(rows, feature_set) == {
-        "slides.csv": b"wsi,mpp\ns1.svs,0.5\ns2.svs,\ns3.svs,\n"
+        "slides.csv": b"wsi,mpp\ns1.svs,0.3\ns2.svs,\ns3.svs,\n"
     }
     assert feature_format("stamp").tables(rows, feature_set) == {
-        "slide.csv": b"PATIENT,FILENAME\n=p1,s1.h5\np2,s2.h5\np2,s3.h5\n",
+        "slide.csv": b"PATIENT,FILENAME,mpp\n=p1,s1.h5,0.3\np2,s2.h5,\np2,s3.h5,\n",
         "clini.csv": b"PATIENT,label\n=p1,a\n",  # p2 has slides of two labels
     }
     assert exported_name(feature_set) == "uni"

@@ -12,7 +12,14 @@ import numpy as np
 
 from mhim_core.errors import SlideError
 from mhim_core.store.feature_sets import FeatureSet
-from mhim_core.store.foreign.arrays import attributes, h5_array, opened_h5, read_tensor, write_h5, write_tensor
+from mhim_core.store.foreign.arrays import (
+    attributes,
+    features_and_coords,
+    opened_h5,
+    read_tensor,
+    write_h5,
+    write_tensor,
+)
 from mhim_core.store.foreign.feature_format import (
     ExportedSlide,
     FeatureFormat,
@@ -27,17 +34,19 @@ from mhim_core.store.foreign.numbers import count_of, length_of
 from mhim_core.types import FailureReason
 
 
-@register_feature_format("clam", suffix=".h5", folder="h5_files", reads=True, writes=True)
+@register_feature_format("clam", suffix=".h5", folder="h5_files", reads=True, writes=True, names_encoder=False)
 class Clam(FeatureFormat):
     """Both kinds of files; the .h5 are read."""
 
     def read(self, file: ForeignFile) -> ForeignBag:
         with opened_h5(file.data) as opened:
-            features = h5_array(opened, "features", len(file.data))
-            coords = h5_array(opened, "coords", len(file.data))
-            stated = {} if coords is None else attributes(opened["coords"])
-        if features is None or coords is None:
-            raise SlideError(FailureReason.OPEN, "it has no features and coords, as files of CLAM have")
+            features, coords = features_and_coords(opened, "features", "CLAM", len(file.data))
+            stated = attributes(opened["coords"])
+        if "patch_size_level0" in stated:
+            raise SlideError(
+                FailureReason.BAD_FEATURES,
+                "its coords state patch_size_level0, as those of TRIDENT do; format=trident reads all that they state",
+            )
         tile_px = count_of(stated, "patch_size")
         return ForeignBag(
             features=features,
@@ -57,7 +66,7 @@ class Clam(FeatureFormat):
         return clam_tables(rows)
 
 
-@register_feature_format("clam-pt", suffix=".pt", folder="pt_files", reads=True, writes=True)
+@register_feature_format("clam-pt", suffix=".pt", folder="pt_files", reads=True, writes=True, names_encoder=False)
 class ClamPt(FeatureFormat):
     """The tensors alone, without coordinates."""
 

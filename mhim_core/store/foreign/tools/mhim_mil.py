@@ -19,7 +19,7 @@ from mhim_core.store.foreign.feature_format import (
 )
 
 
-@register_feature_format("mhim", suffix=".pt", folder="pt_files", reads=True, writes=True)
+@register_feature_format("mhim", suffix=".pt", folder="pt_files", reads=True, writes=True, names_encoder=False)
 class MhimMil(FeatureFormat):
     """The tensors alone, without coordinates."""
 

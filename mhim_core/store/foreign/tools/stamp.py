@@ -14,7 +14,7 @@ import numpy as np
 
 from mhim_core.errors import SlideError
 from mhim_core.store.feature_sets import FeatureSet
-from mhim_core.store.foreign.arrays import attributes, h5_array, opened_h5, write_h5
+from mhim_core.store.foreign.arrays import attributes, features_and_coords, opened_h5, write_h5
 from mhim_core.store.foreign.feature_format import (
     ExportedSlide,
     FeatureFormat,
@@ -22,6 +22,7 @@ from mhim_core.store.foreign.feature_format import (
     ForeignFile,
     OwnSlide,
     exported_name,
+    mpp_cell,
     register_feature_format,
     setting,
     table_of,
@@ -30,6 +31,10 @@ from mhim_core.store.foreign.names import CoordsUnit
 from mhim_core.store.foreign.numbers import count_of, length_of
 from mhim_core.types import FailureReason
 
+_MPP_L0 = ("mhim_mpp_l0_x", "mhim_mpp_l0_y")
+"""Attributes that mhim adds: the µm/px of level 0 by which coordinates became µm, so that they become the same pixels
+again."""
+
 
 @register_feature_format("stamp", suffix=".h5", reads=True, writes=True)
 class Stamp(FeatureFormat):
@@ -37,14 +42,12 @@ class Stamp(FeatureFormat):
 
     def read(self, file: ForeignFile) -> ForeignBag:
         with opened_h5(file.data) as opened:
-            features = h5_array(opened, "feats", len(file.data))
-            coords = h5_array(opened, "coords", len(file.data))
+            features, coords = features_and_coords(opened, "feats", "STAMP", len(file.data))
             stated = attributes(opened)
-        if features is None or coords is None:
-            raise SlideError(FailureReason.OPEN, "it has no feats and coords, as files of STAMP have")
         if str(stated.get("feat_type", "tile")) != "tile":
             raise SlideError(FailureReason.BAD_FEATURES, f"its features are of a {stated['feat_type']}, not of tiles")
         tile_size_um, tile_px = _tile_size_um(stated), count_of(stated, "tile_size_px")
+        mpp_x, mpp_y = (length_of(stated, name) for name in _MPP_L0)
         version = str(stated.get("stamp_version", ""))
         return ForeignBag(
             features=features,
@@ -54,6 +57,8 @@ class Stamp(FeatureFormat):
             tile_px=tile_px,
             target_mpp=tile_size_um / tile_px if tile_size_um and tile_px else None,
             tile_size_um=tile_size_um,
+            mpp=mpp_x,
+            mpp_y=mpp_y,
             versions={"stamp": version} if version else {},
         )
 
@@ -73,13 +78,15 @@ class Stamp(FeatureFormat):
             # as it was asked for, where that is known: the tool's own is one for all slides
             "tile_size_um": tile_px * target_mpp if tile_px and target_mpp else slide.tile_size_l0_px[0] * mpp[0],
             "feat_type": "tile",
+            **dict(zip(_MPP_L0, mpp, strict=True)),
         } | ({} if tile_px is None else {"tile_size_px": tile_px})
         coords_um = (coords * np.array(mpp)).astype(np.float32)
         file = write_h5({"coords": coords_um, "feats": slide.table.features}, file_attributes=stated)
         return {f"{name}/{slide.slide_id}.h5": file}
 
     def tables(self, rows: Sequence[ExportedSlide], feature_set: FeatureSet) -> dict[str, bytes]:
-        slides = table_of([("PATIENT", "FILENAME"), *((row.patient_id, f"{row.slide_id}.h5") for row in rows)])
+        lines = [(row.patient_id, f"{row.slide_id}.h5", mpp_cell(row.mpp)) for row in rows]
+        slides = table_of([("PATIENT", "FILENAME", "mpp"), *lines])  # the tool reads its columns by name
         patients = _targets_of_patients(rows)
         return {"slide.csv": slides} | ({"clini.csv": table_of(patients)} if len(patients) > 1 else {})
 

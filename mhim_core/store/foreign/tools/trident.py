@@ -14,7 +14,7 @@ import numpy as np
 
 from mhim_core.errors import SlideError
 from mhim_core.store.feature_sets import FeatureSet
-from mhim_core.store.foreign.arrays import attributes, h5_array, opened_h5, write_h5
+from mhim_core.store.foreign.arrays import attributes, features_and_coords, opened_h5, write_h5
 from mhim_core.store.foreign.feature_format import (
     ExportedSlide,
     FeatureFormat,
@@ -22,6 +22,7 @@ from mhim_core.store.foreign.feature_format import (
     ForeignFile,
     OwnSlide,
     exported_name,
+    mpp_cell,
     register_feature_format,
     setting,
     table_of,
@@ -35,17 +36,14 @@ _UM_PX_AT_1X = 10.0
 """µm/px times magnification, as the tool itself takes it."""
 
 
-@register_feature_format("trident", suffix=".h5", reads=True, writes=True)
+@register_feature_format("trident", suffix=".h5", folder="features_*", reads=True, writes=True)
 class Trident(FeatureFormat):
     """Features with coordinates, as `--task feat` writes them; the file of coordinates beside them."""
 
     def read(self, file: ForeignFile) -> ForeignBag:
         with opened_h5(file.data) as opened:
-            features = h5_array(opened, "features", len(file.data))
-            coords = h5_array(opened, "coords", len(file.data))
-            stated = {} if coords is None else attributes(opened["coords"])
-        if features is None or coords is None:
-            raise SlideError(FailureReason.OPEN, "it has no features and coords, as files of TRIDENT have")
+            features, coords = features_and_coords(opened, "features", "TRIDENT", len(file.data))
+            stated = attributes(opened["coords"])
         folder = _FOLDER.fullmatch(PurePosixPath(file.place).parent.name)
         width, height = (count_of(stated, f"level0_{side}") or 0 for side in ("width", "height"))
         return ForeignBag(
@@ -75,7 +73,7 @@ class Trident(FeatureFormat):
         }
 
     def tables(self, rows: Sequence[ExportedSlide], feature_set: FeatureSet) -> dict[str, bytes]:
-        lines = [(row.file_name, repr(row.mpp) if row.mpp else "") for row in rows]
+        lines = [(row.file_name, mpp_cell(row.mpp)) for row in rows]
         return {"slides.csv": table_of([("wsi", "mpp"), *lines])}
 
 
