@@ -3,28 +3,34 @@ mhim export store=./features format=webdataset out=./tiles cohort=my.csv: the ti
 
 Inputs: the store's newest manifest of the feature set that the keys choose; the cohort table, which restricts it and
 gives patients and labels; for tiles the slides, as they were embedded. Outputs, in out: the tool's folders and files,
-and its tables where there is a cohort. Nothing is overwritten: what is there with the same bytes is left, anything else
-is refused. Cost: reads every feature file once; for tiles it decodes every slide.
+its tables of the slides that were exported where there is a cohort, a folder in `reports/`. What is there with the same
+bytes is left, a table that lacks slides is completed, anything else is refused. Cost: reads every feature file once;
+for tiles it decodes every slide.
 Exit code: 0, 3 (some slides failed), 4 (more than max_failed_fraction), 2, 5 (out holds something else), 6.
 """
 
+import os
 import posixpath
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from cluster.storage import download, open_storage
+from flows.config.files import write_resolved
 from flows.config.interop import ExportConfig
 from flows.engine.result import FlowResult
 from flows.runs.cohort import load_cohort
-from flows.runs.embed_report import MAX_LINES
+from flows.runs.embed_report import MAX_LINES, failed_table, new_report
+from flows.runs.progress import SlideProgress
 from mhim_core.cohort.table import Cohort
-from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError, SlideError
-from mhim_core.fingerprint import neutral_values
-from mhim_core.outcome import reconcile
-from mhim_core.printable import one_line
+from mhim_core.errors import ConfigError, ConflictError, InputError, IntegrityError, NotFoundError, SlideError
+from mhim_core.fingerprint import canonical_json, neutral_values
+from mhim_core.outcome import Outcome, reconcile
+from mhim_core.printable import counted, first_of
 from mhim_core.slides.spec import TileSpec, stored_spec
 from mhim_core.slides.staging import staged
 from mhim_core.storage import Storage
+from mhim_core.store import layout
 from mhim_core.store.feature_sets import FeatureSet, choose_feature_set
 from mhim_core.store.foreign.feature_format import ExportedSlide, OwnSlide, feature_format
 from mhim_core.store.manifest import read_manifest
@@ -44,7 +50,7 @@ class Written(NamedTuple):
 def run(config: ExportConfig) -> FlowResult:
     """Raises InputError (2), ConflictError (5), StorageError (6)."""
     config.check_format()
-    storage, out, choice = open_storage(config.store), open_storage(config.out), config.features
+    storage, out, choice = open_storage(config.store), _open_out(config.out), config.features
     feature_set = choose_feature_set(
         storage,
         encoder_id=choice.encoder,
@@ -53,31 +59,21 @@ def run(config: ExportConfig) -> FlowResult:
         neutral=neutral_values(TileSpec),
     )
     cohort = _cohort(config)
-    bags = read_manifest(storage, feature_set.fingerprint).bags()
-    entries = (
-        bags if cohort is None else {row.slide_id: bags[row.slide_id] for row in cohort.rows if row.slide_id in bags}
-    )
-    if not entries:
+    entries = read_manifest(storage, feature_set.fingerprint).entries
+    slide_ids = sorted(entries) if cohort is None else [row.slide_id for row in cohort.rows]
+    bags = {key: entries[key] for key in sorted(slide_ids) if key in entries and entries[key].status is Status.OK}
+    if not bags:
         raise InputError(f"{storage.uri} has no slide of the cohort with tiles in {feature_set.describe()}")
-    if cohort is not None:
-        _write_tables(config, cohort, entries, feature_set, out)
-    absent = [] if cohort is None else [row.slide_id for row in cohort.rows if row.slide_id not in bags]
-    rows = [
-        StatusRow(
-            slide_id, Status.FAILED, FailureReason.NOT_FOUND, "open", message="not in the store, or without tiles"
-        )
-        for slide_id in absent
-    ]
-    if absent:
-        print(one_line(f"{len(absent)} slides have no features here: {', '.join(absent[:MAX_LINES])}"))
+    tables = _Tables(config, cohort, bags, feature_set, out)
+    rows = list(_without_bags(slide_ids, entries))
     write = (
         _tile_writer(config, cohort, feature_set, storage, out)
         if config.writes_tiles
         else _feature_writer(config, feature_set, storage, out)
     )
 
-    def export(slide_id: SlideId) -> "_Exported":
-        record = entries[slide_id]
+    def export(slide_id: SlideId) -> _Exported:
+        record = bags[slide_id]
         try:
             return _Exported(_ok(record), write(record))
         except SlideError as error:
@@ -85,21 +81,69 @@ def run(config: ExportConfig) -> FlowResult:
             return _Exported(row, Written(0, 0))
 
     num_new = 0
-    for row, written in map_in_order(export, sorted(entries), config.execution.threads):
-        if row.status is Status.FAILED:
-            print(one_line(f"  {row.slide_id}: {row.reason}: {row.message}"), flush=True)
-        num_new += written.num_files - written.num_present
-        rows.append(row)
-    outcome = reconcile([*sorted(entries), *absent], rows)
-    print(f"{outcome.summary()}: {num_new} files written to {out.uri}")
+    sizes = {slide_id: float(record.num_bytes) for slide_id, record in bags.items()}
+    with SlideProgress(sizes, config.execution.threads, max_failures=MAX_LINES) as progress:
+        for row, written in map_in_order(export, bags, config.execution.threads):
+            progress.update(row)
+            num_new += written.num_files - written.num_present
+            rows.append(row)
+    tables.write({row.slide_id for row in rows if row.status is Status.OK})
+    outcome = reconcile(slide_ids, rows)
+    print(f"{outcome.summary()}: {counted(num_new, 'file')} written to {out.uri}")
+    folder = _write_report(config, feature_set, outcome, out)
+    print(f"report: {out.locate(folder)}")
     return FlowResult(
-        exit_code=outcome.exit_code(config.max_failed_fraction), outputs={"out": out.uri}, recomputed=num_new > 0
+        exit_code=outcome.exit_code(config.max_failed_fraction),
+        outputs={"out": out.uri, "report": out.locate(folder)},
+        recomputed=num_new > 0,
     )
 
 
 class _Exported(NamedTuple):
     row: StatusRow
     written: Written
+
+
+def _open_out(uri: str) -> Storage:
+    """Raises ConfigError for a file, InputError for a store, whose folders are not to be mixed with a tool's."""
+    if "://" not in uri and Path(os.path.expanduser(uri)).is_file():
+        raise ConfigError(f"out={uri} is a file; give a folder")
+    out = open_storage(uri)
+    if next(out.list(layout.FEATURE_SETS), None) is not None:
+        raise InputError(f"out={uri} is a feature store; give a folder of its own")
+    return out
+
+
+def _without_bags(slide_ids: Iterable[SlideId], entries: Mapping[SlideId, CommitRecord]) -> Iterator[StatusRow]:
+    """Rows of the slides that have no tiles, which are named: those without tissue are no failures."""
+    empty, absent = [], []
+    for slide_id in slide_ids:
+        if slide_id not in entries:
+            absent.append(slide_id)
+            yield StatusRow(slide_id, Status.FAILED, FailureReason.NOT_FOUND, "open", message="not in the store")
+        elif entries[slide_id].status is not Status.OK:
+            empty.append(slide_id)
+            yield StatusRow(slide_id, Status.EMPTY)
+    for names, what in ((empty, "without tiles, for which no file is written"), (absent, "not in the store")):
+        if names:
+            print(f"{counted(len(names), 'slide')} {what}: {first_of(names, MAX_LINES)}")
+
+
+def _write_report(config: ExportConfig, feature_set: FeatureSet, outcome: Outcome, out: Storage) -> str:
+    folder = new_report()
+    summary = {
+        "command": "export",
+        "feature_set": feature_set.fingerprint,
+        "encoder": feature_set.encoder_id,
+        "num_input": len(outcome.rows),
+        "counts": {status.value: outcome.count(status) for status in Status},
+        "failures_by_reason": outcome.reasons,
+        "empty": [row.slide_id for row in outcome.empty],
+    }
+    out.put(f"{folder}/summary.json", canonical_json(summary))
+    out.put(f"{folder}/failed.csv", failed_table(outcome))
+    write_resolved(out, config, "export", folder)
+    return folder
 
 
 Writer = Callable[[CommitRecord], Written]
@@ -190,13 +234,57 @@ def _cohort(config: ExportConfig) -> Cohort | None:
     return load_cohort(config.cohort, with_files=False, labels_uri=config.labels, options=config.table).cohort
 
 
-def _write_tables(
-    config: ExportConfig, cohort: Cohort, entries: Mapping[SlideId, CommitRecord], feature_set: FeatureSet, out: Storage
-) -> None:
-    """The tool's own tables of the exported slides, before any file: they are refused first if out is another's."""
-    if config.writes_tiles:
-        return
-    rows = [
+class _Tables:
+    """The tool's own tables: looked at before any file is written, and written when it is known which slides are."""
+
+    def __init__(
+        self,
+        config: ExportConfig,
+        cohort: Cohort | None,
+        bags: Mapping[SlideId, CommitRecord],
+        feature_set: FeatureSet,
+        out: Storage,
+    ) -> None:
+        """Raises ConflictError where a table is there that has other lines than these slides'."""
+        self._config, self._feature_set, self._out = config, feature_set, out
+        has_tables = cohort is not None and not config.writes_tiles
+        self._rows = _exported_slides(cohort, bags) if cohort is not None and has_tables else []
+        self._whole = self._of(self._rows)
+        self._present = {key: data for key in self._whole if (data := _get(out, key)) is not None}
+        for key, data in self._present.items():
+            if not set(data.split(b"\n")) <= set(self._whole[key].split(b"\n")):
+                raise ConflictError(f"{out.locate(key)} is there already, with other slides; choose another out=")
+
+    def write(self, exported: Collection[SlideId]) -> None:
+        """The tables of these slides, and of those that an earlier export has written.
+
+        Raises ConflictError where another process has written one meanwhile.
+        """
+        rows = [row for row in self._rows if row.slide_id in exported]
+        tables = self._of(rows)
+        for key, whole in self._whole.items():
+            lines = {*tables.get(key, b"").split(b"\n"), *self._present.get(key, b"").split(b"\n")}
+            data = b"\n".join(line for line in whole.split(b"\n") if line in lines)
+            if key in self._present:
+                if data != self._present[key]:
+                    self._out.put(key, data)
+            elif key in tables:
+                _put(self._out, key, data)
+            else:
+                continue
+            print(f"table: {self._out.locate(key)}")
+        if self._config.format == "mhim" and (pairs := _contained([row.slide_id for row in rows])):
+            print(
+                "warning: MHIM-MIL takes every file whose name contains a listed id, so that it would mix "
+                f"{first_of(pairs, MAX_LINES)}"
+            )
+
+    def _of(self, rows: Sequence[ExportedSlide]) -> dict[str, bytes]:
+        return feature_format(self._config.format).tables(rows, self._feature_set) if rows else {}
+
+
+def _exported_slides(cohort: Cohort, bags: Mapping[SlideId, CommitRecord]) -> list[ExportedSlide]:
+    return [
         ExportedSlide(
             row.slide_id,
             row.patient_id,
@@ -204,25 +292,26 @@ def _write_tables(
             row.time,
             row.event,
             posixpath.basename(row.uri),
-            entries[row.slide_id].reading.mpp.x,
+            bags[row.slide_id].reading.mpp.x,
         )
         for row in sorted(cohort.rows, key=lambda row: row.slide_id)
-        if row.slide_id in entries
+        if row.slide_id in bags
     ]
-    for key, data in feature_format(config.format).tables(rows, feature_set).items():
-        _put(out, key, data)
-        print(f"table: {out.locate(key)}")
-    if config.format == "mhim" and (pairs := _contained(row.slide_id for row in rows)):
-        print(
-            one_line(
-                f"warning: MHIM-MIL takes every file whose name contains a listed id, so that it would mix "
-                f"{', '.join(pairs[:MAX_LINES])}"
-            )
-        )
 
 
-def _contained(slide_ids: Iterable[SlideId]) -> list[str]:
-    """The ids that another id contains, as `s1 in s10`."""
+def _get(out: Storage, key: str) -> bytes | None:
+    try:
+        return out.get(key)
+    except NotFoundError:
+        return None
+
+
+def _contained(slide_ids: Sequence[SlideId]) -> list[str]:
+    """The ids that another id contains, with the first that does: `s1 with s10`."""
     ids = sorted(slide_ids)
     text = "\n".join(ids)
-    return [slide_id for slide_id in ids if text.count(slide_id) > 1]
+    return [
+        f"{slide_id} with {next(other for other in ids if slide_id in other and other != slide_id)}"
+        for slide_id in ids
+        if text.count(slide_id) > 1 and any(slide_id in other and other != slide_id for other in ids)
+    ]

@@ -60,15 +60,19 @@ def write_report(
         "nodes": sorted({row.node_id for row in outcome.rows if row.node_id}),
     }
     storage.put(f"{folder}/summary.json", canonical_json(summary))
-    columns = ("slide_id", "reason", "stage", "error_type", "message", "attempts")
-    rows = [{name: str(getattr(row, name)) for name in columns} for row in outcome.failed]
-    storage.put(f"{folder}/failed.csv", write_csv(rows, columns))
+    storage.put(f"{folder}/failed.csv", failed_table(outcome))
     seen = [
         {"slide_id": row.slide_id, "what": "no tissue" if row in outcome.empty else "warning", "message": row.message}
         for row in (*outcome.empty, *outcome.notable)
     ]
     storage.put(f"{folder}/seen.csv", write_csv(seen, ("slide_id", "what", "message")))
     return folder
+
+
+def failed_table(outcome: Outcome) -> bytes:
+    """`failed.csv`: one row per failed slide."""
+    columns = ("slide_id", "reason", "stage", "error_type", "message", "attempts")
+    return write_csv([{name: str(getattr(row, name)) for name in columns} for row in outcome.failed], columns)
 
 
 def view_lines(outcome: Outcome) -> Iterator[str]:

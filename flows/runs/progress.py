@@ -34,12 +34,15 @@ class SlideProgress:
         num_actors: int,
         kinds: Mapping[SlideId, str] | None = None,
         teller: ProgressTeller | None = None,
+        max_failures: int | None = None,
     ) -> None:
         """`sizes`: bytes of every slide to do, 0 if unknown; the time left is estimated from them.
 
         `kinds`: the file format of every slide, since a byte of one format takes longer than one of another.
         `teller`: tells the store too, for `mhim status`.
+        `max_failures`: slides that are named as they fail, the others being counted; None: all.
         """
+        self._max_failures = max_failures
         self._teller = teller
         self._num_todo = len(sizes)
         self._left = TimeLeft(sizes, num_actors, kinds)
@@ -70,6 +73,8 @@ class SlideProgress:
     ) -> None:
         self._streams.__exit__(kind, error, trace)
         self._bar.stop()
+        if self._max_failures is not None and self._counts[Status.FAILED] > self._max_failures:
+            self._console.print(f"and {self._counts[Status.FAILED] - self._max_failures:,} more failed")
         self._plain(f"{self.line()}, {duration(time.monotonic() - self._start_s)}")
         if self._teller is not None and (shares := self._teller.progress(Work.ended).shares()):
             self._console.print(shares, soft_wrap=True)
@@ -78,7 +83,9 @@ class SlideProgress:
         """Count a finished slide; print it if it failed."""
         self._counts[row.status] += 1
         self._num_tiles += row.num_tiles
-        if row.status is Status.FAILED:
+        if row.status is Status.FAILED and (
+            self._max_failures is None or self._counts[Status.FAILED] <= self._max_failures
+        ):
             self._console.print(f"{row.slide_id}: failed, {row.reason}: {one_line(row.message)}", soft_wrap=True)
         now_s = time.monotonic()
         self._left.done(row.slide_id, row.seconds, now_s)
