@@ -8,9 +8,12 @@ unchanged since it was imported is not read again, unless its format has several
 Exit code: 0, 3 (some slides failed or lack a file), 4 (more than max_failed_fraction), 2, 5, 6.
 """
 
+import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import NamedTuple
 
 from cluster.child_calls import call_in_child
@@ -19,15 +22,16 @@ from flows.config.files import write_resolved
 from flows.config.interop import ImportConfig
 from flows.engine.result import FlowResult
 from flows.runs.cohort import load_cohort
-from flows.runs.embed_report import MAX_LINES, new_report
+from flows.runs.embed_report import MAX_LINES, failed_table, new_report
+from flows.runs.progress import SlideProgress
 from mhim_core.cohort.columns import strip_extension
 from mhim_core.cohort.slide_names import safe_id
 from mhim_core.cohort.table import CohortRow
-from mhim_core.errors import InputError, NotFoundError, SlideError, StorageError
+from mhim_core.errors import ConfigError, InputError, NotFoundError, SlideError, StorageError
 from mhim_core.features import SourceHint
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.outcome import Outcome, reconcile
-from mhim_core.printable import one_line
+from mhim_core.printable import counted, first_of
 from mhim_core.storage import Entry, Storage
 from mhim_core.store.commit import AlreadyCommitted, commit
 from mhim_core.store.feature_sets import FeatureSet, list_feature_sets, register
@@ -38,6 +42,8 @@ from mhim_core.store.foreign.importing import (
     StatedByUser,
     is_imported_by,
     match_files,
+    missing_keys,
+    read_bag,
     read_slide,
 )
 from mhim_core.store.manifest import newest_version, read_manifest, write_manifest
@@ -48,6 +54,8 @@ from mhim_core.store.verify import list_sizes
 from mhim_core.tables import write_csv
 from mhim_core.types import ExitCode, FailureReason, SlideId, Status, StatusRow
 
+_FILES_TO_LOOK_AT = 3
+"""For keys that all files lack, before anything is written; those are read twice."""
 _READ_TIMEOUT_S = 300.0
 """For one file, hundreds of times what a large one takes."""
 
@@ -60,27 +68,31 @@ class Imported(NamedTuple):
     record: CommitRecord | None = None
     dtype: str = ""
     max_rounding: float = 0.0
+    has_places: bool = True
 
 
 def run(config: ImportConfig) -> FlowResult:
     """Raises CohortError, InputError (2), ConflictError (5), StorageError (6)."""
     config.check_format()
+    _check_folder(config.source)
     cohort = load_cohort(config.data.cohort, with_files=False, options=config.table).cohort
     kind, source, storage = feature_format(config.format), open_storage(config.source), open_storage(config.store)
     files = find_files(source, kind, config.suffix)
     suffix = config.suffix or kind.suffix
     matched = match_files({key: _ids(key, suffix) for key in files}, [row.slide_id for row in cohort.rows])
     _tell_matches(matched, cohort.rows, source, suffix)
-    require_put_if_absent(storage)
     job = _Job(config, kind, source, storage, files)
     rows = [row for row in cohort.rows if row.slide_id in matched.file_of]
+    job.check_keys(rows, matched.file_of)
+    require_put_if_absent(storage)
     results = list(_without_files(cohort.rows, matched))
-    for result in map_in_order(
-        lambda row: job.import_slide(row, matched.file_of[row.slide_id]), rows, config.execution.threads
-    ):
-        if result.row.status is Status.FAILED:
-            print(one_line(f"  {result.row.slide_id}: {result.row.reason}: {result.row.message}"), flush=True)
-        results.append(result)
+    sizes = {row.slide_id: float(files[matched.file_of[row.slide_id]].num_bytes) for row in rows}
+    with SlideProgress(sizes, config.execution.threads, max_failures=MAX_LINES) as progress:
+        for result in map_in_order(
+            lambda row: job.import_slide(row, matched.file_of[row.slide_id]), rows, config.execution.threads
+        ):
+            progress.update(result.row)
+            results.append(result)
     outcome = reconcile([row.slide_id for row in cohort.rows], [result.row for result in results])
     manifests = _write_manifests(storage, results)
     folder = _write_report(storage, outcome, matched, manifests)
@@ -102,7 +114,7 @@ def find_files(source: Storage, kind: FeatureFormat, suffix: str) -> dict[str, E
     """
     suffix = suffix or kind.suffix
     entries = [entry for entry in source.list("") if entry.key.endswith(suffix)]
-    own = [entry for entry in entries if kind.folder and kind.folder in entry.key.split("/")[:-1]]
+    own = [entry for entry in entries if any(fnmatchcase(folder, kind.folder) for folder in entry.key.split("/")[:-1])]
     chosen = {entry.key: entry for entry in own or entries}
     if not chosen:
         raise InputError(f"source={source.uri} holds no file that ends in {suffix}, as those of format={kind.name} do")
@@ -127,22 +139,19 @@ class _Job:
 
     def import_slide(self, row: CohortRow, key: str) -> Imported:
         """Read, check and commit one file; a failure is a row."""
-        entry, place = self._files[key], self._source.locate(key)
-        # what the user states decides what the features become
-        hint = SourceHint(place, entry.num_bytes, f"{entry.modified_s!r}-{fingerprint(self._stated)[:16]}")
+        hint = self._hint(row, key)
         for feature_set, record in self._known.get(row.slide_id, ()):
-            if record.reading.hint == hint and record.reading.mpp.x == (row.mpp or self._stated.default_mpp or 0.0):
+            if record.reading.hint == hint:
                 return Imported(skipped_row(record), feature_set, record)
         try:
-            data = _read(place, row.slide_id)
             slide = read_slide(
                 self._kind,
-                ForeignFile(place, data, _read_other),
+                self._file(row, key),
                 row.slide_id,
                 self._stated,
                 table_mpp=row.mpp,
                 hint=hint,
-                read=self._read_apart if self._kind.suffix == ".h5" else None,
+                read=self._reader,
             )
             if slide.feature_set.fingerprint not in self._registered:
                 register(self._storage, slide.feature_set)
@@ -159,7 +168,43 @@ class _Job:
             num_bytes=record.num_bytes,
             commit_key=record.commit_key,
         )
-        return Imported(status, slide.feature_set, record, slide.dtype, slide.max_rounding)
+        return Imported(status, slide.feature_set, record, slide.dtype, slide.max_rounding, slide.has_places)
+
+    def check_keys(self, rows: Sequence[CohortRow], file_of: Mapping[SlideId, str]) -> None:
+        """Raises ConfigError with all keys that every file lacks which is looked at: a file of its own kind among
+        others fails alone.
+        """
+        has_mpp = any(row.mpp for row in rows)
+        missing: dict[str, str] = {}
+        for row in rows[:_FILES_TO_LOOK_AT]:
+            hint = self._hint(row, file_of[row.slide_id])
+            if any(record.reading.hint == hint for _, record in self._known.get(row.slide_id, ())):
+                return
+            try:
+                file = self._file(row, file_of[row.slide_id])
+                bag = read_bag(self._kind, self._reader or self._kind.read, file, row.slide_id)
+            except SlideError:
+                continue
+            lacking = missing_keys(bag, self._stated, has_mpp=has_mpp)
+            missing = {key: what for key, what in lacking.items() if key in missing or not missing}
+            if not missing:
+                return
+        if missing:
+            keys = "; ".join(f"{key}= ({what})" for key, what in missing.items())
+            raise ConfigError(f"files of format={self._kind.name} here do not state all that is needed; give {keys}")
+
+    def _hint(self, row: CohortRow, key: str) -> SourceHint:
+        """Under which the slide's record is found again; what is stated of a file decides what its features become."""
+        entry, stated = self._files[key], fingerprint({"stated": self._stated, "mpp": row.mpp})
+        return SourceHint(self._source.locate(key), entry.num_bytes, f"{entry.modified_s!r}-{stated[:16]}")
+
+    def _file(self, row: CohortRow, key: str) -> ForeignFile:
+        place = self._source.locate(key)
+        return ForeignFile(place, _read(place, row.slide_id), _read_other)
+
+    @property
+    def _reader(self) -> Callable[[ForeignFile], ForeignBag] | None:
+        return self._read_apart if self._kind.suffix == ".h5" else None
 
     def _read_apart(self, file: ForeignFile) -> ForeignBag:
         """In a child: a flipped bit in an HDF5 file can make its library loop for ever, or crash."""
@@ -236,8 +281,8 @@ def _ids(key: str, suffix: str) -> list[str]:
 def _without_files(rows: Sequence[CohortRow], matched: FileMatch) -> Iterator[Imported]:
     for row in rows:
         if row.slide_id in matched.repeated:
-            files = ", ".join(matched.repeated[row.slide_id][:10])
-            message = f"slide {row.slide_id} has several files: {files}; give the folder of one of them"
+            files = first_of(matched.repeated[row.slide_id], 10)
+            message = f"slide {row.slide_id} has several files: {files}; give the folder of one encoder"
             yield Imported(StatusRow(row.slide_id, Status.FAILED, FailureReason.BAD_FEATURES, "open", message=message))
         elif row.slide_id not in matched.file_of:
             message = f"slide {row.slide_id} has no file"
@@ -252,17 +297,23 @@ def _tell_matches(matched: FileMatch, rows: Sequence[CohortRow], source: Storage
             f"no file in {source.uri} is named after a slide of the cohort: the first file is {first_file}, the first "
             f"slide {first_id}; ids are compared as a whole, and suffix= says what follows them (now {suffix})"
         )
+    if not matched.file_of:
+        slide_id, files = next(iter(matched.repeated.items()))
+        raise InputError(
+            f"every slide with a file in {source.uri} has several, such as {slide_id}: {first_of(files, 5)}; give the "
+            "folder of one encoder"
+        )
     without = [
         row.slide_id for row in rows if row.slide_id not in matched.file_of and row.slide_id not in matched.repeated
     ]
-    for number, what, names in (
-        (len(matched.strangers), "files are named after no slide of the cohort", matched.strangers),
-        (len(without), "slides have no file", without),
-        (len(matched.repeated), "slides have several files", list(matched.repeated)),
+    repeated = [f"{slide_id} ({first_of(files, 2)})" for slide_id, files in matched.repeated.items()]
+    for noun, what, names in (
+        ("file", "named after no slide of the cohort", matched.strangers),
+        ("slide", "without a file", without),
+        ("slide", "with several files, of which none is taken (give the folder of one encoder)", repeated),
     ):
-        if number:
-            more = f", and {number - MAX_LINES} more, in the report" if number > MAX_LINES else ""
-            print(one_line(f"{number} {what}: {', '.join(names[:MAX_LINES])}{more}"))
+        if names:
+            print(f"{counted(len(names), noun)} {what}: {first_of(names, MAX_LINES)}")
 
 
 def _write_manifests(storage: Storage, results: Sequence[Imported]) -> list[dict[str, object]]:
@@ -276,7 +327,7 @@ def _write_manifests(storage: Storage, results: Sequence[Imported]) -> list[dict
             if result.record is not None and result.feature_set is not None and result.feature_set.fingerprint == digest
         }
         ref = write_manifest(storage, feature_set, entries)
-        print(f"{feature_set.describe()}  {len(entries)} slides, manifest version {ref.version}")
+        print(f"{feature_set.describe()}  {counted(len(entries), 'slide')}, manifest version {ref.version}")
         written.append(
             {"feature_set": digest, "encoder": feature_set.encoder_id, "manifest": ref, "slides": len(entries)}
         )
@@ -294,18 +345,32 @@ def _write_report(storage: Storage, outcome: Outcome, matched: FileMatch, manife
         "num_strangers": len(matched.strangers),
     }
     storage.put(f"{folder}/summary.json", canonical_json(summary))
-    columns = ("slide_id", "reason", "stage", "error_type", "message")
-    rows = [{name: str(getattr(row, name) or "") for name in columns} for row in outcome.failed]
-    storage.put(f"{folder}/failed.csv", write_csv(rows, columns))
+    storage.put(f"{folder}/failed.csv", failed_table(outcome))
     storage.put(f"{folder}/strangers.csv", write_csv([{"file": key} for key in matched.strangers], ("file",)))
     return folder
 
 
 def _tell(results: Sequence[Imported], outcome: Outcome) -> None:
     print(outcome.summary())
-    converted = Counter(result.dtype for result in results if result.dtype not in ("", "float16"))
-    largest = max((result.max_rounding for result in results), default=0.0)
-    for dtype, number in sorted(converted.items()):
-        print(f"{number} files hold {dtype}, stored as float16: no feature is off by more than {largest:.2g}")
-    if any(result.record is not None and not result.record.reading.mpp.x for result in results):
-        print("the µm/px of some slides is stated neither by the files nor by the table's column mpp, and stays open")
+    for dtype, number in sorted(Counter(result.dtype for result in results).items()):
+        if dtype not in ("", "float16"):
+            largest = max(result.max_rounding for result in results if result.dtype == dtype)
+            rounding = f"no feature is off by more than {largest:.2g}" if largest else "all features exactly"
+            print(f"{counted(number, 'file')} of {dtype}, stored as float16: {rounding}")
+    if num_without := sum(not result.has_places for result in results):
+        print(f"{counted(num_without, 'slide')} without coordinates, and so without heat maps")
+    if num_open := sum(result.record is not None and not result.record.reading.mpp.x for result in results):
+        print(
+            f"{counted(num_open, 'slide')} of which neither the file nor the table's column mpp states the µm/px of "
+            "level 0, which stays open"
+        )
+
+
+def _check_folder(source: str) -> None:
+    """Raises ConfigError where a path on disk is no folder."""
+    path = Path(os.path.expanduser(source))
+    if "://" in source or path.is_dir():
+        return
+    if path.exists():
+        raise ConfigError(f"source={source} is a file; give its folder")
+    raise ConfigError(f"source={source}: there is no such folder")

@@ -7,7 +7,13 @@ from flows.config.roles import Role, part, role
 from mhim_core.cohort.task_options import TableOptions
 from mhim_core.errors import ConfigError
 from mhim_core.slides.spec import MAX_MPP, MIN_MPP
-from mhim_core.store.foreign.names import IMAGE_FORMATS, CoordsUnit, formats_to_export, formats_to_import
+from mhim_core.store.foreign.names import (
+    IMAGE_FORMATS,
+    CoordsUnit,
+    formats_to_export,
+    formats_to_import,
+    names_encoder,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +67,10 @@ class ImportConfig:
             raise ConfigError(f"default_mpp={self.default_mpp} must lie between {MIN_MPP} and {MAX_MPP} µm/px")
 
     def check_format(self) -> None:
-        """Raises ConfigError for a format that is none."""
-        _check_format(self.format, formats_to_import())
+        """Raises ConfigError for a format that is none, and for one whose files name no encoder where no key does."""
+        _check_format(self.format, formats_to_import(), "imported")
+        if not self.encoder and not names_encoder(self.format):
+            raise ConfigError(f"files of format={self.format} do not name their encoder; name it with encoder=")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +82,8 @@ class ExportConfig:
     format: str = field(metadata=role(Role.identity) | {"choices": (*formats_to_export(), *IMAGE_FORMATS)})
     """The tool whose files are written, or tiles (PNG) or webdataset (PNG in .tar shards), which need cohort=."""
     out: str = field(metadata=role(Role.output))
-    """The folder or s3://bucket/prefix to write to. What is there is never overwritten."""
+    """The folder or s3://bucket/prefix to write to. What is there is never overwritten, but for the tool's own
+    tables, to which slides are added."""
     features: FeatureChoice = part(FeatureChoice, Role.identity)
     cohort: str = field(default="", metadata=role(Role.file))
     """The cohort table, a path or an s3:// URI: its slides alone are exported, and the tool's tables are written with
@@ -97,7 +106,7 @@ class ExportConfig:
 
     def check_format(self) -> None:
         """Raises ConfigError for a format that is none, and for keys that need cohort=."""
-        _check_format(self.format, (*formats_to_export(), *IMAGE_FORMATS))
+        _check_format(self.format, (*formats_to_export(), *IMAGE_FORMATS), "exported")
         if self.writes_tiles and not self.cohort:
             raise ConfigError(f"format={self.format} reads the slides; name them with cohort=")
         if self.labels and not self.cohort:
@@ -109,6 +118,10 @@ class ExportConfig:
         return self.format in IMAGE_FORMATS
 
 
-def _check_format(name: str, known: tuple[str, ...]) -> None:
-    if name not in known:
-        raise ConfigError(f"format={name} is not one of {', '.join(known)}")
+def _check_format(name: str, known: tuple[str, ...], what: str) -> None:
+    if name in known:
+        return
+    if name in (*formats_to_import(), *formats_to_export(), *IMAGE_FORMATS):
+        other = "exported" if what == "imported" else "imported"
+        raise ConfigError(f"format={name} can be {other}, not {what}; {what} are {', '.join(known)}")
+    raise ConfigError(f"format={name} is not one of {', '.join(known)}")

@@ -65,6 +65,16 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
+def made_in(out: Path) -> dict[str, bytes]:
+    """What an export has written, but for its reports."""
+    return {key: data for key, data in content(out).items() if not key.startswith("reports/")}
+
+
+def report_of(out: Path) -> Path:
+    (folder,) = (out / "reports").iterdir()
+    return folder
+
+
 def test_an_import_names_what_does_not_match_and_goes_on_past_damage(
     mhim: Mhim, tmp_path: Path, write_table: Table, cohort_rows: Callable[..., list[dict[str, str]]]
 ) -> None:
@@ -82,9 +92,10 @@ def test_an_import_names_what_does_not_match_and_goes_on_past_damage(
     )
     ended = mhim(*words, "max_failed_fraction=0.6")
     assert ended.code == 3, ended
-    assert "1 files are named after no slide of the cohort: h5_files/pos01.h5" in ended.out
-    assert "1 slides have no file: neg1" in ended.out
-    assert "pos1: open" in ended.out
+    assert "1 file named after no slide of the cohort: h5_files/pos01.h5" in ended.out
+    assert "1 slide without a file: neg1" in ended.out
+    assert "pos1: failed, open" in ended.err
+    assert "3/3 slides: 2 ok" in ended.err
     assert tables(tmp_path / "store").keys() == {"neg0", "pos0"}
     report = LocalStorage(tmp_path / "store")
     (summary,) = [entry.key for entry in report.list("reports") if entry.key.endswith("summary.json")]
@@ -106,7 +117,7 @@ def test_a_file_at_which_its_reader_hangs_fails_and_the_others_go_on(
     words = ("import", f"source={theirs}", "format=clam", f"cohort={write_table(cohort_rows(pos=2))}", "encoder=uni")
     ended = mhim(*words, f"store={tmp_path / 'store'}", "max_failed_fraction=0.5")
     assert ended.code == 3, ended
-    assert "pos1: timeout" in ended.out
+    assert "pos1: failed, timeout" in ended.err
     assert tables(tmp_path / "store").keys() == {"pos0"}
 
 
@@ -156,9 +167,9 @@ def test_features_go_out_and_come_back(
     out = tmp_path / "theirs"
     words = ("export", store, f"format={name}", f"out={out}", f"cohort={table}")
     assert mhim(*words).code == 0
-    written = content(out)
+    written = made_in(out)
     ended = mhim(*words)
-    assert (ended.code, content(out)) == (0, written)
+    assert (ended.code, made_in(out)) == (0, written)
     assert "0 files written" in ended.out
     encoder = [] if name in ("trident", "stamp") else ["encoder=toy"]
     source = f"source={next(out.rglob('features_toy')) if name == 'trident' else out}"
@@ -169,7 +180,7 @@ def test_features_go_out_and_come_back(
         assert np.array_equal(table_of_slide.features, ours[slide_id].features)
         if name not in ("clam-pt", "mhim"):
             assert np.array_equal(table_of_slide.coords_l0_px, ours[slide_id].coords_l0_px)
-    some = next(path for path in sorted(out.rglob("*")) if path.is_file())
+    some = out / next(iter(made_in(out)))
     some.write_bytes(b"another's")
     assert mhim(*words).code == 5
     assert some.read_bytes() == b"another's"
@@ -259,9 +270,9 @@ def test_tiles_are_written_as_they_were_embedded(
     for name in ("tiles", "webdataset"):
         words = ("export", store, f"format={name}", f"out={tmp_path / name}", f"cohort={table}", "tiles_per_shard=4")
         assert mhim(*words).code == 0
-        written = content(tmp_path / name)
+        written = made_in(tmp_path / name)
         assert mhim(*words).code == 0
-        assert content(tmp_path / name) == written
+        assert made_in(tmp_path / name) == written
     for slide_id, coords in places.items():
         names = [f"{slide_id}/{number:06d}_{x}_{y}.png" for number, (x, y) in enumerate(coords)]
         assert (
@@ -288,7 +299,7 @@ def test_tiles_are_written_as_they_were_embedded(
         "export", store, "format=tiles", f"out={tmp_path / 'again'}", f"cohort={table}", "max_failed_fraction=0.5"
     )
     assert ended.code == 3
-    assert "b: read" in ended.out
+    assert "b: failed, read" in ended.err
     assert not (tmp_path / "again/b").exists()
 
 
@@ -305,8 +316,187 @@ def test_an_export_of_slides_that_the_store_lacks_says_so(
         "max_failed_fraction=0.5",
     )
     assert ended.code == 3
-    assert "1 slides have no features here: pos1" in ended.out
+    assert "1 slide not in the store: pos1" in ended.out
     assert (tmp_path / "theirs/slides.csv").read_text() == "case_id,slide_id,label\np-pos0,pos0,pos\n"
+
+
+def test_slides_without_tissue_are_no_failures_of_an_export(
+    mhim: Mhim, tmp_path: Path, write_table: Table, cohort_rows: Any, made_store: Any
+) -> None:
+    out = tmp_path / "theirs"
+    words = (
+        "export",
+        made_store(["pos0", "pos1"], empty=["pos1"]),
+        "format=clam-pt",
+        f"out={out}",
+        f"cohort={write_table(cohort_rows(pos=2))}",
+    )
+    ended = mhim(*words)
+    assert ended.code == 0, ended
+    assert "1 slide without tiles, for which no file is written: pos1" in ended.out
+    assert made_in(out).keys() == {"pt_files/pos0.pt", "slides.csv"}
+    assert (out / "slides.csv").read_text() == "case_id,slide_id,label\np-pos0,pos0,pos\n"
+    summary = json.loads((report_of(out) / "summary.json").read_text())
+    assert (summary["counts"]["empty"], summary["counts"]["failed"], summary["empty"]) == (1, 0, ["pos1"])
+    ended = mhim("export", f"config={report_of(out) / 'resolved.yaml'}")
+    assert (ended.code, "0 files written" in ended.out) == (0, True)
+
+
+def test_tables_name_the_slides_that_were_exported_and_are_completed(
+    mhim: Mhim, tmp_path: Path, write_table: Table, cohort_rows: Any, made_store: Any
+) -> None:
+    store, out = made_store(["pos0", "pos1", "pos2"]), tmp_path / "theirs"
+    table = write_table(cohort_rows(pos=3))
+    (lost,) = (path for path in (tmp_path / "store").rglob("*.parquet") if "pos1" in path.as_posix())
+    features = lost.read_bytes()
+    lost.unlink()
+    words = ("export", store, "format=clam-pt", f"out={out}", f"cohort={table}", "max_failed_fraction=0.5")
+    ended = mhim(*words)
+    assert ended.code == 3, ended
+    with (out / "slides.csv").open(newline="") as file:
+        assert [row["slide_id"] for row in csv.DictReader(file)] == ["pos0", "pos2"]
+    with (report_of(out) / "failed.csv").open(newline="") as file:
+        assert [(row["slide_id"], row["reason"]) for row in csv.DictReader(file)] == [("pos1", "read")]
+    lost.write_bytes(features)
+    assert mhim(*words).code == 0
+    with (out / "slides.csv").open(newline="") as file:
+        assert [row["slide_id"] for row in csv.DictReader(file)] == ["pos0", "pos1", "pos2"]
+
+
+def test_another_table_is_refused_before_any_file_is_written(
+    mhim: Mhim, tmp_path: Path, write_table: Table, cohort_rows: Any, made_store: Any
+) -> None:
+    out = tmp_path / "theirs"
+    out.mkdir()
+    (out / "slides.csv").write_text("case_id,slide_id,label\np-pos0,pos0,neg\n")
+    words = ("export", made_store(["pos0"]), "format=clam", f"out={out}", f"cohort={write_table(cohort_rows(pos=1))}")
+    assert mhim(*words).code == 5
+    assert content(out).keys() == {"slides.csv"}
+
+
+def test_an_export_into_a_store_is_refused(refused: Callable[..., str], tmp_path: Path, made_store: Any) -> None:
+    words = ("export", made_store(["pos0"]), "format=clam-pt", f"out={tmp_path / 'store'}")
+    before = content(tmp_path / "store")
+    assert "is a feature store" in refused(*words)
+    assert content(tmp_path / "store") == before
+
+
+def test_stamp_gives_back_the_places_of_slides_of_several_resolutions(
+    mhim: Mhim, tmp_path: Path, write_table: Table, cohort_rows: Any, refused: Callable[..., str]
+) -> None:
+    rows = [row | {"mpp": mpp} for row, mpp in zip(cohort_rows(pos=2), ("0.25", "0.5023"), strict=True)]
+    theirs, out = write_clam(tmp_path / "clam", ["pos0", "pos1"]), tmp_path / "stamp"
+    table, store = write_table(rows), f"store={tmp_path / 'store'}"
+    words = ("import", f"source={theirs}", "format=clam", f"cohort={table}", store, "encoder=uni")
+    assert mhim(*words, "tile_size_l0_px=224").code == 0
+    assert mhim("export", store, "format=stamp", f"out={out}", f"cohort={table}").code == 0
+    with (out / "slide.csv").open(newline="") as file:
+        assert [row["mpp"] for row in csv.DictReader(file)] == ["0.25", "0.5023"]
+    without = write_table(cohort_rows(pos=2), "without.csv")
+    words = ("import", f"source={out}", "format=stamp", f"store={tmp_path / 'back'}")
+    # the files' own counts, not what is said of all files
+    for _ in range(2):
+        ended = mhim(*words, f"cohort={without}", "default_mpp=0.25")
+        assert ended.code == 0, ended
+    assert "2 skipped" in ended.out
+    places = {tuple(map(tuple, made.coords_l0_px)) for made in tables(tmp_path / "back").values()}
+    assert places == {tuple(sorted(map(tuple, COORDS), key=lambda place: (place[1], place[0])))}
+    contradicting = write_table([row | {"mpp": "0.25"} for row in rows], "other.csv")
+    ended = mhim(*words, f"cohort={contradicting}", "max_failed_fraction=0.5")
+    assert ended.code == 3
+    assert "pos1: failed, bad_features" in ended.err
+
+
+def test_all_keys_that_files_lack_are_named_before_any_work(
+    refused: Callable[..., str], mhim: Mhim, tmp_path: Path, write_table: Table, cohort_rows: Any
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    for slide_id in ("pos0", "pos1"):
+        file = write_h5({"feats": features_of_slide(0), "coords": COORDS})
+        (tmp_path / f"theirs/{slide_id}.h5").write_bytes(file)
+    store, table = tmp_path / "store", write_table(cohort_rows(pos=2))
+    words = ("import", f"source={tmp_path / 'theirs'}", "format=stamp", f"cohort={table}", f"store={store}")
+    message = refused(*words)
+    assert [key for key in ("encoder=", "coords_unit=", "default_mpp=") if key in message] == [
+        "encoder=",
+        "coords_unit=",
+        "default_mpp=",
+    ]
+    assert not store.exists()
+    # a file of another kind among others fails alone
+    (tmp_path / "theirs/pos1.h5").write_bytes(
+        write_h5(
+            {"feats": features_of_slide(0), "coords": COORDS * 0.5}, file_attributes={"unit": "um", "tile_size": 112.0}
+        )
+    )
+    ended = mhim(*words, "encoder=uni", "default_mpp=0.5", "max_failed_fraction=0.5")
+    assert ended.code == 3, ended
+    assert tables(store).keys() == {"pos1"}
+
+
+def test_failures_beyond_a_screen_are_counted(mhim: Mhim, tmp_path: Path, write_table: Table, cohort_rows: Any) -> None:
+    rows = cohort_rows(pos=23)
+    (tmp_path / "theirs").mkdir()
+    for row in rows:
+        (tmp_path / f"theirs/{row['slide_id']}.pt").write_bytes(b"damaged")
+    words = ("import", f"source={tmp_path / 'theirs'}", "format=mhim", f"cohort={write_table(rows)}", "encoder=uni")
+    ended = mhim(*words, f"store={tmp_path / 'store'}")
+    assert ended.code == 4
+    assert ended.err.count(": failed, open") == 20
+    assert "and 3 more" in ended.err
+
+
+def test_of_several_encoders_one_folder_is_asked_for(
+    refused: Callable[..., str], mhim: Mhim, tmp_path: Path, write_table: Table, cohort_rows: Any
+) -> None:
+    table = write_table(cohort_rows(pos=2))
+    file = write_h5({"features": features_of_slide(0), "coords": COORDS})
+    for folder in ("20x/features_uni/pos0", "20x/features_conch/pos0", "20x/patches/pos0_patches"):
+        path = tmp_path / f"theirs/{folder}.h5"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file)
+    words = ("import", f"source={tmp_path / 'theirs'}", "format=trident", f"cohort={table}", "max_failed_fraction=0.5")
+    message = refused(*words, f"store={tmp_path / 'store'}")
+    assert "give the folder of one encoder" in message
+    assert "20x/features_uni/pos0.h5" in message
+    (tmp_path / "theirs/20x/features_conch/pos0.h5").unlink()
+    ended = mhim(*words, f"store={tmp_path / 'store'}")
+    assert ended.code == 3, ended
+    assert "patches" not in ended.out
+    assert only_set(tmp_path / "store").encoder_id == "trident/uni"
+
+
+def test_slides_without_coordinates_are_counted(
+    mhim: Mhim, tmp_path: Path, write_table: Table, cohort_rows: Any
+) -> None:
+    folder = tmp_path / "theirs/tile_embeddings"
+    folder.mkdir(parents=True)
+    (folder / "pos0.pt").write_bytes(write_tensor(features_of_slide(0)))
+    table = write_table(cohort_rows(pos=1))
+    words = ("import", f"source={tmp_path / 'theirs'}", "format=slide2vec", f"cohort={table}", "encoder=uni")
+    ended = mhim(*words, f"store={tmp_path / 'store'}")
+    assert ended.code == 0, ended
+    assert "1 slide without coordinates" in ended.out
+    assert "1 slide of which neither the file nor the table's column mpp states" in ended.out
+
+
+def test_rounding_is_told_for_each_type(mhim: Mhim, tmp_path: Path, write_table: Table, cohort_rows: Any) -> None:
+    (tmp_path / "theirs").mkdir()
+    for slide_id, values in (("pos0", np.full((2, 3), 0.5, np.float32)), ("pos1", np.full((2, 3), 0.1, np.float64))):
+        (tmp_path / f"theirs/{slide_id}.pt").write_bytes(write_tensor(values))
+    words = ("import", f"source={tmp_path / 'theirs'}", "format=mhim", f"cohort={write_table(cohort_rows(pos=2))}")
+    ended = mhim(*words, f"store={tmp_path / 'store'}", "encoder=uni")
+    assert "1 file of float32, stored as float16: all features exactly" in ended.out
+    assert "1 file of float64, stored as float16: no feature is off by more than 2.4e-05" in ended.out
+
+
+def test_an_id_within_another_is_named_with_it(
+    mhim: Mhim, tmp_path: Path, write_table: Table, cohort_rows: Any, made_store: Any
+) -> None:
+    store = made_store(["pos1", "pos10"])
+    rows = [row for row in cohort_rows(pos=11) if row["slide_id"] in ("pos1", "pos10")]
+    ended = mhim("export", store, "format=mhim", f"out={tmp_path / 'theirs'}", f"cohort={write_table(rows)}")
+    assert "would mix pos1 with pos10" in ended.out
 
 
 @pytest.mark.parametrize(
@@ -314,6 +504,14 @@ def test_an_export_of_slides_that_the_store_lacks_says_so(
     [
         (("import", "source=x", "format=clm", "cohort=c", "store=s"), "format=clm is not one of clam"),
         (("export", "store=s", "format=tiles", "out=o"), "cohort="),
+        (("export", "store=s", "format=slide2vec", "out=o"), "format=slide2vec can be imported, not exported"),
+        (("import", "source=x", "format=tiles", "cohort=c", "store=s"), "format=tiles can be exported, not imported"),
+        (("import", "source=x", "format=clam", "cohort=c", "store=s"), "encoder="),
+        (("import", "source=x", "format=clam-pt", "cohort=c", "store=s"), "encoder="),
+        (("import", "source=x", "format=mhim", "cohort=c", "store=s"), "encoder="),
+        (("import", "source=nowhere", "format=trident", "cohort=c", "store=s"), "there is no such folder"),
+        (("import", f"source={__file__}", "format=trident", "cohort=c", "store=s"), "is a file; give its folder"),
+        (("export", "store=s", "format=clam", f"out={__file__}"), "is a file; give a folder"),
         (("export", "store=s", "format=clam", "out=o", "labels=l"), "cohort="),
     ],
 )
@@ -325,9 +523,11 @@ def test_a_folder_of_other_slides_is_refused(
     refused: Callable[..., str], tmp_path: Path, write_table: Table, cohort_rows: Any
 ) -> None:
     theirs = write_clam(tmp_path / "theirs", ["other"])
-    words = ("import", "format=clam", f"cohort={write_table(cohort_rows(pos=1))}", f"store={tmp_path / 's'}")
+    table = write_table(cohort_rows(pos=1))
+    words = ("import", "format=clam", f"cohort={table}", f"store={tmp_path / 's'}", "encoder=uni")
     assert "suffix=" in refused(*words, f"source={theirs}")
-    assert "no file that ends in .h5" in refused(*words, f"source={tmp_path / 'nowhere'}")
+    (tmp_path / "nothing").mkdir()
+    assert "no file that ends in .h5" in refused(*words, f"source={tmp_path / 'nothing'}")
 
 
 def test_a_format_is_added_by_one_file_as_contributing_says(
@@ -366,8 +566,9 @@ class TestRealFiles:
             "encoder=retccl",
         )
         ended = mhim(*words)
-        assert ended.code == 4
-        assert "coords_unit=" in ended.out
+        assert ended.code == 2
+        assert "coords_unit=" in ended.err
+        assert not (tmp_path / "store").exists()
         assert mhim(*words, "coords_unit=level0_px", "tile_size_l0_px=512").code == 0
         (made,) = tables(tmp_path / "store").values()
         assert made.features.shape == (777, 512)
