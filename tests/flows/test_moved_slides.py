@@ -71,7 +71,7 @@ def test_a_cohort_that_was_moved_and_touched_is_skipped_without_starting_ray(
     no_work()
     assert embed(elsewhere) == {"skipped": 3}
     with pytest.MonkeyPatch.context() as patch:  # and then the new place is remembered
-        patch.setattr("flows.embed.slide_identity", lambda _: None)
+        patch.setattr("flows.runs.open_sets.slide_identity", lambda _: None)
         assert embed(elsewhere) == {"skipped": 3}
 
 
