@@ -205,7 +205,7 @@ class EncoderKeys(EncoderFiles):
         return values
 
 
-_WHOLE = ("hed-texture", "efficientnet-lite0", OWN)
+_WHOLE = ("hed-texture", OWN)
 """Encoders without weights or revision of their own to name."""
 
 

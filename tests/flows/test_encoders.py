@@ -45,9 +45,10 @@ def test_the_detail_of_an_encoder_names_it(mhim: Callable[..., Any], name: str) 
 
 
 def test_an_unknown_name_is_exit_2(mhim: Callable[..., Any]) -> None:
-    ended = mhim("encoders", "resnet")
-    assert ended.code == 2
-    assert "uni2-h" in ended.err
+    for name, hint in (("uni2", "did you mean uni2-h?"), ("resnet", "timm/resnet"), ("UNI2-H", "did you mean uni2-h?")):
+        ended = mhim("encoders", name)
+        assert ended.code == 2
+        assert hint in ended.err
 
 
 def test_the_list_imports_no_torch() -> None:

@@ -227,7 +227,7 @@ WEIGHTS = "encoder=timm/a,timm/b"
     ("words", "reason"),
     [
         ([f"encoder={FIRST},{SECOND},{FIRST}"], "names hed-texture more than once"),
-        ([BOTH, "encoder_weights=w.pth"], f"write encoder_weights={FIRST}=…,{SECOND}=…"),
+        ([BOTH, "encoder_weights=w.pth"], f"write encoder_weights={SECOND}=…"),
         ([BOTH, "encoder_revision=main"], "encoder_revision=main does not say which encoder it is for"),
         ([WEIGHTS, "encoder_weights=timm/a=x,timm/c=y"], "has a value for timm/c"),
         ([WEIGHTS, "encoder_weights=timm/a=x,timm/a=y"], "two values for timm/a"),
