@@ -45,7 +45,11 @@ def test_the_detail_of_an_encoder_names_it(mhim: Callable[..., Any], name: str) 
 
 
 def test_an_unknown_name_is_exit_2(mhim: Callable[..., Any]) -> None:
-    for name, hint in (("uni2", "did you mean uni2-h?"), ("resnet", "timm/resnet"), ("UNI2-H", "did you mean uni2-h?")):
+    for name, hint in (
+        ("uni2h", "did you mean uni2-h?"),
+        ("resnet", "timm/resnet"),
+        ("UNI2-H", "did you mean uni2-h?"),
+    ):
         ended = mhim("encoders", name)
         assert ended.code == 2
         assert hint in ended.err

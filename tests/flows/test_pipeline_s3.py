@@ -92,7 +92,9 @@ def test_other_tools_files_lie_at_s3_and_equal_those_of_folders(
         assert mhim("export", store, "format=clam", f"out={theirs}", f"cohort={table}").code == 0
         assert mhim(*words).code == 0
         assert "3 skipped" in mhim(*words).out
-        imported.append((digests(open_storage(theirs), "h5_files"), digests(open_storage(back), "features")))
+        imported.append(
+            (digests(open_storage(theirs), "h5_files", "pt_files"), digests(open_storage(back), "features"))
+        )
     assert imported[0] == imported[1]
-    assert len(imported[0][0]) == 7
+    assert len(imported[0][0]) == 6
     assert len(imported[0][1]) == 3
