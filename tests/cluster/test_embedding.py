@@ -294,6 +294,7 @@ def test_a_slide_at_s3_is_not_found_or_denied_by_its_own_name_and_its_decoder_s_
     assert f"the bucket {bucket} denies access" in denied.message
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(41)
 def test_two_hundred_slides_through_one_actor_grow_neither_memory_nor_open_files(tmp_path: Path) -> None:
     """Of the actor and of its decoder."""

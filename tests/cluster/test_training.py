@@ -60,6 +60,7 @@ def test_an_error_of_one_rank_ends_the_others_soon_and_comes_home_without_anothe
     assert sorted(ranks) == [0, 1]
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(34)
 def test_a_rank_that_stands_still_ends_the_work_within_the_group_s_time(
     cluster: Resources, monkeypatch: pytest.MonkeyPatch
@@ -121,6 +122,7 @@ def test_what_runs_beside_the_training_is_told_that_it_is_over() -> None:
     assert over.wait(60)
 
 
+@pytest.mark.thorough
 def test_an_error_that_is_none_of_ours_is_tried_again_and_then_told_in_a_sentence(
     cluster: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +139,7 @@ def test_an_error_that_is_none_of_ours_is_tried_again_and_then_told_in_a_sentenc
     assert len(begun) == 2
 
 
+@pytest.mark.thorough
 def test_a_group_that_finds_no_room_is_told_of_and_given_up(
     cluster: Resources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -197,6 +197,7 @@ def test_a_place_that_no_node_reaches_ends_the_job_with_2_and_its_name(
     assert f"store={tmp_path}/file/s" in ended.out
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("embedded")
 def test_slides_that_no_node_sees_end_the_job_with_2_and_the_node(
     run: Callable[..., Any], write_table: Callable[..., Path], tmp_path: Path
@@ -209,6 +210,7 @@ def test_slides_that_no_node_sees_end_the_job_with_2_and_the_node(
     )
 
 
+@pytest.mark.thorough
 def test_a_stopped_job_ends_who_waits_for_it_with_130_and_no_id_is_used_twice(
     run: Callable[..., Any], head: Head, two_slides: Path, tmp_path: Path
 ) -> None:

@@ -139,6 +139,7 @@ def test_two_nodes_embed_what_one_process_embeds(
     assert features_of(embedded) == clean_features
 
 
+@pytest.mark.thorough
 def test_two_workers_on_two_nodes_train_what_one_worker_trains(
     embedded: Path, cluster: Cluster, painted: Any, tmp_path: Path, run_here: Callable[..., Any]
 ) -> None:

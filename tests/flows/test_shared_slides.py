@@ -65,7 +65,9 @@ def one_slide_a_patient(atlas: Path, table: Path) -> tuple[Path, int]:
     return table, len(first)
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize(
+    "encoder", [pytest.param(name, marks=pytest.mark.thorough if ENCODERS[name] else ()) for name in ENCODERS]
+)
 def test_the_atlas_cohort_trains_on_the_features_of_each_encoder(
     shared_data: Path, tmp_path: Path, encoder: str, run_here: Callable[..., Any]
 ) -> None:

@@ -68,6 +68,7 @@ def test_a_decoder_and_then_an_actor_killed_amid_a_slide_change_nothing(
     assert len(commits(store)) == 12
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(1)
 @pytest.mark.skipif(find_spec(PACKAGE) is None, reason="the extra `encoders` is not installed")
 def test_an_actor_of_two_encoders_killed_amid_a_slide_leaves_one_commit_of_each(

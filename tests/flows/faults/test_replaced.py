@@ -78,6 +78,7 @@ def with_faulty_decoder(births: Path) -> type:
     return Faulty
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(3, 4)
 def test_decoders_that_crash_or_hang_at_a_slide_each_time_cost_that_slide_and_no_encoder(
     embedding: tuple[str, ...],

@@ -14,7 +14,7 @@ from mhim_core.storage import LocalStorage
 
 pytestmark = [pytest.mark.filterwarnings("ignore:::ray"), pytest.mark.usefixtures("one_ray")]
 
-HOW = [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)]
+HOW = [signal.SIGKILL, signal.SIGTERM]
 """How a driver is ended."""
 
 
@@ -47,6 +47,7 @@ def uninterrupted(training: tuple[str, ...], store: Path, run_here: Callable[...
     return results(out)
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(31, 50)
 @pytest.mark.parametrize("kind", HOW, ids=str)
 def test_a_training_killed_half_way_resumes_and_ends_in_the_same_models(
