@@ -55,7 +55,7 @@ if [ "${1:-}" = prepare ]; then
 fi
 
 out=$(mkdir -p "${OUT:-$carried/out}" && cd "${OUT:-$carried/out}" && pwd)
-rm -f "$out"/{log,parts.jsonl,tests.xml,train_step.json,encode_tiles.json,feed_encoder.json,device.json}
+rm -f "$out"/{log,parts.jsonl,tests.xml,train_step.json,draw_masks.json,encode_tiles.json,feed_encoder.json,device.json}
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
 for wheel in "${DEVICE_WHEELS:-$carried/wheels}"/*.whl; do
@@ -70,11 +70,13 @@ if [ "$DEVICE" = cuda ]; then
         { echo "torch sees no CUDA device; DEVICE=cpu tries the script without one" >&2; exit 2; }
     chosen=(-m cuda)
     bags=(--instances 600 12000 50000 --seconds 1.0)
+    masks=(--seconds 1.0 --aggregators abmil transmil)
     tiles=(--tiles 128 --seconds 1.5)
     fed=(--slides 24)
 else
-    chosen=(-m "not cuda" -k "devices or golden or pinned")
+    chosen=(-m "not cuda" -k "devices or golden or pinned or philox")
     bags=(--instances 60 --seconds 0.1 --threads 1 --d-in 64)
+    masks=(--shape 300 512 --d-in 64 --seconds 0.1)
     tiles=(--tiles 2 --seconds 0.1 --models vit_small_patch16_224 tf_efficientnet_lite0)
     fed=(--slides 1 --seconds 0.1 --models vit_tiny_patch16_224 --precisions float32)
     export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
@@ -82,9 +84,10 @@ fi
 
 # -W default: the machine's torch may warn of things that ours does not; the log shows them
 part tests 130 env PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$PYTHON" -m pytest -q -p pytest_timeout -W default \
-    --junitxml "$out/tests.xml" "${chosen[@]}" tests/mhim_core/train tests/mhim_core/embed/test_devices.py
-part train_step 100 "$PYTHON" benchmarks/train_step.py --device "$DEVICE" "${bags[@]}" \
+    --junitxml "$out/tests.xml" "${chosen[@]}" tests/mhim_core/train tests/mhim_core/mil/test_philox.py tests/mhim_core/embed/test_devices.py
+part train_step 80 "$PYTHON" benchmarks/train_step.py --device "$DEVICE" "${bags[@]}" \
     --aggregators abmil transmil dsmil clam-sb clam-mb mean max --json "$out/train_step.json"
+part draw_masks 25 "$PYTHON" benchmarks/draw_masks.py --device "$DEVICE" "${masks[@]}" --json "$out/draw_masks.json"
 part encode_tiles 60 "$PYTHON" benchmarks/encode_tiles.py --device "$DEVICE" "${tiles[@]}" --json "$out/encode_tiles.json"
 part feed_encoder 90 "$PYTHON" benchmarks/feed_encoder.py --device "$DEVICE" "${fed[@]}" \
     --slide $carried/painted.tiff --json "$out/feed_encoder.json"

@@ -2,8 +2,8 @@
 
     python benchmarks/device_summary.py FOLDER DEVICE
 
-Reads parts.jsonl, tests.xml, train_step.json, encode_tiles.json and feed_encoder.json of FOLDER, writes device.json
-there and prints it. Ends with 1 if a part failed, a test failed or was skipped, or none ran.
+Reads parts.jsonl, tests.xml and the figures of every part in FOLDER, writes device.json there and prints it. Ends with
+1 if a part failed, a test failed or was skipped, or none ran.
 """
 
 import json
@@ -67,6 +67,7 @@ def main() -> None:
         "parts": parts,
         "tests": tests,
         "train_step": read_json(folder / "train_step.json"),
+        "draw_masks": read_json(folder / "draw_masks.json"),
         "encode_tiles": read_json(folder / "encode_tiles.json"),
         "feed_encoder": read_json(folder / "feed_encoder.json"),
     }

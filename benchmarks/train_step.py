@@ -10,11 +10,13 @@ the kernels that a fit takes (deterministic, no TF32), and with the most memory 
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from mhim_core.mil.draws import Draws
 from mhim_core.mil.model_options import AGGREGATOR_NAMES, MINING_AGGREGATORS, MhimOptions, ModelOptions
 from mhim_core.task import ClassTarget, Task, TaskKind, fit_task
 from mhim_core.train.arithmetic import fixed_arithmetic
@@ -69,7 +71,13 @@ def make_state(aggregator: str, stage: Stage, d_in: int, device: torch.device) -
 
 
 def measure_step(
-    aggregator: str, stage: Stage, num_instances: int, d_in: int, device: torch.device, budget_s: float
+    aggregator: str,
+    stage: Stage,
+    num_instances: int,
+    d_in: int,
+    device: torch.device,
+    budget_s: float,
+    make_draws: Callable[[int, int, BagId], Draws] = Draws,
 ) -> StepCost:
     """The median over as many steps as fit into the budget, at least 5, after 3 to warm up."""
     state, context = make_state(aggregator, stage, d_in, device), SingleProcess(device)
@@ -83,7 +91,7 @@ def measure_step(
     with fixed_arithmetic(device):
         while len(times) < 8 or sum(times) < budget_s:
             start_s = time.perf_counter()
-            train_step(state, [bags[len(times) % len(bags)]], 1, context)
+            train_step(state, [bags[len(times) % len(bags)]], 1, context, make_draws)
             if on_gpu:
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start_s)

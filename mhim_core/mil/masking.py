@@ -54,7 +54,7 @@ def mask_instances(score_HN: Float[Tensor, "H N"], high_ratio: float, options: M
     num_low = math.ceil(num * options.v1_low_mask_ratio)
     low = rank_instances(-score_HN, num_low)[:num_low].sort().values if num_low else none
     num_random = math.ceil(num * options.v1_random_mask_ratio)
-    random = draws.sample("mask_random", num, num_random).to(device).sort().values if num_random else none
+    random = draws.sample("mask_random", num, num_random, device).sort().values if num_random else none
 
     hidden_N = torch.zeros(num, dtype=torch.uint8, device=device)
     for index_set in (high, low, random):
@@ -83,7 +83,7 @@ def mask_high(
     if subsample == 1:
         return candidates
     num_drawn = math.ceil(num_candidates * subsample)
-    drawn = draws.sample("mask_high", num_candidates, num_drawn).to(score_HN.device)
+    drawn = draws.sample("mask_high", num_candidates, num_drawn, score_HN.device)
     return candidates[drawn].sort().values
 
 
@@ -111,7 +111,7 @@ def split_recycled(
     num_entering = math.floor(num * round(1 - random_mask_ratio, 12))
     if num_entering in (0, num):
         return RecycleSplit(kept, num)
-    rows = kept[draws.permutation("recycle", num).to(kept.device)]
+    rows = kept[draws.permutation("recycle", num, kept.device)]
     if order is TokenOrder.sorted:
         rows = torch.cat([rows[:num_entering].sort().values, rows[num_entering:]])
     return RecycleSplit(rows, num_entering)

@@ -52,7 +52,7 @@ class MilModel(nn.Module):
 
     def _embed_in_chunks(self, x_NF: Tensor, rows: Tensor | None, draws: Draws | None) -> Tensor:
         shape = (len(x_NF) if rows is None else len(rows), self.embed.out_features)
-        keep = draws.keep("embed", shape, self.dropout) if draws is not None and self.dropout else None
+        keep = draws.keep("embed", shape, self.dropout, x_NF.device) if draws is not None and self.dropout else None
         return embed_in_chunks(x_NF, rows, self.embed, self.activation, keep)
 
     def forward(self, x_NF: Float[Tensor, "N F"], append_recycled: bool = False) -> BagOutput:

@@ -56,7 +56,8 @@ class BagFeed:
         features = self._features(turn.bag.bag_id)
         most = self._setup.fit.max_instances
         if 0 < most < len(features):
-            drawn = Draws(self._setup.seed, epoch, turn.draw_id).sample("subsample", len(features), most)
+            draws = Draws(self._setup.seed, epoch, turn.draw_id)
+            drawn = draws.sample("subsample", len(features), most, features.device)
             features = features.index_select(0, drawn.sort().values)
         return self._bag(turn.bag, turn.draw_id, features)
 

@@ -38,11 +38,12 @@ def make_label(
         category, censored = task.time_bin(target.time), not target.event
     else:
         value = task.standardise(target.value)
+    # filled on the device: a tensor of a number would be copied there, and the host would wait
     return Label(
-        torch.tensor(category, device=device),
-        torch.tensor(censored, device=device),
-        torch.tensor(value, dtype=dtype, device=device),
-        torch.tensor(weight, dtype=dtype, device=device),
+        torch.full((), category, device=device),
+        torch.full((), censored, device=device),
+        torch.full((), value, dtype=dtype, device=device),
+        torch.full((), weight, dtype=dtype, device=device),
     )
 
 

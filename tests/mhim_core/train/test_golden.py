@@ -15,7 +15,7 @@ import torch
 
 from mhim_core.metrics.outputs import survival_curve, survival_risk
 from mhim_core.mil.aggregators.dsmil import Dsmil
-from mhim_core.mil.draws import Draws
+from mhim_core.mil.draws import CPU, Draws
 from mhim_core.mil.formats.mhim_mil import from_published, to_published
 from mhim_core.mil.losses import survival_loss
 from mhim_core.mil.masking import Masks, RecycleSplit, mask_instances, split_recycled
@@ -42,10 +42,10 @@ class RecordedDraws(Draws):
 
     recorded: dict[str, torch.Tensor]
 
-    def permutation(self, purpose: str, num_items: int) -> torch.Tensor:
+    def permutation(self, purpose: str, num_items: int, device: torch.device = CPU) -> torch.Tensor:
         drawn = self.recorded[purpose]
         rest = torch.tensor(sorted(set(range(num_items)) - set(drawn.tolist())), dtype=torch.int64)
-        return torch.cat([drawn, rest])
+        return torch.cat([drawn, rest]).to(device)
 
 
 TOLERANCE = {Precision.float64: 1e-9, Precision.float32: 1e-4}
@@ -99,7 +99,6 @@ class Golden:
         """The recorded index sets as positions among what they were drawn from."""
         draws = RecordedDraws(seed, epoch, bag_id)
         recycled = torch.cat([self.tensor("recycle_kept"), self.tensor("recycle_pooled")])
-        # on the CPU, where the package draws
         draws.recorded = {"recycle": torch.searchsorted(self.tensor("kept"), recycled)}
         if "mask_random" in self.arrays:
             draws.recorded["mask_random"] = self.tensor("mask_random")
