@@ -111,9 +111,9 @@ class ProcessGroupContext:
         return received_WC
 
     def all_gather(self, row_C: Tensor) -> Tensor:
-        gathered_WC = row_C.new_empty(self.world_size, *row_C.shape)
-        dist.all_gather_into_tensor(gathered_WC, row_C)
-        return gathered_WC
+        gathered = row_C.new_empty(self.world_size * len(row_C))  # gloo takes it flat
+        dist.all_gather_into_tensor(gathered, row_C)
+        return gathered.view(self.world_size, len(row_C))
 
     def broadcast_bytes(self, data: bytes | None) -> bytes:
         size = torch.tensor([len(data or b"")], device=self.device)
