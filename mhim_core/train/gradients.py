@@ -38,6 +38,7 @@ class BagSums:
         self._tokens: list[Tensor] = []
         self._rows: list[Tensor] = []
         self._sum_C: Tensor | None = None
+        self._num_left = num_bags
         self._rounds_left = -(-num_bags // context.world_size)
         bytes_each = sum(parameter.numel() * parameter.element_size() for parameter in self._parameters)
         self._most_rows = max(1, MAX_BUFFER_BYTES // max(1, bytes_each))
@@ -45,6 +46,9 @@ class BagSums:
     def add(self, tokens_kD: Tensor | None) -> None:
         """After a bag's backward pass, with what was recycled of it."""
         if self._context.world_size == 1:
+            self._num_left -= 1
+            if self._num_left:
+                self._separate()
             if tokens_kD is not None:
                 self._tokens.append(tokens_kD.detach())
             return
@@ -74,6 +78,20 @@ class BagSums:
         for parameter, gradient, num in zip(self._parameters, gradients, flags.tolist(), strict=True):
             parameter.grad = gradient.view_as(parameter) if num > 0 else None
         return self._mean_token(packed)
+
+    def _separate(self) -> None:
+        """Give every gradient memory of its own, before another bag's is added to it in place.
+
+        Autograd may hand out views of one tensor, as for `torch.stack(biases).sum(0)`: what is added to one of them
+        would then be added to all.
+        """
+        memories: set[int] = set()
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                memory = parameter.grad.untyped_storage().data_ptr()
+                if memory in memories:
+                    parameter.grad = parameter.grad.clone()
+                memories.add(memory)
 
     @property
     def _num_packed(self) -> int:
