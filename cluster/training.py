@@ -89,8 +89,8 @@ def run_workers(
             _run_on_worker,  # type: ignore[arg-type]
             train_loop_config={"work": work, "payload": payload, "spec": spec, "relay": relay},
             torch_config=_torch_config("nccl" if spec.gpus_per_worker >= 1 else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=spec.num_workers if fewest == spec.num_workers else (fewest, spec.num_workers),
+            scaling_config=ScalingConfig(  # type: ignore[call-arg]  # mypy sees the older Train here too
+                num_workers=spec.num_workers if fewest == spec.num_workers else (fewest, spec.num_workers),  # type: ignore[arg-type]
                 resources_per_worker=resources,
                 use_gpu=spec.gpus_per_worker > 0,
                 elastic_resize_monitor_interval_s=GROW_EVERY_S,
