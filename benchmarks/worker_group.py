@@ -5,7 +5,8 @@
 
 Processes of this machine, one thread each, over gloo. Prints one line per aggregator: seconds of a step, of the sums in
 the batch's order (measured with nothing else to do), of torch's own all-reduce of the same numbers, of the agreement
-after each step, and of a comparison of all weights; medians of rank 0.
+after each step, and of a comparison of all weights; medians of rank 0. `_cpu_s` are its CPU seconds, which a busy
+machine changes less; shares are of these.
 """
 
 import argparse
@@ -51,26 +52,28 @@ def measure(aggregator: str, options: argparse.Namespace, context: ProcessGroupC
 
     flat = torch.ones(sum(parameter.numel() for parameter in state.student.parameters()))
     wishes = torch.zeros(3)
-    seconds = {
-        "step_s": median_s(lambda: train_step(state, own, batch_size, context), options.steps),
-        "sums_s": median_s(sums, 5 * options.steps),
-        "all_reduce_s": median_s(lambda: context.all_reduce([flat]), 5 * options.steps),
-        "agreement_s": median_s(lambda: context.all_reduce([wishes]), 5 * options.steps),
-        "drift_s": median_s(lambda: tensor_digests(state), options.steps),
-    }
-    shares = {f"{name}_share": seconds[f"{name}_s"] / seconds["step_s"] for name in ("sums", "all_reduce", "agreement")}
+    seconds = (
+        medians("step", lambda: train_step(state, own, batch_size, context), options.steps)
+        | medians("sums", sums, 5 * options.steps)
+        | medians("all_reduce", lambda: context.all_reduce([flat]), 5 * options.steps)
+        | medians("agreement", lambda: context.all_reduce([wishes]), 5 * options.steps)
+        | medians("drift", lambda: tensor_digests(state), options.steps)
+    )
+    shared = ("sums", "all_reduce", "agreement")
+    shares = {f"{name}_share": seconds[f"{name}_cpu_s"] / seconds["step_cpu_s"] for name in shared}
     return {"aggregator": aggregator, "workers": context.world_size, "parameters": len(flat)} | seconds | shares
 
 
-def median_s(work: Callable[[], object], num: int) -> float:
-    """After two to warm up; the ranks start together."""
-    times = []
+def medians(name: str, work: Callable[[], object], num: int) -> dict[str, float]:
+    """By the clock and of the CPU, after two to warm up; the ranks start together."""
+    times, cpu_times = [], []
     for _ in range(num + 2):
         dist.barrier()
-        start_s = time.perf_counter()
+        start_s, cpu_start_s = time.perf_counter(), time.process_time()
         work()
         times.append(time.perf_counter() - start_s)
-    return sorted(times[2:])[num // 2]
+        cpu_times.append(time.process_time() - cpu_start_s)
+    return {f"{name}_s": sorted(times[2:])[num // 2], f"{name}_cpu_s": sorted(cpu_times[2:])[num // 2]}
 
 
 def run_rank(rank: int, port: int, options: argparse.Namespace) -> None:

@@ -112,7 +112,7 @@ class ProcessGroupContext:
 
     def all_gather(self, row_C: Tensor) -> Tensor:
         gathered = row_C.new_empty(self.world_size * len(row_C))  # gloo takes it flat
-        dist.all_gather_into_tensor(gathered, row_C)
+        dist.all_gather_single(gathered, row_C)
         return gathered.view(self.world_size, len(row_C))
 
     def broadcast_bytes(self, data: bytes | None) -> bytes:
