@@ -1,4 +1,4 @@
-"""An actor that collects the workers' events for the driver, and the error that ended them early.
+"""An actor between driver and workers: their events, the error that ended them early, and that they are to end.
 
 A module of its own, without torch: Ray starts a process for the relay, which imports this.
 """
@@ -17,6 +17,7 @@ class Relay:
     def __init__(self) -> None:
         self._events: list[Any] = []
         self._failure: bytes | None = None
+        self._is_stopping = self._is_heard = False
 
     def put(self, event: Any) -> None:
         """Keep an event until it is taken."""
@@ -34,6 +35,16 @@ class Relay:
     def failure(self) -> bytes | None:
         """The recorded error, pickled; None: no worker reported one."""
         return self._failure
+
+    def stop(self) -> bool:
+        """From now on the workers are to end; whether any of them has asked yet."""
+        self._is_stopping = True
+        return self._is_heard
+
+    def is_stopping(self) -> bool:
+        """Asked by the workers."""
+        self._is_heard = True
+        return self._is_stopping
 
 
 @contextmanager

@@ -16,9 +16,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
+from cluster.notices import end_as_told, hold_sigterm, is_terminated, notices
 from cluster.relay import relay_to
 from cluster.session import Resources, plain_errors
-from mhim_core.errors import MhimError
+from mhim_core.errors import MhimError, StoppedError
 from mhim_core.train.context import ProcessGroupContext, SingleProcess, TrainContext
 
 Event = TypeVar("Event")
@@ -27,6 +28,10 @@ _GROUP_TIMEOUT_S = 600
 """A rank that waits longer for the others fails, and the group is started again: no endless hang."""
 MAX_GROUP_RESTARTS = 2
 """How often a group that lost a worker is started again; fits go on from their last checkpoint."""
+GROW_EVERY_S = 600.0
+"""Seconds between two looks for room for more workers of a range: a group that grows is started again."""
+_STOP_S = 8.0
+"""How long an interrupted command waits for its workers to save where they are. It has 20 s in all."""
 MAX_START_TIMEOUTS = 14
 """How many starts of the group may wait for nodes, a minute each: new nodes take some, and Ray would wait for ever."""
 
@@ -35,9 +40,12 @@ class WorkerSpec(NamedTuple):
     """How many workers, and what each may use."""
 
     num_workers: int
+    """The most, where there may be fewer."""
     gpus_per_worker: float = 0.0
     threads_per_worker: int = 2
     """Torch threads on a CPU: a constant of the command, since a sum's last bits depend on it."""
+    min_workers: int | None = None
+    """The fewest to start with or to go on with; None: as many as `num_workers`."""
 
 
 Work = Callable[[Any, TrainContext, Callable[[Any], None]], Any]
@@ -61,27 +69,31 @@ def run_workers(
 
     `scratch_uri`: a place every node sees, which Ray Train checks before it starts (for a local Ray a temporary folder
     serves). Raises what `beside` raised, or `work` on any rank where that is one of this project's errors, which are
-    never retried. A group that lost a worker is started again. MhimError where it did not come to an end even so, or
-    where the cluster, of which a line tells what it lacks, had no room for the group within a quarter of an hour.
+    never retried. A group that lost a worker is started again, with fewer where there is room for no more and
+    `spec` allows it. MhimError where it did not come to an end even so, or where the cluster, of which a line tells
+    what it lacks, had no room for the group within a quarter of an hour. Interrupted, it lets the workers save first.
     """
+    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
     resources: dict[str, float] = {"CPU": 1}
     if spec.gpus_per_worker:
         resources["GPU"] = spec.gpus_per_worker
-    if shortage := cluster.shortage(spec.num_workers, spec.gpus_per_worker):
+    fewest = spec.num_workers if spec.min_workers is None else spec.min_workers
+    if shortage := cluster.shortage(fewest, spec.gpus_per_worker):
         print(shortage, flush=True)
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # what it logs as errors is raised as well
     with _scratch(cluster, scratch_uri) as storage, relay_to(on_event) as relay, _watched(cluster):
         trainer = TorchTrainer(
             _run_on_worker,  # type: ignore[arg-type]
             train_loop_config={"work": work, "payload": payload, "spec": spec, "relay": relay},
-            torch_config=TorchConfig(
-                backend="nccl" if spec.gpus_per_worker >= 1 else "gloo", timeout_s=_GROUP_TIMEOUT_S
-            ),
-            scaling_config=ScalingConfig(
-                num_workers=spec.num_workers, resources_per_worker=resources, use_gpu=spec.gpus_per_worker > 0
+            torch_config=_torch_config("nccl" if spec.gpus_per_worker >= 1 else "gloo"),
+            scaling_config=ScalingConfig(  # type: ignore[call-arg]  # mypy sees the older Train here too
+                num_workers=spec.num_workers if fewest == spec.num_workers else (fewest, spec.num_workers),  # type: ignore[arg-type]
+                resources_per_worker=resources,
+                use_gpu=spec.gpus_per_worker > 0,
+                elastic_resize_monitor_interval_s=GROW_EVERY_S,
             ),
             run_config=RunConfig(
                 # a name of its own: Ray Train takes a name that it has seen for a run to resume
@@ -94,15 +106,36 @@ def run_workers(
             ),
         )
         with plain_errors("training"):
-            result = _fit(trainer, beside)
+            result = _fit(trainer, beside, lambda: ray.get(relay.stop.remote()))
     outcome = pickle.loads(result.return_value)
     if isinstance(outcome, MhimError):
         raise outcome
     return outcome
 
 
-def _fit(trainer: Any, beside: Beside | None = None) -> Any:
-    """`trainer.fit()` in a thread: in the main one Ray Train takes Ctrl-C for itself and ends the process with 0."""
+def _torch_config(backend: str) -> Any:
+    """Ray Train's, which also has every worker hold back SIGTERM; that takes its main thread, where no work is run."""
+    from ray.train.torch import TorchConfig
+    from ray.train.torch.config import _TorchBackend
+
+    class HoldingBackend(_TorchBackend):
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            super().on_start(worker_group, backend_config)
+            worker_group.execute(hold_sigterm)
+
+    class HoldingConfig(TorchConfig):
+        @property
+        def backend_cls(self) -> type:
+            return HoldingBackend
+
+    return HoldingConfig(backend=backend, timeout_s=_GROUP_TIMEOUT_S)
+
+
+def _fit(trainer: Any, beside: Beside | None = None, tell_stop: Callable[[], bool] = lambda: False) -> Any:
+    """`trainer.fit()` in a thread: in the main one Ray Train takes Ctrl-C for itself and ends the process with 0.
+
+    `tell_stop` asks the workers to save and end, and says whether they hear it.
+    """
     stop = threading.Event()
     fitted = _in_thread(trainer.fit, "mhim-fit")
     try:
@@ -112,6 +145,10 @@ def _fit(trainer: Any, beside: Beside | None = None) -> Any:
             if checked.done():
                 checked.result()
         return fitted.result()
+    except KeyboardInterrupt:
+        if tell_stop():
+            wait((fitted,), timeout=_STOP_S)
+        raise
     finally:
         stop.set()
 
@@ -139,21 +176,34 @@ def _run_on_worker(config: dict[str, Any]) -> bytes:
     spec: WorkerSpec = config["spec"]
     torch.set_num_threads(spec.threads_per_worker)
     device = ray.train.torch.get_device() if spec.gpus_per_worker else "cpu"
-    single = ray.train.get_context().get_world_size() == 1
-    context = SingleProcess(device) if single else ProcessGroupContext(device)
+    relay, single = config["relay"], ray.train.get_context().get_world_size() == 1
 
     def tell(event: Any) -> None:
-        config["relay"].put.remote(event)
+        relay.put.remote(event)
 
-    try:
-        value = config["work"](config["payload"], context, tell)
-    except Exception as error:
-        value = _own_error(error, config["relay"])
-        if value is None:
-            raise
-        if not single:  # the other ranks wait for this one: their connections break, and they ask the relay why
-            torch.distributed.destroy_process_group()
+    with notices(relay, _is_preempted()) as notice:
+        context = SingleProcess(device, notice) if single else ProcessGroupContext(device, notice)
+        try:
+            value = config["work"](config["payload"], context, tell)
+        except Exception as error:
+            if isinstance(error, StoppedError) and not ray.get(relay.is_stopping.remote()):
+                if is_terminated():
+                    end_as_told()
+                raise RuntimeError("another worker was told to end; the group is started again") from error
+            value = _own_error(error, relay)
+            if value is None:
+                raise
+            if not single:  # the other ranks wait for this one: their connections break, and they ask the relay why
+                torch.distributed.destroy_process_group()
     return pickle.dumps(value)
+
+
+def _is_preempted() -> Callable[[], bool]:
+    """Whether Ray has said that a machine of this group will be taken away; its public question is collective."""
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    told = get_train_context().preemption_context
+    return lambda: told.preemption_info is not None
 
 
 def _own_error(error: Exception, relay: Any) -> MhimError | None:

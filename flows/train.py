@@ -305,7 +305,9 @@ def fit_all(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> Any:
         config.execution.cache_disk_gib,
         config.execution.cache_dir,
     )
-    spec = WorkerSpec(config.execution.workers, config.execution.gpus_per_worker, config.execution.threads_per_worker)
+    execution = config.execution
+    fewest, most = execution.num_workers()
+    spec = WorkerSpec(most, execution.gpus_per_worker, execution.threads_per_worker, fewest)
     progress, retries_before = FitProgress(len(plan.fits)), process_retries()
     with ray_session(config.ray.ray_address, config.ray.local_cpus) as cluster:
         scratch, unread = f"{trained_run.storage.uri}/ray", unread_at_first(trained_run, plan)

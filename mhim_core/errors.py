@@ -12,6 +12,7 @@
     │   └── NotFoundError              the key is not there (also a KeyError)
     ├── MachineError               6   disk, memory, files or network of this machine gave out
     ├── IntegrityError             1   a committed file does not match its sha256, or a schema is not ours
+    ├── StoppedError               143 work was told to end, and has saved where it was
     └── SlideError                 -   one slide failed: a status row, never the run; carries a FailureReason
 
 A message says what, which slide, what was found and what to set. All of them survive pickling, since they cross
@@ -80,6 +81,12 @@ class MachineError(MhimError):
 
 class IntegrityError(MhimError):
     """A file is not what its record says: a flipped byte, a foreign schema, a missing part."""
+
+
+class StoppedError(MhimError):
+    """Work was told to end, as before its machine is taken away; where it was is saved, to go on from."""
+
+    exit_code = ExitCode.TERMINATED
 
 
 class SlideError(MhimError):

@@ -6,9 +6,10 @@ dataclasses; only identity is ever fingerprinted. Light: no torch, no Ray.
 """
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.session import check_address, check_fits_here
 from flows.config.flat import named_values, split_list
@@ -416,8 +417,9 @@ class TrainExecution:
     """How fits are carried out."""
 
     checkpoints: FitExecution = part(FitExecution, Role.execution)
-    workers: int = 1
-    """Data-parallel training workers, at most global_batch."""
+    workers: str = "1"
+    """Data-parallel training workers, at most global_batch; or a range such as 1-8: as many as find room, and fewer
+    where a worker is lost. The model is the same to the last bit on a CPU."""
     gpus_per_worker: float = 0.0
     """GPUs per training worker; 0: CPU."""
     threads_per_worker: int = 2
@@ -431,23 +433,45 @@ class TrainExecution:
     """The node's folder for bags kept on disk, on a local disk; empty: the system's temporary folder."""
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "workers", "threads_per_worker")
+        object.__setattr__(self, "workers", str(self.workers))  # a program may give the number
+        check_least(self, 1, "threads_per_worker")
         check_least(self, 0, "gpus_per_worker", "cache_gib", "cache_disk_gib")
+        self.num_workers()
+
+    def num_workers(self) -> "WorkerRange":
+        """The fewest and the most workers."""
+        match = _WORKERS.fullmatch(self.workers.strip())
+        fewest, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= fewest <= most:
+            raise ConfigError(f"workers={self.workers} must be a whole number from 1 on, or a range such as 1-8")
+        return WorkerRange(fewest, most)
 
     def check_room(self, ray: RayKeys) -> None:
         """Raises ConfigError if a local Ray could never run that many workers."""
         if ray.ray_address == "local":
             request = f"workers={self.workers}"
             request += f" with gpus_per_worker={self.gpus_per_worker:g}" if self.gpus_per_worker else ""
-            check_fits_here(ray.local_cpus, request, self.workers, self.gpus_per_worker)
+            check_fits_here(ray.local_cpus, request, self.num_workers().fewest, self.gpus_per_worker)
+
+
+class WorkerRange(NamedTuple):
+    """How many training workers there may be."""
+
+    fewest: int
+    most: int
+
+
+_WORKERS = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)
 
 
 def check_workers(execution: TrainExecution, fit: FitOptions) -> None:
     """Raises ConfigError if workers and global batch do not fit together."""
-    if execution.workers > fit.global_batch:
+    fewest, most = execution.num_workers()
+    if most > fit.global_batch:
+        enough = fit.global_batch if fewest == most else f"{min(fewest, fit.global_batch)}-{fit.global_batch}"
         raise ConfigError(
             f"workers={execution.workers} is more than global_batch={fit.global_batch}: every worker takes whole bags; "
-            f"set workers={fit.global_batch}, or global_batch={execution.workers} (which changes the recipe)"
+            f"set workers={enough}, or global_batch={most} (which changes the recipe)"
         )
 
 

@@ -200,7 +200,7 @@ def _training(work: ModelWork, name: str, scheme: SplitScheme, after: tuple[str,
         return StepOutput(
             identity={"run": trained_run.record["fingerprint"]},
             places={name: trained_run.storage.uri},
-            cost=_training_cost(trained_run, round(seconds * config.execution.workers, 3)),
+            cost=_training_cost(trained_run, round(seconds * config.execution.num_workers().most, 3)),
             note=f"{len(trained_run.slides)} slides, {len(trained_run.splits)} folds, {len(trained_run.seeds)} seeds",
         )
 

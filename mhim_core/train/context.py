@@ -1,7 +1,11 @@
-"""How the workers of one training run communicate. The core knows a single process and torch.distributed."""
+"""How the workers of one training run communicate. The core knows a single process and torch.distributed.
+
+Shape suffixes: W ranks, C elements of each rank's part.
+"""
 
 import json
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Protocol
 
 import torch
@@ -11,8 +15,23 @@ from torch import Tensor
 from mhim_core import errors
 
 
+class Notice(Enum):
+    """What a worker has been told about its end."""
+
+    none = 0
+    save = 1
+    """It may end soon."""
+    stop = 2
+    """It is to end now."""
+
+
+def no_notice() -> Notice:
+    """Of a worker that is told nothing."""
+    return Notice.none
+
+
 class TrainContext(Protocol):
-    """The group of workers. Every method is collective: all ranks call it, in the same order."""
+    """The group of workers. Every method but `notice` is collective: all ranks call it, in the same order."""
 
     rank: int
     world_size: int
@@ -20,7 +39,18 @@ class TrainContext(Protocol):
     """Where this worker's tensors live."""
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Sum each tensor over the ranks, in place. Shapes and dtypes are equal on all ranks."""
+        """Sum each tensor over the ranks, in place. Shapes and dtypes are equal on all ranks.
+
+        In an order of the library's own: for counts, and for sums of which one rank alone holds what is not zero.
+        """
+        ...
+
+    def transpose(self, rows_WC: Tensor) -> Tensor:
+        """Row c of every rank to rank c: what comes back holds the rows that the W ranks had for this one, in order."""
+        ...
+
+    def all_gather(self, row_C: Tensor) -> Tensor:
+        """The rows of all ranks in order (W × C), on every rank."""
         ...
 
     def broadcast_bytes(self, data: bytes | None) -> bytes:
@@ -31,6 +61,11 @@ class TrainContext(Protocol):
         """Wait until every rank is here."""
         ...
 
+    @property
+    def notice(self) -> Callable[[], Notice]:
+        """What this worker has been told; asked after every step, so it must not wait."""
+        ...
+
 
 class SingleProcess:
     """One worker."""
@@ -38,11 +73,17 @@ class SingleProcess:
     rank = 0
     world_size = 1
 
-    def __init__(self, device: str | torch.device = "cpu") -> None:
-        self.device = torch.device(device)
+    def __init__(self, device: str | torch.device = "cpu", notice: Callable[[], Notice] = no_notice) -> None:
+        self.device, self.notice = torch.device(device), notice
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         pass
+
+    def transpose(self, rows_WC: Tensor) -> Tensor:
+        return rows_WC
+
+    def all_gather(self, row_C: Tensor) -> Tensor:
+        return row_C[None]
 
     def broadcast_bytes(self, data: bytes | None) -> bytes:
         assert data is not None
@@ -55,14 +96,24 @@ class SingleProcess:
 class ProcessGroupContext:
     """The default group of torch.distributed, which the caller has initialised (and bounds by its timeout)."""
 
-    def __init__(self, device: str | torch.device = "cpu") -> None:
+    def __init__(self, device: str | torch.device = "cpu", notice: Callable[[], Notice] = no_notice) -> None:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
-        self.device = torch.device(device)
+        self.device, self.notice = torch.device(device), notice
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         for tensor in tensors:
             dist.all_reduce(tensor)
+
+    def transpose(self, rows_WC: Tensor) -> Tensor:
+        received_WC = torch.empty_like(rows_WC)
+        dist.all_to_all_single(received_WC, rows_WC)
+        return received_WC
+
+    def all_gather(self, row_C: Tensor) -> Tensor:
+        gathered = row_C.new_empty(self.world_size * len(row_C))  # gloo takes it flat
+        dist.all_gather_single(gathered, row_C)
+        return gathered.view(self.world_size, len(row_C))
 
     def broadcast_bytes(self, data: bytes | None) -> bytes:
         size = torch.tensor([len(data or b"")], device=self.device)

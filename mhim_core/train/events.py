@@ -17,6 +17,8 @@ class FitEventKind(StrEnum):
     adopted = "adopted"
     """An identical fit had already been finished; its result was taken."""
     warning = "warning"
+    saved = "saved"
+    """A checkpoint was written because a worker may end, or is to end."""
 
 
 class FitEvent(NamedTuple):

@@ -1,9 +1,11 @@
 """Mid-fit checkpoints: `fits/<name>/attempts/<attempt>/epoch-NNNN.{safetensors,json}`, only ever read on rank 0.
 
-The record (.json) is written after the data and holds its sha256: data without a record, or unlike it, was never
-completed. Each attempt writes below its own name, so that two running at once do not disturb each other.
+`epoch-NNNN-step-NNNNNNN` is within the epoch after that one, with all steps of the fit counted. The record (.json) is
+written after the data and holds its sha256: data without a record, or unlike it, was never completed. Each attempt
+writes below its own name, so that two running at once do not disturb each other.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -31,14 +33,18 @@ class FitCheckpoints:
         self._root = f"fits/{fit}/attempts"
         self._attempt = attempt
 
-    def save(self, epoch: int, data: bytes) -> str:
-        """Keep the state after that epoch and return its key; older ones of this attempt beyond KEEP are removed."""
-        key = f"{self._root}/{self._attempt}/epoch-{epoch:04d}.safetensors"
+    def save(self, epoch: int, data: bytes, step: int | None = None) -> str:
+        """Keep the state after that epoch and return its key; older ones of this attempt beyond KEEP are removed.
+
+        `step`: it is that many steps after the fit's start, within the next epoch.
+        """
+        within = "" if step is None else f"-step-{step:07d}"
+        key = f"{self._root}/{self._attempt}/epoch-{epoch:04d}{within}.safetensors"
         self._storage.put(key, data)
         record = {"identity": self._identity, "sha256": sha256(data), "epoch": epoch}
-        self._storage.put(_record_of(key), canonical_json(record))
+        self._storage.put(_record_of(key), canonical_json(record | ({} if step is None else {"step": step})))
         own = [entry.key for entry in self._storage.list(f"{self._root}/{self._attempt}")]
-        for old in sorted(key for key in own if key.endswith(".safetensors"))[:-KEEP]:
+        for old in sorted((key for key in own if key.endswith(".safetensors")), key=_position)[:-KEEP]:
             self._storage.delete(_record_of(old))
             self._storage.delete(old)
         return key
@@ -46,7 +52,7 @@ class FitCheckpoints:
     def newest_first(self, warn: Callable[[str], None]) -> Iterator[Resumable]:
         """Valid checkpoints of this very fit by any attempt; every unusable one is warned about and passed over."""
         keys = [entry.key for entry in self._storage.list(self._root) if entry.key.endswith(".safetensors")]
-        for key in sorted(keys, key=lambda key: (key.rpartition("/")[2], key), reverse=True):
+        for key in sorted(keys, key=_position, reverse=True):
             try:
                 yield Resumable(key, self._read(key))
             except (IntegrityError, NotFoundError) as error:
@@ -77,3 +83,12 @@ class FitCheckpoints:
 
 def _record_of(key: str) -> str:
     return key.removesuffix(".safetensors") + ".json"
+
+
+def _position(key: str) -> tuple[int, int, str]:
+    """How far a checkpoint is: epochs, then steps; one of a name that is none of ours is not far at all."""
+    name = _NAME.search(key)
+    return (int(name[1]), int(name[2] or 0), key) if name else (-1, 0, key)
+
+
+_NAME = re.compile(r"/epoch-(\d+)(?:-step-(\d+))?\.safetensors$", re.ASCII)

@@ -96,8 +96,17 @@ class FitExecution:
     """How a fit is carried out; changes no result and is in no fingerprint."""
 
     checkpoint_every: int = 10
-    """Epochs between checkpoints, from which an interrupted fit resumes; 0 disables them."""
+    """Epochs between checkpoints, from which an interrupted fit resumes; 0: none after epochs."""
+    checkpoint_every_steps: int = 0
+    """Optimizer steps between checkpoints within an epoch as well; 0: none by steps."""
+    checkpoint_every_min: float = 10.0
+    """Minutes after a checkpoint until another is written within an epoch, so that no long epoch is lost; 0: none by
+    time."""
+    drift_every: int = 100
+    """Optimizer steps after which several workers compare their weights, which must be equal to the last bit; 0: only
+    after each epoch and before each checkpoint within one."""
 
     def __post_init__(self) -> None:
-        if self.checkpoint_every < 0:
-            raise ConfigError(f"checkpoint_every={self.checkpoint_every} must not be negative")
+        for name in ("checkpoint_every", "checkpoint_every_steps", "checkpoint_every_min", "drift_every"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}={getattr(self, name)} must be a number and not negative")

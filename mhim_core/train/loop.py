@@ -6,8 +6,10 @@ Every function here is collective: all ranks call it alike. Rank 0 alone reads a
 import json
 import time
 import uuid
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from mhim_core.bags import BagSource
 from mhim_core.fingerprint import canonical_json, sha256
@@ -36,10 +38,11 @@ from mhim_core.train.results import (
     read_initial,
     read_teacher,
 )
-from mhim_core.train.sampler import global_batches, share_of
+from mhim_core.train.sampler import share_of
 from mhim_core.train.state import Best, TrainState
 from mhim_core.train.step import train_step
 from mhim_core.train.validation import METRIC_OF, is_better, validate
+from mhim_core.train.within_epoch import StepEnd
 
 
 def run_fits(
@@ -63,8 +66,8 @@ def run_fit(
     """One fit, from its newest valid checkpoint if it was interrupted. Events are reported on rank 0.
 
     Raises InputError (bags absent, teacher missing or mismatched, initial model mismatched), ConflictError (another fit
-    under this name), IntegrityError (damaged files, NaN features, ranks drifted apart) and MhimError (the loss is no
-    longer finite).
+    under this name), IntegrityError (damaged files, NaN features, ranks drifted apart), MhimError (the loss is no
+    longer finite) and StoppedError (a rank was told to end; the step that it had reached is saved).
     """
     started_s = time.monotonic()
 
@@ -92,15 +95,18 @@ def run_fit(
     state = resume_or_start(
         setup, teacher, initial, checkpoints, context, lambda text: tell(FitEventKind.warning, text)
     )
-    tell(FitEventKind.resumed if state.epoch else FitEventKind.started, f"after epoch {state.epoch}")
+    within = f" and {state.step_in_epoch} of {setup.steps_per_epoch} steps" if state.step_in_epoch else ""
+    tell(FitEventKind.resumed if state.step else FitEventKind.started, f"after epoch {state.epoch}{within}")
 
     every = plan.execution.checkpoint_every
+    after_step = StepEnd(spec, plan.execution, checkpoints, context, lambda text: tell(FitEventKind.saved, text))
     while state.epoch < plan.fit.epochs and not should_stop(state):
         epoch_s = time.monotonic()
         with fixed_arithmetic(context.device):
-            run_epoch(state, spec, feed, context)
+            run_epoch(state, spec, feed, context, after_step)
         if every and state.epoch % every == 0 and state.epoch < plan.fit.epochs:
             from_rank_zero(context, lambda: checkpoints.save(state.epoch, state.to_bytes()).encode())
+            after_step.saved()
         tell(FitEventKind.epoch, record=state.history[-1], seconds=time.monotonic() - epoch_s)
 
     result = _as_result(
@@ -111,39 +117,61 @@ def run_fit(
     return result
 
 
-def run_epoch(state: TrainState, spec: FitSpec, feed: BagFeed, context: TrainContext) -> None:
-    """One pass over the training bags, validation, the choice of the best; moves `state` by one epoch."""
+def run_epoch(
+    state: TrainState,
+    spec: FitSpec,
+    feed: BagFeed,
+    context: TrainContext,
+    after_step: Callable[[TrainState], None] = lambda state: None,
+) -> None:
+    """One pass over the training bags, validation, the choice of the best; moves `state` by one epoch.
+
+    A state from within the epoch goes on from there.
+    """
     setup = state.setup
     learning_rate = setup.learning_rate_at(state.epoch)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
-    bag_ids, task, consistency = [], [], []
-    fit = setup.fit
-    for batch in global_batches(setup.train, setup.seed, state.epoch, fit.global_batch, fit.balanced_sampling):
+    own_2T = _begin(state, context)
+    batches = setup.batches(state.epoch)
+    for number in range(state.step_in_epoch, len(batches)):
+        batch = batches[number]
         share = [feed.draw(turn, state.epoch) for turn in share_of(batch, context.rank, context.world_size)]
         result = train_step(state, share, len(batch), context)
-        bag_ids += [bag.bag_id for bag in share]
-        task.append(result.task_B)
-        consistency.append(result.consistency_B)
-    task_B, consistency_B = torch.cat(task).double(), torch.cat(consistency).double()
-    check_losses(task_B + consistency_B, bag_ids, state, spec, context)
-    totals = torch.stack([task_B.sum(), consistency_B.sum()])
-    context.all_reduce([totals])
+        start = number * setup.fit.global_batch
+        own_2B = own_2T[:, start : start + len(batch)][:, context.rank :: context.world_size]
+        own_2B.copy_(torch.stack([result.task_B, result.consistency_B]))
+        state.steps_by_workers[context.world_size] += 1
+        after_step(state)
+    losses_2T = own_2T.clone()
+    context.all_reduce([losses_2T])
+    check_losses(losses_2T, state, spec)
     check_drift(state, spec, context)
 
     append_recycled = setup.stage is Stage.mhim and setup.mhim.recycles_at_test
     validation = validate(state.student, spec.validation, feed, append_recycled, context)
     check_validation(validation, state, spec)
-    means = (totals / len(setup.train)).tolist()
+    means = [float(loss_T.sum() / len(setup.train)) for loss_T in losses_2T]
     own = EpochRecord(state.epoch + 1, means[0], means[1], validation.loss, validation.metric, learning_rate)
     # the decision is rank 0's: were another rank's numbers off by a digit, it could stop alone and the rest would hang
     record = EpochRecord(*json.loads(from_rank_zero(context, lambda: json.dumps(own).encode())))
     state.epoch += 1
+    state.losses_2T = None
     state.history.append(record)
     last = setup.fit.selection is Selection.last
     if last or is_better(record, None if state.best is None else state.best.record):
         teacher = {} if state.teacher is None else _clone(state.teacher)
         state.best = Best(record, _clone(state.student), teacher)
+
+
+def _begin(state: TrainState, context: TrainContext) -> Tensor:
+    """The losses that this rank contributes to the epoch; those from before the fit was resumed are rank 0's."""
+    if state.losses_2T is None:
+        num_turns = len(state.setup.train)
+        state.losses_2T = torch.zeros(2, num_turns, dtype=torch.float64, device=context.device)
+    elif context.rank > 0:
+        state.losses_2T.zero_()
+    return state.losses_2T
 
 
 def should_stop(state: TrainState) -> bool:
@@ -198,7 +226,8 @@ def _finish(
         stopped_early=state.epoch < plan.fit.epochs,
         history=tuple(state.history),
     )
-    storage.put(card_key(spec.name, digest), canonical_json(describe(card, plan, result)))
+    description = describe(card, plan, result, state.steps_by_workers)
+    storage.put(card_key(spec.name, digest), canonical_json(description))
     standing = commit_result(storage, result, model)
     checkpoints.clear()
     return standing.to_bytes()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
@@ -113,24 +114,36 @@ def fit_identity(plan: TrainPlan, spec: FitSpec, teacher_sha256: str | None) -> 
     )
 
 
-def describe(card: ModelCard, plan: TrainPlan, result: FitResult) -> dict[str, object]:
-    """The JSON card beside the model file, for readers and other programs; `load_card` reads the file's own."""
+def describe(
+    card: ModelCard, plan: TrainPlan, result: FitResult, steps_by_workers: Mapping[int, int] = MappingProxyType({})
+) -> dict[str, object]:
+    """The JSON card beside the model file, for readers and other programs; `load_card` reads the file's own.
+
+    `steps_by_workers`: how many steps were taken by how many workers; stated where it was not always one.
+    """
     spec = next(spec for spec in plan.fits if spec.name == result.name)
-    return to_plain(card) | {
-        "schema": CARD_SCHEMA,
-        "model_sha256": result.model_sha256,
-        "fit": plan.fit,
-        "training_bags": {"number": len(spec.train), "identity": result.data_identity},
-        "metrics": {
-            "selected_by": result.metric_name,
-            "validation_metric": result.metric,
-            "validation_loss": result.validation_loss,
-            "best_epoch": result.best_epoch,
-            "num_epochs": len(result.history),
-        },
-        "intended_use": INTENDED_USE,
-        "about": plan.about,
-    }
+    workers: dict[str, object] = {}
+    if steps_by_workers.keys() - {1}:
+        workers = {"steps_by_workers": {str(num): steps for num, steps in sorted(steps_by_workers.items())}}
+    return (
+        to_plain(card)
+        | workers
+        | {
+            "schema": CARD_SCHEMA,
+            "model_sha256": result.model_sha256,
+            "fit": plan.fit,
+            "training_bags": {"number": len(spec.train), "identity": result.data_identity},
+            "metrics": {
+                "selected_by": result.metric_name,
+                "validation_metric": result.metric,
+                "validation_loss": result.validation_loss,
+                "best_epoch": result.best_epoch,
+                "num_epochs": len(result.history),
+            },
+            "intended_use": INTENDED_USE,
+            "about": plan.about,
+        }
+    )
 
 
 def data_identity(spec: FitSpec) -> str:

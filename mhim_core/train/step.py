@@ -19,7 +19,7 @@ from mhim_core.mil.model_options import MhimOptions, TeacherMode
 from mhim_core.mil.scoring import score_instances
 from mhim_core.task import TaskKind
 from mhim_core.train.context import TrainContext
-from mhim_core.train.gradients import reduce_gradients, reduce_token_mean
+from mhim_core.train.gradients import BagSums
 from mhim_core.train.objective import Label, class_of, task_loss
 from mhim_core.train.state import TrainState
 from mhim_core.types import BagId
@@ -78,12 +78,13 @@ def train_step(
     """One optimizer step on a global batch of `batch_size` bags, of which this rank holds `share`.
 
     Collective: every rank calls it, with an empty share too. Afterwards student, teacher and queries are the same
-    on all ranks, up to the order of summation. `make_draws` is (seed, epoch, bag) → the bag's randomness.
+    on all ranks, and those that one rank with the whole batch has. `make_draws` is (seed, epoch, bag) → the bag's
+    randomness.
     """
     setup, student, teacher = state.setup, state.student, state.teacher
     results: list[_BagResult] = []
-    tokens: list[Tensor] = []
     state.optimizer.zero_grad(set_to_none=True)
+    sums = BagSums(student, context, batch_size)
     for bag in share:
         draws = make_draws(setup.seed, state.epoch, bag.bag_id)
         if teacher is None:
@@ -104,14 +105,12 @@ def train_step(
             task = (1 - whole_share) * task + whole_share * whole_task
         loss = bag.label.weight * task + (1 - whole_share) * setup.mhim.consistency_weight * consistency
         (loss / batch_size).backward()
+        sums.add(student_view.tokens_kD)
         results.append(_BagResult(task.detach(), consistency.detach(), student_view.output.logits_C.detach()))
-        if student_view.tokens_kD is not None:
-            tokens.append(student_view.tokens_kD.detach())
 
-    reduce_gradients(student, context)
+    mean_token_kD = sums.finish()
     state.optimizer.step()
-    if student.recycle is not None:
-        mean_token_kD = reduce_token_mean(tokens, student.recycle.queries, context)
+    if student.recycle is not None and mean_token_kD is not None:
         student.recycle.move_queries(mean_token_kD, setup.mhim.recycle_momentum)
     if teacher is not None:
         follow(teacher, student, momentum_at(setup.mhim, state.step, setup.total_steps))

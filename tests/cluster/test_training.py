@@ -1,5 +1,7 @@
 """A group of workers: what the work returns, what it raises, and that no rank waits for one that gave up."""
 
+import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -83,6 +85,86 @@ def test_a_rank_that_stands_still_ends_the_work_within_the_group_s_time(
     with pytest.raises(MhimError, match=r"^training ended with \w+"):
         run_workers(work, None, WorkerSpec(2), cluster, "/nowhere", begun.append)
     assert time.time() - max(begun) < 60
+
+
+@pytest.mark.fault(34)
+def test_a_rank_that_ends_while_the_others_wait_for_it_ends_the_work_within_the_group_s_time(
+    cluster: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.training._GROUP_TIMEOUT_S", 5)
+    monkeypatch.setattr("cluster.training.MAX_GROUP_RESTARTS", 0)
+
+    def work(payload: None, context: Any, tell: Any) -> None:
+        import torch
+
+        if context.rank == 1:
+            context.all_reduce([torch.zeros(1)])
+
+    start_s = time.monotonic()
+    with pytest.raises(MhimError, match=r"^training ended with \w+"):
+        run_workers(work, None, WorkerSpec(2), cluster, "/nowhere", print)
+    assert time.monotonic() - start_s < 60
+
+
+@pytest.mark.fault(31, 32)
+def test_a_worker_that_gets_sigterm_lets_all_save_and_the_group_starts_again_in_the_range(cluster: Resources) -> None:
+    def work(payload: None, context: Any, tell: Any) -> int:
+        import os
+        import signal
+        import time
+
+        import torch
+
+        from mhim_core.errors import StoppedError
+        from mhim_core.train.context import Notice
+
+        saved = torch.zeros(1)
+        tell((context.rank, os.getpid()))
+        context.barrier()
+        if context.rank == 1 and not os.path.exists(payload):
+            os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(200 if not os.path.exists(payload) else 0):
+            time.sleep(0.1)
+            saved[0] = context.notice() is Notice.stop
+            context.all_reduce([saved])
+            if saved > 0:
+                context.barrier()
+                open(payload, "w").close()
+                raise StoppedError("saved")
+        return context.world_size
+
+    begun: list[tuple[int, int]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        # three would find no room
+        spec = WorkerSpec(3, min_workers=1)
+        assert run_workers(work, f"{folder}/saved", spec, cluster, "/nowhere", begun.append) == 2
+    assert sorted(rank for rank, _ in begun) == [0, 0, 1, 1]
+
+
+@pytest.mark.fault(50)
+def test_an_interrupted_command_lets_its_workers_save_before_it_ends(cluster: Resources, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+
+    def work(payload: str, context: Any, tell: Any) -> None:
+        import time
+
+        from mhim_core.errors import StoppedError
+        from mhim_core.train.context import Notice
+
+        tell("begun")
+        for _ in range(600):
+            time.sleep(0.05)
+            if context.notice() is Notice.stop:
+                open(payload, "w").close()
+                raise StoppedError("saved")
+
+    def interrupt(event: str) -> None:
+        time.sleep(1.5)  # until the worker has asked for the first time
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_workers(work, str(saved), WorkerSpec(1), cluster, "/nowhere", interrupt)
+    assert saved.exists()
 
 
 class Training:

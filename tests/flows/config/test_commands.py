@@ -19,6 +19,7 @@ from flows.config.commands import (
     TrainConfig,
 )
 from flows.config.flat import Key, flat, from_keys, keys_of, with_keys
+from flows.config.keys import RayKeys
 from flows.config.words import parse
 from mhim_core.cohort.task_options import SplitOptions
 from mhim_core.errors import ConfigError
@@ -86,7 +87,10 @@ OUT_OF_RANGE = {
         "patience_from_epoch": ["-1"],
         "global_batch": ["0"],
         "checkpoint_every": ["-1"],
-        "workers": ["0", "2"],
+        "checkpoint_every_steps": ["-1"],
+        "checkpoint_every_min": ["-1", "inf", "nan"],
+        "drift_every": ["-1"],
+        "workers": ["0", "2", "-1", "1-", "2-1", "0-1", "1-2", "1..2", "two", ""],
         "gpus_per_worker": ["-1"],
         "threads_per_worker": ["0"],
         "cache_gib": ["-0.1"],
@@ -187,7 +191,16 @@ def test_numbers_that_are_none_are_refused_by_every_option_class(kind: Callable[
 def test_more_workers_than_bags_in_a_step_are_refused_with_both_remedies() -> None:
     with pytest.raises(ConfigError, match=r"workers=4 is more than global_batch=2.*set workers=2, or global_batch=4"):
         made(TrainConfig, workers=4, global_batch=2)
-    assert made(TrainConfig, workers=4, global_batch=4).execution.workers == 4
+    with pytest.raises(ConfigError, match=r"set workers=2-2, or global_batch=8"):
+        made(TrainConfig, workers="3-8", global_batch=2)
+    for words, expected in {4: (4, 4), "4": (4, 4), "1-4": (1, 4), " 2-2 ": (2, 2)}.items():
+        assert made(TrainConfig, workers=words, global_batch=4).execution.num_workers() == expected
+
+
+def test_a_range_of_workers_starts_where_there_is_room_for_the_fewest() -> None:
+    made(TrainConfig, workers="1-64", global_batch=64).execution.check_room(RayKeys(local_cpus=1))
+    with pytest.raises(ConfigError, match="workers=2-64 asks for 2 CPUs and ray_address=local has 1"):
+        made(TrainConfig, workers="2-64", global_batch=64).execution.check_room(RayKeys(local_cpus=1))
 
 
 @pytest.mark.parametrize("name", ["embed", "train", "predict", "demo"])

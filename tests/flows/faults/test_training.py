@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore:::ray"), pytest.mark.usefixture
 
 HOW = [signal.SIGKILL, signal.SIGTERM]
 """How a driver is ended."""
+RESUMED = r"resumed: after epoch (\d+)(?: and \d+ of \d+ steps)?"
 
 
 def results(run: Path) -> dict[str, bytes]:
@@ -71,7 +72,7 @@ def test_a_training_killed_half_way_resumes_and_ends_in_the_same_models(
     ended = run_here(*training, f"out={out}")
     assert ended.code == 0, ended
     assert "seed-2021/fold-0/plain: adopted" in ended.err
-    resumed = re.search(r"^seed-2021/fold-0/mhim: resumed: after epoch (\d+)$", ended.err, re.MULTILINE)
+    resumed = re.search(rf"^seed-2021/fold-0/mhim: {RESUMED}$", ended.err, re.MULTILINE)
     assert resumed, ended.err
     assert 5 <= int(resumed[1]) < 60
     assert results(out) == uninterrupted
@@ -139,6 +140,6 @@ def test_a_retraining_that_is_told_to_stop_goes_on_when_run_again_and_promotes_t
     assert promotions(stopped) == promotions(champion), "the champion stands"
     said = run_here(*retraining(stopped))
     assert said.code == 0, said
-    assert re.search(r"fold-0/plain: resumed: after epoch \d+$", said.err, re.MULTILINE), said.err
+    assert re.search(rf"fold-0/plain: {RESUMED}$", said.err, re.MULTILINE), said.err
     assert [record.version for record in promotions(stopped)] == [record.version for record in promotions(whole)]
     assert len({record.version for record in promotions(stopped)}) == 2

@@ -23,6 +23,15 @@ def test_senseless_values_are_refused_by_name(wrong: dict[str, float]) -> None:
         FitOptions(**wrong)  # type: ignore[arg-type]
 
 
-def test_a_negative_checkpoint_interval_is_refused() -> None:
-    with pytest.raises(ConfigError, match="checkpoint_every"):
-        FitExecution(checkpoint_every=-1)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"checkpoint_every": -1},
+        {"checkpoint_every_steps": -1},
+        {"checkpoint_every_min": float("inf")},
+        {"drift_every": -1},
+    ],
+)
+def test_a_negative_or_endless_interval_is_refused_by_name(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=f"^{next(iter(wrong))}="):
+        FitExecution(**wrong)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from mhim_core.mil.draws import Draws
 from mhim_core.mil.losses import consistency_loss
 from mhim_core.mil.masking import mask_instances, split_recycled
 from mhim_core.mil.model import build_model
-from mhim_core.mil.model_options import MhimOptions, TeacherMode
+from mhim_core.mil.model_options import AGGREGATOR_NAMES, MhimOptions, TeacherMode
 from mhim_core.task import ClassTarget, fit_task
 from mhim_core.train.card import ModelCard
 from mhim_core.train.context import SingleProcess
@@ -69,6 +69,24 @@ def test_twenty_steps_give_bit_identical_losses_twice(plan_of: PlanOf, precision
         return [float(run(state, bag(plan, 20 + step % 3, step % 5, step % 2)).task_B) for step in range(20)]
 
     assert losses() == losses()
+
+
+@pytest.mark.parametrize("aggregator", AGGREGATOR_NAMES)
+def test_the_gradient_of_a_batch_is_that_of_its_bags_added_up(plan_of: PlanOf, aggregator: str) -> None:
+    plan = plan_of(stage=Stage.plain, precision=Precision.float64)
+    plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, aggregator=aggregator))
+    bags = [bag(plan, 9 + 4 * number, number, number % 2) for number in range(3)]
+
+    def gradients(*share: Bag) -> dict[str, torch.Tensor]:
+        state = start(plan, Stage.plain)
+        train_step(state, share, len(bags), SingleProcess())
+        parameters = state.student.named_parameters()
+        return {name: parameter.grad for name, parameter in parameters if parameter.grad is not None}
+
+    parts = [gradients(each) for each in bags]
+    for name, gradient in gradients(*bags).items():
+        expected = sum(part.get(name, torch.zeros(())) for part in parts)
+        torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-14, msg=name)
 
 
 @pytest.mark.parametrize("num", [1, 2, 3, 4, 5, 6, 7])

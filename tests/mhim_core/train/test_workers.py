@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
-import torch
 
 from mhim_core.errors import MhimError, StorageError
 from mhim_core.storage import LocalStorage
 from mhim_core.train.context import SingleProcess, from_rank_zero
-from mhim_core.train.fit_options import Precision
 from mhim_core.train.loop import run_fits
 from mhim_core.train.plan import TrainPlan
 from mhim_core.train.results import read_model, read_result
@@ -45,32 +43,30 @@ def run_workers(folder: Path, plan: TrainPlan, bags, num_workers: int = 2, fault
 
 
 @pytest.mark.fault(32)
-def test_workers_fit_what_one_worker_fits(plan_of: Callable[..., TrainPlan], bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_worker_processes_fit_what_one_worker_fits_to_the_last_bit(  # type: ignore[no-untyped-def]
+    plan_of: Callable[..., TrainPlan], bags, tmp_path: Path
+) -> None:
     # three workers on batches of two: one of them always has an empty share (two workers: the tests on a cluster)
     num_workers = 3
-    plan = plan_of(precision=Precision.float64, global_batch=2)
+    plan = plan_of(global_batch=2, checkpoint_every_steps=3)
     run_fits(plan, bags, LocalStorage(tmp_path / "one"), SingleProcess())
     assert run_workers(tmp_path / "several", plan, bags, num_workers) == [0] * num_workers
     for name in ("seed-2021/fold-0/plain", "seed-2021/fold-0/mhim"):
         single, several = (LocalStorage(tmp_path / folder) for folder in ("one", "several/out"))
         expected, actual = read_result(single, name), read_result(several, name)
         assert expected is not None
-        assert actual is not None
-        assert actual.best_epoch == expected.best_epoch
-        torch.testing.assert_close(torch.tensor(actual.history[-1][1:]), torch.tensor(expected.history[-1][1:]))
-        theirs = safetensors.torch.load(read_model(several, actual))
-        for tensor_name, tensor in safetensors.torch.load(read_model(single, expected)).items():
-            difference = (theirs[tensor_name] - tensor).abs().max() / tensor.abs().max().clamp(min=1e-12)
-            assert difference < 1e-9, (name, tensor_name, float(difference))
+        assert actual == expected, "the model's sha256 among them"
+        assert read_model(several, actual) == read_model(single, expected)
 
 
 @pytest.mark.fault(32)
 def test_workers_that_drift_apart_are_stopped(plan_of: Callable[..., TrainPlan], bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    codes = run_workers(tmp_path / "several", plan_of(global_batch=2), bags, fault="drift")
+    codes = run_workers(tmp_path / "several", plan_of(global_batch=2, drift_every=3), bags, fault="drift")
     assert 0 not in codes
     for rank in range(2):
         message = (tmp_path / f"several/error-{rank}").read_text()
-        assert message.startswith("IntegrityError: fit seed-2021/fold-0/plain: after epoch 1")
+        assert message.startswith("IntegrityError: fit seed-2021/fold-0/plain: after step 3 (epoch 1) 1 of 2 workers")
+        assert "student/" in message
 
 
 def test_an_error_of_rank_zero_reaches_every_rank(plan_of: Callable[..., TrainPlan], bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -7,7 +7,6 @@ import os
 import pickle
 import sys
 import traceback
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -43,16 +42,9 @@ def main(rank: int, world_size: int, folder: Path, fault: str) -> None:
     )
     context = ProcessGroupContext()
     if fault == "drift" and rank == 1:
-        reduce = context.all_reduce
-
-        def reduce_wrongly(tensors: Sequence[torch.Tensor]) -> None:
-            """A worker whose gradients are off by a digit."""
-            reduce(tensors)
-            for tensor in tensors:
-                if tensor.numel() > 100:
-                    tensor += 1e-6
-
-        context.all_reduce = reduce_wrongly  # type: ignore[method-assign]
+        gather = context.all_gather
+        # a worker whose gradients are off by a digit
+        context.all_gather = lambda row_C: gather(row_C) + 1e-6  # type: ignore[method-assign]
     plan = pickle.loads((folder / "plan.pickle").read_bytes())
     root = folder / "out"
     if fault == "storage" and rank == 0:
