@@ -21,7 +21,7 @@ from flows.engine.result import FlowResult
 from flows.runs.cohort import CohortInput, load_cohort
 from flows.runs.estimate import cohort_slides, measured_tiles_per_s
 from flows.runs.regions import with_regions
-from flows.runs.tiling import settled_card
+from flows.runs.tiling import settled_card, warn_of_scale
 from mhim_core.cohort.summary import summarise
 from mhim_core.embed.estimate import SampledSlide, estimate_lines, estimated, sample_slides
 from mhim_core.errors import SlideError
@@ -72,6 +72,7 @@ def _estimate(
     """What the cohort would cost, in lines. Raises EncoderError; InputError if no slide is there."""
     slides = cohort_slides(cohort_input)
     (encoder,) = config.encoder.each()
+    warn_of_scale(encoder, config.tiles)
     card = settled_card(encoder, config.tiles, None, on_gpu=False)
     tiles_per_s = config.estimate.encoder_tiles_per_s
     source = "as given"

@@ -34,7 +34,7 @@ from flows.runs.open_sets import CohortEncoder, Decoding, OpenSet, by_tiling, de
 from flows.runs.progress import SlideProgress
 from flows.runs.regions import with_regions
 from flows.runs.storage_retries import print_retries
-from flows.runs.tiling import settled_card
+from flows.runs.tiling import settled_card, warn_of_scale
 from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.embed.memory import check_batch
 from mhim_core.errors import ConfigError, MachineError, StorageError
@@ -67,6 +67,8 @@ def run(config: EmbedConfig) -> FlowResult:
     storage = open_storage(config.store)
     spec = config.regions.settled(config.tiles)
     cohort_input = with_regions(cohort_input, spec, config.regions)
+    for keys in config.encoder.each():
+        warn_of_scale(keys, spec)
     encoders = []
     for keys in config.encoder.each():
         on_gpu = encodes_on_gpu(keys, spec, storage, config.embedding, config.ray)

@@ -64,7 +64,9 @@ def run(config: PredictConfig) -> FlowResult:
         options=config.table,
     )
     cohort = cohort._replace(cohort=spell_as(cohort.cohort, predictor.classes, config.table.label_spellings))
-    if not predictor.is_imported:
+    if predictor.is_imported:
+        config.regions.refuse("the model was trained on imported features, whose tiles another tool has cut")
+    else:
         card = predictor.encoder_here(config.encoder.weights_of(str(predictor.encoder["id"])))
     store = open_storage(config.store) if config.store else predictor.store or open_storage(out.locate("features"))
     if predictor.is_imported:

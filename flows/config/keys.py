@@ -377,6 +377,13 @@ class RegionKeys:
             )
         return replace(spec, tissue=TissueMethod.file, tissue_sha256=segmenter.sha256)
 
+    def refuse(self, because: str) -> None:
+        """Raises ConfigError if any of these keys is set. `because`: why none of them has a meaning."""
+        stated = [name for name in ("annotations", "masks", "tissue_file") if getattr(self, name)]
+        stated += ["unannotated"] if self.takes_unannotated else []
+        if stated:
+            raise ConfigError(f"{because}: leave out {', '.join(f'{name}=' for name in stated)}")
+
     @property
     def takes_unannotated(self) -> bool:
         """Whether a slide without an annotation is let in."""

@@ -58,16 +58,20 @@ def settled_spec(spec: TileSpec, card: EncoderCard, storage: Storage) -> TileSpe
     return by_otsu
 
 
+def warn_of_scale(keys: EncoderKeys, spec: TileSpec) -> None:
+    """Print a warning where the encoder was trained at another µm/px. Needs no weights, so that who lacks them reads it
+    before they are fetched."""
+    if warning := scale_warning(keys.encoder, spec.target_mpp):
+        print(f"warning: {warning}", flush=True)
+
+
 def settled_card(keys: EncoderKeys, spec: TileSpec, storage: Storage | None, *, on_gpu: bool) -> EncoderCard:
     """The encoder's card with encoder_runtime=auto resolved.
 
     OpenVINO, if that is preferred and installed, or has made the same features of the store alone; otherwise torch,
-    and so in a store that was begun with it. `storage` None: a new store. Warns where the encoder was trained at
-    another µm/px. Raises EncoderError as `encoder_card` does.
+    and so in a store that was begun with it. `storage` None: a new store. Raises EncoderError as `encoder_card` does.
     """
     card_of = functools.partial(_card_of, keys, on_gpu=on_gpu)
-    if warning := scale_warning(keys.encoder, spec.target_mpp):
-        print(f"warning: {warning}")
     if keys.encoder_runtime is not EncoderRuntime.auto:
         return card_of(keys.encoder_runtime)
     by_torch = card_of(EncoderRuntime.torch)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mhim_core.errors import SlideError
+from mhim_core.errors import OtherFormatError
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.foreign.arrays import (
     attributes,
@@ -43,7 +43,7 @@ class Clam(FeatureFormat):
             features, coords = features_and_coords(opened, "features", "CLAM", len(file.data))
             stated = attributes(opened["coords"])
         if "patch_size_level0" in stated:
-            raise SlideError(
+            raise OtherFormatError(
                 FailureReason.BAD_FEATURES,
                 "its coords state patch_size_level0, as those of TRIDENT do; format=trident reads all that they state",
             )
