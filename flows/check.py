@@ -56,7 +56,16 @@ def run(config: CheckConfig) -> FlowResult:
         chosen = set(sample_slides(cohort_slides(cohort_input), config.estimate.estimate_slides))
         tasks = [task for task in tasks if task.slide_id in chosen]
         refused = tuple(row for row in refused if row.slide_id in chosen)
-    outcome, inspections = inspect_all(tasks, spec, config.policy, config.decode, pictures, refused, segmenter)
+    outcome, inspections = inspect_all(
+        tasks,
+        spec,
+        config.policy,
+        config.decode,
+        pictures,
+        refused,
+        segmenter,
+        config.regions.tile_size_l0_px,
+    )
     print(outcome.summary())
     if config.estimate.estimate:
         print("\n".join(_estimate(config, cohort_input, tasks, inspections)))
@@ -100,6 +109,7 @@ def inspect_all(
     pictures: Storage | None = None,
     refused: Sequence[StatusRow] = (),
     segmenter: SegmenterFile | None = None,
+    tile_size_l0_px: int | None = None,
 ) -> tuple[Outcome, dict[SlideId, SlideInspection]]:
     """Inspect the slides in a child process, as a broken decoder must not end the check; print a line each.
 
@@ -112,6 +122,7 @@ def inspect_all(
         policy=policy,
         staging_dir=staging_dir,
         segmenter=segmenter,
+        tile_size_l0_px=tile_size_l0_px,
         remote=keys.remote(),
         with_picture=pictures is not None,
     )
@@ -174,12 +185,13 @@ def _inspect(
     policy: SlidePolicy,
     staging_dir: str | None,
     segmenter: SegmenterFile | None,
+    tile_size_l0_px: int | None,
     remote: RemoteOptions,
     with_picture: bool,
 ) -> Iterator[AtHand | SlideInspection]:
     with at_hand(task, staging_dir, remote_for(remote, spec.backend)) as slide:
         yield AtHand()
-        files = region_files(task, segmenter)
+        files = region_files(task, segmenter, tile_size_l0_px)
         yield inspect_slide(
             slide.path,
             slide.task,

@@ -483,6 +483,6 @@ def test_what_too_few_patients_are_advised_works(rows, folds):
 
 
 def test_nothing_is_advised_that_does_not_work():
-    with pytest.raises(SplitError, match="add patients with an event$") as refused:
+    with pytest.raises(SplitError, match=r"add patients with an event$") as refused:
         make_splits(survival_rows(3, 0), SURVIVAL, SplitOptions(folds=1), 0)
     assert "set " not in str(refused.value)

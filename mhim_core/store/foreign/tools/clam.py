@@ -53,7 +53,7 @@ class Clam(FeatureFormat):
             coords=coords,
             unit=CoordsUnit.level0_px,
             tile_px=tile_px,
-            tile_size_l0_px=_size_at_level_0(tile_px, stated),
+            tile_size_l0_px=size_at_level_0(tile_px, stated),
         )
 
     def write(self, slide: OwnSlide) -> dict[str, bytes]:
@@ -90,8 +90,8 @@ def _tensor_file(slide_id: str, features: np.ndarray) -> dict[str, bytes]:
     return {f"pt_files/{slide_id}.pt": write_tensor(features)}
 
 
-def _size_at_level_0(tile_px: int | None, stated: dict[str, object]) -> int | None:
-    """Where the file states it; a list is of x and y."""
+def size_at_level_0(tile_px: int | None, stated: dict[str, object]) -> int | None:
+    """Side of a tile at level 0, where its coords state it; of the downsample, a list is of x and y."""
     if tile_px is None or "patch_level" not in stated:
         return None
     downsample = stated.get("downsample")
