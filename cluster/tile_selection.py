@@ -64,9 +64,8 @@ def chosen_tiles(task: SlideTask, selection: TileSelection) -> ChosenTiles:
             rows = spread_rows(table.features, num)
     except IntegrityError as error:
         raise SlideError(FailureReason.BAD_ANNOTATION, f"what its tiles are chosen by is damaged: {error}") from error
-    num_bytes, source_digest = table.metadata["source"]
-    x, y = table.metadata["mpp"]
-    return ChosenTiles(table.coords_l0_px[rows], SourceIdentity(num_bytes, source_digest), (x, y))
+    source, (x, y) = table.metadata["source"], table.metadata["mpp"]
+    return ChosenTiles(table.coords_l0_px[rows], SourceIdentity(source["num_bytes"], source["digest"]), (x, y))
 
 
 @cache

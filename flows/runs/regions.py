@@ -82,11 +82,8 @@ def with_regions(
     looked = map_all(look, cohort_input.tasks())
     if named_here:
         _check_classes(spec, looked)
-    unfit = [
-        refused for *_, refused in looked if refused is not None and refused.reason is FailureReason.BAD_ANNOTATION
-    ]
-    if spec.placed and len(unfit) == len(looked):
-        raise ConfigError(f"coordinates={keys.coordinates}: no file of it can be used; the first: {unfit[0].message}")
+    if spec.placed:
+        _check_usable(keys, looked)
     return cohort_input._replace(
         selection=None if selection is None else selection.selection,
         regions={task.slide_id: task for task, _, refused in looked if refused is None},
@@ -157,6 +154,14 @@ def _check_any(spec: TileSpec, keys: RegionKeys, places: Mapping[str, Mapping[Sl
             f"{rule} the slides' {column}s, and none of the slides has one: set {key}= to a folder with a file a "
             f"slide, named <slide_id> and its extension, or fill in a column {column}"
         )
+
+
+def _check_usable(keys: RegionKeys, looked: Iterable[_Looked]) -> None:
+    """Raises ConfigError where none of the slides' files of coordinates can be read, as of a folder of other files."""
+    rows = [refused for task, _, refused in looked if task.places]
+    unfit = [row for row in rows if row is not None and row.reason is FailureReason.BAD_ANNOTATION]
+    if unfit and len(unfit) == len(rows):
+        raise ConfigError(f"coordinates={keys.coordinates}: no file of it can be used; the first: {unfit[0].message}")
 
 
 def _look(task: SlideTask, spec: TileSpec, keys: RegionKeys) -> _Looked:

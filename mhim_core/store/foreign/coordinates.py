@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,13 +52,18 @@ def read_coordinates(name: str, data: bytes) -> ForeignPlaces:
             return _from_h5(data)
         if name.lower().endswith(".parquet"):
             table = read_parquet(data)
-            return _from_columns(
-                {column: table[column].to_numpy() for column in table.column_names if _is_read(column)}
-            )
-        return _from_columns(_csv_columns(data))
+            columns = {name: table[name].to_numpy() for name in table.column_names if _is_read(name)}
+            return _from_columns(columns, table.column_names)
+        header, *rows = csv.reader(io.StringIO(data.decode("utf-8-sig")))
+        columns = {
+            name: np.array([float(row[place]) for row in rows if row])
+            for place, name in enumerate(header)
+            if _is_read(name)
+        }
+        return _from_columns(columns, header)
     except SlideError as error:
         raise type(error)(FailureReason.BAD_ANNOTATION, error.message) from error
-    except (OSError, KeyError, ValueError, RuntimeError, pa.ArrowException, csv.Error) as error:
+    except (OSError, KeyError, ValueError, IndexError, RuntimeError, pa.ArrowException, csv.Error) as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise SlideError(FailureReason.BAD_ANNOTATION, f"it cannot be read: {reason}") from error
 
@@ -78,11 +84,11 @@ def _from_h5(data: bytes) -> ForeignPlaces:
     return ForeignPlaces(_whole(coords.reshape(-1, 2) if coords.size == 0 else coords), size or None, (width, height))
 
 
-def _from_columns(columns: dict[str, np.ndarray]) -> ForeignPlaces:
+def _from_columns(columns: dict[str, np.ndarray], held: Sequence[str]) -> ForeignPlaces:
     names = next((pair for pair in _NAMES if columns.keys() >= {*pair}), None)
     if names is None:
-        held = ", ".join(list(columns)[:8]) or "none of them"
-        raise OtherFormatError(FailureReason.BAD_ANNOTATION, f"it needs columns x and y, and has {held}")
+        listed = ", ".join(held[:8]) or "none"
+        raise OtherFormatError(FailureReason.BAD_ANNOTATION, f"it needs columns x and y, and has {listed}")
     sizes = np.unique(columns[_SIZE]) if _SIZE in columns else np.empty(0)
     if len(sizes) > 1:
         raise SlideError(
@@ -94,12 +100,6 @@ def _from_columns(columns: dict[str, np.ndarray]) -> ForeignPlaces:
 
 def _is_read(column: str) -> bool:
     return column in {*_NAMES[0], *_NAMES[1], _SIZE}
-
-
-def _csv_columns(data: bytes) -> dict[str, np.ndarray]:
-    rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
-    read = [name for name in (rows[0] if rows else {}) if name is not None and _is_read(name)]
-    return {name: np.array([float(row[name]) for row in rows]) for name in read}
 
 
 def _whole(coords: np.ndarray) -> np.ndarray:
