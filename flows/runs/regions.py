@@ -121,14 +121,13 @@ def _places(
     for row in rows:
         stated: str = getattr(row, column) if column else ""
         name = posixpath.basename(row.uri)
-        stem = next((stem for stem in (row.slide_id, name, PurePosixPath(name).stem) if stem in found), None)
-        if not stated and stem is not None:
-            if len(found[stem]) > 1:
-                raise ConfigError(
-                    f"{key}={folder} holds several files of slide {row.slide_id}: {', '.join(found[stem])}"
-                )
-            stated = found[stem][0]
-            used.add(stem)
+        named = [stem for stem in (row.slide_id, name, PurePosixPath(name).stem) if stem in found]
+        if not stated and named:
+            if len(found[named[0]]) > 1:
+                listed = ", ".join(found[named[0]])
+                raise ConfigError(f"{key}={folder} holds several files of slide {row.slide_id}: {listed}")
+            stated = found[named[0]][0]
+            used.add(named[0])
         if stated:
             places[row.slide_id] = stated
     if strangers := sorted(found.keys() - used):

@@ -33,6 +33,8 @@ def tiling_words(feature_set: FeatureSet) -> str:
         f"inside {', '.join(settings['roi'])}" if settings.get("roi") else "",
         f"outside {', '.join(settings['exclude'])}" if settings.get("exclude") else "",
         f"in colours of {settings['colour.name']}" if "colour.name" in settings else "",
+        "at places of files" if settings.get("placed") else "",
+        f"{settings['select_share']:.0%} by {settings['select_rule']}" if "select_rule" in settings else "",
         "without coordinates" if settings.get(f"{IMPORTED}.coords") == "none" else "",
     ]
     return " ".join(word for word in words if word)
