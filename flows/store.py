@@ -179,7 +179,10 @@ def _restore_set(
             spec = config.regions.settled(spec, fixed=True)
         card = _card_of(feature_set, spec, config)
         if spec.needs_files or spec.selects:
-            selection = settled_selection(spec, config.selection, storage, cohort_input.cohort.rows, fixed=True)
+            selection = None
+            if spec.selects:
+                rows = cohort_input.cohort.rows
+                selection = settled_selection(spec, config.selection, storage, rows, fixed=True)
             cohort_input = with_regions(cohort_input, spec, config.regions, named_here=False, selection=selection)
     except (StorageError, InputError, IntegrityError) as error:
         return {record.commit_key: str(error) for record in records}
