@@ -20,6 +20,7 @@ from cluster.decoding import MAX_ATTEMPTS, Decoder, JobStream, RetrySlide
 from cluster.machine import memory_bytes
 from cluster.s3 import process_retries
 from cluster.storage import open_storage
+from cluster.tile_selection import TileSelection
 from cluster.watchdog import MAX_DEATHS, Pulse, Unwatched, Verdict, WatchedPulse, batch_text
 from mhim_core import errors
 from mhim_core.embed.card import EncoderCard
@@ -80,6 +81,10 @@ class EmbedJob(NamedTuple):
     """The file that finds tissue, where the spec has tissue=file."""
     remote: RemoteOptions = RemoteOptions()
     """How slides at `s3://` are read."""
+    tile_size_l0_px: int | None = None
+    """Of files of coordinates that do not state it."""
+    selection: TileSelection | None = None
+    """How tiles are chosen, where the spec selects."""
 
 
 class Spent:
@@ -131,6 +136,8 @@ class SlideActor:
             staging_dir=job.staging_dir,
             segmenter=job.segmenter,
             remote=job.remote,
+            tile_size_l0_px=job.tile_size_l0_px,
+            selection=job.selection,
         )
         self._decoder: Decoder[SlideTask] = Decoder(
             decode,
@@ -369,7 +376,7 @@ def task_rows(tasks: Sequence[SlideTask]) -> list[dict[str, str]]:
 def task_of(text: str) -> SlideTask:
     """The task of such a row."""
     task = SlideTask(*json.loads(text))
-    return task._replace(encoders=tuple(task.encoders))
+    return task._replace(encoders=tuple(task.encoders), voters=tuple(task.voters))
 
 
 _TASKS_OF_SOURCE = 1000

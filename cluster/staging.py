@@ -17,6 +17,7 @@ from cluster.object_ranges import ObjectChangedError, read_object_part
 from cluster.region_files import region_files
 from cluster.slide_objects import SlideObject, slide_objects
 from cluster.storage import object_hint
+from cluster.tile_selection import TileSelection
 from mhim_core.embed.decode import decode_slide
 from mhim_core.embed.facts import PlanFacts
 from mhim_core.errors import NotFoundError, SlideError, StorageError
@@ -95,11 +96,13 @@ def decode_staged(
     staging_dir: str | None,
     segmenter: SegmenterFile | None = None,
     remote: RemoteOptions = DEFAULT,
+    tile_size_l0_px: int | None = None,
+    selection: TileSelection | None = None,
 ) -> Iterator[AtHand | PlanFacts | TileBatch]:
     """The marker that the slide is at hand, then what `decode_slide` yields. Raises SlideError."""
     with at_hand(task, staging_dir, remote_for(remote, spec.backend)) as slide:
         yield AtHand()
-        files = region_files(task, segmenter)
+        files = region_files(task, segmenter, tile_size_l0_px, selection)
         for item in decode_slide(
             slide.path, slide.task, slide.hint, spec=spec, policy=policy, files=files, ranged=slide.ranged
         ):

@@ -21,7 +21,7 @@ from flows.engine.result import FlowResult
 from flows.runs.cohort import CohortInput, load_cohort
 from flows.runs.estimate import cohort_slides, measured_tiles_per_s
 from flows.runs.regions import with_regions
-from flows.runs.tiling import settled_card
+from flows.runs.tiling import settled_card, warn_of_scale
 from mhim_core.cohort.summary import summarise
 from mhim_core.embed.estimate import SampledSlide, estimate_lines, estimated, sample_slides
 from mhim_core.errors import SlideError
@@ -56,7 +56,16 @@ def run(config: CheckConfig) -> FlowResult:
         chosen = set(sample_slides(cohort_slides(cohort_input), config.estimate.estimate_slides))
         tasks = [task for task in tasks if task.slide_id in chosen]
         refused = tuple(row for row in refused if row.slide_id in chosen)
-    outcome, inspections = inspect_all(tasks, spec, config.policy, config.decode, pictures, refused, segmenter)
+    outcome, inspections = inspect_all(
+        tasks,
+        spec,
+        config.policy,
+        config.decode,
+        pictures,
+        refused,
+        segmenter,
+        config.regions.tile_size_l0_px,
+    )
     print(outcome.summary())
     if config.estimate.estimate:
         print("\n".join(_estimate(config, cohort_input, tasks, inspections)))
@@ -72,6 +81,7 @@ def _estimate(
     """What the cohort would cost, in lines. Raises EncoderError; InputError if no slide is there."""
     slides = cohort_slides(cohort_input)
     (encoder,) = config.encoder.each()
+    warn_of_scale(encoder, config.tiles)
     card = settled_card(encoder, config.tiles, None, on_gpu=False)
     tiles_per_s = config.estimate.encoder_tiles_per_s
     source = "as given"
@@ -99,6 +109,7 @@ def inspect_all(
     pictures: Storage | None = None,
     refused: Sequence[StatusRow] = (),
     segmenter: SegmenterFile | None = None,
+    tile_size_l0_px: int | None = None,
 ) -> tuple[Outcome, dict[SlideId, SlideInspection]]:
     """Inspect the slides in a child process, as a broken decoder must not end the check; print a line each.
 
@@ -111,6 +122,7 @@ def inspect_all(
         policy=policy,
         staging_dir=staging_dir,
         segmenter=segmenter,
+        tile_size_l0_px=tile_size_l0_px,
         remote=keys.remote(),
         with_picture=pictures is not None,
     )
@@ -173,12 +185,13 @@ def _inspect(
     policy: SlidePolicy,
     staging_dir: str | None,
     segmenter: SegmenterFile | None,
+    tile_size_l0_px: int | None,
     remote: RemoteOptions,
     with_picture: bool,
 ) -> Iterator[AtHand | SlideInspection]:
     with at_hand(task, staging_dir, remote_for(remote, spec.backend)) as slide:
         yield AtHand()
-        files = region_files(task, segmenter)
+        files = region_files(task, segmenter, tile_size_l0_px)
         yield inspect_slide(
             slide.path,
             slide.task,

@@ -33,8 +33,9 @@ from flows.runs.embed_report import MAX_LINES, Embedded, new_report, retry_advic
 from flows.runs.open_sets import CohortEncoder, Decoding, OpenSet, by_tiling, decoding_for, open_sets
 from flows.runs.progress import SlideProgress
 from flows.runs.regions import with_regions
+from flows.runs.selection import settled_selection
 from flows.runs.storage_retries import print_retries
-from flows.runs.tiling import settled_card
+from flows.runs.tiling import settled_card, warn_of_scale
 from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.embed.memory import check_batch
 from mhim_core.errors import ConfigError, MachineError, StorageError
@@ -66,7 +67,11 @@ def run(config: EmbedConfig) -> FlowResult:
         print(f"warning: {finding}")
     storage = open_storage(config.store)
     spec = config.regions.settled(config.tiles)
-    cohort_input = with_regions(cohort_input, spec, config.regions)
+    selection = settled_selection(spec, config.selection, storage, cohort_input.cohort.rows)
+    spec = spec if selection is None else selection.spec
+    cohort_input = with_regions(cohort_input, spec, config.regions, selection=selection)
+    for keys in config.encoder.each():
+        warn_of_scale(keys, spec)
     encoders = []
     for keys in config.encoder.each():
         on_gpu = encodes_on_gpu(keys, spec, storage, config.embedding, config.ray)
@@ -150,6 +155,8 @@ def _embedded_rows(
         encode_timeout_s=config.embedding.encode_timeout_s,
         segmenter=config.regions.segmenter(),
         remote=config.decode.remote(),
+        tile_size_l0_px=config.regions.tile_size_l0_px,
+        selection=cohort_input.selection,
     )
     ledgers = [open_set.ledger for open_set in decoding.sets]
     return embed_pending(decoding.tasks, job, config, ledgers, cohort_input)

@@ -171,7 +171,8 @@ def _tile_writer(
     def write(record: CommitRecord) -> Written:
         from mhim_core.embed.tile_images import tile_images, tile_shards
 
-        coords = _table(storage, record).coords_l0_px
+        table = _table(storage, record)
+        width, height = table.metadata["tile_size_l0_px"]
         reading, slide_id = record.reading, record.slide_id
         num_files = num_present = 0
         try:
@@ -179,12 +180,13 @@ def _tile_writer(
                 images = tile_images(
                     path,
                     slide_id,
-                    coords,
+                    table.coords_l0_px,
                     spec=spec,
                     mpp=reading.mpp,
                     upsample=reading.upsample,
                     effective_mpp=reading.effective_mpp,
                     source=reading.source,
+                    tile_size_l0_px=(int(width), int(height)),
                     num_bad_tiles=record.num_bad_tiles,
                 )
                 if config.format == "webdataset":

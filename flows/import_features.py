@@ -27,7 +27,7 @@ from flows.runs.progress import SlideProgress
 from mhim_core.cohort.columns import strip_extension
 from mhim_core.cohort.slide_names import safe_id
 from mhim_core.cohort.table import CohortRow
-from mhim_core.errors import ConfigError, InputError, NotFoundError, SlideError, StorageError
+from mhim_core.errors import ConfigError, InputError, NotFoundError, OtherFormatError, SlideError, StorageError
 from mhim_core.features import SourceHint
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.outcome import Outcome, reconcile
@@ -171,11 +171,12 @@ class _Job:
         return Imported(status, slide.feature_set, record, slide.dtype, slide.max_rounding, slide.has_places)
 
     def check_keys(self, rows: Sequence[CohortRow], file_of: Mapping[SlideId, str]) -> None:
-        """Raises ConfigError with all keys that every file lacks which is looked at: a file of its own kind among
-        others fails alone.
+        """Raises ConfigError with all keys that every file lacks which is looked at, and where every one of them is of
+        another format: a file of its own kind among others fails alone.
         """
         has_mpp = any(row.mpp for row in rows)
         missing: dict[str, str] = {}
+        others: list[OtherFormatError] = []
         for row in rows[:_FILES_TO_LOOK_AT]:
             hint = self._hint(row, file_of[row.slide_id])
             if any(record.reading.hint == hint for _, record in self._known.get(row.slide_id, ())):
@@ -183,12 +184,17 @@ class _Job:
             try:
                 file = self._file(row, file_of[row.slide_id])
                 bag = read_bag(self._kind, self._reader or self._kind.read, file, row.slide_id)
+            except OtherFormatError as error:
+                others.append(error)
+                continue
             except SlideError:
                 continue
             lacking = missing_keys(bag, self._stated, has_mpp=has_mpp)
             missing = {key: what for key, what in lacking.items() if key in missing or not missing}
             if not missing:
                 return
+        if others and len(others) == len(rows[:_FILES_TO_LOOK_AT]):
+            raise ConfigError(f"format={self._kind.name} is not that of the files here: {others[0].message}")
         if missing:
             keys = "; ".join(f"{key}= ({what})" for key, what in missing.items())
             raise ConfigError(f"files of format={self._kind.name} here do not state all that is needed; give {keys}")

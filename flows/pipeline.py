@@ -36,7 +36,7 @@ from flows.runs.cohort import load_cohort, load_split_files
 from flows.runs.devices import encodes_on_gpu
 from flows.runs.regions import with_regions
 from flows.runs.signed_registry import open_registry
-from flows.runs.tiling import feature_set_of, settled_card, settled_spec
+from flows.runs.tiling import feature_set_of, settled_card, settled_spec, warn_of_scale
 from mhim_core.cohort.split_files import check_known
 from mhim_core.cohort.split_notes import require_split_column
 from mhim_core.cohort.table import require_patients
@@ -97,6 +97,7 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
     store, out = open_storage(config.store), open_storage(config.out)
     (encoder,) = config.encoder.each()
     spec = config.regions.settled(config.tiles)
+    warn_of_scale(encoder, spec)
     on_gpu = encodes_on_gpu(encoder, spec, store, config.embedding, config.ray)
     card = settled_card(encoder, spec, store, on_gpu=on_gpu)
     spec = settled_spec(spec, card, store)

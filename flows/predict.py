@@ -26,6 +26,7 @@ from flows.runs.embed_report import Embedded
 from flows.runs.folder import read_run
 from flows.runs.imported_features import find_imported
 from flows.runs.regions import with_regions
+from flows.runs.selection import settled_selection
 from flows.runs.signed_registry import open_registry
 from mhim_core.cohort.spellings import spell_as
 from mhim_core.errors import ConflictError, InputError, NotFoundError
@@ -64,14 +65,19 @@ def run(config: PredictConfig) -> FlowResult:
         options=config.table,
     )
     cohort = cohort._replace(cohort=spell_as(cohort.cohort, predictor.classes, config.table.label_spellings))
-    if not predictor.is_imported:
+    if predictor.is_imported:
+        because = "the model was trained on imported features, whose tiles another tool has cut"
+        config.regions.refuse(because)
+        config.selection.refuse(because)
+    else:
         card = predictor.encoder_here(config.encoder.weights_of(str(predictor.encoder["id"])))
     store = open_storage(config.store) if config.store else predictor.store or open_storage(out.locate("features"))
     if predictor.is_imported:
         embedded = find_imported(cohort, predictor.tiling, predictor.encoder, store, config.failures)
     else:
-        spec = config.regions.settled(predictor.tile_spec())
-        cohort = with_regions(cohort, spec, config.regions, named_here=False)
+        spec = config.regions.settled(predictor.tile_spec(), fixed=True)
+        selection = settled_selection(spec, config.selection, store, cohort.cohort.rows, fixed=True)
+        cohort = with_regions(cohort, spec, config.regions, named_here=False, selection=selection)
         embedded = embed_cohort(cohort, card, spec, config, store)
     entries = {key: entry for key, entry in embedded.entries.items() if entry.status is Status.OK}
     if not entries:

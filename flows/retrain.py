@@ -248,7 +248,7 @@ def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWo
         print(one_line(line))
     if config.slides_prefix:
         cohort_input = with_prefix(cohort_input, config.slides_prefix)
-    spec = config.regions.settled(model.tile_spec())
+    spec = config.regions.settled(model.tile_spec(), fixed=True)
     cohort_input = with_regions(cohort_input, spec, config.regions, named_here=False)
     keys = champion_keys(model)
     _check_changes(keys, config)

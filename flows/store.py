@@ -22,6 +22,7 @@ from flows.runs.cohort import CohortInput, load_cohort, slide_identity
 from flows.runs.devices import with_gpus_for
 from flows.runs.embed_report import MAX_LINES, new_report
 from flows.runs.regions import with_regions
+from flows.runs.selection import settled_selection
 from mhim_core.embed.card import RUNTIME_CUDA, EncoderCard
 from mhim_core.errors import EncoderError, InputError, IntegrityError, StorageError
 from mhim_core.fingerprint import canonical_json
@@ -174,11 +175,15 @@ def _restore_set(
     try:
         feature_set = FeatureSet.from_json(storage.get(feature_set_key(fingerprint)))
         spec = stored_spec(feature_set.tiling, "the store's slides")
-        if spec.tissue is TissueMethod.file:
-            spec = config.regions.settled(spec)
+        if spec.tissue is TissueMethod.file or spec.placed:
+            spec = config.regions.settled(spec, fixed=True)
         card = _card_of(feature_set, spec, config)
-        if spec.needs_files:
-            cohort_input = with_regions(cohort_input, spec, config.regions, named_here=False)
+        if spec.needs_files or spec.selects:
+            selection = None
+            if spec.selects:
+                rows = cohort_input.cohort.rows
+                selection = settled_selection(spec, config.selection, storage, rows, fixed=True)
+            cohort_input = with_regions(cohort_input, spec, config.regions, named_here=False, selection=selection)
     except (StorageError, InputError, IntegrityError) as error:
         return {record.commit_key: str(error) for record in records}
     tasks = {task.slide_id: task for task in cohort_input.open_tasks()}
@@ -253,5 +258,7 @@ def _restored(
         config.embedding.encode_timeout_s,
         segmenter=config.regions.segmenter(),
         remote=config.decode.remote(),
+        tile_size_l0_px=config.regions.tile_size_l0_px,
+        selection=cohort_input.selection,
     )
     return embed_tasks(tasks, job, config, storage, cohort_input, lambda row: None)

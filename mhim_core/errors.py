@@ -99,3 +99,7 @@ class SlideError(MhimError):
 
     def __str__(self) -> str:
         return f"{self.reason.value}: {self.message}"
+
+
+class OtherFormatError(SlideError):
+    """A whole file, but of another tool or another kind than the one that it is read as."""

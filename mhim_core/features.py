@@ -10,7 +10,7 @@ from mhim_core.types import IMPORTED, SlideId
 
 TILE_CLASS = "tile_class"
 """The column of the class of region that covers a tile, "" for none."""
-SHARPNESS, PEN_SHARE = "sharpness", "pen_share"
+SHARPNESS, PEN_SHARE, FOLD_SHARE = "sharpness", "pen_share", "fold_share"
 """The columns of a tile's quality."""
 
 
@@ -51,7 +51,7 @@ BACKEND_OF_0_1 = BackendUsed("openslide", 1)
 """The only one of version 0.1."""
 
 
-@neutral_fields(inside_share=None, class_shares=None, colour="", left_out_share=None)
+@neutral_fields(inside_share=None, class_shares=None, colour="", left_out_share=None, fold_share=None, chosen_from=None)
 class SlideView(NamedTuple):
     """What was seen of a slide when its tissue was looked for."""
 
@@ -74,6 +74,10 @@ class SlideView(NamedTuple):
     """What speaks against the colours that were read, or against their transform; empty: nothing."""
     left_out_share: float | None = None
     """Share of the planned tiles that were left out for their quality; None: none are left out for it."""
+    fold_share: float | None = None
+    """Share of the tissue under folds; None: they were not looked for."""
+    chosen_from: int | None = None
+    """How many tiles there were of which those with features were chosen; None: all have features."""
 
     def describe(self) -> str:
         """In words, for people: `3.1 mm² tissue, 12 % pen`."""
@@ -88,6 +92,10 @@ class SlideView(NamedTuple):
         if self.inside_share is not None:
             parts.append(f"{self.inside_share:.0%} of it inside the regions")
         parts += [f"{name} {share:.0%}" for name, share in (self.class_shares or {}).items()]
+        if self.fold_share is not None:
+            parts.append(f"{self.fold_share:.1%} of it folded")
+        if self.chosen_from is not None:
+            parts.append(f"chosen of {self.chosen_from} tiles")
         if self.left_out_share is not None:
             parts.append(f"{self.left_out_share:.0%} of the tiles left out for their quality")
         if self.glass_rgb is None:

@@ -71,9 +71,9 @@ class FailureReason(StrEnum):
     NO_SPACE = "no_space"
     SOURCE_HASH_MISMATCH = "source_hash_mismatch"
     NO_ANNOTATION = "no_annotation"
-    """Neither an annotation nor a mask where the tiling asks for one."""
+    """No annotation, mask, coordinates or features to choose by where the tiling asks for them."""
     BAD_ANNOTATION = "bad_annotation"
-    """An annotation or mask that cannot be read, or is not this slide's."""
+    """Any of these that cannot be read, or is not this slide's."""
     BAD_FEATURES = "bad_features"
     STORAGE = "storage"
 
@@ -95,7 +95,13 @@ class SlideTask(NamedTuple):
     mask: str = ""
     """Where its tissue mask lies, in the same way."""
     regions: str = ""
-    """The digest of both as they were when the run began; empty: none are used."""
+    """The digest of these, and of what follows, as they were when the run began; empty: none are used."""
+    places: str = ""
+    """Where the file with the places of its tiles lies, a path or an `s3://` URI; empty: they are a grid's."""
+    chosen_by: str = ""
+    """The key in the store of the features by which tiles are chosen; empty: all are taken, or there are none."""
+    voters: tuple[int, ...] = ()
+    """Which of the command's scoring models choose, by their place; (): all of them, or none."""
 
 
 @neutral_fields(is_empty=False, parts=(), waited_s=0.0, encoded_s=0.0, stored_s=0.0)

@@ -24,6 +24,7 @@ from flows.config.keys import (
     ProtocolKeys,
     RayKeys,
     RegionKeys,
+    SelectionKeys,
     TrainExecution,
     check_least,
     check_method,
@@ -78,6 +79,7 @@ class EmbedConfig:
     encoder: EncoderKeys = part(EncoderKeys, Role.identity)
     tiles: TileSpec = part(TileSpec, Role.identity)
     regions: RegionKeys = part(RegionKeys, Role.identity)
+    selection: SelectionKeys = part(SelectionKeys, Role.identity)
     policy: SlidePolicy = part(SlidePolicy, Role.identity)
     failures: FailurePolicy = part(FailurePolicy, Role.identity)
     ray: RayKeys = part(RayKeys, Role.execution)
@@ -177,6 +179,7 @@ class PredictConfig:
     run's folder; otherwise, and with model=, the folder features/ in out=."""
     page: PageKeys = part(PageKeys, Role.identity)
     regions: RegionKeys = part(RegionKeys, Role.identity)
+    selection: SelectionKeys = part(SelectionKeys, Role.identity)
     policy: SlidePolicy = part(SlidePolicy, Role.identity)
     failures: FailurePolicy = part(FailurePolicy, Role.identity)
     encoder: EncoderFiles = part(EncoderFiles, Role.identity)

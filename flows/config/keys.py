@@ -346,6 +346,12 @@ class RegionKeys:
     """A slide without an annotation, where roi, exclude or tile_classes ask for one. fail: it fails as no_annotation;
     whole: it is taken as it is, without restriction."""
 
+    coordinates: str = field(default="", metadata=role(Role.place) | {"neutral": ""})
+    """A folder or s3://bucket/prefix with the places of each slide's tiles, which then are exactly these, as made by
+    TRIDENT or CLAM (patches/<slide_id>_patches.h5) or in a table (<slide_id>.csv or .parquet: x, y in level-0 pixels);
+    empty: tiles are a grid's (docs/regions.md)."""
+    tile_size_l0_px: int | None = field(default=None, metadata={"neutral": None})
+    """With coordinates=: side of a tile in level-0 pixels, for files that do not state it; none: they do."""
     tissue_file: str = field(default="", metadata=role(Role.file) | by_hand() | {"neutral": ""})
     """A Python file of yours with a function find_tissue(pixels), which then finds the tissue (docs/regions.md); its
     sha256 is part of the features' identity. Empty: none. The file is executed."""
@@ -358,11 +364,37 @@ class RegionKeys:
 
         return read_segmenter(self.tissue_file)
 
-    def settled(self, spec: TileSpec) -> TileSpec:
-        """The spec with the sha256 of the tissue's file.
+    def __post_init__(self) -> None:
+        check_least(self, 1, "tile_size_l0_px")
+        if self.tile_size_l0_px is not None and not self.coordinates:
+            raise ConfigError("tile_size_l0_px= is of the files of coordinates=, which names none")
 
-        Raises ConfigError where the spec asks for another finder, or for a file that is not given.
+    def settled(self, spec: TileSpec, *, fixed: bool = False) -> TileSpec:
+        """The spec with the sha256 of the tissue's file, and with tiles that are placed if coordinates= places them.
+
+        `fixed`: the spec is a model's or a store's, and no tile of it can become another. Raises ConfigError where the
+        spec asks for another finder, or for files that are not given.
         """
+        return self._with_segmenter(self._with_places(spec, fixed=fixed))
+
+    def _with_places(self, spec: TileSpec, *, fixed: bool) -> TileSpec:
+        if not self.coordinates:
+            if spec.placed:
+                raise ConfigError(
+                    "these tiles are at places that files name; give those of the slides with coordinates="
+                )
+            return spec
+        if fixed:
+            if not spec.placed:
+                raise ConfigError(
+                    "coordinates= would place tiles otherwise than those that are needed, which are a grid's"
+                )
+            return spec
+        if spec.min_tissue == TileSpec().min_tissue:
+            spec = replace(spec, min_tissue=0.0)
+        return replace(spec, placed=True)
+
+    def _with_segmenter(self, spec: TileSpec) -> TileSpec:
         segmenter = self.segmenter()
         if segmenter is None:
             if spec.tissue is TissueMethod.file:
@@ -378,10 +410,44 @@ class RegionKeys:
             )
         return replace(spec, tissue=TissueMethod.file, tissue_sha256=segmenter.sha256)
 
+    def refuse(self, because: str) -> None:
+        """Raises ConfigError if any of these keys is set. `because`: why none of them has a meaning."""
+        stated = [name for name in ("annotations", "masks", "coordinates", "tissue_file") if getattr(self, name)]
+        stated += ["unannotated"] if self.takes_unannotated else []
+        if stated:
+            raise ConfigError(f"{because}: leave out {', '.join(f'{name}=' for name in stated)}")
+
     @property
     def takes_unannotated(self) -> bool:
         """Whether a slide without an annotation is let in."""
         return self.unannotated is Unannotated.whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionKeys:
+    """By what select_share= of a slide's tiles are chosen (docs/regions.md)."""
+
+    select_by: str = field(default="", metadata={"neutral": ""})
+    """Embed the share of each slide's tiles that is spread over all that the slide shows, by features of this encoder,
+    or of the feature set with these first digits, which the store has of the same tiles; empty: not so."""
+    select_run: str = field(default="", metadata=role(Role.run) | {"neutral": ""})
+    """Embed the share with the highest attention of a run's models (the out= of mhim train), by the features that it
+    was trained on, which the store has of the same tiles; a slide that the run knows is scored by the models that held
+    its patient out. Empty: not so."""
+
+    def __post_init__(self) -> None:
+        if self.select_by and self.select_run:
+            raise ConfigError("select_by= and select_run= choose tiles in two ways; give one of them")
+
+    def refuse(self, because: str) -> None:
+        """Raises ConfigError if any of these keys is set. `because`: why none of them has a meaning."""
+        if stated := [name for name in ("select_by", "select_run") if getattr(self, name)]:
+            raise ConfigError(f"{because}: leave out {stated[0]}=")
+
+    @property
+    def is_set(self) -> bool:
+        """Whether tiles are to be chosen."""
+        return bool(self.select_by or self.select_run)
 
 
 @dataclass(frozen=True, kw_only=True)

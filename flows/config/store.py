@@ -10,6 +10,7 @@ from flows.config.keys import (
     FeatureChoice,
     RayKeys,
     RegionKeys,
+    SelectionKeys,
     check_least,
 )
 from flows.config.roles import Role, part, role
@@ -37,6 +38,7 @@ class StoreRepairConfig:
     deep: bool = field(default=False, metadata=role(Role.identity))
     """Look for damage by reading every file, as mhim store verify deep=true does; false: by names and lengths."""
     regions: RegionKeys = part(RegionKeys, Role.identity)
+    selection: SelectionKeys = part(SelectionKeys, Role.identity)
     encoder: EncoderFiles = part(EncoderFiles, Role.identity)
     ray: RayKeys = part(RayKeys, Role.execution)
     decode: DecodeKeys = part(DecodeKeys, Role.execution)

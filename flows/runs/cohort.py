@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from cluster.storage import object_hint, object_hints, object_identity, open_storage, read_bytes
+from cluster.tile_selection import TileSelection
 from mhim_core.cohort.check import validate
 from mhim_core.cohort.findings import Finding
 from mhim_core.cohort.folders import folder_table
@@ -38,9 +39,11 @@ class CohortInput(NamedTuple):
     """Place, size and version of every file that exists."""
     warnings: tuple[Finding, ...]
     regions: Mapping[SlideId, SlideTask] = MappingProxyType({})
-    """The tasks of slides whose annotation or mask is used (`flows.runs.regions`)."""
+    """The tasks of slides of which more than the file is used (`flows.runs.regions`)."""
     refused: tuple[StatusRow, ...] = ()
-    """Slides that lack an annotation or mask that is needed, or whose is unreadable: failed without being opened."""
+    """Slides that lack a file that is needed, or whose is unreadable: failed without being opened."""
+    selection: TileSelection | None = None
+    """How the tiles of the tasks in `regions` are chosen; None: all are embedded."""
 
     def tasks(self) -> list[SlideTask]:
         """One task a slide, in the order of the table."""
@@ -50,7 +53,7 @@ class CohortInput(NamedTuple):
         ]
 
     def region_digests(self) -> dict[SlideId, str]:
-        """Of the slides whose annotation or mask is used."""
+        """Of what is used beside each slide's file, where anything is."""
         return {slide_id: task.regions for slide_id, task in self.regions.items() if task.regions}
 
     def open_tasks(self) -> list[SlideTask]:

@@ -1,4 +1,4 @@
-"""The annotations and masks of a cohort's slides: found, read and digested once, before anything starts."""
+"""Annotations, masks and coordinates of a cohort's slides: found, read and digested once, before anything starts."""
 
 import difflib
 import posixpath
@@ -7,19 +7,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from cluster.region_files import region_files
+from cluster.child_calls import call_in_child
+from cluster.region_files import read_places, region_files
 from cluster.storage import open_storage
 from flows.config.keys import RegionKeys
 from flows.runs.cohort import CohortInput
+from flows.runs.selection import SettledSelection
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.errors import ConfigError, SlideError
 from mhim_core.slides import annotations, tissue_mask
+from mhim_core.slides.places import TilePlaces
 from mhim_core.slides.regions import slide_regions
 from mhim_core.slides.spec import TileSpec, TissueMethod
+from mhim_core.store.foreign import coordinates
 from mhim_core.store.parallel import map_all
 from mhim_core.types import FailureReason, SlideId, SlideTask, Status, StatusRow
 
 _MAX_NAMED = 10
+_READ_TIMEOUT_S = 300.0
+"""For one file of coordinates, hundreds of times what a large one takes."""
 
 
 class _Looked(NamedTuple):
@@ -31,19 +37,28 @@ class _Looked(NamedTuple):
 
 
 def with_regions(
-    cohort_input: CohortInput, spec: TileSpec, keys: RegionKeys, *, named_here: bool = True
+    cohort_input: CohortInput,
+    spec: TileSpec,
+    keys: RegionKeys,
+    *,
+    named_here: bool = True,
+    selection: SettledSelection | None = None,
 ) -> CohortInput:
-    """The cohort with the annotation and mask of each slide, as far as the spec uses them, and their digests.
+    """The cohort with what decides each slide's tiles beside its file, as far as the spec uses it, and its digest:
+    annotation, mask, the places of its tiles, the features by which some are chosen.
 
     Slides that lack what the spec needs are in `refused`. `named_here`: the user named the classes for these slides, so
     that one which none of them has is an error; false: a model did, and it may be missing in a few new slides. Raises
     ConfigError, StorageError.
     """
+    if selection is None and (spec.selects or spec.select_share < 1):
+        raise ConfigError("a share of the tiles (select_share) can be chosen in embed, predict and store repair alone")
+    needed = {"annotations": "roi=, exclude= or tile_classes=true", "masks": "tissue=mask"}
     if not spec.needs_files:
-        if unused := [name for name in ("annotations", "masks") if getattr(keys, name)]:
-            needed = {"annotations": "roi=, exclude= or tile_classes=true", "masks": "tissue=mask"}[unused[0]]
-            raise ConfigError(f"{unused[0]}={getattr(keys, unused[0])} is used with {needed} only")
-        return cohort_input
+        if unused := [name for name in needed if getattr(keys, name)]:
+            raise ConfigError(f"{unused[0]}={getattr(keys, unused[0])} is used with {needed[unused[0]]} only")
+        if selection is None:
+            return cohort_input
     rows = cohort_input.cohort.rows
     places = {
         "annotation": _places(rows, "annotation", keys.annotations, "annotations", annotations.SUFFIXES)
@@ -52,48 +67,67 @@ def with_regions(
         "mask": _places(rows, "mask", keys.masks, "masks", tissue_mask.SUFFIXES)
         if spec.tissue is TissueMethod.mask
         else {},
+        "places": _places(rows, "", keys.coordinates, "coordinates", coordinates.SUFFIXES, coordinates.NAME_ENDINGS)
+        if spec.placed
+        else {},
     }
     _check_any(spec, keys, places, named_here)
 
     def look(task: SlideTask) -> _Looked:
-        annotation, mask = (places[kind].get(task.slide_id, "") for kind in ("annotation", "mask"))
-        return _look(task._replace(annotation=annotation, mask=mask), spec, keys)
+        annotation, mask, own_places = (found.get(task.slide_id, "") for found in places.values())
+        task = task._replace(annotation=annotation, mask=mask, places=own_places)
+        chosen = task if selection is None else selection.looked(task)
+        return _Looked(task, (), chosen) if isinstance(chosen, StatusRow) else _look(chosen, spec, keys)
 
     looked = map_all(look, cohort_input.tasks())
     if named_here:
         _check_classes(spec, looked)
+    if spec.placed:
+        _check_usable(keys, looked)
     return cohort_input._replace(
+        selection=None if selection is None else selection.selection,
         regions={task.slide_id: task for task, _, refused in looked if refused is None},
         refused=tuple(refused for *_, refused in looked if refused is not None),
     )
 
 
 def _places(
-    rows: Iterable[CohortRow], column: str, folder: str, key: str, suffixes: tuple[str, ...]
+    rows: Iterable[CohortRow],
+    column: str,
+    folder: str,
+    key: str,
+    suffixes: tuple[str, ...],
+    endings: tuple[str, ...] = (),
 ) -> Mapping[SlideId, str]:
-    """Where each slide's file lies: as its row says, or else in the folder, under the slide's id or file name."""
+    """Where each slide's file lies: as its row says, or else in the folder, under the slide's id or file name.
+
+    `column`: of the table, "" for none; `endings`: what may stand between that name and the suffix.
+    """
     found: dict[str, list[str]] = {}
     if folder:
         storage = open_storage(folder)
-        for entry in storage.list(""):
-            path = PurePosixPath(entry.key)
-            if path.suffix.lower() in suffixes:
-                found.setdefault(path.stem, []).append(storage.locate(entry.key))
+        entries = [entry for entry in storage.list("") if PurePosixPath(entry.key).suffix.lower() in suffixes]
+        # of a tool's folder with features as well, the files of places alone
+        own = [entry for entry in entries if endings and "patches" in entry.key.split("/")[:-1]]
+        for entry in own or entries:
+            stem = PurePosixPath(entry.key).stem
+            for ending in endings:
+                stem = stem.removesuffix(ending)
+            found.setdefault(stem, []).append(storage.locate(entry.key))
         if not found:
             raise ConfigError(f"{key}={folder} holds no file that ends in {', '.join(suffixes)}")
     places: dict[SlideId, str] = {}
     used = set()
     for row in rows:
-        stated = getattr(row, column)
+        stated: str = getattr(row, column) if column else ""
         name = posixpath.basename(row.uri)
-        stem = next((stem for stem in (row.slide_id, name, PurePosixPath(name).stem) if stem in found), None)
-        if not stated and stem is not None:
-            if len(found[stem]) > 1:
-                raise ConfigError(
-                    f"{key}={folder} holds several files of slide {row.slide_id}: {', '.join(found[stem])}"
-                )
-            stated = found[stem][0]
-            used.add(stem)
+        named = [stem for stem in (row.slide_id, name, PurePosixPath(name).stem) if stem in found]
+        if not stated and named:
+            if len(found[named[0]]) > 1:
+                listed = ", ".join(found[named[0]])
+                raise ConfigError(f"{key}={folder} holds several files of slide {row.slide_id}: {listed}")
+            stated = found[named[0]][0]
+            used.add(named[0])
         if stated:
             places[row.slide_id] = stated
     if strangers := sorted(found.keys() - used):
@@ -103,6 +137,11 @@ def _places(
 
 
 def _check_any(spec: TileSpec, keys: RegionKeys, places: Mapping[str, Mapping[SlideId, str]], named_here: bool) -> None:
+    if spec.placed and not places["places"]:
+        raise ConfigError(
+            f"coordinates={keys.coordinates} holds no file of any of the slides: it is to be named <slide_id> and one "
+            f"of {', '.join(coordinates.SUFFIXES)}, or <slide_id>_patches.h5"
+        )
     is_needed = {"annotation": spec.uses_annotations, "mask": spec.tissue is TissueMethod.mask}
     for column, key in (("annotation", "annotations"), ("mask", "masks")):
         if not is_needed[column] or places[column]:
@@ -116,24 +155,44 @@ def _check_any(spec: TileSpec, keys: RegionKeys, places: Mapping[str, Mapping[Sl
         )
 
 
+def _check_usable(keys: RegionKeys, looked: Iterable[_Looked]) -> None:
+    """Raises ConfigError where none of the slides' files of coordinates can be read, as of a folder of other files."""
+    rows = [refused for task, _, refused in looked if task.places]
+    unfit = [row for row in rows if row is not None and row.reason is FailureReason.BAD_ANNOTATION]
+    if unfit and len(unfit) == len(rows):
+        raise ConfigError(f"coordinates={keys.coordinates}: no file of it can be used; the first: {unfit[0].message}")
+
+
 def _look(task: SlideTask, spec: TileSpec, keys: RegionKeys) -> _Looked:
     lacks = []
     if spec.uses_annotations and not task.annotation and not keys.takes_unannotated:
         lacks.append("annotation (unannotated=whole takes it as it is)")
     if spec.tissue is TissueMethod.mask and not task.mask:
         lacks.append("mask")
+    if spec.placed and not task.places:
+        lacks.append("file of coordinates")
     if lacks:
         return _refused(task, FailureReason.NO_ANNOTATION, f"the slide has no {' and no '.join(lacks)}")
     try:
-        regions = slide_regions(region_files(task), spec)
+        regions = slide_regions(region_files(task, tile_size_l0_px=keys.tile_size_l0_px, read=_read_apart), spec)
     except SlideError as error:
         return _refused(task, error.reason, error.message)
     classes = () if regions.annotation is None else regions.annotation.classes
     return _Looked(task._replace(regions=regions.digest), classes)
 
 
+def _read_apart(uri: str, data: bytes, tile_size_l0_px: int | None) -> TilePlaces:
+    """As `read_places`; HDF5 in a child, since a flipped bit can make its library loop for ever, or crash."""
+    if not uri.lower().endswith((".h5", ".hdf5")):
+        return read_places(uri, data, tile_size_l0_px)
+    try:
+        return call_in_child(read_places, uri, data, tile_size_l0_px, timeout_s=_READ_TIMEOUT_S)
+    except (TimeoutError, ConnectionError) as error:
+        raise SlideError(FailureReason.BAD_ANNOTATION, f"HDF5's library hangs or crashes at it: {error}") from error
+
+
 def _refused(task: SlideTask, reason: FailureReason, message: str) -> _Looked:
-    place = task.annotation or task.mask
+    place = task.places or task.annotation or task.mask
     row = StatusRow(
         task.slide_id,
         Status.FAILED,

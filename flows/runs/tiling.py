@@ -33,6 +33,8 @@ def tiling_words(feature_set: FeatureSet) -> str:
         f"inside {', '.join(settings['roi'])}" if settings.get("roi") else "",
         f"outside {', '.join(settings['exclude'])}" if settings.get("exclude") else "",
         f"in colours of {settings['colour.name']}" if "colour.name" in settings else "",
+        "at places of files" if settings.get("placed") else "",
+        f"{settings['select_share']:.0%} by {settings['select_rule']}" if "select_rule" in settings else "",
         "without coordinates" if settings.get(f"{IMPORTED}.coords") == "none" else "",
     ]
     return " ".join(word for word in words if word)
@@ -58,16 +60,20 @@ def settled_spec(spec: TileSpec, card: EncoderCard, storage: Storage) -> TileSpe
     return by_otsu
 
 
+def warn_of_scale(keys: EncoderKeys, spec: TileSpec) -> None:
+    """Print a warning where the encoder was trained at another µm/px. Needs no weights, so that who lacks them reads it
+    before they are fetched."""
+    if warning := scale_warning(keys.encoder, spec.target_mpp):
+        print(f"warning: {warning}", flush=True)
+
+
 def settled_card(keys: EncoderKeys, spec: TileSpec, storage: Storage | None, *, on_gpu: bool) -> EncoderCard:
     """The encoder's card with encoder_runtime=auto resolved.
 
     OpenVINO, if that is preferred and installed, or has made the same features of the store alone; otherwise torch,
-    and so in a store that was begun with it. `storage` None: a new store. Warns where the encoder was trained at
-    another µm/px. Raises EncoderError as `encoder_card` does.
+    and so in a store that was begun with it. `storage` None: a new store. Raises EncoderError as `encoder_card` does.
     """
     card_of = functools.partial(_card_of, keys, on_gpu=on_gpu)
-    if warning := scale_warning(keys.encoder, spec.target_mpp):
-        print(f"warning: {warning}")
     if keys.encoder_runtime is not EncoderRuntime.auto:
         return card_of(keys.encoder_runtime)
     by_torch = card_of(EncoderRuntime.torch)

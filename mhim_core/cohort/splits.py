@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from mhim_core.cohort.findings import quote
 from mhim_core.cohort.parts import Parts, UnusablePartError, as_split, check_parts
@@ -17,6 +18,8 @@ from mhim_core.types import PatientId
 _MAX_ATTEMPTS = 20
 """For patients of several classes and for times, where one assignment can fail and another succeed."""
 _NUM_PARTS = 3
+_MAX_FOLDS = 10
+"""Up to which other numbers of folds are tried where the one that was asked for cannot be had."""
 _WITHOUT_TEST = (SplitScheme.leave_one_patient_out, SplitScheme.final)
 """Their test parts are not checked."""
 
@@ -40,7 +43,19 @@ def make_splits(rows: Sequence[CohortRow], task: Task, options: SplitOptions, se
         return _column_splits(rows, task, options, seed)
     patients = patients_of(rows, targets, task, options)
     _check_counts(patients, task, options, scheme)
-    failure = ""
+    try:
+        return _usable_splits(patients, task, options, scheme, seed)
+    except UnusablePartError as error:
+        workable = _workable(patients, task, options, scheme, seed)
+        advice = f"set {workable}, or " if workable else ""
+        raise SplitError(f"{error}; {advice}add patients {_of_that_kind(task)}") from None
+
+
+def _usable_splits(
+    patients: Sequence[Patient], task: Task, options: SplitOptions, scheme: SplitScheme, seed: int
+) -> tuple[Split, ...]:
+    """Every fold of the first assignment whose parts are all usable. Raises UnusablePartError of the last one tried."""
+    failure = UnusablePartError()
     # patients of one class each: every attempt has the same number of each class in each part
     varies = task.kind is TaskKind.survival or any(len(patient.labels) > 1 for patient in patients)
     for attempt in range(_MAX_ATTEMPTS if varies else 1):
@@ -50,9 +65,31 @@ def make_splits(rows: Sequence[CohortRow], task: Task, options: SplitOptions, se
             with_test = scheme not in _WITHOUT_TEST
             return tuple(_fold_splits(patients, tests, task, options, key, with_test=with_test))
         except UnusablePartError as error:
-            failure = str(error)
-    advice = "" if scheme is SplitScheme.final else "set folds lower, or "
-    raise SplitError(f"{failure}; {advice}add patients {_of_that_kind(task)}")
+            failure = error
+    raise failure
+
+
+def _workable(patients: Sequence[Patient], task: Task, options: SplitOptions, scheme: SplitScheme, seed: int) -> str:
+    """Keys with which these patients can be split, found by trying; empty: none of those tried.
+
+    Fewer folds first, then more, whose test parts leave more patients for the other two; a single split last.
+    """
+    if scheme is SplitScheme.final:
+        return ""
+    one_out = SplitScheme.leave_one_patient_out
+    tried: list[SplitOptions] = []
+    if scheme is not one_out:
+        others = [*range(options.folds - 1, 1, -1), *range(options.folds + 1, min(len(patients), _MAX_FOLDS) + 1), 1]
+        tried = [replace(options, folds=folds) for folds in others if folds != options.folds]
+        tried.insert(-1, replace(options, scheme=one_out))
+    for choice in tried:
+        chosen = one_out if choice.scheme is one_out else scheme
+        try:
+            _usable_splits(patients, task, choice, chosen, seed)
+            return f"scheme={one_out}" if chosen is one_out else f"folds={choice.folds}"
+        except UnusablePartError:
+            continue
+    return ""
 
 
 def split_by_part(

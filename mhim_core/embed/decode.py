@@ -6,6 +6,7 @@ from pathlib import Path
 from mhim_core.embed.facts import PlanFacts, plan_facts
 from mhim_core.errors import SlideError
 from mhim_core.features import SourceHint
+from mhim_core.slides.places import check_chosen
 from mhim_core.slides.prepare import prepare_slide
 from mhim_core.slides.ranged_file import RangedFile
 from mhim_core.slides.reader import TileBatch
@@ -41,6 +42,8 @@ def decode_slide(
     with prepare_slide(
         path, mpp_override=task.mpp_override, spec=spec, policy=policy, regions=regions, ranged=ranged
     ) as slide:
+        if regions.chosen is not None:
+            check_chosen(regions.chosen, source, slide.mpp)
         yield plan_facts(task.slide_id, slide, spec, source, hint, source_sha256, regions.digest)
         num_tiles = max(1, min(_BATCH_SIZE, _BATCH_BYTES // (3 * spec.tile_px**2)))
         yield from slide.tiles(num_tiles)

@@ -7,6 +7,7 @@ from mhim_core.embed.encoder import TileEncoder
 from mhim_core.embed.facts import plan_facts
 from mhim_core.embed.slide_encoder import SlideEncoder
 from mhim_core.features import SlideFeatures
+from mhim_core.slides.places import check_chosen
 from mhim_core.slides.prepare import prepare_slide
 from mhim_core.slides.regions import NO_FILES, RegionFiles, slide_regions
 from mhim_core.slides.source_identity import check_sha256, source_hint, source_identity
@@ -34,5 +35,7 @@ def embed_slide(
     source, hint = source_identity(path), source_hint(path)._replace(uri=task.uri)
     regions = slide_regions(files, spec)
     with prepare_slide(path, mpp_override=task.mpp_override, spec=spec, policy=policy, regions=regions) as prepared:
+        if regions.chosen is not None:
+            check_chosen(regions.chosen, source, prepared.mpp)
         facts = plan_facts(task.slide_id, prepared, spec, source, hint, source_sha256, regions.digest)
         return SlideEncoder(encoders)(prepared.tiles(), facts)

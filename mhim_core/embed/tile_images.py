@@ -14,7 +14,7 @@ from PIL import Image
 from mhim_core.errors import SlideError
 from mhim_core.features import MppUsed, SourceIdentity
 from mhim_core.slides.colour_sample import slide_colour
-from mhim_core.slides.grid import TilePlan, tile_geometry
+from mhim_core.slides.grid import TilePlan, geometry_again
 from mhim_core.slides.reader import open_slide
 from mhim_core.slides.source_identity import source_identity
 from mhim_core.slides.spec import ColourMethod, SlidePolicy, TileSpec
@@ -46,6 +46,7 @@ def tile_images(
     upsample: float,
     effective_mpp: tuple[float, float],
     source: SourceIdentity,
+    tile_size_l0_px: tuple[int, int],
     num_bad_tiles: int = 0,
 ) -> Iterator[TileImage]:
     """The tiles at these places, int32 (N, 2), in order; as they were cut for the features of `source`.
@@ -54,7 +55,7 @@ def tile_images(
     now, one of its tiles cannot be read, or its colours were told by tiles that are not among these; OPEN, NOT_FOUND.
     """
     is_recoloured = spec.colour is not ColourMethod.none
-    if is_recoloured and (num_bad_tiles or spec.min_sharpness):
+    if is_recoloured and (num_bad_tiles or spec.min_sharpness or spec.selects):
         raise SlideError(
             FailureReason.READ,
             f"slide {slide_id}: its colours were told by all planned tiles, and those that were left out or could not "
@@ -68,10 +69,10 @@ def tile_images(
             coords_l0_px=coords_l0_px,
             tissue_share=np.ones(len(coords_l0_px), np.float32),
             tile_px=spec.tile_px,
-            geometry=tile_geometry(reader.info(), mpp, spec, policy),
+            geometry=geometry_again(reader.info(), mpp, spec, policy, tile_size_l0_px),
         )
         while reader.leave_out_broken(plan):
-            plan = replace(plan, geometry=tile_geometry(reader.info(), mpp, spec, policy))
+            plan = replace(plan, geometry=geometry_again(reader.info(), mpp, spec, policy, tile_size_l0_px))
         reader.prepare_level(plan.level)
         colour = slide_colour(reader, plan, spec.colour) if is_recoloured else None
         num_read = 0

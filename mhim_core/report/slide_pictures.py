@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from mhim_core.features import MppUsed
 from mhim_core.report.heatmap import heatmap
 from mhim_core.report.images import encode_jpeg, encode_png, montage
-from mhim_core.slides.grid import TilePlan, tile_geometry
+from mhim_core.slides.grid import TilePlan, geometry_again
 from mhim_core.slides.reader import SlideReader, open_slide
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 
@@ -94,10 +94,10 @@ def _read_tiles(reader: SlideReader, slide: AttendedSlide, spec: TileSpec, top: 
         coords_l0_px=slide.coords_l0_px[top],
         tissue_share=np.ones(len(top), np.float32),
         tile_px=spec.tile_px,
-        geometry=tile_geometry(reader.info(), slide.mpp, spec, policy),
+        geometry=geometry_again(reader.info(), slide.mpp, spec, policy, slide.tile_size_l0_px),
     )
     while reader.leave_out_broken(plan):
-        plan = replace(plan, geometry=tile_geometry(reader.info(), slide.mpp, spec, policy))
+        plan = replace(plan, geometry=geometry_again(reader.info(), slide.mpp, spec, policy, slide.tile_size_l0_px))
     return np.concatenate([batch.tiles for batch in reader.tiles(plan)])
 
 

@@ -6,15 +6,16 @@ and *level 0* (pixels of the scan it covers).
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from mhim_core.errors import SlideError
-from mhim_core.features import PEN_SHARE, TILE_CLASS, MppUsed
+from mhim_core.features import FOLD_SHARE, PEN_SHARE, TILE_CLASS, MppUsed
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.mask import TissueMask
+from mhim_core.slides.places import TilePlaces, check_places
 from mhim_core.slides.regions import EVERYWHERE, RegionMasks, tile_classes
 from mhim_core.slides.spec import MAX_GRID_CELLS, MAX_READ_PX, MAX_TILES, READ_BYTES_PER_PX, SlidePolicy, TileSpec
 from mhim_core.types import FailureReason
@@ -50,7 +51,16 @@ class TilePlan:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     """What else is known of each tile before it is read: by the column's name, (N,)."""
     num_left_out: int = 0
-    """Tiles with enough tissue that are left out since too much of them lies under pen."""
+    """Tiles with enough tissue that are left out since too much of them lies under pen or folds."""
+
+    def only(self, rows: np.ndarray) -> "TilePlan":
+        """The plan of these tiles alone; `rows`: int64 (n,), ascending."""
+        return replace(
+            self,
+            coords_l0_px=self.coords_l0_px[rows],
+            tissue_share=self.tissue_share[rows],
+            columns={name: values[rows] for name, values in self.columns.items()},
+        )
 
     def __len__(self) -> int:
         return len(self.coords_l0_px)
@@ -105,13 +115,7 @@ def tile_geometry(info: SlideInfo, mpp: MppUsed, spec: TileSpec, policy: SlidePo
             f"the grid has {columns} × {rows} tiles, more than {MAX_GRID_CELLS:,}; set a larger tile_px, a coarser "
             "target_mpp or a smaller overlap_px",
         )
-    if read[0] * read[1] > MAX_READ_PX:
-        needed, most = (num_px * READ_BYTES_PER_PX / 1e9 for num_px in (read[0] * read[1], MAX_READ_PX))
-        raise SlideError(
-            FailureReason.TOO_LARGE,
-            f"one tile needs {read[0]} × {read[1]} pixels of level {level} (downsample {downsample:g}), which take "
-            f"{needed:.1f} GB of memory, more than {most:.1f}; set a finer target_mpp, or give the file coarser levels",
-        )
+    _check_read(read, level, downsample)
     return TileGeometry(
         level=level,
         read_px=(read[0], read[1]),
@@ -124,6 +128,101 @@ def tile_geometry(info: SlideInfo, mpp: MppUsed, spec: TileSpec, policy: SlidePo
     )
 
 
+def placed_geometry(
+    info: SlideInfo, mpp: MppUsed, spec: TileSpec, policy: SlidePolicy, tile_size_l0_px: tuple[int, int]
+) -> TileGeometry:
+    """Level and sizes of tiles whose places and size at level 0, (x, y), are known; they are no grid.
+
+    Raises SlideError: UPSAMPLE, TOO_LARGE, as `tile_geometry`.
+    """
+    width, height = tile_size_l0_px
+    upsample = max(1.0, spec.tile_px / width, spec.tile_px / height)
+    if upsample > policy.max_upsample:
+        raise SlideError(
+            FailureReason.UPSAMPLE,
+            f"its tiles have {width} × {height} level-0 pixels and tile_px is {spec.tile_px}: they would be enlarged "
+            f"{upsample:.3g} times, and max_upsample is {policy.max_upsample:g}; set a smaller tile_px",
+        )
+    level = info.level_for(min(width, height) / spec.tile_px)
+    downsample = info.levels[level].downsample
+    read = (max(1, round(width / downsample)), max(1, round(height / downsample)))
+    _check_read(read, level, downsample)
+    return TileGeometry(
+        level=level,
+        read_px=read,
+        tile_size_l0_px=(width, height),
+        stride_l0_px=(float(width), float(height)),
+        effective_mpp=(width * mpp.x / spec.tile_px, height * mpp.y / spec.tile_px),
+        upsample=upsample,
+        columns=0,
+        rows=0,
+    )
+
+
+def geometry_again(
+    info: SlideInfo, mpp: MppUsed, spec: TileSpec, policy: SlidePolicy, tile_size_l0_px: tuple[int, int]
+) -> TileGeometry:
+    """The geometry of tiles that were cut before, of that size at level 0, to read them again."""
+    if spec.placed:
+        return placed_geometry(info, mpp, spec, policy, tile_size_l0_px)
+    return tile_geometry(info, mpp, spec, policy)
+
+
+def _check_read(read_px: tuple[int, ...], level: int, downsample: float) -> None:
+    if read_px[0] * read_px[1] > MAX_READ_PX:
+        needed, most = (num_px * READ_BYTES_PER_PX / 1e9 for num_px in (read_px[0] * read_px[1], MAX_READ_PX))
+        raise SlideError(
+            FailureReason.TOO_LARGE,
+            f"one tile needs {read_px[0]} × {read_px[1]} pixels of level {level} (downsample {downsample:g}), which "
+            f"take {needed:.1f} GB of memory, more than {most:.1f}; set a finer target_mpp, or give the file coarser "
+            "levels",
+        )
+
+
+def plan_placed(
+    info: SlideInfo,
+    mpp: MppUsed,
+    spec: TileSpec,
+    policy: SlidePolicy,
+    tissue: TissueMask,
+    places: TilePlaces,
+    regions: RegionMasks = EVERYWHERE,
+    pen: TissueMask | None = None,
+    folds: TissueMask | None = None,
+) -> TilePlan:
+    """The tiles at the places that a file names, all of them, row by row, each with its share of tissue.
+
+    Raises SlideError as `check_places` and `placed_geometry` do.
+    """
+    check_places(places, info, mpp, spec.tile_px, spec.target_mpp)
+    size = places.tile_size_l0_px
+    geometry = placed_geometry(info, mpp, spec, policy, (size, size))
+    coords = places.coords_l0_px[np.lexsort(places.coords_l0_px.T)]
+    x, y = coords.T * np.array([[mpp.x], [mpp.y]]) / tissue.mask_mpp
+    width, height = size * mpp.x / tissue.mask_mpp, size * mpp.y / tissue.mask_mpp
+
+    def shares(mask: TissueMask | None) -> np.ndarray:
+        if mask is None or not len(coords):
+            return np.zeros(len(coords), np.float32)
+        return mask.share_at(x, x + width, y, y + height).astype(np.float32)
+
+    columns: dict[str, np.ndarray] = {}
+    if spec.tile_classes:
+        by_class = {name: shares(mask) for name, mask in regions.classes.items()}
+        columns[TILE_CLASS] = tile_classes(by_class, regions.classes, len(coords))
+    if spec.quality:
+        columns[PEN_SHARE] = shares(pen)
+    if spec.tissue_folds:
+        columns[FOLD_SHARE] = shares(folds)
+    return TilePlan(
+        coords_l0_px=coords.astype(np.int32),
+        tissue_share=shares(tissue),
+        tile_px=spec.tile_px,
+        geometry=geometry,
+        columns=columns,
+    )
+
+
 def plan_tiles(
     info: SlideInfo,
     mpp: MppUsed,
@@ -132,10 +231,11 @@ def plan_tiles(
     tissue: TissueMask,
     regions: RegionMasks = EVERYWHERE,
     pen: TissueMask | None = None,
+    folds: TissueMask | None = None,
 ) -> TilePlan:
     """The grid's tiles of which at least `min_tissue` is tissue, and `min_roi` inside the regions, row by row.
 
-    `pen`: where ink lies, for a spec that judges quality by it; None: nowhere.
+    `pen`, `folds`: where ink and folds lie, for a spec that judges tiles by them; None: nowhere.
     Tiles over the right and bottom edge belong to the grid; what lies outside counts as no tissue. Raises SlideError as
     `tile_geometry` does, and TOO_LARGE for more than MAX_TILES tiles.
     """
@@ -154,7 +254,8 @@ def plan_tiles(
     if regions.inside is not None:
         is_kept &= regions.inside.share_in_grid(*edges).astype(np.float32) >= np.float32(spec.min_roi)
     pen_share = np.zeros_like(share) if pen is None else pen.share_in_grid(*edges).astype(np.float32)
-    is_clean = pen_share <= np.float32(spec.max_pen)
+    fold_share = np.zeros_like(share) if folds is None else folds.share_in_grid(*edges).astype(np.float32)
+    is_clean = (pen_share <= np.float32(spec.max_pen)) & (fold_share <= np.float32(spec.max_fold))
     row, column = np.nonzero(is_kept & is_clean)
     if len(row) > MAX_TILES:
         raise SlideError(
@@ -167,7 +268,8 @@ def plan_tiles(
         tile_px=spec.tile_px,
         geometry=geometry,
         columns=({TILE_CLASS: _classes_at(row, column, edges, regions)} if spec.tile_classes else {})
-        | ({PEN_SHARE: pen_share[row, column]} if spec.quality else {}),
+        | ({PEN_SHARE: pen_share[row, column]} if spec.quality else {})
+        | ({FOLD_SHARE: fold_share[row, column]} if spec.tissue_folds else {}),
         num_left_out=int((is_kept & ~is_clean).sum()),
     )
 

@@ -32,6 +32,27 @@ class TissueMask:
         # the interpolation rounds in the last bit: a full cell must be exactly 1, not 1 + 1e-16
         return np.clip(cells.T / area, 0.0, 1.0)
 
+    def share_at(self, left: np.ndarray, right: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+        """The same of rectangles that lie anywhere, float64 (N,); each of their edges is (N,)."""
+        integral = np.zeros((self.is_tissue.shape[0] + 1, self.is_tissue.shape[1] + 1))
+        integral[1:, 1:] = self.is_tissue.cumsum(0, dtype=np.int64).cumsum(1)
+        corners = [_at(integral, y, x) for y in (bottom, top) for x in (right, left)]
+        area = (right - left) * (bottom - top)
+        return np.clip((corners[0] - corners[1] - corners[2] + corners[3]) / area, 0.0, 1.0)
+
+
+def _at(table: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Bilinear at fractional places (N,), constant beyond the ends."""
+    parts = []
+    for at, num in ((row, table.shape[0]), (column, table.shape[1])):
+        at = np.clip(at, 0, num - 1)
+        below = np.minimum(np.floor(at).astype(np.int64), max(num - 2, 0))
+        parts.append((below, np.minimum(below + 1, num - 1), at - below))
+    (upper, lower, down), (left, right, across) = parts
+    above = table[upper, left] * (1 - across) + table[upper, right] * across
+    below = table[lower, left] * (1 - across) + table[lower, right] * across
+    return np.asarray(above * (1 - down) + below * down)
+
 
 def _interpolate(table: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Rows of `table` at fractional row numbers, linear in between, constant beyond the ends."""

@@ -10,9 +10,10 @@ from mhim_core.errors import SlideError
 from mhim_core.features import MppUsed, SlideView
 from mhim_core.slides.colour import ColourTransform
 from mhim_core.slides.colour_sample import slide_colour
-from mhim_core.slides.grid import TilePlan, plan_tiles, tile_geometry
+from mhim_core.slides.grid import TilePlan, placed_geometry, plan_placed, plan_tiles, tile_geometry
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.mask import TissueMask
+from mhim_core.slides.places import ChosenTiles, TilePlaces, check_places, rows_of
 from mhim_core.slides.quality import judged
 from mhim_core.slides.ranged_file import RangedFile
 from mhim_core.slides.reader import SlideReader, TileBatch, open_slide
@@ -88,27 +89,32 @@ def prepare_slide(
     try:
         info = reader.info()
         mpp = resolve_mpp(info, mpp_override, policy)
-        tile_geometry(info, mpp, spec, policy)  # refuses before anything is decoded
-        tissue, view, pen = find_tissue(reader, mpp, spec, regions.mask, regions.segmenter)
+        _check_geometry(info, mpp, spec, policy, regions.places)  # refuses before anything is decoded
+        tissue, view, pen, folds = find_tissue(reader, mpp, spec, regions.mask, regions.segmenter)
         view = view._replace(resolution=resolution_warning(info, mpp, view.tissue_mm2))
         masks = region_masks(regions.annotation, info, mpp, tissue, spec)
         view = with_region_shares(view, tissue, masks)
         inked = pen if spec.judges_quality else None
 
         def planned() -> TilePlan:
-            return plan_tiles(reader.info(), mpp, spec, policy, tissue, masks, inked)
+            if regions.places is not None:
+                return plan_placed(reader.info(), mpp, spec, policy, tissue, regions.places, masks, inked, folds)
+            return plan_tiles(reader.info(), mpp, spec, policy, tissue, masks, inked, folds)
 
         plan = planned()
         while reader.leave_out_broken(plan):
             plan = _of_finer_level(reader, planned)
         info = reader.info()
         fallback = _fallback(info, plan)
-        if spec.max_pen < 1 or spec.min_sharpness:
+        if spec.leaves_out_tiles:
             view = view.leaving_out(plan.num_left_out, plan.num_left_out + len(plan))
         decoding = "; ".join(text for text in (fallback, reader.prepare_level(plan.level)) if text)
         colour = slide_colour(reader, plan, spec.colour) if spec.colour is not ColourMethod.none else None
         if spec.colour is not ColourMethod.none and colour is None and len(plan):
             view = view._replace(colour="; ".join(filter(None, (view.colour, _NO_COLOUR))))
+        if spec.selects:  # last: the tiles are as they are where all are embedded
+            view = view._replace(chosen_from=len(plan))
+            plan = _selected(plan, regions.chosen)
     except BaseException:
         reader.close()
         raise
@@ -125,6 +131,26 @@ def prepare_slide(
         colour=colour,
         spec=spec,
     )
+
+
+def _check_geometry(
+    info: SlideInfo, mpp: MppUsed, spec: TileSpec, policy: SlidePolicy, places: TilePlaces | None
+) -> None:
+    if not spec.placed:
+        tile_geometry(info, mpp, spec, policy)
+        return
+    if places is None:
+        raise SlideError(FailureReason.NO_ANNOTATION, "no file names the places of its tiles")
+    check_places(places, info, mpp, spec.tile_px, spec.target_mpp)
+    placed_geometry(info, mpp, spec, policy, (places.tile_size_l0_px, places.tile_size_l0_px))
+
+
+def _selected(plan: TilePlan, chosen: ChosenTiles | None) -> TilePlan:
+    if not len(plan):
+        return plan
+    if chosen is None:
+        raise SlideError(FailureReason.NO_ANNOTATION, "there are no features by which its tiles could be chosen")
+    return plan.only(rows_of(chosen, plan.coords_l0_px))
 
 
 _NO_COLOUR = "too little of it is stained for colour=, and its tiles keep their colours"

@@ -11,6 +11,7 @@ from mhim_core.fingerprint import fingerprint, sha256
 from mhim_core.slides.annotations import Annotation, bad_annotation, read_annotation
 from mhim_core.slides.info import SlideInfo
 from mhim_core.slides.mask import TissueMask
+from mhim_core.slides.places import ChosenTiles, TilePlaces
 from mhim_core.slides.raster import rasterise
 from mhim_core.slides.segmenter import SegmenterFile
 from mhim_core.slides.spec import TileSpec, TissueMethod
@@ -22,12 +23,18 @@ _MIN_CLASS_SHARE = 0.5
 
 
 class RegionFiles(NamedTuple):
-    """What a slide needs beside itself: the contents of its annotation and of its mask; None: there is none."""
+    """What a slide needs beside itself, such as the contents of its annotation and of its mask; None: there is none."""
 
     annotation: bytes | None = None
     mask: bytes | None = None
     segmenter: SegmenterFile | None = None
     """The file of tissue=file, the same for all slides."""
+    places: TilePlaces | None = None
+    """Where its tiles lie, of a spec whose tiles are placed."""
+    chosen: ChosenTiles | None = None
+    """Which of its tiles are embedded, of a spec that selects; None also where that is not needed yet."""
+    chosen_by: str = ""
+    """Digest of what decides that for this slide."""
 
 
 NO_FILES = RegionFiles()
@@ -40,8 +47,10 @@ class SlideRegions:
     annotation: Annotation | None = None
     mask: bytes | None = None
     segmenter: SegmenterFile | None = None
+    places: TilePlaces | None = None
+    chosen: ChosenTiles | None = None
     digest: str = ""
-    """Of annotation and mask; empty: the spec uses none, or the slide has none."""
+    """Of all that decides this slide's tiles beside itself; empty: the spec uses nothing, or the slide has none."""
 
 
 NO_REGIONS = SlideRegions()
@@ -57,15 +66,27 @@ def slide_regions(files: RegionFiles, spec: TileSpec) -> SlideRegions:
     if spec.tissue is TissueMethod.mask and files.mask is not None:
         mask = files.mask
         digests["mask"] = sha256(mask)
-    digest = fingerprint(digests) if digests else ""
-    return SlideRegions(annotation=annotation, mask=mask, segmenter=files.segmenter, digest=digest)
+    places = files.places if spec.placed else None
+    if places is not None:
+        digests["places"] = places.digest
+    chosen = files.chosen if spec.selects else None
+    if spec.selects and files.chosen_by:
+        digests["chosen_by"] = files.chosen_by
+    return SlideRegions(
+        annotation=annotation,
+        mask=mask,
+        segmenter=files.segmenter,
+        places=places,
+        chosen=chosen,
+        digest=fingerprint(digests) if digests else "",
+    )
 
 
 def task_regions(task: SlideTask, files: RegionFiles, spec: TileSpec) -> SlideRegions:
     """As `slide_regions`. Raises SlideError(bad_annotation) also where they are not what the task was made with."""
     regions = slide_regions(files, spec)
     if regions.digest != task.regions:
-        raise bad_annotation("its annotation or mask has changed since the run began; run again")
+        raise bad_annotation("its annotation, mask or coordinates have changed since the run began; run again")
     return regions
 
 

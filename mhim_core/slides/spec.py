@@ -123,9 +123,23 @@ class TileSpec:
     max_pen: float = field(default=1.0, metadata={"neutral": 1.0})
     """Leave out tiles of which a larger share lies under pen, 0 to 1; 1: none. Where tissue is found by glass, pen is
     no tissue in any case."""
+    tissue_folds: bool = field(default=False, metadata={"neutral": False})
+    """Write into the features how much of each tile lies under folds of the tissue (column fold_share)."""
+    max_fold: float = field(default=1.0, metadata={"neutral": 1.0})
+    """Leave out tiles of which a larger share lies under folds, 0 to 1; 1: none."""
     colour: ColourMethod = field(default=ColourMethod.none, metadata={"neutral": ColourMethod.none})
     """Transform the colours of tiles to those of a fixed reference, by statistics of the whole slide: macenko
     (haematoxylin and eosin, separated) or reinhard (mean and spread); none: as they are. For H&E alone."""
+    placed: bool = field(default=False, metadata={"neutral": False, "is_key": False})
+    """The tiles are those that the files of coordinates= name, and no grid's."""
+    select_share: float = field(default=1.0, metadata={"neutral": 1.0})
+    """With select_by= or select_run=: the share of each slide's tiles that is embedded, above 0, below 1; 1: all."""
+    select_rule: str = field(default="", metadata={"neutral": "", "is_key": False})
+    """How they are chosen: `spread` or `attention`; empty: all are taken."""
+    select_features: str = field(default="", metadata={"neutral": "", "is_key": False})
+    """Fingerprint of the feature set by which they are chosen."""
+    select_models: str = field(default="", metadata={"neutral": "", "is_key": False})
+    """Digest of the models that score them; empty: none do."""
 
     def __post_init__(self) -> None:
         if self.backend not in (AUTO, *BACKEND_NAMES):
@@ -141,8 +155,13 @@ class TileSpec:
         self._check_regions()
         if not (math.isfinite(self.min_sharpness) and self.min_sharpness >= 0):
             raise ConfigError(f"min_sharpness is {self.min_sharpness}; set a number of at least 0")
-        if not 0 <= self.max_pen <= 1:
-            raise ConfigError(f"max_pen is {self.max_pen}; set a share between 0 and 1")
+        for name in ("max_pen", "max_fold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; set a share between 0 and 1")
+        if not 0 < self.select_share <= 1:
+            raise ConfigError(f"select_share is {self.select_share}; set a share above 0, at most 1")
+        if self.placed:
+            self._check_placed()
         if not (math.isfinite(self.target_mpp) and MIN_MPP <= self.target_mpp <= MAX_MPP):
             raise ConfigError(f"target_mpp is {self.target_mpp}; set it between {MIN_MPP} and {MAX_MPP} µm/px")
         if not MIN_TILE_PX <= self.tile_px <= MAX_TILE_PX:
@@ -163,6 +182,31 @@ class TileSpec:
         if self.min_roi != 0.5 and not (self.roi or self.exclude):
             raise ConfigError(f"min_roi={self.min_roi:g} needs roi or exclude")
 
+    def _check_placed(self) -> None:
+        """The tiles are the files', all of them."""
+        neutral = {"overlap_px": 0, "min_tissue": 0.0, "roi": (), "exclude": (), "min_sharpness": 0.0, "max_pen": 1.0}
+        neutral |= {"max_fold": 1.0, "select_share": 1.0}
+        if set_otherwise := [name for name, value in neutral.items() if getattr(self, name) != value]:
+            raise ConfigError(
+                f"coordinates= says which tiles there are, and {', '.join(set_otherwise)} would say it too; give the "
+                "one or the other"
+            )
+
+    @property
+    def judges_folds(self) -> bool:
+        """Whether folds are looked for."""
+        return self.tissue_folds or self.max_fold < 1
+
+    @property
+    def leaves_out_tiles(self) -> bool:
+        """Whether tiles with enough tissue are left out for what they show."""
+        return self.min_sharpness > 0 or self.max_pen < 1 or self.max_fold < 1
+
+    @property
+    def selects(self) -> bool:
+        """Whether some tiles of the grid are embedded, chosen by other features of theirs."""
+        return bool(self.select_rule)
+
     @property
     def judges_quality(self) -> bool:
         """Whether tiles are left out, or described, by their quality."""
@@ -175,8 +219,8 @@ class TileSpec:
 
     @property
     def needs_files(self) -> bool:
-        """Whether a slide needs an annotation or a mask beside it."""
-        return self.uses_annotations or self.tissue is TissueMethod.mask
+        """Whether a slide needs an annotation, a mask or coordinates beside it."""
+        return self.uses_annotations or self.tissue is TissueMethod.mask or self.placed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,6 +311,12 @@ MASK_RULE = {"name": "mask", "version": 1, "mask_mpp": GLASS_RULE.mask_mpp}
 """Of slides that bring a mask. The version is raised by any change of `tissue_mask.py` that moves one."""
 QUALITY_RULE = {"version": 1}
 """Raised by any change of `quality.py` or of `pen.py` that moves a number."""
+FOLD_RULE = {"version": 1}
+"""Raised by any change of `folds.py` that moves a mask."""
+PLACES_RULE = {"version": 1}
+"""Raised by any change of `grid.py` that moves or resizes a tile of coordinates that files name."""
+SELECTION_RULE = {"version": 1}
+"""Raised by any change of `store/selection.py` that chooses other tiles."""
 FILE_RULE = {"name": "file", "version": 1, "mask_mpp": GLASS_RULE.mask_mpp}
 """Of a user's own tissue finder, which the identity names by its sha256."""
 REGIONS_RULE = {"version": 1}
@@ -305,8 +355,14 @@ def tiling_identity(spec: TileSpec) -> dict[str, Any]:
         identity["colour"] = dict(COLOUR_RULES[spec.colour])
     if spec.judges_quality:
         identity["quality_rule"] = dict(QUALITY_RULE)
+    if spec.judges_folds:
+        identity["fold_rule"] = dict(FOLD_RULE)
     if spec.uses_annotations:
         identity["regions"] = dict(REGIONS_RULE)
+    if spec.placed:
+        identity["places_rule"] = dict(PLACES_RULE)
+    if spec.selects:
+        identity["selection_rule"] = dict(SELECTION_RULE)
     return identity
 
 
@@ -314,7 +370,10 @@ _AUTO_READERS = (OPENSLIDE, PLAIN, FASTSLIDE, TIFFFILE, ZARR)
 """Those whose pixels auto gives: the last three of files that failed before there was such a reader."""
 _OF_RULES = ("tissue", "tissue_sha256", "keep_fat", "keep_pen", "backend", "colour")
 """Options that the identity states by their rule."""
-_RULES = ("tissue", "grid", "pixels", "backend", "regions", "colour", "quality_rule")
+_RULES = (
+    *("tissue", "grid", "pixels", "backend", "regions", "colour"),
+    *("quality_rule", "fold_rule", "places_rule", "selection_rule"),
+)
 """The parts of a tiling's identity that are this version's own, not the spec's."""
 
 

@@ -12,6 +12,7 @@ from scipy import ndimage
 from mhim_core.features import MppUsed, SlideView
 from mhim_core.slides.colour_check import colour_warning
 from mhim_core.slides.fat import find_fat
+from mhim_core.slides.folds import find_folds
 from mhim_core.slides.glass import density_beside, find_glass, is_black_frame, smoothed
 from mhim_core.slides.mask import TissueMask
 from mhim_core.slides.pen import find_pen
@@ -33,6 +34,8 @@ class FoundTissue(NamedTuple):
     view: SlideView
     pen: TissueMask
     """Where ink lies."""
+    folds: TissueMask | None
+    """Where the tissue is folded; None: nobody asked."""
 
 
 def find_tissue(
@@ -58,7 +61,9 @@ def find_tissue(
     # what cannot be read is unknown, not empty: planned, it meets the tile reader and is recorded as bad there
     is_tissue = seen.is_tissue | thumbnail.is_unreadable
     tissue, pen = (TissueMask(is_tissue=found, mask_mpp=GLASS_RULE.mask_mpp) for found in (is_tissue, seen.is_pen))
-    return FoundTissue(tissue, seen.view, pen)
+    if seen.is_fold is None:
+        return FoundTissue(tissue, seen.view, pen, None)
+    return FoundTissue(tissue, seen.view, pen, TissueMask(is_tissue=seen.is_fold, mask_mpp=GLASS_RULE.mask_mpp))
 
 
 class SeenThumbnail(NamedTuple):
@@ -67,6 +72,8 @@ class SeenThumbnail(NamedTuple):
     is_tissue: np.ndarray
     view: SlideView
     is_pen: np.ndarray
+    is_fold: np.ndarray | None
+    """None: nobody asked."""
 
 
 def tissue_and_view(thumbnail: Thumbnail, spec: TileSpec, stated: np.ndarray | None = None) -> SeenThumbnail:
@@ -94,6 +101,7 @@ def tissue_and_view(thumbnail: Thumbnail, spec: TileSpec, stated: np.ndarray | N
     else:
         is_left_out = (density_beside(smooth, glass.rgb) > GLASS_RULE.min_density) & is_scanned & ~is_pen
         is_left_out &= ~ndimage.binary_dilation(is_tissue | is_black | is_pen, iterations=_EDGE_PX)
+    is_fold = find_folds(smooth, glass, is_tissue & is_scanned) if spec.judges_folds else None
     num_read = max(1, int(is_read.sum()))
     pixel_mm2 = (GLASS_RULE.mask_mpp / 1000) ** 2
     view = SlideView(
@@ -103,5 +111,6 @@ def tissue_and_view(thumbnail: Thumbnail, spec: TileSpec, stated: np.ndarray | N
         black_share=round(float((is_black & is_read).sum()) / num_read, 6),
         glass_rgb=None if glass is None else tuple(int(v) for v in np.rint(glass.rgb * 255)),
         colour=colour_warning(thumbnail.pixels, is_read, is_tissue, glass),
+        fold_share=None if is_fold is None else round(float(is_fold.sum()) / max(1, int(is_tissue.sum())), 6),
     )
-    return SeenThumbnail(is_tissue, view, is_pen)
+    return SeenThumbnail(is_tissue, view, is_pen, is_fold)

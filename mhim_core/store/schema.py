@@ -15,6 +15,7 @@ wrote it:
     tile_class        string                       class of the annotated region that covers the tile, "" for none
     sharpness         float32                      variance of the tile's Laplacian (`slides/quality.py`)
     pen_share         float32                      share of the tile's area under pen, 0 to 1
+    fold_share        float32                      share of the tile's area under folds of the tissue, 0 to 1
 
 Features that were imported from another tool have what that tool states: -1 in all places and NaN in all shares stand
 for what it does not state.
@@ -36,7 +37,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mhim_core.errors import IntegrityError, SlideError
-from mhim_core.features import PEN_SHARE, SHARPNESS, TILE_CLASS, SlideFeatures, has_places
+from mhim_core.features import FOLD_SHARE, PEN_SHARE, SHARPNESS, TILE_CLASS, SlideFeatures, has_places
 from mhim_core.fingerprint import canonical_json, sha256
 from mhim_core.records import parse_json
 from mhim_core.types import FailureReason, SlideId
@@ -49,6 +50,7 @@ OPTIONAL_COLUMNS: dict[str, pa.DataType] = {
     TILE_CLASS: pa.string(),
     SHARPNESS: pa.float32(),
     PEN_SHARE: pa.float32(),
+    FOLD_SHARE: pa.float32(),
 }
 """By name; a file has any of them, in this order."""
 

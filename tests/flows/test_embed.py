@@ -174,3 +174,17 @@ def test_tiles_that_cannot_fit_into_memory_are_refused_before_any_work(
     monkeypatch.setattr("flows.embed.memory_bytes", lambda: 10**9)
     assert "2.0 GB" in refused("embed", *words)
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("command", ["embed", "pipeline"])
+def test_an_encoder_s_scale_is_warned_of_before_its_weights_are_looked_for(
+    command: str, mhim: Callable[..., Any], write_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = [{"slide_id": "a", "path": "a.svs", "patient_id": "a", "label": "x"}]
+    rows += [{"slide_id": "b", "path": "b.svs", "patient_id": "b", "label": "y"}]
+    words = [f"cohort={write_table(rows)}", f"store={tmp_path / 'store'}", "encoder=uni2-h", "target_mpp=1.0"]
+    words += [f"out={tmp_path / 'out'}"] if command == "pipeline" else []
+    ended = mhim(command, *words, f"encoder_weights={tmp_path / 'nowhere'}")
+    assert ended.code == 2, ended
+    assert "nowhere" in ended.err
+    assert "target_mpp=0.5" in ended.out

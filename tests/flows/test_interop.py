@@ -188,7 +188,13 @@ def test_features_go_out_and_come_back(
 
 @pytest.mark.parametrize("name", ["clam", "clam-pt"])
 def test_imported_features_are_trained_on_and_reported(
-    mhim: Mhim, train_here: None, tmp_path: Path, write_table: Table, cohort_rows: Any, name: str
+    mhim: Mhim,
+    refused: Callable[..., str],
+    train_here: None,
+    tmp_path: Path,
+    write_table: Table,
+    cohort_rows: Any,
+    name: str,
 ) -> None:
     rows = cohort_rows(pos=6, neg=6)
     table = write_table(rows)
@@ -224,6 +230,8 @@ def test_imported_features_are_trained_on_and_reported(
     theirs = write_clam(tmp_path / "new", [f"new-{row['slide_id']}" for row in rows[:-1]])
     words = ("import", f"source={theirs}", f"format={name}", f"cohort={new}", store, "encoder=uni", *size)
     assert mhim(*words, "max_failed_fraction=0.2").code == 3
+    for word in ("annotations=annotations", "masks=masks", "unannotated=whole"):
+        assert f"leave out {word.partition('=')[0]}=" in refused(*predict, word)
     ended = mhim(*predict, "max_failed_fraction=0.2")
     assert ended.code == 3, ended
     assert "not_found 1" in ended.out
@@ -432,6 +440,43 @@ def test_all_keys_that_files_lack_are_named_before_any_work(
     ended = mhim(*words, "encoder=uni", "default_mpp=0.5", "max_failed_fraction=0.5")
     assert ended.code == 3, ended
     assert tables(store).keys() == {"pos1"}
+
+
+@pytest.mark.parametrize(
+    ("format_name", "held", "other"),
+    [("trident", {"feats", "coords"}, "format=stamp"), ("stamp", {"coords"}, "patches/")],
+)
+def test_a_format_that_no_file_has_is_refused_before_any_work(
+    refused: Callable[..., str],
+    mhim: Mhim,
+    tmp_path: Path,
+    write_table: Table,
+    cohort_rows: Any,
+    format_name: str,
+    held: set[str],
+    other: str,
+) -> None:
+    folder = tmp_path / "theirs/features_uni"
+    folder.mkdir(parents=True)
+    arrays = {"feats": features_of_slide(0), "features": features_of_slide(0), "coords": COORDS}
+    for slide_id in ("pos0", "pos1"):
+        (folder / f"{slide_id}.h5").write_bytes(write_h5({name: arrays[name] for name in sorted(held)}))
+    words = ("import", f"source={tmp_path / 'theirs'}", f"format={format_name}", "max_failed_fraction=0.5")
+    words = (*words, f"cohort={write_table(cohort_rows(pos=2))}", f"store={tmp_path / 'store'}")
+    message = refused(*words)
+    assert f"format={format_name}" in message
+    assert other in message
+    assert not (tmp_path / "store").exists()
+    # of its own kind, one among others fails alone
+    unit = {"unit": "um", "tile_size": 112.0, "extractor": "uni"}
+    good = (
+        {"features": arrays["features"], "coords": COORDS}
+        if format_name == "trident"
+        else {"feats": arrays["feats"], "coords": COORDS * 0.5}
+    )
+    (folder / "pos1.h5").write_bytes(write_h5(good, file_attributes=unit))
+    ended = mhim(*words, "default_mpp=0.5")
+    assert ended.code == 3, ended
 
 
 def test_failures_beyond_a_screen_are_counted(mhim: Mhim, tmp_path: Path, write_table: Table, cohort_rows: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mhim_core.errors import ConfigError, SlideError
+from mhim_core.errors import ConfigError, OtherFormatError, SlideError
 from mhim_core.store.schema import MAX_ROWS
 from mhim_core.types import FailureReason
 
@@ -46,7 +46,7 @@ def h5_array(file: Any, name: str, num_bytes: int) -> np.ndarray | None:
 
 
 def features_and_coords(file: Any, name: str, tool: str, num_bytes: int) -> tuple[np.ndarray, np.ndarray]:
-    """The data sets `name` and coords. Raises SlideError(open) with what the file holds instead, and as `h5_array`."""
+    """The data sets `name` and coords. Raises OtherFormatError with what the file holds instead, and as `h5_array`."""
     features, coords = (h5_array(file, each, num_bytes) for each in (name, "coords"))
     if features is not None and coords is not None:
         return features, coords
@@ -58,7 +58,7 @@ def features_and_coords(file: Any, name: str, tool: str, num_bytes: int) -> tupl
         whose = ", as those of STAMP (format=stamp)"
     elif {"features", "coords"} <= set(held):
         whose = ", as those of TRIDENT and CLAM (format=trident, format=clam)"
-    raise SlideError(
+    raise OtherFormatError(
         FailureReason.OPEN,
         f"it has not both {name} and coords, as files of {tool} have; it holds "
         f"{', '.join(held[:8]) or 'nothing'}{whose}",
@@ -112,7 +112,8 @@ def read_tensor(data: bytes) -> np.ndarray:
             f"({type(error).__name__}: {reason})",
         ) from error
     if not isinstance(tensor, torch.Tensor):
-        raise SlideError(FailureReason.BAD_FEATURES, f"the .pt file holds a {type(tensor).__name__}, not one tensor")
+        kind = type(tensor).__name__
+        raise OtherFormatError(FailureReason.BAD_FEATURES, f"the .pt file holds a {kind}, not one tensor")
     if tensor.layout is not torch.strided:
         raise SlideError(FailureReason.BAD_FEATURES, "the .pt file holds a sparse tensor")
     tensor = tensor.detach()

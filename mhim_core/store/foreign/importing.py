@@ -173,7 +173,7 @@ def read_bag(
     try:
         bag = read(file)
     except SlideError as error:
-        raise SlideError(error.reason, f"slide {slide_id}: {file.place}: {error.message}") from error
+        raise type(error)(error.reason, f"slide {slide_id}: {file.place}: {error.message}") from error
     except (MemoryError, MhimError):
         raise
     except Exception as error:  # a foreign file may break the reader in any way

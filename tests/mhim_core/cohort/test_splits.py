@@ -1,6 +1,7 @@
 """Patient-level, stratified splits: no leak, every class everywhere, the same on every machine."""
 
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -467,3 +468,21 @@ def test_the_final_split_serves_times_and_numbers_too():
 def test_a_class_of_one_patient_cannot_be_in_training_and_validation():
     with pytest.raises(SplitError, match=r"class 'pos' has no patient in the validation part of fold 0; add patients"):
         make(cohort_of(5, 1), scheme=SplitScheme.final)
+
+
+@pytest.mark.parametrize(
+    ("rows", "folds"),
+    [(cohort_of(3, 3), 2), (rows_of({"n0": ["neg"], "p0": ["pos"], "a": ["neg", "pos"], "b": ["neg", "pos"]}), 2)],
+)
+def test_what_too_few_patients_are_advised_works(rows, folds):
+    with pytest.raises(SplitError) as refused:
+        make(rows, folds=folds)
+    (advised,) = re.findall(r"set (\w+)=(\w+)", str(refused.value))
+    choice = {"folds": int(advised[1])} if advised[0] == "folds" else {advised[0]: SplitScheme(advised[1])}
+    check(rows, make(rows, **choice))
+
+
+def test_nothing_is_advised_that_does_not_work():
+    with pytest.raises(SplitError, match=r"add patients with an event$") as refused:
+        make_splits(survival_rows(3, 0), SURVIVAL, SplitOptions(folds=1), 0)
+    assert "set " not in str(refused.value)

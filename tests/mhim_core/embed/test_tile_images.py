@@ -43,6 +43,7 @@ def exported(path: Path, spec: TileSpec, num_bad_tiles: int = 0) -> np.ndarray:
         upsample=plan.upsample,
         effective_mpp=plan.effective_mpp,
         source=source_identity(path),
+        tile_size_l0_px=plan.tile_size_l0_px,
         num_bad_tiles=num_bad_tiles,
     )
     return np.stack([np.asarray(Image.open(io.BytesIO(image.png))) for image in images])

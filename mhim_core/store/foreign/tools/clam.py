@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mhim_core.errors import SlideError
+from mhim_core.errors import OtherFormatError
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.foreign.arrays import (
     attributes,
@@ -43,7 +43,7 @@ class Clam(FeatureFormat):
             features, coords = features_and_coords(opened, "features", "CLAM", len(file.data))
             stated = attributes(opened["coords"])
         if "patch_size_level0" in stated:
-            raise SlideError(
+            raise OtherFormatError(
                 FailureReason.BAD_FEATURES,
                 "its coords state patch_size_level0, as those of TRIDENT do; format=trident reads all that they state",
             )
@@ -53,7 +53,7 @@ class Clam(FeatureFormat):
             coords=coords,
             unit=CoordsUnit.level0_px,
             tile_px=tile_px,
-            tile_size_l0_px=_size_at_level_0(tile_px, stated),
+            tile_size_l0_px=size_at_level_0(tile_px, stated),
         )
 
     def write(self, slide: OwnSlide) -> dict[str, bytes]:
@@ -90,8 +90,8 @@ def _tensor_file(slide_id: str, features: np.ndarray) -> dict[str, bytes]:
     return {f"pt_files/{slide_id}.pt": write_tensor(features)}
 
 
-def _size_at_level_0(tile_px: int | None, stated: dict[str, object]) -> int | None:
-    """Where the file states it; a list is of x and y."""
+def size_at_level_0(tile_px: int | None, stated: dict[str, object]) -> int | None:
+    """Side of a tile at level 0, where its coords state it; of the downsample, a list is of x and y."""
     if tile_px is None or "patch_level" not in stated:
         return None
     downsample = stated.get("downsample")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mhim_core.errors import SlideError
+from mhim_core.errors import OtherFormatError, SlideError
 from mhim_core.records import parse_json
 from mhim_core.store.foreign.arrays import read_npz, read_tensor
 from mhim_core.store.foreign.feature_format import (
@@ -80,7 +80,8 @@ class Slide2VecNpz(_Slide2Vec):
     def features_of(self, data: bytes) -> np.ndarray:
         arrays = read_npz(data)
         if "features" not in arrays:
-            raise SlideError(FailureReason.OPEN, f"it holds {', '.join(sorted(arrays)) or 'nothing'}, and no features")
+            held = ", ".join(sorted(arrays)) or "nothing"
+            raise OtherFormatError(FailureReason.OPEN, f"it holds {held}, and no features")
         return arrays["features"]
 
 

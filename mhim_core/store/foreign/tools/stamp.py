@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mhim_core.errors import SlideError
+from mhim_core.errors import OtherFormatError, SlideError
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.foreign.arrays import attributes, features_and_coords, opened_h5, write_h5
 from mhim_core.store.foreign.feature_format import (
@@ -45,7 +45,8 @@ class Stamp(FeatureFormat):
             features, coords = features_and_coords(opened, "feats", "STAMP", len(file.data))
             stated = attributes(opened)
         if str(stated.get("feat_type", "tile")) != "tile":
-            raise SlideError(FailureReason.BAD_FEATURES, f"its features are of a {stated['feat_type']}, not of tiles")
+            kind = stated["feat_type"]
+            raise OtherFormatError(FailureReason.BAD_FEATURES, f"its features are of a {kind}, not of tiles")
         tile_size_um, tile_px = _tile_size_um(stated), count_of(stated, "tile_size_px")
         mpp_x, mpp_y = (length_of(stated, name) for name in _MPP_L0)
         version = str(stated.get("stamp_version", ""))
