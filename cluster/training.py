@@ -20,6 +20,7 @@ from cluster.notices import end_as_told, hold_sigterm, is_terminated, notices
 from cluster.relay import relay_to
 from cluster.session import Resources, plain_errors
 from mhim_core.errors import MhimError, StoppedError
+from mhim_core.train.allocation import keep_freed_memory
 from mhim_core.train.context import ProcessGroupContext, SingleProcess, TrainContext
 
 Event = TypeVar("Event")
@@ -175,6 +176,7 @@ def _run_on_worker(config: dict[str, Any]) -> bytes:
 
     spec: WorkerSpec = config["spec"]
     torch.set_num_threads(spec.threads_per_worker)
+    keep_freed_memory()
     device = ray.train.torch.get_device() if spec.gpus_per_worker else "cpu"
     relay, single = config["relay"], ray.train.get_context().get_world_size() == 1
 

@@ -185,12 +185,12 @@ def _print_what_remains(
         _print_traces(open_storage(config.run), slide_ids, "")
     digests = {entry.key.rpartition("/")[2].removesuffix(".parquet") for entry in before.files}
     for path in kept_bags(config.cache_dir, digests):
-        print(f"a copy of the features is in {path}: end the training that uses it, and remove that folder")
+        print(f"a copy of the features is {path}: end the training that uses it, and remove that file")
     print(
         "not known to a store, so look yourself: runs that were trained on the slides (their models have seen them; "
         "they are pinned to a manifest, and stop at features that are gone), their attention files, predictions and "
-        "pages, with run=; bags that training keeps in cache_dir= on other machines; the cohort table, or embed makes "
-        "them again; backups, and earlier versions of objects in a bucket that keeps them"
+        "pages, with run=; bags that training keeps (cache=disk: has kept) in cache_dir= on other machines; the cohort "
+        "table, or embed makes them again; backups, and earlier versions of objects in a bucket that keeps them"
     )
 
 

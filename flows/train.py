@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from cluster.s3 import process_retries
 from cluster.session import check_address, ray_session
@@ -22,6 +22,7 @@ from flows.config.flat import flat
 from flows.config.keys import Method
 from flows.engine.result import FlowResult
 from flows.mlflow_mirror.send import mirror_run
+from flows.runs.bag_caching import CachePlan, cached_bags, plan_caching, print_reads
 from flows.runs.cohort import load_cohort
 from flows.runs.folder import (
     PinnedFeatures,
@@ -57,9 +58,6 @@ from mhim_core.store.record import CommitRecord
 from mhim_core.task import Task
 from mhim_core.train.plan import FitSpec, FoldBags, LabelledBag, Stage, TrainPlan, fit_name, plan_fits
 from mhim_core.types import BagId, SlideId
-
-if TYPE_CHECKING:  # numpy, which a command that has nothing to do need not load
-    from mhim_core.store.bag_cache import BagCache
 
 
 def run(config: TrainConfig) -> FlowResult:
@@ -282,9 +280,7 @@ class FitPayload(NamedTuple):
     plugin: tuple[bytes, str] | None
     store_uri: str
     run_uri: str
-    cache_gib: float
-    cache_disk_gib: float
-    cache_dir: str
+    caching: CachePlan
 
 
 def fit_all(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> Any:
@@ -301,10 +297,9 @@ def fit_all(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> Any:
         None if plugin is None else plugin.arguments,
         trained_run.store_uri,
         trained_run.storage.uri,
-        config.execution.cache_gib,
-        config.execution.cache_disk_gib,
-        config.execution.cache_dir,
+        plan_caching(config.execution, entries.values()),
     )
+    print(payload.caching.sentence())
     execution = config.execution
     fewest, most = execution.num_workers()
     spec = WorkerSpec(most, execution.gpus_per_worker, execution.threads_per_worker, fewest)
@@ -313,6 +308,7 @@ def fit_all(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> Any:
         scratch, unread = f"{trained_run.storage.uri}/ray", unread_at_first(trained_run, plan)
         beside = functools.partial(check_contents, trained_run.feature_store, unread)
         results = run_workers(fit_on_worker, payload, spec, cluster, scratch, progress.update, beside)
+    print_reads(progress.reads)
     print_retries(process_retries() - retries_before + progress.num_repeated)
     return results
 
@@ -320,7 +316,6 @@ def fit_all(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> Any:
 def fit_on_worker(payload: FitPayload, context: Any, tell: Callable[[Any], None]) -> Any:
     """Runs on every worker: opens the store and the run, then enters the core's loop."""
     from mhim_core.mil.plugins import load_plugin
-    from mhim_core.store.bags import ParquetBags, PatientBags
     from mhim_core.train.events import FitEvent, FitEventKind
     from mhim_core.train.loop import run_fits
 
@@ -330,21 +325,14 @@ def fit_on_worker(payload: FitPayload, context: Any, tell: Callable[[Any], None]
     def warn(message: str) -> None:
         tell(FitEvent(FitEventKind.warning, "cache", message))
 
-    with retries_told(tell) as tell_all, _bags_on_disk(payload, context.world_size, warn) as disk:
-        slides = ParquetBags(open_storage(payload.store_uri), payload.entries, payload.cache_gib, disk)
-        bags = PatientBags(slides, payload.members)
-        return run_fits(payload.plan, bags, open_storage(payload.run_uri), context, tell_all)
-
-
-def _bags_on_disk(payload: FitPayload, num_workers: int, warn: Callable[[str], None]) -> "BagCache":
-    """The disk cache of this node, which keeps nothing where one worker's memory has room for all bags."""
-    from mhim_core.store.bag_cache import BagCache
-    from mhim_core.store.bags import bag_files
-
-    files = bag_files(payload.entries.values())
-    in_memory = num_workers == 1 and sum(bag.num_bytes for bag in files) <= payload.cache_gib * 2**30
-    max_bytes = 0 if in_memory else int(payload.cache_disk_gib * 2**30)
-    return BagCache(payload.cache_dir, payload.run_uri, files, max_bytes, warn)
+    store, caching = open_storage(payload.store_uri), payload.caching
+    with (
+        retries_told(tell) as tell_all,
+        cached_bags(store, payload.entries, payload.members, caching, context, warn) as bags,
+    ):
+        results = run_fits(payload.plan, bags, open_storage(payload.run_uri), context, tell_all)
+        tell(bags.reads)
+    return results
 
 
 def _try_plugin(config: TrainConfig, data: TrainingData) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from mhim_core.types import BagId
 
@@ -39,3 +39,21 @@ class HalfBags(Protocol):
     def read_half(self, bag_id: BagId) -> Float[Tensor, "N d_in"]:
         """What `read` gives as float16, which is exact. It may be the source's own copy, which must not be changed."""
         ...
+
+
+class BagReads(NamedTuple):
+    """Where bags came from, in reads, and what is kept for the next ones. Add with `+`."""
+
+    device: int = 0
+    memory: int = 0
+    disk: int = 0
+    """The node's."""
+    store: int = 0
+    """Fetched from the store and decoded."""
+    device_bytes: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    """Written there meanwhile."""
+
+    def __add__(self, other: "BagReads") -> "BagReads":  # type: ignore[override]  # the sum of counts, no longer tuple
+        return BagReads(*(own + more for own, more in zip(self, other, strict=True)))

@@ -478,6 +478,16 @@ class FeatureChoice:
         return {name: value for name, value in asked.items() if value is not None}
 
 
+class BagCaching(StrEnum):
+    """Where training keeps bags between epochs."""
+
+    auto = "auto"
+    device = "device"
+    memory = "memory"
+    disk = "disk"
+    none = "none"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainExecution:
     """How fits are carried out."""
@@ -490,11 +500,15 @@ class TrainExecution:
     """GPUs per training worker; 0: CPU."""
     threads_per_worker: int = 2
     """Torch threads of a worker on a CPU. Not derived from the machine, since the last bits of a sum depend on it."""
+    cache: BagCaching = BagCaching.auto
+    """Where bags stay between epochs. auto: in memory if one worker has room for all, else on the node's disk until the
+    run ends. memory: in each worker's. disk: the node's, for later commands too. device: on each worker's GPU, what has
+    no room there in memory. none: read from the store in every epoch. Changes no result."""
     cache_gib: float = 4.0
     """Memory in GiB in which each worker keeps bags between epochs; 0: none are kept there."""
     cache_disk_gib: float = 50.0
-    """Disk in GiB on which a node keeps bags for its workers until they end, unless one worker can keep all in
-    cache_gib; 0: none, and what exceeds cache_gib is read from the store in every epoch. A full disk stops nothing."""
+    """Disk in GiB on which a node keeps bags, for cache=auto or disk; 0: none. What exceeds it is read from the store
+    in every epoch. A full disk stops nothing."""
     cache_dir: str = ""
     """The node's folder for bags kept on disk, on a local disk; empty: the system's temporary folder."""
 
@@ -502,6 +516,9 @@ class TrainExecution:
         object.__setattr__(self, "workers", str(self.workers))  # a program may give the number
         check_least(self, 1, "threads_per_worker")
         check_least(self, 0, "gpus_per_worker", "cache_gib", "cache_disk_gib")
+        size = {BagCaching.memory: "cache_gib", BagCaching.disk: "cache_disk_gib"}.get(self.cache)
+        if size is not None and getattr(self, size) == 0:
+            raise ConfigError(f"cache={self.cache} with {size}=0 keeps nothing; set {size}, or cache=none")
         self.num_workers()
 
     def num_workers(self) -> "WorkerRange":

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flows.engine.terminal import printable_output
 from flows.runs.storage_retries import Repeated
+from mhim_core.bags import BagReads
 from mhim_core.printable import one_line
 from mhim_core.store.progress import ProgressTeller, Work
 from mhim_core.types import SlideId, Status, StatusRow
@@ -122,13 +123,19 @@ class FitProgress:
         self._num_done = 0
         self._printed_s = 0.0
 
+        self._said: set[str] = set()
         self.num_repeated = 0
         """Requests to the storage that workers had to repeat so far."""
+        self.reads = BagReads()
+        """What all workers have read, told when they end."""
 
-    def update(self, event: "FitEvent | Repeated") -> None:
-        """Print an event of a fit, epochs at most once a second."""
+    def update(self, event: "FitEvent | Repeated | BagReads") -> None:
+        """Print an event of a fit, epochs at most once a second, and what several workers of a node say only once."""
         if isinstance(event, Repeated):
             self.num_repeated += event.num
+            return
+        if isinstance(event, BagReads):
+            self.reads += event
             return
         record = event.record
         numbers = "" if record is None else _numbers(record, event.metric_name)
@@ -145,6 +152,9 @@ class FitProgress:
             text = f"{event.kind} ({self._num_done}/{self._num_fits} fits): {chosen}"
         else:
             text = f"{event.kind}: {one_line(event.message)}"
+            if event.kind == "warning" and text in self._said:
+                return
+            self._said.add(text)
         print(f"{event.fit}: {text}", file=sys.stderr, flush=True)
 
 

@@ -1,15 +1,22 @@
-"""Decoded bags on a node's own disk: raw arrays, read by mapping, for the workers of one run while they live.
+"""Decoded bags on a node's own disk, read by mapping, for all workers, fits and commands of a user there.
 
-An array is named by its feature file's sha256 and compared with what was decoded when it is written. The folder is
-locked by every process that uses it (`mhim_core.temporaries`): the last one removes it, and the next run on the node
-removes what killed ones leave.
+A file is a page of canonical JSON (layout, the feature file's sha256, shape, the array's own sha256), then the float16
+array, aligned and not compressed. Its name is the sha256 of the feature file, so what a manifest changes has another
+name and what it keeps is found again. It becomes visible by a rename, and every process compares both digests when it
+first opens it: what is damaged is decoded anew.
+
+Locks (flock) go with their process, however that ends. Every process that uses the folder holds a file in it
+(`mhim_core.temporaries`) that lists its bags: those are never removed to make room. `books` holds the folder's size.
 """
 
 import contextlib
 import fcntl
+import hashlib
+import mmap
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,14 +24,24 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from mhim_core.fingerprint import sha256
-from mhim_core.temporaries import new_temporary, sweep_folders
+from mhim_core.fingerprint import canonical_json
+from mhim_core.temporaries import PREFIX, Temporary, new_temporary, sweep, sweep_folders
 
-_PREFIX = "mhim-bags-"
+LAYOUT = 1
+"""Of the files; raised when they change, for every layout has folders of its own."""
+_TEMPORARY = "mhim-bags-"
+"""Folders that are removed by the last process that uses them."""
+_LASTING = "mhim-bag-cache-"
+"""Folders that stay."""
+_NEW = "new"
+"""The subfolder of files that are being written."""
+_PAGE = 4096
 _SPARE_BYTES = 2**30
 """Room left for everyone else on the disk."""
-_FULL = "full"
-"""A file of this name tells the other workers of the node that one of them has said so."""
+_JUST_MADE_S = 5.0
+_POPULATE_READ = 22
+"""MADV_POPULATE_READ of Linux 5.14."""
+_HEX = frozenset("0123456789abcdef")
 
 
 class BagFile(NamedTuple):
@@ -42,27 +59,39 @@ class BagFile(NamedTuple):
 class BagCache:
     """What one process sees of it; safe for threads. No failure of the disk is one of training.
 
-    `run` names the run, so that its workers on a node share what they read; `root` "" is the system's temporary
-    folder. Of `files` those are kept that fit into `max_bytes`, from the first on: what is read in turns, epoch by
-    epoch, a cache that drops the oldest would always have just dropped. `warn` is told once, where nothing can be
-    kept (any more).
+    `root` "" is the system's temporary folder. `files` are the bags that this process may ask for. At most `max_bytes`
+    lie in the folder: to make room, what no living process uses is removed, the least recently used first. What is in
+    use stays, since of bags read in turns, epoch by epoch, the oldest would always be the next one needed.
+    `lasting`: the folder stays for later commands; otherwise the last process that uses it removes it. `warn` is told
+    of damaged files, and once where nothing can be kept (any more).
     """
 
     def __init__(
-        self, root: str, run: str, files: Iterable[BagFile], max_bytes: int, warn: Callable[[str], None]
+        self,
+        root: str,
+        files: Iterable[BagFile],
+        max_bytes: int,
+        warn: Callable[[str], None],
+        *,
+        lasting: bool = False,
     ) -> None:
         self._root = Path(root or tempfile.gettempdir())
-        self._folder = self._root / f"{_PREFIX}{sha256(f'{os.geteuid()} {run}'.encode())[:16]}"
-        self._kept = _fitting(files, max_bytes)
+        self._lasting = lasting
+        self._folder = self._root / f"{_LASTING if lasting else _TEMPORARY}{LAYOUT}-{os.geteuid()}"
+        self._wanted = frozenset(bag.sha256 for bag in files) if max_bytes > 0 else frozenset()
+        self._max_bytes = max_bytes
         self._warn = warn
         self._is_writing = True
-        self._lock: int | None = None
-        if not self._kept:
+        self.num_written_bytes = 0
+        """By this process."""
+        self._verified: dict[str, tuple[int, int]] = {}
+        self._membership: Temporary | None = None
+        sweep_folders(self._root, _TEMPORARY)  # what killed processes left
+        if not self._wanted:
             return
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            sweep_folders(self._root, _PREFIX)
-            self._lock = _join(self._folder)
+            self._membership = self._join()
         except OSError as error:
             self._stop(f"{self._root} cannot be written: {error.strerror}")
 
@@ -73,22 +102,33 @@ class BagCache:
         self.close()
 
     def close(self) -> None:
-        """Remove the folder, unless another process uses it."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Give up the bags of this process; a folder that is not lasting goes with the last one."""
+        if self._membership is None:
+            return
+        if self._lasting:
+            with contextlib.suppress(OSError):
+                os.unlink(self._membership.path)
+        os.close(self._membership.descriptor)
+        self._membership = None
+        if not self._lasting:
             sweep_folders(self._root, self._folder.name, min_age_s=0.0)
+
+    def keeps(self, bag: BagFile) -> bool:
+        """Whether this process has found it here, or put it here."""
+        return bag.sha256 in self._verified
 
     def read(self, bag: BagFile, decode: Callable[[], np.ndarray]) -> np.ndarray:
         """The bag from here, else from `decode`, which is then called once for all processes that ask.
 
         Changes to the array are the caller's own. Raises what `decode` raises.
         """
-        if self._lock is None or bag.sha256 not in self._kept:
+        if self._membership is None or bag.sha256 not in self._wanted:
             return decode()
         features = self._mapped(bag)
         if features is not None:
             return features
+        if not self._is_writing:
+            return decode()
         with self._turn(bag):
             features = self._mapped(bag)
             if features is None:
@@ -100,88 +140,209 @@ class BagCache:
     def _turn(self, bag: BagFile) -> Iterator[None]:
         """While another process or thread reads this bag from the store, wait: it will be here then."""
         try:
-            descriptor = os.open(self._folder / f"{bag.sha256}.turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # 256 locks for all bags: that two bags share one only costs a wait
+            descriptor = _locked(self._folder / f"turn-{bag.sha256[:2]}")
         except OSError:
             yield
             return
         try:
-            with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
 
     def _mapped(self, bag: BagFile) -> np.ndarray | None:
+        """None where it is not there (any more), since what is not as it was written is removed."""
         path = self._folder / bag.sha256
         try:
-            if path.stat().st_size == bag.num_bytes:
-                return np.asarray(np.memmap(path, np.float16, mode="c", shape=bag.shape))
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return None
+        try:
+            status = os.fstat(descriptor)
+            pages = _map(descriptor) if status.st_size == _PAGE + bag.num_bytes else None
+            if pages is not None:
+                with contextlib.suppress(OSError):  # older kernels
+                    pages.madvise(_POPULATE_READ)  # now, in the thread that reads ahead, and not in the step
         except (OSError, ValueError):
-            pass
-        return None
+            return None
+        finally:
+            os.close(descriptor)
+        version = status.st_ino, status.st_mtime_ns
+        if pages is not None and self._verified.get(bag.sha256) != version:
+            if pages[:_PAGE] == _header(bag, _digest(memoryview(pages)[_PAGE:])):
+                self._verified[bag.sha256] = version
+            else:
+                pages = None
+        if pages is None:
+            self._remove_damaged(path)
+            return None
+        return np.frombuffer(pages, np.float16, offset=_PAGE).reshape(bag.shape)
+
+    def _remove_damaged(self, path: Path) -> None:
+        with contextlib.suppress(OSError), self._books() as books:
+            num_bytes = path.lstat().st_size
+            path.unlink()
+            books.num_bytes -= num_bytes
+            self._warn(f"{path} was damaged on this node's disk: its bag is read from the store again")
 
     def _write(self, bag: BagFile, features: np.ndarray) -> None:
-        if not self._is_writing:
-            return
         try:
-            if shutil.disk_usage(self._folder).free < bag.num_bytes + _SPARE_BYTES:
-                self._stop(f"{self._folder} is full ({_SPARE_BYTES / 1e9:.1f} GB are kept spare)")
+            temporary = self._reserved(bag)
+            if temporary is None:
                 return
-            temporary = new_temporary(self._folder)
             try:
-                with os.fdopen(temporary.descriptor, "wb") as file:
-                    file.write(np.ascontiguousarray(features, np.float16).data)
+                array = np.ascontiguousarray(features, np.float16)
+                with os.fdopen(temporary.descriptor, "r+b") as file:
+                    file.write(_header(bag, _digest(array.data)))
+                    file.write(array.data)
                     file.flush()
-                    written = np.memmap(temporary.path, np.uint16, mode="r", shape=bag.shape)
-                    if not np.array_equal(written, features.view(np.uint16)):
+                    written = np.frombuffer(_map(file.fileno()), np.uint16, offset=_PAGE)
+                    if not np.array_equal(written, array.reshape(-1).view(np.uint16)):
                         raise OSError(None, "what was written is not what is there")
+                    status = os.fstat(file.fileno())
                     os.rename(temporary.path, self._folder / bag.sha256)
-            finally:
-                Path(temporary.path).unlink(missing_ok=True)
+                self._verified[bag.sha256] = status.st_ino, status.st_mtime_ns
+                self.num_written_bytes += _PAGE + bag.num_bytes
+            except BaseException:
+                with contextlib.suppress(OSError), self._books() as books:
+                    os.unlink(temporary.path)
+                    books.num_bytes -= _PAGE + bag.num_bytes
+                raise
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             self._stop(f"{self._folder} cannot be written: {reason}")
 
+    def _reserved(self, bag: BagFile) -> Temporary | None:
+        """A file of the bag's size, which others count from now on; None: there is no room. Raises OSError."""
+        num_bytes = _PAGE + bag.num_bytes
+        if num_bytes > self._max_bytes:
+            return None
+        with self._books() as books:
+            if finding := self._without_room(num_bytes, books):
+                self._stop(finding)
+                return None
+            temporary = new_temporary(self._folder / _NEW)
+            os.ftruncate(temporary.descriptor, num_bytes)
+            books.num_bytes += num_bytes
+            return temporary
+
+    def _without_room(self, num_bytes: int, books: "_Books") -> str:
+        """Remove what nobody uses until there is room for so much; what is in the way if there is none, else ""."""
+        unused: list[Path] | None = None
+        while True:
+            if books.num_bytes + num_bytes > self._max_bytes:
+                finding = f"bags in use take {self._max_bytes / 2**30:.1f} GiB of {self._folder}, its limit"
+            elif shutil.disk_usage(self._folder).free < num_bytes + _SPARE_BYTES:
+                finding = f"{self._folder} is full ({_SPARE_BYTES / 1e9:.1f} GB are kept spare)"
+            else:
+                return ""
+            if unused is None:
+                unused = self._unused()
+            if not unused:
+                return finding
+            path = unused.pop()
+            with contextlib.suppress(FileNotFoundError):
+                size = path.lstat().st_size
+                path.unlink()
+                books.num_bytes -= size
+
+    def _unused(self) -> list[Path]:
+        """Bags that no living process uses, the least recently used last. The books are held."""
+        sweep(self._folder, time.time(), _JUST_MADE_S)
+        used: set[str] = set()
+        for member in self._folder.glob(f"{PREFIX}*"):
+            with contextlib.suppress(OSError):
+                used.update(member.read_text().split())
+        found = [(path.lstat().st_atime_ns, path) for path in self._bags() if path.name not in used]
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def _bags(self) -> Iterator[Path]:
+        for entry in os.scandir(self._folder):
+            if len(entry.name) == 64 and _HEX.issuperset(entry.name):
+                yield Path(entry.path)
+
+    def _join(self) -> Temporary:
+        """This process's file, which lists its bags; the size of what is there is taken anew. Raises OSError."""
+        while True:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            status = self._folder.lstat()
+            if status.st_uid != os.geteuid() or self._folder.is_symlink():
+                raise PermissionError(None, f"{self._folder} is another user's")
+            with contextlib.suppress(FileNotFoundError):  # swept between its making and its lock
+                membership = new_temporary(self._folder)
+                with self._books() as books:
+                    Path(membership.path).write_text("\n".join(sorted(self._wanted)))
+                    books.num_bytes = self._take_stock()
+                if os.path.exists(membership.path):
+                    return membership
+                os.close(membership.descriptor)
+
+    def _take_stock(self) -> int:
+        """Bytes in the folder; marks what this process will use as used now, and removes what killed writers left."""
+        new, now_ns, total = self._folder / _NEW, time.time_ns(), 0
+        new.mkdir(mode=0o700, exist_ok=True)
+        sweep(self._folder, time.time(), _JUST_MADE_S)
+        sweep(new, time.time(), 0.0)  # made and locked while the books are held, as they are now
+        for path in self._bags():
+            with contextlib.suppress(FileNotFoundError):
+                status = path.lstat()
+                total += status.st_size
+                if path.name in self._wanted:
+                    os.utime(path, ns=(now_ns, status.st_mtime_ns))
+        return total + sum(path.lstat().st_size for path in new.iterdir())
+
+    @contextmanager
+    def _books(self) -> Iterator["_Books"]:
+        """The folder's size, for this process alone, written down at the end. Raises OSError."""
+        descriptor = _locked(self._folder / "books")
+        try:
+            text = os.pread(descriptor, 32, 0)
+            books = _Books(int(text) if text.strip().isdigit() else 0)
+            yield books
+            os.pwrite(descriptor, f"{max(0, books.num_bytes):<32d}".encode(), 0)
+        finally:
+            os.close(descriptor)
+
     def _stop(self, finding: str) -> None:
-        self._is_writing = False
-        if not self._is_said():
+        if self._is_writing:
+            self._is_writing = False
             self._warn(f"bags are not kept on this node's disk any more, but read from the store: {finding}")
 
-    def _is_said(self) -> bool:
-        """Whether another worker of this node has said so already; from now on one has."""
-        if self._lock is None:  # no folder to leave word in
-            return False
-        try:
-            os.close(os.open(self._folder / _FULL, os.O_CREAT | os.O_EXCL, 0o600))
-        except FileExistsError:
-            return True
-        except OSError:
-            return False
-        return False
+
+class _Books:
+    """The bytes of all bags of a folder, those being written included."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes = num_bytes
 
 
 def kept_bags(root: str, digests: Collection[str]) -> list[Path]:
     """Copies below `root` ("": the system's temporary folder) of the bags whose feature files have these sha256."""
-    folders = Path(root or tempfile.gettempdir()).glob(f"{_PREFIX}*")
+    folders = Path(root or tempfile.gettempdir()).glob("mhim-bag*-*")
     return sorted(path for folder in folders for digest in digests if (path := folder / digest).is_file())
 
 
-def _fitting(files: Iterable[BagFile], max_bytes: int) -> frozenset[str]:
-    kept: set[str] = set()
-    for bag in files:
-        max_bytes -= bag.num_bytes if bag.sha256 not in kept else 0
-        if max_bytes < 0:
-            break
-        kept.add(bag.sha256)
-    return frozenset(kept)
+def _header(bag: BagFile, array_sha256: str) -> bytes:
+    facts = {"layout": LAYOUT, "dtype": "float16", "shape": bag.shape, "of": bag.sha256, "array": array_sha256}
+    return canonical_json(facts).ljust(_PAGE, b"\n")
 
 
-def _join(folder: Path) -> int:
-    """The lock of this process in the folder, made where it is not there. Raises OSError."""
-    while True:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.lstat()
-        if status.st_uid != os.geteuid() or folder.is_symlink():
-            raise PermissionError(None, f"{folder} is another user's")
-        with contextlib.suppress(FileNotFoundError):  # swept between its making and its lock
-            return new_temporary(folder).descriptor
+def _digest(array: memoryview) -> str:
+    return hashlib.sha256(array).hexdigest()
+
+
+def _map(descriptor: int) -> mmap.mmap:
+    """The whole file, changes to which are the caller's own. Raises OSError, ValueError."""
+    return mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def _locked(path: Path) -> int:
+    """The open file, locked for this descriptor alone where the file system has locks. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

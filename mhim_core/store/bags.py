@@ -1,16 +1,16 @@
-"""Committed feature files as bags: every read from the store is verified; bags that were read stay in memory, or on the
-node's disk."""
+"""Committed feature files as bags: every read from the store is verified; what was read stays on the node's disk, or in
+memory."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from mhim_core.bags import BagReads
 from mhim_core.errors import InputError, IntegrityError, NotFoundError
 from mhim_core.storage import Storage
 from mhim_core.store.bag_cache import BagCache, BagFile
@@ -29,8 +29,9 @@ _REMEDY = "`mhim store repair deep=true` makes it again"
 class ParquetBags:
     """A `BagSource` over a manifest's entries: one bag per slide that has tiles, empty slides left out.
 
-    `cache_gib` bounds the float16 features kept in memory (0: none are), the least recently read going first; `disk`
-    keeps them on this node's disk. Raises InputError if no slide has tiles or their features differ in length.
+    `disk` keeps them on this node's disk. `cache_gib` bounds the float16 features kept in memory (0: none are): what
+    was read first stays, since of bags read in turns, epoch by epoch, the oldest is the next one needed. What the disk
+    gives is not kept in memory as well. Raises InputError if no slide has tiles or their features differ in length.
     """
 
     def __init__(
@@ -71,18 +72,41 @@ class ParquetBags:
         with self._lock:
             features = self._cache.get(bag_id)
             if features is not None:
-                self._cache.move_to_end(bag_id)
+                self._reads += BagReads(memory=1)
         if features is None:
             features = self._fetch(bag_id)
         return torch.from_numpy(features)
 
-    def _fetch(self, bag_id: BagId) -> np.ndarray:
-        def decode() -> np.ndarray:
-            features = self.read_table(bag_id).features
-            self._keep(bag_id, features)
-            return features
+    @property
+    def reads(self) -> BagReads:
+        """How often each place was read, and what is kept now."""
+        with self._lock:
+            written = 0 if self._disk is None else self._disk.num_written_bytes
+            return self._reads + BagReads(memory_bytes=self._cached_bytes, disk_bytes=written)
 
-        return decode() if self._disk is None else self._disk.read(_file_of(self._entries[bag_id]), decode)
+    def forget(self, bag_id: BagId) -> None:
+        """Keep it no longer in memory: whoever asked has put it elsewhere."""
+        with self._lock:
+            features = self._cache.pop(bag_id, None)
+            self._cached_bytes -= 0 if features is None else features.nbytes
+
+    def _fetch(self, bag_id: BagId) -> np.ndarray:
+        is_stored = False
+
+        def decode() -> np.ndarray:
+            nonlocal is_stored
+            is_stored = True
+            return self.read_table(bag_id).features
+
+        features = decode() if self._disk is None else self._disk.read(_file_of(self._entries[bag_id]), decode)
+        is_kept = self._disk is not None and self._disk.keeps(_file_of(self._entries[bag_id]))
+        with self._lock:
+            self._reads += BagReads(store=1) if is_stored else BagReads(disk=1)
+            if not is_kept and self._cached_bytes + features.nbytes <= self._cache_bytes:
+                replaced = self._cache.get(bag_id)  # two threads may have read the same bag
+                self._cached_bytes += features.nbytes - (replaced.nbytes if replaced is not None else 0)
+                self._cache[bag_id] = features
+        return features
 
     def read_table(self, bag_id: BagId) -> FeatureTable:
         """One slide's features with places, tissue shares and provenance, verified; never from the cache."""
@@ -102,21 +126,11 @@ class ParquetBags:
         except IntegrityError as error:
             raise IntegrityError(f"{error}; {_REMEDY}") from error
 
-    def _keep(self, bag_id: BagId, features: np.ndarray) -> None:
-        if features.nbytes > self._cache_bytes:
-            return
-        with self._lock:
-            replaced = self._cache.pop(bag_id, None)  # two threads may have read the same bag
-            self._cached_bytes += features.nbytes - (replaced.nbytes if replaced is not None else 0)
-            self._cache[bag_id] = features
-            while self._cached_bytes > self._cache_bytes:
-                _, dropped = self._cache.popitem(last=False)
-                self._cached_bytes -= dropped.nbytes
-
     def _forget(self) -> None:
         self._lock = threading.Lock()
-        self._cache: OrderedDict[BagId, np.ndarray] = OrderedDict()
+        self._cache: dict[BagId, np.ndarray] = {}
         self._cached_bytes = 0
+        self._reads = BagReads()
         self._disk = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -155,6 +169,16 @@ class PatientBags:
     @property
     def dim(self) -> int:
         return self._slides.dim
+
+    @property
+    def reads(self) -> BagReads:
+        """As `ParquetBags.reads`, in slides."""
+        return self._slides.reads
+
+    def forget(self, bag_id: BagId) -> None:
+        """As `ParquetBags.forget`."""
+        for slide in self._members[bag_id]:
+            self._slides.forget(slide)
 
     def lengths(self) -> dict[BagId, int]:
         """The number of instances of every bag, sorted by id."""

@@ -1,6 +1,12 @@
-"""Bags on their way from a source into the step: checked once, in the fit's precision, on the worker's device."""
+"""Bags on their way from a source into the step: checked once, in the fit's precision, on the worker's device.
 
-from collections.abc import Sequence
+What is stored as float16 stays so until it is where the step needs it: half the bytes to subsample, to copy to a GPU
+and to hold. Turning float16 into float32 or float64 is exact, wherever and whenever it happens.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 
@@ -8,6 +14,7 @@ from mhim_core.bags import BagSource, HalfBags
 from mhim_core.errors import ConfigError, IntegrityError
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.large_bags import is_large
+from mhim_core.store.schema import all_finite
 from mhim_core.task import ClassTarget, FittedTask
 from mhim_core.train.objective import class_weights, make_label
 from mhim_core.train.plan import LabelledBag
@@ -16,12 +23,16 @@ from mhim_core.train.state import FitSetup
 from mhim_core.train.step import Bag
 from mhim_core.types import BagId
 
+Turn = TypeVar("Turn")
+Ready = TypeVar("Ready")
+
 
 class BagFeed:
     """Reads bags for one fit. Caching is the source's matter."""
 
     def __init__(self, source: BagSource, setup: FitSetup, device: torch.device) -> None:
         self._source, self._setup, self._device = source, setup, device
+        self._read = source.read_half if isinstance(source, HalfBags) else source.read
         self._weights = None
         if setup.fit.class_weights:
             self._weights = class_weights([bag.target for bag in setup.train], setup.task.num_outputs)
@@ -53,13 +64,28 @@ class BagFeed:
 
     def draw(self, turn: Sampled, epoch: int) -> Bag:
         """The bag for one training step: where it is large, a subsample by (seed, epoch, bag), in the bag's order."""
+        return self._bag(turn.bag, turn.draw_id, self._drawn(turn, epoch))
+
+    def read_ahead(self, bags: Sequence[LabelledBag]) -> Iterator[Bag]:
+        """`read` of each, the next one fetched while the caller works on this one."""
+        for labelled, features in zip(bags, one_ahead(bags, lambda bag: self._features(bag.bag_id)), strict=True):
+            yield self._bag(labelled, labelled.bag_id, features)
+
+    def draw_ahead(self, shares: Sequence[Sequence[Sampled]], epoch: int) -> Iterator[list[Bag]]:
+        """`draw` of each turn of each share, the next share fetched while the caller works on this one."""
+        fetched = one_ahead(shares, lambda turns: [self._drawn(turn, epoch) for turn in turns])
+        for turns, parts in zip(shares, fetched, strict=True):
+            # not in the thread: what that frees is given back to the kernel (`allocation`)
+            yield [self._bag(turn.bag, turn.draw_id, part) for turn, part in zip(turns, parts, strict=True)]
+
+    def _drawn(self, turn: Sampled, epoch: int) -> torch.Tensor:
         features = self._features(turn.bag.bag_id)
         most = self._setup.fit.max_instances
         if 0 < most < len(features):
             draws = Draws(self._setup.seed, epoch, turn.draw_id)
             drawn = draws.sample("subsample", len(features), most, features.device)
             features = features.index_select(0, drawn.sort().values)
-        return self._bag(turn.bag, turn.draw_id, features)
+        return features
 
     def _bag(self, labelled: LabelledBag, draw_id: BagId, features: torch.Tensor) -> Bag:
         weight = 1.0
@@ -68,21 +94,39 @@ class BagFeed:
         label = make_label(labelled.target, self._setup.task, self._setup.dtype, self._device, weight)
         # a large bag stays as small as it is stored: the model takes it into its precision a chunk at a time
         dtype = features.dtype if is_large(len(features)) else self._setup.dtype
-        return Bag(draw_id, label, features.to(self._device, dtype))
+        # two calls: one would turn them into the larger numbers first and copy these to the device
+        return Bag(draw_id, label, features.to(self._device).to(dtype))
 
     def _features(self, bag_id: BagId) -> torch.Tensor:
-        source = self._source
-        if is_large(self._lengths.get(bag_id, 0)) and isinstance(source, HalfBags):
-            features = source.read_half(bag_id)
-        else:
-            features = source.read(bag_id)
+        features = self._read(bag_id)
         if bag_id not in self._checked:
             if features.ndim != 2 or len(features) < 1 or features.shape[1] != self._source.dim:
                 raise IntegrityError(
                     f"bag {bag_id}: features of shape {tuple(features.shape)}, "
                     f"expected at least one row of {self._source.dim}"
                 )
-            if not torch.isfinite(features).all():
+            if not _is_finite(features):
                 raise IntegrityError(f"bag {bag_id}: features are NaN or infinite")
             self._checked.add(bag_id)
         return features
+
+
+def _is_finite(features: torch.Tensor) -> bool:
+    if features.device.type == "cpu" and features.dtype == torch.float16:
+        return all_finite(features.numpy())  # eight times as fast
+    return bool(torch.isfinite(features).all())
+
+
+def one_ahead(turns: Iterable[Turn], prepare: Callable[[Turn], Ready]) -> Iterator[Ready]:
+    """`prepare` of every turn in order, that of the next in a thread while the caller works on this one.
+
+    What it raises is raised when its turn has come.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="mhim-feed") as thread:
+        coming = None
+        for turn in turns:
+            ready, coming = coming, thread.submit(prepare, turn)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()

@@ -133,10 +133,10 @@ def run_epoch(
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
     own_2T = _begin(state, context)
-    batches = setup.batches(state.epoch)
-    for number in range(state.step_in_epoch, len(batches)):
-        batch = batches[number]
-        share = [feed.draw(turn, state.epoch) for turn in share_of(batch, context.rank, context.world_size)]
+    batches = setup.batches(state.epoch)[state.step_in_epoch :]
+    shares = [share_of(batch, context.rank, context.world_size) for batch in batches]
+    drawn = feed.draw_ahead(shares, state.epoch)
+    for number, (batch, share) in enumerate(zip(batches, drawn, strict=True), state.step_in_epoch):
         result = train_step(state, share, len(batch), context)
         start = number * setup.fit.global_batch
         own_2B = own_2T[:, start : start + len(batch)][:, context.rank :: context.world_size]

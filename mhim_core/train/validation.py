@@ -35,8 +35,8 @@ def validate(
     """Collective; the same numbers on every rank."""
     logits_VC = torch.zeros(len(bags), feed.task.num_outputs, dtype=feed.dtype, device=context.device)
     loss_V = torch.zeros(len(bags), dtype=feed.dtype, device=context.device)
-    for index in share_of(range(len(bags)), context.rank, context.world_size):
-        bag = feed.read(bags[index])
+    own = share_of(range(len(bags)), context.rank, context.world_size)
+    for index, bag in zip(own, feed.read_ahead([bags[index] for index in own]), strict=True):
         logits_VC[index] = predict_bag(model, bag.x_NF, append_recycled).logits_C
         loss_V[index] = task_loss(feed.task.kind, logits_VC[index], bag.label)
     context.all_reduce([logits_VC, loss_V])

@@ -8,8 +8,11 @@ import pytest
 
 from cluster.watchdog import Replaced, Worker
 from flows.embed import _tell_replaced
+from flows.runs.bag_caching import print_reads
 from flows.runs.progress import FitProgress, SlideProgress
 from flows.runs.storage_retries import Repeated, retries_told
+from mhim_core.bags import BagReads
+from mhim_core.train.events import FitEvent, FitEventKind
 from mhim_core.types import SlideId, Status, StatusRow
 
 START_UP_S = 20.0
@@ -90,3 +93,19 @@ def test_an_encoder_that_is_replaced_is_told_with_the_key_its_value_and_what_was
     for line, said in ((slow, "took 4.2 s"), (unmeasured, "no batch"), (loading, "312 s")):
         assert "encode_timeout_s=5" in line
         assert said in line
+
+
+def test_what_workers_have_read_is_added_up_and_what_they_all_say_is_said_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    progress = FitProgress(1)
+    for reads in (BagReads(memory=3, memory_bytes=2**30), BagReads(store=1, memory_bytes=2**29)):
+        progress.update(FitEvent(FitEventKind.warning, "cache", "the disk is full"))
+        progress.update(reads)
+    assert progress.reads == BagReads(memory=3, store=1, memory_bytes=3 * 2**29)
+    print_reads(progress.reads)
+    print_reads(BagReads())
+    captured = capsys.readouterr()
+    assert captured.err.count("the disk is full") == 1
+    (line,) = captured.out.splitlines()
+    assert {"4", "3", "1", "1.50"} <= set(line.replace(":", "").split())

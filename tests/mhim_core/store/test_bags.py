@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from mhim_core.bags import BagSource
+from mhim_core.bags import BagReads, BagSource
 from mhim_core.errors import InputError, IntegrityError
 from mhim_core.features import SlideFeatures
 from mhim_core.storage import LocalStorage
-from mhim_core.store.bags import ParquetBags
+from mhim_core.store.bag_cache import BagCache
+from mhim_core.store.bags import ParquetBags, bag_files
 from mhim_core.store.commit import commit
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.record import CommitRecord
@@ -99,19 +100,40 @@ def test_a_cached_bag_is_not_read_again_and_cannot_be_spoilt(
     assert storage.num_gets == 1
 
 
-def test_the_cache_drops_the_least_recently_read_and_zero_keeps_nothing(
+def test_memory_keeps_what_was_read_first_and_zero_keeps_nothing(
     storage: CountingStorage, entries: dict[SlideId, CommitRecord]
 ) -> None:
     bags = ParquetBags(storage, entries, cache_gib=1.5 * BAG_BYTES / 2**30)
-    for bag_id in "aabb":
+    for bag_id in "abab":
         bags.read(BagId(bag_id))
-    assert storage.num_gets == 2
-    bags.read(BagId("a"))
     assert storage.num_gets == 3
+    assert bags.reads == BagReads(memory=1, store=3, memory_bytes=BAG_BYTES)
+    bags.forget(BagId("a"))
+    for bag_id in "bba":
+        bags.read(BagId(bag_id))
+    assert bags.reads == BagReads(memory=2, store=5, memory_bytes=BAG_BYTES)
     uncached = ParquetBags(storage, entries)
     for _ in range(2):
         uncached.read(BagId("a"))
-    assert storage.num_gets == 5
+    assert uncached.reads == BagReads(store=2)
+
+
+def test_what_the_disk_keeps_is_not_kept_in_memory_too_and_gives_the_same_bits(
+    storage: CountingStorage, entries: dict[SlideId, CommitRecord], tmp_path: Path
+) -> None:
+    files = bag_files([entries[SlideId("a")]])
+    warnings: list[str] = []
+    with BagCache(str(tmp_path / "cache"), files, 10**6, warnings.append) as disk:
+        bags = ParquetBags(storage, entries, 1.0, disk)
+        read = [bags.read_half(BagId(bag_id)) for bag_id in "ababab"]
+        assert bags.reads == BagReads(
+            disk=2, memory=2, store=2, memory_bytes=BAG_BYTES, disk_bytes=disk.num_written_bytes
+        )
+        uncached = ParquetBags(storage, entries)
+        for bag_id, features in zip("ababab", read, strict=True):
+            assert torch.equal(features.view(torch.int16), uncached.read_half(BagId(bag_id)).view(torch.int16))
+    assert disk.num_written_bytes > BAG_BYTES
+    assert warnings == []
 
 
 def test_bags_travel_to_another_process_without_their_cache(

@@ -1,5 +1,6 @@
 """Bags on their way into the step."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -7,10 +8,11 @@ import torch
 
 from mhim_core.errors import ConfigError, IntegrityError
 from mhim_core.task import ClassTarget
-from mhim_core.train.feed import BagFeed
+from mhim_core.train.feed import BagFeed, one_ahead
 from mhim_core.train.fit_options import Precision
 from mhim_core.train.plan import LabelledBag, TrainPlan
 from mhim_core.train.preparation import make_setup
+from mhim_core.train.sampler import Sampled
 from mhim_core.types import BagId
 
 BAG = LabelledBag(BagId("bag-03"), ClassTarget(1))
@@ -51,3 +53,63 @@ def test_bags_come_in_the_fits_precision(bags, feed_of) -> None:  # type: ignore
     bag = feed_of(bags, precision=Precision.float64).read(BAG)
     assert bag.x_NF.dtype == torch.float64
     assert int(bag.label.category) == 1
+
+
+class HalfBags:
+    """The float32 source's bags as float16."""
+
+    def __init__(self, bags) -> None:  # type: ignore[no-untyped-def]
+        self.dim, self._bags = bags.dim, bags
+
+    def lengths(self) -> dict[BagId, int]:
+        return self._bags.lengths()
+
+    def read(self, bag_id: BagId) -> torch.Tensor:
+        return self.read_half(bag_id).float()
+
+    def read_half(self, bag_id: BagId) -> torch.Tensor:
+        return self._bags.bags[bag_id].half()
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_float16_features_reach_the_step_as_the_same_numbers(bags, feed_of, precision: Precision) -> None:  # type: ignore[no-untyped-def]
+    half = HalfBags(bags)
+    bags.bags = {bag_id: features.half().float() for bag_id, features in bags.bags.items()}
+    feeds = [feed_of(source, precision=precision, max_instances=4) for source in (bags, half)]
+    plain, stored = (feed.draw(Sampled(BAG), epoch=2).x_NF for feed in feeds)
+    assert plain.dtype == stored.dtype
+    assert plain.shape[0] == 4
+    assert torch.equal(plain, stored)
+    half._bags.bags[BAG.bag_id][2, 3] = float("inf")
+    with pytest.raises(IntegrityError, match=r"bag-03.*NaN"):
+        feed_of(half).read(BAG)
+
+
+def test_the_next_turn_is_prepared_while_the_caller_works_and_no_further() -> None:
+    prepared: list[int] = []
+    arrived = threading.Event()
+
+    def prepare(turn: int) -> int:
+        prepared.append(turn)
+        arrived.set()
+        return 10 * turn
+
+    ahead = one_ahead(range(4), prepare)
+    assert next(ahead) == 0
+    for turn in (1, 2):
+        arrived.wait(10)
+        arrived.clear()
+        assert next(ahead) == 10 * turn
+    assert list(ahead) == [30]
+    assert prepared == [0, 1, 2, 3]
+    assert list(one_ahead([], prepare)) == []
+
+
+def test_what_preparing_raises_is_raised_at_its_turn() -> None:
+    def prepare(turn: int) -> int:
+        return 1 // (2 - turn)
+
+    ahead = one_ahead(range(5), prepare)
+    assert [next(ahead), next(ahead)] == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(ahead)
