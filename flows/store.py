@@ -181,8 +181,8 @@ def _restore_set(
         if spec.needs_files or spec.selects:
             selection = None
             if spec.selects:
-                rows = cohort_input.cohort.rows
-                selection = settled_selection(spec, config.selection, storage, rows, fixed=True)
+                table = cohort_input.cohort.rows
+                selection = settled_selection(spec, config.selection, storage, table, fixed=True)
             cohort_input = with_regions(cohort_input, spec, config.regions, named_here=False, selection=selection)
     except (StorageError, InputError, IntegrityError) as error:
         return {record.commit_key: str(error) for record in records}
