@@ -33,6 +33,7 @@ GROW_EVERY_S = 600.0
 """Seconds between two looks for room for more workers of a range: a group that grows is started again."""
 _STOP_S = 8.0
 """How long an interrupted command waits for its workers to save where they are. It has 20 s in all."""
+_ASK_TIMEOUT_S = 2.0
 MAX_START_TIMEOUTS = 14
 """How many starts of the group may wait for nodes, a minute each: new nodes take some, and Ray would wait for ever."""
 
@@ -74,7 +75,6 @@ def run_workers(
     `spec` allows it. MhimError where it did not come to an end even so, or where the cluster, of which a line tells
     what it lacks, had no room for the group within a quarter of an hour. Interrupted, it lets the workers save first.
     """
-    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -107,7 +107,7 @@ def run_workers(
             ),
         )
         with plain_errors("training"):
-            result = _fit(trainer, beside, lambda: ray.get(relay.stop.remote()))
+            result = _fit(trainer, beside, lambda: _told_to_stop(relay))
     outcome = pickle.loads(result.return_value)
     if isinstance(outcome, MhimError):
         raise outcome
@@ -152,6 +152,16 @@ def _fit(trainer: Any, beside: Beside | None = None, tell_stop: Callable[[], boo
         raise
     finally:
         stop.set()
+
+
+def _told_to_stop(relay: Any) -> bool:
+    """Ask the workers to save and end; whether they hear it. A Ray that does not answer is not waited for."""
+    import ray
+
+    try:
+        return bool(ray.get(relay.stop.remote(), timeout=_ASK_TIMEOUT_S))
+    except ray.exceptions.RayError:
+        return False
 
 
 def _in_thread(function: Callable[[], Any], name: str) -> "Future[Any]":

@@ -41,7 +41,7 @@ def test_a_rerun_keeps_the_manifest_of_its_first_start_and_says_that_a_newer_one
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["manifest"]["version"] == 1
     assert record["config"]["folds"] == 2
-    assert record["config"]["workers"] == 1
+    assert record["config"]["workers"] == "1"
     fresh = mhim(*words[:3], f"out={tmp_path / 'other'}", "folds=2")
     assert fresh.code == 0
     assert json.loads((tmp_path / "other/run.json").read_text())["manifest"]["version"] == 2

@@ -45,7 +45,7 @@ def test_invariance_of_fits_to_the_number_of_workers(  # type: ignore[no-untyped
     plan_of: PlanOf, bags, tmp_path: Path, ranks: Ranks, precision: Precision
 ) -> None:
     # 16 bags in steps of five: in the last one most workers have none
-    plan = plan_of(global_batch=5, precision=precision, epochs=3)
+    plan = plan_of(global_batch=5, precision=precision, epochs=2)
     expected = run_fits(plan, bags, LocalStorage(tmp_path / "1"), SingleProcess())
     for num_workers in (2, 3, 4):
         root = tmp_path / str(num_workers)
@@ -54,7 +54,7 @@ def test_invariance_of_fits_to_the_number_of_workers(  # type: ignore[no-untyped
         for result in results:
             assert read_model(LocalStorage(root), result) == read_model(LocalStorage(tmp_path / "1"), result)
             card = json.loads((root / card_key(result.name, result.model_sha256)).read_bytes())
-            assert card["steps_by_workers"] == {str(num_workers): 3 * 4}
+            assert card["steps_by_workers"] == {str(num_workers): 2 * 4}
     card = json.loads((tmp_path / "1" / card_key(expected[0].name, expected[0].model_sha256)).read_bytes())
     assert "steps_by_workers" not in card
 
@@ -63,7 +63,7 @@ def test_invariance_of_fits_to_the_number_of_workers(  # type: ignore[no-untyped
 def test_invariance_to_how_many_of_a_worker_s_gradients_wait(  # type: ignore[no-untyped-def]
     plan_of: PlanOf, bags, tmp_path: Path, ranks: Ranks, monkeypatch: pytest.MonkeyPatch, bytes_waiting: int
 ) -> None:
-    plan = plan_of(global_batch=11, epochs=2)
+    plan = plan_of(global_batch=11, epochs=1)
     expected = run_fits(plan, bags, LocalStorage(tmp_path / "one"), SingleProcess())
     monkeypatch.setattr(gradients, "MAX_BUFFER_BYTES", bytes_waiting)
     assert fitted(plan, bags, tmp_path / "two", ranks, 2) == expected

@@ -61,15 +61,16 @@ def resumed(events: list[FitEvent]) -> list[str]:
     return [event.message for event in events if event.kind is FitEventKind.resumed]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def plan(plan_of: PlanOf) -> TrainPlan:
-    return plan_of(epochs=3, global_batch=3, checkpoint_every=0)
+    return plan_of(epochs=2, global_batch=3, checkpoint_every=0)
 
 
-@pytest.fixture
-def whole(plan: TrainPlan, bags, tmp_path: Path) -> dict[str, bytes]:  # type: ignore[no-untyped-def]
-    run(plan, bags, tmp_path / "whole")
-    return contents(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(plan: TrainPlan, bags_of: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    root = tmp_path_factory.mktemp("whole")
+    run(plan, bags_of(24), root)
+    return contents(root)
 
 
 @pytest.mark.fault(31)
@@ -77,7 +78,7 @@ def test_a_fit_told_to_stop_at_any_step_goes_on_to_the_same_bytes(  # type: igno
     plan: TrainPlan, whole: dict[str, bytes], bags, tmp_path: Path
 ) -> None:
     root = tmp_path / "cut"
-    num_steps = 2 * 3 * STEPS
+    num_steps = 2 * 2 * STEPS
     for number in range(num_steps):
         with pytest.raises(StoppedError, match=f"stopped after step {number % (num_steps // 2) + 1}"):
             run(plan, bags, root, after(1, Notice.stop))
@@ -86,11 +87,11 @@ def test_a_fit_told_to_stop_at_any_step_goes_on_to_the_same_bytes(  # type: igno
 
 
 @pytest.mark.fault(31)
-@pytest.mark.parametrize("num_steps", [2, 5, 6, 7, 25])
+@pytest.mark.parametrize("num_steps", [2, 5, 6, 7, 19])
 def test_a_fit_that_is_killed_goes_on_from_its_last_checkpoint_to_the_same_bytes(  # type: ignore[no-untyped-def]
     plan_of: PlanOf, whole: dict[str, bytes], bags, tmp_path: Path, num_steps: int
 ) -> None:
-    plan = plan_of(epochs=3, global_batch=3, checkpoint_every=2, checkpoint_every_steps=4)
+    plan = plan_of(epochs=2, global_batch=3, checkpoint_every=2, checkpoint_every_steps=4)
     root = tmp_path / "cut"
     with pytest.raises(KilledError):
         run(plan, bags, root, after(num_steps, KilledError()))
@@ -99,7 +100,7 @@ def test_a_fit_that_is_killed_goes_on_from_its_last_checkpoint_to_the_same_bytes
 
 
 def test_checkpoints_are_ordered_by_epoch_and_step_and_the_last_two_stay(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    plan = plan_of(epochs=3, global_batch=3, checkpoint_every=1, checkpoint_every_steps=4)
+    plan = plan_of(epochs=2, global_batch=3, checkpoint_every=1, checkpoint_every_steps=4)
     with pytest.raises(KilledError):
         run(plan, bags, tmp_path, after(8, KilledError()))
     assert checkpoints(tmp_path) == ["epoch-0000-step-0000004", "epoch-0001"]
@@ -115,7 +116,7 @@ def test_checkpoints_are_ordered_by_epoch_and_step_and_the_last_two_stay(plan_of
 def test_a_damaged_checkpoint_within_an_epoch_is_passed_over_with_a_warning(  # type: ignore[no-untyped-def]
     plan_of: PlanOf, whole: dict[str, bytes], bags, tmp_path: Path, kind: str
 ) -> None:
-    plan = plan_of(epochs=3, global_batch=3, checkpoint_every=0, checkpoint_every_steps=2)
+    plan = plan_of(epochs=2, global_batch=3, checkpoint_every=0, checkpoint_every_steps=2)
     root = tmp_path / "cut"
     with pytest.raises(KilledError):
         run(plan, bags, root, after(9, KilledError()))
@@ -137,7 +138,7 @@ def test_a_damaged_checkpoint_within_an_epoch_is_passed_over_with_a_warning(  # 
 def test_a_state_between_epochs_is_written_as_ever_and_one_within_differs(
     plan_of: PlanOf, bags, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]
-    plan = plan_of(epochs=3, global_batch=3, checkpoint_every=1)
+    plan = plan_of(epochs=2, global_batch=3, checkpoint_every=1)
     with pytest.raises(StoppedError):
         run(plan, bags, tmp_path, after(8, Notice.stop))
     schemas, keys = {}, {}
