@@ -33,8 +33,8 @@ def expand_grid(axes: Mapping[str, Sequence[Value]]) -> tuple[Setting, ...]:
         if not values:
             raise ConfigError(f"vary: {key} has no value; write {key}=a,b")
         texts = [_normal(value) for value in values]
-        if twice := next((value for value, text in zip(values, texts, strict=True) if texts.count(text) > 1), None):
-            raise ConfigError(f"vary: {key} has the value {say(twice)} twice; give each once")
+        if twice := [say(value) for value, text in zip(values, texts, strict=True) if texts.count(text) > 1]:
+            raise ConfigError(f"vary: {key} has the value {twice[0]} twice; give each once")
     number = math.prod(map(len, axes.values()))
     if number > MAX_CONFIGURATIONS:
         raise ConfigError(f"vary: {number:,} configurations; {MAX_CONFIGURATIONS:,} at most")
