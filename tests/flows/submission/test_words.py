@@ -32,6 +32,7 @@ NO_PLACES = {
     ),  # staging_dir and cache_dir are each node's own folders
     *("signing_key", "signing_command", "trusted_keys"),  # keys stay on the machines that they lie on
     *("roi", "exclude"),  # classes of regions
+    *("vary", "rungs"),  # a grid of a sweep
     *("own_mean", "own_std"),  # numbers of a picture's channels
     *("id_column", "patient_column", "label_column", "time_column", "event_column", "na_values", "extension"),
 }

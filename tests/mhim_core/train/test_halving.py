@@ -31,7 +31,7 @@ def test_a_share_of_the_configurations_goes_on_from_each_rung(
     ("factor", "at"), [(1, ()), (-2, ()), (0, (5,)), (2, (5, 5)), (2, (9, 5)), (2, (0, 5)), (2, (5, 20)), (2, (5, 30))]
 )
 def test_rungs_that_cannot_be_are_refused(factor: int, at: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match="halving|rungs"):
+    with pytest.raises(ConfigError, match=r"halving|rungs"):
         rungs_of(8, 20, factor, at)
 
 

@@ -38,9 +38,12 @@ class Watcher:
 
     def __call__(self, event: TrialEvent | TrialCost | TrialEnd) -> None:
         self.events.append(event)
-        if isinstance(event, TrialEvent) and event.event.kind is FitEventKind.epoch and event.event.record:
-            if (event.trial, event.event.fit.rpartition("/")[2], event.event.record.epoch) == self.stop:
-                raise StoppedError
+        if not isinstance(event, TrialEvent) or event.event.kind is not FitEventKind.epoch:
+            return
+        record = event.event.record
+        assert record is not None
+        if (event.trial, event.event.fit.rpartition("/")[2], record.epoch) == self.stop:
+            raise StoppedError
 
     def fits(self, *kinds: FitEventKind) -> list[tuple[str, str]]:
         """The configuration and stage of each event of these kinds."""
