@@ -66,12 +66,12 @@ def judge(row: LeaderboardRow, rows: list[LeaderboardRow], metric_name: str, run
 
 def sentence(rows: list[LeaderboardRow], metric_name: str, is_tested: bool) -> str:
     """How the winner was chosen."""
-    counts = [(sum(row.outcome.status is status for row in rows), status) for status in TrialStatus]
-    others = ", ".join(f"{num} {status}" for num, status in counts if num and status is not TrialStatus.finished)
-    title = "loss" if metric_name == LOSS else METRICS[metric_name].title
-    chosen = (
-        f"Selected among {len(rows)} configurations{f' ({others})' if others else ''} by the mean validation {title}"
+    counts = {status: sum(row.outcome.status is status for row in rows) for status in TrialStatus}
+    others = ", ".join(
+        f"{counts[status]} {status}" for status in (TrialStatus.cut, TrialStatus.failed) if counts[status]
     )
+    criterion = "loss" if metric_name == LOSS else f"{METRICS[metric_name].title} (where it ties, the lower loss)"
+    chosen = f"Selected among {len(rows)} configurations{f' ({others})' if others else ''} by the mean validation "
     if not is_tested:
-        return f"{chosen}; no test figures exist."
-    return f"{chosen}; the test figures were computed once, at the end, for this configuration alone."
+        return f"{chosen}{criterion}; there are no test figures."
+    return f"{chosen}{criterion}; the test figures were computed once, at the end, for this configuration alone."

@@ -51,12 +51,14 @@ def configuration_name(setting: Setting) -> str:
 
 
 def say(value: Value) -> str:
-    """As a person types it: `0.03`, `true`, `none`, an enum's name."""
+    """As a person types it: `0.03`, `1`, `true`, `none`, an enum's name."""
     if value is None:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
-    return value.name if isinstance(value, Enum) else str(value)
+    if isinstance(value, Enum):
+        return value.name
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def _normal(value: Value) -> str:

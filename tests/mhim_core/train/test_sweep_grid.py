@@ -35,8 +35,18 @@ def test_an_empty_axis_and_an_endless_grid_are_refused(axes: dict[str, tuple[int
 
 
 def test_a_name_says_the_setting_as_one_types_it_or_is_a_digest_where_no_folder_could_be_called_so() -> None:
-    setting = {"high_mask_ratio": 0.03, "gated": True, "score": Score.softmax_max, "patience": None, "epochs": 7}
-    assert configuration_name(setting) == "high_mask_ratio=0.03+gated=true+score=softmax_max+patience=none+epochs=7"
+    setting = {
+        "high_mask_ratio": 0.03,
+        "dropout": 0.0,
+        "gated": True,
+        "score": Score.softmax_max,
+        "patience": None,
+        "epochs": 7,
+    }
+    assert (
+        configuration_name(setting)
+        == "high_mask_ratio=0.03+dropout=0+gated=true+score=softmax_max+patience=none+epochs=7"
+    )
     assert configuration_name({}) == AS_GIVEN
     odd = [configuration_name({"aggregator": name}) for name in ("mine/too", "ours é", "x" * 200)]
     assert all(name.startswith("configuration-") for name in odd)
