@@ -150,7 +150,7 @@ def train(sweep: Sweep, config: SweepConfig) -> SweepResult:
     uri = sweep.storage.uri
     payload = SweepPayload(
         sweep.plan,
-        worker_bags(first.run, first.plan, config, uri),
+        worker_bags(first.run, first.plan, config),
         {contender.name: contender.run.storage.uri for contender in sweep.contenders},
     )
     unread = unread_at_first(first.run, first.plan) if pending else []
