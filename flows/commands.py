@@ -53,6 +53,12 @@ FLOWS = {
         "features → one model per fold and seed",
         "cohort=my.csv store=./features folds=5 out=runs/first",
     ),
+    "sweep": FlowCommand(
+        "sweep",
+        "sweep.SweepConfig",
+        "train under every combination of some keys' values, and rank them on validation",
+        'cohort=my.csv store=./features out=sweeps/first vary="high_mask_ratio=.01,.03 random_mask_ratio=.1,.8"',
+    ),
     "evaluate": FlowCommand("evaluate", "EvaluateConfig", "held-out predictions and metrics", "run=runs/first"),
     "predict": FlowCommand(
         "predict",

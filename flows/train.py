@@ -7,76 +7,61 @@ does not start Ray. Exit code: 0, 2, 5 (the folder holds a run of another config
 it would read is missing or truncated, before Ray is started, or of other bytes, within the first fit).
 """
 
-import dataclasses
 import functools
-import json
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from cluster.s3 import process_retries
 from cluster.session import check_address, ray_session
 from cluster.storage import open_storage, require_put_if_absent
 from flows.config.commands import TrainConfig
 from flows.config.files import write_resolved
-from flows.config.flat import flat
-from flows.config.keys import Method
 from flows.engine.result import FlowResult
 from flows.mlflow_mirror.send import mirror_run
 from flows.runs.bag_caching import CachePlan, cached_bags, plan_caching, print_reads
-from flows.runs.cohort import load_cohort
-from flows.runs.folder import (
-    PinnedFeatures,
-    Run,
-    cohort_identity,
-    package_versions,
-    pinned_start,
-    pinned_teachers,
-    start_run,
-)
-from flows.runs.identity import run_identity
+from flows.runs.folder import PinnedFeatures, Run
 from flows.runs.progress import METRIC_TITLES, FitProgress
 from flows.runs.storage_retries import print_retries, retries_told
-from flows.runs.store_place import recorded_places
-from flows.runs.training_data import (
-    TrainingData,
-    check_contents,
-    check_files,
-    choose_features,
-    choose_manifest,
-    training_data,
+from flows.runs.training_data import check_contents, check_files, choose_features, choose_manifest, training_data
+from flows.runs.training_places import open_places
+from flows.runs.training_runs import (
+    all_finished,
+    new_start,
+    open_run,
+    read_cohort,
+    take_teachers,
+    train_plan,
+    try_plugin,
+    unread_at_first,
+    used_bags,
+    used_entries,
 )
-from flows.runs.training_places import TrainingPlaces, open_places
-from flows.runs.warm_start import Start, check_start, find_start, take_start
-from mhim_core.cohort.splits import Split
-from mhim_core.cohort.table import Cohort
-from mhim_core.cohort.tasks import BagMembers, bags_in, make_bags
-from mhim_core.errors import ConfigError
-from mhim_core.fingerprint import canonical_json
-from mhim_core.printable import one_line
+from flows.runs.warm_start import take_start
 from mhim_core.store.manifest import newest_version
 from mhim_core.store.record import CommitRecord
-from mhim_core.task import Task
-from mhim_core.train.plan import FitSpec, FoldBags, LabelledBag, Stage, TrainPlan, fit_name, plan_fits
+from mhim_core.train.plan import TrainPlan
 from mhim_core.types import BagId, SlideId
+
+if TYPE_CHECKING:  # torch, which a command that has nothing to do need not load
+    from mhim_core.train.device_bags import CountedBags
 
 
 def run(config: TrainConfig) -> FlowResult:
     """Raises InputError (2), ConflictError (5), StorageError (6)."""
     check_address(config.ray.ray_address)
     config.execution.check_room(config.ray)
-    loaded = load_cohort(config.data.cohort, with_files=False, labels_uri=config.data.labels, options=config.table)
-    cohort = loaded.cohort
-    for line in (*cohort.notes, *(f"warning: {finding}" for finding in loaded.warnings)):
-        print(one_line(line))
+    cohort = read_cohort(config)
     places = open_places(config)
     feature_set = choose_features(config, places)
     manifest = choose_manifest(places, feature_set)
     data = training_data(config, cohort, manifest)
     for note in data.notes:
         print(note)
-    _try_plugin(config, data)
+    try_plugin(config, data)
     require_put_if_absent(places.out)
-    start = _new_start(config, places)
+    start = new_start(config, places)
     trained_run = open_run(config, places, cohort, PinnedFeatures(places.store, feature_set, manifest), data, start)
     _say_if_newer(trained_run)
     plan = train_plan(trained_run, config)
@@ -97,250 +82,110 @@ def run(config: TrainConfig) -> FlowResult:
     return FlowResult(outputs={"run": trained_run.storage.uri})
 
 
-def open_run(
-    config: TrainConfig,
-    places: TrainingPlaces,
-    cohort: Cohort,
-    features: PinnedFeatures,
-    data: TrainingData,
-    start: Start | None = None,
-) -> Run:
-    """Create the run or resume it, with the slides that have a target and tiles, their splits, and the pinned manifest.
+class WorkerBags(NamedTuple):
+    """The bags that workers read, as addresses and plain data: no open connection."""
 
-    `start`: what a new run with `warm_start=` starts from.
-    """
-    feature_set, ref = features.feature_set, features.manifest.ref
-    record = {
-        "identity": run_identity(config, seeds_of(config), data.task, feature_set.fingerprint),
-        **recorded_places(places.out, places.store),
-        "manifest": {"version": ref.version, "sha256": ref.sha256},
-        "encoder": feature_set.encoder,
-        "tiling": feature_set.tiling,
-        "cohort_name": cohort.name,
-        "excluded": data.excluded,
-        "config": flat(config),  # as resolved at the first start, for information
-    }
-    plain = _plain(record)
-    teachers = None
-    if config.protocol.teacher:
-        wanted = plain["identity"] | {"cohort": cohort_identity(data.slides, data.splits)}
-        # a run that has copied them needs the other no more
-        standing = pinned_teachers(places.record, config.protocol.teacher)
-        teachers = _teacher_digests(places.teacher, config, wanted, ref.sha256) if standing is None else standing
-    _check_plan(config, data)
-    if config.warm_start:
-        if start is not None:
-            check_start(start, config, data.task, feature_set)
-        plain = plain | _started(config, places, plain, start)
-    run = start_run(places.out, plain, data.slides, data.splits, teachers, places.record)
-    if run.record["manifest"]["sha256"] == ref.sha256:
-        return dataclasses.replace(run, features=features)
-    return dataclasses.replace(run, named_store=config.store)  # another command was quicker, with another version
-
-
-def _new_start(config: TrainConfig, places: TrainingPlaces) -> Start | None:
-    """The model to start from; None without a warm start, and for a run that was created with it and has it pinned."""
-    if not config.warm_start or pinned_start(places.record, config.warm_start) is not None:
-        return None
-    return find_start(config, seeds_of(config))
-
-
-def _started(
-    config: TrainConfig, places: TrainingPlaces, record: dict[str, Any], start: Start | None
-) -> dict[str, Any]:
-    """What a warm start adds to the record; a run that was created with one has it pinned."""
-    if start is not None:
-        return {"identity": record["identity"] | {"warm_start": start.identity()}, "started_from": start.origin}
-    return {"identity": record["identity"] | {"warm_start": pinned_start(places.record, config.warm_start)}}
-
-
-def _check_plan(config: TrainConfig, data: TrainingData) -> None:
-    """Check the plan before the run is created: corrected keys would no longer match a run that exists."""
-    bags = make_bags(data.slides, data.task, config.target.bags)
-    TrainPlan(
-        fits=_fits(config, data.task, bags, data.splits, seeds_of(config)),
-        d_in=1,
-        task=data.task,
-        model=config.model,
-        mhim=config.mhim,
-        fit=config.fit,
-    )
-
-
-def _fits(
-    config: TrainConfig, task: Task, bags: Sequence[BagMembers], splits: Sequence[Split], seeds: Sequence[int]
-) -> tuple[FitSpec, ...]:
-    def labelled(slide_ids: tuple[SlideId, ...]) -> tuple[LabelledBag, ...]:
-        return tuple(LabelledBag(bag.bag_id, bag.target) for bag in bags_in(bags, slide_ids))
-
-    folds = [FoldBags(split.fold, labelled(split.train), labelled(split.validation)) for split in splits]
-    stage = Stage.mhim if config.method is Method.mhim else Stage.plain
-    return plan_fits(folds, stage, task, seeds, with_stage_one=not config.protocol.teacher)
-
-
-def seeds_of(config: TrainConfig) -> list[int]:
-    """seed, seed + 1, …"""
-    return [config.fit.seed + index for index in range(config.protocol.seeds)]
-
-
-def train_plan(trained_run: Run, config: TrainConfig) -> TrainPlan:
-    """Seeds × folds × stages. A teacher precedes its student; one group of workers runs all fits."""
-    start = trained_run.identity.get("warm_start")
-    return TrainPlan(
-        fits=_fits(config, trained_run.task, trained_run.bags, trained_run.splits, trained_run.seeds),
-        d_in=trained_run.feature_set.dim,
-        task=trained_run.task,
-        model=config.model,
-        mhim=config.mhim,
-        fit=config.fit,
-        warm_start={int(seed): digest for seed, digest in start["models"].items()} if start else {},
-        provenance={
-            "feature_set": trained_run.feature_set.fingerprint,
-            "encoder": trained_run.feature_set.encoder_fingerprint,
-            "manifest_sha256": trained_run.record["manifest"]["sha256"],
-        },
-        about=package_versions() | {"manifest_version": str(trained_run.record["manifest"]["version"])},
-        execution=config.execution.checkpoints,
-    )
-
-
-def all_finished(trained_run: Run, plan: TrainPlan) -> bool:
-    """Whether every fit has a result. That they are of this plan follows from the run's fingerprint."""
-    present = {entry.key for entry in trained_run.storage.list("fits")}
-    return all(f"fits/{fit.name}/result.json" in present for fit in plan.fits)
-
-
-def take_teachers(trained_run: Run, places: TrainingPlaces) -> None:
-    """Copy the other run's stage-1 models into this run, which then needs the other no more; results are kept."""
-    from mhim_core.train.results import import_stage_one, read_result
-
-    names = [fit_name(seed, split.fold, Stage.plain) for seed in trained_run.seeds for split in trained_run.splits]
-    for name in names:
-        if read_result(trained_run.storage, name) is None:
-            import_stage_one(places.teacher.storage, trained_run.storage, name)
-
-
-def _teacher_digests(other: Run, config: TrainConfig, wanted: dict[str, Any], manifest_sha256: str) -> dict[str, str]:
-    """sha256 of every stage-1 model that is taken from the other run, by fit; they are part of this run's identity.
-
-    Raises ConfigError, before the run is created, if the other run has other folds, seeds or data, or is not finished;
-    further checks follow in each student's fit.
-    """
-    from mhim_core.train.results import read_result
-
-    same = {"cohort": "slides, targets or folds", "task": "task", "feature_set": "features", "model": "model options"}
-    differing = [name for key, name in same.items() if other.identity[key] != wanted[key]]
-    if other.record["manifest"]["sha256"] != manifest_sha256:
-        differing.append("feature manifest")
-    if missing := sorted(set(wanted["seeds"]) - set(other.seeds)):
-        differing.append(f"seeds ({', '.join(map(str, missing))} are not there)")
-    if other.identity["fit"]["precision"] != wanted["fit"]["precision"]:
-        differing.append("precision")
-    if differing:
-        raise ConfigError(
-            f"teacher={config.protocol.teacher}: that run has other {', '.join(differing)}; a teacher must match"
-        )
-    digests = {}
-    for name in (fit_name(seed, split.fold, Stage.plain) for seed in wanted["seeds"] for split in other.splits):
-        result = read_result(other.storage, name)
-        if result is None:
-            raise ConfigError(
-                f"teacher={config.protocol.teacher}: its fit {name} is not finished; finish that run first"
-            )
-        digests[name] = result.model_sha256
-    return digests
-
-
-def used_bags(trained_run: Run, plan: TrainPlan) -> dict[BagId, tuple[SlideId, ...]]:
-    """The slides of every bag that a fit trains or validates on."""
-    used = {bag.bag_id for fit in plan.fits for bag in (*fit.train, *fit.validation)}
-    return {bag.bag_id: bag.slide_ids for bag in trained_run.bags if bag.bag_id in used}
-
-
-def used_entries(trained_run: Run, plan: TrainPlan) -> dict[SlideId, CommitRecord]:
-    """The pinned commits of their slides."""
-    manifest = trained_run.manifest.entries
-    return {slide_id: manifest[slide_id] for ids in used_bags(trained_run, plan).values() for slide_id in ids}
-
-
-def unread_at_first(trained_run: Run, plan: TrainPlan) -> list[CommitRecord]:
-    """The commits whose files the first unfinished fit does not read itself, which compares their sha256 as well."""
-    present = {entry.key for entry in trained_run.storage.list("fits")}
-    first = next(fit for fit in plan.fits if f"fits/{fit.name}/result.json" not in present)
-    read = used_entries(trained_run, dataclasses.replace(plan, fits=(first,)))
-    return [record for slide_id, record in used_entries(trained_run, plan).items() if slide_id not in read]
-
-
-class FitPayload(NamedTuple):
-    """What is sent to every worker: addresses and plain data, no open connection."""
-
-    plan: TrainPlan
     entries: dict[SlideId, CommitRecord]
     members: dict[BagId, tuple[SlideId, ...]]
     plugin: tuple[bytes, str] | None
     store_uri: str
-    run_uri: str
     caching: CachePlan
+
+
+class HasBags(Protocol):
+    """What is sent to every worker, whatever it does with the bags."""
+
+    @property
+    def bags(self) -> WorkerBags: ...
+
+
+class FitPayload(NamedTuple):
+    """What is sent to every worker."""
+
+    plan: TrainPlan
+    bags: WorkerBags
+    run_uri: str
 
 
 def fit_all(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> Any:
     """Start the workers and run every fit on them; returns the results."""
-    from cluster.training import WorkerSpec, run_workers
+    run_uri = trained_run.storage.uri
+    payload = FitPayload(plan, worker_bags(trained_run, plan, config), run_uri)
+    beside = functools.partial(check_contents, trained_run.feature_store, unread_at_first(trained_run, plan))
+    return on_workers(fit_on_worker, payload, config, f"{run_uri}/ray", FitProgress(len(plan.fits)), beside)
 
-    members = used_bags(trained_run, plan)
-    entries = used_entries(trained_run, plan)
-    plugin = config.plugin.plugin()
-    payload = FitPayload(
-        plan,
+
+def worker_bags(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> WorkerBags:
+    """The bags that the plan's fits read."""
+    plugin, entries = config.plugin.plugin(), used_entries(trained_run, plan)
+    return WorkerBags(
         entries,
-        members,
+        used_bags(trained_run, plan),
         None if plugin is None else plugin.arguments,
         trained_run.store_uri,
-        trained_run.storage.uri,
         plan_caching(config.execution, entries.values()),
     )
-    print(payload.caching.sentence())
+
+
+def on_workers(
+    work: Callable[..., Any],
+    payload: HasBags,
+    config: TrainConfig,
+    scratch_uri: str,
+    progress: FitProgress,
+    beside: Callable[[threading.Event], None],
+) -> Any:
+    """Start Ray and one group of workers for `work`; its value. What they tell goes to `progress`."""
+    from cluster.training import WorkerSpec, run_workers
+
+    print(payload.bags.caching.sentence())
     execution = config.execution
     fewest, most = execution.num_workers()
     spec = WorkerSpec(most, execution.gpus_per_worker, execution.threads_per_worker, fewest)
-    progress, retries_before = FitProgress(len(plan.fits)), process_retries()
+    retries_before = process_retries()
     with ray_session(config.ray.ray_address, config.ray.local_cpus) as cluster:
-        scratch, unread = f"{trained_run.storage.uri}/ray", unread_at_first(trained_run, plan)
-        beside = functools.partial(check_contents, trained_run.feature_store, unread)
-        results = run_workers(fit_on_worker, payload, spec, cluster, scratch, progress.update, beside)
+        value = run_workers(work, payload, spec, cluster, scratch_uri, progress.update, beside)
     print_reads(progress.reads)
     print_retries(process_retries() - retries_before + progress.num_repeated)
-    return results
+    return value
 
 
 def fit_on_worker(payload: FitPayload, context: Any, tell: Callable[[Any], None]) -> Any:
     """Runs on every worker: opens the store and the run, then enters the core's loop."""
-    from mhim_core.mil.plugins import load_plugin
-    from mhim_core.train.events import FitEvent, FitEventKind
     from mhim_core.train.loop import run_fits
 
-    if payload.plugin is not None:
-        load_plugin(*payload.plugin)
+    with bags_on_worker(payload.bags, context, tell) as (bags, tell_all):
+        return run_fits(payload.plan, bags, open_storage(payload.run_uri), context, tell_all)
+
+
+class OpenBags(NamedTuple):
+    """On a worker."""
+
+    source: "CountedBags"
+    tell: Callable[[Any], None]
+    """Tells the driver what happens, requests that had to be repeated included."""
+
+
+@contextmanager
+def bags_on_worker(bags: WorkerBags, context: Any, tell: Callable[[Any], None]) -> Iterator[OpenBags]:
+    """The bags, read from the store and kept as their keys say until the block ends; the user's own aggregators are
+    loaded."""
+    from mhim_core.mil.plugins import load_plugin
+    from mhim_core.train.events import FitEvent, FitEventKind
+
+    if bags.plugin is not None:
+        load_plugin(*bags.plugin)
 
     def warn(message: str) -> None:
         tell(FitEvent(FitEventKind.warning, "cache", message))
 
-    store, caching = open_storage(payload.store_uri), payload.caching
+    store = open_storage(bags.store_uri)
     with (
         retries_told(tell) as tell_all,
-        cached_bags(store, payload.entries, payload.members, caching, context, warn) as bags,
+        cached_bags(store, bags.entries, bags.members, bags.caching, context, warn) as source,
     ):
-        results = run_fits(payload.plan, bags, open_storage(payload.run_uri), context, tell_all)
-        tell(bags.reads)
-    return results
-
-
-def _try_plugin(config: TrainConfig, data: TrainingData) -> None:
-    plugin = config.plugin.plugin()
-    if plugin is not None and config.model.aggregator in plugin.names:
-        from mhim_core.mil.probe import check_plugin
-
-        check_plugin(plugin, config.model, data.task, mining=config.method is Method.mhim)
+        yield OpenBags(source, tell_all)
+        tell(source.reads)
 
 
 def _judged(result: Any) -> str:
@@ -357,9 +202,3 @@ def _say_if_newer(trained_run: Run) -> None:
         print(
             f"the run stays with manifest version {pinned}, pinned at its start; the store has version {newest} by now"
         )
-
-
-def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    """The record as read back from JSON, so that identities compare equal at the first start and later."""
-    plain: dict[str, Any] = json.loads(canonical_json(record))
-    return plain

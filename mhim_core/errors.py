@@ -11,6 +11,7 @@
     ├── StorageError               6   unreachable or denied
     │   └── NotFoundError              the key is not there (also a KeyError)
     ├── MachineError               6   disk, memory, files or network of this machine gave out
+    ├── DivergedError              1   a fit's loss is no longer a finite number
     ├── IntegrityError             1   a committed file does not match its sha256, or a schema is not ours
     ├── StoppedError               143 work was told to end, and has saved where it was
     └── SlideError                 -   one slide failed: a status row, never the run; carries a FailureReason
@@ -77,6 +78,10 @@ class MachineError(MhimError):
     """The machine gave out: disk, memory, open files, network."""
 
     exit_code = ExitCode.STORAGE
+
+
+class DivergedError(MhimError):
+    """A fit's loss is no longer a finite number; every rank raises it alike, so that all can go on with another fit."""
 
 
 class IntegrityError(MhimError):

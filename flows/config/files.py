@@ -10,7 +10,8 @@ One YAML mapping of a command's flat keys. A scalar is taken as its text and rea
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
 from enum import Enum
 from typing import Any
 
@@ -71,13 +72,16 @@ def _compose(uri: str) -> yaml.Node | None:
     return root
 
 
-def resolved(config: Any, command: str) -> bytes:
+def resolved(config: Any, command: str, names: Container[str] | None = None) -> bytes:
     """The content of a file with which `mhim <command> config=<file>` repeats the command, from the same folder.
 
-    In a job it holds the values of the machine that submitted it, since files sent with the job are gone afterwards.
+    `names`: the keys in it; None: all. In a job it holds the values of the machine that submitted it, since files sent
+    with the job are gone afterwards.
     """
     lines = [f"# mhim {command} config=<this file> does this again; relative paths are of the folder it was started in"]
     for name, value in _as_typed(config).items():
+        if names is not None and name not in names:
+            continue
         in_line = None if isinstance(value, tuple) else False
         text = yaml.safe_dump({name: _plain(value)}, allow_unicode=True, width=1e9, default_flow_style=in_line)
         lines.append(text.rstrip("\n"))
@@ -93,9 +97,12 @@ def has_resolved(storage: Storage, folder: str = "") -> bool:
     return True
 
 
-def write_resolved(storage: Storage, config: Any, command: str, folder: str = "") -> None:
-    """Put the file into the command's folder of outputs, unless it is there with the same content."""
-    key, text = f"{folder}/{RESOLVED}".lstrip("/"), resolved(config, command)
+def write_resolved(
+    storage: Storage, config: Any, command: str, folder: str = "", names: Container[str] | None = None
+) -> None:
+    """Put the file, with all keys or those of these names, into the command's folder of outputs, unless it is there
+    with the same content."""
+    key, text = f"{folder}/{RESOLVED}".lstrip("/"), resolved(config, command, names)
     try:
         present = storage.get(key)
     except NotFoundError:
@@ -120,7 +127,26 @@ def _text(uri: str, key: Key, node: yaml.Node) -> str | tuple[str, ...]:
         return tuple(str(item.value) for item in node.value)
     if is_list and key.listed:
         return ",".join(str(item.value) for item in node.value)
+    if key.is_grid and isinstance(node, yaml.MappingNode):
+        return " ".join(f"{_word(uri, key, name)}={_words(uri, key, values)}" for name, values in node.value)
     raise ConfigError(f"config={uri}: {key.name} takes one value" + (" or a list of them" if key.listed else ""))
+
+
+def _words(uri: str, key: Key, node: yaml.Node) -> str:
+    items = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    return ",".join(_word(uri, key, item) for item in items)
+
+
+def _word(uri: str, key: Key, node: yaml.Node) -> str:
+    """The text of a scalar that can stand in `key=a,b key=c,d`."""
+    if isinstance(node, yaml.ScalarNode) and not _SEPARATOR.search(str(node.value)):
+        return str(node.value)
+    raise ConfigError(
+        f"config={uri}: {key.name} is a mapping of keys to lists of their values, which hold no comma, = or space"
+    )
+
+
+_SEPARATOR = re.compile(r"[\s,=\[\]]")
 
 
 def _plain(value: Any) -> Any:

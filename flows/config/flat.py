@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, TypeVar, cast
 
-from flows.config.roles import BY_HAND, NAMED, Role
+from flows.config.roles import BY_HAND, GRID, NAMED, Role
 from mhim_core.mil.own_options import DECLARED_IN
 
 Config = TypeVar("Config")
@@ -47,6 +47,8 @@ class Key(NamedTuple):
     None: any file may set the key."""
     is_name: Callable[[str], bool] | None = None
     """Of a text that may hold `name=value,name=value`: whether a word is such a name. None: it holds one value."""
+    is_grid: bool = False
+    """Whether a file may give the text as a mapping of keys to lists."""
 
     @property
     def required(self) -> bool:
@@ -179,9 +181,20 @@ def _keys(kind: type, path: tuple[str, ...], default: Any, role: Role | None) ->
         doc = docs.get(field.name) or _field_docs(declared_in or kind).get(field.name, "")
         choices = _choices(value_kind) or tuple(field.metadata.get("choices", ()))
         neutral = field.metadata.get("neutral", MISSING)
-        harmless, is_name = field.metadata.get(BY_HAND), field.metadata.get(NAMED)
         yield Key(
-            field.name, value_kind, optional, standing, doc, its_role, listed, path, choices, neutral, harmless, is_name
+            field.name,
+            value_kind,
+            optional,
+            standing,
+            doc,
+            its_role,
+            listed,
+            path,
+            choices,
+            neutral,
+            harmless=field.metadata.get(BY_HAND),
+            is_name=field.metadata.get(NAMED),
+            is_grid=bool(field.metadata.get(GRID)),
         )
 
 

@@ -70,6 +70,14 @@ def named(is_name: Callable[[str], bool]) -> dict[str, Any]:
     return {NAMED: is_name}
 
 
+GRID = "grid"
+
+
+def grid() -> dict[str, Any]:
+    """Metadata of a field whose text is `key=a,b key=c,d`: a file may also give it as a mapping of keys to lists."""
+    return {GRID: True}
+
+
 def part(kind: type[Part], role_of_fields: Role, **defaults: Any) -> Part:
     """A field of a config that is a part, with the role of those of its fields that declare none of their own.
 

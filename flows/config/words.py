@@ -2,7 +2,7 @@
 
 The command line wins over the file (`config=my.yaml`), the file over the recipe, the recipe over the defaults. A word's
 value is the raw text after the first `=`, read by the kind of its key: Hydra's grammar, and YAML's, would turn
-`out=2026_11` into 202611. One value per key, no sweeps.
+`out=2026_11` into 202611. One value per key; `vary=` of a sweep is a text whose words `flows.config.sweep` reads.
 """
 
 import dataclasses
@@ -131,6 +131,11 @@ def split_words(words: Sequence[str], known: Sequence[str], command: str) -> dic
             raise ConfigError(f"key {name!r} is given twice; give it once")
         typed[name] = value
     return typed
+
+
+def word_value(key: Key, text: str) -> Any:
+    """The value of a key from a word's text. Raises ConfigError."""
+    return _value(key, text)
 
 
 def _value(key: Key, raw: str | tuple[str, ...]) -> Any:

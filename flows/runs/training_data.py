@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from flows.config.commands import TrainConfig
 from flows.runs.cohort import load_split_files
-from flows.runs.folder import pinned_manifest
 from flows.runs.training_places import TrainingPlaces
 from mhim_core.cohort.split_files import splits_from_files
 from mhim_core.cohort.split_notes import require_split_column, split_notes
@@ -75,7 +74,7 @@ def choose_features(config: TrainConfig, places: TrainingPlaces) -> FeatureSet:
     choice = config.features
     wanted, tiling = choice.feature_set, choice.tiling
     if wanted is None and choice.encoder is None and not tiling:
-        pin = pinned_manifest(places.record)
+        pin = places.pin
         wanted = None if pin is None else pin.feature_set  # the open choice was made when the run was started
     return choose_feature_set(
         places.store, encoder_id=choice.encoder, tiling=tiling, fingerprint=wanted, neutral=neutral_values(TileSpec)
@@ -84,7 +83,7 @@ def choose_features(config: TrainConfig, places: TrainingPlaces) -> FeatureSet:
 
 def choose_manifest(places: TrainingPlaces, feature_set: FeatureSet) -> Manifest:
     """The version that the run was started with, or at the first start the newest."""
-    pin = pinned_manifest(places.record)
+    pin = places.pin
     if pin is None or pin.feature_set != feature_set.fingerprint:  # another set is refused when the run is opened
         return read_manifest(places.store, feature_set.fingerprint)
     return read_manifest(places.store, pin.feature_set, pin.version, pin.sha256)

@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.storage import open_storage
 from flows.config.commands import TrainConfig
-from flows.runs.folder import Run, maybe_record, read_run
+from flows.runs.folder import Pin, Run, maybe_record, pinned_manifest, read_run
 from mhim_core.storage import Storage
 
 
@@ -20,11 +20,18 @@ class TrainingPlaces:
     """The run."""
     teacher_uri: str
     """The run that stage 1 is taken from; empty: none."""
+    pinned: Pin | None = None
+    """The features that the sweep which the run is part of is pinned to; None: it is part of none, or of a new one."""
 
     @cached_property
     def record(self) -> dict[str, Any] | None:
         """The record of the run that is in `out` already, which never changes; None: there is none yet."""
         return maybe_record(self.out)
+
+    @property
+    def pin(self) -> Pin | None:
+        """The manifest that the training was started with; None: it is a new one."""
+        return self.pinned or pinned_manifest(self.record)
 
     @cached_property
     def teacher(self) -> Run:

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from mhim_core.errors import IntegrityError, MhimError
+from mhim_core.errors import DivergedError, IntegrityError
 from mhim_core.train.context import TrainContext, from_rank_zero
 from mhim_core.train.plan import FitSpec
 from mhim_core.train.state import TrainState
@@ -26,14 +26,14 @@ def check_losses(losses_2T: torch.Tensor, state: TrainState, spec: FitSpec) -> N
     turns = [turn for batch in state.setup.batches(state.epoch) for turn in batch]
     first = turns[int(wrong_T.nonzero()[0])].bag.bag_id
     where = f"in epoch {state.epoch + 1}, first in bag {first}"
-    raise MhimError(f"fit {spec.name}: the loss became NaN or infinite {where}; {_REMEDY}")
+    raise DivergedError(f"fit {spec.name}: the loss became NaN or infinite {where}; {_REMEDY}")
 
 
 def check_validation(validation: Validation, state: TrainState, spec: FitSpec) -> None:
-    """Raises MhimError if the model no longer gives finite numbers; the same on every rank."""
+    """Raises DivergedError if the model no longer gives finite numbers; the same on every rank."""
     if not math.isfinite(validation.loss):
         where = f"after epoch {state.epoch + 1}"
-        raise MhimError(f"fit {spec.name}: the validation loss is NaN or infinite {where}; {_REMEDY}")
+        raise DivergedError(f"fit {spec.name}: the validation loss is NaN or infinite {where}; {_REMEDY}")
 
 
 def check_drift(state: TrainState, spec: FitSpec, context: TrainContext) -> None:

@@ -16,6 +16,8 @@ class FitEventKind(StrEnum):
     finished = "finished"
     adopted = "adopted"
     """An identical fit had already been finished; its result was taken."""
+    paused = "paused"
+    """It is to be compared with others before it goes on."""
     warning = "warning"
     saved = "saved"
     """A checkpoint was written because a worker may end, or is to end."""

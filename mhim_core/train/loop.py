@@ -7,6 +7,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,11 +64,35 @@ def run_fit(
     context: TrainContext,
     on_event: OnEvent = ignore_events,
 ) -> FitResult:
-    """One fit, from its newest valid checkpoint if it was interrupted. Events are reported on rank 0.
+    """One fit, to its end. Raises as `advance_fit`."""
+    result = advance_fit(plan, spec, bags, storage, context, on_event)
+    assert isinstance(result, FitResult)
+    return result
+
+
+class PausedFit(NamedTuple):
+    """A fit that has its last epoch still before it. Its checkpoint is kept, and `advance_fit` goes on from there."""
+
+    history: tuple[EpochRecord, ...]
+
+
+def advance_fit(
+    plan: TrainPlan,
+    spec: FitSpec,
+    bags: BagSource,
+    storage: Storage,
+    context: TrainContext,
+    on_event: OnEvent = ignore_events,
+    until: int | None = None,
+) -> FitResult | PausedFit:
+    """One fit, from its newest valid checkpoint if it was interrupted, up to `until` epochs (None: to its end).
+
+    There it pauses unless it has ended by then; one that has come further already stays where it is. Events are
+    reported on rank 0.
 
     Raises InputError (bags absent, teacher missing or mismatched, initial model mismatched), ConflictError (another fit
-    under this name), IntegrityError (damaged files, NaN features, ranks drifted apart), MhimError (the loss is no
-    longer finite) and StoppedError (a rank was told to end; the step that it had reached is saved).
+    under this name), IntegrityError (damaged files, NaN features, ranks drifted apart), DivergedError (the loss is
+    no longer finite) and StoppedError (a rank was told to end; the step that it had reached is saved).
     """
     started_s = time.monotonic()
 
@@ -100,15 +125,20 @@ def run_fit(
 
     every = plan.execution.checkpoint_every
     after_step = StepEnd(spec, plan.execution, checkpoints, context, lambda text: tell(FitEventKind.saved, text))
-    while state.epoch < plan.fit.epochs and not should_stop(state):
+    last = plan.fit.epochs if until is None else min(until, plan.fit.epochs)
+    while state.epoch < last and not should_stop(state):
         epoch_s = time.monotonic()
         with fixed_arithmetic(context.device):
             run_epoch(state, spec, feed, context, after_step)
-        if every and state.epoch % every == 0 and state.epoch < plan.fit.epochs:
+        is_due = state.epoch == last or (every and state.epoch % every == 0)
+        if is_due and state.epoch < plan.fit.epochs:
             from_rank_zero(context, lambda: checkpoints.save(state.epoch, state.to_bytes()).encode())
             after_step.saved()
         tell(FitEventKind.epoch, record=state.history[-1], seconds=time.monotonic() - epoch_s)
 
+    if state.epoch < plan.fit.epochs and not should_stop(state):
+        tell(FitEventKind.paused, f"after epoch {state.epoch}")
+        return PausedFit(tuple(state.history))
     result = _as_result(
         from_rank_zero(context, lambda: _finish(plan, spec, identity, state, storage, checkpoints)), spec
     )

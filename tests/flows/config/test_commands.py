@@ -20,6 +20,7 @@ from flows.config.commands import (
 )
 from flows.config.flat import Key, flat, from_keys, keys_of, with_keys
 from flows.config.keys import RayKeys
+from flows.config.sweep import SweepConfig
 from flows.config.words import parse
 from mhim_core.cohort.task_options import SplitOptions
 from mhim_core.errors import ConfigError
@@ -38,7 +39,7 @@ UNBOUNDED = {
         "tile_px",
         "overlap_px",
         "min_tissue",
-    ),  # of train and store ls: a choice among what the store holds
+    ),  # of train, sweep and store ls: a choice among what the store holds
 }
 
 OUT_OF_RANGE = {
@@ -97,6 +98,7 @@ OUT_OF_RANGE = {
         "cache_disk_gib": ["-0.1"],
         "ray_address": ["ray://head:10001", "http://head:8265", "https://head:8265", "head", "", "head:port", "LOCAL"],
     },
+    SweepConfig: {"halving": ["-1", "1"], "top": ["-1"]},
     EvaluateConfig: {"bootstrap_replicates": ["-1"]},
     PredictConfig: {"max_heatmaps": ["-1"], "top_tiles": ["-1"], "tile_px": []},
     ReportConfig: {"max_heatmaps": ["-1"], "top_tiles": ["-1"]},
@@ -171,7 +173,7 @@ def test_a_value_out_of_range_is_refused_by_name_in_one_sentence(config: type, k
 
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name, key in ALL_KEYS if key.kind in (int, float)])
 def test_every_numeric_key_has_a_lower_bound(name: str, key: Key) -> None:
-    if key.name in UNBOUNDED and (name in ("train", "store ls", "export") or key.name == "seed"):
+    if key.name in UNBOUNDED and (name in ("train", "sweep", "store ls", "export") or key.name == "seed"):
         made(CONFIGS[name], **{key.name: key.kind(-1)})
     else:
         with pytest.raises(ConfigError, match=key.name):

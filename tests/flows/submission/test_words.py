@@ -33,6 +33,7 @@ NO_PLACES = {
     *("signing_key", "signing_command", "trusted_keys"),  # keys stay on the machines that they lie on
     *("roi", "exclude"),  # classes of regions
     "workers",  # a number or a range
+    *("vary", "rungs"),  # a grid of a sweep
     *("own_mean", "own_std"),  # numbers of a picture's channels
     *("id_column", "patient_column", "label_column", "time_column", "event_column", "na_values", "extension"),
 }

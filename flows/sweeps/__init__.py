@@ -1,0 +1,1 @@
+"""The parts of `mhim sweep`: its configurations, their runs, the leaderboard and the winner."""
