@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from mhim_core.mil.aggregator import Aggregator, BagOutput, register_aggregator
 from mhim_core.mil.draws import Draws
-from mhim_core.mil.model_options import ModelOptions
-from mhim_core.mil.nystrom import NystromAttention, join_heads
+from mhim_core.mil.model_options import TRANSMIL_HEADS, ModelOptions
+from mhim_core.mil.nystrom import NystromAttention
 
 LARGEST_KERNEL = 7
 
@@ -38,19 +38,19 @@ class Transmil(Aggregator):
         x_TD = x_TD + first.tokens_QD
         x_TD = torch.cat([x_TD[:1], self.positions(x_TD[1:])])
         # nothing reads the second layer's instances
-        second = self.layer2.attention(
-            self.layer2.norm(x_TD), draws, "transmil_layer2", first_only=True, with_row=False
-        )
+        second = self.layer2.attention(self.layer2.norm(x_TD), draws, "transmil_layer2", first_only=True)
         feature_D = self.norm(x_TD[0] + second.tokens_QD[0])
         return BagOutput(self.head(feature_D), feature_D, first.first_row_HT[:, 1:])
 
     def instance_logits(self, h_ND: Float[Tensor, "N D"], output: BagOutput) -> Float[Tensor, "N C"]:
         """l_n = W_p·to_out(concat_h a_hn v_hn) by the first layer, without the head's bias."""
         attention = self.layer1.attention
-        value_HNE = attention.values(self.layer1.norm(h_ND))
-        evidence_ND = attention.to_out(join_heads(output.attention_HN[:, :, None] * value_HNE))
-        logits_NC: Tensor = evidence_ND @ self.head.weight.T
-        return logits_NC
+        # the projections of a head's a v, of the values, the output and the head, are one map of its tokens
+        weight_HCD = self.head.weight @ attention.to_out.weight.T.unflatten(0, (TRANSMIL_HEADS, -1)).transpose(1, 2)
+        weight_HCD = weight_HCD @ attention.value_weight_HED
+        logits_NHC = (self.layer1.norm(h_ND) @ weight_HCD.flatten(0, 1).T).unflatten(1, weight_HCD.shape[:2])
+        logits_NC: Tensor = (output.attention_HN.T[:, :, None] * logits_NHC).sum(dim=1)
+        return logits_NC + self.head.weight @ attention.to_out.bias
 
 
 class TransLayer(nn.Module):
