@@ -3,15 +3,15 @@
     python benchmarks/training.py [--instances 8000] [--d-in 1024] [--ratios 0.1 0.8] [--rounds 9]
                                   [--parts floors transmil views bf16 memory] [--against FOLDER]
 
-One bag of random features a step, D = 512, two classes, float32, masks and dropout as by default. The floor F of ABMIL is
-the time of these products alone, in preallocated memory: embedding (N×F)(F×D) by teacher and by student, its weights'
-gradient (F×N)(N×D), the teacher's attention (N×D)(D×128), and over the K instances and tokens that enter the student's
-aggregator (K×D)(D×128) with its two gradients. DSMIL's floor has its query in place of that attention, and its values:
-(N×D)(D×D) of the teacher and three times (K×D)(D×D) of the student. F counts N rows for the student although what the
-teacher masks (3 %) is not embedded.
+One bag of random features a step, D = 512, two classes, float32, masks and dropout as by default. The floor F of ABMIL
+is the time of these products alone, in preallocated memory: embedding (N×F)(F×D) by teacher and by student, its
+weights' gradient (F×N)(N×D), the teacher's attention (N×D)(D×128), and over the K instances and tokens that enter the
+student's aggregator (K×D)(D×128) with its two gradients. DSMIL's floor has its query in place of that attention, and
+its values: (N×D)(D×D) of the teacher and three times (K×D)(D×D) of the student. F counts N rows for the student
+although what the teacher masks (3 %) is not embedded.
 
-Steps and floors take turns, `--rounds` times after two to warm up; a figure is the least of each, since neighbours on the
-machine only ever add time. `--against` is the checkout of another version, whose steps take turns with these in a
+Steps and floors take turns, `--rounds` times after two to warm up; a figure is the least of each, since neighbours on
+the machine only ever add time. `--against` is the checkout of another version, whose steps take turns with these in a
 process of its own. One line per case; the last line is JSON.
 """
 
@@ -252,8 +252,10 @@ def cpu_seconds(run: Run) -> float:
 
 
 def report(case: Case, least_s: Mapping[str, float], remark: str = "") -> None:
-    against = f", {least_s['step'] / least_s['against']:.2f} of {least_s['against']:.4f}" if "against" in least_s else ""
-    print(f"{case.name}: {least_s['step']:.4f} CPU s{f', {remark}' if remark else ''}{against}", flush=True)
+    words = [f"{case.name}: {least_s['step']:.4f} CPU s", *[remark] * bool(remark)]
+    if "against" in least_s:
+        words.append(f"{least_s['step'] / least_s['against']:.2f} of the other version's {least_s['against']:.4f}")
+    print(", ".join(words), flush=True)
 
 
 def serve(options: argparse.Namespace) -> None:

@@ -1,9 +1,9 @@
 """Tile features to embedded instances, some rows at a time. Shape suffixes: see the package's docstring.
 
-The plain chain of layers (gather, linear, activation, dropout) writes every array once to memory and reads it again, and
-autograd keeps four of them, the gathered features among them. Here a chunk of rows goes through the whole chain while it
-lies in the processor's cache, and two arrays are kept: the result and what came before the activation. The features
-are gathered anew for the backward pass. Of a large bag the latter is computed anew as well, and one array is kept.
+The plain chain of layers (gather, linear, activation, dropout) writes every array to memory and reads it again, and
+autograd keeps four of them, the gathered features among them. Here a chunk of rows goes through the whole chain while
+it lies in the processor's cache, and two arrays are kept: the result and what came before the activation. The features
+are gathered anew in the backward pass; of a large bag what came before the activation is computed anew as well.
 """
 
 from collections.abc import Iterator, Sequence

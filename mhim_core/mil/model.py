@@ -37,7 +37,7 @@ class MilModel(nn.Module):
     def embed_instances(self, x_NF: Float[Tensor, "N F"], draws: Draws | None = None) -> Float[Tensor, "N D"]:
         """Tile features to embedded instances; dropout only where `draws` are given.
 
-        The features may be of another precision than the model; no gradient flows into those of a large bag.
+        The features may be of another precision than the model.
         """
         if torch.is_grad_enabled() and x_NF.requires_grad:
             h_ND = self.activation(self.embed(x_NF.to(self.embed.weight.dtype)))
@@ -47,7 +47,7 @@ class MilModel(nn.Module):
     def embed_split(
         self, x_NF: Float[Tensor, "N F"], split: RecycleSplit, draws: Draws | None = None
     ) -> SplitInstances:
-        """`embed_instances` of the split's rows alone, with room for the tokens. No gradient flows into the features."""
+        """`embed_instances` of the split's rows alone, with room for tokens; no gradient flows into the features."""
         return self._embed(x_NF, self.plan_rows(split), draws)
 
     def plan_rows(self, split: RecycleSplit) -> RowPlan:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.landmark_attention import summarise, weigh_tokens
 from mhim_core.mil.model_options import TRANSMIL_HEADS
+from mhim_core.mil.projections import project
 from mhim_core.mil.pseudo_inverse import PseudoInverse
+from mhim_core.mil.token_convolution import convolve_tokens
 
 RESIDUAL_KERNEL = 33
 
@@ -64,24 +66,24 @@ class NystromAttention(nn.Module):
         `first_only`: the output of the first token alone, the same numbers for a third of the work.
         """
         num_zeros = -len(x_TD) % self.num_landmarks
-        weight_q, weight_k, weight_v = self.to_qkv.weight.chunk(3)
+        projected = project(x_TD, self.to_qkv.weight, self.num_landmarks, first_only=first_only)
         # linear maps and means commute, so landmarks are averaged before they are projected
-        mean_MD = _means(x_TD, self.num_landmarks)
-        landmark_q_HME = split_heads(F.linear(mean_MD, weight_q)) * self.scale
-        landmark_k_HME = split_heads(F.linear(mean_MD, weight_k))
+        weight_q, weight_k, _ = self.to_qkv.weight.chunk(3)
+        landmark_q_HME = split_heads(F.linear(projected.mean_MD, weight_q)) * self.scale
+        landmark_k_HME = split_heads(F.linear(projected.mean_MD, weight_k))
         inverse = PseudoInverse((landmark_q_HME @ landmark_k_HME.transpose(1, 2)).softmax(dim=2))
         landmark_k_HME = landmark_k_HME * self.scale  # instead of the queries, which are many
-        key_TD = F.linear(x_TD, weight_k)
-        q_HQE = split_heads(F.linear(x_TD[:1] if first_only else x_TD, weight_q))
-        row_HM = inverse.after((q_HQE[:, :1] @ landmark_k_HME.transpose(1, 2)).softmax(dim=2)).squeeze(1)
-        if first_only:
-            row_HT = weigh_tokens(landmark_q_HME, key_TD, num_zeros, row_HM)
+        q_HQE = split_heads(projected.query_QD)
+        if projected.value_TD is None:
+            row_HM = _first_row(q_HQE, landmark_k_HME, inverse)
+            row_HT = weigh_tokens(landmark_q_HME, projected.key_TD, num_zeros, row_HM)
             joined_QD = self._first_values(row_HT, x_TD)
         else:
-            value_TD = F.linear(x_TD, weight_v)
-            summary_HME, row_HT = summarise(landmark_q_HME, key_TD, value_TD, num_zeros, row_HM.detach())
-            attended_HQE = attend(q_HQE, landmark_k_HME, inverse.before(summary_HME))
-            joined_QD = join_heads(attended_HQE + self.res_conv(split_heads(value_TD)[None])[0])
+            with torch.no_grad():
+                row_HM = _first_row(q_HQE, landmark_k_HME, inverse)
+            summary_HME, row_HT = summarise(landmark_q_HME, projected.key_TD, projected.value_TD, num_zeros, row_HM)
+            attended_QD = join_heads(attend(q_HQE, landmark_k_HME, inverse.before(summary_HME)))
+            joined_QD = attended_QD + convolve_tokens(projected.value_TD, self.res_conv.weight[:, 0, :, 0])
         tokens_QD = self.to_out(joined_QD)
         if draws is not None:
             tokens_QD = draws.dropout(purpose, tokens_QD, self.dropout)
@@ -117,12 +119,6 @@ def join_heads(x_HTE: Float[Tensor, "H T E"]) -> Float[Tensor, "T D"]:
     return x_HTE.transpose(0, 1).flatten(1)
 
 
-
-def _means(x_TD: Tensor, num_means: int) -> Tensor:
-    """Means over ⌈T/M⌉ consecutive rows, zero rows filling up in front."""
-    length = -(-len(x_TD) // num_means)
-    rest = len(x_TD) % length
-    sum_MD = x_TD[rest:].unflatten(0, (-1, length)).sum(dim=1)
-    if rest:
-        sum_MD = torch.cat([x_TD[:rest].sum(dim=0, keepdim=True), sum_MD])
-    return F.pad(sum_MD / length, (0, 0, num_means - len(sum_MD), 0))
+def _first_row(q_HQE: Tensor, landmark_k_HME: Tensor, inverse: PseudoInverse) -> Tensor:
+    """A1 Z of the first token."""
+    return inverse.after((q_HQE[:, :1] @ landmark_k_HME.transpose(1, 2)).softmax(dim=2)).squeeze(1)

@@ -1,8 +1,11 @@
 """The approximate pseudo-inverse of Nyström attention, as a factor of products. Shape suffixes: see `nystrom`."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 ITERATIONS = 6
 
@@ -19,29 +22,63 @@ class PseudoInverse:
     def __init__(self, a_HMM: Float[Tensor, "H M M"]) -> None:
         magnitude_HMM = a_HMM.abs()
         scale = 1 / (magnitude_HMM.sum(dim=2).max() * magnitude_HMM.sum(dim=1).max())
-        self._a_HMM, self._start_HMM = a_HMM, a_HMM.transpose(1, 2) * scale
+        self._start_HMM = a_HMM.transpose(1, 2) * scale
         y_HMM = a_HMM @ self._start_HMM
-        self._powers: list[tuple[Tensor, Tensor | None]] = []
-        """Y of each iteration, and Y²; of the last, whose square nothing else needs, None."""
-        for _ in range(ITERATIONS - 1):
-            square_HMM = y_HMM @ y_HMM
-            self._powers.append((y_HMM, square_HMM))
-            linear_HMM = 13 * y_HMM - 15 * square_HMM
-            y_HMM = torch.baddbmm(linear_HMM, square_HMM, 7 * y_HMM - square_HMM, beta=0.25, alpha=0.25)
-        self._powers.append((y_HMM, None))
+        powers = _Powers.apply(y_HMM)
+        self._iterates = [y_HMM, *powers[ITERATIONS - 1 :]]
+        self._squares = powers[: ITERATIONS - 1]
 
     def before(self, right_HMK: Float[Tensor, "H M K"]) -> Float[Tensor, "H M K"]:
         """Z·right."""
-        return self._start_HMM @ self._apply(right_HMK)
+        return self._start_HMM @ self._apply(right_HMK.transpose(1, 2)).transpose(1, 2)
 
     def after(self, left_HKM: Float[Tensor, "H K M"]) -> Float[Tensor, "H K M"]:
         """left·Z."""
-        return self._apply(self._start_HMM.transpose(1, 2) @ left_HKM.transpose(1, 2)).transpose(1, 2)
+        return self._apply(left_HKM @ self._start_HMM)
 
-    def _apply(self, x_HMK: Tensor) -> Tensor:
-        for y_HMM, square_HMM in self._powers:
-            once_HMK = y_HMM @ x_HMK
-            rest_HMK = 7 * x_HMK - once_HMK
-            rest_HMK = y_HMM @ (y_HMM @ rest_HMK) if square_HMM is None else square_HMM @ rest_HMK
-            x_HMK = 0.25 * (13 * x_HMK - 15 * once_HMK + rest_HMK)
-        return x_HMK
+    def _apply(self, x_HKM: Tensor) -> Tensor:
+        # rows times matrices: of few rows these are several times faster than matrices times columns
+        for step, y_HMM in enumerate(self._iterates):
+            once_HKM = x_HKM @ y_HMM
+            rest_HKM = 7 * x_HKM - once_HKM
+            last = step == ITERATIONS - 1  # nothing else needs the square of the last
+            rest_HKM = (rest_HKM @ y_HMM) @ y_HMM if last else rest_HKM @ self._squares[step]
+            x_HKM = 0.25 * (13 * x_HKM - 15 * once_HKM + rest_HKM)
+        return x_HKM
+
+
+class _Powers(torch.autograd.Function):
+    """Y² of each iteration but the last, then Y of each but the first.
+
+    Only the symmetric part of a gradient matters, as Y itself is symmetric: where a product's two factors are the same
+    or commute, one product of the backward pass and its transpose stand for two.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y_HMM: Tensor) -> tuple[Tensor, ...]:
+        iterates, squares = [y_HMM], []
+        for _ in range(ITERATIONS - 1):
+            y_HMM = iterates[-1]
+            square_HMM = y_HMM @ y_HMM
+            linear_HMM = torch.sub(13 * y_HMM, square_HMM, alpha=15)
+            iterates.append(torch.baddbmm(linear_HMM, square_HMM, 7 * y_HMM - square_HMM, beta=0.25, alpha=0.25))
+            squares.append(square_HMM)
+        ctx.save_for_backward(*iterates[:-1], *squares)
+        return *squares, *iterates[1:]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        iterates, squares = ctx.saved_tensors[: ITERATIONS - 1], ctx.saved_tensors[ITERATIONS - 1 :]
+        of_squares, of_iterates = gradients[: ITERATIONS - 1], gradients[ITERATIONS - 1 :]
+        gradient_HMM = torch.zeros_like(iterates[0])
+        for step in reversed(range(ITERATIONS - 1)):
+            y_HMM, square_HMM = iterates[step], squares[step]
+            gradient_HMM += of_iterates[step]
+            gradient_HMM = (gradient_HMM + gradient_HMM.transpose(1, 2)).mul_(0.125)
+            product_HMM = square_HMM @ gradient_HMM
+            half_HMM = torch.baddbmm(product_HMM, gradient_HMM, y_HMM, beta=-1, alpha=3.5)
+            half_HMM.add_(of_squares[step], alpha=0.5).add_(gradient_HMM, alpha=-7.5)
+            linear_HMM = torch.add(7 * product_HMM, gradient_HMM, alpha=13)
+            gradient_HMM = linear_HMM.baddbmm_(half_HMM + half_HMM.transpose(1, 2), y_HMM, alpha=2)
+        return gradient_HMM

@@ -62,4 +62,3 @@ class RecycleNetwork(nn.Module):
 def queries_bound(dim: int) -> float:
     """G starts uniform in ±√(6 / (3·16·16 + D))."""
     return math.sqrt(6 / (3 * 16 * 16 + dim))
-
