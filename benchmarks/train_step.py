@@ -41,7 +41,10 @@ class StepCost(NamedTuple):
     """Most memory allocated on the GPU; None on a CPU."""
 
 
-def make_state(aggregator: str, stage: Stage, d_in: int, device: torch.device) -> TrainState:
+def make_state(
+    aggregator: str, stage: Stage, d_in: int, device: torch.device, mhim: MhimOptions | None = None
+) -> TrainState:
+    """A fit of 16 bags before its first step; `mhim` None: the defaults."""
     train = tuple(LabelledBag(BagId(f"bag-{index}"), ClassTarget(index % 2)) for index in range(16))
     task = fit_task(Task(kind=TaskKind.classification, classes=("0", "1")), [bag.target for bag in train])
     setup = FitSetup(
@@ -50,7 +53,7 @@ def make_state(aggregator: str, stage: Stage, d_in: int, device: torch.device) -
         d_in=d_in,
         task=task,
         model=ModelOptions(aggregator=aggregator),
-        mhim=MhimOptions(),
+        mhim=mhim or MhimOptions(),
         fit=FitOptions().resolved(task.kind),
         train=train,
     )

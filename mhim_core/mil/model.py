@@ -6,12 +6,13 @@ Student and teacher are two of these. Shape suffixes: see the package's docstrin
 import hashlib
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mhim_core.mil.aggregator import Aggregator, BagOutput, make_activation
 from mhim_core.mil.draws import Draws
-from mhim_core.mil.large_bags import embed_in_chunks, is_large
+from mhim_core.mil.embedding import RowPlan, SplitInstances, embed
+from mhim_core.mil.masking import RecycleSplit
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.mil.plugged import PluggedAggregator
 from mhim_core.mil.recycle import RecycleNetwork, queries_bound
@@ -25,6 +26,7 @@ class MilModel(nn.Module):
     def __init__(self, d_in: int, num_classes: int, options: ModelOptions, mhim: MhimOptions | None = None) -> None:
         super().__init__()
         self.embed = nn.Linear(d_in, options.embed_dim)
+        self.embed_activation = options.embed_activation
         self.activation = make_activation(options.embed_activation)
         self.dropout = options.dropout
         self.aggregator = make_aggregator(num_classes, options)
@@ -35,25 +37,29 @@ class MilModel(nn.Module):
     def embed_instances(self, x_NF: Float[Tensor, "N F"], draws: Draws | None = None) -> Float[Tensor, "N D"]:
         """Tile features to embedded instances; dropout only where `draws` are given.
 
-        The features may be of another precision than the model; no gradient flows into those of a large bag.
+        The features may be of another precision than the model.
         """
-        if is_large(len(x_NF)) and not x_NF.requires_grad:
-            return self._embed_in_chunks(x_NF, None, draws)
-        h_ND = self.activation(self.embed(x_NF.to(self.embed.weight.dtype)))
-        return h_ND if draws is None else draws.dropout("embed", h_ND, self.dropout)
+        if torch.is_grad_enabled() and x_NF.requires_grad:
+            h_ND = self.activation(self.embed(x_NF.to(self.embed.weight.dtype)))
+            return h_ND if draws is None else draws.dropout("embed", h_ND, self.dropout)
+        return self._embed(x_NF, RowPlan(None, len(x_NF), 0, 0), draws).entering_KD
 
-    def embed_rows(
-        self, x_NF: Float[Tensor, "N F"], rows: Int64[Tensor, "K"], draws: Draws | None = None
-    ) -> Float[Tensor, "K D"]:
-        """`embed_instances` of these rows alone."""
-        if is_large(len(rows)) and not x_NF.requires_grad:
-            return self._embed_in_chunks(x_NF, rows, draws)
-        return self.embed_instances(x_NF.index_select(0, rows), draws)
+    def embed_split(
+        self, x_NF: Float[Tensor, "N F"], split: RecycleSplit, draws: Draws | None = None
+    ) -> SplitInstances:
+        """`embed_instances` of the split's rows alone, with room for tokens; no gradient flows into the features."""
+        return self._embed(x_NF, self.plan_rows(split), draws)
 
-    def _embed_in_chunks(self, x_NF: Tensor, rows: Tensor | None, draws: Draws | None) -> Tensor:
-        shape = (len(x_NF) if rows is None else len(rows), self.embed.out_features)
+    def plan_rows(self, split: RecycleSplit) -> RowPlan:
+        """Where the rows of a split go, and the tokens that this model recycles of them."""
+        num_recycled = len(split.rows) - split.num_entering
+        num_tokens = len(self.recycle.queries) if self.recycle is not None and num_recycled else 0
+        return RowPlan(split.rows, split.num_entering, num_recycled, num_tokens)
+
+    def _embed(self, x_NF: Tensor, plan: RowPlan, draws: Draws | None) -> SplitInstances:
+        shape = (plan.num_entering + plan.num_recycled, self.embed.out_features)
         keep = draws.keep("embed", shape, self.dropout, x_NF.device) if draws is not None and self.dropout else None
-        return embed_in_chunks(x_NF, rows, self.embed, self.activation, keep)
+        return embed(x_NF, plan, self.embed, self.embed_activation, keep)
 
     def forward(self, x_NF: Float[Tensor, "N F"], append_recycled: bool = False) -> BagOutput:
         """Plain inference on all instances; `append_recycled` adds the tokens recycled from all of them behind."""

@@ -12,9 +12,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mhim_core.mil.draws import Draws
+from mhim_core.mil.landmark_attention import summarise, weigh_tokens
 from mhim_core.mil.model_options import TRANSMIL_HEADS
+from mhim_core.mil.projections import project
+from mhim_core.mil.pseudo_inverse import PseudoInverse
+from mhim_core.mil.token_convolution import convolve_tokens
 
-PINV_ITERATIONS = 6
 RESIDUAL_KERNEL = 33
 
 
@@ -57,47 +60,46 @@ class NystromAttention(nn.Module):
         purpose: str = "",
         *,
         first_only: bool = False,
-        with_row: bool = True,
     ) -> NystromOutput:
         """`x_TD` is layer-normed. `draws` and `purpose`: of the dropout; None: inference.
 
-        `first_only`: the output of the first token alone, the same numbers for a third of the work. `with_row`: also
-        compute the first token's attention row; else it is empty (H×0).
+        `first_only`: the output of the first token alone, the same numbers for a third of the work.
         """
         num_zeros = -len(x_TD) % self.num_landmarks
-        weight_q, weight_k, weight_v = self.to_qkv.weight.chunk(3)
+        projected = project(x_TD, self.to_qkv.weight, self.num_landmarks, first_only=first_only)
         # linear maps and means commute, so landmarks are averaged before they are projected
-        mean_MD = F.pad(x_TD, (0, 0, num_zeros, 0)).view(self.num_landmarks, -1, x_TD.shape[1]).mean(dim=1)
-        landmark_q_HME = split_heads(F.linear(mean_MD, weight_q)) * self.scale
-        landmark_k_HME = split_heads(F.linear(mean_MD, weight_k))
-        q_HQE = split_heads(F.linear(x_TD[:1] if first_only else x_TD, weight_q)) * self.scale
-        # the zero rows' keys and values; the order of keys does not matter, so they go behind
-        k_HTE = F.pad(split_heads(F.linear(x_TD, weight_k)), (0, 0, 0, num_zeros))
-        v_HTE = F.pad(split_heads(F.linear(x_TD, weight_v)), (0, 0, 0, num_zeros))
-
-        inverse_HMM = invert((landmark_q_HME @ landmark_k_HME.transpose(1, 2)).softmax(dim=2))
-        summary_HME = inverse_HMM @ attend(landmark_q_HME, k_HTE, v_HTE)
-        attended_HQE = attend(q_HQE, landmark_k_HME, summary_HME)
-        tokens_QD = self.to_out(join_heads(attended_HQE + self._convolve(v_HTE[:, : len(x_TD)], first_only)))
+        weight_q, weight_k, _ = self.to_qkv.weight.chunk(3)
+        landmark_q_HME = split_heads(F.linear(projected.mean_MD, weight_q)) * self.scale
+        landmark_k_HME = split_heads(F.linear(projected.mean_MD, weight_k))
+        inverse = PseudoInverse((landmark_q_HME @ landmark_k_HME.transpose(1, 2)).softmax(dim=2))
+        landmark_k_HME = landmark_k_HME * self.scale  # instead of the queries, which are many
+        q_HQE = split_heads(projected.query_QD)
+        if projected.value_TD is None:
+            row_HM = _first_row(q_HQE, landmark_k_HME, inverse)
+            row_HT = weigh_tokens(landmark_q_HME, projected.key_TD, num_zeros, row_HM)
+            joined_QD = self._first_values(row_HT, x_TD)
+        else:
+            with torch.no_grad():
+                row_HM = _first_row(q_HQE, landmark_k_HME, inverse)
+            summary_HME, row_HT = summarise(landmark_q_HME, projected.key_TD, projected.value_TD, num_zeros, row_HM)
+            attended_QD = join_heads(attend(q_HQE, landmark_k_HME, inverse.before(summary_HME)))
+            joined_QD = attended_QD + convolve_tokens(projected.value_TD, self.res_conv.weight[:, 0, :, 0])
+        tokens_QD = self.to_out(joined_QD)
         if draws is not None:
             tokens_QD = draws.dropout(purpose, tokens_QD, self.dropout)
-        if not with_row:
-            return NystromOutput(tokens_QD, x_TD.new_zeros(TRANSMIL_HEADS, 0))
-        row_HT = _first_row(q_HQE, landmark_k_HME, inverse_HMM, landmark_q_HME, k_HTE)
-        return NystromOutput(tokens_QD, row_HT[:, : len(x_TD)])
+        return NystromOutput(tokens_QD, row_HT.detach())
 
-    def values(self, x_TD: Float[Tensor, "T D"]) -> Float[Tensor, "H T E"]:
-        """v of each head, of layer-normed tokens."""
-        return split_heads(F.linear(x_TD, self.to_qkv.weight.chunk(3)[2]))
-
-    def _convolve(self, v_HTE: Tensor, first_only: bool) -> Tensor:
-        # zero rows in front and the convolution's own zero padding are the same to it
-        if not first_only:
-            convolved_HTE: Tensor = self.res_conv(v_HTE[None])[0]
-            return convolved_HTE
+    def _first_values(self, row_HT: Tensor, x_TD: Tensor) -> Tensor:
+        """The first token's (A1 Z) A3 v + conv(v), whose weights over the tokens are few: v is made of their sums."""
         taps_HW = self.res_conv.weight[:, 0, RESIDUAL_KERNEL // 2 :, 0]
-        reached_HWE = v_HTE[:, : taps_HW.shape[1]]
-        return taps_HW[:, None, : reached_HWE.shape[1]] @ reached_HWE
+        num_reached = min(taps_HW.shape[1], len(x_TD))
+        weight_HT = row_HT + F.pad(taps_HW[:, :num_reached], (0, len(x_TD) - num_reached))
+        return (self.value_weight_HED @ (weight_HT @ x_TD)[:, :, None]).flatten()[None]
+
+    @property
+    def value_weight_HED(self) -> Tensor:  # noqa: N802
+        """Each head's projection of the tokens to values."""
+        return self.to_qkv.weight.chunk(3)[2].unflatten(0, (TRANSMIL_HEADS, -1))
 
 
 def attend(
@@ -105,21 +107,6 @@ def attend(
 ) -> Float[Tensor, "H Q E"]:
     """softmax(q kᵀ) v without holding the Q×K matrix, in the backward pass neither."""
     return F.scaled_dot_product_attention(q_HQE[None], k_HKE[None], v_HKE[None], scale=1.0)[0]
-
-
-def invert(a_HMM: Float[Tensor, "H M M"]) -> Float[Tensor, "H M M"]:
-    """The approximate pseudo-inverse of row-stochastic matrices: Z ← ¼ Z(13I - AZ(15I - AZ(7I - AZ))), six times.
-
-    Starts at Aᵀ/(largest row sum · largest column sum): two numbers over all heads of the bag, with gradient.
-    """
-    magnitude_HMM = a_HMM.abs()
-    z_HMM = a_HMM.transpose(1, 2) / (magnitude_HMM.sum(dim=2).max() * magnitude_HMM.sum(dim=1).max())
-    identity_MM = torch.eye(a_HMM.shape[1], dtype=a_HMM.dtype, device=a_HMM.device)
-    for _ in range(PINV_ITERATIONS):
-        az_HMM = a_HMM @ z_HMM
-        inner_HMM = 15 * identity_MM - az_HMM @ (7 * identity_MM - az_HMM)
-        z_HMM = 0.25 * z_HMM @ (13 * identity_MM - az_HMM @ inner_HMM)
-    return z_HMM
 
 
 def split_heads(x_TD: Float[Tensor, "T D"]) -> Float[Tensor, "H T E"]:
@@ -132,11 +119,6 @@ def join_heads(x_HTE: Float[Tensor, "H T E"]) -> Float[Tensor, "T D"]:
     return x_HTE.transpose(0, 1).flatten(1)
 
 
-@torch.no_grad()
-def _first_row(
-    q_HQE: Tensor, landmark_k_HME: Tensor, inverse_HMM: Tensor, landmark_q_HME: Tensor, k_HTE: Tensor
-) -> Tensor:
-    """(A1[first] Z) A3, a head at a time: A3 of all heads would be the largest tensor of the model."""
-    to_landmark_H1M = (q_HQE[:, :1] @ landmark_k_HME.transpose(1, 2)).softmax(dim=2) @ inverse_HMM
-    heads = zip(to_landmark_H1M, landmark_q_HME, k_HTE, strict=True)
-    return torch.cat([row_1M @ (q_ME @ k_TE.T).softmax(dim=1) for row_1M, q_ME, k_TE in heads])
+def _first_row(q_HQE: Tensor, landmark_k_HME: Tensor, inverse: PseudoInverse) -> Tensor:
+    """A1 Z of the first token."""
+    return inverse.after((q_HQE[:, :1] @ landmark_k_HME.transpose(1, 2)).softmax(dim=2)).squeeze(1)

@@ -1,6 +1,6 @@
 """The global recycle network: what random masking set aside, condensed into k tokens (IJCV 2025, section 3.4).
 
-Shape suffixes: see the package's docstring; E features of one head.
+Shape suffixes: see the package's docstring; E features of one head, J = H·k queries of all heads.
 """
 
 import math
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mhim_core.mil.draws import Draws
+from mhim_core.mil.normed_attention import attend_normed
 
 NUM_HEADS = 8
 HEAD_DIM = 64
@@ -32,15 +33,24 @@ class RecycleNetwork(nn.Module):
         self.to_out = nn.Linear(inner, dim)
 
     def forward(self, h_RD: Float[Tensor, "R D"], draws: Draws | None = None) -> Float[Tensor, "k D"]:
-        """`draws`: the bag's randomness in training; None: inference, no dropout."""
-        q_HkE = _split_heads(self.to_q(self.norm(self.queries)))
-        key_RF, value_RF = self.to_kv(self.norm(h_RD)).chunk(2, dim=-1)
-        energy_HkR = q_HkE @ _split_heads(key_RF).transpose(1, 2) * HEAD_DIM**-0.5
-        attention_HkR = energy_HkR.softmax(dim=-1)
-        if draws is not None:
-            attention_HkR = draws.dropout("recycle_attention", attention_HkR, self.dropout)
-        tokens_kF = (attention_HkR @ _split_heads(value_RF)).transpose(0, 1).flatten(1)
-        tokens_kD = self.to_out(tokens_kF)
+        """`draws`: the bag's randomness in training; None: inference, no dropout.
+
+        Products are associated so that none has R rows and a head's features both: q·(W_k n) = (W_kᵀ q)·n, and
+        Σ a W_v n = W_v Σ a n, for the layer-normed instances n, whose scale and shift move out of the sums likewise.
+        """
+        num_queries, num_rows = len(self.queries), len(h_RD)
+        weight_k_HED, weight_v_HED = self.to_kv.weight.view(2, NUM_HEADS, HEAD_DIM, -1)
+        query_HkE = self.to_q(self.norm(self.queries)).view(num_queries, NUM_HEADS, HEAD_DIM).transpose(0, 1)
+        # the shift of the norm adds the same to the energies of all instances, which the softmax ignores
+        query_HkD = (query_HkE * HEAD_DIM**-0.5 @ weight_k_HED) * self.norm.weight
+        factors_JR = None
+        if draws is not None and self.dropout:
+            keep = draws.keep("recycle_attention", (NUM_HEADS, num_queries, num_rows), self.dropout, h_RD.device)
+            factors_JR = keep.factors(slice(None), h_RD).view(-1, num_rows)
+        pool = attend_normed(query_HkD.flatten(0, 1), h_RD, factors_JR, self.norm.eps)
+        pooled_JD = pool.pooled_JD * self.norm.weight + pool.total_J[:, None] * self.norm.bias
+        value_HkE = pooled_JD.view(NUM_HEADS, num_queries, -1) @ weight_v_HED.transpose(1, 2)
+        tokens_kD = self.to_out(value_HkE.transpose(0, 1).flatten(1))
         return tokens_kD if draws is None else draws.dropout("recycle_output", tokens_kD, self.dropout)
 
     @torch.no_grad()
@@ -52,7 +62,3 @@ class RecycleNetwork(nn.Module):
 def queries_bound(dim: int) -> float:
     """G starts uniform in ±√(6 / (3·16·16 + D))."""
     return math.sqrt(6 / (3 * 16 * 16 + dim))
-
-
-def _split_heads(x_RF: Tensor) -> Tensor:
-    return x_RF.view(len(x_RF), NUM_HEADS, HEAD_DIM).transpose(0, 1)

@@ -12,6 +12,7 @@ from torch import Tensor
 from mhim_core.mil.aggregator import BagOutput
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.ema import follow, momentum_at
+from mhim_core.mil.embedding import place_tokens, split_rows
 from mhim_core.mil.losses import consistency_loss
 from mhim_core.mil.masking import RecycleSplit, high_ratio_at, mask_instances, split_recycled
 from mhim_core.mil.model import MilModel
@@ -142,15 +143,14 @@ def view_as_student(
     if both:
         h_ND = student.embed_instances(x_NF, dropout)
         whole = student.aggregator(h_ND, draws.stream("whole"))
-        h_ND = h_ND.index_select(0, split.rows)
+        h_KD, h_RD = split_rows(h_ND, student.plan_rows(split))
     else:
-        # rows are gathered before the embedding: what is masked costs nothing, and no gradient scatters back
-        h_ND = student.embed_rows(x_NF, split.rows, dropout)
-    h_KD, h_RD = h_ND[: split.num_entering], h_ND[split.num_entering :]
+        # what is masked is not embedded
+        h_KD, h_RD = student.embed_split(x_NF, split, dropout)
     if student.recycle is None or len(h_RD) == 0:
         return StudentView(student.aggregator(h_KD, dropout), None, whole)
     tokens_kD = student.recycle(h_RD, dropout)
-    return StudentView(student.aggregator(torch.cat([h_KD, tokens_kD]), dropout), tokens_kD, whole)
+    return StudentView(student.aggregator(place_tokens(h_KD, tokens_kD), dropout), tokens_kD, whole)
 
 
 def _task_of(student: MilModel, output: BagOutput, label: Label, kind: TaskKind) -> Tensor:

@@ -1,7 +1,5 @@
 """TransMIL: a small transformer over a bag (Shao et al., 2021). Shape suffixes: see `nystrom`."""
 
-import math
-
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
@@ -9,10 +7,9 @@ from torch import Tensor, nn
 
 from mhim_core.mil.aggregator import Aggregator, BagOutput, register_aggregator
 from mhim_core.mil.draws import Draws
-from mhim_core.mil.model_options import ModelOptions
-from mhim_core.mil.nystrom import NystromAttention, join_heads
-
-LARGEST_KERNEL = 7
+from mhim_core.mil.model_options import TRANSMIL_HEADS, ModelOptions
+from mhim_core.mil.nystrom import NystromAttention
+from mhim_core.mil.token_grid import encode_positions
 
 
 @register_aggregator("transmil", mining=True)
@@ -36,21 +33,21 @@ class Transmil(Aggregator):
         x_TD = torch.cat([self.cls_token, h_ND])
         first = self.layer1.attention(self.layer1.norm(x_TD), draws, "transmil_layer1")
         x_TD = x_TD + first.tokens_QD
-        x_TD = torch.cat([x_TD[:1], self.positions(x_TD[1:])])
+        x_TD = self.positions(x_TD)
         # nothing reads the second layer's instances
-        second = self.layer2.attention(
-            self.layer2.norm(x_TD), draws, "transmil_layer2", first_only=True, with_row=False
-        )
+        second = self.layer2.attention(self.layer2.norm(x_TD), draws, "transmil_layer2", first_only=True)
         feature_D = self.norm(x_TD[0] + second.tokens_QD[0])
         return BagOutput(self.head(feature_D), feature_D, first.first_row_HT[:, 1:])
 
     def instance_logits(self, h_ND: Float[Tensor, "N D"], output: BagOutput) -> Float[Tensor, "N C"]:
         """l_n = W_p·to_out(concat_h a_hn v_hn) by the first layer, without the head's bias."""
         attention = self.layer1.attention
-        value_HNE = attention.values(self.layer1.norm(h_ND))
-        evidence_ND = attention.to_out(join_heads(output.attention_HN[:, :, None] * value_HNE))
-        logits_NC: Tensor = evidence_ND @ self.head.weight.T
-        return logits_NC
+        # the projections of a head's a v, of the values, the output and the head, are one map of its tokens
+        weight_HCD = self.head.weight @ attention.to_out.weight.T.unflatten(0, (TRANSMIL_HEADS, -1)).transpose(1, 2)
+        weight_HCD = weight_HCD @ attention.value_weight_HED
+        logits_NHC = (self.layer1.norm(h_ND) @ weight_HCD.flatten(0, 1).T).unflatten(1, weight_HCD.shape[:2])
+        logits_NC: Tensor = (output.attention_HN.T[:, :, None] * logits_NHC).sum(dim=1)
+        return logits_NC + self.head.weight @ attention.to_out.bias
 
 
 class TransLayer(nn.Module):
@@ -63,10 +60,7 @@ class TransLayer(nn.Module):
 
 
 class PositionEncoding(nn.Module):
-    """PPEG: depth-wise 7×7 + 5×5 + 3×3 + identity over the instances, laid row-major on the smallest square grid.
-
-    A grid that is not full is filled with the first instances; one of less than 7×7 cells is then extended by zeros.
-    """
+    """PPEG: depth-wise 7×7 + 5×5 + 3×3 + identity over the instances, as `encode_positions` lays them out."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -74,18 +68,9 @@ class PositionEncoding(nn.Module):
         self.conv5 = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
         self.conv3 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
-    def forward(self, x_ND: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-        num, dim = x_ND.shape
-        side = math.isqrt(num - 1) + 1
-        cells = torch.cat([x_ND, x_ND[: side * side - num]])
-        if side < LARGEST_KERNEL:
-            cells = F.pad(cells, (0, 0, 0, LARGEST_KERNEL**2 - side * side))
-            side = LARGEST_KERNEL
+    def forward(self, x_TD: Float[Tensor, "T D"]) -> Float[Tensor, "T D"]:
+        """The CLS token, which comes first, stays as it is."""
         # the three convolutions as one of 7×7: a sum of kernels is the kernel of the sum
         kernel = self.conv7.weight + F.pad(self.conv5.weight, (1, 1, 1, 1)) + F.pad(self.conv3.weight, (2, 2, 2, 2))
         biases: list[Tensor] = [conv.get_parameter("bias") for conv in (self.conv7, self.conv5, self.conv3)]
-        bias = torch.stack(biases).sum(dim=0)
-        # a view whose channels lie last in memory, which is also the layout the convolution is fastest in
-        grid = cells.view(1, side, side, dim).permute(0, 3, 1, 2)
-        encoded = F.conv2d(grid, kernel, bias, padding=LARGEST_KERNEL // 2, groups=dim)
-        return x_ND + encoded.permute(0, 2, 3, 1).reshape(side * side, dim)[:num]
+        return encode_positions(x_TD, kernel, torch.stack(biases).sum(dim=0))

@@ -6,7 +6,6 @@ import sys
 import pytest
 import torch
 
-from mhim_core.mil import large_bags
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.model import MilModel, build_model
 from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions
@@ -222,34 +221,6 @@ def test_a_bag_of_200_000_instances_takes_bounded_memory() -> None:
         "assert peak() - before < 1.5, f'{peak() - before} GiB'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-
-
-@pytest.mark.parametrize("activation", list(Activation))
-@pytest.mark.parametrize("rate", [0.0, 0.25])
-def test_a_large_bag_is_embedded_in_chunks_to_the_same_numbers_and_gradients(
-    monkeypatch: pytest.MonkeyPatch, activation: Activation, rate: float
-) -> None:
-    options = ModelOptions(embed_dim=24, embed_activation=activation, dropout=rate)
-    model = build_model(10, 2, options, seed="s", dtype=torch.float64)
-    x, draws = torch.randn(50, 10), Draws(0, 0, BagId("a"))
-    rows = torch.randperm(50)[:40]
-
-    def results() -> list[torch.Tensor]:
-        model.zero_grad()
-        whole, some = model.embed_instances(x, draws), model.embed_rows(x.double(), rows, draws)
-        (whole.square().sum() + some.sin().sum()).backward()
-        assert model.embed.bias.grad is not None
-        return [whole, some, model.embed.weight.grad, model.embed.bias.grad]
-
-    plain = results()
-    monkeypatch.setattr(large_bags, "CHUNK", 16)
-    chunked = results()
-    for expected, result in zip(plain, chunked, strict=True):
-        torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
-    assert all(map(torch.equal, chunked, results()))
-    x = x.double().requires_grad_()  # by the plain layers, since these give features a gradient
-    model.embed_instances(x).sum().backward()
-    assert x.grad is not None
 
 
 @pytest.mark.fault(30)

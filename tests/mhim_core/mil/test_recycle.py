@@ -1,11 +1,12 @@
 """The global recycle network."""
 
+import pytest
 import torch
 
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.model import build_model
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
-from mhim_core.mil.recycle import RecycleNetwork
+from mhim_core.mil.recycle import HEAD_DIM, NUM_HEADS, RecycleNetwork
 from mhim_core.types import BagId
 
 
@@ -18,6 +19,33 @@ def network(num_queries: int = 5) -> RecycleNetwork:
 
 def instances(num: int) -> torch.Tensor:
     return torch.randn(num, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def written_out(recycle: RecycleNetwork, h_RD: torch.Tensor, draws: Draws | None) -> torch.Tensor:
+    """MCA(LN(R), LN(G)) with every key and value."""
+    query = recycle.to_q(recycle.norm(recycle.queries)).view(-1, NUM_HEADS, HEAD_DIM).transpose(0, 1)
+    key, value = (
+        part.view(-1, NUM_HEADS, HEAD_DIM).transpose(0, 1) for part in recycle.to_kv(recycle.norm(h_RD)).chunk(2, dim=1)
+    )
+    attention = (query @ key.transpose(1, 2) * HEAD_DIM**-0.5).softmax(dim=2)
+    if draws is not None:
+        attention = draws.dropout("recycle_attention", attention, recycle.dropout)
+    tokens = recycle.to_out((attention @ value).transpose(0, 1).flatten(1))
+    return tokens if draws is None else draws.dropout("recycle_output", tokens, recycle.dropout)
+
+
+@pytest.mark.parametrize("draws", [None, Draws(0, 0, BagId("a"))], ids=["inference", "training"])
+@pytest.mark.parametrize("num", [1, 2, 60])
+def test_tokens_and_gradients_are_those_of_the_network_written_out(num: int, draws: Draws | None) -> None:
+    recycle, h = network(), (instances(num) + 0.5).requires_grad_()
+    with torch.no_grad():
+        for parameter in recycle.norm.parameters():
+            parameter += torch.linspace(-0.3, 0.3, 16, dtype=torch.float64)
+    result, expected = recycle(h, draws), written_out(recycle, h, draws)
+    torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-12)
+    fast, slow = (torch.autograd.grad(x.sin().sum(), [h, *recycle.parameters()]) for x in (result, expected))
+    for gradient, other in zip(fast, slow, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-9, atol=1e-11)
 
 
 def test_there_is_one_token_per_query_whatever_the_bag() -> None:

@@ -158,9 +158,9 @@ def test_without_a_weight_the_student_sees_no_whole_bag_and_its_bits_are_those_o
     plan = plan_of(mhim=MhimOptions(high_mask_ratio=0.1, random_mask_ratio=0.3, full_view_weight=0.0))
     seen: list[int] = []
     state = start(plan)
-    embed = state.student.embed_instances
+    embed = state.student._embed
     monkeypatch.setattr(
-        state.student, "embed_instances", lambda x_NF, draws: (seen.append(len(x_NF)), embed(x_NF, draws))[1]
+        state.student, "_embed", lambda x_NF, plan, draws: (seen.append(len(plan.rows)), embed(x_NF, plan, draws))[1]
     )
     single_bag = bag(plan)
     result = run(state, single_bag)

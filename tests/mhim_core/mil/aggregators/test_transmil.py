@@ -30,11 +30,19 @@ def shifting(kernel: int, down: int, right: int) -> PositionEncoding:
     return positions
 
 
+def encoded(positions: PositionEncoding, x: torch.Tensor) -> torch.Tensor:
+    """Of the instances, behind a CLS token."""
+    cls_token = torch.full_like(x[:1], 7.0)
+    result = positions(torch.cat([cls_token, x]))
+    assert torch.equal(result[:1], cls_token)
+    return result[1:]
+
+
 @pytest.mark.parametrize("kernel", [7, 5, 3])
 def test_instances_lie_row_major_on_the_smallest_square(kernel: int) -> None:
     x = instances(60, 4)  # 8 × 8, the last four cells repeat the first four instances
     cells = torch.cat([x, x[:4]])
-    right, below = shifting(kernel, 0, 1)(x) - x, shifting(kernel, 1, 0)(x) - x
+    right, below = (encoded(shifting(kernel, *by), x) - x for by in ((0, 1), (1, 0)))
     for cell in range(60):
         torch.testing.assert_close(right[cell], torch.zeros_like(x[0]) if cell % 8 == 7 else cells[cell + 1])
         torch.testing.assert_close(below[cell], torch.zeros_like(x[0]) if cell >= 56 else cells[cell + 8])
@@ -45,7 +53,7 @@ def test_a_small_square_is_filled_first_and_then_extended_by_zeros(num: int) -> 
     x = instances(num, 4)
     side = next(side for side in range(1, 8) if side**2 >= num)
     cells = torch.cat([x, x[: side**2 - num], torch.zeros(49 - side**2, 4, dtype=x.dtype)])
-    below = shifting(3, 1, 0)(x) - x
+    below = encoded(shifting(3, 1, 0), x) - x
     torch.testing.assert_close(below, cells[7 : 7 + num])
 
 
@@ -53,7 +61,7 @@ def test_without_weights_the_positions_change_nothing() -> None:
     positions = PositionEncoding(4).double().requires_grad_(False)
     for parameter in positions.parameters():
         parameter.zero_()
-    assert torch.equal(positions(instances(50, 4)), instances(50, 4))
+    assert torch.equal(encoded(positions, instances(50, 4)), instances(50, 4))
 
 
 def test_the_order_of_instances_matters() -> None:
@@ -77,7 +85,7 @@ def test_evidence_is_what_attention_brings_to_the_cls_token() -> None:
         output = aggregator(h)
         evidence = aggregator.instance_logits(h, output).sum(dim=0)
         first = attention(aggregator.layer1.norm(torch.cat([aggregator.cls_token, h])))
-        cls_value = attention.values(aggregator.layer1.norm(aggregator.cls_token))[:, 0]
+        cls_value = attention.value_weight_HED @ aggregator.layer1.norm(aggregator.cls_token)[0]
         own = attention.to_out((first.first_row_HT[:, :1] * cls_value).flatten())
         bias = 30 * attention.to_out.bias
         expected = (first.tokens_QD[0] - own + bias) @ aggregator.head.weight.T

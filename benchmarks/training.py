@@ -1,0 +1,297 @@
+"""CPU seconds of a training step on one thread, beside the matrix products that no implementation can avoid.
+
+    python benchmarks/training.py [--instances 8000] [--d-in 1024] [--ratios 0.1 0.8] [--rounds 9]
+                                  [--parts floors transmil views bf16 memory] [--against FOLDER]
+
+One bag of random features a step, D = 512, two classes, float32, masks and dropout as by default. The floor F of ABMIL
+is the time of these products alone, in preallocated memory: embedding (N×F)(F×D) by teacher and by student, its
+weights' gradient (F×N)(N×D), the teacher's attention (N×D)(D×128), and over the K instances and tokens that enter the
+student's aggregator (K×D)(D×128) with its two gradients. DSMIL's floor has its query in place of that attention, and
+its values: (N×D)(D×D) of the teacher and three times (K×D)(D×D) of the student. F counts N rows for the student
+although what the teacher masks (3 %) is not embedded.
+
+Steps and floors take turns, `--rounds` times after two to warm up; a figure is the least of each, since neighbours on
+the machine only ever add time. `--against` is the checkout of another version, whose steps take turns with these in a
+process of its own. One line per case; the last line is JSON.
+"""
+
+import argparse
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from train_step import make_state
+
+from mhim_core.mil.model_options import MhimOptions
+from mhim_core.train.context import SingleProcess
+from mhim_core.train.objective import make_label
+from mhim_core.train.plan import Stage
+from mhim_core.train.step import Bag, train_step
+from mhim_core.types import BagId
+
+EMBED_DIM = 512
+ATTENTION_DIM = 128
+NUM_WARM_UP = 2
+HIGH_MASK_RATIO, NUM_TOKENS = 0.03, 5
+
+Figures = dict[str, float]
+Run = Callable[[], None]
+
+
+class Case(NamedTuple):
+    """One kind of step."""
+
+    aggregator: str
+    random_mask_ratio: float
+    full_view_weight: float = 0.0
+    bf16: bool = False
+
+    @property
+    def name(self) -> str:
+        views = ", two views" if self.full_view_weight else ""
+        return f"{self.aggregator} {self.random_mask_ratio}{views}{', bf16' if self.bf16 else ''}"
+
+
+class Product(NamedTuple):
+    """(rows × inner)(inner × columns)."""
+
+    rows: int
+    inner: int
+    columns: int
+    transposed: bool = False
+    """The left matrix lies in memory as inner × rows, as in a weight's gradient."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--instances", type=int, default=8000)
+    parser.add_argument("--d-in", type=int, default=1024)
+    parser.add_argument("--ratios", type=float, nargs="+", default=[0.1, 0.8])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="checkout of another version")
+    parser.add_argument("--inside", choices=("serve", "memory"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.inside == "serve":
+        serve(options)
+    elif options.inside == "memory":
+        print(json.dumps(peak_mib(read_case(sys.stdin.readline()), options)))
+    else:
+        figures: Figures = {}
+        for part in options.parts:
+            figures |= PARTS[part](options)
+        print(json.dumps({name: round(figure, 4) for name, figure in figures.items()}))
+
+
+def measure_floors(options: argparse.Namespace) -> Figures:
+    """ABMIL's and DSMIL's steps over their floors."""
+    figures: Figures = {}
+    for aggregator in ("abmil", "dsmil"):
+        for ratio in options.ratios:
+            case = Case(aggregator, ratio)
+            entering = num_entering(options.instances, ratio)
+            floor = run_of_products(products(aggregator, options.instances, entering, options.d_in))
+            least_s = measure({"step": step_run(case, options), "floor": floor}, case, options)
+            figures[f"{aggregator}_over_floor_{ratio}"] = over_floor = least_s["step"] / least_s["floor"]
+            figures[f"{aggregator}_cpu_s_{ratio}"] = least_s["step"]
+            report(case, least_s, f"{over_floor:.2f} of the floor {least_s['floor']:.4f}")
+    return figures
+
+
+def measure_transmil(options: argparse.Namespace) -> Figures:
+    """TransMIL's steps; `transmil_cpu_s` is that of the first ratio."""
+    figures: Figures = {}
+    for ratio in options.ratios:
+        case = Case("transmil", ratio)
+        least_s = measure({"step": step_run(case, options)}, case, options)
+        figures.setdefault("transmil_cpu_s", least_s["step"])
+        figures[f"transmil_cpu_s_{ratio}"] = least_s["step"]
+        if "against" in least_s:
+            figures[f"transmil_over_against_{ratio}"] = least_s["step"] / least_s["against"]
+        report(case, least_s)
+    return figures
+
+
+def measure_views(options: argparse.Namespace) -> Figures:
+    """A step with the unmasked view beside the masked one, over a step without; `two_views_over_one` is ABMIL's."""
+    figures: Figures = {}
+    for aggregator in ("abmil", "dsmil"):
+        one = Case(aggregator, options.ratios[0])
+        two = one._replace(full_view_weight=0.5)
+        least_s = measure({"step": step_run(two, options), "one": step_run(one, options)}, two, options)
+        ratio = least_s["step"] / least_s["one"]
+        figures["two_views_over_one" if aggregator == "abmil" else f"{aggregator}_two_views_over_one"] = ratio
+        report(two, least_s, f"{ratio:.2f} of one view {least_s['one']:.4f}")
+    return figures
+
+
+def measure_bf16(options: argparse.Namespace) -> Figures:
+    """The step under torch's autocast to bfloat16, and what its floor gains: the most that any step could."""
+    case = Case("abmil", options.ratios[0])
+    floor = products("abmil", options.instances, num_entering(options.instances, options.ratios[0]), options.d_in)
+    runs = {
+        "step": step_run(case._replace(bf16=True), options),
+        "float32": step_run(case, options),
+        "floor": run_of_products(floor),
+        "floor_bf16": run_of_products(floor, torch.bfloat16),
+    }
+    least_s = measure(runs, None, options)
+    speedup, of_floor = least_s["float32"] / least_s["step"], least_s["floor"] / least_s["floor_bf16"]
+    report(case._replace(bf16=True), least_s, f"{speedup:.2f} times as fast as float32; the products {of_floor:.2f}")
+    return {"bf16_speedup": speedup, "bf16_floor_speedup": of_floor}
+
+
+def measure_memory(options: argparse.Namespace) -> Figures:
+    """Most resident memory that steps add to model, optimizer and bag, each in a process of its own."""
+    figures: Figures = {}
+    trees = {"": None} | ({"_against": options.against} if options.against else {})
+    for aggregator in ("abmil", "dsmil", "transmil"):
+        for ratio in options.ratios:
+            case = Case(aggregator, ratio)
+            for suffix, tree in trees.items():
+                child = start_inside("memory", options, tree)
+                answer, _ = child.communicate(json.dumps(case) + "\n")
+                figures[f"{aggregator}_step_mib_{ratio}{suffix}"] = float(json.loads(answer))
+                print(f"{case.name}{suffix}: {json.loads(answer):.0f} MiB at most", flush=True)
+    return figures
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Figures]] = {
+    "floors": measure_floors,
+    "transmil": measure_transmil,
+    "views": measure_views,
+    "bf16": measure_bf16,
+    "memory": measure_memory,
+}
+"""A part measures some cases, prints a line for each and returns its figures by their JSON keys."""
+
+
+def num_entering(num_instances: int, random_mask_ratio: float) -> int:
+    """K: what is neither masked nor recycled, and the tokens."""
+    num_kept = num_instances - math.ceil(num_instances * HIGH_MASK_RATIO)
+    return int(num_kept * (1 - random_mask_ratio)) + NUM_TOKENS
+
+
+def products(aggregator: str, num: int, num_entering: int, d_in: int) -> list[Product]:
+    """The products of this aggregator's floor."""
+    products = [
+        *[Product(num, d_in, EMBED_DIM)] * 2,
+        Product(d_in, num, EMBED_DIM, transposed=True),
+        Product(num, EMBED_DIM, ATTENTION_DIM),
+        Product(num_entering, EMBED_DIM, ATTENTION_DIM),
+        Product(num_entering, ATTENTION_DIM, EMBED_DIM),
+        Product(EMBED_DIM, num_entering, ATTENTION_DIM, transposed=True),
+    ]
+    if aggregator == "dsmil":
+        products += [Product(num, EMBED_DIM, EMBED_DIM), *[Product(num_entering, EMBED_DIM, EMBED_DIM)] * 2]
+        products += [Product(EMBED_DIM, num_entering, EMBED_DIM, transposed=True)]
+    return products
+
+
+def run_of_products(products: Sequence[Product], dtype: torch.dtype = torch.float32) -> Run:
+    """All products, each with operands and result of its own."""
+    operands = []
+    for rows, inner, columns, transposed in products:
+        left = torch.randn((inner, rows) if transposed else (rows, inner), dtype=dtype)
+        right, result = torch.randn(inner, columns, dtype=dtype), torch.empty(rows, columns, dtype=dtype)
+        operands.append((left.t() if transposed else left, right, result))
+
+    def run() -> None:
+        for left, right, result in operands:
+            torch.mm(left, right, out=result)
+
+    return run
+
+
+def step_run(case: Case, options: argparse.Namespace) -> Run:
+    """A step on the same features each time, under the names of 16 bags in turn."""
+    mhim = MhimOptions(random_mask_ratio=case.random_mask_ratio, full_view_weight=case.full_view_weight)
+    assert (mhim.high_mask_ratio, mhim.recycle_queries) == (HIGH_MASK_RATIO, NUM_TOKENS)
+    cpu = torch.device("cpu")
+    state, context = make_state(case.aggregator, Stage.mhim, options.d_in, cpu, mhim), SingleProcess(cpu)
+    x_NF = torch.randn(options.instances, options.d_in, generator=torch.Generator().manual_seed(0))
+    train = state.setup.train
+
+    def run() -> None:
+        labelled = train[state.step % len(train)]
+        label = make_label(labelled.target, state.setup.task, state.setup.dtype, cpu)
+        with torch.autocast("cpu", torch.bfloat16) if case.bf16 else nullcontext():
+            train_step(state, [Bag(BagId(labelled.bag_id), label, x_NF)], 1, context)
+
+    return run
+
+
+def measure(runs: Mapping[str, Run], case: Case | None, options: argparse.Namespace) -> dict[str, float]:
+    """The least CPU seconds of each run, in turns; of `case` in the other version's process too, as `against`."""
+    seconds: dict[str, Callable[[], float]] = {name: lambda run=run: cpu_seconds(run) for name, run in runs.items()}
+    child = start_inside("serve", options, options.against) if options.against and case else None
+    if child is not None:
+        assert child.stdin is not None
+        print(json.dumps(case), file=child.stdin, flush=True)
+        seconds["against"] = lambda: ask(child)
+    rounds = [{name: take() for name, take in seconds.items()} for _ in range(NUM_WARM_UP + options.rounds)]
+    if child is not None:
+        child.communicate()
+    return {name: min(times[name] for times in rounds[NUM_WARM_UP:]) for name in seconds}
+
+
+def cpu_seconds(run: Run) -> float:
+    start_s = time.process_time()
+    run()
+    return time.process_time() - start_s
+
+
+def report(case: Case, least_s: Mapping[str, float], remark: str = "") -> None:
+    words = [f"{case.name}: {least_s['step']:.4f} CPU s", *[remark] * bool(remark)]
+    if "against" in least_s:
+        words.append(f"{least_s['step'] / least_s['against']:.2f} of the other version's {least_s['against']:.4f}")
+    print(", ".join(words), flush=True)
+
+
+def serve(options: argparse.Namespace) -> None:
+    """In the other version's process: CPU seconds of one step for every line after the first, which is the case."""
+    run = step_run(read_case(sys.stdin.readline()), options)
+    for _ in sys.stdin:
+        print(cpu_seconds(run), flush=True)
+
+
+def ask(child: subprocess.Popen[str]) -> float:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    print(file=child.stdin, flush=True)
+    return float(child.stdout.readline())
+
+
+def start_inside(mode: str, options: argparse.Namespace, tree: Path | None) -> subprocess.Popen[str]:
+    """This script in a process of its own, with the package of `tree`, None: the same."""
+    environment = os.environ | ({"PYTHONPATH": str(tree.resolve())} if tree is not None else {})
+    words = ["--inside", mode, "--instances", options.instances, "--d-in", options.d_in]
+    command = [sys.executable, __file__, *map(str, words)]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def read_case(line: str) -> Case:
+    return Case(*json.loads(line))
+
+
+def peak_mib(case: Case, options: argparse.Namespace) -> float:
+    """MiB of resident memory that three steps add to what was there before the first."""
+    run = step_run(case, options)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        run()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+if __name__ == "__main__":
+    main()
