@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from mhim_core.mil.aggregator import Aggregator, BagOutput, make_activation
+from mhim_core.mil.aggregator import Aggregator, BagOutput, PackedOutput, make_activation
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.large_bags import embed_in_chunks, is_large
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
+from mhim_core.mil.packed import Pack
 from mhim_core.mil.plugged import PluggedAggregator
 from mhim_core.mil.recycle import RecycleNetwork, queries_bound
 from mhim_core.mil.registry import aggregator_class
@@ -62,6 +63,15 @@ class MilModel(nn.Module):
             h_ND = torch.cat([h_ND, self.recycle(h_ND)])
         output: BagOutput = self.aggregator(h_ND)
         return output
+
+    def forward_packed(self, x_NF: Float[Tensor, "N F"], pack: Pack, append_recycled: bool = False) -> PackedOutput:
+        """`forward` of every bag of a pack."""
+        h_ND = self.embed_instances(x_NF)
+        if append_recycled and self.recycle is not None:
+            tokens = self.recycle.forward_packed(h_ND, pack)
+            h_ND = torch.cat([part for bag in zip(pack.split(h_ND), tokens, strict=True) for part in bag])
+            pack = Pack([length + tokens.shape[1] for length in pack.lengths], pack.device)
+        return self.aggregator.forward_packed(h_ND, pack)
 
 
 def make_aggregator(num_classes: int, options: ModelOptions, seed: int = 0) -> Aggregator:
