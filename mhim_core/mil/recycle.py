@@ -55,7 +55,7 @@ class RecycleNetwork(nn.Module):
         if len(pack.lengths) * num_queries * len(h_RD) > MOST_AT_ONCE:
             of_bags = [None] * len(pack.lengths) if draws is None else draws.of_bags
             return torch.stack([self(*bag) for bag in zip(pack.split(h_RD), of_bags, strict=True)])
-        q_HkE = _split_heads(self.to_q(self.norm(self.queries)))
+        q_HkE = self.to_q(self.norm(self.queries)).view(-1, NUM_HEADS, HEAD_DIM).transpose(0, 1)
         weight_k_HED, weight_v_HED = self.to_kv.weight.view(2, NUM_HEADS, HEAD_DIM, -1)
         # products in the order in which none has both R rows and the features of all heads
         query_HkD = q_HkE @ weight_k_HED * HEAD_DIM**-0.5
