@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.normed_attention import attend_normed
+from mhim_core.mil.packed import Pack, PackedDraws
 
 NUM_HEADS = 8
 HEAD_DIM = 64
+MOST_AT_ONCE = 1_000_000
+"""Attention weights of a pack that are computed at once, those of other bags included."""
 
 
 class RecycleNetwork(nn.Module):
@@ -52,6 +55,39 @@ class RecycleNetwork(nn.Module):
         value_HkE = pooled_JD.view(NUM_HEADS, num_queries, -1) @ weight_v_HED.transpose(1, 2)
         tokens_kD = self.to_out(value_HkE.transpose(0, 1).flatten(1))
         return tokens_kD if draws is None else draws.dropout("recycle_output", tokens_kD, self.dropout)
+
+    def forward_packed(
+        self, h_RD: Float[Tensor, "R D"], pack: Pack, draws: PackedDraws | None = None
+    ) -> Float[Tensor, "B k D"]:
+        """`forward` of every bag of a pack: of few instances all at once, of many one bag after the other, since
+        here the block of zeros for the other bags costs B products of all heads and queries."""
+        num_queries = NUM_HEADS * len(self.queries)
+        if len(pack.lengths) * num_queries * len(h_RD) > MOST_AT_ONCE:
+            of_bags = [None] * len(pack.lengths) if draws is None else draws.of_bags
+            return torch.stack([self(*bag) for bag in zip(pack.split(h_RD), of_bags, strict=True)])
+        q_HkE = self.to_q(self.norm(self.queries)).view(-1, NUM_HEADS, HEAD_DIM).transpose(0, 1)
+        weight_k_HED, weight_v_HED = self.to_kv.weight.view(2, NUM_HEADS, HEAD_DIM, -1)
+        # products in the order in which none has both R rows and the features of all heads
+        query_HkD = q_HkE @ weight_k_HED * HEAD_DIM**-0.5
+        normed_RD = self.norm(h_RD)
+        attention_BJR = pack.softmax(query_HkD.flatten(0, 1) @ normed_RD.T)
+        if draws is not None and self.dropout:
+            attention_BJR = attention_BJR * self._kept(pack, draws, attention_BJR)
+        pooled_BHkD = pack.sums(attention_BJR, normed_RD).view(len(pack.lengths), NUM_HEADS, len(self.queries), -1)
+        value_BHkE = pooled_BHkD @ weight_v_HED.transpose(1, 2)
+        tokens_BkD = self.to_out(value_BHkE.transpose(1, 2).flatten(2))
+        if draws is None:
+            return tokens_BkD
+        num_tokens = [len(self.queries)] * len(pack.lengths)
+        dropped = draws.over(num_tokens).dropout("recycle_output", tokens_BkD.flatten(0, 1), self.dropout)
+        return dropped.view_as(tokens_BkD)
+
+    def _kept(self, pack: Pack, draws: PackedDraws, like: Tensor) -> Tensor:
+        """Factors of the attention's dropout (J×R), each bag's own."""
+        shapes = [(NUM_HEADS * len(self.queries), length) for length in pack.lengths]
+        bags = zip(draws.of_bags, shapes, strict=True)
+        keeps = [of_bag.keep("recycle_attention", shape, self.dropout, like.device) for of_bag, shape in bags]
+        return torch.cat([keep.factors(slice(None), like) for keep in keeps], dim=1)
 
     @torch.no_grad()
     def move_queries(self, mean_token_kD: Float[Tensor, "k D"], momentum: float) -> None:

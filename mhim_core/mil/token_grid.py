@@ -8,6 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_weight
 
 ROWS = 4
 """Rows of the grid at a time in the kernel's gradient on a CPU, so that they stay in its cache."""
@@ -74,7 +75,7 @@ def _kernel_gradient(grid_1DSS: Tensor, gradient_1DSS: Tensor, kernel_D1WW: Tens
     dim, width, side = len(kernel_D1WW), kernel_D1WW.shape[-1], grid_1DSS.shape[-1]
     if grid_1DSS.device.type != "cpu":
         shape = list(kernel_D1WW.shape)
-        return torch.nn.grad.conv2d_weight(grid_1DSS, shape, gradient_1DSS, padding=width // 2, groups=dim)
+        return conv2d_weight(grid_1DSS, shape, gradient_1DSS, padding=width // 2, groups=dim)
     # torch takes three times as long for it: its kernel strides through memory channel by channel
     reach = width // 2
     padded_SSD = F.pad(grid_1DSS[0].permute(1, 2, 0), (0, 0, reach, reach, reach, reach))
