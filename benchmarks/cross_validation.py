@@ -85,7 +85,8 @@ class FoldRecord(NamedTuple):
     patients: list[str]
     labels: list[int]
     positive: dict[str, list[float]]
-    """Probability of class 1 by plain (the stage-1 model), mhim (the student) and teacher."""
+    """Probability of class 1 by plain (the stage-1 model), mhim (the student), teacher, and pair (both models' mean
+    logits)."""
     validation: dict[str, float | None]
     """AUROC, by stage."""
     validation_loss: dict[str, float]
@@ -145,10 +146,13 @@ def _fit_fold(task: FoldTask) -> FoldRecord:
     )
     storage = LocalStorage(task.out / "models" / task.key)
     results = run_fits(plan, source, storage, SingleProcess())
-    positive = {}
+    logits = {}
     for name, (model, append_recycled) in _models(storage, results).items():
         predictions = [predict_bag(model, source.read(bag.bag_id), append_recycled) for bag in test]
-        positive[name] = [float(prediction.logits_C.softmax(dim=0).double()[1]) for prediction in predictions]
+        logits[name] = torch.stack([prediction.logits_C for prediction in predictions])
+    if "mhim" in logits:
+        logits["pair"] = (logits["plain"] + logits["mhim"]) / 2
+    positive = {name: logits_NC.softmax(dim=1).double()[:, 1].tolist() for name, logits_NC in logits.items()}
     return FoldRecord(
         bag_ids=[bag.bag_id for bag in test],
         patients=[rows[SlideId(bag.bag_id)].patient_id for bag in test],

@@ -143,7 +143,15 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
 def _train_keys(config: PipelineConfig) -> dict[str, Any]:
     """The keys of `mhim train` that identify a training."""
     keys: dict[str, Any] = {"method": config.method}
-    for shared in (config.splits, config.target, config.model, config.mhim, config.fit, config.protocol):
+    for shared in (
+        config.splits,
+        config.target,
+        config.model,
+        config.mhim,
+        config.fit,
+        config.prediction,
+        config.protocol,
+    ):
         keys |= flat(shared)
     return keys
 

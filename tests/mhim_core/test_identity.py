@@ -36,6 +36,7 @@ from mhim_core.task import ClassTarget, FittedTask, SurvivalTarget, Task, TaskKi
 from mhim_core.train.card import ModelCard
 from mhim_core.train.fit_options import FitOptions, Precision
 from mhim_core.train.plan import FitSpec, LabelledBag, Stage, TrainPlan
+from mhim_core.train.prediction import PredictOptions
 from mhim_core.train.results import FitIdentity, FitResult, fit_identity
 from mhim_core.types import BagId, PatientId, SlideId, Status
 
@@ -261,6 +262,7 @@ FIELDS_OF_0_1: dict[type, str] = {
         "metric validation_loss stopped_early history"
     ),
     FitIdentity: "schema spec d_in task provenance model fit mhim teacher warm_start",
+    PredictOptions: "",  # a section that 0.1 did not have
 }
 NAMED_TUPLES_OF_0_1: dict[type, str] = {
     SourceIdentity: "num_bytes digest",
