@@ -139,7 +139,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         out = options.out or Path(temporary)
         tasks = [
-            Task(out, bags, options.aggregator, seed, variant) for seed in range(options.seeds) for variant in variants
+            Task(out, bags, options.aggregator, seed, variant) for variant in variants for seed in range(options.seeds)
         ]
         with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
             fit_all(tasks, lambda fit, some: list(pool.map(fit, some)))

@@ -240,6 +240,8 @@ def _check_same(present: dict[str, Any], predictor: Predictor, out: Storage) -> 
     if {"model", "version"} <= before.keys():
         by = f"{before['model']}@{before['version']}"
         advice += f", or model={by} to go on with that version" * (before["model"] == predictor.origin.get("model"))
+    elif before.get("run") == predictor.origin.get("run"):
+        by = f"the run with predict_with={before.get('predict_with', 'as it was trained')}"
     else:
         by = "another run"
     raise ConflictError(f"{out.uri} holds predictions by {by}, and these are to be by {predictor.words}; {advice}")

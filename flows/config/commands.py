@@ -119,6 +119,8 @@ class TrainConfig:
     empty: start from scratch."""
     registry: str = field(default="", metadata=role(Role.place))
     """With warm_start=lung@champion: the registry of that model, a folder or s3://bucket/prefix; otherwise unused."""
+    asked: tuple[str, ...] = field(default=("*",), metadata={"is_key": False}, compare=False)
+    """The keys that the user gave; *: all of them, if the config was made in Python."""
 
     def __post_init__(self) -> None:
         check_workers(self.execution, self.fit)

@@ -89,6 +89,8 @@ class PipelineConfig:
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
     trust: TrustKeys = part(TrustKeys, Role.execution)
     signing: SigningKeys = part(SigningKeys, Role.execution)
+    asked: tuple[str, ...] = field(default=("*",), metadata={"is_key": False}, compare=False)
+    """The keys that the user gave; *: all of them, if the config was made in Python."""
 
     def __post_init__(self) -> None:
         check_workers(self.execution, self.fit)

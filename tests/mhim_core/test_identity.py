@@ -54,6 +54,8 @@ TASK = Task(kind=TaskKind.classification, classes=("no", "yes"))
 SPEC = FitSpec("seed-1/fold-0/plain", 0, Stage.plain, 1, (LabelledBag(BagId("a"), ClassTarget(1)),), (), None)
 OTSU = TileSpec(tissue=TissueMethod.otsu)
 """The tiles of 0.1: the default of later versions is another tissue finder."""
+MASKED = MhimOptions(full_view_weight=0.0)
+"""The student of 0.1: the default of later versions sees the whole bag as well."""
 CARD = EncoderCard(
     id="toy",
     source="made up",
@@ -89,7 +91,7 @@ EXAMPLES: dict[type, Any] = {
     type(example): example
     for example in (
         ModelOptions(),
-        MhimOptions(),
+        MASKED,
         FitOptions(),
         TaskOptions(),
         SplitOptions(),
@@ -111,7 +113,7 @@ EXAMPLES: dict[type, Any] = {
             task=FittedTask(kind=TaskKind.classification, classes=("no", "yes")),
             precision=Precision.float32,
             model=ModelOptions(),
-            mhim=MhimOptions(),
+            mhim=MASKED,
             provenance={"encoder": "e"},
         ),
         MEMBER,
@@ -298,7 +300,7 @@ def plan(**changes: Any) -> TrainPlan:
         d_in=4,
         task=TASK,
         model=ModelOptions(),
-        mhim=MhimOptions(),
+        mhim=MASKED,
         fit=FitOptions(),
         provenance={"encoder": "e"},
     )
@@ -422,7 +424,7 @@ def test_an_option_within_an_identity_counts_as_by_itself() -> None:
             fit_identity(plan(task=task), SPEC, None),
             fit_identity(plan(model=later(ModelOptions(), added)), SPEC, None),
             fit_identity(plan(fit=later(FitOptions(), added)), SPEC, None),
-            fit_identity(plan(mhim=later(MhimOptions(), added)), SPEC._replace(stage=Stage.mhim), "teacher"),
+            fit_identity(plan(mhim=later(MASKED, added)), SPEC._replace(stage=Stage.mhim), "teacher"),
         ]
 
     features, card, student = EXAMPLES[FeatureSet], EXAMPLES[RegistryCard], SPEC._replace(stage=Stage.mhim)
