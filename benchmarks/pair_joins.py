@@ -11,6 +11,8 @@ import numpy as np
 from scipy.special import log_expit
 
 from mhim_core.evaluation.calibration import fit_temperature
+from mhim_core.task import TaskKind
+from mhim_core.train.inference import join_logits
 
 
 class Logits(NamedTuple):
@@ -61,6 +63,11 @@ def _noisy_or(given: Given) -> np.ndarray:
     return -sum(log_expit(-log_odds(model.bags_NC)) for model in (given.plain, given.student))
 
 
+def _mean_odds(given: Given) -> np.ndarray:
+    """What `predict_with=pair` does: like noisy-or where evidence is weak, the models' own odds where they agree."""
+    return log_odds(join_logits(given.plain.bags_NC, given.student.bags_NC, TaskKind.classification))
+
+
 def _tempered_noisy_or(given: Given) -> np.ndarray:
     return -sum(log_expit(-odds) for odds in _tempered(given))
 
@@ -87,6 +94,7 @@ JOINS: Mapping[str, Callable[[Given], np.ndarray]] = {
     "tempered sum": _tempered_sum,
     "mean probability": _mean_probability,
     "noisy-or": _noisy_or,
+    "mean odds": _mean_odds,
     "tempered noisy-or": _tempered_noisy_or,
     "standardised sum": _standardised_sum,
     "standardised max": _standardised_max,

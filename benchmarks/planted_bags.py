@@ -84,7 +84,7 @@ def joined_scores(plain: Row, row: Row, rule: str) -> dict[str, float]:
 def predicted_scores(plain: Row, row: Row, predict_with: PredictWith) -> dict[str, float]:
     """Of what a run predicts with."""
     if predict_with is PredictWith.pair:
-        return joined_scores(plain, row, "sum")
+        return joined_scores(plain, row, "mean odds")
     if predict_with is PredictWith.plain:
         return own_scores(plain)
     return own_scores(row, str(predict_with))

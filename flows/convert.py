@@ -113,7 +113,7 @@ def _who_predicts(run: Run) -> str:
         PredictWith.student: "",
         PredictWith.teacher: "the run predicts with the teacher, which files of stage=mhim hold beside the student\n",
         PredictWith.plain: "the run predicts with its stage-1 models, the files of stage=plain\n",
-        PredictWith.pair: "the run predicts with the pair, the mean of both models' logits, and no format holds both: "
+        PredictWith.pair: "the run predicts with the pair of both stages' models, and no format holds two: "
         "convert stage=mhim and stage=plain\n",
     }[run.predict_with]
 

@@ -76,14 +76,27 @@ def predict_tables(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -> B
 def join_pair(student: BagPrediction, plain: BagPrediction, kind: TaskKind) -> BagPrediction:
     """One bag by M students and the M stage-1 models of their folds and seeds, in one order, each with its own.
 
-    Logits and attention are the means of both. The ranking of bags is that of the summed logits; the mean keeps the
-    probabilities (their geometric mean) as certain as the two models are. In a regression it is the mean number.
+    Logits as of `join_logits`; the attention is the mean of both.
     """
-    logits_MC = np.mean([student.logits_MC, plain.logits_MC], axis=0)
+    logits_MC = join_logits(student.logits_MC, plain.logits_MC, kind)
     attention_of = {"student": student.attention, "plain": plain.attention}
     both = zip(student.attention, plain.attention, strict=True)
     attention = tuple((of_student + of_plain) / 2 for of_student, of_plain in both)
     return _summarised(logits_MC, kind, attention)._replace(attention_of=attention_of)
+
+
+def join_logits(first_MC: np.ndarray, second_MC: np.ndarray, kind: TaskKind) -> np.ndarray:
+    """Two models' logits as those of one; equal ones stay as they are. float64 (M, C).
+
+    Two classes: the mean of both models' odds of class 1, the positive one. What one of them alone finds raises it
+    nearly as much as if both had found it, and the other's noise hardly lowers it (ADR 27). Several classes, time bins
+    and numbers: the mean.
+    """
+    both = np.stack([np.asarray(first_MC, dtype=np.float64), np.asarray(second_MC, dtype=np.float64)])
+    if kind is not TaskKind.classification or both.shape[-1] != 2:
+        return np.asarray(both.mean(axis=0))
+    log_odds_M = np.logaddexp.reduce(both[..., 1] - both[..., 0], axis=0) - np.log(2)
+    return np.stack([-log_odds_M / 2, log_odds_M / 2], axis=-1)
 
 
 def _predict(h_NF: torch.Tensor, voters: Sequence[Voter], ends: np.ndarray) -> BagPrediction:

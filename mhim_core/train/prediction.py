@@ -34,5 +34,6 @@ class PredictOptions:
 
     predict_with: PredictWith = field(default=PredictWith.student, metadata={"neutral": PredictWith.student})
     """With method=mhim, the model that is reported, registered and predicts: student; pair: the student and the
-    stage-1 model of its fold and seed, by the mean of their logits; plain: that stage-1 model; teacher: the student's
-    moving average. Student, teacher and stage-1 model are evaluated in any case, the pair where it predicts."""
+    stage-1 model of its fold and seed, of two classes by the mean of their odds, otherwise of their logits; plain: that
+    stage-1 model; teacher: the student's moving average. Student, teacher and stage-1 model are evaluated in any case,
+    the pair where it predicts."""
