@@ -9,7 +9,7 @@ papers, which sees masked bags only (mhim), and the default, with what it predic
 negatives; `all`: of the bags with both and with quiet evidence alone. The last line is one JSON object.
 
 --sweep: other weights of the full view and other masks, and every way to join stage 1 and student. With --out, finished
-fits are kept, and an interrupted command goes on where it stopped. On one core about 45 s a seed, the sweep 4 minutes.
+fits are kept, and an interrupted command goes on where it stopped. On one core about a minute a seed, the sweep 3.
 """
 
 import argparse
