@@ -25,6 +25,7 @@ from mhim_core.storage import LocalStorage
 from mhim_core.task import ClassTarget, Task, TaskKind
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.fit_options import FitExecution, FitOptions
+from mhim_core.train.inference import join_logits
 from mhim_core.train.loop import run_fits
 from mhim_core.train.model_file import load_model, predict_bag
 from mhim_core.train.plan import FoldBags, LabelledBag, Stage, TrainPlan, plan_fits
@@ -85,7 +86,8 @@ class FoldRecord(NamedTuple):
     patients: list[str]
     labels: list[int]
     positive: dict[str, list[float]]
-    """Probability of class 1 by plain (the stage-1 model), mhim (the student) and teacher."""
+    """Probability of class 1 by plain (the stage-1 model), mhim (the student), teacher, and pair (both models
+    joined)."""
     validation: dict[str, float | None]
     """AUROC, by stage."""
     validation_loss: dict[str, float]
@@ -145,10 +147,14 @@ def _fit_fold(task: FoldTask) -> FoldRecord:
     )
     storage = LocalStorage(task.out / "models" / task.key)
     results = run_fits(plan, source, storage, SingleProcess())
-    positive = {}
+    logits = {}
     for name, (model, append_recycled) in _models(storage, results).items():
         predictions = [predict_bag(model, source.read(bag.bag_id), append_recycled) for bag in test]
-        positive[name] = [float(prediction.logits_C.softmax(dim=0).double()[1]) for prediction in predictions]
+        logits[name] = torch.stack([prediction.logits_C for prediction in predictions])
+    if "mhim" in logits:
+        joined_NC = join_logits(logits["plain"].numpy(), logits["mhim"].numpy(), TaskKind.classification)
+        logits["pair"] = torch.from_numpy(joined_NC)
+    positive = {name: logits_NC.softmax(dim=1).double()[:, 1].tolist() for name, logits_NC in logits.items()}
     return FoldRecord(
         bag_ids=[bag.bag_id for bag in test],
         patients=[rows[SlideId(bag.bag_id)].patient_id for bag in test],

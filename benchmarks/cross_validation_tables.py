@@ -92,9 +92,9 @@ def print_lines(title: str, records: dict[int, list[FoldRecord]], published: str
     some = next(iter(records.values()))[0]
     for method in some.positive:
         print(f"{title:22} {method:8} {describe(records, method)}   {published if method == 'plain' else ''}")
-    if "mhim" in some.positive:
-        gains = ", ".join(f"{name} {difference(records, name)}" for name in METRICS)
-        print(f"{title:22} {'mhim - plain, pooled':20} {gains}")
+    for method in (name for name in ("mhim", "pair") if name in some.positive):
+        gains = ", ".join(f"{name} {difference(records, name, method)}" for name in METRICS)
+        print(f"{title:22} {f'{method} - plain, pooled':20} {gains}")
     seconds = sum(fold.seconds for folds in records.values() for fold in folds)
     num_folds = sum(len(folds) for folds in records.values())
     print(f"{title:22} {len(records)} seeds, {num_folds} folds, {seconds:.0f} CPU s", flush=True)

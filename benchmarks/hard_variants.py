@@ -15,6 +15,7 @@ def _mhim(name: str, **options: Any) -> Variant:
 
 
 STUDENT = _mhim("mhim")
+PAPERS = _mhim("mhim, one view", full_view_weight=0.0)
 LONGER = Variant("baseline-equal-epochs", epochs=2 * EPOCHS)
 RANDOM = tuple(
     _mhim(
@@ -23,17 +24,24 @@ RANDOM = tuple(
         random_mask_ratio=0.0,
         v1_random_mask_ratio=ratio,
         consistency_weight=0.0,
+        full_view_weight=0.0,
     )
     for ratio in (0.5, 0.8, 0.9, 0.95)
 )
 """Random masking alone: a share of the instances is hidden, anew in every step, and nothing else is done."""
 RECYCLED = tuple(
-    _mhim(f"random-recycled={ratio}".replace("=0", "="), high_mask_ratio=0.0, random_mask_ratio=ratio)
+    _mhim(
+        f"random-recycled={ratio}".replace("=0", "="),
+        high_mask_ratio=0.0,
+        random_mask_ratio=ratio,
+        full_view_weight=0.0,
+    )
     for ratio in (0.1, 0.2, 0.5, 0.8)
 )
 """MHIM without its high-score mask: what is masked at random is recycled. Worse than RANDOM under plain inference."""
-V2 = _mhim("mhim-v2", random_mask_ratio=0.8, consistency_weight=0.5, ema_momentum="0.9997")
+V2 = _mhim("mhim-v2", random_mask_ratio=0.8, consistency_weight=0.5, ema_momentum="0.9997", full_view_weight=0.0)
 OPTIONS = (
+    PAPERS,
     V2,
     _mhim("random_mask_ratio=0", random_mask_ratio=0.0),
     _mhim("random_mask_ratio=.2", random_mask_ratio=0.2),
@@ -59,6 +67,7 @@ OPTIONS = (
         student_init=StudentInit.embed,
         consistency_weight=0.1,
         ema_momentum="0.9999",
+        full_view_weight=0.0,
     ),
     _mhim(
         "published-code",
@@ -68,6 +77,7 @@ OPTIONS = (
         score=Score.softmax_max,
         teacher_mode=TeacherMode.train,
         recycle_at_test=RecycleAtTest.off,
+        full_view_weight=0.0,
     ),
 )
 """One option changed at a time, and the named recipes of the papers."""

@@ -5,6 +5,7 @@ Inputs: training runs that held out the same bags; those without an evaluation a
 given, its models are compared: the student, its teacher, the plain baseline. Cost: seconds; no Ray. Exit code: 0, 2, 6.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from flows.config.files import write_resolved
 from flows.engine.result import FlowResult
 from flows.runs.evaluation import ensure_evaluated, read_held_out, train_targets
 from flows.runs.fits import model_names
-from flows.runs.folder import Run, read_run
+from flows.runs.folder import Run, has_model, read_run
 from mhim_core.errors import InputError, NotFoundError
 from mhim_core.evaluation.comparison import Difference, compare
 from mhim_core.evaluation.held_out import HeldOut
@@ -23,6 +24,7 @@ from mhim_core.fingerprint import canonical_json
 from mhim_core.metrics import METRICS
 from mhim_core.storage import Storage
 from mhim_core.tables import write_csv, write_parquet
+from mhim_core.train.prediction import PredictWith
 
 TABLE_CSV, TABLE_PARQUET, FIGURE, SUMMARY = "comparison.csv", "comparison.parquet", "comparison.png", "comparison.json"
 
@@ -37,7 +39,7 @@ class ComparedModel(NamedTuple):
 
 def run(config: CompareConfig) -> FlowResult:
     """Raises InputError (2) if a run is not finished, or if the runs did not hold out the same bags."""
-    contenders = choose_contenders([read_run(uri, store=config.store) for uri in config.run_uris], config.model_names)
+    contenders = choose_contenders([_read(uri, config) for uri in config.run_uris], config.model_names)
     _check_same_task(contenders)
     task = contenders[0].run.task
     rows = {contender.name: _rows(contender) for contender in contenders}
@@ -84,6 +86,13 @@ def choose_contenders(runs: Sequence[Run], models: Sequence[str]) -> list[Compar
         ComparedModel(_name(label, name, len(runs), len(distinct)), candidate, name)
         for label, candidate, name in chosen
     ]
+
+
+def _read(uri: str, config: CompareConfig) -> Run:
+    """The run; where `models=` names the pair, with its models evaluated as one, which its own evaluation may lack."""
+    run, pair = read_run(uri, store=config.store), PredictWith.pair
+    wants_pair = pair.model_name in config.model_names and has_model(run.method, pair)
+    return dataclasses.replace(run, named_predict_with=pair) if wants_pair else run
 
 
 def _rows(contender: ComparedModel) -> list[HeldOut]:

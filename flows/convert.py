@@ -14,12 +14,15 @@ from cluster.storage import open_storage, read_bytes
 from flows.config.commands import ConvertConfig
 from flows.config.words import recipe_values
 from flows.engine.result import FlowResult
+from flows.runs.folder import Run, maybe_record, read_run
 from mhim_core.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import sha256
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.storage import Storage
 from mhim_core.task import FittedTask, TaskKind
 from mhim_core.train.card import ModelCard
+from mhim_core.train.plan import Stage
+from mhim_core.train.prediction import PredictWith
 from mhim_core.train.results import FitResult, read_model, read_result
 
 
@@ -33,6 +36,8 @@ def run(config: ConvertConfig) -> FlowResult:
     if not target.put_if_absent(name, data) and target.get(name) != data:
         raise ConflictError(f"{target.locate(name)} is there already, with another content; choose another out=")
     print(f"{config.checkpoint or config.run} → {target.locate(name)}")
+    if config.run and maybe_record(open_storage(config.run)) is not None:  # fits alone are no run
+        print(_who_predicts(read_run(config.run)), end="")
     return FlowResult(outputs={"model": target.locate(name)})
 
 
@@ -45,7 +50,6 @@ def import_checkpoint(data: bytes, config: ConvertConfig) -> bytes:
     from mhim_core.mil.published_file import load_published
     from mhim_core.train.fit_options import Precision
     from mhim_core.train.model_file import save_model
-    from mhim_core.train.plan import Stage
 
     options = ModelOptions(embed_activation=config.embed_activation, attention_activation=config.attention_activation)
     published = load_published(data, options)
@@ -99,6 +103,19 @@ def export_model(data: bytes, config: ConvertConfig) -> bytes:
         teacher=None if loaded.teacher is None else loaded.teacher.state_dict(),
     )
     return checkpoint_format(config.format).write(model)
+
+
+def _who_predicts(run: Run) -> str:
+    """A line on the written file where it is not the student alone that predicts; else empty."""
+    if run.method != Stage.mhim:
+        return ""
+    return {
+        PredictWith.student: "",
+        PredictWith.teacher: "the run predicts with the teacher, which files of stage=mhim hold beside the student\n",
+        PredictWith.plain: "the run predicts with its stage-1 models, the files of stage=plain\n",
+        PredictWith.pair: "the run predicts with the pair of both stages' models, and no format holds two: "
+        "convert stage=mhim and stage=plain\n",
+    }[run.predict_with]
 
 
 def _read(config: ConvertConfig) -> bytes:

@@ -29,7 +29,7 @@ SHOWN = {
 
 def run(config: EvaluateConfig) -> FlowResult:
     """Raises InputError (2) if the run is not finished or has no test part, IntegrityError for a damaged file."""
-    trained_run = read_run(config.run, store=config.store)
+    trained_run = read_run(config.run, store=config.store, predict_with=config.chosen.predict_with)
     metrics, recomputed = evaluated(trained_run, config.bootstrap_replicates)
     if recomputed or not has_resolved(trained_run.storage, FOLDER):
         write_resolved(trained_run.storage, config, "evaluate", FOLDER)

@@ -91,7 +91,7 @@ def show(config: ModelShowConfig) -> FlowResult:
 def register(config: ModelRegisterConfig) -> FlowResult:
     """Package the run's models; registering the same run again gives the same model."""
     name = checked_name(config.name)
-    run = read_run(config.run, store=config.store)
+    run = read_run(config.run, store=config.store, predict_with=config.chosen.predict_with)
     fits = [
         fold_fits
         for fold_fits in results_of(run)
@@ -216,7 +216,10 @@ def _print_card(model: RegisteredModel) -> None:
             f"{title} {'none' if value is None else f'{value:.4g}'}"
             for title, value in (("temperature", member.temperature), ("threshold", member.threshold))
         ]
-        print(f"    seed {member.seed}, fold {member.fold}: {', '.join(chosen)}, epoch {member.best_epoch}")
+        print(
+            f"    seed {member.seed}, fold {member.fold}: {member.model_name}, {', '.join(chosen)}, "
+            f"epoch {member.best_epoch}"
+        )
     for title, figures in (("estimate", card.estimate), ("holdout", card.holdout)):
         if figures:
             print(f"  {title}    {canonical_json(figures).decode()}")

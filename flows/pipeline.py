@@ -9,6 +9,7 @@ embed, train (twice with a registry), evaluate and report; run again, it resumes
 Exit code: 0 (also if the floor is not reached and nothing is promoted), 2, 3, 4, 5, 6.
 """
 
+import dataclasses
 from typing import Any
 
 from cluster.session import check_address, kept_alive
@@ -32,6 +33,7 @@ from flows.lifecycle.training_steps import (
     settled,
     train_step,
 )
+from flows.runs.as_begun import begun_note, earlier_defaults
 from flows.runs.cohort import load_cohort, load_split_files
 from flows.runs.devices import encodes_on_gpu
 from flows.runs.regions import with_regions
@@ -134,16 +136,37 @@ def _prepare(config: PipelineConfig) -> tuple[ModelWork, Snapshot]:
     }
     if registry is not None:
         identity |= {"holdout": config.holdout, "gate": config.gate}
-    work = work.at(fingerprint(identity))
+    work = _as_begun(work.at(fingerprint(identity)), identity, config)
     if registry is not None:
         _check_first(registry, work.place)
     return work, data
 
 
+def _as_begun(work: ModelWork, identity: dict[str, Any], config: PipelineConfig) -> ModelWork:
+    """The work with the defaults of an earlier version, where the pipeline was begun with them."""
+    earlier = earlier_defaults(config)
+    if not earlier or work.place.read_flow() is not None:
+        return work
+    before = dataclasses.replace(work, keys=work.keys | earlier)
+    before = before.at(fingerprint(identity | {"keys": before.identity()}))
+    if before.place.read_flow() is None:
+        return work
+    print(begun_note("pipeline", config, earlier))
+    return before
+
+
 def _train_keys(config: PipelineConfig) -> dict[str, Any]:
     """The keys of `mhim train` that identify a training."""
     keys: dict[str, Any] = {"method": config.method}
-    for shared in (config.splits, config.target, config.model, config.mhim, config.fit, config.protocol):
+    for shared in (
+        config.splits,
+        config.target,
+        config.model,
+        config.mhim,
+        config.fit,
+        config.prediction,
+        config.protocol,
+    ):
         keys |= flat(shared)
     return keys
 

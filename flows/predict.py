@@ -23,6 +23,7 @@ from flows.engine.result import FlowResult
 from flows.prediction.predictor import Predictor, predictor_of_model, predictor_of_run
 from flows.runs.cohort import CohortInput, load_cohort
 from flows.runs.embed_report import Embedded
+from flows.runs.evaluation import slide_attention
 from flows.runs.folder import read_run
 from flows.runs.imported_features import find_imported
 from flows.runs.regions import with_regions
@@ -150,7 +151,7 @@ def _predict(
 def predictor_of(config: PredictConfig) -> Predictor:
     """The run's fold models, or the registry's model."""
     if config.run:
-        return predictor_of_run(read_run(config.run, spare_store=config.store))
+        return predictor_of_run(read_run(config.run, spare_store=config.store, predict_with=config.chosen.predict_with))
     return predictor_of_model(open_registry(config.registry, config.trust), config.model)
 
 
@@ -159,7 +160,6 @@ def predict_bags(
 ) -> list[PredictedBag]:
     """Predict every bag by all models, and write the attention of each of its slides to `attention/`."""
     from mhim_core.registry.ensemble import pooled_logits
-    from mhim_core.store.attention import encode_attention
     from mhim_core.train.inference import predict_tables
 
     predicted_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -167,8 +167,8 @@ def predict_bags(
     for bag in bags:
         tables = source.read_tables(bag.bag_id)
         prediction = predict_tables(tables, predictor.voters)
-        for table, attention in zip(tables, prediction.attention, strict=True):
-            out.put(f"attention/{table.slide_id}.parquet", encode_attention(table, attention))
+        for table, attention in zip(tables, slide_attention(tables, prediction), strict=True):
+            out.put(f"attention/{table.slide_id}.parquet", attention)
         line = (
             ({"slide_id": bag.bag_id} if predictor.by_slide else {})
             | {"patient_id": bag.patient_id, "site": bag.site}
@@ -240,6 +240,8 @@ def _check_same(present: dict[str, Any], predictor: Predictor, out: Storage) -> 
     if {"model", "version"} <= before.keys():
         by = f"{before['model']}@{before['version']}"
         advice += f", or model={by} to go on with that version" * (before["model"] == predictor.origin.get("model"))
+    elif before.get("run") == predictor.origin.get("run"):
+        by = f"the run with predict_with={before.get('predict_with', 'as it was trained')}"
     else:
         by = "another run"
     raise ConflictError(f"{out.uri} holds predictions by {by}, and these are to be by {predictor.words}; {advice}")

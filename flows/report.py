@@ -14,7 +14,7 @@ from flows.config.files import write_resolved
 from flows.engine.result import FlowResult
 from flows.mlflow_mirror.send import mirror_run
 from flows.runs.evaluation import VALIDATION_KEY, attention_folds, attention_key, ensure_evaluated, read_held_out
-from flows.runs.fits import FoldFits, model_names, results_of
+from flows.runs.fits import FoldFits, reported_stage, results_of
 from flows.runs.folder import Run, read_run, run_tiling
 from mhim_core.cohort.tasks import bags_in
 from mhim_core.errors import NotFoundError
@@ -37,6 +37,8 @@ from mhim_core.report.predictions import mean_predictions, sort_by_error
 from mhim_core.report.wording import protocol_of, title_of, what_is_predicted
 from mhim_core.task import SurvivalTarget, TaskKind, ValueTarget
 from mhim_core.train.fit_options import Selection
+from mhim_core.train.plan import Stage
+from mhim_core.train.prediction import PredictWith
 from mhim_core.types import IMPORTED, BagId
 
 PAGE, CARD, MARKER = "report.html", "MODEL_CARD.md", "report.json"
@@ -45,7 +47,7 @@ _FEW_PATIENTS = 50
 
 def run(config: ReportConfig) -> FlowResult:
     """Raises InputError (2) if the run is not finished."""
-    trained_run = read_run(config.run, store=config.store)
+    trained_run = read_run(config.run, store=config.store, predict_with=config.chosen.predict_with)
     metrics = ensure_evaluated(trained_run)
     digest = fingerprint({"metrics": metrics, "heatmaps": config.page.max_heatmaps, "tiles": config.page.top_tiles})
     page = trained_run.storage.locate(PAGE)
@@ -121,17 +123,18 @@ def _unit(trained_run: Run) -> str:
 
 def _model_sentence(trained_run: Run) -> str:
     aggregator = str(trained_run.identity["model"]["aggregator"]).upper()
-    return (
-        f"{aggregator} trained with masked hard instance mining"
-        if trained_run.method == "mhim"
-        else f"plain {aggregator}"
-    )
+    if reported_stage(trained_run) is Stage.plain:
+        return f"plain {aggregator}"
+    kind = {PredictWith.teacher: " (the teacher)", PredictWith.pair: " together with its plain stage-1 model"}
+    return f"{aggregator} trained with masked hard instance mining{kind.get(trained_run.predict_with, '')}"
 
 
 def _training(trained_run: Run) -> dict[str, Any]:
     """The method's keys, as they identify the run."""
     keys = ("method", "seeds", "target", "model", "mhim", "fit", "splits")
     facts = {key: trained_run.identity[key] for key in keys if key in trained_run.identity}
+    if trained_run.method == Stage.mhim:
+        facts["prediction"] = {"predict_with": trained_run.predict_with}
     if trained_run.task.kind is not TaskKind.survival:
         facts["target"] = {key: value for key, value in facts["target"].items() if key != "time_bins"}
     return facts
@@ -202,7 +205,7 @@ def _selected_by(fits: Sequence[FoldFits]) -> str:
 
 
 def _fit_facts(trained_run: Run, fits: Sequence[FoldFits]) -> dict[FitId, FitFacts]:
-    stage = model_names(trained_run)[0]
+    stage = reported_stage(trained_run)
     splits = {split.fold: split for split in trained_run.splits}
     return {
         FitId(fold_fits.seed, fold_fits.fold): FitFacts(

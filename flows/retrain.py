@@ -61,6 +61,7 @@ from mhim_core.registry.occasion import Occasion
 from mhim_core.registry.promotions import Promotion, champion
 from mhim_core.storage import Storage
 from mhim_core.store.feature_sets import FeatureSet
+from mhim_core.train.prediction import PredictOptions
 from mhim_core.train.sections import known_options
 
 FLOW = "retrain"
@@ -281,7 +282,8 @@ def _work(config: RetrainConfig, registry: Storage, model: Predictor) -> ModelWo
 def champion_keys(model: Predictor) -> dict[str, Any]:
     """The keys of `mhim train` that made a registered model."""
     kinds = keys_of(TrainConfig)
-    flat = known_options(model.card.recipe, model.words)
+    # a section that is left out as a whole means its neutral values, whatever the defaults are by now
+    flat = dict(neutral_values(PredictOptions)) | known_options(model.card.recipe, model.words)
     seeds = flat.pop("seeds")
     if unknown := sorted(flat.keys() - kinds.keys()):
         raise IntegrityError(f"{model.words} was made with {', '.join(unknown)}, which this version of mhim lacks")

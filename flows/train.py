@@ -20,6 +20,7 @@ from flows.config.commands import TrainConfig
 from flows.config.files import write_resolved
 from flows.engine.result import FlowResult
 from flows.mlflow_mirror.send import mirror_run
+from flows.runs.as_begun import as_begun
 from flows.runs.bag_caching import CachePlan, cached_bags, plan_caching, print_reads
 from flows.runs.folder import PinnedFeatures, Run
 from flows.runs.progress import METRIC_TITLES, FitProgress
@@ -54,6 +55,7 @@ def run(config: TrainConfig) -> FlowResult:
     config.execution.check_room(config.ray)
     cohort = read_cohort(config)
     places = open_places(config)
+    config = as_begun(config, places.record)
     feature_set = choose_features(config, places)
     manifest = choose_manifest(places, feature_set)
     data = training_data(config, cohort, manifest)

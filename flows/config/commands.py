@@ -10,6 +10,7 @@ from typing import Any
 from flows.config.estimate import EstimateKeys
 from flows.config.flat import split_list
 from flows.config.keys import (
+    ChosenModel,
     CohortKeys,
     DecodeKeys,
     EmbedExecution,
@@ -43,6 +44,7 @@ from mhim_core.registry.names import is_reference
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.train.fit_options import FitOptions
 from mhim_core.train.plan import Stage
+from mhim_core.train.prediction import PredictOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,7 @@ class TrainConfig:
     model: ModelOptions = part(ModelOptions, Role.identity)
     mhim: MhimOptions = part(MhimOptions, Role.identity)
     fit: FitOptions = part(FitOptions, Role.identity)
+    prediction: PredictOptions = part(PredictOptions, Role.identity)
     protocol: ProtocolKeys = part(ProtocolKeys, Role.identity)
     ray: RayKeys = part(RayKeys, Role.execution)
     execution: TrainExecution = part(TrainExecution, Role.execution)
@@ -116,10 +119,12 @@ class TrainConfig:
     empty: start from scratch."""
     registry: str = field(default="", metadata=role(Role.place))
     """With warm_start=lung@champion: the registry of that model, a folder or s3://bucket/prefix; otherwise unused."""
+    asked: tuple[str, ...] = field(default=("*",), metadata={"is_key": False}, compare=False)
+    """The keys that the user gave; *: all of them, if the config was made in Python."""
 
     def __post_init__(self) -> None:
         check_workers(self.execution, self.fit)
-        check_method(self.method, self.model, self.protocol.teacher)
+        check_method(self.method, self.model, self.protocol.teacher, self.prediction)
         self._check_warm_start()
 
     def _check_warm_start(self) -> None:
@@ -149,6 +154,7 @@ class EvaluateConfig:
     """The training run: the out= of mhim train."""
     store: str = field(default="", metadata=role(Role.features) | {"neutral": ""})
     """The store that holds the run's features now; empty: where the run recorded it, relative to the run's folder."""
+    chosen: ChosenModel = part(ChosenModel, Role.identity)
     plugin: PluginFile = part(PluginFile, Role.identity)
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
     bootstrap_replicates: int = field(default=2000, metadata=role(Role.identity))
@@ -174,6 +180,7 @@ class PredictConfig:
     """The registered model that predicts: lung@champion or lung@<version>; empty: use run=."""
     registry: str = field(default="", metadata=role(Role.place))
     """With model=: the registry, a folder or s3://bucket/prefix; otherwise unused."""
+    chosen: ChosenModel = part(ChosenModel, Role.identity)
     store: str = field(default="", metadata=role(Role.output))
     """The feature store of the new slides; empty: the run's store if it is where the run recorded it, relative to the
     run's folder; otherwise, and with model=, the folder features/ in out=."""
@@ -196,6 +203,10 @@ class PredictConfig:
             )
         if self.model and not self.registry:
             raise ConfigError(f"model={self.model} needs registry=, the registry that holds it")
+        if self.model and self.chosen.predict_with is not None:
+            raise ConfigError(
+                f"predict_with={self.chosen.predict_with} is for run=; a registered model predicts as it was registered"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +217,7 @@ class ReportConfig:
     """The training run: the out= of mhim train."""
     store: str = field(default="", metadata=role(Role.features) | {"neutral": ""})
     """The store that holds the run's features now; empty: where the run recorded it, relative to the run's folder."""
+    chosen: ChosenModel = part(ChosenModel, Role.identity)
     plugin: PluginFile = part(PluginFile, Role.identity)
     page: PageKeys = part(PageKeys, Role.identity)
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
@@ -324,8 +336,8 @@ class CompareConfig:
     out: str = field(metadata=role(Role.output))
     """The folder or s3://bucket/prefix for the table, the figure and comparison.json, rewritten each time."""
     models: str = field(default="", metadata=role(Role.identity, listed=True))
-    """Models to compare, separated by commas (mhim, mhim teacher, plain), from every run that has them; empty: each
-    run's reported model."""
+    """Models to compare, separated by commas (mhim, mhim teacher, plain, pair), from every run that has them; empty:
+    each run's reported model."""
     bootstrap_replicates: int = field(default=2000, metadata=role(Role.identity))
     """Replicates of the paired, patient-clustered bootstrap; 0: no intervals but DeLong's."""
 

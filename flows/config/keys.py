@@ -25,6 +25,7 @@ from mhim_core.outcome import Outcome
 from mhim_core.slides.remote import RemoteOptions, RemoteReads
 from mhim_core.slides.spec import RULE_NAMES, TileSpec, TissueMethod
 from mhim_core.train.fit_options import FitExecution, FitOptions
+from mhim_core.train.prediction import PredictOptions, PredictWith
 from mhim_core.types import ExitCode
 
 if TYPE_CHECKING:  # numpy: --help reads this file
@@ -558,12 +559,15 @@ def check_workers(execution: TrainExecution, fit: FitOptions) -> None:
         )
 
 
-def check_method(method: Method, model: ModelOptions, teacher: str) -> None:
-    """Raises ConfigError for an aggregator or a teacher that the method cannot work with."""
+def check_method(method: Method, model: ModelOptions, teacher: str, prediction: PredictOptions) -> None:
+    """Raises ConfigError for an aggregator, a teacher or a way to predict that the method cannot work with."""
     if method is Method.mhim:
         model.require_mining()
-    elif teacher:
+        return
+    if teacher:
         raise ConfigError(f"teacher={teacher}: only method=mhim has a teacher")
+    if prediction.predict_with in (PredictWith.pair, PredictWith.teacher):
+        raise ConfigError(f"predict_with={prediction.predict_with}: method={method} has one model a fold")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -587,6 +591,15 @@ class ProtocolKeys:
     def __post_init__(self) -> None:
         check_recipe(self.recipe)
         check_least(self, 1, "seeds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenModel:
+    """Which model of a run a command works with, where not with the one that the run was started with."""
+
+    predict_with: PredictWith | None = field(default=None, metadata={"neutral": None})
+    """Of a run with method=mhim the model that is reported and predicts: student, pair (student and stage-1 model),
+    plain (that stage-1 model) or teacher; none: as the run was trained to."""
 
 
 @dataclass(frozen=True, kw_only=True)

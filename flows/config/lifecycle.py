@@ -30,6 +30,7 @@ from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.registry.gate_options import GateOptions, HoldoutOptions
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 from mhim_core.train.fit_options import FitOptions
+from mhim_core.train.prediction import PredictOptions, PredictWith
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,7 @@ class PipelineConfig:
     model: ModelOptions = part(ModelOptions, Role.identity)
     mhim: MhimOptions = part(MhimOptions, Role.identity)
     fit: FitOptions = part(FitOptions, Role.identity)
+    prediction: PredictOptions = part(PredictOptions, Role.identity)
     protocol: ProtocolKeys = part(ProtocolKeys, Role.identity)
     page: PageKeys = part(PageKeys, Role.identity)
     holdout: HoldoutOptions = part(HoldoutOptions, Role.identity)
@@ -87,10 +89,12 @@ class PipelineConfig:
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
     trust: TrustKeys = part(TrustKeys, Role.execution)
     signing: SigningKeys = part(SigningKeys, Role.execution)
+    asked: tuple[str, ...] = field(default=("*",), metadata={"is_key": False}, compare=False)
+    """The keys that the user gave; *: all of them, if the config was made in Python."""
 
     def __post_init__(self) -> None:
         check_workers(self.execution, self.fit)
-        check_method(self.method, self.model, self.protocol.teacher)
+        check_method(self.method, self.model, self.protocol.teacher, self.prediction)
         self.encoder.require_one("pipeline")
         if bool(self.registry) != bool(self.name):
             raise ConfigError("registry= and name= belong together: give both, or neither")
@@ -126,6 +130,8 @@ class RecipeChanges:
     """Seed of splits and training; none: the champion's. The same data, keys and seed give the same model again."""
     seeds: int | None = None
     """Number of models, trained with seed, seed + 1, …, that vote together; none: as many as the champion has."""
+    predict_with: PredictWith | None = field(default=None, metadata={"neutral": None})
+    """Which model of MHIM predicts: student, pair, plain or teacher; none: as of the champion."""
 
     def __post_init__(self) -> None:
         changed = self.changed()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from flows.config.keys import PluginFile
+from flows.config.keys import ChosenModel, PluginFile
 from flows.config.roles import Role, part, role
 from flows.config.tracking import TrackingKeys
 from flows.config.trust import SigningKeys, TrustKeys
@@ -52,6 +52,7 @@ class ModelRegisterConfig:
     """Only the models of this fold; none: of every fold."""
     seed: int | None = field(default=None, metadata=role(Role.identity))
     """Only the models of this seed; none: of every seed."""
+    chosen: ChosenModel = part(ChosenModel, Role.identity)
 
     def __post_init__(self) -> None:
         if self.fold is not None and self.fold < 0:

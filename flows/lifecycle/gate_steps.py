@@ -295,13 +295,14 @@ def _withdrawn_models(registry: Storage, name: str, version: str) -> frozenset[s
     )
 
 
-def _content(registry: Storage, name: str, version: str) -> list[tuple[str, float | None, float | None]]:
-    """Weights, temperature and threshold of every member: what predicts."""
+def _content(registry: Storage, name: str, version: str) -> list[tuple[Any, ...]]:
+    """Weights, model, temperature and threshold of every member: what predicts."""
     model = read_model_folder(registry, name, version)
-    files = {
-        member.file: weights_digest(read_member_file(registry, model, member.file)) for member in model.card.members
-    }
-    return [(files[member.file], member.temperature, member.threshold) for member in model.card.members]
+    files = {file: weights_digest(read_member_file(registry, model, file)) for file in model.card.files}
+    return [
+        (*(files[file] for file in member.files), member.predict_with, member.temperature, member.threshold)
+        for member in model.card.members
+    ]
 
 
 def _started(model: Predictor) -> list[str]:

@@ -4,15 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.runs.evaluation import read_metrics
-from flows.runs.fits import FoldFits, load_fold, model_names, results_of, trained_on
+from flows.runs.fits import FoldFits, load_fold, model_names, reported_stage, results_of, trained_on
 from flows.runs.folder import Run, package_versions
 from mhim_core.cohort.tasks import bags_in
 from mhim_core.errors import InputError
 from mhim_core.evaluation.calibration import Temperature, Threshold, choose
+from mhim_core.fingerprint import to_plain
 from mhim_core.registry.card import Member, RegistryCard
 from mhim_core.storage import Storage
 from mhim_core.task import ClassTarget
 from mhim_core.train.card import INTENDED_USE
+from mhim_core.train.plan import Stage
+from mhim_core.train.prediction import PredictOptions, PredictWith
 from mhim_core.train.results import FitResult, read_model
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
@@ -46,9 +49,8 @@ def package_run(
     if not chosen:
         raise InputError(f"{run.storage.uri}: a model needs at least one fit of the run")
     card = run_card(run, chosen, created_by=created_by, estimate=estimate, holdout=holdout)
-    stage = model_names(run)[0]
-    files = {member_file(fold_fits): read_model(run.storage, fold_fits.results[stage]) for fold_fits in chosen}
-    return PackagedModel(card, files)
+    results = member_results(run, chosen)
+    return PackagedModel(card, {file: read_model(run.storage, result) for file, result in results.items()})
 
 
 def run_card(
@@ -68,9 +70,9 @@ def run_card(
         encoder=run.record["encoder"],
         encoder_identity=run.feature_set.encoder_identity,
         tiling=run.record["tiling"],
-        recipe={key: run.identity[key] for key in _RECIPE if key in run.identity},
+        recipe={key: run.identity[key] for key in _RECIPE if key in run.identity} | _prediction(run),
         trained_on=trained_on(run, {fold_fits.fold for fold_fits in fits}),
-        estimate=dict(estimate_of(run.storage) if estimate is None else estimate),
+        estimate=dict(estimate_of(run.storage, model_names(run)[0]) if estimate is None else estimate),
         holdout=dict(holdout or {}),
         versions=package_versions(),
         created_by=created_by,
@@ -79,17 +81,32 @@ def run_card(
     )
 
 
-def member_file(fits: FoldFits) -> str:
-    """The member's safetensors below the model folder."""
-    return f"members/seed-{fits.seed}-fold-{fits.fold}.safetensors"
+def member_results(run: Run, fits: Sequence[FoldFits]) -> dict[str, FitResult]:
+    """The fits that the members' weights are of, by file below the model folder, in order; of a pair two a member."""
+    results = {}
+    for fold_fits in fits:
+        results[_file(fold_fits)] = fold_fits.results[reported_stage(run)]
+        if run.predict_with is PredictWith.pair:
+            results[_file(fold_fits, "-plain")] = fold_fits.results[Stage.plain]
+    return results
+
+
+def _file(fits: FoldFits, part: str = "") -> str:
+    return f"members/seed-{fits.seed}-fold-{fits.fold}{part}.safetensors"
+
+
+def _prediction(run: Run) -> dict[str, Any]:
+    """The section of the recipe; a card leaves it out where the student predicts, as one of 0.1 does."""
+    is_neutral = run.method != Stage.mhim or run.predict_with is PredictWith.student
+    return {} if is_neutral else {"prediction": to_plain(PredictOptions(predict_with=run.predict_with))}
 
 
 def _member(run: Run, fits: FoldFits, source: "PatientBags") -> Member:
     from mhim_core.train.inference import predict_tables
 
-    stage = model_names(run)[0]
+    stage, is_pair = reported_stage(run), run.predict_with is PredictWith.pair
     result = fits.results[stage]
-    voter = load_fold(run, fits).voters[stage]
+    voter = load_fold(run, fits).voters[model_names(run)[0]]
     temperature, threshold = Temperature(None), Threshold(None)
     if run.classes:
         split = next(split for split in run.splits if split.fold == fits.fold)
@@ -98,7 +115,7 @@ def _member(run: Run, fits: FoldFits, source: "PatientBags") -> Member:
         truth = [bag.target.class_index for bag in bags if isinstance(bag.target, ClassTarget)]
         temperature, threshold = choose(truth, logits)
     return Member(
-        file=member_file(fits),
+        file=_file(fits),
         sha256=result.model_sha256,
         seed=fits.seed,
         fold=fits.fold,
@@ -109,6 +126,9 @@ def _member(run: Run, fits: FoldFits, source: "PatientBags") -> Member:
         reason=temperature.reason or threshold.reason,
         best_epoch=result.best_epoch,
         validation=_validation(result),
+        predict_with=run.predict_with if stage is Stage.mhim else PredictWith.student,
+        plain_file=_file(fits, "-plain") if is_pair else "",
+        plain_sha256=fits.results[Stage.plain].model_sha256 if is_pair else "",
     )
 
 
@@ -116,11 +136,14 @@ def _validation(result: FitResult) -> dict[str, Any]:
     return {"metric": result.metric_name, "value": result.metric, "loss": result.validation_loss}
 
 
-def estimate_of(storage: Storage) -> dict[str, Any]:
-    """The reported model's pooled figures on the test bags of the run in this folder; empty if it is not evaluated."""
+def estimate_of(storage: Storage, model_name: str = "") -> dict[str, Any]:
+    """A model's pooled figures on the test bags of the run in this folder; empty if it is not evaluated.
+
+    `model_name`: empty: the reported one.
+    """
     metrics = read_metrics(storage)
-    if metrics is None:
+    model = None if metrics is None else metrics["models"].get(model_name or metrics["reported"])
+    if metrics is None or model is None:
         return {}
-    model = metrics["models"][metrics["reported"]]
     kept = {key: metrics[key] for key in ("num_bags", "num_patients", "seeds", "folds")}
     return kept | {"pooled": model["pooled"]}

@@ -11,6 +11,9 @@ from mhim_core.slides.staging import staged
 from mhim_core.store.attention import AttentionTable, decode_attention
 from mhim_core.store.schema import FeatureTable
 
+_TITLES = {"student": "student", "plain": "stage-1 model"}
+"""Of the models of a pair."""
+
 
 def slide_panel(
     prediction: Prediction,
@@ -37,6 +40,7 @@ def slide_panel(
         attention_share=float(decoded.attention.sum(dtype="float64")) if prediction.num_slides > 1 else None,
         num_tiles=len(table.features),
         caption=caption,
+        heatmaps_of={_TITLES.get(name, name): image for name, image in pictures.heatmaps_of.items()},
     )
 
 
@@ -66,6 +70,7 @@ def _draw(
         (facts["width_l0_px"], facts["height_l0_px"]),
         MppUsed(mpp_x, mpp_y, "features"),
         facts["upsample"],
+        decoded.parts,
     )
     try:
         with staged(uri, download) as path:

@@ -6,21 +6,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from flows.prediction.packaging import PackagedModel, member_file, run_card
-from flows.runs.fits import results_of
+from flows.prediction.packaging import PackagedModel, member_results, run_card
+from flows.runs.fits import model_names, results_of
 from flows.runs.folder import Run
 from mhim_core.cohort.task_options import BagUnit
 from mhim_core.cohort.tasks import BagMembers, bags_in
 from mhim_core.embed.card import EncoderCard
 from mhim_core.embed.registry import Weights, card_found_here
-from mhim_core.errors import EncoderError
-from mhim_core.registry.card import RegistryCard
+from mhim_core.errors import EncoderError, IntegrityError
+from mhim_core.registry.card import Member, RegistryCard
 from mhim_core.registry.holdout import Holdout, read_holdout
 from mhim_core.registry.lookup import find_model
 from mhim_core.registry.models import read_member_file
 from mhim_core.slides.spec import TileSpec, stored_spec
 from mhim_core.storage import Storage
 from mhim_core.task import Target, Task
+from mhim_core.train.prediction import PredictWith
 from mhim_core.train.results import read_model
 from mhim_core.types import IMPORTED
 
@@ -46,11 +47,11 @@ class Predictor:
     tiling: dict[str, Any]
     """The tiling's identity."""
     digests: tuple[str, ...]
-    """sha256 of the members' weights, in order."""
+    """sha256 of the members' weights, in order; of a pair both."""
     fits: tuple[tuple[int, int], ...]
     """Seed and fold of each member."""
     reported: str
-    """The model that the members are: mhim or plain."""
+    """The model that the members are: mhim, mhim teacher, plain or pair."""
     store: Storage | None
     """The store of the run's own features, if it is where the run says; None for a model, which knows none."""
     make_card: Callable[[], RegistryCard]
@@ -94,14 +95,22 @@ class Predictor:
     def voters(self) -> "list[Voter]":
         """The loaded members. Raises IntegrityError for a file that is gone or damaged, InputError where a plug-in's
         file is not given."""
+        return [self._voter(member) for member in self.card.members]
+
+    def _voter(self, member: Member) -> "Voter":
         from mhim_core.train.inference import Voter
         from mhim_core.train.model_file import load_model
 
-        voters = []
-        for member in self.card.members:
-            loaded = load_model(self.read_file(member.file))
-            voters.append(Voter(loaded.student, loaded.card.append_recycled, loaded.card.task))
-        return voters
+        loaded = load_model(self.read_file(member.file))
+        if member.predict_with is PredictWith.teacher:
+            if loaded.teacher is None:
+                raise IntegrityError(f"{self.words}: {member.file} holds no teacher, with which its card predicts")
+            return Voter(loaded.teacher, False, loaded.card.task)  # it never sees recycled tokens
+        voter = Voter(loaded.student, loaded.card.append_recycled, loaded.card.task)
+        if member.predict_with is not PredictWith.pair:
+            return voter
+        plain = load_model(self.read_file(member.plain_file))
+        return voter._replace(beside=Voter(plain.student, plain.card.append_recycled, plain.card.task))
 
     def tile_spec(self) -> TileSpec:
         """Raises InputError if this version cuts tiles otherwise."""
@@ -122,19 +131,21 @@ class Predictor:
 
 def predictor_of_run(run: Run) -> Predictor:
     """All fold models of a finished run. Raises InputError where it is not finished."""
-    fits, stage = results_of(run), str(run.method)
-    results = {member_file(fold_fits): fold_fits.results[stage] for fold_fits in fits}
+    fits = results_of(run)
+    results = member_results(run, fits)
     trained = {slide_id for split in run.splits for slide_id in split.train}
+    # the fingerprint says how the run was started to predict, so that what differs from it must be said beside it
+    other = {} if run.predict_with is run.started_with else {"predict_with": str(run.predict_with)}
     return Predictor(
-        origin={"run": run.record["fingerprint"]},
-        words="the run",
+        origin={"run": run.record["fingerprint"]} | other,
+        words="the run" + "".join(f" with predict_with={choice}" for choice in other.values()),
         task=run.task,
         unit=BagUnit(run.identity["target"]["bags"]),
         encoder=run.record["encoder"],
         tiling=run.record["tiling"],
         digests=tuple(result.model_sha256 for result in results.values()),
         fits=tuple((fold_fits.seed, fold_fits.fold) for fold_fits in fits),
-        reported=stage,
+        reported=model_names(run)[0],
         store=run.store_place.storage if run.store_place.is_own else None,
         make_card=lambda: run_card(run, fits),
         read_file=lambda file: read_model(run.storage, results[file]),
@@ -186,9 +197,9 @@ def _of_card(card: RegistryCard, name: str, read_file: Callable[[str], bytes]) -
         unit=BagUnit(card.unit),
         encoder=card.encoder,
         tiling=card.tiling,
-        digests=tuple(member.sha256 for member in card.members),
+        digests=tuple(sha256 for member in card.members for sha256 in member.files.values()),
         fits=tuple((member.seed, member.fold) for member in card.members),
-        reported=card.members[0].stage,
+        reported=card.members[0].model_name,
         store=None,
         make_card=lambda: card,
         read_file=read_file,

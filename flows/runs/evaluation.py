@@ -1,6 +1,7 @@
 """A run's evaluation: every bag predicted by the models that held it out, kept in the run's `evaluation/`."""
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.runs.fits import FoldFits, load_fold, model_digests, model_names, results_of
 from flows.runs.folder import Run
@@ -15,6 +16,12 @@ from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.records import parse_object
 from mhim_core.storage import Storage
 from mhim_core.tables import write_csv
+from mhim_core.task import TaskKind
+from mhim_core.train.plan import Stage
+
+if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
+    from mhim_core.store.schema import FeatureTable
+    from mhim_core.train.inference import BagPrediction, Voter
 
 FOLDER = "evaluation"
 METRICS_KEY = f"{FOLDER}/metrics.json"
@@ -26,7 +33,8 @@ DEFAULT_REPLICATES = 2000
 
 def ensure_evaluated(run: Run, replicates: int | None = None) -> dict[str, Any]:
     """The run's metrics, computed if they or a table beside them are missing, or if they are of other models, of
-    another version or, if given, of other replicates. Raises InputError if the run has no test part."""
+    another version, report another model than `Run.predict_with` or, if given, are of other replicates. Raises
+    InputError if the run has no test part."""
     return evaluated(run, replicates).metrics
 
 
@@ -87,9 +95,10 @@ def evaluated(run: Run, replicates: int | None) -> Evaluated:
             "evaluate; mhim predict judges its models on new slides"
         )
     fits = results_of(run)
-    digest = fingerprint(model_digests(fits))
+    digest, models, unit = fingerprint(model_digests(fits)), model_names(run), bag_unit(run)
     present = read_metrics(run.storage)
-    if present is not None and present["of"] == digest and replicates in (None, present["replicates"]):
+    is_same = present is not None and (present["of"], present["reported"]) == (digest, models[0])
+    if present is not None and is_same and replicates in (None, present["replicates"]):
         stored = {entry.key for entry in run.storage.list(FOLDER)}
         if stored.issuperset([*TABLES, *map(attention_key, attention_folds(run))]):
             return Evaluated(present, False)
@@ -104,8 +113,7 @@ def evaluated(run: Run, replicates: int | None) -> Evaluated:
         train_targets=train_targets(run),
         replicates=DEFAULT_REPLICATES if replicates is None else replicates,
     )
-    metrics |= {"of": digest, "reported": model_names(run)[0]}
-    models, unit = model_names(run), bag_unit(run)
+    metrics |= {"of": digest, "reported": models[0]}
     table = ordered(test_rows, models)
     run.storage.put(PREDICTIONS_KEY, encode_held_out(table, run.task, unit))
     run.storage.put(PREDICTIONS_CSV, write_csv([held_out_line(row, run.task, unit) for row in table]))
@@ -115,22 +123,41 @@ def evaluated(run: Run, replicates: int | None) -> Evaluated:
 
 
 def _predict_fold(run: Run, fits: FoldFits, test_rows: list[HeldOut], validation_rows: list[HeldOut]) -> None:
-    from mhim_core.store.attention import encode_attention
-    from mhim_core.train.inference import predict_tables
-
     split = next(split for split in run.splits if split.fold == fits.fold)
     source, keeper = run.bag_source(), attention_folds(run)
-    voters = load_fold(run, fits).voters
+    voters, names = load_fold(run, fits).voters, model_names(run)
     for part, rows in ((split.test, test_rows), (split.validation, validation_rows)):
         for bag in bags_in(run.bags, part):
             tables = source.read_tables(bag.bag_id)
-            for name in model_names(run):
-                prediction = predict_tables(tables, [voters[name]])
-                logits = tuple(prediction.logits_MC[0].tolist())
+            predictions = _by_model(tables, voters, run.task.kind)
+            for name in names:
+                logits = tuple(predictions[name].logits_MC[0].tolist())
                 rows.append(
                     HeldOut(name, fits.seed, fits.fold, bag.bag_id, bag.patient_id, bag.site, bag.target, logits)
                 )
-                if part is split.test and name == model_names(run)[0] and fits.seed == run.seeds[0]:
-                    for table, attention in zip(tables, prediction.attention, strict=True):
-                        if keeper[table.slide_id] == fits.fold:
-                            run.storage.put(attention_key(table.slide_id), encode_attention(table, attention))
+            if part is split.test and fits.seed == run.seeds[0]:
+                for table, attention in zip(tables, slide_attention(tables, predictions[names[0]]), strict=True):
+                    if keeper[table.slide_id] == fits.fold:
+                        run.storage.put(attention_key(table.slide_id), attention)
+
+
+def _by_model(
+    tables: "Sequence[FeatureTable]", voters: "Mapping[str, Voter]", kind: TaskKind
+) -> "dict[str, BagPrediction]":
+    """One bag by every model; the pair's prediction is made of its two models', which are not asked again."""
+    from mhim_core.train.inference import join_pair, predict_tables
+
+    alone = {name: voter for name, voter in voters.items() if voter.beside is None}
+    predictions = {str(name): predict_tables(tables, [voter]) for name, voter in alone.items()}
+    for name in voters.keys() - alone.keys():
+        predictions[name] = join_pair(predictions[Stage.mhim], predictions[Stage.plain], kind)
+    return predictions
+
+
+def slide_attention(tables: "Sequence[FeatureTable]", prediction: "BagPrediction") -> Iterator[bytes]:
+    """The attention of each of the bag's slides as a file; of a pair with that of both models."""
+    from mhim_core.store.attention import encode_attention
+
+    for index, table in enumerate(tables):
+        parts = {name: attention[index] for name, attention in prediction.attention_of.items()}
+        yield encode_attention(table, prediction.attention[index], parts)

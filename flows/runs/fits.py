@@ -7,6 +7,7 @@ from flows.runs.folder import Run, known_before
 from mhim_core.errors import InputError
 from mhim_core.registry.card import TrainedOn
 from mhim_core.train.plan import Stage, fit_name
+from mhim_core.train.prediction import PredictWith
 from mhim_core.train.results import FitResult, read_model, read_result
 
 if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
@@ -30,8 +31,16 @@ class FoldModels(NamedTuple):
 
 
 def model_names(run: Run) -> tuple[str, ...]:
-    """The models of each fold, the reported one first: with MHIM, this is the student."""
-    return ("mhim", "mhim teacher", "plain") if run.method == Stage.mhim else ("plain",)
+    """The models of each fold, the reported one first (`Run.predict_with`); the pair only where it is that."""
+    if run.method != Stage.mhim:
+        return (PredictWith.plain.model_name,)
+    others = (PredictWith.student, PredictWith.teacher, PredictWith.plain)
+    return tuple(dict.fromkeys(choice.model_name for choice in (run.predict_with, *others)))
+
+
+def reported_stage(run: Run) -> Stage:
+    """The stage whose fit the reported model is of; of a pair, the student's."""
+    return Stage.plain if run.method != Stage.mhim or run.predict_with is PredictWith.plain else Stage.mhim
 
 
 def results_of(run: Run) -> list[FoldFits]:
@@ -66,6 +75,8 @@ def load_fold(run: Run, fits: FoldFits) -> FoldModels:
         if loaded.teacher is not None:
             # it never sees recycled tokens
             voters[f"{stage} teacher"] = Voter(loaded.teacher, False, loaded.card.task)
+    if Stage.mhim in voters:
+        voters[PredictWith.pair.model_name] = voters[Stage.mhim]._replace(beside=voters[Stage.plain])
     return FoldModels(fits, voters)
 
 

@@ -32,6 +32,8 @@ from mhim_core.store.layout import feature_set_key
 from mhim_core.store.manifest import Manifest, read_manifest
 from mhim_core.tables import read_parquet, write_parquet
 from mhim_core.task import Task
+from mhim_core.train.plan import Stage
+from mhim_core.train.prediction import PredictOptions, PredictWith
 from mhim_core.train.sections import flat, flat_options
 from mhim_core.types import IMPORTED, PatientId, SlideId
 
@@ -57,6 +59,8 @@ class Run:
     """A store that the command names for another purpose; used if the run's own is not found."""
     features: "PinnedFeatures | None" = None
     """What the run is pinned to, where its command has opened and read it already; None: read when needed."""
+    named_predict_with: PredictWith | None = None
+    """Which of its models the command wants to predict; None: the one that the run was started with."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -104,6 +108,17 @@ class Run:
     def method(self) -> str:
         """mhim or plain."""
         return str(self.identity["method"])
+
+    @cached_property
+    def predict_with(self) -> PredictWith:
+        """Which of a fold's models is the reported one, and predicts; student where the run has stage 1 alone."""
+        return self.named_predict_with or self.started_with
+
+    @cached_property
+    def started_with(self) -> PredictWith:
+        """The same, as the run was started."""
+        raw = self.identity.get("prediction", {})
+        return read_record(PredictOptions, raw, self.storage.locate(RUN)).predict_with
 
     @property
     def feature_store(self) -> Storage:
@@ -208,16 +223,27 @@ def pinned_teachers(record: dict[str, Any] | None, teacher: str) -> dict[str, st
     return teachers
 
 
-def read_run(uri: str, *, store: str = "", spare_store: str = "") -> Run:
-    """The run at a folder or `s3://` URI, with its features in `store` (see `Run`).
+def read_run(uri: str, *, store: str = "", spare_store: str = "", predict_with: PredictWith | None = None) -> Run:
+    """The run at a folder or `s3://` URI, with its features in `store` and other than its own `predict_with` (see
+    `Run`).
 
-    Raises InputError if there is none, IntegrityError if it is damaged.
+    Raises InputError if there is none, or if it has no such model, IntegrityError if it is damaged.
     """
     storage = open_storage(uri)
     record = maybe_record(storage)
     if record is None:
         raise InputError(f"run={uri} holds no run ({RUN} is not there); it is the out= of mhim train")
-    return replace(_load(storage, record), named_store=store, spare_store=spare_store)
+    run = _load(storage, record)
+    if predict_with is not None and not has_model(run.method, predict_with):
+        raise InputError(
+            f"predict_with={predict_with}: {uri} was trained with method={run.method}, which has one model a fold"
+        )
+    return replace(run, named_store=store, spare_store=spare_store, named_predict_with=predict_with)
+
+
+def has_model(method: str, predict_with: PredictWith) -> bool:
+    """Whether a fold has that model: without MHIM there is the stage-1 model alone."""
+    return method == Stage.mhim or predict_with in (PredictWith.student, PredictWith.plain)
 
 
 def pinned_start(record: dict[str, Any] | None, warm_start: str) -> dict[str, Any] | None:
@@ -368,7 +394,9 @@ def _settings(record: dict[str, Any]) -> dict[str, Any]:
     """The run's identity as flat keys, without digests and the models of other runs, which are described in words."""
     identity = {key: value for key, value in record["identity"].items() if key not in _IN_WORDS}
     tiling = {**neutral_values(TileSpec), **flat(record["tiling"])}
-    return {"encoder": record["encoder"].get("id")} | tiling | flat_options(identity)
+    # a section that is left out as a whole states nothing to `flat_options`
+    prediction = dict(neutral_values(PredictOptions))
+    return {"encoder": record["encoder"].get("id")} | tiling | prediction | flat_options(identity)
 
 
 _IN_WORDS = ("cohort", "feature_set", "teachers", "warm_start")

@@ -11,6 +11,7 @@ from mhim_core.fingerprint import to_plain
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.task import Task
 from mhim_core.train.fit_options import FitOptions
+from mhim_core.train.prediction import PredictOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class RunIdentity:
     """None: method=plain."""
     threads_per_worker: int | None = field(default=None, metadata={"neutral": None})
     """The last bits of a sum depend on it; None on GPUs, where they do not."""
+    prediction: PredictOptions = field(default=PredictOptions(), metadata={"neutral": PredictOptions()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,7 @@ class TrainingKeys:
     split_files: tuple[str, ...]
     teacher: str
     target: TaskOptions
+    prediction: PredictOptions = field(default=PredictOptions(), metadata={"neutral": PredictOptions()})
 
 
 def run_identity(config: TrainConfig, seeds: Sequence[int], task: Task, feature_set: str) -> RunIdentity:
@@ -67,6 +70,7 @@ def run_identity(config: TrainConfig, seeds: Sequence[int], task: Task, feature_
         feature_set=feature_set,
         mhim=config.mhim if config.method is Method.mhim else None,
         threads_per_worker=None if config.execution.gpus_per_worker else config.execution.threads_per_worker,
+        prediction=config.prediction if config.method is Method.mhim else PredictOptions(),
     )
 
 
@@ -84,6 +88,7 @@ def keys_identity(config: TrainConfig) -> dict[str, Any]:
         split_files=config.protocol.split_files,
         teacher=config.protocol.teacher,
         target=config.target,
+        prediction=config.prediction if config.method is Method.mhim else PredictOptions(),
     )
     plain: dict[str, Any] = to_plain(keys)
     return plain

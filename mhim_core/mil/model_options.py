@@ -198,9 +198,9 @@ class MhimOptions:
     """Share of all instances hidden at random, redrawn every step (ICCV 2023); 0 disables it."""
     v1_low_mask_ratio: float = 0.0
     """Share of all instances, those with the lowest scores, that is hidden (ICCV 2023); 0 disables it."""
-    full_view_weight: float = field(default=0.0, metadata={"neutral": 0.0})
-    """Weight of the unmasked bag's task loss in the student's loss, 0 to below 1, meant to keep the student from
-    forgetting what is always masked; 0 disables it."""
+    full_view_weight: float = field(default=0.5, metadata={"neutral": 0.0})
+    """Weight of the unmasked bag's task loss in the student's loss, 0 to below 1, which keeps the student from
+    forgetting what is always masked; 0 disables it, as the papers do."""
 
     def __post_init__(self) -> None:
         for name in ("high_mask_ratio", "v1_random_mask_ratio", "v1_low_mask_ratio", "recycle_momentum"):

@@ -17,6 +17,7 @@ from mhim_core.features import SourceIdentity
 from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
 from mhim_core.records import parse_json, read_record
 from mhim_core.task import Task
+from mhim_core.train.prediction import PredictWith
 
 SCHEMA = 1
 VERSION_DIGITS = 16
@@ -48,12 +49,32 @@ class Member:
     best_epoch: int = 0
     validation: dict[str, Any] = field(default_factory=dict)
     """{metric name: value} by which the epoch was chosen, and the loss."""
+    predict_with: PredictWith = field(default=PredictWith.student, metadata={"neutral": PredictWith.student})
+    """student or teacher: that model of `file`; pair: the student, joined with the one of `plain_file`. The stage-1
+    model of a run with MHIM is a file of its own, and so the student of its `file`."""
+    plain_file: str = field(default="", metadata={"neutral": ""})
+    """Of a pair: the stage-1 model's safetensors file; otherwise empty."""
+    plain_sha256: str = field(default="", metadata={"neutral": ""})
+    """Of that file."""
 
     def __post_init__(self) -> None:
+        is_pair = self.predict_with is PredictWith.pair
+        if self.predict_with is PredictWith.plain or {bool(self.plain_file), bool(self.plain_sha256)} != {is_pair}:
+            raise ValueError(f"a member of {self.predict_with} with the stage-1 file {self.plain_file or 'none'}")
         if self.temperature is not None and not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature {self.temperature}: it must be above 0")
         if self.threshold is not None and not -math.inf < self.threshold < math.inf:
             raise ValueError(f"threshold {self.threshold} is no number")
+
+    @property
+    def model_name(self) -> str:
+        """As evaluations name such a model: mhim, mhim teacher, plain or pair."""
+        return self.stage if self.predict_with is PredictWith.student else self.predict_with.model_name
+
+    @property
+    def files(self) -> dict[str, str]:
+        """sha256 by file: one, or of a pair two."""
+        return {self.file: self.sha256} | ({self.plain_file: self.plain_sha256} if self.plain_file else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +176,7 @@ class RegistryCard:
     tiling: dict[str, Any]
     """The tiling's identity: tile spec and tissue algorithm."""
     recipe: dict[str, Any]
-    """method, model, mhim, fit, splits, target, seeds: the keys of mhim train that made it."""
+    """method, model, mhim, fit, splits, target, prediction, seeds: the keys of mhim train that made it."""
     trained_on: TrainedOn
     estimate: dict[str, Any] = field(default_factory=dict)
     """Figures of the cross-validation, where there was one; no part of the identity."""
@@ -180,7 +201,7 @@ class RegistryCard:
     @property
     def files(self) -> dict[str, str]:
         """sha256 by file."""
-        return {member.file: member.sha256 for member in self.members}
+        return {file: sha256 for member in self.members for file, sha256 in member.files.items()}
 
     @property
     def threshold(self) -> float | None:

@@ -153,7 +153,7 @@ def _row(card: RegistryCard, item: PredictedBag) -> HeldOut:
     target = _maybe_target(card.task, item.line)
     assert target is not None
     bag = item.bag
-    return HeldOut(card.members[0].stage, 0, 0, bag.bag_id, bag.patient_id, bag.site, target, item.logits)
+    return HeldOut(card.members[0].model_name, 0, 0, bag.bag_id, bag.patient_id, bag.site, target, item.logits)
 
 
 def _chosen(card: RegistryCard, predicted: Sequence[PredictedBag]) -> Chosen | None:

@@ -182,6 +182,8 @@ class SlidePanel:
     """Where the bag has several slides: this slide's share of its attention."""
     num_tiles: int = 0
     caption: str = ""
+    heatmaps_of: Mapping[str, bytes] = field(default_factory=dict)
+    """Where `heatmap` shows the mean of several models: that of each, by its title."""
 
 
 @dataclass(frozen=True, kw_only=True)

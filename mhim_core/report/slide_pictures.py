@@ -1,7 +1,9 @@
 """The pictures of one slide in a report: its overview, the attention map, the tiles of highest attention."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +33,8 @@ class AttendedSlide(NamedTuple):
     """(0, 0) where the features do not say: the file's then, or without it as far as the tiles reach."""
     mpp: MppUsed
     upsample: float
+    attention_of: Mapping[str, ArrayLike] = MappingProxyType({})
+    """(N,) of each of several models whose mean `attention` is, by name."""
 
 
 class SlidePictures(NamedTuple):
@@ -39,6 +43,8 @@ class SlidePictures(NamedTuple):
     overview: bytes
     heatmap: bytes
     top_tiles: bytes | None
+    heatmaps_of: Mapping[str, bytes]
+    """Of each of `AttendedSlide.attention_of`."""
 
 
 def draw_slide(path: Path | None, slide: AttendedSlide, spec: TileSpec | None, num_top_tiles: int) -> SlidePictures:
@@ -75,16 +81,20 @@ def top_tiles(attention: ArrayLike, num: int) -> NDArray[np.int64]:
 def _drawn(
     thumbnail: NDArray[np.uint8], slide: AttendedSlide, top: NDArray[np.int64], tiles: NDArray[np.uint8] | None
 ) -> SlidePictures:
-    painted = heatmap(
-        thumbnail,
-        slide.coords_l0_px,
-        slide.attention,
-        tile_size_l0_px=slide.tile_size_l0_px,
-        slide_size_l0_px=slide.slide_size_l0_px,
-        outlined=top.tolist(),
-    )
+    def painted(attention: ArrayLike, outlined: NDArray[np.int64]) -> bytes:
+        image = heatmap(
+            thumbnail,
+            slide.coords_l0_px,
+            attention,
+            tile_size_l0_px=slide.tile_size_l0_px,
+            slide_size_l0_px=slide.slide_size_l0_px,
+            outlined=outlined.tolist(),
+        )
+        return encode_png(image) if tiles is None else encode_jpeg(image)
+
     shown = None if tiles is None or not len(tiles) else encode_jpeg(montage(list(tiles)))
-    return SlidePictures(encode_jpeg(thumbnail), encode_png(painted) if tiles is None else encode_jpeg(painted), shown)
+    of_each = {name: painted(each, top_tiles(each, len(top))) for name, each in slide.attention_of.items()}
+    return SlidePictures(encode_jpeg(thumbnail), painted(slide.attention, top), shown, of_each)
 
 
 def _read_tiles(reader: SlideReader, slide: AttendedSlide, spec: TileSpec, top: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -3,8 +3,9 @@
 Shapes: N instances, C outputs of a model, M models.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,8 @@ class Voter(NamedTuple):
     model: MilModel
     append_recycled: bool
     task: FittedTask
+    beside: "Voter | None" = None
+    """Of a pair: the stage-1 model of the student's fold and seed, which is joined with it; None: it predicts alone."""
 
 
 class BagPrediction(NamedTuple):
@@ -50,23 +53,63 @@ class BagPrediction(NamedTuple):
     """float64 (K,): the standard deviation over the models, 0 for one."""
     attention: tuple[np.ndarray, ...]
     """float32 (N,) per slide of the bag, of these very forward passes, the mean over the models; 1 in all."""
+    attention_of: Mapping[str, tuple[np.ndarray, ...]] = MappingProxyType({})
+    """Of a pair, whose `attention` is their mean: that of `student` and that of `plain`, each as above."""
 
 
 def predict_tables(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -> BagPrediction:
     """One bag (a slide, or all slides of a patient in their order) through the models, all its instances.
 
-    On a CPU the same bits whatever number of threads torch was set to.
+    On a CPU the same bits whatever number of threads torch was set to. Of the voters all are pairs, or none.
     """
     # float16 as stored: the model takes them into its own precision, a chunk at a time where they are many
     parts = [table.features for table in tables]
     h_NF = torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    prediction = _predict(h_NF, voters, ends)
+    beside = [voter.beside for voter in voters if voter.beside is not None]
+    if not beside:
+        return prediction
+    return join_pair(prediction, _predict(h_NF, beside, ends), voters[0].task.kind)
+
+
+def join_pair(student: BagPrediction, plain: BagPrediction, kind: TaskKind) -> BagPrediction:
+    """One bag by M students and the M stage-1 models of their folds and seeds, in one order, each with its own.
+
+    Logits as of `join_logits`; the attention is the mean of both.
+    """
+    logits_MC = join_logits(student.logits_MC, plain.logits_MC, kind)
+    attention_of = {"student": student.attention, "plain": plain.attention}
+    both = zip(student.attention, plain.attention, strict=True)
+    attention = tuple((of_student + of_plain) / 2 for of_student, of_plain in both)
+    return _summarised(logits_MC, kind, attention)._replace(attention_of=attention_of)
+
+
+def join_logits(first_MC: np.ndarray, second_MC: np.ndarray, kind: TaskKind) -> np.ndarray:
+    """Two models' logits as those of one; equal ones stay as they are. float64 (M, C).
+
+    Two classes: the mean of both models' odds of class 1, the positive one. What one of them alone finds raises it
+    nearly as much as if both had found it, and the other's noise hardly lowers it (ADR 27). Several classes, time bins
+    and numbers: the mean.
+    """
+    both = np.stack([np.asarray(first_MC, dtype=np.float64), np.asarray(second_MC, dtype=np.float64)])
+    if kind is not TaskKind.classification or both.shape[-1] != 2:
+        return np.asarray(both.mean(axis=0))
+    log_odds_M = np.logaddexp.reduce(both[..., 1] - both[..., 0], axis=0) - np.log(2)
+    return np.stack([-log_odds_M / 2, log_odds_M / 2], axis=-1)
+
+
+def _predict(h_NF: torch.Tensor, voters: Sequence[Voter], ends: np.ndarray) -> BagPrediction:
+    """By each voter alone; `ends`: the first rows of the second and later slides."""
     with fixed_threads():
         outputs = [predict_bag(voter.model, h_NF, voter.append_recycled) for voter in voters]
     logits_MC = np.stack([_in_users_unit(output, voter.task) for output, voter in zip(outputs, voters, strict=True)])
-    outputs_MK = np.stack([outputs_of(logits_C, voters[0].task.kind) for logits_C in logits_MC])
     attention_MN = torch.stack([output.attention_N.float().cpu() for output in outputs]).numpy()
-    ends = np.cumsum([len(table.features) for table in tables])[:-1]
-    attention = tuple(np.split(attention_MN.mean(axis=0), ends))
+    return _summarised(logits_MC, voters[0].task.kind, tuple(np.split(attention_MN.mean(axis=0), ends)))
+
+
+def _summarised(logits_MC: np.ndarray, kind: TaskKind, attention: tuple[np.ndarray, ...]) -> BagPrediction:
+    outputs_MK = np.stack([outputs_of(logits_C, kind) for logits_C in logits_MC])
     return BagPrediction(logits_MC, outputs_MK.mean(axis=0), outputs_MK.std(axis=0), attention)
 
 

@@ -9,9 +9,17 @@ from mhim_core.fingerprint import neutral_values
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.records import with_neutral
 from mhim_core.train.fit_options import FitOptions
+from mhim_core.train.prediction import PredictOptions
 
 SECTIONS: Mapping[str, type] = MappingProxyType(
-    {"model": ModelOptions, "mhim": MhimOptions, "fit": FitOptions, "splits": SplitOptions, "target": TaskOptions}
+    {
+        "model": ModelOptions,
+        "mhim": MhimOptions,
+        "fit": FitOptions,
+        "prediction": PredictOptions,
+        "splits": SplitOptions,
+        "target": TaskOptions,
+    }
 )
 
 

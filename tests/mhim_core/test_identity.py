@@ -36,6 +36,7 @@ from mhim_core.task import ClassTarget, FittedTask, SurvivalTarget, Task, TaskKi
 from mhim_core.train.card import ModelCard
 from mhim_core.train.fit_options import FitOptions, Precision
 from mhim_core.train.plan import FitSpec, LabelledBag, Stage, TrainPlan
+from mhim_core.train.prediction import PredictOptions
 from mhim_core.train.results import FitIdentity, FitResult, fit_identity
 from mhim_core.types import BagId, PatientId, SlideId, Status
 
@@ -53,6 +54,8 @@ TASK = Task(kind=TaskKind.classification, classes=("no", "yes"))
 SPEC = FitSpec("seed-1/fold-0/plain", 0, Stage.plain, 1, (LabelledBag(BagId("a"), ClassTarget(1)),), (), None)
 OTSU = TileSpec(tissue=TissueMethod.otsu)
 """The tiles of 0.1: the default of later versions is another tissue finder."""
+MASKED = MhimOptions(full_view_weight=0.0)
+"""The student of 0.1: the default of later versions sees the whole bag as well."""
 CARD = EncoderCard(
     id="toy",
     source="made up",
@@ -88,7 +91,7 @@ EXAMPLES: dict[type, Any] = {
     type(example): example
     for example in (
         ModelOptions(),
-        MhimOptions(),
+        MASKED,
         FitOptions(),
         TaskOptions(),
         SplitOptions(),
@@ -110,7 +113,7 @@ EXAMPLES: dict[type, Any] = {
             task=FittedTask(kind=TaskKind.classification, classes=("no", "yes")),
             precision=Precision.float32,
             model=ModelOptions(),
-            mhim=MhimOptions(),
+            mhim=MASKED,
             provenance={"encoder": "e"},
         ),
         MEMBER,
@@ -261,6 +264,7 @@ FIELDS_OF_0_1: dict[type, str] = {
         "metric validation_loss stopped_early history"
     ),
     FitIdentity: "schema spec d_in task provenance model fit mhim teacher warm_start",
+    PredictOptions: "",  # a section that 0.1 did not have
 }
 NAMED_TUPLES_OF_0_1: dict[type, str] = {
     SourceIdentity: "num_bytes digest",
@@ -296,7 +300,7 @@ def plan(**changes: Any) -> TrainPlan:
         d_in=4,
         task=TASK,
         model=ModelOptions(),
-        mhim=MhimOptions(),
+        mhim=MASKED,
         fit=FitOptions(),
         provenance={"encoder": "e"},
     )
@@ -420,7 +424,7 @@ def test_an_option_within_an_identity_counts_as_by_itself() -> None:
             fit_identity(plan(task=task), SPEC, None),
             fit_identity(plan(model=later(ModelOptions(), added)), SPEC, None),
             fit_identity(plan(fit=later(FitOptions(), added)), SPEC, None),
-            fit_identity(plan(mhim=later(MhimOptions(), added)), SPEC._replace(stage=Stage.mhim), "teacher"),
+            fit_identity(plan(mhim=later(MASKED, added)), SPEC._replace(stage=Stage.mhim), "teacher"),
         ]
 
     features, card, student = EXAMPLES[FeatureSet], EXAMPLES[RegistryCard], SPEC._replace(stage=Stage.mhim)

@@ -127,7 +127,7 @@ def test_every_task_is_learned_on_two_bags(aggregator: str, stage: Stage, task: 
 
 @pytest.mark.parametrize("aggregator", MINING)
 def test_masks_of_ratio_zero_are_the_identity(aggregator: str) -> None:
-    off = MhimOptions(high_mask_ratio=0.0, random_mask_ratio=0.0, consistency_weight=0.0)
+    off = MhimOptions(high_mask_ratio=0.0, random_mask_ratio=0.0, consistency_weight=0.0, full_view_weight=0.0)
     plain, masked = start(aggregator, Stage.plain), start(aggregator, Stage.mhim, mhim=off)
     for num in (5, 40):
         assert torch.equal(step(plain, bag(num)).logits_BC, step(masked, bag(num)).logits_BC)

@@ -12,6 +12,7 @@ from mhim_core.features import SourceIdentity
 from mhim_core.fingerprint import canonical_json, to_plain
 from mhim_core.records import read_record
 from mhim_core.registry.card import RegistryCard, TrainedOn
+from mhim_core.train.prediction import PredictWith
 
 Make = Callable[..., Any]
 
@@ -138,3 +139,31 @@ def test_the_models_threshold_is_the_mean_of_its_members(made: Make) -> None:
 def test_a_model_without_members_cannot_be(made: Make) -> None:
     with pytest.raises(ValueError, match="at least one member"):
         replace(made().card, members=())
+
+
+def test_a_pair_names_both_files_and_what_predicts_is_part_of_the_version(made: Make) -> None:
+    card = made().card
+    member = card.members[0]
+    pair = replace(member, predict_with=PredictWith.pair, plain_file="members/plain.safetensors", plain_sha256="cd")
+    with_pair, with_teacher = (
+        replace(card, members=(other, *card.members[1:]))
+        for other in (pair, replace(member, predict_with=PredictWith.teacher))
+    )
+    assert with_pair.files == card.files | {"members/plain.safetensors": "cd"}
+    assert len({each.version for each in (card, with_pair, with_teacher)}) == 3
+    assert RegistryCard.from_bytes(with_pair.to_bytes("lung"), "here") == with_pair
+    assert [pair.model_name, member.model_name] == ["pair", member.stage]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"predict_with": PredictWith.pair},
+        {"predict_with": PredictWith.pair, "plain_file": "a"},
+        {"plain_file": "a", "plain_sha256": "cd"},
+        {"predict_with": PredictWith.plain},
+    ],
+)
+def test_a_member_that_contradicts_itself_is_refused(made: Make, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="stage-1 file"):
+        replace(made().card.members[0], **wrong)

@@ -53,7 +53,7 @@ def make_plan(num: int = 24, stage: Stage = Stage.mhim, num_classes: int = 2, **
     bags = tuple(LabelledBag(BagId(f"bag-{index:02d}"), ClassTarget(index % num_classes)) for index in range(num))
     cut = num * 2 // 3
     executed = {field.name: fit.pop(field.name) for field in dataclasses.fields(FitExecution) if field.name in fit}
-    mhim = fit.pop("mhim", MhimOptions(high_mask_ratio=0.1, random_mask_ratio=0.3))
+    mhim = fit.pop("mhim", MhimOptions(high_mask_ratio=0.1, random_mask_ratio=0.3, full_view_weight=0.0))
     options = FitOptions(**{"epochs": 4, "learning_rate": 1e-3} | fit)
     task = Task(kind=TaskKind.classification, classes=tuple(f"class {index}" for index in range(num_classes)))
     return TrainPlan(

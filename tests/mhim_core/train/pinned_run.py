@@ -162,6 +162,7 @@ def _setup(aggregator: str, stage: Stage) -> FitSetup:
             random_mask_ratio=0.5,
             recycle_momentum=0.9,
             ema_momentum="0.9",
+            full_view_weight=0.0,
         ),
         fit=FitOptions(epochs=NUM_EPOCHS, learning_rate=1e-3, global_batch=BATCH, precision=Precision.float64),
         train=tuple(LabelledBag(BagId(f"bag-{index}"), ClassTarget(index % NUM_CLASSES)) for index in range(NUM_BAGS)),

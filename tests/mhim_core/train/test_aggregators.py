@@ -90,7 +90,7 @@ def test_the_smallest_bags_pass_through_a_step(plan_for: PlanFor, aggregator: st
 
 @pytest.mark.parametrize("aggregator", MINING_AGGREGATORS)
 def test_with_everything_off_stage_two_is_stage_one(plan_for: PlanFor, aggregator: str) -> None:
-    off = MhimOptions(high_mask_ratio=0.0, random_mask_ratio=0.0, consistency_weight=0.0)
+    off = MhimOptions(high_mask_ratio=0.0, random_mask_ratio=0.0, consistency_weight=0.0, full_view_weight=0.0)
     plan = plan_for(aggregator, mhim=off)
     plain, masked = start(plan, Stage.plain), start(plan, Stage.mhim)
     masked.student.load_state_dict(plain.student.state_dict())

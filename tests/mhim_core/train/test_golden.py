@@ -81,6 +81,7 @@ class Golden:
             score=Score.softmax_max if config["attn2score"] else Score.attention,
             v1_random_mask_ratio=config["mask_ratio"],
             v1_low_mask_ratio=config["mask_ratio_l"],
+            full_view_weight=0.0,
         )
 
     def tensor(self, name: str) -> torch.Tensor:

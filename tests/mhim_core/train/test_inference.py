@@ -10,7 +10,15 @@ from mhim_core.mil.model import MilModel
 from mhim_core.mil.model_options import ModelOptions
 from mhim_core.store.schema import FeatureTable
 from mhim_core.task import FittedTask, TaskKind
-from mhim_core.train.inference import NUM_THREADS, Voter, fixed_threads, outputs_of, predict_tables
+from mhim_core.train.inference import (
+    NUM_THREADS,
+    Voter,
+    fixed_threads,
+    join_logits,
+    join_pair,
+    outputs_of,
+    predict_tables,
+)
 from mhim_core.types import SlideId
 
 D_IN, NUM_TILES = 384, 2000
@@ -101,3 +109,44 @@ def test_outputs_are_what_evaluation_makes_of_the_same_logits(kind: TaskKind) ->
         TaskKind.regression: row.logits,
     }
     np.testing.assert_allclose(outputs_of(logits, kind), expected[kind], rtol=1e-14)
+
+
+def test_a_pair_predicts_by_the_mean_odds_and_looks_by_the_mean_attention() -> None:
+    tables = [table("s1", 20), table("s2", 7)]
+    student, plain = voter("abmil"), voter("dsmil")
+    alone = [predict_tables(tables, [each]) for each in (student, plain)]
+    pair = predict_tables(tables, [student._replace(beside=plain)])
+    odds = np.mean([each.outputs[1] / each.outputs[0] for each in alone])
+    np.testing.assert_allclose(pair.outputs, [1 / (1 + odds), odds / (1 + odds)], rtol=1e-12)
+    np.testing.assert_array_equal(pair.outputs, outputs_of(pair.logits_MC[0], TaskKind.classification))
+    assert {name: len(parts) for name, parts in pair.attention_of.items()} == {"student": 2, "plain": 2}
+    for index, attention_N in enumerate(pair.attention):
+        np.testing.assert_array_equal(pair.attention_of["student"][index], alone[0].attention[index])
+        np.testing.assert_array_equal(pair.attention_of["plain"][index], alone[1].attention[index])
+        np.testing.assert_allclose(attention_N, (alone[0].attention[index] + alone[1].attention[index]) / 2, rtol=1e-7)
+    assert sum(float(attention_N.sum()) for attention_N in pair.attention) == pytest.approx(1, abs=1e-5)
+    assert not alone[0].attention_of
+    joined = join_pair(*alone, TaskKind.classification)
+    assert joined.logits_MC.tobytes() == pair.logits_MC.tobytes()
+
+
+def test_pairs_vote_like_models_each_student_with_its_own_stage_1() -> None:
+    tables = [table("s1", 20)]
+    pairs = [voter("abmil")._replace(beside=voter("dsmil")), voter("transmil")._replace(beside=voter("abmil"))]
+    together, alone = predict_tables(tables, pairs), [predict_tables(tables, [pair]) for pair in pairs]
+    np.testing.assert_array_equal(together.logits_MC, np.concatenate([each.logits_MC for each in alone]))
+    np.testing.assert_allclose(together.outputs, np.mean([each.outputs for each in alone], axis=0), atol=1e-15)
+    np.testing.assert_allclose(
+        together.attention[0], np.mean([each.attention[0] for each in alone], axis=0), rtol=1e-5, atol=1e-8
+    )
+
+
+def test_joined_logits_of_agreeing_models_are_theirs_and_nothing_overflows() -> None:
+    same = np.array([[0.5, -0.5], [-400.0, 400.0]])
+    np.testing.assert_allclose(join_logits(same, same, TaskKind.classification), same, rtol=1e-12)
+    far = join_logits(np.array([[900.0, -900.0]]), np.array([[-900.0, 900.0]]), TaskKind.classification)
+    assert far[0, 1] - far[0, 0] == pytest.approx(1800 - np.log(2))
+    several, other = np.array([[1.0, 2.0, 4.0]]), np.array([[3.0, 0.0, 0.0]])
+    for kind in TaskKind:
+        np.testing.assert_array_equal(join_logits(several, other, kind), [[2.0, 1.0, 2.0]])
+    np.testing.assert_array_equal(join_logits(several[:, :2], other[:, :2], TaskKind.survival), [[2.0, 1.0]])

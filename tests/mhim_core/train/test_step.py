@@ -110,7 +110,7 @@ def test_the_order_of_instances_does_not_matter_without_masks_and_dropout(plan_o
 
 
 def test_with_everything_off_stage_two_is_stage_one(plan_of: PlanOf) -> None:
-    off = MhimOptions(high_mask_ratio=0.0, random_mask_ratio=0.0, consistency_weight=0.0)
+    off = MhimOptions(high_mask_ratio=0.0, random_mask_ratio=0.0, consistency_weight=0.0, full_view_weight=0.0)
     plan = plan_of(precision=Precision.float64, mhim=off)
     plain, masked = start(plan, Stage.plain), start(plan)
     masked.student.load_state_dict(plain.student.state_dict())
