@@ -34,6 +34,7 @@ NO_PLACES = {
     *("roi", "exclude"),  # classes of regions
     "workers",  # a number or a range
     *("vary", "rungs"),  # a grid of a sweep
+    "select_by",  # an encoder, or the digits of a feature set
     *("own_mean", "own_std"),  # numbers of a picture's channels
     *("id_column", "patient_column", "label_column", "time_column", "event_column", "na_values", "extension"),
 }

@@ -197,3 +197,24 @@ def test_a_fit_that_pauses_goes_on_to_the_bytes_of_one_that_does_not(
         assert len(paused.history) == epochs
     assert isinstance(advance_fit(plan, spec, bags, storage, context, until=9), FitResult)
     assert contents(tmp_path / "paused") == alone(plan, bags, tmp_path / "alone")
+
+
+@pytest.mark.fault(32)
+def test_several_workers_cut_and_give_up_the_same_configurations_as_one(
+    plan_of: PlanOf, bags: Any, tmp_path: Path, ranks: Callable[..., list[Any]]
+) -> None:
+    wild = {"fit_learning_rate": 1e30}
+    by_name = plans(plan_of, a={}, broken=DIVERGING, wild=wild, b={"high_mask_ratio": 0.5})
+    by_name = {
+        name: dataclasses.replace(plan, fit=dataclasses.replace(plan.fit, global_batch=2))
+        for name, plan in by_name.items()
+    }
+    plan = SweepPlan(plans=by_name, rungs=(Rung(1, 1), Rung(None, 4)))
+
+    def work(context: Any) -> list[TrialOutcome]:
+        storages = {name: LocalStorage(tmp_path / f"{context.world_size}" / name) for name in by_name}
+        return run_sweep(plan, bags, storages, context)
+
+    (alone,) = ranks(1, work)
+    assert Counter(outcome.status for outcome in alone) == {"failed": 2, "cut": 1, "finished": 1}
+    assert ranks(2, work) == [alone, alone]
