@@ -1,5 +1,6 @@
 """The interface of all aggregators; `registry` knows them by name. Shape suffixes: see the package's docstring."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.model_options import Activation
+from mhim_core.mil.packed import Pack, PackedDraws
 from mhim_core.mil.registry import register_aggregator as register_aggregator
 
 
@@ -26,6 +28,43 @@ class BagOutput(NamedTuple):
     None: there are none, or `instance_logits` does not need them."""
 
 
+class PackedOutput(NamedTuple):
+    """An aggregator's output for the bags of a pack; N counts the instances of all of them."""
+
+    logits_BC: Float[Tensor, "B C"]
+    feature_BD: Float[Tensor, "B *D"]
+    attention_HN: Float[Tensor, "H N"]
+    """Each instance's, within its own bag."""
+    auxiliary: tuple[Float[Tensor, "..."], ...] | None = None
+    """Of each bag."""
+    values_ND: Float[Tensor, "N D"] | None = None
+
+    @classmethod
+    def of(cls, outputs: Sequence[BagOutput]) -> "PackedOutput":
+        """Of bags that were computed one by one."""
+        logits, features, attention, auxiliary, values = zip(*outputs, strict=True)
+        return cls(
+            torch.stack(logits),
+            torch.stack(features),
+            torch.cat(attention, dim=1),
+            None if auxiliary[0] is None else auxiliary,
+            None if values[0] is None else torch.cat(values),
+        )
+
+    def bags(self, pack: Pack) -> list[BagOutput]:
+        """The output of each bag."""
+        num = len(pack.lengths)
+        auxiliary = [None] * num if self.auxiliary is None else self.auxiliary
+        values = [None] * num if self.values_ND is None else pack.split(self.values_ND)
+        attention = pack.split(self.attention_HN, dim=1)
+        fields = zip(self.logits_BC, self.feature_BD, attention, auxiliary, values, strict=True)
+        return [BagOutput(*bag) for bag in fields]
+
+    def as_one_bag(self) -> BagOutput:
+        """For what looks at each instance by itself; logits and embedding are no bag's."""
+        return BagOutput(self.logits_BC[0], self.feature_BD[0], self.attention_HN, values_ND=self.values_ND)
+
+
 class Aggregator(nn.Module):
     """Instances to a bag's logits. Subclasses have their own classification head, since some have several."""
 
@@ -33,9 +72,21 @@ class Aggregator(nn.Module):
     classifies_instances = False
     """True: `instance_logits` are themselves trained as predictions, so that the largest of them is the score."""
 
+    packs = False
+    """True: several bags at once take less time than one after another. False: a fit computes them one by one, whatever
+    `pack_instances` says, since a pack only keeps more in memory until the backward pass."""
+    scores_rows = False
+    """True: `instance_logits` and `attention_score` look at each instance by itself, so that they take a pack's as they
+    take a bag's; False: they are called bag by bag."""
+
     def forward(self, h_ND: Float[Tensor, "N D"], draws: Draws | None = None) -> BagOutput:
         """`draws`: the bag's randomness in training; None: inference, no dropout."""
         raise NotImplementedError
+
+    def forward_packed(self, h_ND: Float[Tensor, "N D"], pack: Pack, draws: PackedDraws | None = None) -> PackedOutput:
+        """`forward` of every bag of a pack, here one by one; a subclass may compute them together."""
+        of_bags = [None] * len(pack.lengths) if draws is None else draws.of_bags
+        return PackedOutput.of([self(*bag) for bag in zip(pack.split(h_ND), of_bags, strict=True)])
 
     def start_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         """Initialise a parameter of the class itself, in place; `build_model` initialises the layers."""
@@ -62,6 +113,16 @@ class Aggregator(nn.Module):
         `label_index`: the bag's class; None where the task is survival or regression.
         """
         return bag_loss
+
+    def task_losses(
+        self, bag_loss_B: Float[Tensor, "B"], output: PackedOutput, pack: Pack, label_index_B: Int64[Tensor, "B"] | None
+    ) -> Float[Tensor, "B"]:
+        """`task_loss` of every bag of a pack."""
+        if type(self).task_loss is Aggregator.task_loss:
+            return bag_loss_B
+        labels = [None] * len(bag_loss_B) if label_index_B is None else label_index_B
+        bags = zip(bag_loss_B, output.bags(pack), labels, strict=True)
+        return torch.stack([self.task_loss(*bag) for bag in bags])
 
 
 def weigh_values(output: BagOutput, head: nn.Linear) -> Float[Tensor, "N C"]:

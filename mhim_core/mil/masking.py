@@ -73,9 +73,7 @@ def mask_high(
     score_HN: Float[Tensor, "H N"], high_ratio: float, subsample: float, draws: Draws
 ) -> Int64[Tensor, "high"]:
     """The high-score mask, sorted: the top ⌈N·β/ρ⌉, of which a random share ρ is hidden."""
-    ratio = high_ratio / subsample
-    if ratio > 1:
-        ratio, subsample = 1.0, high_ratio
+    ratio, subsample = candidate_share(high_ratio, subsample)
     num_candidates = math.ceil(score_HN.shape[1] * ratio)
     if num_candidates == 0:
         return torch.empty(0, dtype=torch.int64, device=score_HN.device)
@@ -85,6 +83,12 @@ def mask_high(
     num_drawn = math.ceil(num_candidates * subsample)
     drawn = draws.sample("mask_high", num_candidates, num_drawn, score_HN.device)
     return candidates[drawn].sort().values
+
+
+def candidate_share(high_ratio: float, subsample: float) -> tuple[float, float]:
+    """Which share of a bag are candidates for the high-score mask, and which share of these is hidden: β/ρ and ρ."""
+    ratio = high_ratio / subsample
+    return (1.0, high_ratio) if ratio > 1 else (ratio, subsample)
 
 
 def rank_instances(score_HN: Float[Tensor, "H N"], num_voted: int) -> Int64[Tensor, "N"]:
@@ -106,12 +110,16 @@ def split_recycled(
 
     Ratio 0 leaves the instances in bag order; otherwise those that enter are shuffled, or sorted if `order` says so.
     """
-    num = len(kept)
-    # (1 - .8) is .19999999999999996 as a double, and ⌊90 · that⌋ is 17; the published ⌊90 · .2⌋ is 18
-    num_entering = math.floor(num * round(1 - random_mask_ratio, 12))
-    if num_entering in (0, num):
+    num, num_in = len(kept), num_entering(len(kept), random_mask_ratio)
+    if num_in == num:
         return RecycleSplit(kept, num)
     rows = kept[draws.permutation("recycle", num, kept.device)]
     if order is TokenOrder.sorted:
-        rows = torch.cat([rows[:num_entering].sort().values, rows[num_entering:]])
-    return RecycleSplit(rows, num_entering)
+        rows = torch.cat([rows[:num_in].sort().values, rows[num_in:]])
+    return RecycleSplit(rows, num_in)
+
+
+def num_entering(num_kept: int, random_mask_ratio: float) -> int:
+    """How many of a bag's kept instances enter the aggregator: ⌊N'·(1 - ratio)⌋, or all if that is none."""
+    # (1 - .8) is .19999999999999996 as a double, and ⌊90 · that⌋ is 17; the published ⌊90 · .2⌋ is 18
+    return math.floor(num_kept * round(1 - random_mask_ratio, 12)) or num_kept

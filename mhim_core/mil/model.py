@@ -6,14 +6,15 @@ Student and teacher are two of these. Shape suffixes: see the package's docstrin
 import hashlib
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from mhim_core.mil.aggregator import Aggregator, BagOutput, make_activation
+from mhim_core.mil.aggregator import Aggregator, BagOutput, PackedOutput, make_activation
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.embedding import RowPlan, SplitInstances, embed
 from mhim_core.mil.masking import RecycleSplit
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
+from mhim_core.mil.packed import Pack
 from mhim_core.mil.plugged import PluggedAggregator
 from mhim_core.mil.recycle import RecycleNetwork, queries_bound
 from mhim_core.mil.registry import aggregator_class
@@ -50,6 +51,12 @@ class MilModel(nn.Module):
         """`embed_instances` of the split's rows alone, with room for tokens; no gradient flows into the features."""
         return self._embed(x_NF, self.plan_rows(split), draws)
 
+    def embed_rows(
+        self, x_NF: Float[Tensor, "N F"], rows: Int64[Tensor, "K"], draws: Draws | None = None
+    ) -> Float[Tensor, "K D"]:
+        """`embed_instances` of these rows alone. No gradient flows into the features."""
+        return self._embed(x_NF, RowPlan(rows, len(rows), 0, 0), draws).entering_KD
+
     def plan_rows(self, split: RecycleSplit) -> RowPlan:
         """Where the rows of a split go, and the tokens that this model recycles of them."""
         num_recycled = len(split.rows) - split.num_entering
@@ -68,6 +75,15 @@ class MilModel(nn.Module):
             h_ND = torch.cat([h_ND, self.recycle(h_ND)])
         output: BagOutput = self.aggregator(h_ND)
         return output
+
+    def forward_packed(self, x_NF: Float[Tensor, "N F"], pack: Pack, append_recycled: bool = False) -> PackedOutput:
+        """`forward` of every bag of a pack."""
+        h_ND = self.embed_instances(x_NF)
+        if append_recycled and self.recycle is not None:
+            tokens = self.recycle.forward_packed(h_ND, pack)
+            h_ND = torch.cat([part for bag in zip(pack.split(h_ND), tokens, strict=True) for part in bag])
+            pack = Pack([length + tokens.shape[1] for length in pack.lengths], pack.device)
+        return self.aggregator.forward_packed(h_ND, pack)
 
 
 def make_aggregator(num_classes: int, options: ModelOptions, seed: int = 0) -> Aggregator:

@@ -4,9 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mhim_core.mil.aggregator import BagOutput
+from mhim_core.mil.aggregator import BagOutput, PackedOutput
 from mhim_core.mil.model import MilModel
 from mhim_core.mil.model_options import Score
+from mhim_core.mil.packed import Pack
 
 
 @torch.no_grad()
@@ -30,6 +31,16 @@ def score_instances(
     else:
         score_N = max_softmax(logits_NC) if score is Score.softmax_max else margin(logits_NC)
     return score_N[None]
+
+
+def score_pack(
+    model: MilModel, h_ND: Float[Tensor, "N D"], output: PackedOutput, pack: Pack, score: Score
+) -> Float[Tensor, "H N"]:
+    """`score_instances` of every bag of a pack."""
+    if model.aggregator.scores_rows:
+        return score_instances(model, h_ND, output.as_one_bag(), score)
+    bags = zip(pack.split(h_ND), output.bags(pack), strict=True)
+    return torch.cat([score_instances(model, *bag, score) for bag in bags], dim=1)
 
 
 def max_softmax(logits_NC: Float[Tensor, "N C"]) -> Float[Tensor, "N"]:

@@ -48,7 +48,7 @@ class BagSums:
         if self._context.world_size == 1:
             self._num_left -= 1
             if self._num_left:
-                self._separate()
+                self.separate()
             if tokens_kD is not None:
                 self._tokens.append(tokens_kD.detach())
             return
@@ -57,6 +57,16 @@ class BagSums:
             parameter.grad = None
         if len(self._rows) == self._most_rows:
             self._exchange()
+
+    def add_share(self, tokens: Sequence[Tensor]) -> None:
+        """Instead of `add`, once: after the backward passes of this rank's share, of whose gradients the sum alone is
+        known, with what was recycled of each bag. To the exchange a share is then what a bag is: `num_bags` = W."""
+        if self._context.world_size == 1:
+            self._tokens += tokens
+            return
+        self._rows.append(self._row(tokens))
+        for parameter in self._parameters:
+            parameter.grad = None
 
     @torch.no_grad()
     def finish(self) -> Tensor | None:
@@ -79,7 +89,7 @@ class BagSums:
             parameter.grad = gradient.view_as(parameter) if num > 0 else None
         return self._mean_token(packed)
 
-    def _separate(self) -> None:
+    def separate(self) -> None:
         """Give every gradient memory of its own, before another bag's is added to it in place.
 
         Autograd may hand out views of one tensor, as for `torch.stack(biases).sum(0)`: what is added to one of them

@@ -25,6 +25,7 @@ from mhim_core.train.feed import BagFeed
 from mhim_core.train.fit_checkpoints import FitCheckpoints
 from mhim_core.train.fit_options import Selection
 from mhim_core.train.model_file import load_model, save_model
+from mhim_core.train.packed_step import packed_step
 from mhim_core.train.plan import FitSpec, Stage, TrainPlan
 from mhim_core.train.preparation import make_setup, resume_or_start
 from mhim_core.train.results import (
@@ -129,7 +130,7 @@ def advance_fit(
     while state.epoch < last and not should_stop(state):
         epoch_s = time.monotonic()
         with fixed_arithmetic(context.device):
-            run_epoch(state, spec, feed, context, after_step)
+            run_epoch(state, spec, feed, context, after_step, plan.execution.pack_instances)
         is_due = state.epoch == last or (every and state.epoch % every == 0)
         if is_due and state.epoch < plan.fit.epochs:
             from_rank_zero(context, lambda: checkpoints.save(state.epoch, state.to_bytes()).encode())
@@ -153,21 +154,26 @@ def run_epoch(
     feed: BagFeed,
     context: TrainContext,
     after_step: Callable[[TrainState], None] = lambda state: None,
+    pack_instances: int = 0,
 ) -> None:
     """One pass over the training bags, validation, the choice of the best; moves `state` by one epoch.
 
-    A state from within the epoch goes on from there.
+    A state from within the epoch goes on from there. `pack_instances`: see `FitExecution`.
     """
     setup = state.setup
     learning_rate = setup.learning_rate_at(state.epoch)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
+    packs = pack_instances > 0 and state.student.aggregator.packs
     own_2T = _begin(state, context)
     batches = setup.batches(state.epoch)[state.step_in_epoch :]
     shares = [share_of(batch, context.rank, context.world_size) for batch in batches]
     drawn = feed.draw_ahead(shares, state.epoch)
     for number, (batch, share) in enumerate(zip(batches, drawn, strict=True), state.step_in_epoch):
-        result = train_step(state, share, len(batch), context)
+        if packs and len(batch) > context.world_size:  # the same on all ranks, which exchange other rows then
+            result = packed_step(state, share, len(batch), context, pack_instances)
+        else:
+            result = train_step(state, share, len(batch), context)
         start = number * setup.fit.global_batch
         own_2B = own_2T[:, start : start + len(batch)][:, context.rank :: context.world_size]
         own_2B.copy_(torch.stack([result.task_B, result.consistency_B]))
@@ -179,7 +185,9 @@ def run_epoch(
     check_drift(state, spec, context)
 
     append_recycled = setup.stage is Stage.mhim and setup.mhim.recycles_at_test
-    validation = validate(state.student, spec.validation, feed, append_recycled, context)
+    validation = validate(
+        state.student, spec.validation, feed, append_recycled, context, pack_instances if packs else 0
+    )
     check_validation(validation, state, spec)
     means = [float(loss_T.sum() / len(setup.train)) for loss_T in losses_2T]
     own = EpochRecord(state.epoch + 1, means[0], means[1], validation.loss, validation.metric, learning_rate)

@@ -99,24 +99,38 @@ def train_step(
             student_view = view_as_student(student, bag.x_NF, split, draws, both=setup.mhim.full_view_weight > 0)
             consistency = consistency_loss(target.feature_D, student_view.output.feature_D, setup.mhim.temperature)
         task = _task_of(student, student_view.output, bag.label, setup.task.kind)
-        whole_share = 0.0
         if student_view.whole is not None:
-            whole_share = setup.mhim.full_view_weight
             whole_task = _task_of(student, student_view.whole, bag.label, setup.task.kind)
-            task = (1 - whole_share) * task + whole_share * whole_task
-        loss = bag.label.weight * task + (1 - whole_share) * setup.mhim.consistency_weight * consistency
+            task = join_views(task, whole_task, setup.mhim)
+        loss = total_loss(task, consistency, bag.label, setup.mhim, both=student_view.whole is not None)
         (loss / batch_size).backward()
         sums.add(student_view.tokens_kD)
         results.append(_BagResult(task.detach(), consistency.detach(), student_view.output.logits_C.detach()))
 
-    mean_token_kD = sums.finish()
+    update(state, sums.finish())
+    return _stack(results, student.embed.weight.new_zeros(0, setup.task.num_outputs))
+
+
+def join_views(task: Tensor, whole_task: Tensor, options: MhimOptions) -> Tensor:
+    """The task loss of a student (of one bag, or of several) that sees the masked and the whole bag."""
+    return (1 - options.full_view_weight) * task + options.full_view_weight * whole_task
+
+
+def total_loss(task: Tensor, consistency: Tensor, label: Label, options: MhimOptions, *, both: bool) -> Tensor:
+    """What is minimised. `both`: the student sees the whole bag as well, which has no consistency loss."""
+    masked_share = 1 - options.full_view_weight if both else 1.0
+    return label.weight * task + masked_share * options.consistency_weight * consistency
+
+
+def update(state: TrainState, mean_token_kD: Tensor | None) -> None:
+    """Optimizer, then queries, then teacher, once the gradients are summed; None: nothing is ever recycled."""
+    setup, student, teacher = state.setup, state.student, state.teacher
     state.optimizer.step()
     if student.recycle is not None and mean_token_kD is not None:
         student.recycle.move_queries(mean_token_kD, setup.mhim.recycle_momentum)
     if teacher is not None:
         follow(teacher, student, momentum_at(setup.mhim, state.step, setup.total_steps))
     state.step += 1
-    return _stack(results, student.embed.weight.new_zeros(0, setup.task.num_outputs))
 
 
 @torch.no_grad()

@@ -16,10 +16,12 @@ from mhim_core.task import ClassTarget, SurvivalTarget, Target, TaskKind
 from mhim_core.train.context import TrainContext
 from mhim_core.train.epochs import EpochRecord
 from mhim_core.train.feed import BagFeed
-from mhim_core.train.model_file import predict_bag
+from mhim_core.train.model_file import predict_bag, predict_pack
 from mhim_core.train.objective import task_loss
+from mhim_core.train.packed_step import packs_of
 from mhim_core.train.plan import LabelledBag
 from mhim_core.train.sampler import share_of
+from mhim_core.train.step import Bag
 
 
 class Validation(NamedTuple):
@@ -30,20 +32,35 @@ class Validation(NamedTuple):
 
 
 def validate(
-    model: MilModel, bags: Sequence[LabelledBag], feed: BagFeed, append_recycled: bool, context: TrainContext
+    model: MilModel,
+    bags: Sequence[LabelledBag],
+    feed: BagFeed,
+    append_recycled: bool,
+    context: TrainContext,
+    pack_instances: int = 0,
 ) -> Validation:
-    """Collective; the same numbers on every rank."""
+    """Collective; the same numbers on every rank. `pack_instances`: see `FitExecution`."""
     logits_VC = torch.zeros(len(bags), feed.task.num_outputs, dtype=feed.dtype, device=context.device)
     loss_V = torch.zeros(len(bags), dtype=feed.dtype, device=context.device)
     own = share_of(range(len(bags)), context.rank, context.world_size)
-    for index, bag in zip(own, feed.read_ahead([bags[index] for index in own]), strict=True):
-        logits_VC[index] = predict_bag(model, bag.x_NF, append_recycled).logits_C
-        loss_V[index] = task_loss(feed.task.kind, logits_VC[index], bag.label)
+    index_of = iter(own)
+    for pack in packs_of(feed.read_ahead([bags[index] for index in own]), pack_instances):
+        for bag, logits_C in zip(pack, _predict(model, pack, append_recycled), strict=True):
+            index = next(index_of)
+            logits_VC[index] = logits_C
+            loss_V[index] = task_loss(feed.task.kind, logits_C, bag.label)
     context.all_reduce([logits_VC, loss_V])
     loss = float(loss_V.double().mean())
     if not torch.isfinite(logits_VC).all():
         return Validation(float("nan"), None)
     return Validation(loss, _metric(feed.task.kind, logits_VC, [bag.target for bag in bags]))
+
+
+def _predict(model: MilModel, bags: Sequence[Bag], append_recycled: bool) -> Sequence[Tensor]:
+    """The logits of each bag."""
+    if len(bags) == 1:
+        return [predict_bag(model, bags[0].x_NF, append_recycled).logits_C]
+    return list(predict_pack(model, [bag.x_NF for bag in bags], append_recycled))
 
 
 METRIC_OF = {TaskKind.classification: "auroc", TaskKind.survival: "harrell_c", TaskKind.regression: "loss"}

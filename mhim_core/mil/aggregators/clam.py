@@ -8,9 +8,10 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from mhim_core.mil.aggregator import Aggregator, BagOutput, register_aggregator
+from mhim_core.mil.aggregator import Aggregator, BagOutput, PackedOutput, register_aggregator
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.model_options import ModelOptions
+from mhim_core.mil.packed import Pack, PackedDraws, own_weights
 
 ATTENTION_DIM = 256
 
@@ -23,6 +24,9 @@ class ClamSb(Aggregator):
     its least attended ones (0). With `clam_subtyping`, meant for classes that exclude each other, the classifiers of
     the other classes learn that the most attended instances are not theirs (0); without it the bag does not train them.
     """
+
+    packs = True
+    scores_rows = True
 
     def __init__(self, num_classes: int, options: ModelOptions, num_branches: int = 1) -> None:
         super().__init__()
@@ -38,11 +42,18 @@ class ClamSb(Aggregator):
         self.instance_heads = nn.ModuleList(nn.Linear(dim, 2) for _ in range(num_classes))
 
     def forward(self, h_ND: Float[Tensor, "N D"], draws: Draws | None = None) -> BagOutput:
-        attention_AN = self._attend(h_ND, draws)
+        attention_AN = self._energies(h_ND, draws).softmax(dim=1)
         feature_D = (attention_AN @ h_ND)[0]
         return BagOutput(
             self.head(feature_D), feature_D, attention_AN, self._cluster(h_ND, attention_AN, draws), values_ND=h_ND
         )
+
+    def forward_packed(self, h_ND: Float[Tensor, "N D"], pack: Pack, draws: PackedDraws | None = None) -> PackedOutput:
+        attention_BAN = pack.softmax(self._energies(h_ND, draws))
+        feature_BD = pack.sums(attention_BAN, h_ND)[:, 0]
+        attention_AN = own_weights(attention_BAN)
+        clusters = self._cluster_packed(h_ND, attention_AN, pack, draws)
+        return PackedOutput(self.head(feature_BD), feature_BD, attention_AN, clusters, values_ND=h_ND)
 
     def task_loss(
         self, bag_loss: Float[Tensor, ""], output: BagOutput, label_index: Int64[Tensor, ""] | None
@@ -65,22 +76,40 @@ class ClamSb(Aggregator):
             instance_loss = (instance_loss + (foreign_C * other_C).sum()) / len(clusters_CS2)
         return (1 - self.instance_weight) * bag_loss + self.instance_weight * instance_loss
 
-    def _attend(self, h_ND: Tensor, draws: Draws | None) -> Tensor:
+    def _energies(self, h_ND: Tensor, draws: Draws | None) -> Tensor:
         hidden, gate = self.hidden(h_ND).tanh(), self.gate(h_ND).sigmoid()
         if draws is not None:
             hidden = draws.dropout("clam_hidden", hidden, self.dropout)
             gate = draws.dropout("clam_gate", gate, self.dropout)
-        attention_AN: Tensor = self.energy(hidden * gate).T.softmax(dim=1)
-        return attention_AN
+        energy_AN: Tensor = self.energy(hidden * gate).T
+        return energy_AN
 
     def _cluster(self, h_ND: Tensor, attention_AN: Tensor, draws: Draws | None) -> Tensor | None:
         """Each class's two logits of the instances that its branch (or the one there is) samples, in training."""
         if draws is None:
             return None
-        # a bag of fewer than 2·num_sampled instances gives as many as keep the two ends apart
-        num = min(self.num_sampled, len(h_ND) // 2)
         order_AN = attention_AN.detach().argsort(dim=1, descending=True, stable=True)
-        ends_AS = torch.cat([order_AN[:, :num], order_AN[:, order_AN.shape[1] - num :]], dim=1)
+        num = self._num_at_an_end(len(h_ND))
+        return self._classify(h_ND, torch.cat([order_AN[:, :num], order_AN[:, order_AN.shape[1] - num :]], dim=1))
+
+    def _cluster_packed(
+        self, h_ND: Tensor, attention_AN: Tensor, pack: Pack, draws: PackedDraws | None
+    ) -> tuple[Tensor, ...] | None:
+        """`_cluster` of every bag."""
+        if draws is None:
+            return None
+        rank_of_ends = []
+        for length in pack.lengths:
+            num = self._num_at_an_end(length)
+            rank_of_ends.append(torch.cat([torch.arange(num), torch.arange(length - num, length)]))
+        ends_AS = pack.ranked(attention_AN.detach()).index_select(1, pack.rows(rank_of_ends))
+        return self._classify(h_ND, ends_AS).split([len(ranks) for ranks in rank_of_ends], dim=1)
+
+    def _num_at_an_end(self, num_instances: int) -> int:
+        """A bag of fewer than 2·num_sampled instances gives as many as keep the two ends apart."""
+        return min(self.num_sampled, num_instances // 2)
+
+    def _classify(self, h_ND: Tensor, ends_AS: Tensor) -> Tensor:
         branch_of = range(len(ends_AS)) if len(ends_AS) > 1 else [0] * len(self.instance_heads)
         clusters = [
             head(h_ND.index_select(0, ends_AS[branch]))
@@ -97,10 +126,17 @@ class ClamMb(ClamSb):
         super().__init__(num_classes, options, num_branches=num_classes)
 
     def forward(self, h_ND: Float[Tensor, "N D"], draws: Draws | None = None) -> BagOutput:
-        attention_CN = self._attend(h_ND, draws)
+        attention_CN = self._energies(h_ND, draws).softmax(dim=1)
         feature_CD = attention_CN @ h_ND
         logits_C = (feature_CD * self.head.weight).sum(dim=1) + self.head.bias
         return BagOutput(logits_C, feature_CD, attention_CN, self._cluster(h_ND, attention_CN, draws))
+
+    def forward_packed(self, h_ND: Float[Tensor, "N D"], pack: Pack, draws: PackedDraws | None = None) -> PackedOutput:
+        attention_BCN = pack.softmax(self._energies(h_ND, draws))
+        feature_BCD = pack.sums(attention_BCN, h_ND)
+        logits_BC = (feature_BCD * self.head.weight).sum(dim=2) + self.head.bias
+        attention_CN = own_weights(attention_BCN)
+        return PackedOutput(logits_BC, feature_BCD, attention_CN, self._cluster_packed(h_ND, attention_CN, pack, draws))
 
     def instance_logits(self, h_ND: Float[Tensor, "N D"], output: BagOutput) -> Float[Tensor, "N C"]:
         """l_nc = a_cn W_p[c]·z_n, without the head's bias."""

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mhim_core.mil.aggregator import Aggregator, BagOutput, register_aggregator
+from mhim_core.mil.aggregator import Aggregator, BagOutput, PackedOutput, register_aggregator
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.model_options import ModelOptions
+from mhim_core.mil.packed import Pack, PackedDraws, own_weights
 
 QUERY_DIM = 128
 
@@ -23,6 +24,8 @@ class Dsmil(Aggregator):
     """
 
     classifies_instances = True
+    packs = True
+    scores_rows = True
 
     def __init__(self, num_classes: int, options: ModelOptions) -> None:
         super().__init__()
@@ -41,6 +44,16 @@ class Dsmil(Aggregator):
         feature_CD = attention_CN @ self.value(h_ND)
         logits_C = 0.5 * self.bag_logits(feature_CD) + 0.5 * critical.values
         return BagOutput(logits_C, feature_CD, attention_CN)
+
+    def forward_packed(self, h_ND: Float[Tensor, "N D"], pack: Pack, draws: PackedDraws | None = None) -> PackedOutput:
+        logits_CN = self.instance_head(h_ND).T
+        critical = torch.where(pack.is_own[:, None], logits_CN, -torch.inf).max(dim=2)
+        query_NQ = self.query(h_ND)
+        energy_AN = query_NQ.index_select(0, critical.indices.flatten()) @ query_NQ.T  # A: B·C critical instances
+        attention_BCN = pack.softmax(energy_AN.view(*critical.indices.shape, -1) / QUERY_DIM**0.5)
+        feature_BCD = pack.sums(attention_BCN, self.value(h_ND))
+        logits_BC = 0.5 * self.bag_head(feature_BCD)[:, :, 0] + 0.5 * critical.values
+        return PackedOutput(logits_BC, feature_BCD, own_weights(attention_BCN))
 
     def bag_logits(self, feature_CD: Float[Tensor, "C D"]) -> Float[Tensor, "C"]:
         """The bag stream's own logits."""

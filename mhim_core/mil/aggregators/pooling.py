@@ -4,14 +4,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mhim_core.mil.aggregator import Aggregator, BagOutput, register_aggregator
+from mhim_core.mil.aggregator import Aggregator, BagOutput, PackedOutput, register_aggregator
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.model_options import ModelOptions
+from mhim_core.mil.packed import Pack, PackedDraws, own_weights
 
 
 @register_aggregator("mean")
 class MeanPool(Aggregator):
     """F = the mean of the instances; each has the same attention 1/N."""
+
+    packs = True
 
     def __init__(self, num_classes: int, options: ModelOptions) -> None:
         super().__init__()
@@ -22,10 +25,17 @@ class MeanPool(Aggregator):
         attention_HN = h_ND.new_full((1, len(h_ND)), 1 / len(h_ND))
         return BagOutput(self.head(feature_D), feature_D, attention_HN)
 
+    def forward_packed(self, h_ND: Float[Tensor, "N D"], pack: Pack, draws: PackedDraws | None = None) -> PackedOutput:
+        attention_BHN = pack.softmax(h_ND.new_zeros(1, len(h_ND)))
+        feature_BD = pack.sums(attention_BHN, h_ND)[:, 0]
+        return PackedOutput(self.head(feature_BD), feature_BD, own_weights(attention_BHN))
+
 
 @register_aggregator("max")
 class MaxPool(Aggregator):
     """F = the largest value of each feature; an instance's attention is the share of features that it gave."""
+
+    packs = True
 
     def __init__(self, num_classes: int, options: ModelOptions) -> None:
         super().__init__()

@@ -142,7 +142,7 @@ def _trained(
             group["lr"] = setup.learning_rate_at(epoch)
         for batch in global_batches(setup.train, setup.seed, epoch, BATCH):
             # the pins are older than the separation of gradients that share memory (TransMIL's three biases)
-            with mock.patch.object(BagSums, "_separate"):
+            with mock.patch.object(BagSums, "separate"):
                 result = train_step(state, [feed.draw(turn, epoch) for turn in batch], len(batch), context)
             losses.append((result.task_B.tolist(), result.consistency_B.tolist()))
     return state, losses
