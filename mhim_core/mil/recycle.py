@@ -6,11 +6,12 @@ Shape suffixes: see the package's docstring; E features of one head, J = H·k qu
 import math
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mhim_core.mil.draws import Draws
-from mhim_core.mil.normed_attention import attend_normed
+from mhim_core.mil.normed_attention import NormedPool, attend_normed
 from mhim_core.mil.packed import Pack, PackedDraws
 
 NUM_HEADS = 8
@@ -42,18 +43,11 @@ class RecycleNetwork(nn.Module):
         Σ a W_v n = W_v Σ a n, for the layer-normed instances n, whose scale and shift move out of the sums likewise.
         """
         num_queries, num_rows = len(self.queries), len(h_RD)
-        weight_k_HED, weight_v_HED = self.to_kv.weight.view(2, NUM_HEADS, HEAD_DIM, -1)
-        query_HkE = self.to_q(self.norm(self.queries)).view(num_queries, NUM_HEADS, HEAD_DIM).transpose(0, 1)
-        # the shift of the norm adds the same to the energies of all instances, which the softmax ignores
-        query_HkD = (query_HkE * HEAD_DIM**-0.5 @ weight_k_HED) * self.norm.weight
         factors_JR = None
         if draws is not None and self.dropout:
             keep = draws.keep("recycle_attention", (NUM_HEADS, num_queries, num_rows), self.dropout, h_RD.device)
             factors_JR = keep.factors(slice(None), h_RD).view(-1, num_rows)
-        pool = attend_normed(query_HkD.flatten(0, 1), h_RD, factors_JR, self.norm.eps)
-        pooled_JD = pool.pooled_JD * self.norm.weight + pool.total_J[:, None] * self.norm.bias
-        value_HkE = pooled_JD.view(NUM_HEADS, num_queries, -1) @ weight_v_HED.transpose(1, 2)
-        tokens_kD = self.to_out(value_HkE.transpose(0, 1).flatten(1))
+        tokens_kD = self._project(attend_normed(self._query(), h_RD, factors_JR, self.norm.eps))
         return tokens_kD if draws is None else draws.dropout("recycle_output", tokens_kD, self.dropout)
 
     def forward_packed(
@@ -65,22 +59,32 @@ class RecycleNetwork(nn.Module):
         if len(pack.lengths) * num_queries * len(h_RD) > MOST_AT_ONCE:
             of_bags = [None] * len(pack.lengths) if draws is None else draws.of_bags
             return torch.stack([self(*bag) for bag in zip(pack.split(h_RD), of_bags, strict=True)])
-        q_HkE = self.to_q(self.norm(self.queries)).view(-1, NUM_HEADS, HEAD_DIM).transpose(0, 1)
-        weight_k_HED, weight_v_HED = self.to_kv.weight.view(2, NUM_HEADS, HEAD_DIM, -1)
-        # products in the order in which none has both R rows and the features of all heads
-        query_HkD = q_HkE @ weight_k_HED * HEAD_DIM**-0.5
-        normed_RD = self.norm(h_RD)
-        attention_BJR = pack.softmax(query_HkD.flatten(0, 1) @ normed_RD.T)
+        normed_RD = F.layer_norm(h_RD, h_RD.shape[1:], eps=self.norm.eps)
+        attention_BJR = pack.softmax(self._query() @ normed_RD.T)
         if draws is not None and self.dropout:
             attention_BJR = attention_BJR * self._kept(pack, draws, attention_BJR)
-        pooled_BHkD = pack.sums(attention_BJR, normed_RD).view(len(pack.lengths), NUM_HEADS, len(self.queries), -1)
-        value_BHkE = pooled_BHkD @ weight_v_HED.transpose(1, 2)
-        tokens_BkD = self.to_out(value_BHkE.transpose(1, 2).flatten(2))
+        tokens_BkD = self._project(NormedPool(pack.sums(attention_BJR, normed_RD), attention_BJR.sum(dim=2)))
         if draws is None:
             return tokens_BkD
         num_tokens = [len(self.queries)] * len(pack.lengths)
         dropped = draws.over(num_tokens).dropout("recycle_output", tokens_BkD.flatten(0, 1), self.dropout)
         return dropped.view_as(tokens_BkD)
+
+    def _query(self) -> Tensor:
+        """What the energies are products of, with instances normed to mean 0 and deviation 1 (J×D)."""
+        query_HkE = self.to_q(self.norm(self.queries)).view(-1, NUM_HEADS, HEAD_DIM).transpose(0, 1)
+        weight_k_HED = self.to_kv.weight.view(2, NUM_HEADS, HEAD_DIM, -1)[0]
+        # the shift of the norm adds the same to the energies of all instances, which the softmax ignores
+        query_HkD = (query_HkE * HEAD_DIM**-0.5 @ weight_k_HED) * self.norm.weight
+        return query_HkD.flatten(0, 1)
+
+    def _project(self, pool: NormedPool) -> Tensor:
+        """T of what was pooled, of one bag (k×D) or of several (B×k×D)."""
+        weight_v_HED = self.to_kv.weight.view(2, NUM_HEADS, HEAD_DIM, -1)[1]
+        pooled_JD = pool.pooled_JD * self.norm.weight + pool.total_J[..., None] * self.norm.bias
+        value_HkE = pooled_JD.unflatten(-2, (NUM_HEADS, -1)) @ weight_v_HED.transpose(1, 2)
+        tokens_kD: Tensor = self.to_out(value_HkE.transpose(-3, -2).flatten(-2))
+        return tokens_kD
 
     def _kept(self, pack: Pack, draws: PackedDraws, like: Tensor) -> Tensor:
         """Factors of the attention's dropout (J×R), each bag's own."""
