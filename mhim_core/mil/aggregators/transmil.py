@@ -18,7 +18,7 @@ class Transmil(Aggregator):
 
     The attention is the CLS token's in the first layer, whose tokens are still the instances themselves. Packs do not
     pay: at D = 512 a bag of six tiles costs as much as one of 255, nearly all of it in the inverse of its landmarks,
-    and every bag of a pack would keep 0.2 GiB until the backward pass.
+    and every bag of a pack keeps that until the backward pass.
     """
 
     scores_rows = True
