@@ -14,7 +14,6 @@ import math
 import sys
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
 import numpy as np
 import torch
@@ -24,7 +23,6 @@ from mhim_core.task import ClassTarget, FittedTask, TaskKind
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.feed import BagFeed
 from mhim_core.train.fit_options import FitOptions, Precision
-from mhim_core.train.gradients import BagSums
 from mhim_core.train.model_file import LoadedModel, ModelCard, predict_bag
 from mhim_core.train.plan import LabelledBag, Stage
 from mhim_core.train.preparation import start_state
@@ -141,9 +139,7 @@ def _trained(
         for group in state.optimizer.param_groups:
             group["lr"] = setup.learning_rate_at(epoch)
         for batch in global_batches(setup.train, setup.seed, epoch, BATCH):
-            # the pins are older than the separation of gradients that share memory (TransMIL's three biases)
-            with mock.patch.object(BagSums, "separate"):
-                result = train_step(state, [feed.draw(turn, epoch) for turn in batch], len(batch), context)
+            result = train_step(state, [feed.draw(turn, epoch) for turn in batch], len(batch), context)
             losses.append((result.task_B.tolist(), result.consistency_B.tolist()))
     return state, losses
 
