@@ -19,7 +19,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -284,12 +283,20 @@ def read_case(line: str) -> Case:
 
 
 def peak_mib(case: Case, options: argparse.Namespace) -> float:
-    """MiB of resident memory that three steps add to what was there before the first."""
+    """MiB of resident memory that three steps add, at their peak, to what was there before the first (on Linux)."""
     run = step_run(case, options)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # not ru_maxrss, which a process inherits from the one that started it
+    Path("/proc/self/clear_refs").write_text("5")
+    before_mib = resident_mib("VmRSS")
     for _ in range(3):
         run()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return resident_mib("VmHWM") - before_mib
+
+
+def resident_mib(field: str) -> float:
+    """VmRSS: now; VmHWM: at most since it was reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 if __name__ == "__main__":
