@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -231,7 +232,7 @@ def step_run(case: Case, options: argparse.Namespace) -> Run:
 
 def measure(runs: Mapping[str, Run], case: Case | None, options: argparse.Namespace) -> dict[str, float]:
     """The least CPU seconds of each run, in turns; of `case` in the other version's process too, as `against`."""
-    seconds: dict[str, Callable[[], float]] = {name: lambda run=run: cpu_seconds(run) for name, run in runs.items()}
+    seconds: dict[str, Callable[[], float]] = {name: partial(cpu_seconds, run) for name, run in runs.items()}
     child = start_inside("serve", options, options.against) if options.against and case else None
     if child is not None:
         assert child.stdin is not None
