@@ -96,6 +96,8 @@ def _may_vary(name: str) -> bool:
 def _why_not(name: str) -> str:
     if name in ("seed", "seeds"):
         return "seed= also draws the folds; seeds=3 trains every configuration with three seeds on the same folds"
+    if name == "predict_with":
+        return "predict_with= changes no fit; mhim evaluate predict_with=… looks at the other models of one run"
     if keys_of(TrainConfig)[name].role is Role.execution:
         return f"{name}= changes how the work is done and not what comes out, so it has one value"
     return (
