@@ -1,7 +1,7 @@
 """CPU seconds of a training step on one thread, beside the matrix products that no implementation can avoid.
 
     python benchmarks/training.py [--instances 8000] [--d-in 1024] [--ratios 0.1 0.8] [--rounds 9]
-                                  [--parts floors transmil views bf16 memory] [--against FOLDER]
+                                  [--parts floors transmil views bf16 memory packs caches sweep] [--against FOLDER]
 
 One bag of random features a step, D = 512, two classes, float32, masks and dropout as by default. The floor F of ABMIL
 is the time of these products alone, in preallocated memory: embedding (N×F)(F×D) by teacher and by student, its
@@ -12,7 +12,8 @@ although what the teacher masks (3 %) is not embedded.
 
 Steps and floors take turns, `--rounds` times after two to warm up; a figure is the least of each, since neighbours on
 the machine only ever add time. `--against` is the checkout of another version, whose steps take turns with these in a
-process of its own. One line per case; the last line is JSON.
+process of its own. The last three parts are those of `packed_step.py`, `cached_bags.py` and `sweep.py` (the last two
+by the clock, whole commands). One line per case; the last line is JSON.
 """
 
 import argparse
@@ -41,6 +42,8 @@ EMBED_DIM = 512
 ATTENTION_DIM = 128
 NUM_WARM_UP = 2
 HIGH_MASK_RATIO, NUM_TOKENS = 0.03, 5
+PACKS = ("--aggregators", "abmil", "--cases", "small", "large")
+CACHED = ("cached_gb_per_s", "cached_float32_gb_per_s", "cached_over_parquet")
 
 Figures = dict[str, float | None]
 Run = Callable[[], None]
@@ -166,12 +169,24 @@ def measure_memory(options: argparse.Namespace) -> Figures:
     return figures
 
 
+def measured_by(script: str, words: Sequence[str], keys: Sequence[str], options: argparse.Namespace) -> Figures:
+    """The figures of another script of this folder, in a process of its own; its last line is JSON."""
+    command = [sys.executable, str(Path(__file__).with_name(script)), *words]
+    ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    figures = json.loads(ended.stdout.splitlines()[-1])
+    print(f"{script}: " + ", ".join(f"{key} {figures[key]:.3g}" for key in keys), flush=True)
+    return {key: float(figures[key]) for key in keys}
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Figures]] = {
     "floors": measure_floors,
     "transmil": measure_transmil,
     "views": measure_views,
     "bf16": measure_bf16,
     "memory": measure_memory,
+    "packs": partial(measured_by, "packed_step.py", PACKS, ("packed_over_single", "packed_over_single_2000")),
+    "caches": partial(measured_by, "cached_bags.py", (), CACHED),
+    "sweep": partial(measured_by, "sweep.py", (), ("eight_models_over_one", "fits_over_one")),
 }
 """A part measures some cases, prints a line for each and returns its figures by their JSON keys."""
 
