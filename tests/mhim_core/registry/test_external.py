@@ -36,7 +36,7 @@ def predictor(
     train: Sequence[Any] = (),
     holdout: Holdout | None = None,
 ) -> Any:
-    members = [SimpleNamespace(stage="mhim", **vars(member)) for member in members]
+    members = [SimpleNamespace(model_name="mhim", **vars(member)) for member in members]
     card = SimpleNamespace(trained_on=TRAINED_ON, members=members, task=task, unit="slide")
     return SimpleNamespace(card=card, holdout=holdout, train_targets=tuple(train))
 
