@@ -60,6 +60,7 @@ def run(config: ReportConfig) -> FlowResult:
     from mhim_core.report.page import render_report
 
     data = report_data(trained_run, metrics, config)
+    trained_run.storage.delete(MARKER)  # which speaks of the page that is written over, perhaps another model's
     trained_run.storage.put(
         CARD, model_card(data, licence=str(trained_run.record["encoder"].get("licence", ""))).encode()
     )

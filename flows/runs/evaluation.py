@@ -102,6 +102,9 @@ def evaluated(run: Run, replicates: int | None) -> Evaluated:
         stored = {entry.key for entry in run.storage.list(FOLDER)}
         if stored.issuperset([*TABLES, *map(attention_key, attention_folds(run))]):
             return Evaluated(present, False)
+    if not is_same:
+        # what is written over it piece by piece is another model's: cut short, it must not pass for what was there
+        run.storage.delete(METRICS_KEY)
     test_rows: list[HeldOut] = []
     validation_rows: list[HeldOut] = []
     for fold_fits in fits:

@@ -55,7 +55,7 @@ def judge(row: LeaderboardRow, rows: list[LeaderboardRow], metric_name: str, run
         configuration=row.outcome.name,
         run=folder,
         setting={key: say(value) for key, value in row.setting.items()},
-        sentence=sentence(rows, metric_name, bool(test)),
+        sentence=sentence(rows, metric_name, model_names(run)[0] if test else "", run.method),
         validation=row.validation,
         metric_name=metric_name,
         num_configurations=len(rows),
@@ -64,14 +64,18 @@ def judge(row: LeaderboardRow, rows: list[LeaderboardRow], metric_name: str, run
     )
 
 
-def sentence(rows: list[LeaderboardRow], metric_name: str, is_tested: bool) -> str:
-    """How the winner was chosen."""
+def sentence(rows: list[LeaderboardRow], metric_name: str, tested: str, compared: str) -> str:
+    """How the winner was chosen. `tested`, `compared`: the names of the models that the test figures and the validation
+    figures are of; no test figures: empty."""
     counts = {status: sum(row.outcome.status is status for row in rows) for status in TrialStatus}
     others = ", ".join(
         f"{counts[status]} {status}" for status in (TrialStatus.cut, TrialStatus.failed) if counts[status]
     )
     criterion = "loss" if metric_name == LOSS else f"{METRICS[metric_name].title} (where it ties, the lower loss)"
     chosen = f"Selected among {len(rows)} configurations{f' ({others})' if others else ''} by the mean validation "
-    if not is_tested:
+    if not tested:
         return f"{chosen}{criterion}; there are no test figures."
-    return f"{chosen}{criterion}; the test figures were computed once, at the end, for this configuration alone."
+    once = "the test figures were computed once, at the end, for this configuration alone"
+    if tested != compared:
+        return f"{chosen}{criterion} of its model {compared}; {once}, and are of its model {tested}."
+    return f"{chosen}{criterion}; {once}."

@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flows import report
+from flows.config.commands import ReportConfig
+from flows.config.keys import ChosenModel
+from flows.mlflow_mirror.documents import mirror_of_run
 from flows.prediction.packaging import package_run
 from flows.prediction.predictor import held_out, predictor_of_model, predictor_of_package, predictor_of_run
 from flows.retrain import champion_keys
+from flows.runs import evaluation
 from flows.runs.evaluation import VALIDATION_KEY, read_held_out
 from flows.runs.folder import read_run
 from mhim_core.evaluation.calibration import temperatures, thresholds
@@ -23,6 +28,10 @@ from mhim_core.train.prediction import PredictWith
 TRAINING = ("epochs=2", "embed_dim=8", "patience=0", "learning_rate=0.01")
 NAMES = {"student": "mhim", "teacher": "mhim teacher", "plain": "plain", "pair": "pair"}
 Mhim = Callable[..., Any]
+
+
+class KilledError(Exception):
+    pass
 
 
 @pytest.fixture
@@ -156,3 +165,57 @@ def test_a_run_of_stage_1_alone_has_one_model(train: Callable[..., Any], mhim: M
     refused = mhim("evaluate", f"run={tmp_path / 'run'}", "predict_with=pair")
     assert refused.code == 2
     assert "predict_with=pair" in refused.err
+
+
+def test_an_evaluation_by_another_model_that_is_cut_short_does_not_pass_for_the_one_before(
+    train: Callable[..., Any], mhim: Mhim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train("run", "folds=1").code == 0
+    folder = tmp_path / "run"
+    judge = ("evaluate", f"run={folder}", "bootstrap_replicates=0")
+    assert mhim(*judge).code == 0
+    before = {path: path.read_bytes() for path in (folder / "evaluation").rglob("*") if path.is_file()}
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "summarise", killed)
+        with pytest.raises(KilledError):
+            evaluation.ensure_evaluated(read_run(str(folder), predict_with=PredictWith.pair))
+    assert any(path.read_bytes() != data for path, data in before.items() if path.parent.name == "attention")
+    assert mhim(*judge).code == 0
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_page_of_another_model_that_is_cut_short_does_not_pass_for_the_one_before(
+    train: Callable[..., Any], mhim: Mhim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train("run", "folds=1").code == 0
+    folder = tmp_path / "run"
+    show = ("report", f"run={folder}", "max_heatmaps=0")
+    assert mhim(*show).code == 0
+    before = (folder / "report.html").read_bytes()
+
+    def killed(*_: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write_resolved", killed)
+        with pytest.raises(KilledError):
+            report.run(ReportConfig(run=str(folder), chosen=ChosenModel(predict_with=PredictWith.pair)))
+    assert (folder / "report.html").read_bytes() != before
+    assert mhim(*show).code == 0
+    assert (folder / "report.html").read_bytes() == before
+
+
+def test_what_is_mirrored_is_the_evaluation_that_there_is(
+    train: Callable[..., Any], mhim: Mhim, tmp_path: Path
+) -> None:
+    """A run that predicts with the pair, evaluated since by its student: the pair has no figures there."""
+    assert train("run", "folds=1", "predict_with=pair").code == 0
+    assert mhim("evaluate", f"run={tmp_path / 'run'}", "predict_with=student", "bootstrap_replicates=0").code == 0
+    top = mirror_of_run(read_run(str(tmp_path / "run"))).runs[0]
+    (part,) = [part for part in top.parts if part.name == "evaluation"]
+    names = {point.name for point in part.metrics}
+    assert {"auroc", "plain/auroc", "mhim_teacher/auroc"} <= {name.replace(" ", "_") for name in names}
