@@ -98,6 +98,11 @@ def _why_not(name: str) -> str:
         return "seed= also draws the folds; seeds=3 trains every configuration with three seeds on the same folds"
     if keys_of(TrainConfig)[name].role is Role.execution:
         return f"{name}= changes how the work is done and not what comes out, so it has one value"
+    if name == "predict_with":
+        return (
+            "predict_with= changes no fit, so it has one value; mhim evaluate predict_with=… goes by another of the "
+            "winner's models"
+        )
     return (
         f"{name}= may not vary: it changes the data, the splits or a place, and configurations are compared on the "
         "same folds of the same bags"

@@ -9,6 +9,8 @@ from flows.runs.folder import Run
 from mhim_core.metrics import METRICS, Estimate
 from mhim_core.task import TaskKind
 from mhim_core.train.leaderboard import LOSS, LeaderboardRow
+from mhim_core.train.plan import Stage
+from mhim_core.train.prediction import PredictWith
 from mhim_core.train.sweep_grid import say
 from mhim_core.train.sweep_plan import TrialStatus
 
@@ -55,7 +57,7 @@ def judge(row: LeaderboardRow, rows: list[LeaderboardRow], metric_name: str, run
         configuration=row.outcome.name,
         run=folder,
         setting={key: say(value) for key, value in row.setting.items()},
-        sentence=sentence(rows, metric_name, bool(test)),
+        sentence=sentence(rows, metric_name, bool(test), run.predict_with if run.method == Stage.mhim else None),
         validation=row.validation,
         metric_name=metric_name,
         num_configurations=len(rows),
@@ -64,14 +66,30 @@ def judge(row: LeaderboardRow, rows: list[LeaderboardRow], metric_name: str, run
     )
 
 
-def sentence(rows: list[LeaderboardRow], metric_name: str, is_tested: bool) -> str:
-    """How the winner was chosen."""
+def say_configurations(number: int) -> str:
+    """For people."""
+    return f"{number} configuration{'' if number == 1 else 's'}"
+
+
+def sentence(rows: list[LeaderboardRow], metric_name: str, is_tested: bool, predict_with: PredictWith | None) -> str:
+    """How the winner was chosen. Fits are compared, so of `method=mhim` the students, also where another predicts.
+
+    `predict_with`: the model that has the test figures; None: `method=plain`, which has one.
+    """
     counts = {status: sum(row.outcome.status is status for row in rows) for status in TrialStatus}
     others = ", ".join(
         f"{counts[status]} {status}" for status in (TrialStatus.cut, TrialStatus.failed) if counts[status]
     )
-    criterion = "loss" if metric_name == LOSS else f"{METRICS[metric_name].title} (where it ties, the lower loss)"
-    chosen = f"Selected among {len(rows)} configurations{f' ({others})' if others else ''} by the mean validation "
+    is_other = predict_with not in (None, PredictWith.student)
+    compared = " of the student" if is_other else ""
+    criterion = (
+        f"loss{compared}"
+        if metric_name == LOSS
+        else f"{METRICS[metric_name].title}{compared} (where it ties, the lower loss)"
+    )
+    among = f"{say_configurations(len(rows))}{f' ({others})' if others else ''}"
+    chosen = f"Selected among {among} by the mean validation {criterion}"
     if not is_tested:
-        return f"{chosen}{criterion}; there are no test figures."
-    return f"{chosen}{criterion}; the test figures were computed once, at the end, for this configuration alone."
+        return f"{chosen}; there are no test figures."
+    figures = f"figures, of predict_with={predict_with}," if is_other else "figures"
+    return f"{chosen}; the test {figures} were computed once, at the end, for this configuration alone."

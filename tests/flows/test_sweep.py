@@ -5,12 +5,16 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from flows.sweeps import contenders
+from flows.sweeps.winner import sentence
+from mhim_core.train.prediction import PredictWith
+from mhim_core.train.sweep_plan import TrialStatus
 
 Rows = list[dict[str, str]]
 QUICK = ("epochs=1", "embed_dim=8", "folds=2", "patience=0")
@@ -216,3 +220,11 @@ def test_survival_and_a_final_model_are_swept_too(
     won = json.loads((tmp_path / "sweep/winner.json").read_text())
     assert (won["metric_name"], won["test"]) == ("harrell_c", {})
     assert "final" in won["test_reason"]
+
+
+def test_where_another_model_than_the_one_that_was_compared_predicts_it_is_said() -> None:
+    rows: Any = [SimpleNamespace(outcome=SimpleNamespace(status=TrialStatus.finished))]
+    said = {choice: sentence(rows, "auroc", True, choice) for choice in (None, *PredictWith)}
+    told = {choice: ("student" in text, f"predict_with={choice}," in text) for choice, text in said.items()}
+    assert told.pop(None) == told.pop(PredictWith.student) == (False, False)
+    assert set(told.values()) == {(True, True)}

@@ -118,6 +118,7 @@ def test_only_a_grid_may_be_a_mapping(tmp_path: Path) -> None:
         (["vary=seed=1,2"], "seeds=3"),
         (["vary=seeds=1,2"], "seeds=3"),
         (["vary=workers=1,2"], "one value"),
+        (["vary=predict_with=student,pair"], "one value"),
         (["vary=folds=2,3"], "may not vary"),
         (["vary=val_fraction=.1,.2"], "may not vary"),
         (["vary=target_mpp=.5,1"], "may not vary"),
