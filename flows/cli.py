@@ -20,7 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from flows.commands import FLOWS, IN_JOB, config_class, find_command, plain_flows, read_words
+from flows.commands import FLOWS, IN_JOB, config_class, find_command, group_of, plain_flows, read_words
 from flows.engine.library_warnings import warnings_logged
 from flows.engine.machine_errors import machine_error
 from flows.engine.signals import farewell, interruption_code, terminable
@@ -75,6 +75,8 @@ def _run(words: Sequence[str]) -> int:
     elif not names:
         print(_general_help())
         return ExitCode.OK if wants_help else ExitCode.BAD_INPUT
+    elif wants_help and len(names) == 1 and (members := group_of(names[0])):
+        print("\n".join(f"  mhim {name:<17} {FLOWS[name].summary}" for name in members))
     else:
         name = find_command(names)
         if wants_help:

@@ -289,13 +289,17 @@ FLOWS = {
 }
 
 
+def group_of(word: str) -> list[str]:
+    """The commands of two words that begin with this one."""
+    return [name for name in FLOWS if name.split()[0] == word and name != word]
+
+
 def find_command(names: Sequence[str]) -> str:
     """The command that the first one or two words name. Raises ConfigError with the nearest name."""
     for candidate in (" ".join(names[:2]), names[0]):
         if candidate in FLOWS:
             return candidate
-    members = [name for name in FLOWS if name.split()[0] == names[0]]
-    if members:
+    if members := group_of(names[0]):
         raise ConfigError(f"mhim {names[0]} needs one of {', '.join(name.split()[1] for name in members)}")
     close = difflib.get_close_matches(names[0], FLOWS, n=1)
     suggestion = f" (did you mean {close[0]!r}?)" if close else ""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from cluster.storage import open_storage, require_put_if_absent
+from flows.config.keys import here
 from flows.config.store import StoreGcConfig, StoreLsConfig, StoreRmConfig
 from flows.engine.result import FlowResult
 from flows.runs.cohort import load_cohort
@@ -184,7 +185,7 @@ def _print_what_remains(
     if config.run:
         _print_traces(open_storage(config.run), slide_ids, "")
     digests = {entry.key.rpartition("/")[2].removesuffix(".parquet") for entry in before.files}
-    for path in kept_bags(config.cache_dir, digests):
+    for path in kept_bags(here(config.cache_dir), digests):
         print(f"a copy of the features is {path}: end the training that uses it, and remove that file")
     print(
         "not known to a store, so look yourself: runs that were trained on the slides (their models have seen them; "

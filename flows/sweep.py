@@ -28,7 +28,7 @@ from flows.sweeps.configurations import configurations_of, run_folder
 from flows.sweeps.contenders import Contender, open_contenders, sort_out
 from flows.sweeps.progress import SweepProgress
 from flows.sweeps.records import OUTCOMES, Costs, SweepResult, pinned_features, read_result, start_sweep
-from flows.sweeps.winner import judge
+from flows.sweeps.winner import judge, say_configurations
 from flows.train import WorkerBags, bags_on_worker, on_workers, worker_bags
 from mhim_core.fingerprint import canonical_json
 from mhim_core.storage import Storage
@@ -146,7 +146,7 @@ def train(sweep: Sweep, config: SweepConfig) -> SweepResult:
     write_resolved(sweep.storage, config, "sweep", names=None if "*" in config.asked else config.asked)
     for contender in sweep.contenders:
         contender.prepare()
-    print(f"{len(sweep.settings)} configurations, {sweep.plan.num_fits} fits at most")
+    print(f"{say_configurations(len(sweep.settings))}, {sweep.plan.num_fits} fits at most")
     uri = sweep.storage.uri
     payload = SweepPayload(
         sweep.plan,

@@ -6,6 +6,7 @@ dataclasses; only identity is ever fingerprinted. Light: no torch, no Ray.
 """
 
 import math
+import os
 import re
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -38,6 +39,19 @@ def check_least(config: object, least: float, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not value >= least:
             raise ConfigError(f"{name}={value} must be at least {least:g}")
+
+
+def check_on_disk(config: object, *names: str) -> None:
+    """Raises ConfigError for a field that names a bucket or server where only a folder of the machine will do."""
+    for name in names:
+        value: str = getattr(config, name)
+        if "://" in value:
+            raise ConfigError(f"{name}={value} must be a folder on the disk of the machine")
+
+
+def here(folder: str) -> str:
+    """The folder as every process finds it, whatever its own current folder is; "" stays."""
+    return os.path.abspath(os.path.expanduser(folder)) if folder else ""
 
 
 class Method(StrEnum):
@@ -286,6 +300,7 @@ class DecodeKeys:
     def __post_init__(self) -> None:
         if not self.decode_timeout_s > 0:
             raise ConfigError(f"decode_timeout_s={self.decode_timeout_s} must be above 0")
+        check_on_disk(self, "staging_dir")
         if not 0 <= self.slide_cache_gib < math.inf:
             raise ConfigError(f"slide_cache_gib={self.slide_cache_gib} must be a size in GiB, or 0 for none")
 
@@ -511,12 +526,14 @@ class TrainExecution:
     """Disk in GiB on which a node keeps bags, for cache=auto or disk; 0: none. What exceeds it is read from the store
     in every epoch. A full disk stops nothing."""
     cache_dir: str = ""
-    """The node's folder for bags kept on disk, on a local disk; empty: the system's temporary folder."""
+    """The node's folder for bags kept on disk, on a local disk, relative to the current folder; empty: the system's
+    temporary folder."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "workers", str(self.workers))  # a program may give the number
         check_least(self, 1, "threads_per_worker")
         check_least(self, 0, "gpus_per_worker", "cache_gib", "cache_disk_gib")
+        check_on_disk(self, "cache_dir")
         size = {BagCaching.memory: "cache_gib", BagCaching.disk: "cache_disk_gib"}.get(self.cache)
         if size is not None and getattr(self, size) == 0:
             raise ConfigError(f"cache={self.cache} with {size}=0 keeps nothing; set {size}, or cache=none")
@@ -552,7 +569,7 @@ def check_workers(execution: TrainExecution, fit: FitOptions) -> None:
     """Raises ConfigError if workers and global batch do not fit together."""
     fewest, most = execution.num_workers()
     if most > fit.global_batch:
-        enough = fit.global_batch if fewest == most else f"{min(fewest, fit.global_batch)}-{fit.global_batch}"
+        enough = f"{fewest}-{fit.global_batch}" if fewest < min(most, fit.global_batch) else fit.global_batch
         raise ConfigError(
             f"workers={execution.workers} is more than global_batch={fit.global_batch}: every worker takes whole bags; "
             f"set workers={enough}, or global_batch={most} (which changes the recipe)"

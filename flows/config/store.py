@@ -12,6 +12,7 @@ from flows.config.keys import (
     RegionKeys,
     SelectionKeys,
     check_least,
+    check_on_disk,
 )
 from flows.config.roles import Role, part, role
 from mhim_core.cohort.task_options import TableOptions
@@ -100,3 +101,6 @@ class StoreRmConfig:
     """The folder in which training keeps bags on this machine; empty: the system's temporary folder."""
     delete: bool = field(default=False, metadata=role(Role.identity))
     """Remove them; false: only say what would be removed."""
+
+    def __post_init__(self) -> None:
+        check_on_disk(self, "cache_dir")

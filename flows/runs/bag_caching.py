@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from flows.config.keys import BagCaching, TrainExecution
+from flows.config.keys import BagCaching, TrainExecution, here
 from mhim_core.bags import BagReads
 from mhim_core.storage import Storage
 from mhim_core.store.record import CommitRecord
@@ -74,7 +74,7 @@ def plan_caching(execution: TrainExecution, entries: Iterable[CommitRecord]) -> 
         memory_gib=memory_gib,
         disk_gib=execution.cache_disk_gib if mode is BagCaching.disk else 0.0,
         disk_lasts=execution.cache is BagCaching.disk,
-        folder=execution.cache_dir,
+        folder=here(execution.cache_dir),  # workers have current folders of their own
         workers_per_gpu=1 / min(1.0, execution.gpus_per_worker) if execution.gpus_per_worker else 0.0,
         num_bytes=num_bytes,
     )

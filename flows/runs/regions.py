@@ -115,7 +115,7 @@ def _places(
                 stem = stem.removesuffix(ending)
             found.setdefault(stem, []).append(storage.locate(entry.key))
         if not found:
-            raise ConfigError(f"{key}={folder} holds no file that ends in {', '.join(suffixes)}")
+            raise ConfigError(f"{key}={folder} is no folder with a file that ends in {', '.join(suffixes)}")
     places: dict[SlideId, str] = {}
     used = set()
     for row in rows:

@@ -3,6 +3,7 @@
 Settled once, before anything starts; the choice itself is made where a slide is decoded (`cluster/tile_selection.py`).
 """
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from flows.runs.fits import results_of
 from flows.runs.folder import Run, read_run
 from flows.runs.tiling import tiling_words
 from mhim_core.cohort.rows import CohortRow
+from mhim_core.embed.registry import ENCODER_NAMES, is_encoder_name
 from mhim_core.errors import ConfigError, InputError
 from mhim_core.features import SourceIdentity
 from mhim_core.fingerprint import fingerprint
@@ -25,7 +27,6 @@ from mhim_core.store.record import CommitRecord
 from mhim_core.types import FailureReason, PatientId, SlideId, SlideTask, Status, StatusRow
 
 SPREAD, ATTENTION = "spread", "attention"
-_LEAST_DIGITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +101,15 @@ def _by_features(spec: TileSpec, name: str, storage: Storage) -> SettledSelectio
     named = [
         candidate
         for candidate in list_feature_sets(storage)
-        if candidate.encoder_id == name or (len(name) >= _LEAST_DIGITS and candidate.fingerprint.startswith(name))
+        if candidate.encoder_id == name or candidate.fingerprint.startswith(name)
     ]
     fitting = [candidate for candidate in named if candidate.tiling_fingerprint in wanted]
+    if not named and not is_encoder_name(name):
+        close = difflib.get_close_matches(name, ENCODER_NAMES, n=1)
+        raise InputError(
+            f"select_by={name} is neither an encoder nor the first digits of a feature set that {storage.uri} has"
+            + (f"; did you mean select_by={close[0]}?" if close else "")
+        )
     if not fitting:
         others = "".join(f"\n  {candidate.describe()}" for candidate in named)
         raise InputError(

@@ -64,6 +64,11 @@ def judge(row: LeaderboardRow, rows: list[LeaderboardRow], metric_name: str, run
     )
 
 
+def say_configurations(number: int) -> str:
+    """For people."""
+    return f"{number} configuration{'' if number == 1 else 's'}"
+
+
 def sentence(rows: list[LeaderboardRow], metric_name: str, tested: str, compared: str) -> str:
     """How the winner was chosen. `tested`, `compared`: the names of the models that the test figures and the validation
     figures are of; no test figures: empty."""
@@ -72,7 +77,8 @@ def sentence(rows: list[LeaderboardRow], metric_name: str, tested: str, compared
         f"{counts[status]} {status}" for status in (TrialStatus.cut, TrialStatus.failed) if counts[status]
     )
     criterion = "loss" if metric_name == LOSS else f"{METRICS[metric_name].title} (where it ties, the lower loss)"
-    chosen = f"Selected among {len(rows)} configurations{f' ({others})' if others else ''} by the mean validation "
+    among = f"{say_configurations(len(rows))}{f' ({others})' if others else ''}"
+    chosen = f"Selected among {among} by the mean validation "
     if not tested:
         return f"{chosen}{criterion}; there are no test figures."
     once = "the test figures were computed once, at the end, for this configuration alone"

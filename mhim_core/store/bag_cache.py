@@ -231,7 +231,7 @@ class BagCache:
         unused: list[Path] | None = None
         while True:
             if books.num_bytes + num_bytes > self._max_bytes:
-                finding = f"bags in use take {self._max_bytes / 2**30:.1f} GiB of {self._folder}, its limit"
+                finding = f"bags in use take {self._max_bytes / 2**30:.3g} GiB of {self._folder}, its limit"
             elif shutil.disk_usage(self._folder).free < num_bytes + _SPARE_BYTES:
                 finding = f"{self._folder} is full ({_SPARE_BYTES / 1e9:.1f} GB are kept spare)"
             else:

@@ -105,6 +105,14 @@ def test_help_names_every_command_and_every_exit_code(mhim: Mhim) -> None:
         assert f"{code.value} " in text
 
 
+@pytest.mark.parametrize("word", sorted({name.split()[0] for name in FLOWS if " " in name}))
+def test_help_of_a_group_lists_its_commands(mhim: Mhim, word: str) -> None:
+    ended = mhim(word, "--help")
+    assert ended.code == ExitCode.OK
+    listed = [line for line in ended.out.splitlines() if line.startswith("  mhim ")]
+    assert len(listed) == sum(name.startswith(f"{word} ") for name in FLOWS)
+
+
 def test_help_may_be_asked_for_in_any_usual_way(mhim: Mhim) -> None:
     whole, train = mhim("--help"), mhim("train", "--help")
     assert mhim("-h") == mhim("help") == whole

@@ -157,6 +157,8 @@ def test_tiles_are_those_of_another_tool_s_files(
         (["select_by=hed-texture", "select_run=run", "select_share=0.5"], ["select_by=", "select_run="]),
         (["coordinates=theirs", "select_by=hed-texture", "select_share=0.5"], ["select_share"]),
         (["select_run=nowhere", "select_share=0.5"], ["holds no run"]),
+        (["select_by=hed-textur", "select_share=0.5"], ["did you mean select_by=hed-texture"]),
+        (["select_by=97b26b", "select_share=0.5"], ["neither an encoder nor"]),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_any_work(

@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from flows.config.keys import BagCaching, TrainExecution
+from flows.config.keys import BagCaching, DecodeKeys, TrainExecution
+from flows.config.store import StoreRmConfig
 from flows.runs.bag_caching import plan_caching
 from mhim_core.errors import ConfigError
 from mhim_core.storage import LocalStorage
@@ -137,3 +139,21 @@ def test_where_bags_are_kept_follows_from_the_keys_and_their_size(
 def test_a_place_without_room_is_refused(mode: BagCaching, key: str) -> None:
     with pytest.raises(ConfigError, match=f"{key}=0"):
         TrainExecution(**{"cache": mode, key: 0.0})
+
+
+def test_a_folder_for_bags_is_the_command_s_and_not_that_of_a_worker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    folders = [plan_caching(TrainExecution(cache_dir=folder), []).folder for folder in ("bags", "~/bags", "/bags", "")]
+    assert folders == [str(tmp_path / "bags"), "/home/me/bags", "/bags", ""]
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [(TrainExecution, "cache_dir"), (DecodeKeys, "staging_dir"), (partial(StoreRmConfig, store="x"), "cache_dir")],
+)
+def test_a_bucket_is_no_folder_of_a_machine(config: Any, key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        config(**{key: "s3://bucket/bags"})
