@@ -209,13 +209,16 @@ def test_a_page_of_another_model_that_is_cut_short_does_not_pass_for_the_one_bef
     assert (folder / "report.html").read_bytes() == before
 
 
-def test_what_is_mirrored_is_the_evaluation_that_there_is(
+def test_what_is_mirrored_is_the_evaluation_that_there_is_and_what_the_run_reports_has_no_prefix(
     train: Callable[..., Any], mhim: Mhim, tmp_path: Path
 ) -> None:
-    """A run that predicts with the pair, evaluated since by its student: the pair has no figures there."""
     assert train("run", "folds=1", "predict_with=pair").code == 0
-    assert mhim("evaluate", f"run={tmp_path / 'run'}", "predict_with=student", "bootstrap_replicates=0").code == 0
-    top = mirror_of_run(read_run(str(tmp_path / "run"))).runs[0]
-    (part,) = [part for part in top.parts if part.name == "evaluation"]
-    names = {point.name for point in part.metrics}
-    assert {"auroc", "plain/auroc", "mhim_teacher/auroc"} <= {name.replace(" ", "_") for name in names}
+    uri, others = str(tmp_path / "run"), {"plain/auroc", "mhim/auroc", "mhim teacher/auroc"}
+    for choice, own in (("student", set()), ("pair", {"auroc"})):  # the first evaluation has no figures of the pair
+        assert mhim("evaluate", f"run={uri}", f"predict_with={choice}", "bootstrap_replicates=0").code == 0
+        (part,) = [part for part in mirror_of_run(read_run(uri)).runs[0].parts if part.name == "evaluation"]
+        aurocs = {point.name for point in part.metrics if point.name.rpartition("/")[2] == "auroc"}
+        assert aurocs == others | own
+    student = read_run(uri, predict_with=PredictWith.student)
+    (part,) = [part for part in mirror_of_run(student).runs[0].parts if part.name == "evaluation"]
+    assert {"auroc", "pair/auroc"} <= {point.name for point in part.metrics}
