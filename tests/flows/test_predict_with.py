@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from flows import report
 from flows.config.commands import ReportConfig
 from flows.config.keys import ChosenModel
+from flows.engine.records import StepOutput
+from flows.lifecycle import gate_steps
 from flows.mlflow_mirror.documents import mirror_of_run
 from flows.prediction.packaging import package_run
 from flows.prediction.predictor import held_out, predictor_of_model, predictor_of_package, predictor_of_run
@@ -222,3 +225,25 @@ def test_what_is_mirrored_is_the_evaluation_that_there_is_and_what_the_run_repor
     student = read_run(uri, predict_with=PredictWith.student)
     (part,) = [part for part in mirror_of_run(student).runs[0].parts if part.name == "evaluation"]
     assert {"auroc", "pair/auroc"} <= {point.name for point in part.metrics}
+
+
+def test_a_flow_registers_the_figures_of_the_model_that_predicts_though_another_was_evaluated_since(
+    train: Callable[..., Any], mhim: Mhim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train("run", "folds=1").code == 0
+    uri, estimates = str(tmp_path / "run"), []
+    assert mhim("evaluate", f"run={uri}", "predict_with=pair", "bootstrap_replicates=0").code == 0
+
+    def packaged(*_: Any, estimate: dict[str, Any], **__: Any) -> None:
+        estimates.append(estimate["pooled"])
+        raise KilledError
+
+    monkeypatch.setattr(gate_steps, "package_run", packaged)
+    unused: Any = SimpleNamespace(name="lung", place=SimpleNamespace(flow="pipeline"))
+    before = {name: StepOutput(places={name: uri}) for name in ("train", "final")}
+    call: Any = SimpleNamespace(before=before)
+    with pytest.raises(KilledError):
+        gate_steps.register_step(unused, unused, unused, unused).work(call)
+    metrics = json.loads((tmp_path / "run/evaluation/metrics.json").read_text())
+    assert metrics["reported"] == "pair"
+    assert estimates == [metrics["models"]["mhim"]["pooled"]]
