@@ -21,6 +21,7 @@ from flows.mlflow_mirror.send import mirror_promotion
 from flows.prediction.packaging import PackagedModel, estimate_of, package_run
 from flows.prediction.predictor import Predictor, contender, held_out, predictor_of_model, predictor_of_package
 from flows.runs.cohort import CohortInput
+from flows.runs.fits import model_names
 from flows.runs.folder import read_run
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.cohort.tasks import BagMembers, make_bags
@@ -98,7 +99,8 @@ def register_step(work: ModelWork, registry: Storage, against: Against, options:
 
     def run(call: StepCall) -> StepOutput:
         trained_run = read_run(call.before["final"].places["final"])
-        estimate = estimate_of(open_storage(call.before["train"].places["train"]))
+        # by name: somebody may have evaluated the run by another of its models since
+        estimate = estimate_of(open_storage(call.before["train"].places["train"]), model_names(trained_run)[0])
         packaged = package_run(trained_run, created_by=f"mhim {work.place.flow}", estimate=estimate)
         card = packaged.card
         if card.version != against.version:

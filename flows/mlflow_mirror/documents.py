@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from flows.runs.evaluation import read_metrics
-from flows.runs.fits import results_of
+from flows.runs.fits import model_names, results_of
 from flows.runs.folder import Run
 from mhim_core.errors import InputError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, sha256, to_plain
@@ -200,8 +200,10 @@ def _evaluation(run: Run) -> Iterator[Point]:
     metrics = read_metrics(run.storage)
     if metrics is None:
         return
+    # the evaluation may be by another model of the run since, which the run does not report
+    reported, *_ = model_names(run)
     for name, model in metrics["models"].items():
-        prefix = "" if name == metrics["reported"] else f"{name}/"
+        prefix = "" if name == reported else f"{name}/"
         yield from _estimates(model["pooled"], prefix)
 
 

@@ -136,13 +136,10 @@ def _validation(result: FitResult) -> dict[str, Any]:
     return {"metric": result.metric_name, "value": result.metric, "loss": result.validation_loss}
 
 
-def estimate_of(storage: Storage, model_name: str = "") -> dict[str, Any]:
-    """A model's pooled figures on the test bags of the run in this folder; empty if it is not evaluated.
-
-    `model_name`: empty: the reported one.
-    """
+def estimate_of(storage: Storage, model_name: str) -> dict[str, Any]:
+    """A model's pooled figures on the test bags of the run in this folder; empty if it is not evaluated."""
     metrics = read_metrics(storage)
-    model = None if metrics is None else metrics["models"].get(model_name or metrics["reported"])
+    model = None if metrics is None else metrics["models"].get(model_name)
     if metrics is None or model is None:
         return {}
     kept = {key: metrics[key] for key in ("num_bags", "num_patients", "seeds", "folds")}

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from flows import report
 from flows.config.commands import ReportConfig
 from flows.config.keys import ChosenModel
+from flows.engine.records import StepOutput
+from flows.lifecycle import gate_steps
 from flows.mlflow_mirror.documents import mirror_of_run
 from flows.prediction.packaging import package_run
 from flows.prediction.predictor import held_out, predictor_of_model, predictor_of_package, predictor_of_run
@@ -209,13 +212,38 @@ def test_a_page_of_another_model_that_is_cut_short_does_not_pass_for_the_one_bef
     assert (folder / "report.html").read_bytes() == before
 
 
-def test_what_is_mirrored_is_the_evaluation_that_there_is(
+def test_what_is_mirrored_is_the_evaluation_that_there_is_and_what_the_run_reports_has_no_prefix(
     train: Callable[..., Any], mhim: Mhim, tmp_path: Path
 ) -> None:
-    """A run that predicts with the pair, evaluated since by its student: the pair has no figures there."""
     assert train("run", "folds=1", "predict_with=pair").code == 0
-    assert mhim("evaluate", f"run={tmp_path / 'run'}", "predict_with=student", "bootstrap_replicates=0").code == 0
-    top = mirror_of_run(read_run(str(tmp_path / "run"))).runs[0]
-    (part,) = [part for part in top.parts if part.name == "evaluation"]
-    names = {point.name for point in part.metrics}
-    assert {"auroc", "plain/auroc", "mhim_teacher/auroc"} <= {name.replace(" ", "_") for name in names}
+    uri, others = str(tmp_path / "run"), {"plain/auroc", "mhim/auroc", "mhim teacher/auroc"}
+    for choice, own in (("student", set()), ("pair", {"auroc"})):  # the first evaluation has no figures of the pair
+        assert mhim("evaluate", f"run={uri}", f"predict_with={choice}", "bootstrap_replicates=0").code == 0
+        (part,) = [part for part in mirror_of_run(read_run(uri)).runs[0].parts if part.name == "evaluation"]
+        aurocs = {point.name for point in part.metrics if point.name.rpartition("/")[2] == "auroc"}
+        assert aurocs == others | own
+    student = read_run(uri, predict_with=PredictWith.student)
+    (part,) = [part for part in mirror_of_run(student).runs[0].parts if part.name == "evaluation"]
+    assert {"auroc", "pair/auroc"} <= {point.name for point in part.metrics}
+
+
+def test_a_flow_registers_the_figures_of_the_model_that_predicts_though_another_was_evaluated_since(
+    train: Callable[..., Any], mhim: Mhim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train("run", "folds=1").code == 0
+    uri, estimates = str(tmp_path / "run"), []
+    assert mhim("evaluate", f"run={uri}", "predict_with=pair", "bootstrap_replicates=0").code == 0
+
+    def packaged(*_: Any, estimate: dict[str, Any], **__: Any) -> None:
+        estimates.append(estimate["pooled"])
+        raise KilledError
+
+    monkeypatch.setattr(gate_steps, "package_run", packaged)
+    unused: Any = SimpleNamespace(name="lung", place=SimpleNamespace(flow="pipeline"))
+    before = {name: StepOutput(places={name: uri}) for name in ("train", "final")}
+    call: Any = SimpleNamespace(before=before)
+    with pytest.raises(KilledError):
+        gate_steps.register_step(unused, unused, unused, unused).work(call)
+    metrics = json.loads((tmp_path / "run/evaluation/metrics.json").read_text())
+    assert metrics["reported"] == "pair"
+    assert estimates == [metrics["models"]["mhim"]["pooled"]]
