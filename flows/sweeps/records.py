@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.config.sweep import SweepConfig
-from flows.runs.folder import Pin, PinnedFeatures
+from flows.runs.folder import RUN, Pin, PinnedFeatures
 from flows.sweeps.configurations import Configuration
 from mhim_core.errors import ConflictError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
@@ -64,8 +64,10 @@ def start_sweep(
 ) -> str:
     """Create the sweep in its folder or open it; the fingerprint of its identity.
 
-    Raises ConflictError (5) if the folder holds another sweep. What else differs, the runs' own records tell.
+    Raises ConflictError (5) if the folder holds another sweep or a run. What else differs, the runs' own records tell.
     """
+    if maybe_object(storage, RUN) is not None:
+        raise ConflictError(f"{storage.uri} holds a run of mhim train; choose another out=")
     identity = to_plain(
         SweepIdentity(
             configurations=[point.name for point in points],

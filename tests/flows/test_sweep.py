@@ -11,6 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.sweeps import contenders
+from flows.sweeps.records import start_sweep
+from mhim_core.errors import ConflictError
+from mhim_core.storage import LocalStorage
 
 Rows = list[dict[str, str]]
 QUICK = ("epochs=1", "embed_dim=8", "folds=2", "patience=0")
@@ -216,3 +219,11 @@ def test_survival_and_a_final_model_are_swept_too(
     won = json.loads((tmp_path / "sweep/winner.json").read_text())
     assert (won["metric_name"], won["test"]) == ("harrell_c", {})
     assert "final" in won["test_reason"]
+
+
+def test_a_folder_with_a_run_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    unread: Any = None
+    with pytest.raises(ConflictError):
+        start_sweep(LocalStorage(tmp_path), unread, unread, unread)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
