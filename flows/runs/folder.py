@@ -41,6 +41,8 @@ if TYPE_CHECKING:  # torch: a command that finds everything done must not load i
     from mhim_core.store.bags import PatientBags
 
 RUN = "run.json"
+SWEEP = "sweep.json"
+"""Of a folder that many runs lie in (`flows/sweeps/records.py`)."""
 _SCHEMA = 2
 _PACKAGES = ("mhim", "torch", "ray", "numpy", "pyarrow", "openslide-python", "openslide-bin")
 
@@ -169,7 +171,7 @@ def start_run(
     `teachers`: the sha256 of each stage-1 model that is taken from another run, by fit; None: the run trains its own.
     `present`: the folder's record, where it has been read; None: it is read, or created.
 
-    Raises ConflictError (5) if the folder holds a run of another configuration, naming what differs.
+    Raises ConflictError (5) if the folder holds a sweep, or a run of another configuration, naming what differs.
     """
     table = _cohort_rows(slides, splits)
     identity = record["identity"] | {"cohort": cohort_identity(slides, splits)}
@@ -178,6 +180,8 @@ def start_run(
     record = record | {"schema": _SCHEMA, "identity": identity, "fingerprint": fingerprint(identity)}
     present = maybe_record(storage) if present is None else present
     if present is None:
+        if any(entry.key == SWEEP for entry in storage.list(SWEEP)):
+            raise ConflictError(f"{storage.uri} holds a sweep; its trainings lie below runs/, choose another out=")
         data = write_parquet(table)
         record |= {"cohort_sha256": sha256(data), "versions": package_versions()}
         # named by its content: of two starts at once, each has its own table and run.json names the winner's

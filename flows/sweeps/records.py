@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.config.sweep import SweepConfig
-from flows.runs.folder import RUN, Pin, PinnedFeatures
+from flows.runs.folder import RUN, SWEEP, Pin, PinnedFeatures
 from flows.sweeps.configurations import Configuration
 from mhim_core.errors import ConflictError, IntegrityError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
@@ -21,7 +21,7 @@ from mhim_core.storage import Storage
 from mhim_core.train.sweep_grid import say
 from mhim_core.train.sweep_plan import TrialOutcome
 
-SWEEP, COSTS, OUTCOMES = "sweep.json", "costs.json", "outcomes.json"
+COSTS, OUTCOMES = "costs.json", "outcomes.json"
 _SCHEMA = 1
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from flows.runs.folder import start_run
 from flows.sweeps import contenders
 from flows.sweeps.records import start_sweep
 from mhim_core.errors import ConflictError
@@ -227,3 +228,10 @@ def test_a_folder_with_a_run_is_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(ConflictError):
         start_sweep(LocalStorage(tmp_path), unread, unread, unread)
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_run_does_not_begin_in_a_sweep_s_folder(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(ConflictError):
+        start_run(LocalStorage(tmp_path), {"identity": {}}, (), ())
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.json"]
