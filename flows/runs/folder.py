@@ -9,6 +9,7 @@ report.html, MODEL_CARD.md
 """
 
 import platform
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -180,8 +181,7 @@ def start_run(
     record = record | {"schema": _SCHEMA, "identity": identity, "fingerprint": fingerprint(identity)}
     present = maybe_record(storage) if present is None else present
     if present is None:
-        if any(entry.key == SWEEP for entry in storage.list(SWEEP)):
-            raise ConflictError(f"{storage.uri} holds a sweep; its trainings lie below runs/, choose another out=")
+        _check_no_sweep(storage)
         data = write_parquet(table)
         record |= {"cohort_sha256": sha256(data), "versions": package_versions()}
         # named by its content: of two starts at once, each has its own table and run.json names the winner's
@@ -195,6 +195,12 @@ def start_run(
             "choose another out=, or give the same keys to resume it"
         )
     return _load(storage, present)
+
+
+def _check_no_sweep(storage: Storage) -> None:
+    with suppress(NotFoundError):
+        storage.get(SWEEP)
+        raise ConflictError(f"{storage.uri} holds a sweep; its trainings lie below runs/, choose another out=")
 
 
 def cohort_identity(slides: tuple[CohortRow, ...], splits: tuple[Split, ...]) -> str:
