@@ -69,9 +69,10 @@ style: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+CORE ?= tests/mhim_core
 core-tests: install
 	MHIM_WITHOUT=ray,hydra,omegaconf,cluster,flows PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 \
-		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p pytest_timeout -p xdist -n $(JOBS) --dist loadfile tests/mhim_core
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p pytest_timeout -p xdist -n $(JOBS) --dist loadfile $(CORE)
 
 TESTS ?= tests/mhim_core tests/cluster tests/flows
 test: install

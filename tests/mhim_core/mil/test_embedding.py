@@ -59,6 +59,7 @@ def test_it_is_the_plain_chain_of_layers(activation: Activation, rate: float) ->
     assert_close(gradients(model, recycled), gradients(model, plain(model, ROWS)[25:]))
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("chunk_of_seven")
 def test_gradients_are_those_of_finite_differences() -> None:
     model = make()

@@ -82,7 +82,7 @@ def losses_of(aggregator: str, source: Source, device: torch.device) -> list[tor
     return [tensor.cpu() for tensor in (*numbers, *state.models().values())]
 
 
-@pytest.mark.parametrize("aggregator", ["abmil", "transmil", "clam-sb"])
+@pytest.mark.parametrize("aggregator", ["abmil", pytest.param("transmil", marks=pytest.mark.thorough), "clam-sb"])
 def test_twenty_steps_are_the_same_to_the_bit_whatever_the_draws_source(aggregator: str, device: torch.device) -> None:
     copied = NUMPY if device.type == "cpu" else Source(numpy_words, torch_at_least)
     expected = losses_of(aggregator, copied, device)

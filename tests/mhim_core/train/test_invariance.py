@@ -40,7 +40,7 @@ def fitted(plan: TrainPlan, bags: Any, root: Path, ranks: Ranks, num_workers: in
 
 
 @pytest.mark.fault(32)
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", [pytest.param(Precision.float32, marks=pytest.mark.thorough), Precision.float64])
 def test_invariance_of_fits_to_the_number_of_workers(  # type: ignore[no-untyped-def]
     plan_of: PlanOf, bags, tmp_path: Path, ranks: Ranks, precision: Precision
 ) -> None:

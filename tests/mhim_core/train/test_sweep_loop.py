@@ -171,7 +171,9 @@ def test_of_each_rung_only_the_best_go_on_and_the_last_ends_as_it_would_alone(
     assert again == outcomes
 
 
-@pytest.mark.parametrize("stop", [("b", "mhim", 1), ("b", "mhim", 4)], ids=str)
+@pytest.mark.parametrize(
+    "stop", [("b", "mhim", 1), pytest.param(("b", "mhim", 4), marks=pytest.mark.thorough)], ids=str
+)
 @pytest.mark.fault(31)
 def test_a_sweep_that_was_stopped_ends_as_if_it_had_not_been(
     plan_of: PlanOf, bags: Any, tmp_path: Path, stop: tuple[str, str, int]
