@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -216,7 +217,7 @@ def _connect(address: str, local_cpus: int | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own deprecations and unclosed sockets are not the user's concern
         try:
-            with _without_native_stderr(), _own_sigterm():
+            with _without_native_stderr(), _own_sigterm(), _no_monitors():
                 ray.init(**options)
         except ray.exceptions.AuthenticationError as error:
             raise ConfigError(
@@ -379,6 +380,23 @@ def _own_sigterm() -> Iterator[None]:
         ray._private.utils.set_sigterm_handler = rays_own
         # what Python takes for the handler, once more: Ray's core, in C++, has told the kernel otherwise
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+
+@contextmanager
+def _no_monitors() -> Iterator[None]:
+    """A local Ray neither grows nor sends its workers' logs here: its autoscaler's and its log monitor stay away.
+
+    Half a CPU second each at every start; `ray.init` has no words for them. One that joins a cluster starts neither.
+    """
+    import ray._private.parameter
+
+    parameter: Any = ray._private.parameter
+    rays_own = parameter.RayParams
+    parameter.RayParams = partial(rays_own, no_monitor=True, include_log_monitor=False)
+    try:
+        yield
+    finally:
+        parameter.RayParams = rays_own
 
 
 @contextmanager

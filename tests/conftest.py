@@ -108,14 +108,29 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
+def free_port() -> Callable[[], int]:
+    """free_port() → a port that nobody listens at, from below those that the system gives away by itself.
+
+    One of the latter may be taken by any connection of another test before the server that was told of it starts.
+    """
+
+    def find() -> int:
+        for port in random.Random().sample(range(20_000, 32_000), 100):
+            with socket.socket() as free, contextlib.suppress(OSError):
+                free.bind(("127.0.0.1", port))
+                return port
+        raise RuntimeError("no free port was found")
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def s3_server(free_port: Callable[[], int]) -> Iterator[str]:
     """The endpoint of the S3 server in MHIM_TEST_S3_ENDPOINT; else of a moto server, stopped by its process id."""
     if endpoint := os.environ.get("MHIM_TEST_S3_ENDPOINT"):
         yield endpoint
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        host, port = free.getsockname()
+    host, port = "127.0.0.1", free_port()
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", host, "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -3,11 +3,10 @@
 import http.server
 import os
 import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,10 +28,9 @@ HOST = "127.0.0.1"
 
 
 @pytest.fixture
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        return int(free.getsockname()[1])
+def unused(free_port: Callable[[], int]) -> int:
+    """A port where nobody listens."""
+    return free_port()
 
 
 @pytest.fixture
@@ -76,10 +74,10 @@ def test_any_other_address_is_refused_with_advice(address: str, advice: str) -> 
         check_address(address)
 
 
-def test_an_address_where_nobody_listens_is_told_at_once(free_port: int) -> None:
+def test_an_address_where_nobody_listens_is_told_at_once(unused: int) -> None:
     start_s = time.monotonic()
-    with pytest.raises(ConfigError, match=f"no Ray cluster answers at ray_address={HOST}:{free_port}"):
-        ray_session(f"{HOST}:{free_port}").__enter__()
+    with pytest.raises(ConfigError, match=f"no Ray cluster answers at ray_address={HOST}:{unused}"):
+        ray_session(f"{HOST}:{unused}").__enter__()
     assert time.monotonic() - start_s < 20
 
 
@@ -91,21 +89,21 @@ def test_an_address_where_something_else_listens_is_told_at_once(web_server: str
 
 
 def test_auto_takes_the_address_of_the_job_and_tells_if_it_is_dead(
-    free_port: int, monkeypatch: pytest.MonkeyPatch
+    unused: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", f"{HOST}:{free_port}")
-    with pytest.raises(ConfigError, match=f"ray_address=auto .*{free_port}"):
+    monkeypatch.setenv("RAY_ADDRESS", f"{HOST}:{unused}")
+    with pytest.raises(ConfigError, match=f"ray_address=auto .*{unused}"):
         ray_session("auto").__enter__()
 
 
 def test_auto_believes_no_stale_note_of_a_stopped_cluster(
-    free_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    unused: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     (tmp_path / "ray").mkdir()
-    (tmp_path / "ray/ray_current_cluster").write_text(f"{HOST}:{free_port}\n")
-    with pytest.raises(ConfigError, match=f"ray_address=auto .*{free_port}"):
+    (tmp_path / "ray/ray_current_cluster").write_text(f"{HOST}:{unused}\n")
+    with pytest.raises(ConfigError, match=f"ray_address=auto .*{unused}"):
         ray_session("auto").__enter__()
 
 
@@ -115,6 +113,8 @@ def test_a_local_session_has_the_cpus_asked_for_says_nothing_and_ends(capfd: pyt
     with kept_alive():
         with ray_session("local", local_cpus=2) as cluster:
             assert (cluster.num_nodes, cluster.num_cpus, cluster.num_gpus, cluster.is_local) == (1, 2.0, 0.0, True)
+            assert {"raylet", "gcs_server"} <= ray._private.worker._global_node.all_processes.keys()
+            assert not {"monitor", "log_monitor"} & ray._private.worker._global_node.all_processes.keys()
         assert ray.is_initialized()
         with kept_alive(), ray_session("local", local_cpus=5) as cluster:
             assert cluster.num_cpus == 2.0  # the session that is open already
@@ -125,6 +125,7 @@ def test_a_local_session_has_the_cpus_asked_for_says_nothing_and_ends(capfd: pyt
     assert (output.out, output.err) == ("", "")
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(44)
 def test_a_raylet_that_is_stopped_is_found_out_though_it_listens_and_waited_for_by_nobody(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -39,7 +39,7 @@ class Policy:
     max_mpp_factor: float = 4.0
 
 
-@pytest.fixture(params=["folder", "bucket", "failing bucket"])
+@pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.thorough), "failing bucket"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     if request.param == "folder":
         return LocalStorage(tmp_path / "store")

@@ -87,6 +87,7 @@ def test_a_rank_that_stands_still_ends_the_work_within_the_group_s_time(
     assert time.time() - max(begun) < 60
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(34)
 def test_a_rank_that_ends_while_the_others_wait_for_it_ends_the_work_within_the_group_s_time(
     cluster: Resources, monkeypatch: pytest.MonkeyPatch
@@ -106,6 +107,7 @@ def test_a_rank_that_ends_while_the_others_wait_for_it_ends_the_work_within_the_
     assert time.monotonic() - start_s < 60
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(31, 32)
 def test_a_worker_that_gets_sigterm_lets_all_save_and_the_group_starts_again_in_the_range(cluster: Resources) -> None:
     def work(payload: None, context: Any, tell: Any) -> int:
@@ -141,6 +143,7 @@ def test_a_worker_that_gets_sigterm_lets_all_save_and_the_group_starts_again_in_
     assert sorted(rank for rank, _ in begun) == [0, 0, 1, 1]
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(50)
 def test_an_interrupted_command_lets_its_workers_save_before_it_ends(cluster: Resources, tmp_path: Path) -> None:
     saved = tmp_path / "saved"

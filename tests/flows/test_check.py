@@ -162,6 +162,7 @@ def test_pictures_are_written_of_what_can_be_seen_and_nothing_else_is(
     assert set(tmp_path.iterdir()) - {pictures} == {path for path in before if path.parent == tmp_path}
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_every_shared_slide_has_a_row_and_a_reason_of_the_list(
     mhim: Mhim, write_table: WriteTable, shared_data: Path

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -39,14 +38,12 @@ class Head(NamedTuple):
     folder: Path
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        return int(free.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory, descendants_of: Callable[[int], dict[int, str]]) -> Iterator[Head]:
+def head(
+    tmp_path_factory: pytest.TempPathFactory,
+    descendants_of: Callable[[int], dict[int, str]],
+    free_port: Callable[[], int],
+) -> Iterator[Head]:
     """One node of two CPUs with a dashboard, ended by its own process ids."""
     folder = Path(tempfile.mkdtemp(prefix="mh-"))  # sockets lie below: their paths must be short
     log = tmp_path_factory.mktemp("head") / "log"

@@ -34,6 +34,7 @@ def write_atlas(shared_data: Path, tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
+@pytest.mark.thorough
 def test_each_relaxation_embeds_only_what_was_refused_and_no_slide_twice(
     write_atlas: Callable[[str], Path], tmp_path: Path, run_here: Callable[..., Any], features_of: Callable[..., Any]
 ) -> None:

@@ -31,15 +31,11 @@ class Cluster(NamedTuple):
     environment: dict[str, str]
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def cluster(
-    tmp_path_factory: pytest.TempPathFactory, descendants_of: Callable[[int], dict[int, str]]
+    tmp_path_factory: pytest.TempPathFactory,
+    descendants_of: Callable[[int], dict[int, str]],
+    free_port: Callable[[], int],
 ) -> Iterator[Cluster]:
     """Two raylets of one CPU each, so that two actors must lie on both; ended by their own process ids."""
     logs = tmp_path_factory.mktemp("raylets")
@@ -163,6 +159,7 @@ def model_of(run: Path, fit: str) -> dict[str, Any]:
     return safetensors.torch.load_file(run / result["model_key"])
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(6)
 def test_the_loss_of_a_node_amid_embedding_changes_nothing(
     cluster: Cluster,

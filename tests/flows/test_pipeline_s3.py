@@ -35,7 +35,9 @@ def digests(storage: Storage, *prefixes: str) -> dict[str, str]:
     return {key: hashlib.sha256(storage.get(key)).hexdigest() for key in keys if not key.endswith(placed)}
 
 
+@pytest.mark.parametrize("num_by_ray", [1, pytest.param(3, marks=pytest.mark.thorough)])
 def test_the_whole_path_lies_at_s3_and_equals_the_path_through_folders(
+    num_by_ray: int,
     bucket: str,
     painted: Any,
     tmp_path: Path,
@@ -60,18 +62,18 @@ def test_the_whole_path_lies_at_s3_and_equals_the_path_through_folders(
             ended = run_command(*command)
             assert ended.code == 0, (command, ended)
 
-    walk(run_mhim, f"s3://{bucket}/lab", f"s3://{bucket}/out", slice(0, 3))
-    walk(run_here, f"s3://{bucket}/lab", f"s3://{bucket}/out", slice(3, 5))
-    features = digests(open_storage(f"s3://{bucket}/out/store"), "features")
+    walk(run_mhim, f"s3://{bucket}/lab", f"s3://{bucket}/out{num_by_ray}", slice(0, num_by_ray))
+    walk(run_here, f"s3://{bucket}/lab", f"s3://{bucket}/out{num_by_ray}", slice(num_by_ray, 5))
+    features = digests(open_storage(f"s3://{bucket}/out{num_by_ray}/store"), "features")
     assert features.items() >= clean_features.items()
     assert len(features) == 15
-    assert open_storage(f"s3://{bucket}/out/run").get("report.html")
-    assert open_storage(f"s3://{bucket}/out/predictions").get("predictions.csv")
+    assert open_storage(f"s3://{bucket}/out{num_by_ray}/run").get("report.html")
+    assert open_storage(f"s3://{bucket}/out{num_by_ray}/predictions").get("predictions.csv")
 
     walk(run_here, str(painted.cohort.parent), str(tmp_path), slice(0, 3))
     evaluation = digests(LocalStorage(tmp_path / "run"), "evaluation")
     assert {"evaluation/predictions.csv", "evaluation/attention/s00.parquet"} < evaluation.keys()
-    assert digests(open_storage(f"s3://{bucket}/out/run"), "evaluation") == evaluation
+    assert digests(open_storage(f"s3://{bucket}/out{num_by_ray}/run"), "evaluation") == evaluation
 
 
 def test_other_tools_files_lie_at_s3_and_equal_those_of_folders(

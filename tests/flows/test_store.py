@@ -234,6 +234,7 @@ def test_features_of_another_version_of_the_packages_are_restored_if_their_numbe
     assert content(store) == before
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not (find_spec("openvino") and find_spec(PACKAGE)), reason="openvino or encoders is not installed")
 def test_what_openvino_made_is_made_again_to_the_same_bytes_and_says_by_which_instructions(
     mhim: Callable[..., Any], embed_here: None, painted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -78,6 +78,7 @@ def test_a_training_killed_half_way_resumes_and_ends_in_the_same_models(
     assert results(out) == uninterrupted
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(31)
 def test_a_worker_killed_amid_training_is_replaced_and_the_models_are_the_same(
     training: tuple[str, ...],

@@ -319,6 +319,7 @@ def test_parameters_metrics_and_tags_name_no_patient_label_or_path(trained: Call
     assert "auroc" in spoken(mirror)
 
 
+@pytest.mark.thorough
 @needs_mlflow
 def test_a_mirror_that_was_cut_off_is_completed_by_the_next(keys: TrackingKeys, tmp_path: Path) -> None:
     whole = MirroredRun(

@@ -141,6 +141,7 @@ def test_the_list_of_errors_is_sorted_and_capped_and_survives_pickling():
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
+@pytest.mark.thorough
 def test_a_hundred_thousand_rows_are_checked_in_seconds():
     cohort = cohort_of(*(f"s{index},d/s{index}.svs,p{index // 2},{index % 2}" for index in range(100_000)))
     start = time.process_time()

@@ -244,6 +244,7 @@ def test_only_a_slide_extension_is_stripped(name, stem):
     assert strip_extension(name) == stem
 
 
+@pytest.mark.thorough
 def test_a_hundred_thousand_rows_take_seconds():
     lines = [f"s{index},d/s{index}.svs,p{index // 2},{index % 2},0.5,extra,extra" for index in range(100_000)]
     start = time.process_time()

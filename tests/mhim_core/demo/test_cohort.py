@@ -81,6 +81,7 @@ def test_a_complete_folder_is_left_alone_and_a_broken_one_is_mended(cohort: Demo
     assert {path: path.read_bytes() for path in files} == {path: data for path, (_, data) in before.items()}
 
 
+@pytest.mark.thorough
 def test_another_seed_gives_other_slides(cohort: DemoCohort, tmp_path: Path) -> None:
     other = write_demo_cohort(tmp_path, num_slides=MIN_SLIDES, num_new=0, seed=2)
     first, second = (made.cohort_csv.parent / "slides/demo-0001.tiff" for made in (cohort, other))

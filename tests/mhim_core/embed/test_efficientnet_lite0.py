@@ -9,6 +9,7 @@ from mhim_core.embed.registry import encoder_card
 from mhim_core.errors import EncoderError
 
 
+@pytest.mark.thorough
 def test_a_linear_probe_tells_eight_tissues_apart(
     efficientnet: TileEncoder, tissue_tiles, probe_accuracy: Callable[..., float]
 ) -> None:

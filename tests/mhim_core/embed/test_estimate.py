@@ -45,6 +45,7 @@ def test_every_format_counts_by_its_own_rate() -> None:
     assert estimate.tiles.expected == pytest.approx(truth, rel=1e-3)
 
 
+@pytest.mark.thorough
 def test_the_interval_holds_the_truth_of_noisy_slides_most_of_the_time() -> None:
     """95 % of samples of 32 slides; 87 of 100 and more are within chance and the bootstrap's optimism."""
     slides = cohort(1000)

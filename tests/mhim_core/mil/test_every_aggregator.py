@@ -116,7 +116,11 @@ def test_bags_of_one_to_seven_instances_are_trained_for_every_task(
     assert all(torch.isfinite(tensor).all() for tensor in state.models().values())
 
 
-@pytest.mark.parametrize("task", [CLASSES, SURVIVAL, VALUE], ids=lambda task: str(task.kind))
+@pytest.mark.parametrize(
+    "task",
+    [CLASSES, *(pytest.param(task, marks=pytest.mark.thorough) for task in (SURVIVAL, VALUE))],
+    ids=lambda task: str(task.kind),
+)
 @pytest.mark.parametrize(("aggregator", "stage"), PLAIN_AND_MINING)
 def test_every_task_is_learned_on_two_bags(aggregator: str, stage: Stage, task: FittedTask) -> None:
     state = start(aggregator, stage, task, MhimOptions(random_mask_ratio=0.3))

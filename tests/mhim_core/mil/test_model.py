@@ -205,6 +205,7 @@ def test_building_leaves_the_global_random_state_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.thorough
 def test_a_bag_of_200_000_instances_takes_bounded_memory() -> None:
     """A square of attention over them would be 160 GB; the features alone are 51 MB embedded."""
     code = (

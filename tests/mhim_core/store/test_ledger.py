@@ -418,6 +418,7 @@ def test_a_slide_whose_encoder_was_lost_is_tried_again_in_any_case(bench: Bench,
     assert ids(bench.pending([task("a")], retry_failed=False, decode_timeout_s=60.0).todo) == ["a"]
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(40)
 def test_what_a_hundred_thousand_slides_leave_to_do_is_known_within_a_minute_and_4_gb(tmp_path: Path) -> None:
     command = [sys.executable, str(Path(__file__).with_name("large_cohort.py")), str(tmp_path), "100000"]

@@ -101,7 +101,10 @@ def test_with_everything_off_stage_two_is_stage_one(plan_for: PlanFor, aggregato
         torch.testing.assert_close(masked.student.state_dict()[name], tensor, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("aggregator", MINING_AGGREGATORS)
+@pytest.mark.parametrize(
+    "aggregator",
+    [name if name == "abmil" else pytest.param(name, marks=pytest.mark.thorough) for name in MINING_AGGREGATORS],
+)
 @pytest.mark.parametrize("score", list(Score))
 @pytest.mark.parametrize("mode", list(TeacherMode))
 def test_every_score_and_teacher_mode_makes_the_student_learn_one_bag(

@@ -80,7 +80,7 @@ def test_a_finished_run_leaves_results_and_models_and_no_checkpoints(plan_of: Pl
 
 
 @pytest.mark.parametrize(("fit", "epoch"), [(PLAIN, 1), (PLAIN, 4), (MHIM, 3)])
-@pytest.mark.parametrize("checkpoint_every", [0, 1, 2])
+@pytest.mark.parametrize("checkpoint_every", [0, pytest.param(1, marks=pytest.mark.thorough), 2])
 def test_an_interrupted_run_ends_like_an_uninterrupted_one_bit_for_bit(  # type: ignore[no-untyped-def]
     plan_of: PlanOf, bags, tmp_path: Path, fit: str, epoch: int, checkpoint_every: int
 ) -> None:
@@ -109,7 +109,14 @@ def damage(path: Path, kind: str) -> None:
         path.write_bytes(data[: len(data) // 2] if kind == "truncated" else data)
 
 
-@pytest.mark.parametrize("kind", ["flipped", "truncated", "record missing", "record damaged"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "flipped",
+        "record missing",
+        *(pytest.param(kind, marks=pytest.mark.thorough) for kind in ("truncated", "record damaged")),
+    ],
+)
 @pytest.mark.fault(33)
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(plan_of: PlanOf, bags, tmp_path: Path, kind: str) -> None:  # type: ignore[no-untyped-def]
     run(plan_of(), bags, tmp_path / "whole")
@@ -261,7 +268,7 @@ def test_a_result_holds_nothing_of_time_or_place(plan_of: PlanOf, bags, tmp_path
     assert not {"seconds", "attempt", "host"} & set(json.loads(text))
 
 
-@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("num_classes", [2, pytest.param(3, marks=pytest.mark.thorough)])
 def test_mhim_learns_a_task_of_known_truth(plan_of: PlanOf, bags_of, tmp_path: Path, num_classes: int) -> None:  # type: ignore[no-untyped-def]
     bags = bags_of(60, num_classes, shift=7.0)
     plan = plan_of(num=60, num_classes=num_classes, epochs=12, learning_rate=5e-3, mhim=MhimOptions())
@@ -307,6 +314,7 @@ def test_a_warm_start_begins_at_the_weights_given(plan_of: PlanOf, bags, tmp_pat
         assert torch.equal(tensor, learned.get(name, weights[name])), f"{name}: stage 1, and the recycle network given"
 
 
+@pytest.mark.thorough
 def test_a_warm_start_changes_the_fit_and_goes_on_alike_after_a_kill(plan_of: PlanOf, bags, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     plan, _ = warm(plan_of, bags, tmp_path)
     cold = run(plan_of(), bags, tmp_path / "before")

@@ -48,6 +48,7 @@ def test_twenty_steps_give_the_pinned_losses_weights_and_attention(
     assert pinned.deviation(run, pin) <= pinned.TOLERANCE
 
 
+@pytest.mark.thorough
 def test_the_pinned_numbers_hold_for_any_number_of_threads(two_threads: None) -> None:
     run = pinned.pinned_run("transmil", Stage.mhim)
     assert pinned.deviation(run, PINS["transmil/mhim"]) <= pinned.TOLERANCE

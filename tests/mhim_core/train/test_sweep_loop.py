@@ -201,6 +201,7 @@ def test_a_fit_that_pauses_goes_on_to_the_bytes_of_one_that_does_not(
     assert contents(tmp_path / "paused") == alone(plan, bags, tmp_path / "alone")
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(32)
 def test_several_workers_cut_and_give_up_the_same_configurations_as_one(
     plan_of: PlanOf, bags: Any, tmp_path: Path, ranks: Callable[..., list[Any]]

@@ -50,6 +50,10 @@ def task_plan(plan_of: PlanOf, task: Task, aggregator: str = "abmil", **fit: obj
     )
 
 
+LEARNERS = [name if name == "abmil" else pytest.param(name, marks=pytest.mark.thorough) for name in MINING_AGGREGATORS]
+"""Fits of many epochs: one aggregator stands for all."""
+
+
 def marked_bags(bags_of) -> object:  # type: ignore[no-untyped-def]
     """All instances of odd bags are moved a little, so that no aggregator has to find them first."""
     bags = bags_of(NUM, shift=0.0)
@@ -58,7 +62,7 @@ def marked_bags(bags_of) -> object:  # type: ignore[no-untyped-def]
     return bags
 
 
-@pytest.mark.parametrize("aggregator", MINING_AGGREGATORS)
+@pytest.mark.parametrize("aggregator", LEARNERS)
 def test_survival_is_learnt_plain_and_masked(plan_of: PlanOf, bags_of, tmp_path: Path, aggregator: str) -> None:  # type: ignore[no-untyped-def]
     plan = task_plan(plan_of, SURVIVAL, aggregator)
     results = run_fits(plan, marked_bags(bags_of), LocalStorage(tmp_path), SingleProcess())
@@ -69,7 +73,7 @@ def test_survival_is_learnt_plain_and_masked(plan_of: PlanOf, bags_of, tmp_path:
     assert card.task == make_setup(plan, plan.fits[1]).task
 
 
-@pytest.mark.parametrize("aggregator", MINING_AGGREGATORS)
+@pytest.mark.parametrize("aggregator", LEARNERS)
 def test_a_number_is_learnt_plain_and_masked(plan_of: PlanOf, bags_of, tmp_path: Path, aggregator: str) -> None:  # type: ignore[no-untyped-def]
     plan = task_plan(plan_of, REGRESSION, aggregator)
     results = run_fits(plan, marked_bags(bags_of), LocalStorage(tmp_path), SingleProcess())
