@@ -23,7 +23,7 @@ COMMA := ,
 export UV_FIND_LINKS ?= $(subst $() ,$(COMMA),$(PIP_FIND_LINKS))
 export UV_INDEX_URL ?= $(PIP_INDEX_URL)
 
-.PHONY: install lock sbom audit demo check style core-tests test durations test-faults test-s3 fuzz test-e2e format clean
+.PHONY: install lock sbom audit demo check style core-tests test thorough durations test-faults test-s3 fuzz test-e2e format clean
 
 install: $(VENV)/.installed
 
@@ -77,6 +77,10 @@ core-tests: install
 TESTS ?= tests/mhim_core tests/cluster tests/flows
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(RAY_JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
+
+# what .ci/run leaves out
+thorough: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(RAY_JOBS) --dist loadfile --no-loadscope-reorder -m thorough $(TESTS)
 
 # how long each file of tests takes, which settles their order: on a quiet machine, after tests were added
 durations: install
