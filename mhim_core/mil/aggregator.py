@@ -78,6 +78,10 @@ class Aggregator(nn.Module):
     scores_rows = False
     """True: `instance_logits` and `attention_score` look at each instance by itself, so that they take a pack's as they
     take a bag's; False: they are called bag by bag."""
+    scores_by_label = False
+    """True: where the bag's class is known, `labelled_score` takes the place of `attention_score`."""
+    attends_by_class = False
+    """True: the rows of the attention are the classes', in their order, and a heat map is drawn of each."""
 
     def forward(self, h_ND: Float[Tensor, "N D"], draws: Draws | None = None) -> BagOutput:
         """`draws`: the bag's randomness in training; None: inference, no dropout."""
@@ -104,6 +108,27 @@ class Aggregator(nn.Module):
     def attention_score(self, output: BagOutput) -> Float[Tensor, "H N"]:
         """The score of ICCV 2023: the attention, per head where the heads vote."""
         return output.attention_HN
+
+    def labelled_score(self, output: BagOutput, label_index: Int64[Tensor, ""]) -> Float[Tensor, "H N"]:
+        """`attention_score` of a bag whose class is known; called where `scores_by_label` says so."""
+        return self.attention_score(output)
+
+    def no_notes(self) -> Float[Tensor, "..."] | None:
+        """Zeros in the shape of what `take_notes` returns; None: the aggregator learns by gradient alone.
+
+        Notes are what an aggregator that moves a buffer of its own (MDMIL's memory) keeps of a step's bags. They are
+        summed over the global batch in its order, as gradients are, so that the buffer is the same on all workers, and
+        for any number of them.
+        """
+        return None
+
+    def take_notes(self, output: BagOutput, label_index: Int64[Tensor, ""] | None) -> Float[Tensor, "..."] | None:
+        """Of one bag's output in training, without gradient."""
+        return None
+
+    def learn_notes(self, notes: Float[Tensor, "..."], epoch: int) -> None:
+        """Move the buffer, after the optimizer's step; `notes`: their sum, `epoch`: finished ones."""
+        raise NotImplementedError
 
     def task_loss(
         self, bag_loss: Float[Tensor, ""], output: BagOutput, label_index: Int64[Tensor, ""] | None

@@ -135,6 +135,8 @@ def build_model(
         elif isinstance(module, Aggregator):
             for kind, parameter in module.named_parameters(recurse=False):
                 module.start_parameter(kind, parameter, _generator(seed, f"{name}.{kind}"))
+            for buffer in module.buffers(recurse=False):
+                nn.init.zeros_(buffer)
         elif isinstance(module, RecycleNetwork):
             bound = queries_bound(options.embed_dim)
             nn.init.uniform_(module.queries, -bound, bound, generator=_generator(seed, f"{name}.queries"))

@@ -7,8 +7,9 @@ from enum import StrEnum
 from typing import TypeVar
 
 from mhim_core.errors import ConfigError
-from mhim_core.mil.own_options import own_options, settle_own_options, with_own_options
+from mhim_core.mil.own_options import check_task, own_options, settle_own_options, with_own_options
 from mhim_core.mil.registry import AGGREGATOR_NAMES, MINING_AGGREGATORS, newest_plugin
+from mhim_core.task import Task
 
 # the members of an enum are named as a user types them, so that name and value are one word
 
@@ -143,6 +144,10 @@ class ModelOptions:
     def own(self, kind: type[OwnOptions]) -> OwnOptions:
         """The own options of this model's aggregator: `kind` is the class that its decorator names."""
         return own_options(self, kind)
+
+    def check_task(self, task: Task) -> None:
+        """Raises ConfigError if this aggregator, or one of its own options, does not go with the task."""
+        check_task(self, self.aggregator, task)
 
     def require_mining(self) -> None:
         """Raises ConfigError if masked hard instance mining cannot work with this aggregator.

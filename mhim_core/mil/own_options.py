@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from mhim_core.errors import ConfigError
 from mhim_core.fingerprint import NEUTRAL
 from mhim_core.mil.registry import options_classes
+from mhim_core.task import Task
 
 Kind = TypeVar("Kind")
 
@@ -58,3 +59,11 @@ def settle_own_options(options: Any, aggregator: str) -> None:
                     f"{field.name} is an option of aggregator={' or '.join(aggregators)}, not of {aggregator}"
                 )
             object.__setattr__(options, field.name, field.metadata[NEUTRAL])
+
+
+def check_task(options: Any, aggregator: str, task: Task) -> None:
+    """Raises ConfigError where this aggregator cannot learn the task, or not with its own options (`check_task`)."""
+    for kind, aggregators in options_classes().items():
+        check = getattr(kind, "check_task", None)
+        if aggregator in aggregators and check is not None:
+            check(own_options(options, kind), task)

@@ -1,4 +1,4 @@
-"""What the bags of a step add up to over all ranks: gradients, and the mean of the recycled tokens.
+"""What the bags of a step add up to over all ranks: gradients, the mean of the recycled tokens, an aggregator's notes.
 
 Floating-point sums depend on their order, and a library's all-reduce has one for each number of ranks. Here one bag is
 added after the other in the order of the global batch, whichever rank holds it: the sum is, bit for bit, that of one
@@ -8,6 +8,7 @@ Shape suffixes: W ranks, R rows of a rank, P elements of a row.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,15 @@ MAX_BUFFER_BYTES = 256 * 2**20
 
 _NOTHING = -0.0
 """What is added where there is nothing to add: it leaves every number as it is, a zero's sign included."""
+
+
+class StepSums(NamedTuple):
+    """What a step sums up beside the gradients."""
+
+    mean_token_kD: Tensor | None
+    """The mean of T over the bags that recycled anything, the queries themselves if none did; None: nothing ever is."""
+    notes: Tensor | None = None
+    """The sum of `Aggregator.take_notes`; None: the aggregator takes none."""
 
 
 class BagSums:
@@ -36,6 +46,8 @@ class BagSums:
         self._parameters = list(student.parameters())
         self._queries_kD = None if student.recycle is None else student.recycle.queries
         self._tokens: list[Tensor] = []
+        self._no_notes = student.aggregator.no_notes()
+        self._notes = self._no_notes
         self._rows: list[Tensor] = []
         self._sum_C: Tensor | None = None
         self._num_left = num_bags
@@ -43,51 +55,55 @@ class BagSums:
         bytes_each = sum(parameter.numel() * parameter.element_size() for parameter in self._parameters)
         self._most_rows = max(1, MAX_BUFFER_BYTES // max(1, bytes_each))
 
-    def add(self, tokens_kD: Tensor | None) -> None:
-        """After a bag's backward pass, with what was recycled of it."""
+    def add(self, tokens_kD: Tensor | None, notes: Tensor | None = None) -> None:
+        """After a bag's backward pass, with what was recycled of it and noted about it."""
         if self._context.world_size == 1:
             self._num_left -= 1
             if self._num_left:
                 self.separate()
             if tokens_kD is not None:
                 self._tokens.append(tokens_kD.detach())
+            self._note(notes)
             return
-        self._rows.append(self._row([] if tokens_kD is None else [tokens_kD.detach()]))
+        self._rows.append(self._row([] if tokens_kD is None else [tokens_kD.detach()], notes))
         for parameter in self._parameters:
             parameter.grad = None
         if len(self._rows) == self._most_rows:
             self._exchange()
 
-    def add_share(self, tokens: Sequence[Tensor]) -> None:
+    def add_share(self, tokens: Sequence[Tensor], notes: Sequence[Tensor] = ()) -> None:
         """Instead of `add`, once: after the backward passes of this rank's share, of whose gradients the sum alone is
-        known, with what was recycled of each bag. To the exchange a share is then what a bag is: `num_bags` = W."""
+        known, with what was recycled of and noted about each bag. To the exchange a share is then what a bag is:
+        `num_bags` = W."""
         if self._context.world_size == 1:
             self._tokens += tokens
+            for of_bag in notes:
+                self._note(of_bag)
             return
-        self._rows.append(self._row(tokens))
+        self._rows.append(self._row(tokens, torch.stack(list(notes)).sum(dim=0) if notes else None))
         for parameter in self._parameters:
             parameter.grad = None
 
     @torch.no_grad()
-    def finish(self) -> Tensor | None:
-        """Every parameter's gradient is the sum over the global batch; returns the mean of T (k×D), if any is recycled.
+    def finish(self) -> StepSums:
+        """Every parameter's gradient is the sum over the global batch; returns what else was summed.
 
         A parameter that had no gradient from any bag keeps none, so that Adam leaves it untouched, weight decay
-        included. The mean is that of the bags that recycled anything; the queries themselves if none did.
+        included.
         """
         if self._context.world_size == 1:
-            return self._mean_token(self._packed(self._tokens))
+            return StepSums(self._mean_token(self._packed(self._tokens)), self._notes)
         while self._rounds_left:
             self._exchange()
         assert self._sum_C is not None
         sum_P = self._context.all_gather(self._sum_C).flatten()
         sizes = [parameter.numel() for parameter in self._parameters]
-        parts = [*sizes, len(sizes), self._num_packed]
-        *gradients, flags, packed = sum_P[: sum(parts)].split(parts)
+        parts = [*sizes, len(sizes), self._num_packed, 0 if self._no_notes is None else self._no_notes.numel()]
+        *gradients, flags, packed, notes = sum_P[: sum(parts)].split(parts)
         # one read-back per step, with several ranks only
         for parameter, gradient, num in zip(self._parameters, gradients, flags.tolist(), strict=True):
             parameter.grad = gradient.view_as(parameter) if num > 0 else None
-        return self._mean_token(packed)
+        return StepSums(self._mean_token(packed), None if self._no_notes is None else notes.view_as(self._no_notes))
 
     def separate(self) -> None:
         """Give every gradient memory of its own, before another bag's is added to it in place.
@@ -109,8 +125,9 @@ class BagSums:
         return 0 if self._queries_kD is None else self._queries_kD.numel() + 1
 
     @torch.no_grad()
-    def _row(self, tokens: Sequence[Tensor]) -> Tensor:
-        """A bag's gradients, flags of those that it has, its tokens and their number; filled up to W equal parts."""
+    def _row(self, tokens: Sequence[Tensor], notes: Tensor | None = None) -> Tensor:
+        """A bag's gradients, flags of those that it has, its tokens and their number, its notes; filled up to W equal
+        parts."""
         like = self._parameters[0]
         flags = [float(parameter.grad is not None) for parameter in self._parameters]
         pieces = [
@@ -119,6 +136,8 @@ class BagSums:
         ]
         packed = self._packed(tokens)
         pieces += [like.new_tensor(flags)] + ([] if packed is None else [packed])
+        if self._no_notes is not None:
+            pieces.append((self._no_notes if notes is None else notes).flatten())
         num_more = -sum(map(len, pieces)) % self._context.world_size
         return torch.cat([*pieces, like.new_zeros(num_more)])
 
@@ -136,6 +155,10 @@ class BagSums:
         received_WRC = self._context.transpose(rows_WRC)
         for row_C in received_WRC.transpose(0, 1).flatten(0, 1):
             self._sum_C = row_C.clone() if self._sum_C is None else self._sum_C.add_(row_C)
+
+    def _note(self, notes: Tensor | None) -> None:
+        if notes is not None:
+            self._notes = notes if self._notes is None else self._notes + notes
 
     def _packed(self, tokens: Sequence[Tensor]) -> Tensor | None:
         """The sum of the bags' tokens, flat, and at its end of how many bags it is; None where nothing is recycled."""

@@ -54,7 +54,8 @@ class BagPrediction(NamedTuple):
     attention: tuple[np.ndarray, ...]
     """float32 (N,) per slide of the bag, of these very forward passes, the mean over the models; 1 in all."""
     attention_of: Mapping[str, tuple[np.ndarray, ...]] = MappingProxyType({})
-    """Of a pair, whose `attention` is their mean: that of `student` and that of `plain`, each as above."""
+    """What `attention` is the mean of, each as above: of a pair that of `student` and that of `plain`; of models whose
+    aggregator attends by class (MDMIL) that of every `class <name>`. Otherwise empty."""
 
 
 def predict_tables(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -> BagPrediction:
@@ -105,7 +106,19 @@ def _predict(h_NF: torch.Tensor, voters: Sequence[Voter], ends: np.ndarray) -> B
         outputs = [predict_bag(voter.model, h_NF, voter.append_recycled) for voter in voters]
     logits_MC = np.stack([_in_users_unit(output, voter.task) for output, voter in zip(outputs, voters, strict=True)])
     attention_MN = torch.stack([output.attention_N.float().cpu() for output in outputs]).numpy()
-    return _summarised(logits_MC, voters[0].task.kind, tuple(np.split(attention_MN.mean(axis=0), ends)))
+    prediction = _summarised(logits_MC, voters[0].task.kind, tuple(np.split(attention_MN.mean(axis=0), ends)))
+    return prediction._replace(attention_of=_attention_of_classes(outputs, voters[0].task, ends))
+
+
+def _attention_of_classes(
+    outputs: Sequence[ModelOutput], task: FittedTask, ends: np.ndarray
+) -> dict[str, tuple[np.ndarray, ...]]:
+    """By class, the mean over the models, where all of them attend by class."""
+    of_models = [output.class_attention_CN for output in outputs if output.class_attention_CN is not None]
+    if len(of_models) < len(outputs) or task.kind is not TaskKind.classification:
+        return {}
+    mean_CN = torch.stack([of_model.float().cpu() for of_model in of_models]).numpy().mean(axis=0)
+    return {f"class {name}": tuple(np.split(row_N, ends)) for name, row_N in zip(task.classes, mean_CN, strict=True)}
 
 
 def _summarised(logits_MC: np.ndarray, kind: TaskKind, attention: tuple[np.ndarray, ...]) -> BagPrediction:

@@ -30,6 +30,8 @@ class ModelOutput(NamedTuple):
     attention_N: Float[Tensor, "N"]
     """Attention of this very forward pass, mean over heads (DSMIL: over classes). Sums to 1, or to less where recycled
     tokens took their part; TransMIL's is only about a distribution and may dip below 0."""
+    class_attention_CN: Float[Tensor, "C N"] | None = None
+    """Each class's own, whose mean it is, where the aggregator draws a map of each (MDMIL)."""
 
 
 def save_model(card: ModelCard, student: dict[str, Tensor], teacher: dict[str, Tensor] | None = None) -> bytes:
@@ -68,8 +70,9 @@ def predict_bag(model: MilModel, x_NF: Float[Tensor, "N F"], append_recycled: bo
     """
     weight = model.embed.weight
     output = model(x_NF.to(weight.device), append_recycled)
-    attention_N = output.attention_HN[:, : len(x_NF)].mean(dim=0)
-    return ModelOutput(output.logits_C, attention_N)
+    attention_HN = output.attention_HN[:, : len(x_NF)]
+    of_classes = attention_HN if model.aggregator.attends_by_class else None
+    return ModelOutput(output.logits_C, attention_HN.mean(dim=0), of_classes)
 
 
 @torch.no_grad()

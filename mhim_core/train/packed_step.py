@@ -76,6 +76,7 @@ def packed_step(
     none_0 = student.embed.weight.new_zeros(0)
     results = [StepResult(none_0, none_0, none_0.new_zeros(0, setup.task.num_outputs))]
     tokens: list[Tensor] = []
+    notes: list[Tensor] = []
     state.optimizer.zero_grad(set_to_none=True)
     sums = BagSums(student, context, context.world_size)  # of every rank the sum over its share
     for bags in packs_of(share, pack_instances):
@@ -86,7 +87,7 @@ def packed_step(
             view = view_as_student(student, x_NF, pack, None, draws)
             consistency_B = none_0.new_zeros(len(bags))
         else:
-            target = view_as_teacher(teacher, x_NF, pack, mhim, draws)
+            target = view_as_teacher(teacher, x_NF, pack, mhim, draws, class_of(kind, label_B))
             kept = mask_pack(target.score_HN, pack, high_ratio_at(mhim, state.step, setup.total_steps), mhim, of_bags)
             split = split_pack(kept, mhim.random_mask_ratio, of_bags, mhim.token_order)
             view = view_as_student(student, x_NF, pack, split, draws, both=mhim.full_view_weight > 0)
@@ -99,8 +100,9 @@ def packed_step(
         (loss_B.sum() / batch_size).backward()
         results.append(StepResult(task_B.detach(), consistency_B.detach(), view.output.logits_BC.detach()))
         tokens += [tokens_kD.detach() for tokens_kD in view.tokens]
+        notes += notes_of(student, view, pack, class_of(kind, label_B))
 
-    sums.add_share(tokens)
+    sums.add_share(tokens, notes)
     update(state, sums.finish())
     return StepResult(*map(torch.cat, zip(*results, strict=True)))
 
@@ -131,13 +133,18 @@ def pack_bags(bags: Sequence[Bag]) -> PackedBags:
 
 @torch.no_grad()
 def view_as_teacher(
-    teacher: MilModel, x_NF: Tensor, pack: Pack, options: MhimOptions, draws: PackedDraws
+    teacher: MilModel,
+    x_NF: Tensor,
+    pack: Pack,
+    options: MhimOptions,
+    draws: PackedDraws,
+    label_index_B: Tensor | None = None,
 ) -> PackedTeacherView:
     """The teacher sees all instances and recycles nothing."""
     dropout = draws.stream("teacher") if options.teacher_mode is TeacherMode.train else None
     h_ND = teacher.embed_instances(x_NF, dropout)
     output = teacher.aggregator.forward_packed(h_ND, pack, dropout)
-    return PackedTeacherView(output.feature_BD, score_pack(teacher, h_ND, output, pack, options.score))
+    return PackedTeacherView(output.feature_BD, score_pack(teacher, h_ND, output, pack, options.score, label_index_B))
 
 
 def view_as_student(
@@ -183,6 +190,17 @@ def recycle_each(student: MilModel, h_KD: Tensor, split: PackedSplit, draws: Pac
     shown = [[part, next(rest)] if num else [part] for part, (_, num) in zip(entering, bags, strict=True)]
     lengths = [sum(map(len, of_bag)) for of_bag in shown]
     return Shown(torch.cat([part for of_bag in shown for part in of_bag]), Pack(lengths, h_KD.device), list(tokens))
+
+
+@torch.no_grad()
+def notes_of(student: MilModel, view: PackedStudentView, whole: Pack, label_index_B: Tensor | None) -> list[Tensor]:
+    """What the aggregator notes about each bag; of the whole bags (`whole`) where the student sees them."""
+    if student.aggregator.no_notes() is None:
+        return []
+    bags = view.output.bags(view.pack) if view.whole is None else view.whole.bags(whole)
+    labels = [None] * len(bags) if label_index_B is None else label_index_B
+    notes = [student.aggregator.take_notes(bag, label) for bag, label in zip(bags, labels, strict=True)]
+    return [of_bag for of_bag in notes if of_bag is not None]
 
 
 def consistency_losses(teacher_feature_BD: Tensor, student_feature_BD: Tensor, temperature: float) -> Tensor:

@@ -76,6 +76,7 @@ class TrainPlan:
         if any(spec.stage is Stage.mhim for spec in self.fits):
             self.model.require_mining()
         self.fit.check_task(self.task.kind)
+        self.model.check_task(self.task)
         cold = sorted({spec.seed for spec in self.fits} - self.warm_start.keys())
         if self.warm_start and cold:
             raise ConfigError(f"no model to start from for the seeds {', '.join(map(str, cold))}")

@@ -20,7 +20,7 @@ from mhim_core.mil.model_options import MhimOptions, TeacherMode
 from mhim_core.mil.scoring import score_instances
 from mhim_core.task import TaskKind
 from mhim_core.train.context import TrainContext
-from mhim_core.train.gradients import BagSums
+from mhim_core.train.gradients import BagSums, StepSums
 from mhim_core.train.objective import Label, class_of, task_loss
 from mhim_core.train.state import TrainState
 from mhim_core.types import BagId
@@ -93,7 +93,7 @@ def train_step(
             consistency = bag.x_NF.new_zeros(())
         else:
             high_ratio = high_ratio_at(setup.mhim, state.step, setup.total_steps)
-            target = view_as_teacher(teacher, bag.x_NF, setup.mhim, draws)
+            target = view_as_teacher(teacher, bag.x_NF, setup.mhim, draws, class_of(setup.task.kind, bag.label))
             kept = mask_instances(target.score_HN, high_ratio, setup.mhim, draws).kept
             split = split_recycled(kept, setup.mhim.random_mask_ratio, draws, setup.mhim.token_order)
             student_view = view_as_student(student, bag.x_NF, split, draws, both=setup.mhim.full_view_weight > 0)
@@ -104,7 +104,7 @@ def train_step(
             task = join_views(task, whole_task, setup.mhim)
         loss = total_loss(task, consistency, bag.label, setup.mhim, both=student_view.whole is not None)
         (loss / batch_size).backward()
-        sums.add(student_view.tokens_kD)
+        sums.add(student_view.tokens_kD, _notes_of(student, student_view, class_of(setup.task.kind, bag.label)))
         results.append(_BagResult(task.detach(), consistency.detach(), student_view.output.logits_C.detach()))
 
     update(state, sums.finish())
@@ -122,24 +122,28 @@ def total_loss(task: Tensor, consistency: Tensor, label: Label, options: MhimOpt
     return label.weight * task + masked_share * options.consistency_weight * consistency
 
 
-def update(state: TrainState, mean_token_kD: Tensor | None) -> None:
-    """Optimizer, then queries, then teacher, once the gradients are summed; None: nothing is ever recycled."""
+def update(state: TrainState, sums: StepSums) -> None:
+    """Optimizer, then queries and the aggregator's own buffers, then teacher, once the gradients are summed."""
     setup, student, teacher = state.setup, state.student, state.teacher
     state.optimizer.step()
-    if student.recycle is not None and mean_token_kD is not None:
-        student.recycle.move_queries(mean_token_kD, setup.mhim.recycle_momentum)
+    if student.recycle is not None and sums.mean_token_kD is not None:
+        student.recycle.move_queries(sums.mean_token_kD, setup.mhim.recycle_momentum)
+    if sums.notes is not None:
+        student.aggregator.learn_notes(sums.notes, state.epoch)
     if teacher is not None:
         follow(teacher, student, momentum_at(setup.mhim, state.step, setup.total_steps))
     state.step += 1
 
 
 @torch.no_grad()
-def view_as_teacher(teacher: MilModel, x_NF: Tensor, options: MhimOptions, draws: Draws) -> TeacherView:
-    """The teacher sees all instances and recycles nothing."""
+def view_as_teacher(
+    teacher: MilModel, x_NF: Tensor, options: MhimOptions, draws: Draws, label_index: Tensor | None = None
+) -> TeacherView:
+    """The teacher sees all instances and recycles nothing. `label_index`: see `score_instances`."""
     dropout = draws.stream("teacher") if options.teacher_mode is TeacherMode.train else None
     h_ND = teacher.embed_instances(x_NF, dropout)
     output = teacher.aggregator(h_ND, dropout)
-    return TeacherView(output.feature_D, score_instances(teacher, h_ND, output, options.score))
+    return TeacherView(output.feature_D, score_instances(teacher, h_ND, output, options.score, label_index))
 
 
 def view_as_student(
@@ -170,6 +174,12 @@ def view_as_student(
 def _task_of(student: MilModel, output: BagOutput, label: Label, kind: TaskKind) -> Tensor:
     """The task loss of one view of a bag, the aggregator's own part included."""
     return student.aggregator.task_loss(task_loss(kind, output.logits_C, label), output, class_of(kind, label))
+
+
+@torch.no_grad()
+def _notes_of(student: MilModel, view: StudentView, label_index: Tensor | None) -> Tensor | None:
+    """What the aggregator notes about a bag: of the whole bag where the student sees it."""
+    return student.aggregator.take_notes(view.output if view.whole is None else view.whole, label_index)
 
 
 def _stack(results: Sequence[_BagResult], none_0C: Tensor) -> StepResult:

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from mhim_core.mil.aggregators.dsmil_options import DsmilQuery
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.model import MilModel, build_model
 from mhim_core.mil.model_options import Activation, MhimOptions, ModelOptions
@@ -18,7 +19,12 @@ ABMIL_VARIANTS = [
     ModelOptions(embed_dim=16, gated=True),
     ModelOptions(embed_dim=16, embed_activation=Activation.relu, attention_activation=Activation.tanh),
 ]
-EVERY = [*ABMIL_VARIANTS, *(ModelOptions(embed_dim=16, aggregator=name) for name in AGGREGATOR_NAMES[1:])]
+DSMIL_LINEAR = ModelOptions(embed_dim=16, aggregator="dsmil", dsmil_query=DsmilQuery.linear)
+EVERY = [
+    *ABMIL_VARIANTS,
+    *(ModelOptions(embed_dim=16, aggregator=name) for name in AGGREGATOR_NAMES[1:]),
+    DSMIL_LINEAR,
+]
 WITHOUT_ORDER = [options for options in EVERY if options.aggregator != "transmil"]
 POOLED_BY_ATTENTION = [options for options in EVERY if options.aggregator in ("abmil", "clam-sb", "mean")]
 WITH_DISTRIBUTION = [options for options in EVERY if options.aggregator != "transmil"]
@@ -43,6 +49,24 @@ def num_parameters(options: ModelOptions) -> int:
         (ModelOptions(gated=True), 591_490 + 512 * 128),
         (ModelOptions(aggregator="transmil"), 2_672_146),
         (ModelOptions(aggregator="dsmil"), 873_734),
+        # embedding, linear queries, instance head and head
+        (ModelOptions(aggregator="dsmil", dsmil_query=DsmilQuery.linear), 524_800 + 512 * 128 + 2 * 1026),
+        (
+            ModelOptions(aggregator="mdmil"),
+            524_800  # the embedding
+            + 1026  # instance head
+            + 2 * 512 * 513  # projection, its norm
+            + 1024
+            + 2 * 512  # learned queries
+            + 3 * 1024  # attention to the tiles: norms, q, q', k, v, output
+            + 5 * 512 * 256
+            + 512
+            + 1024  # attention of the queries: norm, q, k, v, output
+            + 4 * 512 * 256
+            + 512
+            + 2 * (1024 + 513 * 4096 + 2049 * 512)  # two feed-forward layers: norm, GEGLU
+            + 1024,  # head
+        ),
         # CLAM-SB's small form has the embedding and gated attention of 512 → 256, with biases
         (ModelOptions(aggregator="clam-sb"), 524_800 + 2 * (512 * 256 + 256) + 257 + 3 * 1026),
         (ModelOptions(aggregator="clam-mb"), 524_800 + 2 * (512 * 256 + 256) + 2 * 257 + 3 * 1026),
@@ -78,7 +102,7 @@ def test_the_smallest_bags_give_finite_outputs_of_the_promised_shapes(options: M
     for append in (False, True):
         output = model(bag(num), append)
         assert output.logits_C.shape == (3,)
-        assert output.feature_D.shape == ((3, 16) if options.aggregator in ("dsmil", "clam-mb") else (16,))
+        assert output.feature_D.shape == ((3, 16) if options.aggregator in ("dsmil", "clam-mb", "mdmil") else (16,))
         assert output.attention_HN.shape[1] == num + 5 * append
         for part in (output.logits_C, output.feature_D, output.attention_HN):
             assert part.dtype == torch.float64
@@ -128,7 +152,7 @@ def test_every_weight_learns_but_dsmils_unused_head(options: ModelOptions) -> No
     output = model.aggregator(model.embed_instances(bag(60), draws), draws)
     model.aggregator.task_loss(output.logits_C.square().sum(), output, torch.tensor(1)).backward()
     untouched = {name for name, parameter in model.named_parameters() if parameter.grad is None}
-    is_dsmil = options.aggregator == "dsmil"
+    is_dsmil = options.aggregator == "dsmil" and options != DSMIL_LINEAR
     assert untouched == ({"aggregator.head.weight", "aggregator.head.bias"} if is_dsmil else set())
     # softmax ignores what is added to every energy; CLAM's clusters are learned for the bag's class alone
     idle = ("energy.bias", "instance_heads.0", "instance_heads.2")
@@ -194,7 +218,7 @@ def test_a_seed_gives_one_start_whatever_else_the_model_holds(options: ModelOpti
     for name, tensor in plain.state_dict().items():
         assert torch.isfinite(tensor).all()
         assert torch.equal(tensor, recycling.state_dict()[name])
-        is_drawn = tensor.dim() > 1 or "conv" in name or "bag_head" in name
+        is_drawn = (tensor.dim() > 1 or "conv" in name or "bag_head" in name) and not name.endswith("memory")
         assert torch.equal(tensor, other.state_dict()[name]) is not is_drawn
 
 
