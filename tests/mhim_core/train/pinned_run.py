@@ -1,10 +1,10 @@
 """Twenty float64 steps of every aggregator, plain and mined, and how far they are from the numbers in pinned.json.
 
-    python tests/mhim_core/train/pinned_run.py [--device cuda] [--threads 1] [--write]
+    python tests/mhim_core/train/pinned_run.py [--device cuda] [--threads 1] [--add | --write]
 
-Prints one JSON object: the largest deviation of each run; exit code 1 where one is above the tolerance. `--write`
-makes pinned.json anew: right for a new aggregator, or where the method is meant to give other numbers, which
-CHANGELOG.md then says.
+Prints one JSON object: the largest deviation of each run; exit code 1 where one is above the tolerance. `--add` pins
+the runs that have no pin yet (of a new aggregator) and leaves all others as they are, to the byte. `--write` makes
+pinned.json anew: right where the method is meant to give other numbers, which CHANGELOG.md then says.
 Needs torch and numpy alone, so that it runs on a bare machine with an accelerator.
 """
 
@@ -192,10 +192,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--add", action="store_true")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     pins = {f"{name}/{stage}": pinned_run(name, stage, arguments.device) for name, stage in RUNS}
+    if arguments.add:
+        pinned = read_pins()
+        write_pins(pinned | {name: pin for name, pin in pins.items() if name not in pinned})
     if arguments.write:
         write_pins(pins)
     pinned = read_pins()
