@@ -5,8 +5,9 @@
 FOLDER holds the .npz files of `classic_bags.py`, whose folds, features and options are `ours`. A variant changes one of
 them; `network` is what the authors' released code trains for these sets: one output, one linear map each for queries
 and values, no embedding, no dropout, the mean of the losses of the largest instance and of the bag (its weight for
-positives is 1, as the folds have as many positive bags as negative ones), Adam 2e-4 with betas (.5, .9), 40 epochs, bags in one order, the bag's stream as the prediction. (The code
-says 80 epochs, the paper 40.) Folds are ours everywhere: stratified, a twentieth of the rest held out for validation.
+positives is 1, as the folds have as many positive bags as negative ones), Adam 2e-4 with betas (.5, .9), 40 epochs,
+bags in one order, the bag's stream as the prediction. (The code says 80 epochs, the paper 40.) Folds are ours
+everywhere: stratified, a twentieth of the rest held out for validation.
 
 All folds of all seeds are trained in lockstep, bag by bag, with their weights stacked: the arithmetic of the aggregator
 (checked against it before each run) in a tenth of the time, but with dropout drawn otherwise. After every epoch each

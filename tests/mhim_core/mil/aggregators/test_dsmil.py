@@ -2,7 +2,9 @@
 
 import torch
 
+from mhim_core.fingerprint import fingerprint, to_plain
 from mhim_core.mil.aggregators.dsmil import Dsmil
+from mhim_core.mil.aggregators.dsmil_options import DsmilQuery
 from mhim_core.mil.model import build_model
 from mhim_core.mil.model_options import ModelOptions, Score
 from mhim_core.mil.scoring import score_instances
@@ -45,3 +47,29 @@ def test_the_bag_logits_join_all_classes_embeddings() -> None:
     assert bias is not None
     expected = torch.einsum("ocd,cd->o", weight, feature_CD) + bias
     torch.testing.assert_close(aggregator().bag_logits(feature_CD), expected)
+
+
+def test_the_form_of_2020_has_linear_queries_unscaled_products_and_instances_as_values() -> None:
+    options = ModelOptions(aggregator="dsmil", embed_dim=16, dsmil_query=DsmilQuery.linear)
+    linear = build_model(10, 3, options, seed="s", dtype=torch.float64).requires_grad_(False).aggregator
+    assert isinstance(linear, Dsmil)
+    instance_NC, query_NQ = linear.instance_head(H), H @ linear.get_parameter("query.weight").T
+    logits, attention = [], []
+    for c in range(3):
+        top = int(instance_NC[:, c].argmax())
+        attention.append((query_NQ @ query_NQ[top]).softmax(dim=0))
+        bag = linear.head.weight[c] @ (attention[-1] @ H) + linear.head.bias[c]
+        logits.append(0.5 * bag + 0.5 * instance_NC[top, c])
+    output = linear(H)
+    torch.testing.assert_close(output.logits_C, torch.stack(logits))
+    torch.testing.assert_close(output.attention_HN, torch.stack(attention))
+    bag_logits = linear.bag_logits(output.feature_D)
+    torch.testing.assert_close(2 * output.logits_C, bag_logits + instance_NC.amax(dim=0))
+
+
+def test_the_default_form_is_the_one_without_the_option() -> None:
+    """Its record is that of 0.1."""
+    plain, linear = ModelOptions(aggregator="dsmil"), ModelOptions(aggregator="dsmil", dsmil_query=DsmilQuery.linear)
+    assert "dsmil_query" not in to_plain(plain)
+    assert to_plain(linear) == to_plain(plain) | {"dsmil_query": "linear"}
+    assert fingerprint(linear) != fingerprint(plain)
