@@ -17,7 +17,7 @@ from mhim_core.mil.model_options import (
     TeacherMode,
     TokenOrder,
 )
-from mhim_core.task import ClassTarget, FittedTask, fit_task
+from mhim_core.task import ClassTarget, FittedTask, Task, TaskKind, fit_task
 from mhim_core.train.card import ModelCard
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.fit_options import Precision
@@ -146,6 +146,14 @@ def test_a_plan_refuses_mining_without_weighed_instances(plan_for: PlanFor, aggr
     plan_for(aggregator, Stage.plain)
     with pytest.raises(ConfigError, match="method=mhim needs"):
         plan_for(aggregator, Stage.mhim)
+
+
+def test_a_plan_refuses_an_aggregator_that_needs_classes_where_there_are_none(plan_for: PlanFor) -> None:
+    plan = plan_for("mdmil", Stage.plain)
+    survival = Task(kind=TaskKind.survival)
+    with pytest.raises(ConfigError, match="mdmil needs classes"):
+        dataclasses.replace(plan, task=survival)
+    dataclasses.replace(plan, task=survival, model=ModelOptions())
 
 
 @pytest.mark.parametrize("aggregator", AGGREGATOR_NAMES)
