@@ -1,11 +1,11 @@
 """Classic multiple-instance sets: plain aggregators against MHIM, beside what the literature reports.
 
     python benchmarks/classic_bags.py --data FOLDER [--seeds 3] [--jobs 2] [--out DIR] [--tune]
-        [--sets Musk1,UCSB,Elephant] [--full-view-weight 0.5]
+        [--sets Musk1,UCSB,Elephant] [--aggregators abmil] [--full-view-weight 0.5]
 
 FOLDER holds Musk1.npz, Tiger.npz, Fox.npz and Elephant.npz (X, bag, label per instance). Ten stratified folds, drawn
 anew by each seed; features standardised by each fold's training bags. Musk1 with every aggregator (TransMIL with one
-seed), the others with ABMIL and DSMIL; with --sets these sets alone, with ABMIL. No option was chosen on a test fold:
+seed), the others with ABMIL and DSMIL; with --sets these sets alone, with ABMIL or --aggregators. No option was chosen on a test fold:
 learning rate, epochs and dropout are those of `--tune`, which prints validation AUROC and loss of plain ABMIL on Musk1,
 over folds of seeds that are not reported.
 
@@ -107,7 +107,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--out", type=Path, help="keep and reuse finished folds there")
-    parser.add_argument("--sets", help="these sets alone, separated by commas, with abmil")
+    parser.add_argument("--sets", help="these sets alone, separated by commas, with --aggregators")
+    parser.add_argument("--aggregators", default="abmil", help="of --sets, separated by commas")
     parser.add_argument("--full-view-weight", type=float, default=MHIM.full_view_weight, help="of the student")
     parser.add_argument("--tune", action="store_true", help="print validation numbers of plain ABMIL on Musk1 instead")
     options = parser.parse_args()
@@ -120,12 +121,12 @@ def main() -> None:
         cases = [("Musk1", name) for name in ("abmil", "dsmil", "clam-sb", "mean", "max", "transmil")]
         cases += [(name, aggregator) for name in ("Tiger", "Fox", "Elephant") for aggregator in ("abmil", "dsmil")]
         if options.sets:
-            cases = [(name, "abmil") for name in options.sets.split(",")]
+            cases = [(name, other) for name in options.sets.split(",") for other in options.aggregators.split(",")]
         mhim = dataclasses.replace(MHIM, full_view_weight=options.full_view_weight)
         for name, aggregator in cases:
             seeds = range(1 if aggregator == "transmil" else options.seeds)
-            # an epoch of TransMIL costs ten of ABMIL; one of the other sets has twice the bags of one of Musk1
-            short = aggregator == "transmil" or name != "Musk1"
+            # an epoch of TransMIL costs ten of ABMIL, MDMIL four; one of the other sets has twice the bags of one of Musk1
+            short = aggregator in ("transmil", "mdmil") or name != "Musk1"
             fit = dataclasses.replace(FIT, epochs=FIT.epochs // 2) if short else FIT
             bags = ClassicSet(options.data / f"{name}.npz")
             records = run_folds(bags, recipe(aggregator, mhim, fit), seeds, options.jobs, out)
