@@ -5,9 +5,9 @@
 
 FOLDER holds Musk1.npz, Tiger.npz, Fox.npz and Elephant.npz (X, bag, label per instance). Ten stratified folds, drawn
 anew by each seed; features standardised by each fold's training bags. Musk1 with every aggregator (TransMIL with one
-seed), the others with ABMIL and DSMIL; with --sets these sets alone, with ABMIL or --aggregators. No option was chosen on a test fold:
-learning rate, epochs and dropout are those of `--tune`, which prints validation AUROC and loss of plain ABMIL on Musk1,
-over folds of seeds that are not reported.
+seed), the others with ABMIL and DSMIL; with --sets these sets alone, with ABMIL or --aggregators. No option was chosen
+on a test fold: learning rate, epochs and dropout are those of `--tune`, which prints validation AUROC and loss of plain
+ABMIL on Musk1, over folds of seeds that are not reported.
 
 Accuracy at probability .5. Published values: Ilse et al. 2018 (ABMIL, ± standard error of five 10-fold runs), Li et al.
 2021 (DSMIL).
@@ -125,7 +125,7 @@ def main() -> None:
         mhim = dataclasses.replace(MHIM, full_view_weight=options.full_view_weight)
         for name, aggregator in cases:
             seeds = range(1 if aggregator == "transmil" else options.seeds)
-            # an epoch of TransMIL costs ten of ABMIL, MDMIL four; one of the other sets has twice the bags of one of Musk1
+            # an epoch of TransMIL costs ten of ABMIL, MDMIL four; the other sets have twice the bags of Musk1
             short = aggregator in ("transmil", "mdmil") or name != "Musk1"
             fit = dataclasses.replace(FIT, epochs=FIT.epochs // 2) if short else FIT
             bags = ClassicSet(options.data / f"{name}.npz")
