@@ -39,13 +39,17 @@ def judge(probability_NC: Floats, label_N: Ints, num_same_N: Sequence[float] | F
     return Judgement(types, suspicion_N, is_wrong_N, is_outlier_N & is_wrong_N, order)
 
 
+_ROUNDING = 1e-12
+"""Of a mean of equal probabilities."""
+
+
 def confidently_wrong(probability_NC: Floats, label_N: Ints) -> Bools:
     """(N,), as `Judgement.is_confidently_wrong_N`; a class that labels no point is no candidate."""
     num_classes = probability_NC.shape[1]
     threshold_C = np.array(
         [probability_NC[label_N == c, c].mean() if (label_N == c).any() else np.inf for c in range(num_classes)]
     )
-    passes_NC = probability_NC >= threshold_C
+    passes_NC = probability_NC >= threshold_C - _ROUNDING
     # of several classes that pass, the most probable counts (eq. 1)
     candidate_N = np.where(passes_NC, probability_NC, -1.0).argmax(axis=1)
     wrong_N: Bools = passes_NC.any(axis=1) & (candidate_N != label_N)
