@@ -67,6 +67,12 @@ FLOWS = {
         "run=runs/first cohort=new.csv out=predictions/new",
     ),
     "report": FlowCommand("report", "ReportConfig", "one HTML page with heat maps", "run=runs/first"),
+    "hardness": FlowCommand(
+        "hardness",
+        "hardness.HardnessConfig",
+        "hard slides, suspect labels, and what sampling by type would do",
+        "run=runs/first",
+    ),
     "compare": FlowCommand(
         "compare",
         "CompareConfig",

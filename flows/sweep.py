@@ -22,7 +22,7 @@ from flows.mlflow_mirror.send import mirror_run
 from flows.runs.folder import PinnedFeatures
 from flows.runs.training_data import check_contents, check_files, choose_features, choose_manifest, training_data
 from flows.runs.training_places import open_places
-from flows.runs.training_runs import all_finished, read_cohort, unread_at_first, used_entries
+from flows.runs.training_runs import all_finished, read_cohort, unread_at_first, used_entries, with_sampling
 from flows.sweeps.board import PAGE, print_board, write_board
 from flows.sweeps.configurations import configurations_of, run_folder
 from flows.sweeps.contenders import Contender, open_contenders, sort_out
@@ -102,7 +102,7 @@ def open_sweep(config: SweepConfig) -> Sweep:
     places = dataclasses.replace(places, pinned=pinned_features(places.out))
     feature_set = choose_features(config, places)
     features = PinnedFeatures(places.store, feature_set, choose_manifest(places, feature_set))
-    data = training_data(config, cohort, features.manifest)
+    data = with_sampling(config, training_data(config, cohort, features.manifest), features.manifest, places.out)
     for note in data.notes:
         print(note)
     trainable, refused = sort_out(points, data)

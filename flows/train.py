@@ -38,6 +38,7 @@ from flows.runs.training_runs import (
     unread_at_first,
     used_bags,
     used_entries,
+    with_sampling,
 )
 from flows.runs.warm_start import take_start
 from mhim_core.store.manifest import newest_version
@@ -58,7 +59,7 @@ def run(config: TrainConfig) -> FlowResult:
     config = as_begun(config, places.record)
     feature_set = choose_features(config, places)
     manifest = choose_manifest(places, feature_set)
-    data = training_data(config, cohort, manifest)
+    data = with_sampling(config, training_data(config, cohort, manifest), manifest, places.out, places.record)
     for note in data.notes:
         print(note)
     try_plugin(config, data)

@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.config.estimate import EstimateKeys
 from flows.config.flat import split_list
+from flows.config.hardness import SamplingKeys
 from flows.config.keys import (
     ChosenModel,
     CohortKeys,
@@ -110,6 +111,7 @@ class TrainConfig:
     fit: FitOptions = part(FitOptions, Role.identity)
     prediction: PredictOptions = part(PredictOptions, Role.identity)
     protocol: ProtocolKeys = part(ProtocolKeys, Role.identity)
+    sampling: SamplingKeys = part(SamplingKeys, Role.identity)
     ray: RayKeys = part(RayKeys, Role.execution)
     execution: TrainExecution = part(TrainExecution, Role.execution)
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
@@ -125,6 +127,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_workers(self.execution, self.fit)
         check_method(self.method, self.model, self.protocol.teacher, self.prediction)
+        if self.sampling.sampling_by_hardness and self.fit.balanced_sampling:
+            raise ConfigError("sampling_by_hardness= and balanced_sampling=true both say how often bags are drawn")
         self._check_warm_start()
 
     def _check_warm_start(self) -> None:

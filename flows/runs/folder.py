@@ -3,6 +3,7 @@
 run.json                what identifies the run, the pinned manifest, classes, versions (put-if-absent)
 cohort-<sha256>.parquet the labelled slides with their part in every fold
 fits/seed-2021/fold-0/plain/…  results and models (the core's layout)
+sampling-<sha256>.json  with sampling_by_hardness: how often each fold draws each training bag
 initial/…               with a warm start: the models it starts from, and the patients they were trained on
 evaluation/…            held-out predictions, metrics, attention
 report.html, MODEL_CARD.md
@@ -397,6 +398,8 @@ def _difference(present: dict[str, Any], wanted: dict[str, Any]) -> str:
         parts.append("the stage-1 models that are taken from another run")
     if present["identity"].get("warm_start") != wanted["identity"].get("warm_start"):
         parts.append("the model that it starts from")
+    if present["identity"].get("sampling") != wanted["identity"].get("sampling"):
+        parts.append("how often bags are drawn by their type (sampling_by_hardness=)")
     return ", ".join(parts)
 
 
@@ -409,5 +412,5 @@ def _settings(record: dict[str, Any]) -> dict[str, Any]:
     return {"encoder": record["encoder"].get("id")} | tiling | prediction | flat_options(identity)
 
 
-_IN_WORDS = ("cohort", "feature_set", "teachers", "warm_start")
+_IN_WORDS = ("cohort", "feature_set", "teachers", "warm_start", "sampling")
 _MHIM = field_names(MhimOptions)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from flows.config.commands import TrainConfig
 from flows.runs.cohort import load_split_files
+from flows.runs.hardness_sampling import Sampling
 from flows.runs.training_places import TrainingPlaces
 from mhim_core.cohort.split_files import splits_from_files
 from mhim_core.cohort.split_notes import require_split_column, split_notes
@@ -40,6 +41,8 @@ class TrainingData(NamedTuple):
     excluded: dict[str, int]
     notes: tuple[str, ...]
     """One sentence for each thing that was assumed or left out."""
+    sampling: Sampling | None = None
+    """How often each training bag is drawn; None: once an epoch."""
 
 
 def training_data(config: TrainConfig, cohort: Cohort, manifest: Manifest) -> TrainingData:

@@ -18,6 +18,7 @@ from flows.runs.folder import (
     pinned_teachers,
     start_run,
 )
+from flows.runs.hardness_sampling import SECTION, Sampling, pinned_sampling, read_sampling, settle_sampling
 from flows.runs.identity import run_identity
 from flows.runs.store_place import recorded_places
 from flows.runs.training_data import TrainingData
@@ -29,6 +30,8 @@ from mhim_core.cohort.tasks import BagMembers, bags_in, make_bags
 from mhim_core.errors import ConfigError
 from mhim_core.fingerprint import canonical_json
 from mhim_core.printable import one_line
+from mhim_core.storage import Storage
+from mhim_core.store.manifest import Manifest
 from mhim_core.store.record import CommitRecord
 from mhim_core.task import Task
 from mhim_core.train.plan import FitSpec, FoldBags, LabelledBag, Stage, TrainPlan, fit_name, plan_fits
@@ -41,6 +44,25 @@ def read_cohort(config: TrainConfig) -> Cohort:
     for line in (*loaded.cohort.notes, *(f"warning: {finding}" for finding in loaded.warnings)):
         print(one_line(line))
     return loaded.cohort
+
+
+def with_sampling(
+    config: TrainConfig, data: TrainingData, manifest: Manifest, out: Storage, record: dict[str, Any] | None = None
+) -> TrainingData:
+    """The data with how often each bag is drawn: as the run in `out` with this record has it, or from the table that
+    `hardness=` names.
+
+    Raises InputError where that is of other bags, labels or features, or knows what is to be held out.
+    """
+    keys = config.sampling
+    if not keys.sampling_by_hardness:
+        return data
+    sampling = pinned_sampling(out, record, keys)
+    if sampling is None:
+        bags = make_bags(data.slides, data.task, config.target.bags)
+        sampling = settle_sampling(keys, bags, data.splits, data.task, manifest, config.target.bags.value)
+    assert sampling is not None
+    return data._replace(sampling=sampling, notes=(*data.notes, *sampling.notes))
 
 
 def open_run(
@@ -78,7 +100,11 @@ def open_run(
         if start is not None:
             check_start(start, config, data.task, feature_set)
         plain = plain | _started(config, places, plain, start)
+    if data.sampling is not None:
+        plain = plain | {"identity": plain["identity"] | {SECTION: data.sampling.identity}}
     run = start_run(places.out, plain, data.slides, data.splits, teachers, places.record)
+    if data.sampling is not None:
+        places.out.put_if_absent(data.sampling.key, data.sampling.to_bytes())
     if run.record["manifest"]["sha256"] == ref.sha256:
         return dataclasses.replace(run, features=features)
     return dataclasses.replace(run, named_store=config.store)  # another command was quicker, with another version
@@ -107,7 +133,7 @@ def check_plan(config: TrainConfig, data: TrainingData) -> None:
     """
     bags = make_bags(data.slides, data.task, config.target.bags)
     TrainPlan(
-        fits=_fits(config, data.task, bags, data.splits, seeds_of(config)),
+        fits=_fits(config, data.task, bags, data.splits, seeds_of(config), data.sampling),
         d_in=1,
         task=data.task,
         model=config.model,
@@ -117,12 +143,21 @@ def check_plan(config: TrainConfig, data: TrainingData) -> None:
 
 
 def _fits(
-    config: TrainConfig, task: Task, bags: Sequence[BagMembers], splits: Sequence[Split], seeds: Sequence[int]
+    config: TrainConfig,
+    task: Task,
+    bags: Sequence[BagMembers],
+    splits: Sequence[Split],
+    seeds: Sequence[int],
+    sampling: Sampling | None,
 ) -> tuple[FitSpec, ...]:
     def labelled(slide_ids: tuple[SlideId, ...]) -> tuple[LabelledBag, ...]:
         return tuple(LabelledBag(bag.bag_id, bag.target) for bag in bags_in(bags, slide_ids))
 
-    folds = [FoldBags(split.fold, labelled(split.train), labelled(split.validation)) for split in splits]
+    weights = {} if sampling is None else sampling.weights
+    folds = [
+        FoldBags(split.fold, labelled(split.train), labelled(split.validation), weights.get(split.fold, {}))
+        for split in splits
+    ]
     stage = Stage.mhim if config.method is Method.mhim else Stage.plain
     return plan_fits(folds, stage, task, seeds, with_stage_one=not config.protocol.teacher)
 
@@ -134,9 +169,10 @@ def seeds_of(config: TrainConfig) -> list[int]:
 
 def train_plan(trained_run: Run, config: TrainConfig) -> TrainPlan:
     """Seeds × folds × stages. A teacher precedes its student; one group of workers runs all fits."""
-    start = trained_run.identity.get("warm_start")
+    start, drawn = trained_run.identity.get("warm_start"), trained_run.identity.get(SECTION)
+    sampling = None if drawn is None else read_sampling(trained_run.storage, drawn)
     return TrainPlan(
-        fits=_fits(config, trained_run.task, trained_run.bags, trained_run.splits, trained_run.seeds),
+        fits=_fits(config, trained_run.task, trained_run.bags, trained_run.splits, trained_run.seeds, sampling),
         d_in=trained_run.feature_set.dim,
         task=trained_run.task,
         model=config.model,

@@ -2,12 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mhim_core.errors import ConfigError, SplitError
+from mhim_core.fingerprint import neutral_fields
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.task import ClassTarget, SurvivalTarget, Target, Task, TaskKind, ValueTarget, fit_task
 from mhim_core.train.fit_options import FitExecution, FitOptions
@@ -34,8 +36,11 @@ class FoldBags(NamedTuple):
     fold: int
     train: tuple[LabelledBag, ...]
     validation: tuple[LabelledBag, ...]
+    weights: Mapping[BagId, float] = MappingProxyType({})
+    """How often each training bag is drawn, relative to the others; empty: every bag once an epoch."""
 
 
+@neutral_fields(weights=())
 class FitSpec(NamedTuple):
     """One fit: a stage on a fold with a seed."""
 
@@ -48,6 +53,8 @@ class FitSpec(NamedTuple):
     validation: tuple[LabelledBag, ...]
     teacher: str | None
     """The name of the stage-1 fit of the same fold and seed; None in stage 1."""
+    weights: tuple[float, ...] = ()
+    """Of each of `train`, as `FoldBags.weights`; empty: every bag once an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +96,7 @@ def plan_fits(
 
     Every seed trains on the same folds. `with_stage_one=False`: the stage-1 results are there already, another run's.
     Raises SplitError if a fold's training or validation bags are empty, overlap, or lack a class (or, in survival, an
-    event) in training.
+    event) in training, drawn ones alone where there are weights.
     """
     if len({fold.fold for fold in folds}) < len(folds):
         raise ConfigError(f"fold numbers repeat: {[fold.fold for fold in folds]}")
@@ -103,10 +110,11 @@ def plan_fits(
             plain = fit_name(seed, fold.fold, Stage.plain)
             # sorted, so that the order of a table's rows changes no result
             bags = tuple(sorted(fold.train)), tuple(sorted(fold.validation))
+            weights = tuple(fold.weights[bag.bag_id] for bag in bags[0]) if fold.weights else ()
             if with_stage_one or stage is Stage.plain:
-                fits.append(FitSpec(plain, fold.fold, Stage.plain, seed, *bags, None))
+                fits.append(FitSpec(plain, fold.fold, Stage.plain, seed, *bags, None, weights))
             if stage is Stage.mhim:
-                fits.append(FitSpec(fit_name(seed, fold.fold, stage), fold.fold, stage, seed, *bags, plain))
+                fits.append(FitSpec(fit_name(seed, fold.fold, stage), fold.fold, stage, seed, *bags, plain, weights))
     return tuple(fits)
 
 
@@ -132,6 +140,8 @@ def _check_fold(fold: FoldBags, task: Task) -> None:
         raise SplitError(f"{where}: bags without a target of the task {task.kind}: {', '.join(strange[:10])}")
     if task.kind is TaskKind.classification:
         _check_classes(fold, len(task.classes), where)
+    if fold.weights:
+        _check_weights(fold, where)
     unusable = [bag.bag_id for bag in (*fold.train, *fold.validation) if not _is_finite(bag.target)]
     if unusable:
         raise SplitError(f"{where}: targets that are not finite numbers: {', '.join(unusable[:10])}")
@@ -152,6 +162,21 @@ def _is_finite(target: Target) -> bool:
     if isinstance(target, ClassTarget):
         return True
     return math.isfinite(target.time if isinstance(target, SurvivalTarget) else target.value)
+
+
+def _check_weights(fold: FoldBags, where: str) -> None:
+    absent = sorted(bag.bag_id for bag in fold.train if bag.bag_id not in fold.weights)
+    if absent:
+        raise SplitError(f"{where}: training bags without a weight: {', '.join(absent[:10])}")
+    if unusable := [bag_id for bag_id, weight in fold.weights.items() if not 0 <= weight < math.inf]:
+        raise SplitError(f"{where}: weights that are no numbers from 0 on: {', '.join(unusable[:10])}")
+    drawn = {bag.target for bag in fold.train if fold.weights[bag.bag_id] > 0}
+    if not drawn:
+        raise SplitError(f"{where}: no training bag has a weight above 0")
+    never = {bag.target for bag in fold.train if isinstance(bag.target, ClassTarget)} - drawn
+    if never:
+        listed = sorted(target.class_index for target in never if isinstance(target, ClassTarget))
+        raise SplitError(f"{where}: by their weights no training bag of the classes with index {listed} would be drawn")
 
 
 def _check_classes(fold: FoldBags, num_classes: int, where: str) -> None:

@@ -26,6 +26,7 @@ def make_setup(plan: TrainPlan, spec: FitSpec) -> FitSetup:
         mhim=plan.mhim,
         fit=plan.fit.resolved(plan.task.kind),
         train=spec.train,
+        weights=spec.weights,
     )
 
 

@@ -41,6 +41,8 @@ class FitSetup:
     mhim: MhimOptions
     fit: FitOptions
     train: tuple[LabelledBag, ...]
+    weights: tuple[float, ...] = ()
+    """Of each of `train`: how often it is drawn, relative to the others; empty: once an epoch."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -57,7 +59,9 @@ class FitSetup:
 
     def batches(self, epoch: int) -> list[tuple[Sampled, ...]]:
         """The bags of every step of that epoch."""
-        return global_batches(self.train, self.seed, epoch, self.fit.global_batch, self.fit.balanced_sampling)
+        return global_batches(
+            self.train, self.seed, epoch, self.fit.global_batch, self.fit.balanced_sampling, self.weights
+        )
 
     def learning_rate_at(self, epoch: int) -> float:
         """Cosine from learning_rate to min_learning_rate, stepped once per epoch."""

@@ -3,6 +3,7 @@
 import pytest
 
 from mhim_core.errors import ConfigError, SplitError
+from mhim_core.fingerprint import fingerprint
 from mhim_core.task import ClassTarget, Task, TaskKind
 from mhim_core.train.plan import FoldBags, LabelledBag, Stage, plan_fits
 from mhim_core.types import BagId
@@ -61,3 +62,29 @@ def test_labels_outside_the_classes_and_a_single_class_are_refused() -> None:
 def test_repeated_fold_numbers_are_refused() -> None:
     with pytest.raises(ConfigError, match="repeat"):
         plan_fits([fold(0), fold(0)], Stage.mhim, TASK, [7])
+
+
+def test_weights_go_with_their_bags_into_both_stages_and_are_part_of_what_identifies_a_fit() -> None:
+    weights = {BagId(name): weight for name, weight in zip("abcd", (0.0, 1.0, 2.0, 3.0), strict=True)}
+    plain, student = plan_fits([fold(0, "dcba")._replace(weights=weights)], Stage.mhim, TASK, [7])
+    assert [bag.bag_id for bag in plain.train] == ["a", "b", "c", "d"]
+    assert plain.weights == student.weights == (0.0, 1.0, 2.0, 3.0)
+    even = plan_fits([fold(0)], Stage.mhim, TASK, [7])[0]
+    assert fingerprint(plain) != fingerprint(even)
+    assert even.weights == ()
+
+
+@pytest.mark.parametrize("weights", ["", "abc", "abcX", "Ab0d0", "-bcd"])
+def test_weights_that_cannot_be_drawn_by_are_refused(weights: str) -> None:
+    """Missing, of another bag, none above 0, a class with none above 0, negative."""
+    of = {
+        "": dict.fromkeys("abcd", 0.0),
+        "abc": dict.fromkeys("abc", 1.0),
+        "abcX": dict.fromkeys("abcX", 1.0),
+        "Ab0d0": {"a": 1.0, "b": 0.0, "c": 1.0, "d": 0.0},
+        "-bcd": {"a": -1.0, "b": 1.0, "c": 1.0, "d": 1.0},
+    }[weights]
+    with pytest.raises(SplitError, match=r"weight|drawn"):
+        plan_fits(
+            [fold(0)._replace(weights={BagId(name): value for name, value in of.items()})], Stage.plain, TASK, [7]
+        )

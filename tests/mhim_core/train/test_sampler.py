@@ -1,5 +1,7 @@
 """The composition of the global batches."""
 
+from collections import Counter
+
 import pytest
 
 from mhim_core.task import ClassTarget
@@ -31,3 +33,41 @@ def test_ranks_share_whole_bags_and_take_equally_many_steps(world_size: int) -> 
     for batch in global_batches(BAGS, 1, 0, 3):
         shares = [share_of(batch, rank, world_size) for rank in range(world_size)]
         assert sorted(bag for share in shares for bag in share) == sorted(batch)
+
+
+WEIGHTS = [0.0, 2.0, 1.0, 1.0, 0.5, 3.0, 1.0, 0.0, 1.0, 1.0, 1.0]
+
+
+def turns(epoch: int, bags: list[LabelledBag] = BAGS, weights: list[float] = WEIGHTS) -> Counter[str]:
+    batches = global_batches(bags, 1, epoch, 3, weights=weights)
+    assert sum(map(len, batches)) == len(bags), "an epoch is as long as without weights"
+    return Counter(turn.bag.bag_id for batch in batches for turn in batch)
+
+
+def test_weights_share_the_turns_of_an_epoch_to_within_one() -> None:
+    for epoch in range(20):
+        drawn = turns(epoch)
+        for bag, weight in zip(BAGS, WEIGHTS, strict=True):
+            assert abs(drawn[bag.bag_id] - len(BAGS) * weight / sum(WEIGHTS)) < 1
+        assert drawn["b0"] == drawn["b7"] == 0
+
+
+def test_over_the_epochs_the_share_of_each_bag_is_its_weight_s() -> None:
+    drawn: Counter[str] = Counter()
+    for epoch in range(400):
+        drawn += turns(epoch)
+    for bag, weight in zip(BAGS, WEIGHTS, strict=True):
+        assert drawn[bag.bag_id] / 400 == pytest.approx(len(BAGS) * weight / sum(WEIGHTS), abs=0.1)
+
+
+def test_weighted_turns_do_not_depend_on_the_table_and_are_masked_anew() -> None:
+    batches = global_batches(BAGS, 1, 0, 2, weights=WEIGHTS)
+    assert batches == global_batches(BAGS[::-1], 1, 0, 2, weights=WEIGHTS[::-1])
+    assert batches != global_batches(BAGS, 1, 1, 2, weights=WEIGHTS)
+    assert batches != global_batches(BAGS, 2, 0, 2, weights=WEIGHTS)
+    ids = [turn.draw_id for batch in batches for turn in batch]
+    assert len(set(ids)) == len(ids)
+
+
+def test_equal_weights_draw_every_bag_once() -> None:
+    assert set(turns(0, weights=[0.1] * len(BAGS)).values()) == {1}
