@@ -69,7 +69,9 @@ class S3Storage:
     def put(self, key: str, data: bytes) -> None:
         """As `Storage`, in one PUT: at most 5 GiB."""
         place = self._place(key)
-        self.client.call("write", place, lambda s3: s3.put_object(Bucket=place.bucket, Key=place.key, Body=data, **_media_type(key)))
+        self.client.call(
+            "write", place, lambda s3: s3.put_object(Bucket=place.bucket, Key=place.key, Body=data, **_media_type(key))
+        )
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """As `Storage`; True also where only the reply to an earlier try of this very call was lost."""

@@ -2,7 +2,8 @@
 
 Inputs: training runs that held out the same bags; those without an evaluation are evaluated first. Outputs, in out:
 `comparison.html`, the page; `comparison.csv` and `.parquet` (a row per pair and metric), `comparison.png`,
-`comparison.json`. If only one run is given, its models are compared: the student, its teacher, the plain baseline. Cost: seconds; no Ray. Exit code: 0, 2, 6.
+`comparison.json`. If only one run is given, its models are compared: the student, its teacher, the plain baseline.
+Cost: seconds; no Ray. Exit code: 0, 2, 6.
 """
 
 import dataclasses

@@ -2,7 +2,8 @@
 
 Inputs: a run (evaluated first if necessary), its features, and its slides for thumbnails and top tiles (the heat map of
 a slide that is gone is drawn on white). Outputs, in the run: `report.html`, its pictures in `report/` (or with
-`single_file=true` inside), `MODEL_CARD.md`, and `report/resolved.yaml`, its keys. Cost: under 5 s per slide with a heat map. Exit code: 0, 2, 6.
+`single_file=true` inside), `MODEL_CARD.md`, and `report/resolved.yaml`, its keys. Cost: under 5 s per slide with a heat
+map. Exit code: 0, 2, 6.
 """
 
 from collections.abc import Iterator, Sequence

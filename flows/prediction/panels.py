@@ -28,7 +28,8 @@ def slide_panel(
     """The slide at `uri` (a path or an `s3://` URI) with the attention that an evaluated forward pass left.
 
     `spec`: None where another tool cut the tiles, which are then not shown; `why_no_heat_map` comes first.
-    `max_bytes`: of its pictures together. `prediction`: of the slide, or of its patient; the attention is then the slide's part of the patient's.
+    `prediction`: of the slide, or of its patient; the attention is then the slide's part of the patient's. `max_bytes`:
+    of its pictures together; None: they are drawn at full size.
     """
     decoded = decode_attention(attention)
     pictures = _draw(uri, table, decoded, spec, num_top_tiles, max_bytes)

@@ -98,7 +98,9 @@ class SlideProgress:
         self._left.done(row.slide_id, row.seconds, now_s)
         if self._teller is not None:
             self._teller.update(row, self._left.seconds(now_s))
-        self._bar.update(self._task, advance=1, description=f"{self.line()}{self._time_left(now_s)}{self._slowest_slide()}")
+        self._bar.update(
+            self._task, advance=1, description=f"{self.line()}{self._time_left(now_s)}{self._slowest_slide()}"
+        )
         if now_s - self._printed_s >= _EVERY_S:
             self._printed_s = now_s
             self._plain(f"{self.line()}{self._time_left(now_s)}")

@@ -1,7 +1,7 @@
 """The first screen of a page: the main figure with its interval beside the plain baseline's, counts, and a picture."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mhim_core.metrics import METRICS, Estimate
@@ -16,8 +16,8 @@ MAIN_METRICS = {
     TaskKind.regression: ("mae", "r2"),
 }
 """By task the metric that the first screen is about, and one beside it."""
-_CHANCE = 0.5
-"""Of metrics that are areas or shares of pairs in the right order."""
+_CHANCE, _GUESSED = 0.5, ("auroc", "harrell_c", "uno_c")
+"""What guessing reaches of metrics that are shares of pairs in the right order."""
 _BASELINE = "plain"
 
 
@@ -77,33 +77,56 @@ class Shown(NamedTuple):
 
 
 def finding_of(data: ReportData) -> Finding | None:
-    """None where no model of the page has figures."""
-    models = sorted(data.models, key=lambda model: not model.is_reported)
+    """The models of a page by the task's main metric; None where the reported one has no such figure."""
     metric, second = MAIN_METRICS[data.kind]
-    if not models or not models[0].is_reported or metric not in models[0].estimates:
+    models = sorted(
+        (model for model in data.models if metric in model.estimates), key=lambda model: not model.is_reported
+    )
+    if not models or not models[0].is_reported:
         return None
-    estimates = [(model, model.estimates[metric]) for model in models if metric in model.estimates]
-    low, high = _range([estimate for _, estimate in estimates], metric)
-    bars = tuple(_bar(model, estimate, metric, low, high) for model, estimate in estimates)
-    chance = None if metric == "mae" else 100 * (_CHANCE - low) / (high - low)
     beside = models[0].estimates.get(second)
+    words = "" if beside is None or beside.value is None else f"{METRICS[second].title} {_metric(beside, second)}"
+    return compared(metric, {_name(model): model.estimates[metric] for model in models}, words)
+
+
+def compared(metric: str, estimates: Mapping[str, Estimate], second: str = "") -> Finding:
+    """Estimates of one metric by name, the main one first; `second`: another metric of it in a few words.
+
+    Raises ValueError if there is none.
+    """
+    low, high = _range(list(estimates.values()), metric)
+    bars = tuple(
+        _bar(name, estimate, metric, (low, high), is_main=place == 0)
+        for place, (name, estimate) in enumerate(estimates.items())
+    )
+    if not bars:
+        raise ValueError("there is no estimate to show")
     return Finding(
         metric=metric,
         title=METRICS[metric].title,
         arrow="↑" if METRICS[metric].higher_is_better else "↓",
         main=bars[0],
         bars=bars,
-        scale=Scale(format_amount(low), format_amount(high), chance),
-        second="" if beside is None or beside.value is None else f"{METRICS[second].title} {_metric(beside, second)}",
+        scale=Scale(
+            format_amount(low),
+            format_amount(high),
+            100 * (_CHANCE - low) / (high - low) if metric in _GUESSED else None,
+        ),
+        second=second,
     )
+
+
+def headline_of(data: ReportData) -> Count | None:
+    """Of a page without figures: what was predicted."""
+    return next(_predicted(data), None) if finding_of(data) is None else None
 
 
 def counts_of(data: ReportData) -> tuple[Count, ...]:
     """Slides and patients, right and wrong predictions (or what was predicted), slides that have none."""
-    cohort = data.cohort
+    cohort, headline = data.cohort, headline_of(data)
     return (
         Count(f"{cohort.num_slides:,}", f"slides of {cohort.num_patients:,} patients", "settings"),
-        *_predicted(data),
+        *(count for count in _predicted(data) if count != headline),
         *_missing(data),
     )
 
@@ -131,18 +154,20 @@ def shown_slide(data: ReportData) -> Shown | None:
 
 def _range(estimates: Sequence[Estimate], metric: str) -> tuple[float, float]:
     ends = [end for estimate in estimates for end in (estimate.value, estimate.low, estimate.high) if end is not None]
-    if metric == "mae":
-        return 0.0, max(ends, default=1.0) * 1.05 or 1.0
-    return (_CHANCE if min(ends, default=0.0) >= _CHANCE else 0.0), 1.0
+    if metric in _GUESSED:
+        return (_CHANCE if min(ends, default=0.0) >= _CHANCE else 0.0), 1.0
+    low, high = min([0.0, *ends]), max(ends, default=0.0)
+    return low, (high if high > low else low + 1.0)
 
 
-def _bar(model: ModelResult, estimate: Estimate, metric: str, low: float, high: float) -> Bar:
+def _name(model: ModelResult) -> str:
+    return f"{model.name} (baseline)" if model.name == _BASELINE and not model.is_reported else model.name
+
+
+def _bar(name: str, estimate: Estimate, metric: str, ends: tuple[float, float], *, is_main: bool) -> Bar:
     def place(value: float | None) -> float | None:
-        return None if value is None else round(100 * (value - low) / (high - low), 2)
+        return None if value is None else round(100 * (value - ends[0]) / (ends[1] - ends[0]), 2)
 
-    name = model.name
-    if name == _BASELINE and not model.is_reported:
-        name = "plain, the baseline"
     return Bar(
         name=name,
         text=_metric(estimate, metric),
@@ -151,7 +176,7 @@ def _bar(model: ModelResult, estimate: Estimate, metric: str, low: float, high: 
         at=place(estimate.value),
         low=place(estimate.low),
         high=place(estimate.high),
-        is_main=model.is_reported,
+        is_main=is_main,
     )
 
 
@@ -180,7 +205,9 @@ def _predicted(data: ReportData) -> Iterator[Count]:
         values = [height(prediction) for prediction in data.predictions]
         text = format_number if data.kind is TaskKind.survival else format_amount
         what = "risks" if data.kind is TaskKind.survival else "predictions"
-        yield Count(f"{text(min(values))} to {text(max(values))}", f"{what} of {len(values):,} {data.unit}s", "predictions")
+        yield Count(
+            f"{text(min(values))} to {text(max(values))}", f"{what} of {len(values):,} {data.unit}s", "predictions"
+        )
 
 
 def _missing(data: ReportData) -> Iterator[Count]:

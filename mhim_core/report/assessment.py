@@ -1,12 +1,12 @@
-"""The page of a retraining, its impact assessment: challenger and champion, the checks, and why the model was promoted or not."""
+"""The page of a retraining, its impact assessment: both models, the checks, and why the challenger was promoted or not."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mhim_core.metrics import METRICS
-from mhim_core.report.answer import Count
+from mhim_core.metrics import METRICS, Estimate
+from mhim_core.report.answer import Count, Finding, compared
 from mhim_core.report.frame import Anchor, render_page
-from mhim_core.report.numbers import format_difference, format_metric
+from mhim_core.report.numbers import format_metric
 from mhim_core.report.step_figure import StepBar, step_figure
 
 _VERDICTS = {"promoted": "Promoted", "kept": "Not promoted", "superseded": "Overtaken"}
@@ -86,10 +86,19 @@ def render_assessment(assessment: Assessment) -> str:
         counts=_counts(assessment, checks),
         figures=figures,
         checks=checks,
-        main=next((row for row in figures if row.name == decision["figures"].get("metric")), None),
+        finding=_finding(decision["figures"]),
         gain=decision["figures"].get("gain"),
         steps_picture=step_figure(assessment.steps) if assessment.steps else None,
     )
+
+
+def _finding(figures: Mapping[str, Any]) -> Finding | None:
+    """The gate's metric of both models; None where it is not made, or not known here."""
+    metric = figures.get("metric", "")
+    both = {name: (figures.get(name) or {}).get(metric) for name in ("challenger", "champion")}
+    if metric not in METRICS or both["challenger"] is None:
+        return None
+    return compared(metric, {name: Estimate(**estimate) for name, estimate in both.items() if estimate is not None})
 
 
 def _counts(assessment: Assessment, checks: Sequence[CheckRow]) -> Iterator[Count]:

@@ -8,6 +8,7 @@ from mhim_core.evaluation.comparison import Difference
 from mhim_core.metrics import METRICS
 from mhim_core.report.answer import MAIN_METRICS, Count
 from mhim_core.report.frame import Anchor, render_page
+from mhim_core.report.numbers import format_metric
 from mhim_core.task import TaskKind
 
 
@@ -38,6 +39,7 @@ def render_comparison(page: ComparisonPage) -> str:
     task = kinds.get(page.kind) or f"telling {', '.join(page.classes)} apart"
     return render_page(
         "comparison.html.j2",
+        filters={"gap": _gap},
         anchors=[
             Anchor("answer", "Answer"),
             Anchor("figure", "All differences"),
@@ -59,6 +61,12 @@ def render_comparison(page: ComparisonPage) -> str:
         metric_titles={name: definition.title for name, definition in METRICS.items()},
         metric_arrows={name: "↑" if definition.higher_is_better else "↓" for name, definition in METRICS.items()},
     )
+
+
+def _gap(value: float | None, metric: str) -> str:
+    """A metric's difference, with its sign and as many digits as the metric has."""
+    text = format_metric(value, metric)
+    return f"+{text}" if value is not None and value > 0 else text
 
 
 def _verdict(main: Difference) -> str:

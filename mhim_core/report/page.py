@@ -1,10 +1,10 @@
-"""The page of a run or of predictions: the answer first, then slides, figures and tables; settings folded at the end."""
+"""The page of a run or of predictions: the answer first, then slides, figures and tables; settings at the end."""
 
 from collections.abc import Iterable, Iterator
 
 from mhim_core.evaluation.calibration import TEMPERATURE_RANGE
 from mhim_core.metrics import BINARY_METRICS, CLASSIFICATION_METRICS, METRICS
-from mhim_core.report.answer import counts_of, finding_of, shown_slide
+from mhim_core.report.answer import counts_of, finding_of, headline_of, shown_slide
 from mhim_core.report.data import ModelResult, ReportData
 from mhim_core.report.frame import Anchor, render_page
 from mhim_core.report.pictures import Pictures
@@ -28,7 +28,7 @@ def render_report(data: ReportData, pictures: Pictures | None = None) -> str:
         anchors=_anchors(data, "Probabilities and decisions" if decision_metrics else "Probabilities"),
         data=data,
         finding=finding_of(data),
-        headline="",
+        headline=headline_of(data),
         judged=_judged(data),
         counts=counts_of(data),
         shown=shown_slide(data),

@@ -46,13 +46,13 @@ class PicturesInside:
 
     folder = ""
 
-    def place(self, kind: str, name: str, data: bytes) -> PlacedPicture:  # noqa: ARG002 (a protocol's)
+    def place(self, kind: str, name: str, data: bytes) -> PlacedPicture:
         """A data URI."""
         return _placed(f"data:{media_type(data)};base64,{base64.b64encode(data).decode()}", data)
 
 
 class PicturesBeside:
-    """Files below `folder`, which lies beside the page: `folder/kind/name.webp`, so that a slide's are named like it."""
+    """Files below `folder`, which lies beside the page: `folder/kind/name.webp`, so that a slide's have its name."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder

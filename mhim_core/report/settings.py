@@ -79,20 +79,20 @@ def _model(training: Mapping[str, Any]) -> Iterator[str]:
     if training.get("method") == "plain":
         yield "It was trained in one stage, without masking."
     elif mhim:
-        recycled = (
-            f"; {_percent(mhim, 'random_mask_ratio')} of the others were condensed into {mhim.get('recycle_queries')} tokens"
-            if mhim.get("random_mask_ratio")
-            else ""
-        )
-        full_view = (
-            f" A share of {format_amount(mhim['full_view_weight'])} of its loss was of the bag without masks."
-            if mhim.get("full_view_weight")
-            else ""
-        )
-        yield (
-            f"A first, plain stage made the teacher. The student then trained while the {_percent(mhim, 'high_mask_ratio')} "
-            f"of each bag's instances that the teacher scored highest were hidden from it{recycled}.{full_view}"
-        )
+        yield "A first, plain stage made the teacher."
+        yield from _masking(mhim)
+
+
+def _masking(mhim: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"The student then trained while the {_percent(mhim, 'high_mask_ratio')} of each bag's instances that the "
+        "teacher scored highest were hidden from it."
+    )
+    if mhim.get("random_mask_ratio"):
+        queries = mhim.get("recycle_queries")
+        yield f"Of the others {_percent(mhim, 'random_mask_ratio')} were condensed into {queries} tokens."
+    if mhim.get("full_view_weight"):
+        yield f"A share of {format_amount(mhim['full_view_weight'])} of its loss was of the bag without masks."
 
 
 def _percent(options: Mapping[str, Any], key: str) -> str:

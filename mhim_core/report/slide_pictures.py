@@ -1,5 +1,6 @@
 """The pictures of one slide in a report: its overview, the attention map, the tiles of highest attention."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -102,10 +103,15 @@ def _drawn(
             tile_size_l0_px=slide.tile_size_l0_px,
             slide_size_l0_px=slide.slide_size_l0_px,
             outlined=outlined.tolist(),
+            with_bar=False,  # the page has the scale once
         )
         return encode_within(image, share)
 
-    shown = encode_within(montage(list(tiles)), share) if has_tiles and tiles is not None else None
+    shown = (
+        encode_within(montage(list(tiles), columns=math.ceil(math.sqrt(len(tiles)))), share)
+        if has_tiles and tiles is not None
+        else None
+    )
     of_each = {name: painted(each, top_tiles(each, len(top))) for name, each in slide.attention_of.items()}
     return SlidePictures(encode_within(thumbnail, share), painted(slide.attention, top), shown, of_each)
 
