@@ -50,7 +50,7 @@ class _TestSlide(NamedTuple):
 
 
 def judge_foci(run: Run, truth: bytes, out: Storage) -> FociResult:
-    """Write foci.json, foci.html with its pictures in foci/, and foci.jpg into `out`, unless they are there, of the same
+    """Write foci.json, foci.html with its pictures in foci/, and foci.jpg into `out`, unless they are there of these
     models and foci.
 
     The run is of one fold and seed, and its test slides are painted ones. Raises InputError where it is not finished.

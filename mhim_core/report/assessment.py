@@ -1,4 +1,4 @@
-"""The page of a retraining, its impact assessment: both models, the checks, and why the challenger was promoted or not."""
+"""The page of a retraining, its impact assessment: both models, the checks, and why it was promoted or not."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -57,7 +57,7 @@ def render_page(
 
     `pictures`: where it puts them; None: inside. Raises ValueError for a picture that is none.
     """
-    environment = _environment()
+    environment = _environment(template)
     environment.filters.update(filters or {})
     pictures = pictures or PicturesInside()
     return environment.get_template(template).render(
@@ -99,7 +99,8 @@ def _style() -> _Style:
     return _Style(Markup(text), f"'sha256-{digest}'")
 
 
-def _environment() -> "Environment":
+@functools.cache
+def _environment(template: str) -> "Environment":
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(

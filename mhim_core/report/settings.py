@@ -110,6 +110,6 @@ def _fit(training: Mapping[str, Any]) -> Iterator[str]:
         )
     seeds = training.get("seeds") or ()
     if seeds:
-        yield f"{'Seeds' if len(seeds) > 1 else 'Seed'} {', '.join(map(str, seeds))}."
+        yield f"From {'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}."
     if splits.get("folds"):
         yield f"Folds asked for: {splits['folds']} (scheme {splits.get('scheme', 'auto')})."
