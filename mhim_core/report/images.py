@@ -11,6 +11,8 @@ RgbImage = NDArray[np.uint8]
 
 _RUNGS = ((1.0, 80), (1.0, 68), (0.75, 72), (0.56, 70), (0.42, 66), (0.32, 62), (0.25, 56), (0.18, 50), (0.12, 40))
 """Share of the full side and quality, from the best picture to the smallest."""
+_NEAR = 2.5
+"""Times as many bytes as there may be, at which a lower quality alone may do."""
 _FEW_COLOURS = 512
 """A picture of no more is a drawing, which PNG may store in less space than the others, and without loss."""
 
@@ -51,11 +53,15 @@ def encode_within(image: RgbImage, max_bytes: int | None = None) -> bytes:
 
     None: full size. What does not fit even as the smallest is that all the same, so that the bytes may be more.
     """
-    encoded = b""
-    for share, quality in _RUNGS:
+    encoded = encode_smallest(image, _RUNGS[0][1])
+    if max_bytes is None or len(encoded) <= max_bytes:
+        return encoded
+    # bytes go about with the area: rungs that are far too large are not tried, since each costs an encoding
+    largest = (_NEAR * max_bytes / len(encoded)) ** 0.5
+    for share, quality in [rung for rung in _RUNGS[1:] if rung[0] <= largest] or _RUNGS[-1:]:
         side = max(1, round(max(image.shape[:2]) * share))
         encoded = encode_smallest(fit(image, side), quality)
-        if max_bytes is None or len(encoded) <= max_bytes:
+        if len(encoded) <= max_bytes:
             break
     return encoded
 
