@@ -20,6 +20,16 @@ from mhim_core.store.parallel import map_all
 from mhim_core.types import FailureReason
 
 _CHUNK_BYTES = 2**20
+_MEDIA_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "md": "text/markdown; charset=utf-8",
+    "csv": "text/csv; charset=utf-8",
+    "json": "application/json",
+    "png": "image/png",
+    "jpg": "image/jpeg",
+    "webp": "image/webp",
+}
+"""By a key's extension: what a browser shows of a bucket rather than offering it as a download."""
 _HEADS_A_LISTING = 8
 """As many HEADs side by side take about as long as one page of a listing, whose pages come one after another."""
 
@@ -59,7 +69,9 @@ class S3Storage:
     def put(self, key: str, data: bytes) -> None:
         """As `Storage`, in one PUT: at most 5 GiB."""
         place = self._place(key)
-        self.client.call("write", place, lambda s3: s3.put_object(Bucket=place.bucket, Key=place.key, Body=data))
+        self.client.call(
+            "write", place, lambda s3: s3.put_object(Bucket=place.bucket, Key=place.key, Body=data, **_media_type(key))
+        )
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """As `Storage`; True also where only the reply to an earlier try of this very call was lost."""
@@ -229,6 +241,12 @@ def require_put_if_absent(storage: Storage) -> None:
 def _list_page(arguments: dict[str, str], s3: Any) -> dict[str, Any]:
     page: dict[str, Any] = s3.list_objects_v2(**arguments)
     return page
+
+
+def _media_type(key: str) -> dict[str, str]:
+    """The argument of a PUT; empty: the store's own choice."""
+    media_type = _MEDIA_TYPES.get(key.rpartition(".")[2])
+    return {} if media_type is None else {"ContentType": media_type}
 
 
 def _read(place: S3Place, s3: Any) -> bytes:

@@ -1,11 +1,13 @@
 """mhim compare runs=[runs/a,runs/b] out=comparisons/ab: paired differences between models, with intervals.
 
 Inputs: training runs that held out the same bags; those without an evaluation are evaluated first. Outputs, in out:
-`comparison.csv` and `.parquet` (a row per pair and metric), `comparison.png`, `comparison.json`. If only one run is
-given, its models are compared: the student, its teacher, the plain baseline. Cost: seconds; no Ray. Exit code: 0, 2, 6.
+`comparison.html`, the page; `comparison.csv` and `.parquet` (a row per pair and metric), `comparison.png`,
+`comparison.json`. If only one run is given, its models are compared: the student, its teacher, the plain baseline.
+Cost: seconds; no Ray. Exit code: 0, 2, 6.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -27,6 +29,7 @@ from mhim_core.tables import write_csv, write_parquet
 from mhim_core.train.prediction import PredictWith
 
 TABLE_CSV, TABLE_PARQUET, FIGURE, SUMMARY = "comparison.csv", "comparison.parquet", "comparison.png", "comparison.json"
+PAGE = "comparison.html"
 
 
 class ComparedModel(NamedTuple):
@@ -53,10 +56,14 @@ def run(config: CompareConfig) -> FlowResult:
     summary = canonical_json(_summary(contenders, rows, differences, config.bootstrap_replicates))
     recomputed = _maybe_get(storage, SUMMARY) != summary
     write_resolved(storage, config, "compare")
-    _write(storage, differences, summary)
+    _write(storage, contenders, differences, summary)
     _print(differences)
-    outputs = {"comparison": storage.locate(SUMMARY), "table": storage.locate(TABLE_CSV)}
-    print(f"comparison: {storage.uri}")
+    outputs = {
+        "comparison": storage.locate(SUMMARY),
+        "table": storage.locate(TABLE_CSV),
+        "page": storage.locate(PAGE),
+    }
+    print(f"comparison: {storage.locate(PAGE)}")
     return FlowResult(outputs=outputs, recomputed=recomputed)
 
 
@@ -150,12 +157,28 @@ def _summary(
     }
 
 
-def _write(storage: Storage, differences: Sequence[Difference], summary: bytes) -> None:
+def _write(
+    storage: Storage, contenders: Sequence[ComparedModel], differences: Sequence[Difference], summary: bytes
+) -> None:
+    from mhim_core.report.comparison_page import ComparisonPage, render_comparison
     from mhim_core.report.evaluation_figures import comparison_figure
 
+    figure, document, run = comparison_figure(differences), json.loads(summary), contenders[0].run
+    page = ComparisonPage(
+        kind=run.task.kind,
+        classes=run.classes,
+        unit=str(run.identity["target"]["bags"]),
+        num_bags=document["num_bags"],
+        num_patients=document["num_patients"],
+        replicates=document["replicates"],
+        models=document["models"],
+        differences=differences,
+        figure=figure,
+    )
     storage.put(TABLE_CSV, write_csv(differences))
     storage.put(TABLE_PARQUET, write_parquet(differences))
-    storage.put(FIGURE, comparison_figure(differences))
+    storage.put(FIGURE, figure)
+    storage.put(PAGE, render_comparison(page).encode())
     storage.put(SUMMARY, summary)  # last: it says that the rest is there
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.storage import open_storage
 from flows.config.commands import PredictConfig
 from flows.config.files import write_resolved
+from flows.config.keys import PageKeys
 from flows.embed import embed_cohort
 from flows.engine.result import FlowResult
 from flows.prediction.predictor import Predictor, predictor_of_model, predictor_of_run
@@ -26,6 +27,7 @@ from flows.runs.embed_report import Embedded
 from flows.runs.evaluation import slide_attention
 from flows.runs.folder import read_run
 from flows.runs.imported_features import find_imported
+from flows.runs.pages import PICTURES, pictures_for, write_page
 from flows.runs.regions import with_regions
 from flows.runs.selection import settled_selection
 from flows.runs.signed_registry import open_registry
@@ -33,7 +35,7 @@ from mhim_core.cohort.spellings import spell_as
 from mhim_core.errors import ConflictError, InputError, NotFoundError
 from mhim_core.evaluation.prediction_table import class_columns, new_bags_schema
 from mhim_core.evaluation.row_metrics import metrics_of
-from mhim_core.fingerprint import canonical_json, fingerprint
+from mhim_core.fingerprint import canonical_json, fingerprint, to_plain
 from mhim_core.records import parse_object
 from mhim_core.registry.external import External, NewBag, PredictedBag, bag_words, external_metrics, new_bags
 from mhim_core.storage import Storage
@@ -92,7 +94,7 @@ def run(config: PredictConfig) -> FlowResult:
             "table": [
                 (row.slide_id, row.patient_id, row.label, row.time, row.event, row.site) for row in cohort.cohort.rows
             ],
-            "page": (config.page.max_heatmaps, config.page.top_tiles),
+            "page": _page_identity(config.page),
             "schema": _SCHEMA,
         }
     )
@@ -139,13 +141,21 @@ def _predict(
         holdout=predictor.holdout,
         train_targets=predictor.train_targets,
     )
-    panels = draw_panels(predictor, rows, source, cohort, out, config.page.max_heatmaps, config.page.top_tiles)
+    panels = draw_panels(predictor, rows, source, cohort, out, config.page)
     schema = new_bags_schema(predictor.task, predictor.unit, tuple(predictor.origin))
     out.put("predictions.parquet", write_parquet(rows, schema=schema))
     out.put("predictions.csv", write_csv(rows))
     write_resolved(out, config, "predict")
-    out.put(PAGE, prediction_page(predictor, rows, panels, cohort, embedded.outcome, external).encode())
+    pictures = pictures_for(config.page, PICTURES)
+    page = prediction_page(predictor, rows, panels, cohort, embedded.outcome, external, pictures)
+    write_page(out, PAGE, page, pictures, PICTURES)
     return {"by": predictor.origin, "num_bags": len(rows), **external._asdict()}
+
+
+def _page_identity(keys: PageKeys) -> tuple[object, ...]:
+    """What of the page's keys predictions are identified by: what version 0.1 knew, then the others if they are set."""
+    others = {name: value for name, value in to_plain(keys).items() if name not in ("max_heatmaps", "top_tiles")}
+    return (keys.max_heatmaps, keys.top_tiles, *([others] if others else []))
 
 
 def predictor_of(config: PredictConfig) -> Predictor:

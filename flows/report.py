@@ -1,8 +1,9 @@
-"""mhim report run=runs/first: writes one self-contained HTML page of a run, with heat maps.
+"""mhim report run=runs/first: writes the HTML page of a run, with heat maps.
 
 Inputs: a run (evaluated first if necessary), its features, and its slides for thumbnails and top tiles (the heat map of
-a slide that is gone is drawn on white). Outputs, in the run: `report.html`, `MODEL_CARD.md`, and
-`report/resolved.yaml`, its keys. Cost: under 5 s per slide with a heat map. Exit code: 0, 2, 6.
+a slide that is gone is drawn on white). Outputs, in the run: `report.html`, its pictures in `report/` (or with
+`single_file=true` inside), `MODEL_CARD.md`, and `report/resolved.yaml`, its keys. Cost: under 5 s per slide with a heat
+map. Exit code: 0, 2, 6.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from flows.mlflow_mirror.send import mirror_run
 from flows.runs.evaluation import VALIDATION_KEY, attention_folds, attention_key, ensure_evaluated, read_held_out
 from flows.runs.fits import FoldFits, reported_stage, results_of
 from flows.runs.folder import Run, read_run, run_tiling
+from flows.runs.pages import PICTURES, pictures_for, write_page
 from mhim_core.cohort.tasks import bags_in
 from mhim_core.errors import NotFoundError
 from mhim_core.evaluation.held_out import FitId, HeldOut
@@ -43,13 +45,21 @@ from mhim_core.types import IMPORTED, BagId
 
 PAGE, CARD, MARKER = "report.html", "MODEL_CARD.md", "report.json"
 _FEW_PATIENTS = 50
+_LAYOUT = 2
+"""Version of the page: one of another is made anew. 2: answer first, pictures in files."""
+_ORDERS = {
+    TaskKind.classification: "wrong predictions first, the surest of them at the top, then the surest right ones",
+    TaskKind.survival: "the most often misplaced first",
+    TaskKind.regression: "the largest errors first",
+}
+"""Of the slides with a heat map."""
 
 
 def run(config: ReportConfig) -> FlowResult:
     """Raises InputError (2) if the run is not finished."""
     trained_run = read_run(config.run, store=config.store, predict_with=config.chosen.predict_with)
     metrics = ensure_evaluated(trained_run)
-    digest = fingerprint({"metrics": metrics, "heatmaps": config.page.max_heatmaps, "tiles": config.page.top_tiles})
+    digest = fingerprint({"metrics": metrics, "page": config.page, "layout": _LAYOUT})
     page = trained_run.storage.locate(PAGE)
     outputs = {"page": page, "model card": trained_run.storage.locate(CARD)}
     if _is_there(trained_run, digest):
@@ -64,9 +74,10 @@ def run(config: ReportConfig) -> FlowResult:
     trained_run.storage.put(
         CARD, model_card(data, licence=str(trained_run.record["encoder"].get("licence", ""))).encode()
     )
-    trained_run.storage.put(PAGE, render_report(data).encode())
+    pictures = pictures_for(config.page, PICTURES)
+    files = write_page(trained_run.storage, PAGE, render_report(data, pictures), pictures, PICTURES)
     write_resolved(trained_run.storage, config, "report", "report")
-    trained_run.storage.put(MARKER, canonical_json({"of": digest}))
+    trained_run.storage.put(MARKER, canonical_json({"of": digest, "pictures": files}))
     mirror_run(trained_run, config.tracking, data.figures)
     print(f"report: {page}")
     return FlowResult(outputs=outputs)
@@ -102,6 +113,7 @@ def report_data(trained_run: Run, metrics: dict[str, Any], config: ReportConfig)
         predictions=predictions,
         averaged=f"{num_seeds} seeds" if num_seeds > 1 else "",
         panels=tuple(islice(_panels(trained_run, predictions, config), config.page.max_heatmaps)),
+        panel_order=_ORDERS[trained_run.task.kind],
         encoder=trained_run.record["encoder"],
         tiling=trained_run.record["tiling"],
         training=_training(trained_run),
@@ -245,6 +257,7 @@ def _panels(trained_run: Run, predictions: Sequence[Prediction], config: ReportC
     source = trained_run.bag_source()
     uris = {str(slide.slide_id): trained_run.slide_uri(slide) for slide in trained_run.slides}
     of_fold = attention_folds(trained_run)
+    max_bytes = config.page.bytes_per_slide(len(trained_run.slides))
     for prediction in _ordered(trained_run, predictions):
         caption = f"fold {prediction.fold}, patient {prediction.patient_id}"
         if len(trained_run.seeds) > 1:
@@ -258,7 +271,7 @@ def _panels(trained_run: Run, predictions: Sequence[Prediction], config: ReportC
             attention = trained_run.storage.get(attention_key(table.slide_id))
             uri = uris[table.slide_id]
             yield slide_panel(
-                prediction, uri, table, attention, run_tiling(trained_run), config.page.top_tiles, caption
+                prediction, uri, table, attention, run_tiling(trained_run), config.page.top_tiles, caption, max_bytes
             )
 
 
@@ -319,4 +332,4 @@ def _is_there(trained_run: Run, digest: str) -> bool:
     if marker.get("of") != digest:
         return False
     present = {entry.key for entry in trained_run.storage.list("")}
-    return {PAGE, CARD} <= present
+    return {PAGE, CARD, *marker.get("pictures", ())} <= present

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from cluster.storage import open_storage
 from flows.config.store import StoreStatusConfig
 from flows.engine.result import FlowResult
-from flows.runs.progress import duration
 from mhim_core.errors import InputError, StorageError
 from mhim_core.printable import one_line
+from mhim_core.report.numbers import format_duration as duration
 from mhim_core.storage import Storage, clock_s
 from mhim_core.store.progress import EVERY_S, REPORTS, ToldProgress, Work, read_progress
 from mhim_core.types import Status

@@ -146,7 +146,7 @@ def on_workers(
     fewest, most = execution.num_workers()
     spec = WorkerSpec(most, execution.gpus_per_worker, execution.threads_per_worker, fewest)
     retries_before = process_retries()
-    with ray_session(config.ray.ray_address, config.ray.local_cpus) as cluster:
+    with ray_session(config.ray.ray_address, config.ray.local_cpus) as cluster, progress:
         value = run_workers(work, payload, spec, cluster, scratch_uri, progress.update, beside)
     print_reads(progress.reads)
     print_retries(process_retries() - retries_before + progress.num_repeated)

@@ -215,7 +215,7 @@ class PredictConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """mhim report: one self-contained HTML page of a run."""
+    """mhim report: the HTML page of a run, with its pictures."""
 
     run: str = field(metadata=role(Role.run))
     """The training run: the out= of mhim train."""

@@ -23,6 +23,7 @@ from mhim_core.errors import ConfigError
 from mhim_core.mil.model_options import ModelOptions
 from mhim_core.mil.plugins import Plugin, read_plugin
 from mhim_core.outcome import Outcome
+from mhim_core.report.pictures import bytes_per_slide
 from mhim_core.slides.remote import RemoteOptions, RemoteReads
 from mhim_core.slides.spec import RULE_NAMES, TileSpec, TissueMethod
 from mhim_core.train.fit_options import FitExecution, FitOptions
@@ -621,12 +622,22 @@ class ChosenModel:
 
 @dataclass(frozen=True, kw_only=True)
 class PageKeys:
-    """What the HTML page shows of single slides."""
+    """What the HTML page shows of single slides, and where its pictures lie."""
 
     max_heatmaps: int = 24
     """Number of slides with a heat map and top tiles on the page; 0: none."""
     top_tiles: int = 8
     """Number of most attended tiles shown per slide; 0: none."""
+    single_file: bool = field(default=False, metadata={"neutral": False})
+    """Put the pictures into the page itself, one file to send by mail; false: they are files in a folder beside it."""
+    page_mb: float = field(default=20.0, metadata={"neutral": 20.0})
+    """What the page and its pictures may take together, in megabytes (10⁶ bytes): the more slides it shows, the smaller
+    their pictures become. At least 1."""
 
     def __post_init__(self) -> None:
         check_least(self, 0, "max_heatmaps", "top_tiles")
+        check_least(self, 1, "page_mb")
+
+    def bytes_per_slide(self, num_slides: int) -> int:
+        """What the pictures of one of them may take, of a cohort of `num_slides`."""
+        return bytes_per_slide(self.page_mb, min(num_slides, self.max_heatmaps), inside=self.single_file)

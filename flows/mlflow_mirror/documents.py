@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from flows.runs.evaluation import read_metrics
 from flows.runs.fits import model_names, results_of
 from flows.runs.folder import Run
+from flows.runs.pages import PICTURES
 from mhim_core.errors import InputError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, sha256, to_plain
 from mhim_core.records import parse_object
@@ -21,6 +22,7 @@ from mhim_core.registry.models import list_models, read_model_folder
 from mhim_core.registry.names import CHAMPION, model_prefix
 from mhim_core.registry.promotions import Promotion, history
 from mhim_core.report.data import ReportFigure
+from mhim_core.report.pictures import EXTENSIONS
 from mhim_core.storage import Storage
 from mhim_core.train.results import FitResult
 
@@ -218,7 +220,9 @@ def _estimates(estimates: Mapping[str, Any], prefix: str = "") -> Iterator[Point
 
 
 def _pages(storage: Storage) -> dict[str, bytes]:
-    return {name: data for name in _PAGES if (data := _maybe(storage, name)) is not None}
+    """What people read of a run, a page with the pictures beside it."""
+    names = [*_PAGES, *(entry.key for entry in storage.list(PICTURES) if entry.key.rpartition(".")[2] in EXTENSIONS)]
+    return {name: data for name in names if (data := _maybe(storage, name)) is not None}
 
 
 def _version_run(key: str, name: str, card: RegistryCard) -> MirroredRun:

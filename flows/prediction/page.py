@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from flows.config.keys import PageKeys
 from flows.prediction.predictor import Predictor
 from flows.runs.cohort import CohortInput
 from flows.runs.folder import package_versions
@@ -26,6 +27,7 @@ from mhim_core.report.data import (
     SlidePanel,
 )
 from mhim_core.report.evaluated import calibration_notes, estimates_of
+from mhim_core.report.pictures import Pictures
 from mhim_core.report.predictions import height
 from mhim_core.report.wording import what_is_predicted
 from mhim_core.storage import Storage
@@ -45,8 +47,10 @@ def prediction_page(
     cohort: CohortInput,
     outcome: Outcome,
     external: External,
+    pictures: Pictures | None = None,
 ) -> str:
-    """The page as HTML; `external` is of the bags with a target that the models did not train on."""
+    """The page as HTML; `external` is of the bags with a target that the models did not train on, `pictures` where
+    its pictures go (None: inside)."""
     from mhim_core.report.page import render_report
 
     members, metrics = cohort.cohort.rows, external.metrics
@@ -78,12 +82,15 @@ def prediction_page(
         predictions=tuple(as_prediction(predictor, row) for row in rows),
         averaged=models if num_models > 1 else "",
         panels=tuple(panels),
+        panel_order=(
+            "the surest predictions first" if predictor.task.kind is TaskKind.classification else "the highest first"
+        ),
         encoder=predictor.encoder,
         tiling=predictor.tiling,
         provenance={**predictor.origin, "weights sha256": predictor.digests, "versions": package_versions()},
         notes=(*external.notes, *calibration_notes(member.temperature for member in predictor.card.members)),
     )
-    return render_report(data)
+    return render_report(data, pictures)
 
 
 def _model_result(predictor: Predictor, metrics: dict[str, Any]) -> ModelResult:
@@ -112,14 +119,15 @@ def _decisions(predictor: Predictor, metrics: dict[str, Any]) -> dict[str, Estim
 
 
 def draw_panels(
-    predictor: Predictor, rows: Rows, bags: "PatientBags", cohort: CohortInput, out: Storage, num: int, top_tiles: int
+    predictor: Predictor, rows: Rows, bags: "PatientBags", cohort: CohortInput, out: Storage, keys: PageKeys
 ) -> list[SlidePanel]:
-    """Heat maps of the mean attention, at most `num` slides; the surest predictions (or the highest) first."""
+    """Heat maps of the mean attention, of as many slides as `keys` say; the surest predictions (or the highest)
+    first."""
     from itertools import islice
 
     predictions = [as_prediction(predictor, row) for row in rows]
     ordered = sorted(predictions, key=lambda prediction: (-_sureness(prediction), prediction.bag_id))
-    return list(islice(_panels(predictor, ordered, bags, cohort, out, top_tiles), num))
+    return list(islice(_panels(predictor, ordered, bags, cohort, out, keys), keys.max_heatmaps))
 
 
 def _panels(
@@ -128,12 +136,13 @@ def _panels(
     bags: "PatientBags",
     cohort: CohortInput,
     out: Storage,
-    top_tiles: int,
+    keys: PageKeys,
 ) -> Iterator[SlidePanel]:
     from flows.prediction.panels import slide_panel, why_no_heat_map
 
     spec = None if predictor.is_imported else predictor.tile_spec()
     uris = {str(row.slide_id): row.uri for row in cohort.cohort.rows}
+    max_bytes = keys.bytes_per_slide(len(cohort.cohort.rows))
     for prediction in ordered:
         for table in bags.read_tables(BagId(prediction.bag_id)):
             if reason := why_no_heat_map(table):
@@ -141,7 +150,8 @@ def _panels(
                 continue
             attention = out.get(f"attention/{table.slide_id}.parquet")
             caption = f"patient {prediction.patient_id}"
-            yield slide_panel(prediction, uris[table.slide_id], table, attention, spec, top_tiles, caption)
+            uri = uris[table.slide_id]
+            yield slide_panel(prediction, uri, table, attention, spec, keys.top_tiles, caption, max_bytes)
 
 
 def as_prediction(predictor: Predictor, row: dict[str, Any]) -> Prediction:

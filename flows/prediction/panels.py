@@ -23,14 +23,16 @@ def slide_panel(
     spec: TileSpec | None,
     num_top_tiles: int,
     caption: str = "",
+    max_bytes: int | None = None,
 ) -> SlidePanel:
     """The slide at `uri` (a path or an `s3://` URI) with the attention that an evaluated forward pass left.
 
     `spec`: None where another tool cut the tiles, which are then not shown; `why_no_heat_map` comes first.
-    `prediction`: of the slide, or of its patient; the attention is then the slide's part of the patient's.
+    `prediction`: of the slide, or of its patient; the attention is then the slide's part of the patient's. `max_bytes`:
+    of its pictures together; None: they are drawn at full size.
     """
     decoded = decode_attention(attention)
-    pictures = _draw(uri, table, decoded, spec, num_top_tiles)
+    pictures = _draw(uri, table, decoded, spec, num_top_tiles, max_bytes)
     return SlidePanel(
         slide_id=table.slide_id,
         overview=pictures.overview,
@@ -57,7 +59,12 @@ def why_no_heat_map(table: FeatureTable) -> str:
 
 
 def _draw(
-    uri: str, table: FeatureTable, decoded: AttentionTable, spec: TileSpec | None, num_top_tiles: int
+    uri: str,
+    table: FeatureTable,
+    decoded: AttentionTable,
+    spec: TileSpec | None,
+    num_top_tiles: int,
+    max_bytes: int | None,
 ) -> SlidePictures:
     """Where the slide's file is gone or broken by now, the heat map lies on white."""
     facts = table.metadata
@@ -74,7 +81,7 @@ def _draw(
     )
     try:
         with staged(uri, download) as path:
-            return draw_slide(path, slide, spec, num_top_tiles)
+            return draw_slide(path, slide, spec, num_top_tiles, max_bytes)
     except (SlideError, NotFoundError) as error:
         print(f"{table.slide_id}: no thumbnail, {one_line(error)}")
-        return draw_slide(None, slide, spec, 0)
+        return draw_slide(None, slide, spec, 0, max_bytes)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.runs.fits import load_fold, model_digests, results_of
 from flows.runs.folder import Run
+from flows.runs.pages import write_page
 from mhim_core.cohort.tasks import bags_in
 from mhim_core.demo.cohort import FociKind
 from mhim_core.demo.truth import SlideTruth, focus_shares, read_truth
@@ -22,11 +23,11 @@ if TYPE_CHECKING:  # torch: a command that finds everything done must not load i
     from mhim_core.report.foci_page import FociPanel
     from mhim_core.store.schema import FeatureTable
 
-SUMMARY, PAGE, PICTURE = "foci.json", "foci.html", "foci.jpg"
+SUMMARY, PAGE, PICTURE, PICTURES = "foci.json", "foci.html", "foci.jpg", "foci"
 TITLES = {"plain": "plain", "mhim": "MHIM student"}
 _NUM_DRAWN = {FociKind.quiet: 4, FociKind.loud: 2}
 """The first of each kind in the order of the table: none is chosen by how well it went."""
-_SCHEMA = 1
+_SCHEMA = 2
 _WIDTHS = (10, 7, 6, 12, 6, 15, 6)
 
 
@@ -49,7 +50,8 @@ class _TestSlide(NamedTuple):
 
 
 def judge_foci(run: Run, truth: bytes, out: Storage) -> FociResult:
-    """Write foci.json, foci.html and foci.jpg into `out`, unless they are there, of the same models and foci.
+    """Write foci.json, foci.html with its pictures in foci/, and foci.jpg into `out`, unless they are there of these
+    models and foci.
 
     The run is of one fold and seed, and its test slides are painted ones. Raises InputError where it is not finished.
     """
@@ -59,13 +61,15 @@ def judge_foci(run: Run, truth: bytes, out: Storage) -> FociResult:
     if present is not None and present["of"] == digest:
         return FociResult(present["summary"], False)
     from mhim_core.report.foci_page import FociPage, render_foci
+    from mhim_core.report.pictures import PicturesBeside
 
     slides = list(_test_slides(run, read_truth(truth)))
     summary = json.loads(canonical_json(summarise_foci([row for slide in slides for row in slide.rows.values()])))
     titles = {name: TITLES[name] for name in TITLES if name in summary["models"]}
     panels = [_panel(run, slide, titles) for slide in _drawn(slides)]
     num_train = sum(len(split.train) for split in run.splits)
-    out.put(PAGE, render_foci(FociPage(summary, titles, num_train, panels)).encode())
+    pictures = PicturesBeside(PICTURES)
+    write_page(out, PAGE, render_foci(FociPage(summary, titles, num_train, panels), pictures), pictures, PICTURES)
     if panels:
         out.put(PICTURE, panels[0].picture)
     out.put(SUMMARY, canonical_json({"of": digest, "summary": summary}))  # last: it says that the rest is there

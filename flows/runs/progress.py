@@ -14,6 +14,7 @@ from flows.engine.terminal import printable_output
 from flows.runs.storage_retries import Repeated
 from mhim_core.bags import BagReads
 from mhim_core.printable import one_line
+from mhim_core.report.numbers import format_duration as duration
 from mhim_core.store.progress import ProgressTeller, Work
 from mhim_core.types import SlideId, Status, StatusRow
 from mhim_core.workload import TimeLeft
@@ -24,6 +25,8 @@ if TYPE_CHECKING:  # the training package imports torch
 
 _EVERY_S = 5.0
 """Seconds between plain lines."""
+_NUM_RECENT = 20
+"""Epochs whose time says how long those to come take."""
 
 
 class SlideProgress:
@@ -49,6 +52,7 @@ class SlideProgress:
         self._left = TimeLeft(sizes, num_actors, kinds)
         self._counts = dict.fromkeys(Status, 0)
         self._num_tiles = 0
+        self._slowest: StatusRow | None = None
         self._start_s = self._printed_s = time.monotonic()
         self._console = Console(stderr=True, highlight=False, markup=False)
         self._bar = Progress(
@@ -76,7 +80,7 @@ class SlideProgress:
         self._bar.stop()
         if self._max_failures is not None and self._counts[Status.FAILED] > self._max_failures:
             self._console.print(f"and {self._counts[Status.FAILED] - self._max_failures:,} more failed")
-        self._plain(f"{self.line()}, {duration(time.monotonic() - self._start_s)}")
+        self._plain(f"{self.line()}, {duration(time.monotonic() - self._start_s)}{self._slowest_slide()}")
         if self._teller is not None and (shares := self._teller.progress(Work.ended).shares()):
             self._console.print(shares, soft_wrap=True)
 
@@ -84,6 +88,8 @@ class SlideProgress:
         """Count a finished slide; print it if it failed."""
         self._counts[row.status] += 1
         self._num_tiles += row.num_tiles
+        if row.status is not Status.SKIPPED and row.seconds > (self._slowest.seconds if self._slowest else 0.0):
+            self._slowest = row
         if row.status is Status.FAILED and (
             self._max_failures is None or self._counts[Status.FAILED] <= self._max_failures
         ):
@@ -92,7 +98,9 @@ class SlideProgress:
         self._left.done(row.slide_id, row.seconds, now_s)
         if self._teller is not None:
             self._teller.update(row, self._left.seconds(now_s))
-        self._bar.update(self._task, advance=1, description=f"{self.line()}{self._time_left(now_s)}")
+        self._bar.update(
+            self._task, advance=1, description=f"{self.line()}{self._time_left(now_s)}{self._slowest_slide()}"
+        )
         if now_s - self._printed_s >= _EVERY_S:
             self._printed_s = now_s
             self._plain(f"{self.line()}{self._time_left(now_s)}")
@@ -110,52 +118,103 @@ class SlideProgress:
         seconds = self._left.seconds(now_s)
         return f", about {duration(seconds)} left" if seconds else ""
 
+    def _slowest_slide(self) -> str:
+        """The slide that took longest so far; empty for less than a second, which is not worth a word."""
+        if self._slowest is None or self._slowest.seconds < 1:
+            return ""
+        return f", slowest {one_line(self._slowest.slide_id)} with {duration(self._slowest.seconds)}"
+
     def _plain(self, text: str) -> None:
         if not self._console.is_terminal:
             print(text, file=sys.stderr, flush=True)
 
 
 class FitProgress:
-    """One line per epoch, with losses and the validation metric; at most one line per second."""
+    """Epochs with losses and the validation metric: a live bar on a terminal, which keeps a line per fit; elsewhere one
+    line per epoch, at most one per second. Both with the time left, once an epoch has been timed."""
 
     def __init__(self, num_fits: int) -> None:
         self._num_fits = num_fits
         self._num_done = 0
         self._printed_s = 0.0
-
+        self._epochs_s: list[float] = []
         self._said: set[str] = set()
         self.num_repeated = 0
         """Requests to the storage that workers had to repeat so far."""
         self.reads = BagReads()
         """What all workers have read, told when they end."""
+        self._console = Console(stderr=True, highlight=False, markup=False)
+        self._bar = Progress(
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task(f"0/{num_fits} fits", total=num_fits)
+        self._streams = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        if self._console.is_terminal:  # what is written to the streams now goes through the bar
+            self._streams.enter_context(printable_output())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._streams.__exit__(kind, error, trace)
+        self._bar.stop()
 
     def update(self, event: "FitEvent | Repeated | BagReads") -> None:
-        """Print an event of a fit, epochs at most once a second, and what several workers of a node say only once."""
+        """Tell an event of a fit, and what several workers of a node say only once."""
         if isinstance(event, Repeated):
             self.num_repeated += event.num
-            return
-        if isinstance(event, BagReads):
+        elif isinstance(event, BagReads):
             self.reads += event
-            return
-        record = event.record
-        numbers = "" if record is None else _numbers(record, event.metric_name)
-        if event.kind == "epoch":
-            assert record is not None
-            now_s = time.monotonic()
-            if now_s - self._printed_s < 1.0 and record.epoch != event.num_epochs:
-                return
-            self._printed_s = now_s
-            text = f"epoch {record.epoch}/{event.num_epochs}: {numbers}, {event.seconds:.1f} s"
+        elif event.kind == "epoch":
+            self._epoch(event)
         elif event.kind in ("finished", "adopted"):
             self._num_done += 1
-            chosen = f"epoch {record.epoch}, {numbers}" if record is not None else ""
-            text = f"{event.kind} ({self._num_done}/{self._num_fits} fits): {chosen}"
+            record = event.record
+            chosen = f"epoch {record.epoch}, {_numbers(record, event.metric_name)}" if record is not None else ""
+            done = f"{self._num_done}/{self._num_fits} fits"
+            self._bar.update(self._task, completed=self._num_done, description=done)
+            self._say(f"{event.fit}: {event.kind} ({done}): {chosen}")
         else:
             text = f"{event.kind}: {one_line(event.message)}"
             if event.kind == "warning" and text in self._said:
                 return
             self._said.add(text)
-        print(f"{event.fit}: {text}", file=sys.stderr, flush=True)
+            self._say(f"{event.fit}: {text}")
+
+    def _epoch(self, event: "FitEvent") -> None:
+        record = event.record
+        assert record is not None
+        self._epochs_s.append(event.seconds)
+        numbers = _numbers(record, event.metric_name)
+        left = self._time_left(event.num_epochs - record.epoch, event.num_epochs)
+        text = f"{event.fit}: epoch {record.epoch}/{event.num_epochs}: {numbers}, {event.seconds:.1f} s{left}"
+        done = self._num_done + record.epoch / max(1, event.num_epochs)
+        self._bar.update(self._task, completed=done, description=f"{self._num_done}/{self._num_fits} fits, {text}")
+        now_s = time.monotonic()
+        if not self._console.is_terminal and (now_s - self._printed_s >= 1.0 or record.epoch == event.num_epochs):
+            self._printed_s = now_s
+            self._say(text)
+
+    def _time_left(self, num_epochs_of_fit: int, num_epochs: int) -> str:
+        """If no fit stops early. The middle of the last epochs' times, of
+        which those with a start-up or a checkpoint are no measure."""
+        num_left = num_epochs_of_fit + num_epochs * max(0, self._num_fits - self._num_done - 1)
+        recent = sorted(self._epochs_s[-_NUM_RECENT:])
+        seconds = num_left * recent[len(recent) // 2]
+        return f", about {duration(seconds)} left" if seconds >= 1 else ""
+
+    def _say(self, text: str) -> None:
+        if self._console.is_terminal:
+            self._console.print(text, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
 
 
 METRIC_TITLES = {"auroc": "AUROC", "harrell_c": "C-index"}
@@ -167,12 +226,3 @@ def _numbers(record: "EpochRecord", metric_name: str) -> str:
     metric = f", {METRIC_TITLES[metric_name]} {value}" if metric_name in METRIC_TITLES else ""
     consistency = f", consistency {record.consistency_loss:.3f}" if record.consistency_loss else ""
     return f"loss {record.task_loss:.4f}{consistency}, validation loss {record.validation_loss:.4f}{metric}"
-
-
-def duration(seconds: float) -> str:
-    """`2 h 5 min`, `1 min 3 s`, `12 s`."""
-    minutes, rest_s = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest_s} s" if minutes else f"{rest_s} s"

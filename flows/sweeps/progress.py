@@ -1,7 +1,5 @@
 """The progress of a sweep: the lines of `mhim train`, each with its configuration, and what the fits took."""
 
-import sys
-
 from flows.runs.progress import FitProgress
 from flows.sweeps.records import Costs
 from mhim_core.printable import one_line
@@ -24,7 +22,7 @@ class SweepProgress(FitProgress):
             outcome = event.outcome
             is_cut = outcome.status is TrialStatus.cut
             text = f"cut after epoch {outcome.rung}" if is_cut else f"failed: {one_line(outcome.reason)}"
-            print(f"{outcome.name}: {text}", file=sys.stderr, flush=True)
+            self._say(f"{outcome.name}: {text}")
         elif isinstance(event, TrialEvent):
             super().update(event.event._replace(fit=f"{event.trial}: {event.event.fit}"))
         else:

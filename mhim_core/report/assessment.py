@@ -1,12 +1,12 @@
-"""One self-contained page: challenger and champion, the checks, and why the model was promoted or not."""
+"""The page of a retraining, its impact assessment: both models, the checks, and why it was promoted or not."""
 
-from collections.abc import Iterator, Mapping
-from importlib import resources
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mhim_core.metrics import METRICS
-from mhim_core.report.numbers import format_difference, format_metric
-from mhim_core.report.page import RESEARCH_USE, data_uri
+from mhim_core.metrics import METRICS, Estimate
+from mhim_core.report.answer import Count, Finding, compared
+from mhim_core.report.frame import Anchor, render_page
+from mhim_core.report.numbers import format_metric
 from mhim_core.report.step_figure import StepBar, step_figure
 
 _VERDICTS = {"promoted": "Promoted", "kept": "Not promoted", "superseded": "Overtaken"}
@@ -66,24 +66,54 @@ class CheckRow(NamedTuple):
 
 def render_assessment(assessment: Assessment) -> str:
     """The page; the same assessment gives the same bytes."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_source)
-    )
-    environment.filters |= {"estimate": _estimate, "difference": format_difference}
     decision = assessment.record["decision"]
-    return environment.get_template("assessment.html.j2").render(
+    figures = list(_figures(decision["figures"]))
+    checks = [_check(check) for check in decision["checks"]]
+    return render_page(
+        "assessment.html.j2",
+        filters={"estimate": _estimate},
+        anchors=[
+            Anchor("answer", "Outcome"),
+            Anchor("checks", "Checks"),
+            *([Anchor("figures", "Both models")] if figures else []),
+            Anchor("changes", "What changed"),
+            *([Anchor("steps", "Steps")] if assessment.steps else []),
+            Anchor("places", "Places"),
+        ],
         assessment=assessment,
         record=assessment.record,
         verdict=_VERDICTS[assessment.outcome],
-        figures=list(_figures(decision["figures"])),
+        counts=_counts(assessment, checks),
+        figures=figures,
+        checks=checks,
+        finding=_finding(decision["figures"]),
         gain=decision["figures"].get("gain"),
-        metric=decision["figures"].get("metric", ""),
-        metric_title=_title(decision["figures"].get("metric", "")),
-        checks=[_check(check) for check in decision["checks"]],
-        steps_picture=data_uri(step_figure(assessment.steps)) if assessment.steps else "",
-        research_use=RESEARCH_USE,
+        steps_picture=step_figure(assessment.steps) if assessment.steps else None,
+    )
+
+
+def _finding(figures: Mapping[str, Any]) -> Finding | None:
+    """The gate's metric of both models; None where it is not made, or not known here."""
+    metric = figures.get("metric", "")
+    both = {name: (figures.get(name) or {}).get(metric) for name in ("challenger", "champion")}
+    if metric not in METRICS or both["challenger"] is None:
+        return None
+    return compared(metric, {name: Estimate(**estimate) for name, estimate in both.items() if estimate is not None})
+
+
+def _counts(assessment: Assessment, checks: Sequence[CheckRow]) -> Iterator[Count]:
+    record = assessment.record
+    holdout, training = record["holdout"], record["training"]
+    num_failed = sum(check.word == "failed" for check in checks)
+    yield Count(f"{num_failed}", f"of {len(checks)} checks failed", "checks", num_failed > 0)
+    yield Count(
+        f"{holdout['patients']}",
+        f"holdout patients, {holdout['slides']} slides; this is reading number {record['reading']} of it",
+    )
+    yield Count(
+        f"{training['slides']}",
+        f"slides of {training['patients']} patients made the challenger: {record['new']}",
+        "changes",
     )
 
 
@@ -108,10 +138,6 @@ def _estimate(value: Mapping[str, Any] | None, name: str) -> str:
         return format_metric(value["value"], name)
     low, high = (format_metric(value[end], name) for end in ("low", "high"))
     return f"{format_metric(value['value'], name)} [{low}, {high}]"
-
-
-def _source(name: str) -> str:
-    return resources.files("mhim_core.report").joinpath(f"templates/{name}").read_text(encoding="utf-8")
 
 
 def _check(check: Mapping[str, Any]) -> CheckRow:

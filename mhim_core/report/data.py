@@ -160,7 +160,7 @@ class Prediction(NamedTuple):
 
 
 class ReportFigure(NamedTuple):
-    """A figure as PNG or JPEG bytes."""
+    """A figure as PNG, JPEG or WebP bytes."""
 
     title: str
     image: bytes
@@ -169,7 +169,7 @@ class ReportFigure(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SlidePanel:
-    """The pictures of one slide; images are PNG or JPEG bytes."""
+    """The pictures of one slide; images are PNG, JPEG or WebP bytes."""
 
     slide_id: str
     overview: bytes
@@ -213,6 +213,8 @@ class ReportData:
     averaged: str = ""
     """What a prediction is the mean of, such as `3 seeds`; empty: of one model."""
     panels: tuple[SlidePanel, ...] = ()
+    panel_order: str = ""
+    """In what order, such as `wrong predictions first`."""
     encoder: Mapping[str, object] = field(default_factory=dict)
     """The encoder's card."""
     tiling: Mapping[str, object] = field(default_factory=dict)

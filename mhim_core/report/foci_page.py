@@ -1,7 +1,6 @@
 """The demo's page: figures of both models, and their heat maps next to the foci, whose place is known."""
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,10 +8,10 @@ import numpy as np
 
 from mhim_core.demo.slide import Focus
 from mhim_core.features import MppUsed
+from mhim_core.report.frame import Anchor, render_page
 from mhim_core.report.heatmap import heatmap
 from mhim_core.report.images import RgbImage, encode_jpeg, fit
-from mhim_core.report.numbers import format_number
-from mhim_core.report.page import RESEARCH_USE, data_uri
+from mhim_core.report.pictures import Pictures
 from mhim_core.report.slide_pictures import top_tiles
 from mhim_core.slides.reader import open_slide
 
@@ -73,16 +72,22 @@ def draw_foci(
     return encode_jpeg(_side_by_side([_outlined(picture, foci, size) for picture in pictures]))
 
 
-def render_foci(page: FociPage) -> str:
-    """The page; the same data gives the same bytes."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_source)
-    )
-    environment.filters |= {"image": data_uri, "number": lambda value: "–" if value is None else format_number(value)}
-    return environment.get_template("foci.html.j2").render(
-        page=page, summary=page.summary, titles=page.titles, research_use=RESEARCH_USE
+def render_foci(page: FociPage, pictures: Pictures | None = None) -> str:
+    """The page; `pictures`: where they go, None: inside. The same data gives the same bytes."""
+    models = page.summary["models"]
+    return render_page(
+        "foci.html.j2",
+        pictures=pictures,
+        anchors=[
+            Anchor("answer", "What it shows"),
+            Anchor("labels", "Which slides have tumour?"),
+            Anchor("foci", "Where do the models look?"),
+            *([Anchor("slides", "Slides")] if page.panels else []),
+        ],
+        page=page,
+        summary=page.summary,
+        titles=page.titles,
+        quiet={page.titles[name]: models[name]["auroc"]["quiet"] for name in page.titles},
     )
 
 
@@ -101,7 +106,3 @@ def _side_by_side(pictures: Sequence[RgbImage]) -> RgbImage:
     gap = np.full((pictures[0].shape[0], _GAP_PX, 3), 255, np.uint8)
     row = [part for picture in pictures for part in (picture, gap)][:-1]
     return fit(np.concatenate(row, axis=1), 3 * _MAX_SIDE_PX)
-
-
-def _source(name: str) -> str:
-    return resources.files("mhim_core.report").joinpath(f"templates/{name}").read_text(encoding="utf-8")

@@ -1,13 +1,15 @@
-"""The page of a sweep: one self-contained HTML file without scripts; the same leaderboard gives the same bytes."""
+"""The page of a sweep: the first configuration and how it was chosen, then all of them."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
-from mhim_core.report.numbers import format_amount, format_difference, format_estimate, format_number
-from mhim_core.report.page import RESEARCH_USE
+from mhim_core.report.answer import Count
+from mhim_core.report.frame import render_page
+from mhim_core.report.numbers import format_duration
 from mhim_core.train.leaderboard import LeaderboardRow
 from mhim_core.train.sweep_grid import say
+from mhim_core.train.sweep_plan import TrialStatus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,22 +28,21 @@ class LeaderboardPage:
 
 def render_leaderboard(page: LeaderboardPage) -> str:
     """The page."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_source)
-    )
-    environment.filters |= {
-        "estimate": format_estimate,
-        "number": format_number,
-        "amount": format_amount,
-        "difference": format_difference,
-        "say": say,
-    }
-    return environment.get_template("leaderboard.html.j2").render(
-        page=page, keys=list(page.rows[0].setting), research_use=RESEARCH_USE
+    return render_page(
+        "leaderboard.html.j2",
+        filters={"say": say},
+        page=page,
+        keys=list(page.rows[0].setting),
+        counts=_counts(page.rows),
     )
 
 
-def _source(name: str) -> str:
-    return resources.files("mhim_core.report").joinpath(f"templates/{name}").read_text(encoding="utf-8")
+def _counts(rows: Sequence[LeaderboardRow]) -> Iterator[Count]:
+    num = Counter(row.outcome.status for row in rows)
+    num_failed = num[TrialStatus.failed]
+    yield Count(f"{len(rows):,}", f"configuration{'s' * (len(rows) != 1)}", "configurations")
+    if num[TrialStatus.cut]:
+        yield Count(f"{num[TrialStatus.cut]:,}", "cut before their end, since others did better", "configurations")
+    if num_failed:
+        yield Count(f"{num_failed:,}", "failed", "configurations", is_bad=True)
+    yield Count(format_duration(sum(row.seconds for row in rows)), "of training, by the clock, of all fits together")

@@ -7,8 +7,9 @@ from typing import Any
 
 from mhim_core.metrics import METRICS, Estimate
 from mhim_core.report.data import CohortSummary, ReportData
+from mhim_core.report.frame import RESEARCH_USE, flatten_facts
 from mhim_core.report.numbers import format_estimate, format_number, format_p
-from mhim_core.report.page import CALIBRATION_METRICS, RESEARCH_USE, decision_names, flatten_facts, metric_names
+from mhim_core.report.page import CALIBRATION_METRICS, decision_names, metric_names
 from mhim_core.report.wording import OUT_OF_SCOPE, intended_use
 
 

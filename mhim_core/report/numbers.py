@@ -48,6 +48,15 @@ def format_estimate(estimate: Estimate | Metric, name: str = "") -> str:
     return format_metric(estimate.value, name) + interval
 
 
+def format_duration(seconds: float) -> str:
+    """`2 h 5 min`, `1 min 3 s`, `12 s`."""
+    minutes, rest_s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest_s} s" if minutes else f"{rest_s} s"
+
+
 def _signed(text: str) -> str:
     """A true minus; no minus before a zero."""
     if text.startswith("-") and not text.strip("-0."):

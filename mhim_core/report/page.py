@@ -1,71 +1,49 @@
-"""One self-contained HTML page per run: no scripts, no requests, images inside; the same data gives the same bytes."""
+"""The page of a run or of predictions: the answer first, then slides, figures and tables; settings at the end."""
 
-import base64
-from collections.abc import Iterable, Mapping
-from importlib import resources
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
 
 from mhim_core.evaluation.calibration import TEMPERATURE_RANGE
 from mhim_core.metrics import BINARY_METRICS, CLASSIFICATION_METRICS, METRICS
+from mhim_core.report.answer import counts_of, finding_of, headline_of, shown_slide
 from mhim_core.report.data import ModelResult, ReportData
-from mhim_core.report.images import is_long, media_type
-from mhim_core.report.numbers import (
-    format_amount,
-    format_difference,
-    format_estimate,
-    format_metric,
-    format_number,
-    format_p,
-)
+from mhim_core.report.frame import Anchor, render_page
+from mhim_core.report.pictures import Pictures
 from mhim_core.report.predictions import sort_by_error
-from mhim_core.task import TaskKind
+from mhim_core.report.settings import settings_in_words
 
-RESEARCH_USE = "Research use only. Not a medical device: not for diagnosis, nor for decisions about patients."
 MAX_PREDICTIONS = 500
 """Rows on the page; the exported table has them all."""
-HEADLINES = {
-    TaskKind.classification: ("auroc", "balanced_accuracy"),
-    TaskKind.survival: ("harrell_c", "uno_c"),
-    TaskKind.regression: ("mae", "r2"),
-}
-"""The figures at the top of the page, the first with its interval."""
 CALIBRATION_METRICS = ("brier", "expected_calibration_error")
 
 
-def render_report(data: ReportData) -> str:
-    """The page. Raises ValueError if an image is neither PNG nor JPEG."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_source)
-    )
-    environment.tests["long"] = is_long
-    environment.filters.update(
-        number=format_number,
-        amount=format_amount,
-        difference=format_difference,
-        metric=format_metric,
-        p=format_p,
-        estimate=format_estimate,
-        image=data_uri,
-        facts=flatten_facts,
-        percent=_percent,
-    )
+def render_report(data: ReportData, pictures: Pictures | None = None) -> str:
+    """The page; `pictures`: where its pictures go, None: inside. Raises ValueError if an image is no picture."""
     rows = sort_by_error(data.predictions, data.classes)
-    return environment.get_template("report.html.j2").render(
+    decision_metrics = decision_names(data.models)
+    calibrated = [model for model in data.models if model.calibration is not None]
+    grouped = [model for model in data.models if model.risk_groups or model.risk_reason]
+    return render_page(
+        "report.html.j2",
+        pictures=pictures,
+        anchors=_anchors(data, "Probabilities and decisions" if decision_metrics else "Probabilities"),
         data=data,
-        research_use=RESEARCH_USE,
+        finding=finding_of(data),
+        headline=headline_of(data),
+        judged=_judged(data),
+        counts=counts_of(data),
+        shown=shown_slide(data),
+        panel_order=data.panel_order,
+        settings=settings_in_words(data.encoder, data.tiling, data.training),
         metric_titles={name: definition.title for name, definition in METRICS.items()},
         metric_arrows={name: "↑" if definition.higher_is_better else "↓" for name, definition in METRICS.items()},
         metrics=metric_names(data),
-        headlines=HEADLINES[data.kind],
-        decision_metrics=decision_names(data.models),
+        decision_metrics=decision_metrics,
         calibration_metrics=CALIBRATION_METRICS,
         temperature_range=TEMPERATURE_RANGE,
         fold_metrics=[name for name in METRICS if any(name in fold.metrics for fold in data.folds)],
         chosen=list(dict.fromkeys(name for fold in data.folds for name in fold.chosen)),
-        calibrated=[model for model in data.models if model.calibration is not None],
-        grouped=[model for model in data.models if model.risk_groups or model.risk_reason],
+        calibrated=calibrated,
+        grouped=grouped,
         reported=next((model for model in data.models if model.is_reported), None),
         predictions=rows[:MAX_PREDICTIONS],
         num_hidden=max(0, len(rows) - MAX_PREDICTIONS),
@@ -85,34 +63,26 @@ def decision_names(models: Iterable[ModelResult]) -> list[str]:
     return [name for name in order if name in known]
 
 
-def data_uri(image: bytes) -> str:
-    """The image inside the page."""
-    return f"data:{media_type(image)};base64,{base64.b64encode(image).decode()}"
+def _anchors(data: ReportData, decisions: str) -> Iterator[Anchor]:
+    """The sections that the page has, in its order."""
+    there = {
+        "answer": ("Answer", True),
+        "slides": ("Slides", data.panels),
+        "predictions": ("Predictions", data.predictions),
+        "figures": ("Figures", data.figures),
+        "results": ("Results", data.models),
+        "sites": ("Sites", data.sites),
+        "decisions": (decisions, any(model.calibration is not None for model in data.models)),
+        "risk": ("Risk groups", any(model.risk_groups or model.risk_reason for model in data.models)),
+        "missing": ("Without features", data.cohort.failures or data.cohort.empty),
+        "settings": ("Settings and provenance", True),
+    }
+    for target, (title, is_there) in there.items():
+        if is_there:
+            yield Anchor(target, title)
 
 
-class Fact(NamedTuple):
-    """One line of a list of facts."""
-
-    name: str
-    value: str
-
-
-def flatten_facts(facts: Mapping[str, Any], prefix: str = "") -> list[Fact]:
-    """Nested mappings as `transform.mean`, lists on one line, None and empty text as a dash; in the mapping's order."""
-    lines = []
-    for name, value in facts.items():
-        if isinstance(value, Mapping):
-            lines += flatten_facts(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple):
-            lines.append(Fact(f"{prefix}{name}", ", ".join(map(str, value))))
-        else:
-            lines.append(Fact(f"{prefix}{name}", "–" if value in (None, "") else str(value)))
-    return lines
-
-
-def _source(name: str) -> str:
-    return resources.files("mhim_core.report").joinpath(f"templates/{name}").read_text(encoding="utf-8")
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.0f} %" if whole else "–"
+def _judged(data: ReportData) -> str:
+    """On how many bags the figures are, where it is known."""
+    num = len({prediction.bag_id for prediction in data.predictions})
+    return f"on {num:,} held-out {data.unit}s" if data.folds and num else ""

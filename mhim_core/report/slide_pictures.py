@@ -1,5 +1,6 @@
 """The pictures of one slide in a report: its overview, the attention map, the tiles of highest attention."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mhim_core.features import MppUsed
 from mhim_core.report.heatmap import heatmap
-from mhim_core.report.images import encode_jpeg, encode_png, montage
+from mhim_core.report.images import encode_within, montage
 from mhim_core.slides.grid import TilePlan, geometry_again
 from mhim_core.slides.reader import SlideReader, open_slide
 from mhim_core.slides.spec import SlidePolicy, TileSpec
@@ -38,7 +39,7 @@ class AttendedSlide(NamedTuple):
 
 
 class SlidePictures(NamedTuple):
-    """JPEG and PNG bytes."""
+    """PNG, JPEG or WebP bytes."""
 
     overview: bytes
     heatmap: bytes
@@ -47,16 +48,22 @@ class SlidePictures(NamedTuple):
     """Of each of `AttendedSlide.attention_of`."""
 
 
-def draw_slide(path: Path | None, slide: AttendedSlide, spec: TileSpec | None, num_top_tiles: int) -> SlidePictures:
+def draw_slide(
+    path: Path | None,
+    slide: AttendedSlide,
+    spec: TileSpec | None,
+    num_top_tiles: int,
+    max_bytes: int | None = None,
+) -> SlidePictures:
     """Draw one slide; without its file (`path` None) the heat map lies on white and there are no tiles, nor without a
-    `spec`, by which they were cut.
+    `spec`, by which they were cut. `max_bytes`: of all its pictures together; None: they are drawn at full size.
 
     Raises SlideError where the file is there and cannot be read.
     """
     top = top_tiles(slide.attention, num_top_tiles)
     if path is None:
         slide = _sized(slide, _reach(slide))
-        return _drawn(_blank(slide), slide, top, None)
+        return _drawn(_blank(slide), slide, top, None, max_bytes)
     with open_slide(path) as reader:
         slide = _sized(slide, (reader.info().width_l0_px, reader.info().height_l0_px))
         sides_um = (slide.slide_size_l0_px[0] * slide.mpp.x, slide.slide_size_l0_px[1] * slide.mpp.y)
@@ -64,7 +71,7 @@ def draw_slide(path: Path | None, slide: AttendedSlide, spec: TileSpec | None, n
             slide.mpp, max(max(sides_um) / picture_side_px(*sides_um), slide.mpp.x, slide.mpp.y)
         )
         tiles = _read_tiles(reader, slide, spec, top) if len(top) and spec is not None else None
-    return _drawn(thumbnail.pixels, slide, top, tiles)
+    return _drawn(thumbnail.pixels, slide, top, tiles, max_bytes)
 
 
 def picture_side_px(width: float, height: float) -> float:
@@ -79,8 +86,15 @@ def top_tiles(attention: ArrayLike, num: int) -> NDArray[np.int64]:
 
 
 def _drawn(
-    thumbnail: NDArray[np.uint8], slide: AttendedSlide, top: NDArray[np.int64], tiles: NDArray[np.uint8] | None
+    thumbnail: NDArray[np.uint8],
+    slide: AttendedSlide,
+    top: NDArray[np.int64],
+    tiles: NDArray[np.uint8] | None,
+    max_bytes: int | None,
 ) -> SlidePictures:
+    has_tiles = tiles is not None and len(tiles) > 0
+    share = None if max_bytes is None else max_bytes // (2 + has_tiles + len(slide.attention_of))
+
     def painted(attention: ArrayLike, outlined: NDArray[np.int64]) -> bytes:
         image = heatmap(
             thumbnail,
@@ -89,12 +103,17 @@ def _drawn(
             tile_size_l0_px=slide.tile_size_l0_px,
             slide_size_l0_px=slide.slide_size_l0_px,
             outlined=outlined.tolist(),
+            with_bar=False,  # the page has the scale once
         )
-        return encode_png(image) if tiles is None else encode_jpeg(image)
+        return encode_within(image, share)
 
-    shown = None if tiles is None or not len(tiles) else encode_jpeg(montage(list(tiles)))
+    shown = (
+        encode_within(montage(list(tiles), columns=math.ceil(math.sqrt(len(tiles)))), share)
+        if has_tiles and tiles is not None
+        else None
+    )
     of_each = {name: painted(each, top_tiles(each, len(top))) for name, each in slide.attention_of.items()}
-    return SlidePictures(encode_jpeg(thumbnail), painted(slide.attention, top), shown, of_each)
+    return SlidePictures(encode_within(thumbnail, share), painted(slide.attention, top), shown, of_each)
 
 
 def _read_tiles(reader: SlideReader, slide: AttendedSlide, spec: TileSpec, top: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -116,7 +116,7 @@ def test_a_run_keeps_how_it_was_trained_to_predict(train: Callable[..., Any], mh
     assert mhim("evaluate", f"run={folder}", "bootstrap_replicates=0").code == 0
     assert mhim("report", f"run={folder}", "max_heatmaps=1").code == 0
     page = (folder / "report.html").read_text()
-    assert page.count('alt="Attention') == 3, "the mean and both of which it is"
+    assert page.count('alt="Attention') == 4, "the mean, also at the top, and both of which it is"
     assert r"predict\_with: pair" in (folder / "MODEL_CARD.md").read_text()
     other = tmp_path / "other"
     assert train("other", "folds=1").code == 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from flows.config.keys import PageKeys
 from flows.prediction.page import as_prediction, draw_panels, prediction_page
 from flows.prediction.predictor import predictor_of_run
 from flows.runs.folder import Run, read_run
@@ -167,7 +168,7 @@ def test_predictions_of_patients_have_a_page_with_a_panel_a_slide(
 
     loaded: Any = Loaded()
     loaded.cohort = cohort
-    panels = draw_panels(predictor, rows_predicted, source, loaded, run.storage, 3, 2)
+    panels = draw_panels(predictor, rows_predicted, source, loaded, run.storage, PageKeys(max_heatmaps=3, top_tiles=2))
     assert [panel.slide_id for panel in panels] == ["s00", "s01", "s02"], "the highest risk first"
     outcome = Outcome(rows=tuple(StatusRow(SlideId(slide.slide_id), Status.OK) for slide in run.slides))
     page = shown(prediction_page(predictor, rows_predicted, panels, loaded, outcome, External(None, [])))

@@ -5,6 +5,7 @@
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -115,7 +116,9 @@ def test_upgrade_evaluate_finds_the_same_figures_and_report_shows_them(mhim: Mhi
     assert reported.code == 0, reported
     page = (old / "run/report.html").read_text()
     assert "cohort.csv" in page
-    assert "data:image/png" in page
+    pictures = re.findall(r'src="(report/[^"]+)"', page)
+    assert {picture.split("/")[1] for picture in pictures} >= {"overview", "attention", "figures"}
+    assert all((old / "run" / picture).is_file() for picture in pictures)
 
 
 @pytest.mark.parametrize(

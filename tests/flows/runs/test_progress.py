@@ -1,10 +1,12 @@
 """What a person is told of the time left: nothing before it is known, then what slides of that size take."""
 
+import io
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cluster.watchdog import Replaced, Worker
 from flows.embed import _tell_replaced
@@ -109,3 +111,54 @@ def test_what_workers_have_read_is_added_up_and_what_they_all_say_is_said_once(
     assert captured.err.count("the disk is full") == 1
     (line,) = captured.out.splitlines()
     assert {"4", "3", "1", "1.50"} <= set(line.replace(":", "").split())
+
+
+def test_the_slide_that_took_longest_is_named_at_the_end(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with SlideProgress({SlideId(name): 1.0 for name in "abc"}, 1) as progress:
+        for name, seconds in (("a", 2.0), ("b", 75.0), ("c", 3.0)):
+            clock[0] += seconds
+            progress.update(StatusRow(SlideId(name), Status.OK, seconds=seconds))
+    assert lines(capsys)[-1].endswith("slowest b with 1 min 15 s")
+
+
+def _epoch(number: int, seconds: float) -> FitEvent:
+    record = SimpleNamespace(
+        epoch=number, task_loss=0.5, consistency_loss=0.0, validation_loss=0.4, validation_metric=0.75
+    )
+    kind: Any = FitEventKind.epoch
+    return FitEvent(kind, "fold-0/plain", num_epochs=10, record=record, metric_name="auroc", seconds=seconds)  # type: ignore[arg-type]
+
+
+def test_an_epochs_line_tells_how_long_all_fits_will_last(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FitProgress(3) as progress:
+        for number, seconds in ((1, 30.0), (2, 2.0), (3, 2.0)):
+            clock[0] += seconds
+            progress.update(_epoch(number, seconds))
+        clock[0] += 2.0
+        progress.update(FitEvent(FitEventKind.finished, "fold-0/plain"))
+        clock[0] += 2.0
+        progress.update(_epoch(1, 2.0)._replace(fit="fold-1/plain"))
+    told = lines(capsys)
+    assert "about 54 s left" in told[2], "7 epochs of this fit and 20 of two others, the slow start left out"
+    assert "1/3 fits" in told[3]
+    assert "about 38 s left" in told[4]
+
+
+def test_on_a_terminal_epochs_move_a_bar_and_finished_fits_leave_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+
+    def console(**_: object) -> Console:
+        return Console(file=written, force_terminal=True, width=200, highlight=False, markup=False)
+
+    monkeypatch.setattr("flows.runs.progress.Console", console)
+    with FitProgress(2) as progress:
+        progress.update(FitEvent(FitEventKind.finished, "fold-0/plain"))
+        progress.update(_epoch(4, 2.0))  # the bar as it stands at the end
+    shown = written.getvalue()
+    assert "epoch 4/10" in shown
+    assert "about 12 s left" in shown
+    assert "fold-0/plain: finished (1/2 fits)" in shown

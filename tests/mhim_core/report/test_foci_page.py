@@ -8,6 +8,7 @@ from mhim_core.demo.pyramid import write_pyramid
 from mhim_core.demo.slide import Focus, FocusKind
 from mhim_core.features import MppUsed
 from mhim_core.report.foci_page import FociPage, FociPanel, draw_foci, render_foci
+from mhim_core.report.images import encode_png
 
 FOCUS = Focus(FocusKind.quiet, ((100, 100), (300, 100), (300, 300), (100, 300)))
 SUMMARY = {
@@ -40,7 +41,13 @@ def test_the_slide_and_both_heat_maps_stand_side_by_side_with_the_foci_outlined(
 
 
 def test_the_page_has_every_figure_and_a_dash_for_what_is_not_there() -> None:
-    panel = FociPanel("slide-1", "quiet", 55, {"plain": "Dice 0.10", "MHIM student": "Dice 0.55"}, b"\xff\xd8\xff")
+    panel = FociPanel(
+        "slide-1",
+        "quiet",
+        55,
+        {"plain": "Dice 0.10", "MHIM student": "Dice 0.55"},
+        encode_png(np.zeros((3, 9, 3), np.uint8)),
+    )
     page = render_foci(FociPage(SUMMARY, {"plain": "plain", "mhim": "MHIM student"}, 36, [panel]))
     for text in ("0.511", "0.933", "36 training slides", "slide-1", "Dice 0.55", "Research use only", "–"):
         assert text in page

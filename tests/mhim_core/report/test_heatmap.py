@@ -104,7 +104,7 @@ def test_encoded_images_are_recognised_and_reproducible():
     assert media_type(encode_png(image)) == "image/png"
     assert media_type(encode_jpeg(image)) == "image/jpeg"
     assert encode_png(image) == encode_png(image)
-    with pytest.raises(ValueError, match="neither PNG nor JPEG"):
+    with pytest.raises(ValueError, match="neither PNG, JPEG nor WebP"):
         media_type(b"<svg onload=...>")
     with pytest.raises(ValueError, match="uint8"):
         encode_png(image.astype(float))

@@ -28,9 +28,10 @@ from mhim_core.report.data import (
     SlidePanel,
     UpsampledSlide,
 )
+from mhim_core.report.frame import RESEARCH_USE
 from mhim_core.report.images import encode_png
 from mhim_core.report.model_card import model_card
-from mhim_core.report.page import RESEARCH_USE, render_report
+from mhim_core.report.page import render_report
 from mhim_core.report.predictions import sort_by_error
 from mhim_core.task import TaskKind
 
@@ -330,7 +331,7 @@ def test_calibrated_probabilities_and_decisions_stand_beside_the_prediction_wher
 
 
 def test_an_image_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="neither PNG nor JPEG"):
+    with pytest.raises(ValueError, match="neither PNG, JPEG nor WebP"):
         render_report(report(figures=(ReportFigure("x", b"<svg>"),)))
 
 
