@@ -38,7 +38,7 @@ def make_run(root: Path, before: TrainedOn | None = None) -> Any:
         storage=storage,
         identity=identity,
         slides=(row("a", "P0"), row("b", "P1")),
-        splits=(Split(0, ("b",), (), ("a",)), Split(1, ("a",), (), ("b",))),
+        splits=(Split(0, (SlideId("b"),), (), (SlideId("a"),)), Split(1, (SlideId("a"),), (), (SlideId("b"),))),
         manifest=SimpleNamespace(entries=commits(a="of a", b="of b")),
     )
 
