@@ -68,7 +68,9 @@ def _main(words: list[str]) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
-    wants_help = any(word in _HELP for word in words) or words[:1] == ["help"]
+    # without a key, help can be the name of nothing: commands that take a name need keys as well
+    is_asked = words[:1] == ["help"] or ("help" in words and not any("=" in word for word in words))
+    wants_help = is_asked or any(word in _HELP for word in words)
     names = [word for word in words if word not in _HELP and word != "help"]
     if "--version" in words:
         print(_version())

@@ -512,7 +512,7 @@ class TrainExecution:
     checkpoints: FitExecution = part(FitExecution, Role.execution)
     workers: str = "1"
     """Data-parallel training workers, at most global_batch; or a range such as 1-8: as many as find room, and fewer
-    where a worker is lost. The model is the same to the last bit on a CPU."""
+    where a worker is lost. The model is the same to the last bit on a CPU, and with pack_instances but for rounding."""
     gpus_per_worker: float = 0.0
     """GPUs per training worker; 0: CPU."""
     threads_per_worker: int = 2

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from cluster.tile_selection import ScoringModel, TileSelection
 from flows.config.keys import SelectionKeys
 from flows.runs.fits import results_of
-from flows.runs.folder import Run, read_run
+from flows.runs.folder import Run, known_before, read_run
 from flows.runs.tiling import tiling_words
 from mhim_core.cohort.rows import CohortRow
 from mhim_core.embed.registry import ENCODER_NAMES, is_encoder_name
@@ -139,8 +139,8 @@ def _by_run(spec: TileSpec, run: Run, storage: Storage, rows: Sequence[CohortRow
     fits = results_of(run)
     results = [fold_fits.results[run.method] for fold_fits in fits]
     models = tuple(ScoringModel(run.storage.locate(result.model_key), result.model_sha256) for result in results)
-    voters = _voters(run, [fold_fits.fold for fold_fits in fits], rows)
-    return _settled(spec, wanted, feature_set, storage, ATTENTION, models, voters)
+    settled = _settled(spec, wanted, feature_set, storage, ATTENTION, models)
+    return replace(settled, voters=_voters(run, [fold_fits.fold for fold_fits in fits], rows, settled.records))
 
 
 def _settled(
@@ -150,7 +150,6 @@ def _settled(
     storage: Storage,
     rule: str,
     models: tuple[ScoringModel, ...] = (),
-    voters: Mapping[SlideId, tuple[int, ...]] | None = None,
 ) -> SettledSelection:
     digest = feature_set.fingerprint
     is_there = is_registered(storage, digest) and newest_version(storage, digest) is not None
@@ -164,7 +163,7 @@ def _settled(
         ),
         selection=TileSelection(storage.uri, feature_set.dim, spec.select_share, models),
         records=read_manifest(storage, digest).entries if is_there else {},
-        voters=voters or {},
+        voters={},
         source=feature_set.encoder_id,
     )
 
@@ -187,20 +186,25 @@ class _Known(NamedTuple):
     """The folds whose models were trained on a patient, or chosen by it."""
 
 
-def _voters(run: Run, folds: Sequence[int], rows: Iterable[CohortRow]) -> dict[SlideId, tuple[int, ...]]:
+def _voters(
+    run: Run, folds: Sequence[int], rows: Iterable[CohortRow], records: Mapping[SlideId, CommitRecord]
+) -> dict[SlideId, tuple[int, ...]]:
     """Which of the models, one of each of `folds`, score a slide that the run knows: those that know nothing of it.
 
-    Where all have, all score it, which is told: their attention may know its label.
+    Where all know it, all score it, which is told: their attention may know its label. `records`: of the store, which
+    may hold a slide of the run under another id by now.
     """
-    known, entries = _known(run), run.manifest.entries
+    known, before = _known(run), known_before(run)
     voters: dict[SlideId, tuple[int, ...]] = {}
     num_seen = 0
     for row in rows:
+        named = [entries[row.slide_id] for entries in (run.manifest.entries, records) if row.slide_id in entries]
+        sources = {record.reading.source for record in named}
         patients = {row.patient_id} & known.seen_in.keys()
-        record = entries.get(row.slide_id)
-        if record is not None and record.reading.source in known.patient_of:
-            patients |= {known.patient_of[record.reading.source]}
+        patients |= {known.patient_of[source] for source in sources & known.patient_of.keys()}
         seen = frozenset[int]().union(*(known.seen_in[patient] for patient in patients))
+        if before is not None and (before.knows_patient(row.patient_id) or any(map(before.knows_source, sources))):
+            seen = frozenset(folds)  # by the model that all of them started from
         places = tuple(place for place, fold in enumerate(folds) if fold not in seen)
         if not places:
             num_seen += 1

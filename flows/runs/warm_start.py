@@ -3,7 +3,7 @@
 The patients that model was trained on count as known to the new one, in the gate and wherever new slides are judged.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any, NamedTuple
 
 from flows.config.commands import TrainConfig
@@ -19,6 +19,7 @@ from mhim_core.registry.names import is_reference
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.task import Task
 from mhim_core.train.card import load_card
+from mhim_core.train.prediction import PredictWith
 from mhim_core.train.results import initial_differences, initial_key, read_model
 
 
@@ -87,6 +88,7 @@ def _of_registry(config: TrainConfig) -> Start:
     model = find_model(registry, config.warm_start)
     members = {member.seed: member for member in model.card.members}
     _check_one_a_seed(config.warm_start, len(model.card.members), len(members))
+    _say_who({member.predict_with for member in members.values()}, config.warm_start)
     digests = {seed: member.sha256 for seed, member in members.items()}
     return Start(
         f"{model.name}@{model.version}",
@@ -101,9 +103,15 @@ def _of_run(uri: str, store: str) -> Start:
     fits = results_of(other)
     results = {fold_fits.seed: fold_fits.results[other.method] for fold_fits in fits}
     _check_one_a_seed(uri, len(fits), len(results))
+    _say_who({other.predict_with}, uri)
     digests = {seed: result.model_sha256 for seed, result in results.items()}
     known = trained_on(other, {fold_fits.fold for fold_fits in fits})
     return Start(other.record["fingerprint"], digests, known, lambda seed: read_model(other.storage, results[seed]))
+
+
+def _say_who(predicting: Set[PredictWith], source: str) -> None:
+    if others := sorted(predicting - {PredictWith.student}):
+        print(f"note: warm_start={source} predicts with {', '.join(others)}; the training starts from its student")
 
 
 def _check_one_a_seed(source: str, num_models: int, num_seeds: int) -> None:

@@ -97,7 +97,7 @@ MAX_PACK = 32_768
 
 @dataclass(frozen=True, kw_only=True)
 class FitExecution:
-    """How a fit is carried out; changes no result and is in no fingerprint."""
+    """How a fit is carried out; changes no result, but for packs the rounding, and is in no fingerprint."""
 
     checkpoint_every: int = 10
     """Epochs between checkpoints, from which an interrupted fit resumes; 0: none after epochs."""

@@ -111,19 +111,11 @@ def advance_fit(
         tell(FitEventKind.adopted, "an identical fit is already finished", finished.history[finished.best_epoch - 1])
         return finished
 
-    setup = make_setup(plan, spec)
-    feed = BagFeed(bags, setup, context.device)
-    feed.require((*spec.train, *spec.validation))
-    teacher = None if teacher_data is None else load_model(teacher_data)
-    initial = None
-    if plan.warm_start:
-        initial = load_model(from_rank_zero(context, lambda: read_initial(storage, plan, spec)))
-    state = resume_or_start(
-        setup, teacher, initial, checkpoints, context, lambda text: tell(FitEventKind.warning, text)
+    feed, state = _open_fit(
+        plan, spec, bags, storage, context, teacher_data, checkpoints, lambda text: tell(FitEventKind.warning, text)
     )
-    within = f" and {state.step_in_epoch} of {setup.steps_per_epoch} steps" if state.step_in_epoch else ""
+    within = f" and {state.step_in_epoch} of {state.setup.steps_per_epoch} steps" if state.step_in_epoch else ""
     tell(FitEventKind.resumed if state.step else FitEventKind.started, f"after epoch {state.epoch}{within}")
-
     every = plan.execution.checkpoint_every
     after_step = StepEnd(spec, plan.execution, checkpoints, context, lambda text: tell(FitEventKind.saved, text))
     last = plan.fit.epochs if until is None else min(until, plan.fit.epochs)
@@ -140,12 +132,38 @@ def advance_fit(
     if state.epoch < plan.fit.epochs and not should_stop(state):
         tell(FitEventKind.paused, f"after epoch {state.epoch}")
         return PausedFit(tuple(state.history))
-    result = _as_result(
-        from_rank_zero(context, lambda: _finish(plan, spec, identity, state, storage, checkpoints)), spec
-    )
-    assert result is not None
+    data = from_rank_zero(context, lambda: _finish(plan, spec, identity, state, storage, checkpoints))
+    result = FitResult.from_bytes(data, f"the result of {spec.name}")
     tell(FitEventKind.finished, "", result.history[result.best_epoch - 1], time.monotonic() - started_s)
     return result
+
+
+class _OpenFit(NamedTuple):
+    """What a fit works on."""
+
+    feed: BagFeed
+    state: TrainState
+
+
+def _open_fit(
+    plan: TrainPlan,
+    spec: FitSpec,
+    bags: BagSource,
+    storage: Storage,
+    context: TrainContext,
+    teacher_data: bytes | None,
+    checkpoints: FitCheckpoints,
+    warn: Callable[[str], None],
+) -> _OpenFit:
+    """The bags, and the state that the fit starts from or goes on with."""
+    setup = make_setup(plan, spec)
+    feed = BagFeed(bags, setup, context.device)
+    feed.require((*spec.train, *spec.validation))
+    teacher = None if teacher_data is None else load_model(teacher_data)
+    initial = None
+    if plan.warm_start:
+        initial = load_model(from_rank_zero(context, lambda: read_initial(storage, plan, spec)))
+    return _OpenFit(feed, resume_or_start(setup, teacher, initial, checkpoints, context, warn))
 
 
 def run_epoch(

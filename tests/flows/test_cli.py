@@ -116,8 +116,12 @@ def test_help_of_a_group_lists_its_commands(mhim: Mhim, word: str) -> None:
 def test_help_may_be_asked_for_in_any_usual_way(mhim: Mhim) -> None:
     whole, train = mhim("--help"), mhim("train", "--help")
     assert mhim("-h") == mhim("help") == whole
-    for words in (["help", "train"], ["--help", "train"], ["train", "-h"], ["train", "cohort=x", "bad", "--help"]):
-        assert mhim(*words) == train
+    usual = ["help train", "train help", "--help train", "train -h", "train cohort=x bad --help"]
+    for words in usual:
+        assert mhim(*words.split()) == train
+    assert mhim("store", "help") == mhim("store", "--help")
+    assert mhim("model", "register", "help") == mhim("model", "register", "--help")
+    assert mhim("train", "cohort=x", "help").code == ExitCode.BAD_INPUT
     assert mhim() == whole._replace(code=ExitCode.BAD_INPUT)
 
 

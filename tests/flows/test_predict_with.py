@@ -21,6 +21,7 @@ from flows.retrain import champion_keys
 from flows.runs import evaluation
 from flows.runs.evaluation import VALIDATION_KEY, read_held_out
 from flows.runs.folder import read_run
+from flows.runs.warm_start import find_start
 from mhim_core.evaluation.calibration import temperatures, thresholds
 from mhim_core.registry.changes import changes
 from mhim_core.registry.models import list_models, read_model_folder
@@ -107,7 +108,9 @@ def test_a_finished_run_is_evaluated_registered_and_predicts_with_each_of_its_mo
     }
 
 
-def test_a_run_keeps_how_it_was_trained_to_predict(train: Callable[..., Any], mhim: Mhim, tmp_path: Path) -> None:
+def test_a_run_keeps_how_it_was_trained_to_predict(
+    train: Callable[..., Any], mhim: Mhim, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert train("run", "predict_with=pair", "folds=1").code == 0
     ended = train("run", "folds=1", "predict_with=student")
     assert ended.code == 5
@@ -129,6 +132,9 @@ def test_a_run_keeps_how_it_was_trained_to_predict(train: Callable[..., Any], mh
     assert predictor_of_run(overridden).origin["predict_with"] == "pair"
     asked = mhim("compare", f"runs={other}", "models=mhim,pair", f"out={tmp_path / 'ab'}", "bootstrap_replicates=0")
     assert asked.code == 0, asked
+    start: Any = SimpleNamespace(warm_start=str(folder), store="")
+    find_start(start, [2021])
+    assert "starts from its student" in capsys.readouterr().out
     converted = mhim("convert", f"run={folder}", "stage=plain", f"out={tmp_path / 'plain.pt'}")
     assert converted.code == 0, converted
     assert "stage=mhim" in converted.out
