@@ -22,6 +22,7 @@ from flows.runs.slide_traces import find_traces
 from flows.runs.tiling import tiling_words
 from mhim_core.errors import ConfigError, ConflictError, InputError
 from mhim_core.fingerprint import neutral_values
+from mhim_core.mil.tissue_tree import TREE_NAME
 from mhim_core.printable import one_line
 from mhim_core.slides.spec import TileSpec
 from mhim_core.storage import Storage
@@ -185,7 +186,7 @@ def _print_what_remains(
     if config.run:
         _print_traces(open_storage(config.run), slide_ids, "")
     digests = {entry.key.rpartition("/")[2].removesuffix(".parquet") for entry in before.files}
-    for path in kept_bags(here(config.cache_dir), digests):
+    for path in kept_bags(here(config.cache_dir), digests, (TREE_NAME,)):
         print(f"a copy of the features is {path}: end the training that uses it, and remove that file")
     print(
         "not known to a store, so look yourself: runs that were trained on the slides (their models have seen them; "

@@ -20,7 +20,14 @@ from flows.config.sweep import SweepConfig
 from flows.engine.result import FlowResult
 from flows.mlflow_mirror.send import mirror_run
 from flows.runs.folder import PinnedFeatures
-from flows.runs.training_data import check_contents, check_files, choose_features, choose_manifest, training_data
+from flows.runs.training_data import (
+    check_contents,
+    check_files,
+    check_places,
+    choose_features,
+    choose_manifest,
+    training_data,
+)
 from flows.runs.training_places import open_places
 from flows.runs.training_runs import all_finished, read_cohort, unread_at_first, used_entries, with_sampling
 from flows.sweeps.board import PAGE, print_board, write_board
@@ -142,7 +149,11 @@ def train(sweep: Sweep, config: SweepConfig) -> SweepResult:
     pending = [each for each in sweep.contenders if not all_finished(each.run, each.plan)]
     first = (pending or sweep.contenders)[0]  # all read the same bags
     store = first.run.feature_store
-    check_files(store, used_entries(first.run, first.plan), first.run.manifest)
+    entries = used_entries(first.run, first.plan)
+    check_files(store, entries, first.run.manifest)
+    placed = sorted({each.plan.model.aggregator for each in sweep.contenders if each.plan.model.needs_places})
+    if placed:
+        check_places(store, entries, placed[0])
     write_resolved(sweep.storage, config, "sweep", names=None if "*" in config.asked else config.asked)
     for contender in sweep.contenders:
         contender.prepare()
@@ -150,7 +161,7 @@ def train(sweep: Sweep, config: SweepConfig) -> SweepResult:
     uri = sweep.storage.uri
     payload = SweepPayload(
         sweep.plan,
-        worker_bags(first.run, first.plan, config),
+        worker_bags(first.run, first.plan, config, with_layouts=bool(placed)),
         {contender.name: contender.run.storage.uri for contender in sweep.contenders},
     )
     unread = unread_at_first(first.run, first.plan) if pending else []

@@ -25,7 +25,14 @@ from flows.runs.bag_caching import CachePlan, cached_bags, plan_caching, print_r
 from flows.runs.folder import PinnedFeatures, Run
 from flows.runs.progress import METRIC_TITLES, FitProgress
 from flows.runs.storage_retries import print_retries, retries_told
-from flows.runs.training_data import check_contents, check_files, choose_features, choose_manifest, training_data
+from flows.runs.training_data import (
+    check_contents,
+    check_files,
+    check_places,
+    choose_features,
+    choose_manifest,
+    training_data,
+)
 from flows.runs.training_places import open_places
 from flows.runs.training_runs import (
     all_finished,
@@ -72,7 +79,10 @@ def run(config: TrainConfig) -> FlowResult:
         print(f"{trained_run.storage.uri}: all {len(plan.fits)} fits are finished; nothing to do")
         mirror_run(trained_run, config.tracking)
         return FlowResult(outputs={"run": trained_run.storage.uri}, recomputed=False)
-    check_files(trained_run.feature_store, used_entries(trained_run, plan), trained_run.manifest)
+    entries = used_entries(trained_run, plan)
+    check_files(trained_run.feature_store, entries, trained_run.manifest)
+    if config.model.needs_places:
+        check_places(trained_run.feature_store, entries, config.model.aggregator)
     write_resolved(trained_run.storage, config, "train")
     if config.protocol.teacher:
         take_teachers(trained_run, places)
@@ -118,15 +128,21 @@ def fit_all(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> Any:
     return on_workers(fit_on_worker, payload, config, f"{run_uri}/ray", FitProgress(len(plan.fits)), beside)
 
 
-def worker_bags(trained_run: Run, plan: TrainPlan, config: TrainConfig) -> WorkerBags:
-    """The bags that the plan's fits read."""
+def worker_bags(
+    trained_run: Run, plan: TrainPlan, config: TrainConfig, *, with_layouts: bool | None = None
+) -> WorkerBags:
+    """The bags that the plan's fits read. `with_layouts`: whether an aggregator asks for places; None: the config's."""
     plugin, entries = config.plugin.plugin(), used_entries(trained_run, plan)
     return WorkerBags(
         entries,
         used_bags(trained_run, plan),
         None if plugin is None else plugin.arguments,
         trained_run.store_uri,
-        plan_caching(config.execution, entries.values()),
+        plan_caching(
+            config.execution,
+            entries.values(),
+            with_layouts=config.model.needs_places if with_layouts is None else with_layouts,
+        ),
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from mhim_core.types import BagId
 
 if TYPE_CHECKING:
+    import numpy as np
     from jaxtyping import Float
     from torch import Tensor
 
@@ -38,6 +40,29 @@ class HalfBags(Protocol):
 
     def read_half(self, bag_id: BagId) -> Float[Tensor, "N d_in"]:
         """What `read` gives as float16, which is exact. It may be the source's own copy, which must not be changed."""
+        ...
+
+
+class Beside(NamedTuple):
+    """What is made once of a slide's features and its tiles' places, and kept beside the features."""
+
+    name: str
+    """Of what it is; another one where other numbers are made."""
+    width: int
+    """Numbers per tile."""
+    make: "Callable[[np.ndarray, np.ndarray], np.ndarray]"
+    """From features (N, D) and places (N, 2), x and y in level-0 pixels: int32 (N, width)."""
+
+
+@runtime_checkable
+class PlacedBags(Protocol):
+    """A source that knows where the tiles lie. Only aggregators that ask for places read them."""
+
+    def read_beside(self, bag_id: BagId, beside: Beside) -> "Sequence[np.ndarray]":
+        """What `beside` makes of each slide of the bag, in the order of its instances; it must not be changed.
+
+        Raises `InputError` naming the slide if the places of its tiles are not known, else as `read`.
+        """
         ...
 
 

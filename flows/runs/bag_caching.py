@@ -31,6 +31,8 @@ class CachePlan(NamedTuple):
     """0: workers have none."""
     num_bytes: int
     """All bags as float16."""
+    with_layouts: bool = False
+    """Whether what an aggregator asks for of the tiles' places is kept on disk as well."""
 
     def sentence(self) -> str:
         """What is said before the work begins: where bags are kept, and what has no room there."""
@@ -55,7 +57,9 @@ class CachePlan(NamedTuple):
         return kept
 
 
-def plan_caching(execution: TrainExecution, entries: Iterable[CommitRecord]) -> CachePlan:
+def plan_caching(
+    execution: TrainExecution, entries: Iterable[CommitRecord], *, with_layouts: bool = False
+) -> CachePlan:
     """`cache=auto`: memory where one worker has room for all bags, so that they are read once all the same; else disk.
 
     Several workers would each read every bag from the store, so that a node's disk serves them better.
@@ -77,6 +81,7 @@ def plan_caching(execution: TrainExecution, entries: Iterable[CommitRecord]) -> 
         folder=here(execution.cache_dir),  # workers have current folders of their own
         workers_per_gpu=1 / min(1.0, execution.gpus_per_worker) if execution.gpus_per_worker else 0.0,
         num_bytes=num_bytes,
+        with_layouts=with_layouts,
     )
 
 
@@ -90,12 +95,14 @@ def cached_bags(
     warn: Callable[[str], None],
 ) -> "Iterator[CountedBags]":
     """A worker's bags, cached as planned while the block runs."""
+    from mhim_core.mil.layout import TREE_BESIDE
     from mhim_core.store.bag_cache import BagCache
     from mhim_core.store.bags import ParquetBags, PatientBags, bag_files
     from mhim_core.train.device_bags import DeviceBags, room_on
 
     max_bytes = int(plan.disk_gib * _GIB)
-    with BagCache(plan.folder, bag_files(entries.values()), max_bytes, warn, lasting=plan.disk_lasts) as disk:
+    files = bag_files(entries.values(), (TREE_BESIDE,) if plan.with_layouts else ())
+    with BagCache(plan.folder, files, max_bytes, warn, lasting=plan.disk_lasts) as disk:
         bags = PatientBags(ParquetBags(storage, entries, plan.memory_gib, disk if max_bytes else None), members)
         if plan.mode is not BagCaching.device or context.device.type != "cuda":
             yield bags

@@ -17,7 +17,7 @@ from mhim_core.cohort.splits import Split, make_splits
 from mhim_core.cohort.table import Cohort, CohortRow, require_patients
 from mhim_core.cohort.tasks import infer_task, targets_of
 from mhim_core.errors import CohortError, InputError, SlideError, StorageError
-from mhim_core.features import SourceIdentity
+from mhim_core.features import SourceIdentity, has_places
 from mhim_core.fingerprint import neutral_values
 from mhim_core.slides.source_identity import source_identity
 from mhim_core.slides.spec import TileSpec
@@ -26,6 +26,7 @@ from mhim_core.store.feature_sets import FeatureSet, choose_feature_set
 from mhim_core.store.manifest import Manifest, read_manifest
 from mhim_core.store.matching import sha256_matches
 from mhim_core.store.record import CommitRecord
+from mhim_core.store.schema import decode_features
 from mhim_core.store.verify import file_findings, first_damage, list_sizes
 from mhim_core.task import Task
 from mhim_core.types import SlideId, Status
@@ -109,6 +110,23 @@ def check_files(store: Storage, entries: Mapping[SlideId, CommitRecord], manifes
         f"{len(lost)} of {len(entries)} feature files to train on are lost in {store.uri}: {listed}{more}; `mhim store "
         f"repair store={store.uri} cohort=<the table with these slides>` makes them again"
     )
+
+
+def check_places(store: Storage, entries: Mapping[SlideId, CommitRecord], aggregator: str) -> None:
+    """For an aggregator that needs coordinates: whether a slide of another tool's features has them, by reading one.
+
+    Our own embeddings always do; of several tools' files, workers look at each. Raises InputError naming the slide.
+    """
+    imported = sorted(slide_id for slide_id, record in entries.items() if record.reading.is_imported)
+    if not imported:
+        return
+    record = entries[imported[0]]
+    table = decode_features(store.get(record.key), slide_id=record.slide_id, dim=record.dim)
+    if not has_places(table.coords_l0_px):
+        raise InputError(
+            f"aggregator={aggregator} walks from tile to tile, and the features of {record.slide_id} were imported "
+            f"without coordinates; mammil_graph=path takes the stored order as one path, which ignores the tissue"
+        )
 
 
 def check_contents(store: Storage, records: Sequence[CommitRecord], stop: threading.Event) -> None:

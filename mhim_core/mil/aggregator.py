@@ -65,7 +65,15 @@ class PackedOutput(NamedTuple):
         return BagOutput(self.logits_BC[0], self.feature_BD[0], self.attention_HN, values_ND=self.values_ND)
 
 
-class Aggregator(nn.Module):
+class SelfStarting(nn.Module):
+    """A module with parameters of its own, which `build_model` does not know how to initialise."""
+
+    def start_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        """Initialise a parameter of the class itself, in place; `build_model` initialises the layers."""
+        nn.init.normal_(parameter, generator=generator)
+
+
+class Aggregator(SelfStarting):
     """Instances to a bag's logits. Subclasses have their own classification head, since some have several."""
 
     head: nn.Linear
@@ -83,6 +91,9 @@ class Aggregator(nn.Module):
     attends_by_class = False
     """True: the rows of the attention are the classes', in their order, and a heat map is drawn of each."""
 
+    uses_layout = False
+    """True: `forward` takes the bag's `Layout` after `draws`, and bags of a pack are computed one by one, with theirs."""
+
     def forward(self, h_ND: Float[Tensor, "N D"], draws: Draws | None = None) -> BagOutput:
         """`draws`: the bag's randomness in training; None: inference, no dropout."""
         raise NotImplementedError
@@ -91,10 +102,6 @@ class Aggregator(nn.Module):
         """`forward` of every bag of a pack, here one by one; a subclass may compute them together."""
         of_bags = [None] * len(pack.lengths) if draws is None else draws.of_bags
         return PackedOutput.of([self(*bag) for bag in zip(pack.split(h_ND), of_bags, strict=True)])
-
-    def start_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
-        """Initialise a parameter of the class itself, in place; `build_model` initialises the layers."""
-        nn.init.normal_(parameter, generator=generator)
 
     def instance_logits(self, h_ND: Float[Tensor, "N D"], output: BagOutput) -> Float[Tensor, "N C"]:
         """Each instance's own evidence for each class, from the `output` that `h_ND` gave (IJCV 2025, eq. 6-8).

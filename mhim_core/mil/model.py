@@ -4,14 +4,16 @@ Student and teacher are two of these. Shape suffixes: see the package's docstrin
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from mhim_core.mil.aggregator import Aggregator, BagOutput, PackedOutput, make_activation
+from mhim_core.mil.aggregator import Aggregator, BagOutput, PackedOutput, SelfStarting, make_activation
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.embedding import RowPlan, SplitInstances, embed
+from mhim_core.mil.layout import Layout
 from mhim_core.mil.masking import RecycleSplit
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.mil.packed import Pack
@@ -31,6 +33,7 @@ class MilModel(nn.Module):
         self.activation = make_activation(options.embed_activation)
         self.dropout = options.dropout
         self.aggregator = make_aggregator(num_classes, options)
+        self.needs_places = options.needs_places
         self.recycle: RecycleNetwork | None = None
         if mhim is not None and mhim.recycles:
             self.recycle = RecycleNetwork(options.embed_dim, mhim.recycle_queries, mhim.recycle_dropout)
@@ -68,16 +71,43 @@ class MilModel(nn.Module):
         keep = draws.keep("embed", shape, self.dropout, x_NF.device) if draws is not None and self.dropout else None
         return embed(x_NF, plan, self.embed, self.embed_activation, keep)
 
-    def forward(self, x_NF: Float[Tensor, "N F"], append_recycled: bool = False) -> BagOutput:
-        """Plain inference on all instances; `append_recycled` adds the tokens recycled from all of them behind."""
-        h_ND = self.embed_instances(x_NF)
-        if append_recycled and self.recycle is not None:
-            h_ND = torch.cat([h_ND, self.recycle(h_ND)])
-        output: BagOutput = self.aggregator(h_ND)
+    def layout_of(self, layout: Layout | None, x_NF: Float[Tensor, "N F"]) -> Layout | None:
+        """The bag's layout where the aggregator uses one, in stored order where the bag has none; else None."""
+        if not self.aggregator.uses_layout:
+            return None
+        return Layout.path(len(x_NF), x_NF.device) if layout is None else layout
+
+    def aggregate(
+        self, h_ND: Float[Tensor, "N D"], draws: Draws | None = None, layout: Layout | None = None
+    ) -> BagOutput:
+        """The aggregator's output; `layout`: of these rows, as `layout_of` gives it."""
+        output: BagOutput = self.aggregator(h_ND, draws) if layout is None else self.aggregator(h_ND, draws, layout)
         return output
 
-    def forward_packed(self, x_NF: Float[Tensor, "N F"], pack: Pack, append_recycled: bool = False) -> PackedOutput:
+    def forward(
+        self, x_NF: Float[Tensor, "N F"], append_recycled: bool = False, layout: Layout | None = None
+    ) -> BagOutput:
+        """Plain inference on all instances; `append_recycled` adds the tokens recycled from all of them behind."""
+        h_ND = self.embed_instances(x_NF)
+        layout = self.layout_of(layout, x_NF)
+        if append_recycled and self.recycle is not None:
+            tokens_kD = self.recycle(h_ND)
+            h_ND = torch.cat([h_ND, tokens_kD])
+            layout = None if layout is None else layout.with_tokens(len(tokens_kD))
+        return self.aggregate(h_ND, None, layout)
+
+    def forward_packed(
+        self,
+        x_NF: Float[Tensor, "N F"],
+        pack: Pack,
+        append_recycled: bool = False,
+        layouts: Sequence[Layout | None] | None = None,
+    ) -> PackedOutput:
         """`forward` of every bag of a pack."""
+        if self.aggregator.uses_layout:  # its bags are computed one by one, and each with its layout
+            of_bags = [None] * len(pack.lengths) if layouts is None else layouts
+            bags = zip(pack.split(x_NF), of_bags, strict=True)
+            return PackedOutput.of([self(part_NF, append_recycled, layout) for part_NF, layout in bags])
         h_ND = self.embed_instances(x_NF)
         if append_recycled and self.recycle is not None:
             tokens = self.recycle.forward_packed(h_ND, pack)
@@ -132,7 +162,7 @@ def build_model(
             for kind, parameter in module.named_parameters():
                 bound = module.weight[0].numel() ** -0.5
                 nn.init.uniform_(parameter, -bound, bound, generator=_generator(seed, f"{name}.{kind}"))
-        elif isinstance(module, Aggregator):
+        elif isinstance(module, SelfStarting):
             for kind, parameter in module.named_parameters(recurse=False):
                 module.start_parameter(kind, parameter, _generator(seed, f"{name}.{kind}"))
             for buffer in module.buffers(recurse=False):

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from mhim_core.errors import ConfigError
 from mhim_core.mil.own_options import check_task, own_options, settle_own_options, with_own_options
-from mhim_core.mil.registry import AGGREGATOR_NAMES, MINING_AGGREGATORS, newest_plugin
+from mhim_core.mil.registry import AGGREGATOR_NAMES, MINING_AGGREGATORS, newest_plugin, options_classes
 from mhim_core.task import Task
 
 # the members of an enum are named as a user types them, so that name and value are one word
@@ -148,6 +148,14 @@ class ModelOptions:
     def check_task(self, task: Task) -> None:
         """Raises ConfigError if this aggregator, or one of its own options, does not go with the task."""
         check_task(self, self.aggregator, task)
+
+    @property
+    def needs_places(self) -> bool:
+        """Whether bags must have their tiles' coordinates: what the aggregator's own options say of it."""
+        for kind, aggregators in options_classes().items():
+            if self.aggregator in aggregators:
+                return bool(getattr(own_options(self, kind), "needs_places", False))
+        return False
 
     def require_mining(self) -> None:
         """Raises ConfigError if masked hard instance mining cannot work with this aggregator.

@@ -24,7 +24,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from mhim_core.fingerprint import canonical_json
+from mhim_core.fingerprint import canonical_json, sha256
 from mhim_core.temporaries import PREFIX, Temporary, new_temporary, sweep, sweep_folders
 
 LAYOUT = 1
@@ -45,15 +45,26 @@ _HEX = frozenset("0123456789abcdef")
 
 
 class BagFile(NamedTuple):
-    """A bag as it is stored here: float16 (N, D)."""
+    """A bag as it is stored here: float16 (N, D), or what is kept beside it: int32 (N, W)."""
 
     sha256: str
     """Of the feature file in the store."""
     shape: tuple[int, int]
+    beside: str = ""
+    """The name of what is kept beside the features (`mhim_core.bags.Beside`); empty: the features."""
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        return np.int32 if self.beside else np.float16
 
     @property
     def num_bytes(self) -> int:
-        return 2 * self.shape[0] * self.shape[1]
+        return np.dtype(self.dtype).itemsize * self.shape[0] * self.shape[1]
+
+    @property
+    def name(self) -> str:
+        """Of the file here."""
+        return sha256(f"{self.beside} {self.sha256}".encode()) if self.beside else self.sha256
 
 
 class BagCache:
@@ -78,7 +89,7 @@ class BagCache:
         self._root = Path(root or tempfile.gettempdir())
         self._lasting = lasting
         self._folder = self._root / f"{_LASTING if lasting else _TEMPORARY}{LAYOUT}-{os.geteuid()}"
-        self._wanted = frozenset(bag.sha256 for bag in files) if max_bytes > 0 else frozenset()
+        self._wanted = frozenset(bag.name for bag in files) if max_bytes > 0 else frozenset()
         self._max_bytes = max_bytes
         self._warn = warn
         self._is_writing = True
@@ -115,14 +126,14 @@ class BagCache:
 
     def keeps(self, bag: BagFile) -> bool:
         """Whether this process has found it here, or put it here."""
-        return bag.sha256 in self._verified
+        return bag.name in self._verified
 
     def read(self, bag: BagFile, decode: Callable[[], np.ndarray]) -> np.ndarray:
         """The bag from here, else from `decode`, which is then called once for all processes that ask.
 
         Changes to the array are the caller's own. Raises what `decode` raises.
         """
-        if self._membership is None or bag.sha256 not in self._wanted:
+        if self._membership is None or bag.name not in self._wanted:
             return decode()
         features = self._mapped(bag)
         if features is not None:
@@ -141,7 +152,7 @@ class BagCache:
         """While another process or thread reads this bag from the store, wait: it will be here then."""
         try:
             # 256 locks for all bags: that two bags share one only costs a wait
-            descriptor = _locked(self._folder / f"turn-{bag.sha256[:2]}")
+            descriptor = _locked(self._folder / f"turn-{bag.name[:2]}")
         except OSError:
             yield
             return
@@ -152,7 +163,7 @@ class BagCache:
 
     def _mapped(self, bag: BagFile) -> np.ndarray | None:
         """None where it is not there (any more), since what is not as it was written is removed."""
-        path = self._folder / bag.sha256
+        path = self._folder / bag.name
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
@@ -168,15 +179,15 @@ class BagCache:
         finally:
             os.close(descriptor)
         version = status.st_ino, status.st_mtime_ns
-        if pages is not None and self._verified.get(bag.sha256) != version:
+        if pages is not None and self._verified.get(bag.name) != version:
             if pages[:_PAGE] == _header(bag, _digest(memoryview(pages)[_PAGE:])):
-                self._verified[bag.sha256] = version
+                self._verified[bag.name] = version
             else:
                 pages = None
         if pages is None:
             self._remove_damaged(path)
             return None
-        return np.frombuffer(pages, np.float16, offset=_PAGE).reshape(bag.shape)
+        return np.frombuffer(pages, bag.dtype, offset=_PAGE).reshape(bag.shape)
 
     def _remove_damaged(self, path: Path) -> None:
         with contextlib.suppress(OSError), self._books() as books:
@@ -191,7 +202,7 @@ class BagCache:
             if temporary is None:
                 return
             try:
-                array = np.ascontiguousarray(features, np.float16)
+                array = np.ascontiguousarray(features, bag.dtype)
                 with os.fdopen(temporary.descriptor, "r+b") as file:
                     file.write(_header(bag, _digest(array.data)))
                     file.write(array.data)
@@ -200,8 +211,8 @@ class BagCache:
                     if not np.array_equal(written, array.reshape(-1).view(np.uint16)):
                         raise OSError(None, "what was written is not what is there")
                     status = os.fstat(file.fileno())
-                    os.rename(temporary.path, self._folder / bag.sha256)
-                self._verified[bag.sha256] = status.st_ino, status.st_mtime_ns
+                    os.rename(temporary.path, self._folder / bag.name)
+                self._verified[bag.name] = status.st_ino, status.st_mtime_ns
                 self.num_written_bytes += _PAGE + bag.num_bytes
             except BaseException:
                 with contextlib.suppress(OSError), self._books() as books:
@@ -316,14 +327,17 @@ class _Books:
         self.num_bytes = num_bytes
 
 
-def kept_bags(root: str, digests: Collection[str]) -> list[Path]:
-    """Copies below `root` ("": the system's temporary folder) of the bags whose feature files have these sha256."""
+def kept_bags(root: str, digests: Collection[str], besides: Collection[str] = ()) -> list[Path]:
+    """Copies below `root` ("": the system's temporary folder) of the bags whose feature files have these sha256, and of
+    what is kept beside them under these names."""
     folders = Path(root or tempfile.gettempdir()).glob("mhim-bag*-*")
-    return sorted(path for folder in folders for digest in digests if (path := folder / digest).is_file())
+    names = [BagFile(digest, (0, 0), beside).name for digest in digests for beside in ("", *besides)]
+    return sorted(path for folder in folders for name in names if (path := folder / name).is_file())
 
 
 def _header(bag: BagFile, array_sha256: str) -> bytes:
-    facts = {"layout": LAYOUT, "dtype": "float16", "shape": bag.shape, "of": bag.sha256, "array": array_sha256}
+    facts = {"layout": LAYOUT, "dtype": np.dtype(bag.dtype).name, "shape": bag.shape, "of": bag.sha256}
+    facts |= {"array": array_sha256} | ({"beside": bag.beside} if bag.beside else {})
     return canonical_json(facts).ljust(_PAGE, b"\n")
 
 

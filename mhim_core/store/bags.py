@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mhim_core.bags import BagReads
+from mhim_core.bags import BagReads, Beside
 from mhim_core.errors import InputError, IntegrityError, NotFoundError
+from mhim_core.features import has_places
 from mhim_core.storage import Storage
 from mhim_core.store.bag_cache import BagCache, BagFile
 from mhim_core.store.record import CommitRecord
@@ -90,6 +91,35 @@ class ParquetBags:
             features = self._cache.pop(bag_id, None)
             self._cached_bytes -= 0 if features is None else features.nbytes
 
+    def read_beside(self, bag_id: BagId, beside: Beside) -> list[np.ndarray]:
+        """What is made of the slide's features and places, once: it is kept where features are, within their bounds.
+
+        Raises InputError if the places of the slide's tiles are not known (features imported without coordinates), else
+        as `read`.
+        """
+        with self._lock:
+            array = self._beside.get((bag_id, beside.name))
+        if array is not None:
+            return [array]
+        bag = _file_of(self._entries[bag_id], beside)
+
+        def make() -> np.ndarray:
+            table = self.read_table(bag_id)
+            if not has_places(table.coords_l0_px):
+                raise InputError(
+                    f"slide {bag_id}: its features were imported without coordinates, and the aggregator needs them"
+                )
+            return np.ascontiguousarray(beside.make(table.features, table.coords_l0_px), np.int32)
+
+        array = make() if self._disk is None else self._disk.read(bag, make)
+        is_kept = self._disk is not None and self._disk.keeps(bag)
+        with self._lock:
+            is_new = (bag_id, beside.name) not in self._beside
+            if is_new and not is_kept and self._cached_bytes + array.nbytes <= self._cache_bytes:
+                self._cached_bytes += array.nbytes
+                self._beside[bag_id, beside.name] = array
+        return [array]
+
     def _fetch(self, bag_id: BagId) -> np.ndarray:
         is_stored = False
 
@@ -129,6 +159,7 @@ class ParquetBags:
     def _forget(self) -> None:
         self._lock = threading.Lock()
         self._cache: dict[BagId, np.ndarray] = {}
+        self._beside: dict[tuple[BagId, str], np.ndarray] = {}
         self._cached_bytes = 0
         self._reads = BagReads()
         self._disk = None
@@ -142,13 +173,16 @@ class ParquetBags:
         self._forget()
 
 
-def bag_files(entries: Iterable[CommitRecord]) -> list[BagFile]:
-    """What the slides with tiles take as float16 arrays."""
-    return [_file_of(record) for record in entries if record.status is Status.OK]
+def bag_files(entries: Iterable[CommitRecord], beside: Sequence[Beside] = ()) -> list[BagFile]:
+    """What the slides with tiles take as float16 arrays, and what is kept beside them."""
+    records = [record for record in entries if record.status is Status.OK]
+    return [_file_of(record, kind) for kind in (None, *beside) for record in records]
 
 
-def _file_of(record: CommitRecord) -> BagFile:
-    return BagFile(record.sha256, (record.num_tiles, record.dim))
+def _file_of(record: CommitRecord, beside: Beside | None = None) -> BagFile:
+    if beside is None:
+        return BagFile(record.sha256, (record.num_tiles, record.dim))
+    return BagFile(record.sha256, (record.num_tiles, beside.width), beside.name)
 
 
 class PatientBags:
@@ -193,6 +227,10 @@ class PatientBags:
         """As `ParquetBags.read_half`."""
         parts = [self._slides.read_half(slide) for slide in self._members[bag_id]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def read_beside(self, bag_id: BagId, beside: Beside) -> list[np.ndarray]:
+        """As `ParquetBags.read_beside`, an array a slide."""
+        return [array for slide in self._members[bag_id] for array in self._slides.read_beside(slide, beside)]
 
     def read_tables(self, bag_id: BagId) -> list[FeatureTable]:
         """Each slide of the bag with places and provenance, verified."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from mhim_core.bags import BagReads, BagSource, HalfBags
+from mhim_core.bags import BagReads, BagSource, Beside, HalfBags, PlacedBags
 from mhim_core.types import BagId
 
 if TYPE_CHECKING:
+    import numpy as np
     from jaxtyping import Float
     from torch import Tensor
 
 
-class CountedBags(BagSource, HalfBags, Protocol):
+class CountedBags(BagSource, HalfBags, PlacedBags, Protocol):
     """A source of float16 bags that counts where they come from."""
 
     @property
@@ -68,6 +69,10 @@ class DeviceBags:
     def read(self, bag_id: BagId) -> Float[Tensor, "N d_in"]:
         """The source's own, as float32 on the CPU. Raises as it does."""
         return self._source.read(bag_id)
+
+    def read_beside(self, bag_id: BagId, beside: Beside) -> Sequence[np.ndarray]:
+        """The source's own, in memory: a hundredth of the features."""
+        return self._source.read_beside(bag_id, beside)
 
     def read_half(self, bag_id: BagId) -> Float[Tensor, "N d_in"]:
         """One bag as float16, on the device where it is kept, else on the CPU; it must not be changed.

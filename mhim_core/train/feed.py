@@ -6,14 +6,15 @@ and to hold. Turning float16 into float32 or float64 is exact, wherever and when
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
-from mhim_core.bags import BagSource, HalfBags
+from mhim_core.bags import BagSource, HalfBags, PlacedBags
 from mhim_core.errors import ConfigError, IntegrityError
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.large_bags import is_large
+from mhim_core.mil.layout import TREE_BESIDE, Layout
 from mhim_core.store.schema import all_finite
 from mhim_core.task import ClassTarget, FittedTask
 from mhim_core.train.objective import class_weights, make_label
@@ -25,6 +26,14 @@ from mhim_core.types import BagId
 
 Turn = TypeVar("Turn")
 Ready = TypeVar("Ready")
+
+
+class Fetched(NamedTuple):
+    """What a thread has read of a bag."""
+
+    features: torch.Tensor
+    layout: Layout | None
+    """Of these features' rows; None: the aggregator asks for none."""
 
 
 class BagFeed:
@@ -51,6 +60,11 @@ class BagFeed:
         """Raises ConfigError before any work if a bag is absent, empty, or has other features than planned."""
         if self._source.dim != self._setup.d_in:
             raise ConfigError(f"the bags have {self._source.dim} features per tile, the plan says {self._setup.d_in}")
+        if self._setup.model.needs_places and not isinstance(self._source, PlacedBags):
+            raise ConfigError(
+                f"aggregator={self._setup.model.aggregator} needs the places of a bag's instances, and "
+                f"{type(self._source).__name__} has none"
+            )
         missing = sorted(bag.bag_id for bag in bags if self._lengths.get(bag.bag_id, 0) < 1)
         if missing:
             raise ConfigError(
@@ -60,7 +74,7 @@ class BagFeed:
 
     def read(self, labelled: LabelledBag) -> Bag:
         """The full bag. Raises IntegrityError, naming it, if its features are not finite or of another shape."""
-        return self._bag(labelled, labelled.bag_id, self._features(labelled.bag_id))
+        return self._bag(labelled, labelled.bag_id, self._fetched(labelled.bag_id))
 
     def draw(self, turn: Sampled, epoch: int) -> Bag:
         """The bag for one training step: where it is large, a subsample by (seed, epoch, bag), in the bag's order."""
@@ -68,8 +82,8 @@ class BagFeed:
 
     def read_ahead(self, bags: Sequence[LabelledBag]) -> Iterator[Bag]:
         """`read` of each, the next one fetched while the caller works on this one."""
-        for labelled, features in zip(bags, one_ahead(bags, lambda bag: self._features(bag.bag_id)), strict=True):
-            yield self._bag(labelled, labelled.bag_id, features)
+        for labelled, fetched in zip(bags, one_ahead(bags, lambda bag: self._fetched(bag.bag_id)), strict=True):
+            yield self._bag(labelled, labelled.bag_id, fetched)
 
     def draw_ahead(self, shares: Sequence[Sequence[Sampled]], epoch: int) -> Iterator[list[Bag]]:
         """`draw` of each turn of each share, the next share fetched while the caller works on this one."""
@@ -78,16 +92,19 @@ class BagFeed:
             # not in the thread: what that frees is given back to the kernel (`allocation`)
             yield [self._bag(turn.bag, turn.draw_id, part) for turn, part in zip(turns, parts, strict=True)]
 
-    def _drawn(self, turn: Sampled, epoch: int) -> torch.Tensor:
-        features = self._features(turn.bag.bag_id)
+    def _drawn(self, turn: Sampled, epoch: int) -> Fetched:
+        features, layout = self._fetched(turn.bag.bag_id)
         most = self._setup.fit.max_instances
         if 0 < most < len(features):
             draws = Draws(self._setup.seed, epoch, turn.draw_id)
             drawn = draws.sample("subsample", len(features), most, features.device)
-            features = features.index_select(0, drawn.sort().values)
-        return features
+            rows = drawn.sort().values
+            features = features.index_select(0, rows)
+            layout = None if layout is None else layout.select(rows.to(layout.parent_N.device))
+        return Fetched(features, layout)
 
-    def _bag(self, labelled: LabelledBag, draw_id: BagId, features: torch.Tensor) -> Bag:
+    def _bag(self, labelled: LabelledBag, draw_id: BagId, fetched: Fetched) -> Bag:
+        features, layout = fetched
         weight = 1.0
         if self._weights is not None and isinstance(labelled.target, ClassTarget):
             weight = self._weights[labelled.target.class_index]
@@ -95,7 +112,18 @@ class BagFeed:
         # a large bag stays as small as it is stored: the model takes it into its precision a chunk at a time
         dtype = features.dtype if is_large(len(features)) else self._setup.dtype
         # two calls: one would turn them into the larger numbers first and copy these to the device
-        return Bag(draw_id, label, features.to(self._device).to(dtype))
+        layout = None if layout is None else layout.to(self._device)
+        return Bag(draw_id, label, features.to(self._device).to(dtype), layout)
+
+    def _fetched(self, bag_id: BagId) -> Fetched:
+        features = self._features(bag_id)
+        if not self._setup.model.needs_places:
+            return Fetched(features, None)
+        assert isinstance(self._source, PlacedBags)  # `require` has seen to it
+        layout = Layout.of_arrays(self._source.read_beside(bag_id, TREE_BESIDE))
+        if layout.num != len(features):
+            raise IntegrityError(f"bag {bag_id}: places of {layout.num} instances beside features of {len(features)}")
+        return Fetched(features, layout)
 
     def _features(self, bag_id: BagId) -> torch.Tensor:
         features = self._read(bag_id)

@@ -11,7 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from mhim_core.errors import InputError
+from mhim_core.features import has_places
 from mhim_core.metrics.outputs import softmax, survival_risk
+from mhim_core.mil.layout import TREE_BESIDE, Layout
 from mhim_core.mil.model import MilModel
 from mhim_core.store.schema import FeatureTable
 from mhim_core.task import FittedTask, TaskKind
@@ -67,11 +70,22 @@ def predict_tables(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -> B
     parts = [table.features for table in tables]
     h_NF = torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
     ends = np.cumsum([len(part) for part in parts])[:-1]
-    prediction = _predict(h_NF, voters, ends)
+    layout = _layout_of(tables, voters)
+    prediction = _predict(h_NF, voters, ends, layout)
     beside = [voter.beside for voter in voters if voter.beside is not None]
     if not beside:
         return prediction
-    return join_pair(prediction, _predict(h_NF, beside, ends), voters[0].task.kind)
+    return join_pair(prediction, _predict(h_NF, beside, ends, layout), voters[0].task.kind)
+
+
+def _layout_of(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -> Layout | None:
+    """Where a model asks for it. Raises InputError naming the slide if the places of its tiles are not known."""
+    if not any(voter.model.needs_places for voter in voters):
+        return None
+    for table in tables:
+        if not has_places(table.coords_l0_px):
+            raise InputError(f"slide {table.slide_id}: its features have no coordinates, and this model needs them")
+    return Layout.of_arrays([TREE_BESIDE.make(table.features, table.coords_l0_px) for table in tables])
 
 
 def join_pair(student: BagPrediction, plain: BagPrediction, kind: TaskKind) -> BagPrediction:
@@ -100,10 +114,12 @@ def join_logits(first_MC: np.ndarray, second_MC: np.ndarray, kind: TaskKind) -> 
     return np.stack([-log_odds_M / 2, log_odds_M / 2], axis=-1)
 
 
-def _predict(h_NF: torch.Tensor, voters: Sequence[Voter], ends: np.ndarray) -> BagPrediction:
+def _predict(
+    h_NF: torch.Tensor, voters: Sequence[Voter], ends: np.ndarray, layout: Layout | None = None
+) -> BagPrediction:
     """By each voter alone; `ends`: the first rows of the second and later slides."""
     with fixed_threads():
-        outputs = [predict_bag(voter.model, h_NF, voter.append_recycled) for voter in voters]
+        outputs = [predict_bag(voter.model, h_NF, voter.append_recycled, layout) for voter in voters]
     logits_MC = np.stack([_in_users_unit(output, voter.task) for output, voter in zip(outputs, voters, strict=True)])
     attention_MN = torch.stack([output.attention_N.float().cpu() for output in outputs]).numpy()
     prediction = _summarised(logits_MC, voters[0].task.kind, tuple(np.split(attention_MN.mean(axis=0), ends)))

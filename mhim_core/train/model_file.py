@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mhim_core.errors import IntegrityError
+from mhim_core.mil.layout import Layout
 from mhim_core.mil.model import MilModel
 from mhim_core.mil.packed import Pack
 from mhim_core.train.card import ModelCard, load_card
@@ -63,13 +64,16 @@ def load_model(data: bytes, device: str | torch.device = "cpu") -> LoadedModel:
 
 
 @torch.no_grad()
-def predict_bag(model: MilModel, x_NF: Float[Tensor, "N F"], append_recycled: bool = False) -> ModelOutput:
-    """Plain inference on all instances. `append_recycled`: see `ModelCard.append_recycled`.
+def predict_bag(
+    model: MilModel, x_NF: Float[Tensor, "N F"], append_recycled: bool = False, layout: Layout | None = None
+) -> ModelOutput:
+    """Plain inference on all instances. `append_recycled`: see `ModelCard.append_recycled`; `layout`: the bag's.
 
     The features may be of another precision than the model.
     """
     weight = model.embed.weight
-    output = model(x_NF.to(weight.device), append_recycled)
+    layout = None if layout is None else layout.to(weight.device)
+    output = model(x_NF.to(weight.device), append_recycled, layout)
     attention_HN = output.attention_HN[:, : len(x_NF)]
     of_classes = attention_HN if model.aggregator.attends_by_class else None
     return ModelOutput(output.logits_C, attention_HN.mean(dim=0), of_classes)
@@ -77,9 +81,13 @@ def predict_bag(model: MilModel, x_NF: Float[Tensor, "N F"], append_recycled: bo
 
 @torch.no_grad()
 def predict_pack(
-    model: MilModel, bags: Sequence[Float[Tensor, "N F"]], append_recycled: bool = False
+    model: MilModel,
+    bags: Sequence[Float[Tensor, "N F"]],
+    append_recycled: bool = False,
+    layouts: Sequence[Layout | None] | None = None,
 ) -> Float[Tensor, "B C"]:
     """The logits of `predict_bag` for several bags at once, equal up to rounding."""
     weight = model.embed.weight
     pack = Pack([len(x_NF) for x_NF in bags], weight.device)
-    return model.forward_packed(torch.cat([x_NF.to(weight.device) for x_NF in bags]), pack, append_recycled).logits_BC
+    x_NF = torch.cat([bag_NF.to(weight.device) for bag_NF in bags])
+    return model.forward_packed(x_NF, pack, append_recycled, layouts).logits_BC

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mhim_core.mil.aggregator import PackedOutput
 from mhim_core.mil.draws import Draws
+from mhim_core.mil.layout import Layout
 from mhim_core.mil.losses import consistency_loss
 from mhim_core.mil.masking import high_ratio_at
 from mhim_core.mil.model import MilModel
@@ -38,6 +39,8 @@ class PackedBags(NamedTuple):
     pack: Pack
     label_B: Label
     """Each field has a row for each bag."""
+    layouts: Sequence[Layout | None]
+    """Of each bag."""
 
 
 class PackedTeacherView(NamedTuple):
@@ -80,17 +83,19 @@ def packed_step(
     state.optimizer.zero_grad(set_to_none=True)
     sums = BagSums(student, context, context.world_size)  # of every rank the sum over its share
     for bags in packs_of(share, pack_instances):
-        x_NF, pack, label_B = pack_bags(bags)
+        x_NF, pack, label_B, own_layouts = pack_bags(bags)
+        layouts = layouts_of(student, x_NF, pack, own_layouts)
         of_bags = [make_draws(setup.seed, state.epoch, bag.bag_id) for bag in bags]
         draws = PackedDraws(of_bags, pack.lengths)
         if teacher is None:
-            view = view_as_student(student, x_NF, pack, None, draws)
+            view = view_as_student(student, x_NF, pack, None, draws, layouts=layouts)
             consistency_B = none_0.new_zeros(len(bags))
         else:
-            target = view_as_teacher(teacher, x_NF, pack, mhim, draws, class_of(kind, label_B))
+            target = view_as_teacher(teacher, x_NF, pack, mhim, draws, class_of(kind, label_B), layouts)
             kept = mask_pack(target.score_HN, pack, high_ratio_at(mhim, state.step, setup.total_steps), mhim, of_bags)
             split = split_pack(kept, mhim.random_mask_ratio, of_bags, mhim.token_order)
-            view = view_as_student(student, x_NF, pack, split, draws, both=mhim.full_view_weight > 0)
+            both = mhim.full_view_weight > 0
+            view = view_as_student(student, x_NF, pack, split, draws, both=both, layouts=layouts)
             consistency_B = consistency_losses(target.feature_BD, view.output.feature_BD, mhim.temperature)
         task_B = task_losses(student, view.output, view.pack, label_B, kind)
         if view.whole is not None:
@@ -128,7 +133,27 @@ def pack_bags(bags: Sequence[Bag]) -> PackedBags:
     """One bag is not copied, and keeps the precision that it is stored in."""
     x_NF = bags[0].x_NF if len(bags) == 1 else torch.cat([bag.x_NF for bag in bags])
     label_B = Label(*map(torch.stack, zip(*(bag.label for bag in bags), strict=True)))
-    return PackedBags(x_NF, Pack([len(bag.x_NF) for bag in bags], x_NF.device), label_B)
+    pack = Pack([len(bag.x_NF) for bag in bags], x_NF.device)
+    return PackedBags(x_NF, pack, label_B, [bag.layout for bag in bags])
+
+
+def layouts_of(model: MilModel, x_NF: Tensor, pack: Pack, layouts: Sequence[Layout | None]) -> Sequence[Layout] | None:
+    """The bags' layouts where the aggregator uses them, else None."""
+    bags = zip(layouts, pack.split(x_NF), strict=True)
+    of_bags = [model.layout_of(layout, part_NF) for layout, part_NF in bags]
+    return [layout for layout in of_bags if layout is not None] or None
+
+
+def layouts_shown(layouts: Sequence[Layout], pack: Pack, split: PackedSplit, num_tokens: int) -> list[Layout]:
+    """Of what enters of each bag, and of the tokens behind it where any is recycled."""
+    shown = []
+    bags = zip(
+        layouts, split.rows.split(split.lengths), split.num_entering, split.num_recycled, pack.starts, strict=True
+    )
+    for layout, rows, num_in, num_recycled, start in bags:
+        kept = layout.select(rows[:num_in] - start)
+        shown.append(kept.with_tokens(num_tokens) if num_tokens and num_recycled else kept)
+    return shown
 
 
 @torch.no_grad()
@@ -139,31 +164,52 @@ def view_as_teacher(
     options: MhimOptions,
     draws: PackedDraws,
     label_index_B: Tensor | None = None,
+    layouts: Sequence[Layout] | None = None,
 ) -> PackedTeacherView:
     """The teacher sees all instances and recycles nothing."""
     dropout = draws.stream("teacher") if options.teacher_mode is TeacherMode.train else None
     h_ND = teacher.embed_instances(x_NF, dropout)
-    output = teacher.aggregator.forward_packed(h_ND, pack, dropout)
+    output = aggregate_pack(teacher, h_ND, pack, dropout, layouts)
     return PackedTeacherView(output.feature_BD, score_pack(teacher, h_ND, output, pack, options.score, label_index_B))
 
 
+def aggregate_pack(
+    model: MilModel, h_ND: Tensor, pack: Pack, draws: PackedDraws | None, layouts: Sequence[Layout] | None
+) -> PackedOutput:
+    """The aggregator's output for the bags of a pack."""
+    if layouts is None:
+        return model.aggregator.forward_packed(h_ND, pack, draws)
+    of_bags = [None] * len(layouts) if draws is None else draws.of_bags
+    bags = zip(pack.split(h_ND), of_bags, layouts, strict=True)
+    return PackedOutput.of([model.aggregate(*bag) for bag in bags])
+
+
 def view_as_student(
-    student: MilModel, x_NF: Tensor, pack: Pack, split: PackedSplit | None, draws: PackedDraws, *, both: bool = False
+    student: MilModel,
+    x_NF: Tensor,
+    pack: Pack,
+    split: PackedSplit | None,
+    draws: PackedDraws,
+    *,
+    both: bool = False,
+    layouts: Sequence[Layout] | None = None,
 ) -> PackedStudentView:
     """The student sees [entering ; T] of each bag; `split` None: all enters. `both`: the whole bags as well."""
-    aggregator, dropout = student.aggregator, draws.stream("student")
+    dropout = draws.stream("student")
     if split is None:
         h_ND = student.embed_instances(x_NF, dropout)
-        return PackedStudentView(aggregator.forward_packed(h_ND, pack, dropout), pack, [])
+        return PackedStudentView(aggregate_pack(student, h_ND, pack, dropout, layouts), pack, [])
     whole = None
     if both:
         h_ND = student.embed_instances(x_NF, dropout)
-        whole = aggregator.forward_packed(h_ND, pack, draws.stream("whole"))
+        whole = aggregate_pack(student, h_ND, pack, draws.stream("whole"), layouts)
         h_KD = h_ND.index_select(0, split.rows)
     else:
         h_KD = student.embed_rows(x_NF, split.rows, dropout.over(split.lengths))
+    num_tokens = 0 if student.recycle is None else len(student.recycle.queries)
+    shown = None if layouts is None else layouts_shown(layouts, pack, split, num_tokens)
     h_KD, pack, tokens = recycle_each(student, h_KD, split, dropout)
-    output = aggregator.forward_packed(h_KD, pack, dropout.over(pack.lengths))
+    output = aggregate_pack(student, h_KD, pack, dropout.over(pack.lengths), shown)
     return PackedStudentView(output, pack, tokens, whole)
 
 

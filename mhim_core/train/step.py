@@ -13,6 +13,7 @@ from mhim_core.mil.aggregator import BagOutput
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.ema import follow, momentum_at
 from mhim_core.mil.embedding import place_tokens, split_rows
+from mhim_core.mil.layout import Layout
 from mhim_core.mil.losses import consistency_loss
 from mhim_core.mil.masking import RecycleSplit, high_ratio_at, mask_instances, split_recycled
 from mhim_core.mil.model import MilModel
@@ -34,6 +35,8 @@ class Bag(NamedTuple):
     label: Label
     x_NF: Tensor
     """Tile features, N × d_in."""
+    layout: Layout | None = None
+    """Where an aggregator asks for it, how its instances lie to each other; None: in stored order."""
 
 
 class TeacherView(NamedTuple):
@@ -89,14 +92,16 @@ def train_step(
     for bag in share:
         draws = make_draws(setup.seed, state.epoch, bag.bag_id)
         if teacher is None:
-            student_view = view_as_student(student, bag.x_NF, None, draws)
+            student_view = view_as_student(student, bag.x_NF, None, draws, layout=bag.layout)
             consistency = bag.x_NF.new_zeros(())
         else:
             high_ratio = high_ratio_at(setup.mhim, state.step, setup.total_steps)
-            target = view_as_teacher(teacher, bag.x_NF, setup.mhim, draws, class_of(setup.task.kind, bag.label))
+            label_index = class_of(setup.task.kind, bag.label)
+            target = view_as_teacher(teacher, bag.x_NF, setup.mhim, draws, label_index, bag.layout)
             kept = mask_instances(target.score_HN, high_ratio, setup.mhim, draws).kept
             split = split_recycled(kept, setup.mhim.random_mask_ratio, draws, setup.mhim.token_order)
-            student_view = view_as_student(student, bag.x_NF, split, draws, both=setup.mhim.full_view_weight > 0)
+            both = setup.mhim.full_view_weight > 0
+            student_view = view_as_student(student, bag.x_NF, split, draws, both=both, layout=bag.layout)
             consistency = consistency_loss(target.feature_D, student_view.output.feature_D, setup.mhim.temperature)
         task = _task_of(student, student_view.output, bag.label, setup.task.kind)
         if student_view.whole is not None:
@@ -137,38 +142,51 @@ def update(state: TrainState, sums: StepSums) -> None:
 
 @torch.no_grad()
 def view_as_teacher(
-    teacher: MilModel, x_NF: Tensor, options: MhimOptions, draws: Draws, label_index: Tensor | None = None
+    teacher: MilModel,
+    x_NF: Tensor,
+    options: MhimOptions,
+    draws: Draws,
+    label_index: Tensor | None = None,
+    layout: Layout | None = None,
 ) -> TeacherView:
     """The teacher sees all instances and recycles nothing. `label_index`: see `score_instances`."""
     dropout = draws.stream("teacher") if options.teacher_mode is TeacherMode.train else None
     h_ND = teacher.embed_instances(x_NF, dropout)
-    output = teacher.aggregator(h_ND, dropout)
+    output = teacher.aggregate(h_ND, dropout, teacher.layout_of(layout, x_NF))
     return TeacherView(output.feature_D, score_instances(teacher, h_ND, output, options.score, label_index))
 
 
 def view_as_student(
-    student: MilModel, x_NF: Tensor, split: RecycleSplit | None, draws: Draws, *, both: bool = False
+    student: MilModel,
+    x_NF: Tensor,
+    split: RecycleSplit | None,
+    draws: Draws,
+    *,
+    both: bool = False,
+    layout: Layout | None = None,
 ) -> StudentView:
     """The student sees [entering ; T], where `split` says what enters and what is recycled into T; None: all enters.
 
     `both`: it sees the whole bag as well, so that it does not forget what the teacher always masks. The two views share
     the embedded instances and their dropout; the second one costs an aggregator pass.
     """
-    dropout = draws.stream("student")
+    dropout, layout = draws.stream("student"), student.layout_of(layout, x_NF)
     if split is None:
-        return StudentView(student.aggregator(student.embed_instances(x_NF, dropout), dropout), None)
+        return StudentView(student.aggregate(student.embed_instances(x_NF, dropout), dropout, layout), None)
     whole = None
     if both:
         h_ND = student.embed_instances(x_NF, dropout)
-        whole = student.aggregator(h_ND, draws.stream("whole"))
+        whole = student.aggregate(h_ND, draws.stream("whole"), layout)
         h_KD, h_RD = split_rows(h_ND, student.plan_rows(split))
     else:
         # what is masked is not embedded
         h_KD, h_RD = student.embed_split(x_NF, split, dropout)
+    layout = None if layout is None else layout.select(split.rows[: split.num_entering])
     if student.recycle is None or len(h_RD) == 0:
-        return StudentView(student.aggregator(h_KD, dropout), None, whole)
+        return StudentView(student.aggregate(h_KD, dropout, layout), None, whole)
     tokens_kD = student.recycle(h_RD, dropout)
-    return StudentView(student.aggregator(place_tokens(h_KD, tokens_kD), dropout), tokens_kD, whole)
+    layout = None if layout is None else layout.with_tokens(len(tokens_kD))
+    return StudentView(student.aggregate(place_tokens(h_KD, tokens_kD), dropout, layout), tokens_kD, whole)
 
 
 def _task_of(student: MilModel, output: BagOutput, label: Label, kind: TaskKind) -> Tensor:

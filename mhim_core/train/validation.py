@@ -59,8 +59,8 @@ def validate(
 def _predict(model: MilModel, bags: Sequence[Bag], append_recycled: bool) -> Sequence[Tensor]:
     """The logits of each bag."""
     if len(bags) == 1:
-        return [predict_bag(model, bags[0].x_NF, append_recycled).logits_C]
-    return list(predict_pack(model, [bag.x_NF for bag in bags], append_recycled))
+        return [predict_bag(model, bags[0].x_NF, append_recycled, bags[0].layout).logits_C]
+    return list(predict_pack(model, [bag.x_NF for bag in bags], append_recycled, [bag.layout for bag in bags]))
 
 
 METRIC_OF = {TaskKind.classification: "auroc", TaskKind.survival: "harrell_c", TaskKind.regression: "loss"}

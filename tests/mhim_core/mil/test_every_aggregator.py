@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from mhim_core.bags import Beside
 from mhim_core.errors import IntegrityError
 from mhim_core.mil.model import build_model
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
@@ -193,6 +195,9 @@ def test_features_that_are_not_numbers_are_refused_by_the_loop_with_the_bags_nam
 
         def read(self, bag_id: BagId) -> torch.Tensor:
             return x[bag_id]
+
+        def read_beside(self, bag_id: BagId, beside: Beside) -> list[np.ndarray]:
+            return [beside.make(x[bag_id].numpy(), np.zeros((6, 2)))]
 
     task = Task(kind=TaskKind.classification, classes=("a", "b"))
     bags = tuple(LabelledBag(bag_id, ClassTarget(index % 2)) for index, bag_id in enumerate(x))

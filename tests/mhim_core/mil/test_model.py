@@ -25,9 +25,14 @@ EVERY = [
     *(ModelOptions(embed_dim=16, aggregator=name) for name in AGGREGATOR_NAMES[1:]),
     DSMIL_LINEAR,
 ]
-WITHOUT_ORDER = [options for options in EVERY if options.aggregator != "transmil"]
+WITHOUT_ORDER = [options for options in EVERY if options.aggregator not in ("transmil", "mammil")]
 POOLED_BY_ATTENTION = [options for options in EVERY if options.aggregator in ("abmil", "clam-sb", "mean")]
 WITH_DISTRIBUTION = [options for options in EVERY if options.aggregator != "transmil"]
+
+
+MAMMIL_BLOCK = 1024 + 512 * 2320 + 8 * (5 * 1280 + 3 * 16) + 1024 + 1024 * 512
+MAMMIL_MESSAGES = 1 + 513 * 1024 + 2 * 1024 + 1025 * 512 + 1024
+MAMMIL_ENDS = 1024 + 513 * 128 + 129 + 1026
 
 
 def bag(num: int, dim: int = 10, seed: int = 0) -> torch.Tensor:
@@ -71,6 +76,8 @@ def num_parameters(options: ModelOptions) -> int:
         (ModelOptions(aggregator="clam-sb"), 524_800 + 2 * (512 * 256 + 256) + 257 + 3 * 1026),
         (ModelOptions(aggregator="clam-mb"), 524_800 + 2 * (512 * 256 + 256) + 2 * 257 + 3 * 1026),
         (ModelOptions(aggregator="mean"), 524_800 + 1026),
+        # a Mamba-2 block of 512 × 2,320 and 1,024 × 512 whose 8 branches have 5 × 1,280 + 3 × 16 numbers each
+        (ModelOptions(aggregator="mammil"), 524_800 + MAMMIL_BLOCK + MAMMIL_MESSAGES + MAMMIL_ENDS),
         (ModelOptions(aggregator="max"), 524_800 + 1026),
     ],
     ids=lambda value: getattr(value, "aggregator", None),
@@ -182,7 +189,7 @@ def test_dropout_acts_only_with_draws() -> None:
         first, repeated, other = (model.aggregator(h, Draws(0, 0, BagId(name))) for name in "aab")
         assert torch.equal(plain.logits_C, again.logits_C)
         assert torch.equal(first.logits_C, repeated.logits_C)
-        has_dropout = options.aggregator in ("transmil", "clam-sb", "clam-mb")
+        has_dropout = options.aggregator in ("transmil", "clam-sb", "clam-mb", "mammil")
         assert torch.equal(first.logits_C, other.logits_C) is not has_dropout
         assert torch.equal(first.logits_C, plain.logits_C) is not has_dropout
 
@@ -218,7 +225,7 @@ def test_a_seed_gives_one_start_whatever_else_the_model_holds(options: ModelOpti
     for name, tensor in plain.state_dict().items():
         assert torch.isfinite(tensor).all()
         assert torch.equal(tensor, recycling.state_dict()[name])
-        is_drawn = (tensor.dim() > 1 or "conv" in name or "bag_head" in name) and not name.endswith("memory")
+        is_drawn = (tensor.dim() > 1 or "conv" in name or "bag_head" in name) and not name.endswith((".skip", "memory"))
         assert torch.equal(tensor, other.state_dict()[name]) is not is_drawn
 
 

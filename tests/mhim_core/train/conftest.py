@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from mhim_core.bags import Beside
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.task import ClassTarget, Task, TaskKind
 from mhim_core.train.context import Notice, no_notice
@@ -34,6 +36,11 @@ class MemoryBags:
     def read(self, bag_id: BagId) -> torch.Tensor:
         self.reads += 1
         return self.bags[bag_id].clone()
+
+    def read_beside(self, bag_id: BagId, beside: Beside) -> list[np.ndarray]:
+        """The instances lie on a grid, row by row."""
+        x = self.bags[bag_id]
+        return [beside.make(x.numpy(), np.stack([np.arange(len(x)) % 6, np.arange(len(x)) // 6], axis=1))]
 
 
 def make_bags(num: int, num_classes: int = 2, shift: float = 4.0) -> MemoryBags:

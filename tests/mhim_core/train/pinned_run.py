@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from mhim_core.bags import Beside
 from mhim_core.mil.model_options import AGGREGATOR_NAMES, MINING_AGGREGATORS, MhimOptions, ModelOptions
 from mhim_core.task import ClassTarget, FittedTask, TaskKind
 from mhim_core.train.context import SingleProcess
@@ -77,6 +78,12 @@ class PinnedBags:
     def read(self, bag_id: BagId) -> torch.Tensor:
         return self._bags[bag_id]
 
+    def read_beside(self, bag_id: BagId, beside: Beside) -> list[np.ndarray]:
+        """The instances lie on a grid of six columns, row by row, the third row a little apart."""
+        x = self._bags[bag_id].numpy()
+        rows = np.arange(len(x)) // 6
+        return [beside.make(x, np.stack([np.arange(len(x)) % 6, rows + 40 * (rows > 2)], axis=1))]
+
 
 def pinned_run(aggregator: str, stage: Stage, device: str | torch.device = "cpu") -> Pin:
     """Twenty steps: four epochs of ten bags, two to a step. A mined run's teacher is the plain run's student."""
@@ -84,9 +91,9 @@ def pinned_run(aggregator: str, stage: Stage, device: str | torch.device = "cpu"
     state, losses = _trained(aggregator, Stage.plain, bags, device, None)
     if stage is Stage.mhim:
         state, losses = _trained(aggregator, stage, bags, device, state)
-    prediction = predict_bag(
-        state.student, bags.read(BagId("bag-0")), stage is Stage.mhim and state.setup.mhim.recycles_at_test
-    )
+    first = BagFeed(bags, state.setup, device).read(state.setup.train[0])
+    appends = stage is Stage.mhim and state.setup.mhim.recycles_at_test
+    prediction = predict_bag(state.student, first.x_NF, appends, first.layout)
     return Pin(
         task_loss=[task for task, _ in losses],
         consistency_loss=[consistency for _, consistency in losses],
