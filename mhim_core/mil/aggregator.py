@@ -92,7 +92,7 @@ class Aggregator(SelfStarting):
     """True: the rows of the attention are the classes', in their order, and a heat map is drawn of each."""
 
     uses_layout = False
-    """True: `forward` takes the bag's `Layout` after `draws`, and bags of a pack are computed one by one, with theirs."""
+    """True: `forward` takes the bag's `Layout` after `draws`; bags of a pack are computed one by one, with theirs."""
 
     def forward(self, h_ND: Float[Tensor, "N D"], draws: Draws | None = None) -> BagOutput:
         """`draws`: the bag's randomness in training; None: inference, no dropout."""

@@ -20,8 +20,8 @@ ATTENTION_DIM = 128
 class Mammil(Aggregator):
     """h ← h + SSM(LN h) over four orders of the tissue's tree, both ways; messages along its edges; attention pooling.
 
-    Without a layout (bags that are given by hand) the instances are one path in their order. Bags of a pack are computed
-    one by one: a scan is a chain of its own bag, and side by side all would be as long as the longest.
+    Without a layout (bags that are given by hand) the instances are one path in their order. Bags of a pack are
+    computed one by one: a scan is a chain of its own bag, and side by side all would be as long as the longest.
     """
 
     uses_layout = True
