@@ -56,7 +56,7 @@ def test_tokens_come_last_in_every_order_and_have_no_neighbours() -> None:
     assert torch.equal(longer.orders()[:, :7], whole.orders())
     assert longer.orders()[:, 7:].tolist() == [[7, 8]] * 4
     assert longer.parent_N[7:].tolist() == [-1, -1]
-    assert -1 == int(whole.parent_N.min())
+    assert int(whole.parent_N.min()) == -1
     assert int(longer.parent_N.max()) < 7
 
 

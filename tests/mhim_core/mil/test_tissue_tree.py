@@ -69,7 +69,7 @@ def test_the_tree_is_kruskals_and_its_orders_are_the_recursive_ones(num: int, se
 
 def test_pieces_of_tissue_far_from_each_other_are_trees_of_their_own() -> None:
     features, coords = slide(60, 6)
-    both = np.concatenate([coords, coords + [0, 10**6]]).astype(np.int32)
+    both = np.concatenate([coords, coords + np.array([0, 10**6])]).astype(np.int32)
     tree = tissue_tree(np.concatenate([features, features]), both)
     alone = tissue_tree(features, coords)
     assert np.array_equal(tree.rank_PN[:, :60], alone.rank_PN)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from mhim_core.bags import BagReads, BagSource
+from mhim_core.bags import BagReads, BagSource, Beside
 from mhim_core.errors import InputError, IntegrityError
-from mhim_core.features import SlideFeatures
+from mhim_core.features import NO_PLACE_PX, MppUsed, SlideFeatures
 from mhim_core.storage import LocalStorage
-from mhim_core.store.bag_cache import BagCache
-from mhim_core.store.bags import ParquetBags, bag_files
+from mhim_core.store.bag_cache import BagCache, kept_bags
+from mhim_core.store.bags import ParquetBags, PatientBags, bag_files
 from mhim_core.store.commit import commit
 from mhim_core.store.feature_sets import FeatureSet
 from mhim_core.store.record import CommitRecord
@@ -159,3 +159,60 @@ def test_no_tiles_at_all_or_two_lengths_are_bad_input(
 def test_a_bag_that_is_not_there_is_a_key_error(storage: CountingStorage, entries: dict[SlideId, CommitRecord]) -> None:
     with pytest.raises(KeyError):
         ParquetBags(storage, entries).read(BagId("none"))
+
+
+def a_number_a_tile(features: np.ndarray, coords_l0_px: np.ndarray) -> np.ndarray:
+    return (coords_l0_px[:, :1] + (features[:, :1] > 0)).astype(np.int32)
+
+
+PLACED = Beside("test", 1, a_number_a_tile)
+
+
+def test_what_is_made_beside_the_features_is_made_once_and_kept_within_the_same_bound(
+    storage: CountingStorage, entries: dict[SlideId, CommitRecord], make_features: Callable[..., SlideFeatures]
+) -> None:
+    slide = make_features("a", seed=1)
+    expected = a_number_a_tile(slide.features, slide.coords_l0_px)
+    bags = ParquetBags(storage, entries, cache_gib=1.0)
+    for _ in range(3):
+        (array,) = bags.read_beside(BagId("a"), PLACED)
+        assert array.dtype == np.int32
+        assert np.array_equal(array, expected)
+    assert storage.num_gets == 1
+    assert bags.reads.memory_bytes == expected.nbytes
+    bags = ParquetBags(storage, entries)
+    for _ in range(2):
+        bags.read_beside(BagId("a"), PLACED)
+    assert storage.num_gets == 3, "nothing is kept where nothing may be"
+
+
+def test_what_is_made_beside_the_features_is_kept_on_the_node_s_disk_under_its_own_name(
+    storage: CountingStorage, entries: dict[SlideId, CommitRecord], tmp_path: Path
+) -> None:
+    files = bag_files(entries.values(), (PLACED,))
+    assert len(files) == len({file.name for file in files}) == 4
+    for num_gets in (1, 1):
+        with BagCache(str(tmp_path), files, 2**20, pytest.fail, lasting=True) as disk:
+            bags = PatientBags(ParquetBags(storage, entries, disk=disk), {BagId("p"): (SlideId("a"),)})
+            (array,) = bags.read_beside(BagId("p"), PLACED)
+            assert array.shape == (5, 1)
+            assert storage.num_gets == num_gets
+    digest = entries[SlideId("a")].sha256
+    assert len(kept_bags(str(tmp_path), [digest])) == 0
+    assert len(kept_bags(str(tmp_path), [digest], (PLACED.name,))) == 1
+
+
+def test_places_that_were_never_known_are_an_error_that_names_the_slide(
+    storage: CountingStorage, feature_set: FeatureSet, make_features: Callable[..., SlideFeatures]
+) -> None:
+    slide = make_features("a", seed=1)
+    cut = replace(slide.cut, tiling={"imported": "test"})
+    reading = replace(slide.reading, mpp=MppUsed(0.0, 0.0, "imported"))
+    places = np.full_like(slide.coords_l0_px, NO_PLACE_PX)
+    slide, own_set = (
+        replace(slide, cut=cut, reading=reading, coords_l0_px=places),
+        replace(feature_set, tiling=cut.tiling),
+    )
+    record = commit(storage, own_set, slide).record
+    with pytest.raises(InputError, match=r"slide a.*without coordinates"):
+        ParquetBags(storage, {record.slide_id: record}).read_beside(BagId("a"), PLACED)
