@@ -28,7 +28,7 @@ CONVOLUTION_WIDTH = 4
 HEAD_DIM = 64
 CHUNK_TOKENS = 64
 """Of a chunk: the published 256 is the same function and takes more arithmetic."""
-SPAN_TOKENS = 4096
+SPAN_TOKENS = 2048
 """Tokens, over branches, that are unfolded at a time."""
 NORM_EPS = 1e-5
 DELTA_RANGE = (1e-3, 1e-1)
@@ -49,13 +49,14 @@ class BranchParameters(NamedTuple):
 
 
 class SelectiveScan(SelfStarting):
-    """A Mamba-2 block over several orders: one projection in, a scan per branch, one projection out of their mean."""
+    """A Mamba-2 block over several orders: norm, one projection in, a scan per branch, one projection out of their mean."""
 
     def __init__(self, dim: int, num_states: int, num_branches: int) -> None:
         super().__init__()
         self.num_channels, self.num_states = 2 * dim, num_states
         head_dim = math.gcd(self.num_channels, HEAD_DIM)
         num_heads, num_convolved = self.num_channels // head_dim, self.num_channels + 2 * num_states
+        self.norm = nn.LayerNorm(dim)
         self.project_in = nn.Linear(dim, self.num_channels + num_convolved + num_heads, bias=False)
         self.conv_taps = nn.Parameter(torch.zeros(num_branches, CONVOLUTION_WIDTH, num_convolved))
         self.conv_shift = nn.Parameter(torch.zeros(num_branches, num_convolved))
@@ -82,10 +83,10 @@ class SelectiveScan(SelfStarting):
             with torch.no_grad():
                 parameter.copy_(inverse_softplus(parameter.exp()))
 
-    def forward(self, u_ND: Float[Tensor, "N D"], rows_AN: Int64[Tensor, "A N"]) -> Float[Tensor, "N D"]:
+    def forward(self, h_ND: Float[Tensor, "N D"], rows_AN: Int64[Tensor, "A N"]) -> Float[Tensor, "N D"]:
         """`rows_AN`: the rows in each branch's order."""
         parameters = BranchParameters(self.conv_taps, self.conv_shift, self.delta_bias, self.log_decay, self.skip)
-        mean_NE = scan(self.project_in(u_ND), rows_AN, parameters, self.num_states)
+        mean_NE = scan(self.project_in(self.norm(h_ND)), rows_AN, parameters, self.num_states)
         # the scale in the weights: it is a product less that N rows have to be kept for
         return F.linear(mean_NE, self.project_out.weight * self.gate_scale)
 

@@ -30,7 +30,6 @@ class Mammil(Aggregator):
     def __init__(self, num_classes: int, options: ModelOptions) -> None:
         super().__init__()
         own, dim = options.own(MammilOptions), options.embed_dim
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(own.mammil_layers))
         self.scans = nn.ModuleList(
             SelectiveScan(dim, own.mammil_states, 2 * NUM_ORDERS) for _ in range(own.mammil_layers)
         )
@@ -49,8 +48,8 @@ class Mammil(Aggregator):
             layout = Layout.path(len(h_ND), h_ND.device)
         orders_PN = layout.orders()
         rows_AN = torch.cat([orders_PN, orders_PN.flip(1)])
-        for number, (norm, scan) in enumerate(zip(self.norms, self.scans, strict=True)):
-            h_ND = h_ND + scan(norm(h_ND), rows_AN)
+        for number, scan in enumerate(self.scans):
+            h_ND = h_ND + scan(h_ND, rows_AN)
             if number < len(self.messages):
                 h_ND = self.messages[number](h_ND, layout.parent_N, draws, f"mammil_messages{number}")
         values_ND = self.norm(h_ND)
