@@ -49,7 +49,7 @@ class BranchParameters(NamedTuple):
 
 
 class SelectiveScan(SelfStarting):
-    """A Mamba-2 block over several orders: norm, one projection in, a scan per branch, one projection out of their mean."""
+    """A Mamba-2 block over several orders: norm, projection in, a scan per branch, projection out of their mean."""
 
     def __init__(self, dim: int, num_states: int, num_branches: int) -> None:
         super().__init__()
