@@ -113,6 +113,9 @@ def open_sweep(config: SweepConfig) -> Sweep:
     for note in data.notes:
         print(note)
     trainable, refused = sort_out(points, data)
+    placed = {own.model.aggregator for _, own in trainable if own.model.needs_places}
+    if placed:
+        check_places(places.store, features.manifest, data, min(placed))
     epochs = max(own.fit.epochs for _, own in trainable)
     rungs = rungs_of(len(trainable), epochs, config.halving, config.rung_epochs)
     require_put_if_absent(places.out)
@@ -149,19 +152,16 @@ def train(sweep: Sweep, config: SweepConfig) -> SweepResult:
     pending = [each for each in sweep.contenders if not all_finished(each.run, each.plan)]
     first = (pending or sweep.contenders)[0]  # all read the same bags
     store = first.run.feature_store
-    entries = used_entries(first.run, first.plan)
-    check_files(store, entries, first.run.manifest)
-    placed = sorted({each.plan.model.aggregator for each in sweep.contenders if each.plan.model.needs_places})
-    if placed:
-        check_places(store, entries, placed[0])
+    check_files(store, used_entries(first.run, first.plan), first.run.manifest)
     write_resolved(sweep.storage, config, "sweep", names=None if "*" in config.asked else config.asked)
     for contender in sweep.contenders:
         contender.prepare()
     print(f"{say_configurations(len(sweep.settings))}, {sweep.plan.num_fits} fits at most")
     uri = sweep.storage.uri
+    with_layouts = any(each.plan.model.needs_places for each in sweep.contenders)
     payload = SweepPayload(
         sweep.plan,
-        worker_bags(first.run, first.plan, config, with_layouts=bool(placed)),
+        worker_bags(first.run, first.plan, config, with_layouts=with_layouts),
         {contender.name: contender.run.storage.uri for contender in sweep.contenders},
     )
     unread = unread_at_first(first.run, first.plan) if pending else []

@@ -70,6 +70,8 @@ def run(config: TrainConfig) -> FlowResult:
     for note in data.notes:
         print(note)
     try_plugin(config, data)
+    if config.model.needs_places:
+        check_places(places.store, manifest, data, config.model.aggregator)
     require_put_if_absent(places.out)
     start = new_start(config, places)
     trained_run = open_run(config, places, cohort, PinnedFeatures(places.store, feature_set, manifest), data, start)
@@ -79,10 +81,7 @@ def run(config: TrainConfig) -> FlowResult:
         print(f"{trained_run.storage.uri}: all {len(plan.fits)} fits are finished; nothing to do")
         mirror_run(trained_run, config.tracking)
         return FlowResult(outputs={"run": trained_run.storage.uri}, recomputed=False)
-    entries = used_entries(trained_run, plan)
-    check_files(trained_run.feature_store, entries, trained_run.manifest)
-    if config.model.needs_places:
-        check_places(trained_run.feature_store, entries, config.model.aggregator)
+    check_files(trained_run.feature_store, used_entries(trained_run, plan), trained_run.manifest)
     write_resolved(trained_run.storage, config, "train")
     if config.protocol.teacher:
         take_teachers(trained_run, places)

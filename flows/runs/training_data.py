@@ -112,20 +112,20 @@ def check_files(store: Storage, entries: Mapping[SlideId, CommitRecord], manifes
     )
 
 
-def check_places(store: Storage, entries: Mapping[SlideId, CommitRecord], aggregator: str) -> None:
-    """For an aggregator that needs coordinates: whether a slide of another tool's features has them, by reading one.
+def check_places(store: Storage, manifest: Manifest, data: TrainingData, aggregator: str) -> None:
+    """For an aggregator that needs coordinates: whether another tool's features have them, by reading one slide's.
 
-    Our own embeddings always do; of several tools' files, workers look at each. Raises InputError naming the slide.
+    Our own embeddings always do; workers look at every slide that they read. Raises InputError naming the slide.
     """
-    imported = sorted(slide_id for slide_id, record in entries.items() if record.reading.is_imported)
-    if not imported:
+    records = (manifest.entries[row.slide_id] for row in data.slides)
+    record = next((record for record in records if record.reading.is_imported), None)
+    if record is None:
         return
-    record = entries[imported[0]]
     table = decode_features(store.get(record.key), slide_id=record.slide_id, dim=record.dim)
     if not has_places(table.coords_l0_px):
         raise InputError(
             f"aggregator={aggregator} walks from tile to tile, and the features of {record.slide_id} were imported "
-            f"without coordinates; mammil_graph=path takes the stored order as one path, which ignores the tissue"
+            "without coordinates; mammil_graph=path takes their stored order as one path, which ignores the tissue"
         )
 
 

@@ -525,6 +525,23 @@ def test_slides_without_coordinates_are_counted(
     assert "1 slide of which neither the file nor the table's column mpp states" in ended.out
 
 
+def test_an_aggregator_that_needs_coordinates_refuses_features_without_them_and_leaves_no_run(
+    mhim: Mhim, tmp_path: Path, write_table: Table, cohort_rows: Any
+) -> None:
+    folder = tmp_path / "theirs/tile_embeddings"
+    folder.mkdir(parents=True)
+    rows = cohort_rows(pos=3, neg=3)
+    for number, row in enumerate(rows):
+        (folder / f"{row['slide_id']}.pt").write_bytes(write_tensor(features_of_slide(number)))
+    store, table = f"store={tmp_path / 'store'}", f"cohort={write_table(rows)}"
+    assert mhim("import", f"source={tmp_path / 'theirs'}", "format=slide2vec", table, "encoder=uni", store).code == 0
+    for words in (("train",), ("sweep", "vary=mammil_layers=1,2")):
+        ended = mhim(*words, table, store, "aggregator=mammil", "folds=3", f"out={tmp_path / 'run'}")
+        assert ended.code == 2, ended
+        assert "without coordinates; mammil_graph=path" in ended.err
+        assert not (tmp_path / "run").exists()
+
+
 def test_rounding_is_told_for_each_type(mhim: Mhim, tmp_path: Path, write_table: Table, cohort_rows: Any) -> None:
     (tmp_path / "theirs").mkdir()
     for slide_id, values in (("pos0", np.full((2, 3), 0.5, np.float32)), ("pos1", np.full((2, 3), 0.1, np.float64))):
