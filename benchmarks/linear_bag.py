@@ -4,8 +4,9 @@
 
 Every measurement is a process of its own with one thread: tiles on a grid with holes, random float16 features of `dim`,
 `embed_dim` 512. Prints one line per N: CPU seconds of what is made of coordinates (0 where nothing is) and of the
-forward pass, or of a training step with --train, and GiB of resident memory at its peak in all (`ru_maxrss`); then, per
-aggregator, R² of a line through seconds over N. CPU seconds, since they bear neighbours on the machine better.
+forward pass, or of a training step with --train, and GiB of resident memory at its peak (`ru_maxrss`), in all and before
+there was a bag; then, per aggregator, R² of a line through seconds over N. CPU seconds, since they bear neighbours on the
+machine better.
 """
 
 import argparse
@@ -63,6 +64,7 @@ def measure(aggregator: str, num: int, dim: int, train: bool) -> None:
     from mhim_core.types import BagId
 
     state = make_state(aggregator, Stage.plain, dim, torch.device("cpu"))
+    before = peak_bytes()
     draw = np.random.default_rng(0)
     features = draw.standard_normal((num, dim), dtype=np.float32).astype(np.float16)
     width = int((1.3 * num) ** 0.5) + 2
@@ -79,7 +81,8 @@ def measure(aggregator: str, num: int, dim: int, train: bool) -> None:
     else:
         predict_bag(state.student.eval(), x_NF, False, layout)
     line = {"aggregator": aggregator, "instances": num, "layout_s": round(layout_s, 2)}
-    line |= {"seconds": round(time.process_time() - start_s, 2), "gib": round(peak_bytes() / 2**30, 2)}
+    line |= {"seconds": round(time.process_time() - start_s, 2)}
+    line |= {"gib": round(peak_bytes() / 2**30, 2), "gib_before": round(before / 2**30, 2)}
     print(json.dumps(line))
 
 
