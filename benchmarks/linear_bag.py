@@ -4,9 +4,9 @@
 
 Every measurement is a process of its own with one thread: tiles on a grid with holes, random float16 features of `dim`,
 `embed_dim` 512. Prints one line per N: CPU seconds of what is made of coordinates (0 where nothing is) and of the
-forward pass, or of a training step with --train, and GiB of resident memory at its peak (`ru_maxrss`), in all and before
-there was a bag; then, per aggregator, R² of a line through seconds over N. CPU seconds, since they bear neighbours on the
-machine better.
+forward pass, or of a training step with --train, and GiB of resident memory at its peak (`ru_maxrss`), in all and
+before there was a bag; then, per aggregator, R² of a line through seconds over N. CPU seconds, since they bear
+neighbours on the machine better.
 """
 
 import argparse
