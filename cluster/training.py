@@ -29,8 +29,6 @@ _GROUP_TIMEOUT_S = 600
 """A rank that waits longer for the others fails, and the group is started again: no endless hang."""
 MAX_GROUP_RESTARTS = 2
 """How often a group that lost a worker is started again; fits go on from their last checkpoint."""
-GROW_EVERY_S = 600.0
-"""Seconds between two looks for room for more workers of a range: a group that grows is started again."""
 _STOP_S = 8.0
 """How long an interrupted command waits for its workers to save where they are. It has 20 s in all."""
 _ASK_TIMEOUT_S = 2.0
@@ -48,6 +46,10 @@ class WorkerSpec(NamedTuple):
     """Torch threads on a CPU: a constant of the command, since a sum's last bits depend on it."""
     min_workers: int | None = None
     """The fewest to start with or to go on with; None: as many as `num_workers`."""
+    grow_every_s: float = 900.0
+    """Seconds, from the group's start on, between two looks for room for more workers. A group that grows is started
+    again, and keeps what the work has saved: were this less than the time between two checkpoints, it might keep
+    nothing each time."""
 
 
 Work = Callable[[Any, TrainContext, Callable[[Any], None]], Any]
@@ -94,7 +96,7 @@ def run_workers(
                 num_workers=spec.num_workers if fewest == spec.num_workers else (fewest, spec.num_workers),  # type: ignore[arg-type]
                 resources_per_worker=resources,
                 use_gpu=spec.gpus_per_worker > 0,
-                elastic_resize_monitor_interval_s=GROW_EVERY_S,
+                elastic_resize_monitor_interval_s=spec.grow_every_s,
             ),
             run_config=RunConfig(
                 # a name of its own: Ray Train takes a name that it has seen for a run to resume

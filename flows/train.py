@@ -50,6 +50,7 @@ from flows.runs.training_runs import (
 from flows.runs.warm_start import take_start
 from mhim_core.store.manifest import newest_version
 from mhim_core.store.record import CommitRecord
+from mhim_core.train.fit_options import FitExecution
 from mhim_core.train.plan import TrainPlan
 from mhim_core.types import BagId, SlideId
 
@@ -159,13 +160,19 @@ def on_workers(
     print(payload.bags.caching.sentence())
     execution = config.execution
     fewest, most = execution.num_workers()
-    spec = WorkerSpec(most, execution.gpus_per_worker, execution.threads_per_worker, fewest)
+    grow_every_s = grow_interval_s(execution.checkpoints)
+    spec = WorkerSpec(most, execution.gpus_per_worker, execution.threads_per_worker, fewest, grow_every_s)
     retries_before = process_retries()
     with ray_session(config.ray.ray_address, config.ray.local_cpus) as cluster, progress:
         value = run_workers(work, payload, spec, cluster, scratch_uri, progress.update, beside)
     print_reads(progress.reads)
     print_retries(process_retries() - retries_before + progress.num_repeated)
     return value
+
+
+def grow_interval_s(checkpoints: FitExecution) -> float:
+    """Seconds until a group of workers may grow: a checkpoint by time comes before, however long its start took."""
+    return 60 * max(15.0, 1.5 * checkpoints.checkpoint_every_min)
 
 
 def fit_on_worker(payload: FitPayload, context: Any, tell: Callable[[Any], None]) -> Any:

@@ -38,6 +38,9 @@ _NEW = "new"
 _PAGE = 4096
 _SPARE_BYTES = 2**30
 """Room left for everyone else on the disk."""
+_ONE_IN = 64
+"""Of the bags that nobody uses, whenever one has to go: to look through the folder takes longer the more there are, and
+that often would take longer than to read the bags from the store."""
 _JUST_MADE_S = 5.0
 _POPULATE_READ = 22
 """MADV_POPULATE_READ of Linux 5.14."""
@@ -239,23 +242,28 @@ class BagCache:
 
     def _without_room(self, num_bytes: int, books: "_Books") -> str:
         """Remove what nobody uses until there is room for so much; what is in the way if there is none, else ""."""
-        unused: list[Path] | None = None
-        while True:
-            if books.num_bytes + num_bytes > self._max_bytes:
-                finding = f"bags in use take {self._max_bytes / 2**30:.3g} GiB of {self._folder}, its limit"
-            elif shutil.disk_usage(self._folder).free < num_bytes + _SPARE_BYTES:
-                finding = f"{self._folder} is full ({_SPARE_BYTES / 1e9:.1f} GB are kept spare)"
-            else:
-                return ""
-            if unused is None:
-                unused = self._unused()
-            if not unused:
-                return finding
+        finding = self._lacking(num_bytes, books)
+        if not finding:
+            return ""
+        unused = self._unused()
+        num_ahead = len(unused) // _ONE_IN
+        while unused and (finding or num_ahead):
+            num_ahead -= not finding
             path = unused.pop()
             with contextlib.suppress(FileNotFoundError):
                 size = path.lstat().st_size
                 path.unlink()
                 books.num_bytes -= size
+            finding = finding and self._lacking(num_bytes, books)
+        return finding
+
+    def _lacking(self, num_bytes: int, books: "_Books") -> str:
+        """Why there is no room for so much; else ""."""
+        if books.num_bytes + num_bytes > self._max_bytes:
+            return f"bags in use take {self._max_bytes / 2**30:.3g} GiB of {self._folder}, its limit"
+        if shutil.disk_usage(self._folder).free < num_bytes + _SPARE_BYTES:
+            return f"{self._folder} is full ({_SPARE_BYTES / 1e9:.1f} GB are kept spare)"
+        return ""
 
     def _unused(self) -> list[Path]:
         """Bags that no living process uses, the least recently used last. The books are held."""

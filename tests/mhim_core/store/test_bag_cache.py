@@ -278,3 +278,32 @@ def test_a_worker_killed_while_it_writes_leaves_nothing_that_is_read_or_counted(
         store.read(cache, B)
         assert kept(tmp_path) == {"b"}
         assert len(list(folder.glob(".tmp-*"))) == 1
+
+
+def test_of_many_bags_that_nobody_uses_some_go_ahead_so_that_not_every_bag_looks_through_the_folder(
+    make_cache: Callable[..., BagCache], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num = 200
+    with make_cache(lasting=True) as before:
+        folder = before._folder
+        for index in range(num):
+            with open(folder / f"{index:064d}", "wb") as file:
+                file.truncate(SIZE)
+            os.utime(folder / f"{index:064d}", ns=(index, index))
+    looks: list[int] = []
+    unused = BagCache._unused
+
+    def look(cache: BagCache) -> list[Path]:
+        paths = unused(cache)
+        looks.append(len(paths))
+        return paths
+
+    monkeypatch.setattr(BagCache, "_unused", look)
+    with make_cache(num * SIZE, lasting=True) as cache:
+        for bag in (A, B, C):
+            store.read(cache, bag)
+        assert looks == [num]
+        assert sorted(path.name for path in folder.iterdir() if len(path.name) == 64) == sorted(
+            [f"{index:064d}" for index in range(1 + num // 64, num)] + [A.sha256, B.sha256, C.sha256]
+        ), "those that were used longest ago went"
+        assert int((folder / "books").read_text()) == (num - 1 - num // 64 + 3) * SIZE
