@@ -245,7 +245,7 @@ def report_step(work: ModelWork) -> Step:
         )
         return StepOutput(places=result.outputs)
 
-    return Step("report", flat(config.page), run, ("evaluate",))
+    return Step("report", to_plain(config.page), run, ("evaluate",))
 
 
 def _embed_config(work: ModelWork) -> EmbedConfig:

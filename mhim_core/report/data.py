@@ -172,7 +172,8 @@ class SlidePanel:
     """The pictures of one slide; images are PNG, JPEG or WebP bytes."""
 
     slide_id: str
-    overview: bytes
+    overview: bytes | None
+    """None: the slide's file could not be read, and the heat map lies on white."""
     heatmap: bytes
     top_tiles: bytes | None = None
     """The most attended tiles, the first at the top left."""

@@ -107,10 +107,13 @@ def media_type(data: bytes) -> str:
 
 
 def picture_size(data: bytes) -> PictureSize:
-    """From the picture's header; its pixels are not decoded."""
-    from PIL import Image
+    """From the picture's header; its pixels are not decoded. Raises ValueError for what is no picture."""
+    from PIL import Image, UnidentifiedImageError
 
-    return PictureSize(*Image.open(io.BytesIO(data)).size)
+    try:
+        return PictureSize(*Image.open(io.BytesIO(data)).size)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"a report's image cannot be read: it starts with {data[:8]!r}") from error
 
 
 def is_long(size: PictureSize) -> bool:

@@ -41,7 +41,8 @@ class AttendedSlide(NamedTuple):
 class SlidePictures(NamedTuple):
     """PNG, JPEG or WebP bytes."""
 
-    overview: bytes
+    overview: bytes | None
+    """None without the slide's file."""
     heatmap: bytes
     top_tiles: bytes | None
     heatmaps_of: Mapping[str, bytes]
@@ -63,7 +64,7 @@ def draw_slide(
     top = top_tiles(slide.attention, num_top_tiles)
     if path is None:
         slide = _sized(slide, _reach(slide))
-        return _drawn(_blank(slide), slide, top, None, max_bytes)
+        return _drawn(_blank(slide), slide, top, None, max_bytes)._replace(overview=None)
     with open_slide(path) as reader:
         slide = _sized(slide, (reader.info().width_l0_px, reader.info().height_l0_px))
         sides_um = (slide.slide_size_l0_px[0] * slide.mpp.x, slide.slide_size_l0_px[1] * slide.mpp.y)

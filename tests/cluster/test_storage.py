@@ -200,6 +200,23 @@ def test_only_s3_addresses_have_a_bucket() -> None:
 # listing over pages
 
 
+@pytest.mark.parametrize(
+    ("key", "media_type"),
+    [
+        ("report.html", "text/html; charset=utf-8"),
+        ("report/overview/s1.webp", "image/webp"),
+        ("a.json", "application/json"),
+        ("features/ab.parquet", "binary/octet-stream"),
+    ],
+)
+def test_a_bucket_knows_what_a_browser_can_show(bucket: str, key: str, media_type: str) -> None:
+    storage = S3Storage(bucket)
+    storage.put(key, b"x")
+    place = storage._place(key)
+    head = storage.client.call("read", place, lambda s3: s3.head_object(Bucket=place.bucket, Key=place.key))
+    assert head["ContentType"] == media_type
+
+
 def test_a_listing_of_several_pages_is_whole(bucket: str) -> None:
     storage = S3Storage(bucket)
     pages: list[str] = []

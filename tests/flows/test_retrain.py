@@ -26,6 +26,7 @@ from mhim_core.features import BACKEND_OF_0_1, MppUsed, SlideFeatures, SlideRead
 from mhim_core.registry.holdout import count_readings, read_holdout
 from mhim_core.registry.models import read_model_folder
 from mhim_core.registry.promotions import Kind, history, promote
+from mhim_core.report.images import encode_png
 from mhim_core.slides.source_identity import source_hint, source_identity
 from mhim_core.storage import LocalStorage
 from mhim_core.store.commit import commit
@@ -137,7 +138,7 @@ def module_patch() -> Iterator[pytest.MonkeyPatch]:
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        drawn = b"\x89PNG\r\n\x1a\n"  # pages look at the first bytes
+        drawn = encode_png(np.zeros((1, 1, 3), np.uint8))  # pages look at a picture's header
         patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: file.write(drawn))
         patch.setattr("flows.train.ray_session", session)
         patch.setattr("cluster.training.run_workers", run_workers)

@@ -25,7 +25,8 @@ def test_features_that_do_not_state_the_slides_size_are_drawn_as_far_as_their_ti
     unknown, stated = (draw_slide(None, slide(size), TileSpec(), 2) for size in ((0, 0), (768, 512)))
     assert unknown == stated
     assert unknown.top_tiles is None
-    width, height = Image.open(io.BytesIO(unknown.overview)).size
+    assert unknown.overview is None
+    width, height = Image.open(io.BytesIO(unknown.heatmap)).size
     assert width / height == 768 / 512
 
 
