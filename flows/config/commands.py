@@ -163,6 +163,9 @@ class EvaluateConfig:
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
     bootstrap_replicates: int = field(default=2000, metadata=role(Role.identity))
     """Replicates of the patient-clustered bootstrap intervals; 0: no intervals."""
+    explanation: bool = field(default=False, metadata=role(Role.identity) | {"neutral": False})
+    """Measure as well what the attention explains (docs/explanation.md), which takes some eighty passes over every
+    held-out slide; the report shows it then."""
 
     def __post_init__(self) -> None:
         check_least(self, 0, "bootstrap_replicates")

@@ -19,16 +19,14 @@ from flows.runs.folder import Run, read_run, run_tiling
 from flows.runs.signed_registry import open_registry
 from mhim_core.cohort.task_options import BagUnit
 from mhim_core.cohort.tasks import bags_in
-from mhim_core.embed.card import EncoderCard
 from mhim_core.errors import InputError, NotFoundError, SlideError
 from mhim_core.features import MppUsed
 from mhim_core.printable import first_of
 from mhim_core.records import parse_object
 from mhim_core.slides.spec import TileSpec
 from mhim_core.storage import Storage
-from mhim_core.store.feature_sets import FeatureSet
-from mhim_core.store.foreign.importing import imported_set
-from mhim_core.store.manifest import newest_version, read_manifest
+from mhim_core.store.feature_sets import list_feature_sets
+from mhim_core.store.manifest import read_manifest
 from mhim_core.tables import read_parquet
 from mhim_core.task import Task
 from mhim_core.types import BagId, FailureReason, SlideId
@@ -170,7 +168,9 @@ def _of_predictions(keys: AttendedKeys, chosen: ChosenModel) -> AttendedSource:
     else:
         predictor = predictor_of_model(open_registry(config.registry, config.trust), config.model)
     if predictor.origin != by:
-        raise InputError(f"{out.uri} holds predictions by {by}, and the models that are there now are {predictor.words}")
+        raise InputError(
+            f"{out.uri} holds predictions by {by}, and the models that are there now are {predictor.words}"
+        )
     store = open_storage(config.store) if config.store else predictor.store or open_storage(out.locate("features"))
     members = _members(out, predictor)
     entries = _entries(predictor, store, [slide_id for own in members.values() for slide_id in own])
@@ -204,13 +204,15 @@ def _members(out: Storage, predictor: Predictor) -> dict[BagId, tuple[SlideId, .
 
 def _entries(predictor: Predictor, store: Storage, slide_ids: Sequence[SlideId]) -> dict[SlideId, Any]:
     """The slides' commits in the newest manifest of the predictor's features."""
-    if predictor.is_imported:
-        feature_set = imported_set(predictor.tiling, predictor.encoder)
-    else:
-        identity = EncoderCard.from_dict(predictor.encoder).identity()
-        feature_set = FeatureSet(tiling=predictor.tiling, encoder=predictor.encoder, encoder_identity=identity)
-    if newest_version(store, feature_set.fingerprint) is None:
+    known = [
+        each
+        for each in list_feature_sets(store)
+        if each.tiling == predictor.tiling and each.encoder_identity.items() <= predictor.encoder.items()
+    ]
+    if not known:
         raise InputError(f"{store.uri} holds no features of {predictor.words}; name the store with store=")
+    # a card with an option more is another encoder; without it, its identity is a part of that card
+    feature_set = max(known, key=lambda each: len(each.encoder_identity))
     entries = read_manifest(store, feature_set.fingerprint).entries
     if gone := sorted(set(slide_ids) - entries.keys()):
         raise InputError(f"{store.uri} has no features of {first_of(gone, 5)} any more; name the store with store=")
