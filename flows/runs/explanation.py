@@ -1,7 +1,7 @@
 """What a run's attention explains: measured on every held-out bag, kept in the run's `evaluation/`."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows.runs.evaluation import FOLDER, attention_folds
 from flows.runs.fits import load_fold, model_digests, model_names, results_of
@@ -12,11 +12,6 @@ from mhim_core.evaluation.explanation import SCHEMA, ExplainedBag, agreement, fa
 from mhim_core.fingerprint import canonical_json, fingerprint
 from mhim_core.records import parse_object
 from mhim_core.tables import write_csv, write_parquet
-from mhim_core.task import TaskKind
-
-if TYPE_CHECKING:  # torch: a command that finds everything done must not load it
-    from mhim_core.store.schema import FeatureTable
-    from mhim_core.train.inference import Voter
 
 SUMMARY = f"{FOLDER}/explanation.json"
 TABLES = (f"{FOLDER}/explanation.csv", f"{FOLDER}/explanation.parquet")
@@ -58,39 +53,23 @@ def _explained(run: Run) -> Iterator[ExplainedBag]:
     """By the reported model of the first seed and of the first fold that holds the bag out."""
     import numpy as np
 
-    from mhim_core.train.inference import predict_tables
+    from mhim_core.train.asking import AskedBag
 
     fits, name, keeper, source = results_of(run), model_names(run)[0], attention_folds(run), run.bag_source()
     voters = {(each.seed, each.fold): load_fold(run, each).voters[name] for each in fits}
     for split in run.splits:
-        own = voters[run.seeds[0], split.fold]
         for bag in bags_in(run.bags, split.test):
             if any(keeper[slide_id] != split.fold for slide_id in bag.slide_ids):
                 continue
             tables = source.read_tables(bag.bag_id)
-            # one slide in place of the bag's several: what is taken away is taken from all of them
-            whole = tables[0]._replace(features=np.concatenate([table.features for table in tables]))
-            attention = {key: predict_tables([whole], [voter]).attention[0] for key, voter in voters.items()}
-            score = _score(whole, own, run.task.kind)
+            asked = {key: AskedBag(tables, [voter]) for key, voter in voters.items()}
+            own = asked[run.seeds[0], split.fold]
+            attention = np.stack([each.prediction.attention[0] for each in asked.values()])
             yield ExplainedBag(
                 str(bag.bag_id),
                 str(bag.patient_id),
                 split.fold,
-                len(whole.features),
-                faithfulness(attention[run.seeds[0], split.fold], score, str(bag.bag_id)),
-                agreement(np.stack(list(attention.values()))),
+                len(own),
+                faithfulness(own.prediction.attention[0], own.score, str(bag.bag_id)),
+                agreement(attention),
             )
-
-
-def _score(whole: "FeatureTable", voter: "Voter", kind: TaskKind) -> Any:
-    """Of rows of the bag: the probability of the class that is predicted from all of them, the risk, or the number."""
-    from mhim_core.train.inference import predict_tables
-
-    outputs = predict_tables([whole], [voter]).outputs
-    index = int(outputs.argmax()) if kind is TaskKind.classification else 0
-
-    def score(rows: Any) -> float:
-        part = whole._replace(features=whole.features[rows])
-        return float(predict_tables([part], [voter]).outputs[index])
-
-    return score

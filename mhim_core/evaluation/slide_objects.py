@@ -1,4 +1,4 @@
-"""What a model made of a slide, as objects for QuPath: attended areas, evidence by class, the most attended tiles, tissue.
+"""What a model made of a slide, as objects for QuPath: attended areas, evidence by class, top tiles, tissue.
 
 Shapes: N tiles, C classes.
 """

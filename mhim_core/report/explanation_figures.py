@@ -27,8 +27,8 @@ def explanation_figures(document: Mapping[str, Any] | None) -> Iterator[ReportFi
         if document["estimates"][name]["value"] is not None
     ]
     caption = (
-        f"Mean over {document['num_bags']} held-out bags; score: the probability of the predicted class, or the risk, or "
-        f"the number. Of the {100 * document['top_share']:g} % most attended tiles: {', '.join(numbers)}. "
+        f"Mean over {document['num_bags']} held-out bags; score: the probability of the predicted class, the risk, "
+        f"or the number. Of the {100 * document['top_share']:g} % most attended tiles: {', '.join(numbers)}. "
         "A gain above 0: attention is a better order than chance."
     )
     yield ReportFigure("Explanation", explanation_figure(document), caption)

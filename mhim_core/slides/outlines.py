@@ -89,7 +89,7 @@ def _outlined(is_covered: NDArray[np.bool_], x: NDArray[np.float64], y: NDArray[
     return tuple(polygons)
 
 
-def _rings(labels: NDArray[np.int32]) -> "list[tuple[int, NDArray[np.int64]]]":
+def _rings(labels: NDArray[np.int32]) -> list[tuple[int, NDArray[np.int64]]]:
     """The label and the corners (v, 2), as places (x, y) on the grid, of every ring; only corners at which it turns."""
     padded = np.pad(labels, 1)
     starts: dict[tuple[int, int], dict[int, int]] = {}
@@ -102,7 +102,7 @@ def _rings(labels: NDArray[np.int32]) -> "list[tuple[int, NDArray[np.int64]]]":
         dx, dy = offsets[direction]
         for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
             starts.setdefault((column + dx, row + dy), {})[direction] = int(inside[row, column])
-    rings = []
+    rings: list[tuple[int, NDArray[np.int64]]] = []
     while starts:
         corner = next(iter(starts))
         direction, label = next(iter(starts[corner].items()))
@@ -130,9 +130,10 @@ def _walk(
     return walked
 
 
-def _simple_loops(walked: Sequence[tuple[int, int]]) -> "list[NDArray[np.int64]]":
+def _simple_loops(walked: Sequence[tuple[int, int]]) -> list[NDArray[np.int64]]:
     """A border cut at the corners that it visits twice, each loop without the corners at which it goes straight on."""
-    loops, path = [], []
+    loops: list[list[tuple[int, int]]] = []
+    path: list[tuple[int, int]] = []
     place: dict[tuple[int, int], int] = {}
     for corner in walked:
         if corner in place:

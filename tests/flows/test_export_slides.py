@@ -11,9 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 import tifffile
 
+from flows.predict import predict_bags
+from flows.prediction.predictor import predictor_of_run
+from flows.runs.folder import read_run
 from mhim_core.demo.pyramid import write_pyramid
+from mhim_core.evaluation.prediction_table import new_bags_schema
+from mhim_core.fingerprint import canonical_json
+from mhim_core.registry.external import new_bags
 from mhim_core.slides.annotations import read_annotation
+from mhim_core.storage import LocalStorage
 from mhim_core.store.attention import decode_attention
+from mhim_core.tables import write_parquet
+from mhim_core.types import SlideId
 
 TILE = 256
 
@@ -125,16 +134,6 @@ def test_a_prediction_s_slides(
     rows = [{"slide_id": f"pos{i}", "path": f"pos{i}.svs", "patient_id": f"p-pos{i}", "label": "pos"} for i in (0, 1)]
     cohort, out = write_table(rows, name="new.csv"), tmp_path / "predictions"
     # the run's encoder is none that could embed: what a prediction keeps is put there
-    from flows.prediction.predictor import predictor_of_run
-    from flows.predict import predict_bags
-    from flows.runs.folder import read_run
-    from mhim_core.evaluation.prediction_table import new_bags_schema
-    from mhim_core.fingerprint import canonical_json
-    from mhim_core.registry.external import new_bags
-    from mhim_core.storage import LocalStorage
-    from mhim_core.tables import write_parquet
-    from mhim_core.types import SlideId
-
     trained = read_run(str(run))
     predictor = predictor_of_run(trained)
     members = [row for row in trained.slides if row.slide_id in ("pos0", "pos1")]
