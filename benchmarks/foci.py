@@ -12,22 +12,37 @@ differences over 1,000 bootstrap draws of slides. The last line is one JSON obje
 
 import argparse
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from hard_bags import TASK
+from pair_fits import EPOCHS
+from planted_sets import PARTS, Planted
 
 from mhim_core.evaluation.discovery import DiscoveryOptions, find_foci, peaks
 from mhim_core.evaluation.froc import Finding, FoundSlide, froc
 from mhim_core.evaluation.localisation import INSIDE
+from mhim_core.mil.model_options import MhimOptions, ModelOptions
+from mhim_core.storage import LocalStorage
 from mhim_core.store.schema import FeatureTable
 from mhim_core.train.asking import AskedBag
+from mhim_core.train.context import SingleProcess
+from mhim_core.train.fit_options import FitExecution, FitOptions, Selection
 from mhim_core.train.inference import Voter
+from mhim_core.train.loop import run_fits
+from mhim_core.train.model_file import load_model
+from mhim_core.train.plan import FoldBags, Stage, TrainPlan, plan_fits
+from mhim_core.train.results import read_model
+from mhim_core.types import SlideId
 
 POSITIVE = 1
 MAX_FINDINGS = 40
+MAX_BAGS = 30
+"""Test bags of each kind and seed."""
 DRAWS = 1000
 OPTIONS = DiscoveryOptions()
 
@@ -110,6 +125,60 @@ def demo_slides(folder: Path) -> Iterator[tuple[Slide, Mapping[str, Voter]]]:
         shares = [focus_shares((focus,), table.coords_l0_px, size) for focus in foci]
         # a focus of which no tile holds a quarter cannot be found by any tile
         yield Slide(table, size, [share for share in shares if share.max() >= INSIDE]), voters
+
+
+GRID, TILE = 24, 100
+PATCH_GAP = 8
+"""Tiles between the corners of two patches, so that no place is near both."""
+
+
+def planted_slides(data: Path, seeds: int, scratch: Path) -> Iterator[tuple[Slide, Mapping[str, Voter]]]:
+    """The test bags of every seed on a grid, each kind of evidence in a patch, with models of that seed's training."""
+    bags = Planted(data / "kather_texture.npz")
+    for seed in range(seeds):
+        drawn = bags.draw(seed)
+        plan = TrainPlan(
+            fits=plan_fits([FoldBags(0, drawn.train, drawn.validation)], Stage.mhim, TASK, [seed]),
+            d_in=drawn.source.dim,
+            task=TASK,
+            model=ModelOptions(aggregator="abmil", embed_dim=64),
+            mhim=MhimOptions(),
+            fit=FitOptions(epochs=EPOCHS, learning_rate=5e-4, selection=Selection.last, seed=seed),
+            execution=FitExecution(checkpoint_every=0),
+        )
+        storage = LocalStorage(scratch / str(seed))
+        results = run_fits(plan, drawn.source, storage, SingleProcess())
+        voters = {}
+        for name, result in zip(("plain", "mhim"), results, strict=True):
+            loaded = load_model(read_model(storage, result))
+            voters[name] = Voter(loaded.student, loaded.card.append_recycled, loaded.card.task)
+        generator = np.random.default_rng(seed)
+        for part in PARTS:
+            for bag in drawn.test[part][:MAX_BAGS]:
+                classes = drawn.source.classes[bag.bag_id]
+                yield _laid(drawn.source.read(bag.bag_id).numpy(), classes, bags, generator), voters
+
+
+def _laid(x: np.ndarray, classes: np.ndarray, bags: Planted, generator: np.random.Generator) -> Slide:
+    """One bag on the grid: loud and quiet tiles in squares with their corners apart, all others anywhere else."""
+    corners = generator.permutation([(column, row) for column in (3, 3 + PATCH_GAP) for row in (3, 3 + PATCH_GAP)])
+    taken: dict[int, tuple[int, int]] = {}
+    shares = []
+    for kind, (column, row) in zip((bags.loud, bags.quiet), corners.tolist(), strict=False):
+        own = np.flatnonzero(classes == kind)
+        if not len(own):
+            continue
+        side = math.ceil(math.sqrt(len(own)))
+        for number, tile in enumerate(own.tolist()):
+            taken[tile] = (column + number % side, row + number // side)
+        shares.append((classes == kind).astype(np.float64))
+    used = set(taken.values())
+    free = [(column, row) for row in range(GRID) for column in range(GRID) if (column, row) not in used]
+    places = iter(generator.permutation(free).tolist())
+    cells = [taken[tile] if tile in taken else tuple(next(places)) for tile in range(len(x))]
+    coords = np.array(cells, np.int32) * TILE
+    empty = np.zeros(len(x), np.float32)
+    return Slide(FeatureTable(SlideId("planted"), x, coords, empty, empty, {}), (TILE, TILE), shares)
 
 
 def judged(slides: Sequence[tuple[Slide, Mapping[str, Voter]]], models: Sequence[str]) -> dict[str, list[FoundSlide]]:

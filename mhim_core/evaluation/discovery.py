@@ -113,7 +113,7 @@ def find_foci(
         rows = np.setdiff1d(rows, _extent(int(np.argmax(map_N)), map_N, places, options))
         if not len(rows):
             break
-    return sorted(found, key=lambda focus: (-focus.selection, -focus.attention))
+    return sorted(found, key=lambda focus: (-focus.selection, focus.round, -focus.attention))
 
 
 def with_context(model: AskedModel, rows: NDArray[np.int64], attention: ArrayLike, num_tiles: int) -> Floats:

@@ -1,8 +1,8 @@
 """The free-response ROC of found foci: how many are found at so many false alarms a slide (Bunch et al. 1978).
 
 As in CAMELYON16 (Ehteshami Bejnordi et al. 2017): a focus is found once by whatever finding lies in it, further
-findings in it count neither way, every other finding is a false positive, and the score is the mean sensitivity at 1/4, 1/2, 1,
-2, 4 and 8 false positives a slide, all slides counted.
+findings in it count neither way, every other finding is a false positive, and the score is the mean sensitivity at
+1/4, 1/2, 1, 2, 4 and 8 false positives a slide, all slides counted.
 """
 
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -61,7 +61,7 @@ def colour_heatmap(slide: HeatmapSlide, rank_N: ArrayLike, *, downsample: int = 
         pixels[is_tile] = table[np.rint(np.clip(values_HW[is_tile], 0, 1) * (_COLOURS - 1)).astype(np.int64)]
         return pixels
 
-    metadata = {"axes": "YXS", "Channel": {"Name": ["attention rank, coloured"]}}
+    metadata: dict[str, Any] = {"axes": "YXS", "Channel": {"Name": ["attention rank, coloured"]}}
     picture = _Picture(slide, [np.asarray(rank_N, np.float64)], downsample, paint, np.dtype(np.uint8), "rgb")
     return _written(picture, metadata)
 
@@ -73,7 +73,7 @@ def value_heatmap(slide: HeatmapSlide, channels: Mapping[str, ArrayLike], *, dow
         return np.asarray(values_HW.astype(np.float32))
 
     values = [np.asarray(each, np.float64) for each in channels.values()]
-    metadata = {"axes": "CYX", "Channel": {"Name": list(channels)}}
+    metadata: dict[str, Any] = {"axes": "CYX", "Channel": {"Name": list(channels)}}
     return _written(_Picture(slide, values, downsample, paint, np.dtype(np.float32), "minisblack"), metadata)
 
 
@@ -97,7 +97,7 @@ class _Picture(NamedTuple):
         return (height, width, 3) if self.photometric == "rgb" else (len(self.channels), height, width)
 
 
-def _written(picture: _Picture, metadata: dict[str, object]) -> bytes:
+def _written(picture: _Picture, metadata: dict[str, Any]) -> bytes:
     import tifffile
 
     slide, buffer, downsamples = picture.slide, io.BytesIO(), picture.downsamples()
@@ -111,10 +111,12 @@ def _written(picture: _Picture, metadata: dict[str, object]) -> bytes:
     num_bytes = math.prod(shape) * picture.dtype.itemsize
     with tifffile.TiffWriter(buffer, ome=True, bigtiff=num_bytes >= 2**31) as tiff:
         for level, downsample in enumerate(downsamples):
-            resolution = {}
+            facts: dict[str, Any] = {"subifds": len(downsamples) - 1, "metadata": metadata}
+            if level:
+                facts = {"subfiletype": 1}
             if slide.mpp is not None:
                 per_cm = (1e4 / (slide.mpp.x * downsample), 1e4 / (slide.mpp.y * downsample))
-                resolution = {"resolution": per_cm, "resolutionunit": "CENTIMETER"}
+                facts |= {"resolution": per_cm, "resolutionunit": "CENTIMETER"}
             tiff.write(
                 _blocks(picture, downsample),
                 shape=picture.shape(downsample),
@@ -123,8 +125,7 @@ def _written(picture: _Picture, metadata: dict[str, object]) -> bytes:
                 photometric=picture.photometric,
                 compression="zlib",
                 software="mhim",
-                **({"subifds": len(downsamples) - 1, "metadata": metadata} if level == 0 else {"subfiletype": 1}),
-                **resolution,
+                **facts,
             )
     return buffer.getvalue()
 
