@@ -8,8 +8,8 @@ evidence, a second a slide for the tissue; a heat map of a large slide at downsa
 Exit code: 0, 3 (some slides failed), 4 (more than max_failed_fraction), 2, 5 (out holds something else), 6.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from cluster.storage import download, open_storage
 from flows.config.files import write_resolved
@@ -17,15 +17,16 @@ from flows.config.slide_exports import GeojsonConfig, HeatmapConfig, HeatmapStyl
 from flows.engine.result import FlowResult
 from flows.prediction.attended import AttendedBag, AttendedSlide, AttendedSource, attended_source
 from flows.runs.embed_report import MAX_LINES, failed_table, new_report
-from mhim_core.errors import ConflictError, IntegrityError, NotFoundError, SlideError
+from mhim_core.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, SlideError
 from mhim_core.fingerprint import canonical_json
 from mhim_core.outcome import Outcome, reconcile
 from mhim_core.printable import counted, first_of, one_line
 from mhim_core.storage import Storage
 from mhim_core.task import TaskKind
-from mhim_core.types import FailureReason, SlideId, Status, StatusRow
+from mhim_core.types import FailureReason, Status, StatusRow
 
-Evidence = Mapping[SlideId, Any] | None
+if TYPE_CHECKING:  # numpy and more: --help reads nothing of it
+    from mhim_core.evaluation.slide_objects import AttendedTiles
 
 
 def geojson(config: GeojsonConfig) -> FlowResult:
@@ -34,10 +35,15 @@ def geojson(config: GeojsonConfig) -> FlowResult:
     suffix = ".geojson.gz" if config.gzip else ".geojson"
     without_tissue: list[str] = []
 
-    def write(slide: AttendedSlide, evidence: Any) -> tuple[str, bytes]:
+    if config.foci:
+        _check_foci(source)
+
+    def write(bag: AttendedBag, slide: AttendedSlide, evidence: Any) -> tuple[str, bytes]:
         from mhim_core.slides.qupath import encode_objects
 
-        objects = [*_tissue(config, source, slide, without_tissue), *_objects(config, source, slide, evidence)]
+        tiles = _attended_tiles(source, slide, evidence)
+        objects = [*_tissue(config, source, slide, without_tissue), *_objects(config, tiles)]
+        objects += _foci(config, source, bag, slide, tiles)
         return f"{slide.table.slide_id}{suffix}", encode_objects(objects, compressed=config.gzip)
 
     result = _export(config, "export geojson", source, out, config.evidence, write)
@@ -51,7 +57,7 @@ def heatmap(config: HeatmapConfig) -> FlowResult:
     source, out = attended_source(config.source, config.chosen), open_storage(config.out)
     is_values = config.style is HeatmapStyle.values
 
-    def write(slide: AttendedSlide, evidence: Any) -> tuple[str, bytes]:
+    def write(_: AttendedBag, slide: AttendedSlide, evidence: Any) -> tuple[str, bytes]:
         from mhim_core.report.heatmap import percentile_rank
         from mhim_core.report.ome_heatmap import HeatmapSlide, colour_heatmap, value_heatmap
 
@@ -79,7 +85,7 @@ def _export(
     source: AttendedSource,
     out: Storage,
     with_evidence: bool,
-    write: Callable[[AttendedSlide, Any], tuple[str, bytes]],
+    write: Callable[[AttendedBag, AttendedSlide, Any], tuple[str, bytes]],
 ) -> FlowResult:
     """A file for every slide, and the report of those that failed."""
     slide_ids = [slide_id for bag in source.bags for slide_id in bag.slide_ids]
@@ -92,7 +98,7 @@ def _export(
             num_without += wants_evidence and evidence is None
             for slide in source.slides(bag):
                 slide_id = slide.table.slide_id
-                num_new += _put(out, *write(slide, None if evidence is None else evidence[slide_id]))
+                num_new += _put(out, *write(bag, slide, None if evidence is None else evidence[slide_id]))
                 rows.append(StatusRow(slide_id, Status.OK, num_tiles=len(slide.table.coords_l0_px)))
         except (SlideError, IntegrityError, NotFoundError) as error:
             rows.extend(_failed(bag, rows, error))
@@ -130,18 +136,44 @@ def _by_class(source: AttendedSource, evidence: Any) -> dict[str, Any]:
     return {} if evidence is None else dict(zip(source.task.classes, centred(evidence).T, strict=True))
 
 
-def _objects(config: GeojsonConfig, source: AttendedSource, slide: AttendedSlide, evidence: Any) -> list[Any]:
-    from mhim_core.evaluation.slide_objects import AttendedTiles, attended_areas, evidence_areas, top_tiles
+def _attended_tiles(source: AttendedSource, slide: AttendedSlide, evidence: Any) -> "AttendedTiles":
+    from mhim_core.evaluation.slide_objects import AttendedTiles
 
-    tiles = AttendedTiles(
+    return AttendedTiles(
         coords_l0_px=slide.table.coords_l0_px,
         tile_size_l0_px=slide.tile_size_l0_px,
         attention_N=slide.attention.attention,
         mpp=slide.mpp,
         evidence=_by_class(source, evidence),
     )
+
+
+def _objects(config: GeojsonConfig, tiles: "AttendedTiles") -> list[Any]:
+    from mhim_core.evaluation.slide_objects import attended_areas, evidence_areas, top_tiles
+
     shares = config.share_list()
     return [*attended_areas(tiles, shares), *evidence_areas(tiles, shares), *top_tiles(tiles, config.top_tiles)]
+
+
+def _check_foci(source: AttendedSource) -> None:
+    if source.task.kind is not TaskKind.classification or any(len(bag.slide_ids) > 1 for bag in source.bags):
+        raise ConfigError("foci= is of classifications whose bags are slides; leave it out")
+
+
+def _foci(
+    config: GeojsonConfig, source: AttendedSource, bag: AttendedBag, slide: AttendedSlide, tiles: "AttendedTiles"
+) -> list[Any]:
+    """The foci of the class that is predicted from all tiles."""
+    if not config.foci:
+        return []
+    from mhim_core.evaluation.discovery import find_foci
+    from mhim_core.evaluation.slide_objects import focus_objects
+    from mhim_core.train.asking import AskedBag
+
+    asked = AskedBag([slide.table], source.voters_of(bag.fold))
+    foci = find_foci(slide.table.coords_l0_px, slide.tile_size_l0_px, asked)[: config.foci]
+    label = source.task.classes[int(asked.prediction.outputs.argmax())]
+    return list(focus_objects(tiles, foci, label))
 
 
 def _tissue(config: GeojsonConfig, source: AttendedSource, slide: AttendedSlide, without: list[str]) -> Iterator[Any]:

@@ -57,6 +57,9 @@ class GeojsonConfig:
     the highest attention; empty: no areas."""
     top_tiles: int = field(default=20, metadata=role(Role.identity))
     """Number of most attended tiles that become objects of their own, with measurements; 0: none."""
+    foci: int = field(default=0, metadata=role(Role.identity))
+    """Number of foci on which the prediction rests, looked for by erasing what is found and asking the models again
+    some dozens of times (docs/explanation.md); of classifications whose bags are slides. 0: none."""
     evidence: bool = field(default=True, metadata=role(Role.identity))
     """Areas and measurements of evidence for each class, which takes a pass of the models over every slide; false:
     attention alone."""
@@ -68,11 +71,11 @@ class GeojsonConfig:
     """Share of the slides that may fail before the exit code becomes 4 instead of 3."""
 
     def __post_init__(self) -> None:
-        check_least(self, 0, "top_tiles")
+        check_least(self, 0, "top_tiles", "foci")
         _check_fraction(self.max_failed_fraction)
         self.share_list()
-        if not (self.share_list() or self.top_tiles or self.tissue):
-            raise ConfigError("shares=, top_tiles=0 and tissue=false leave nothing to write")
+        if not (self.share_list() or self.top_tiles or self.foci or self.tissue):
+            raise ConfigError("shares=, top_tiles=0, foci=0 and tissue=false leave nothing to write")
 
     def share_list(self) -> tuple[float, ...]:
         """Raises ConfigError for what is no share above 0 and up to 1, or twice there."""

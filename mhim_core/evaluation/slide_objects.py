@@ -4,11 +4,12 @@ Shapes: N tiles, C classes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mhim_core.evaluation.discovery import FoundFocus
 from mhim_core.features import MppUsed
 from mhim_core.metrics.arrays import Floats
 from mhim_core.slides.mask import TissueMask
@@ -101,6 +102,19 @@ def top_tiles(tiles: AttendedTiles, num: int) -> Iterator[QupathObject]:
             name=f"tile {rank}",
             measurements=facts,
         )
+
+
+def focus_objects(tiles: AttendedTiles, foci: Sequence[FoundFocus], label: str) -> Iterator[QupathObject]:
+    """Each focus as an area, that on which the prediction rests most first; `label`: the class that is predicted."""
+    for rank, focus in enumerate(foci, 1):
+        facts = {
+            "rank": float(rank),
+            "sufficiency": focus.sufficiency,
+            "necessity": focus.necessity,
+            "round": float(focus.round),
+        }
+        focused = _area(tiles, focus.rows, f"Focus {label}", _TOP_RGB, facts)
+        yield replace(focused, name=f"focus {rank}")
 
 
 def tissue_object(tissue: TissueMask, mpp: MppUsed, size_l0_px: tuple[int, int]) -> Iterator[QupathObject]:

@@ -68,7 +68,7 @@ def test_a_run_s_slides_become_objects_and_come_back_as_regions(
     paint(tmp_path / "pos0.svs", (256, 1024))
     paint(tmp_path / "pos1.svs", (512, 1024))
     out = tmp_path / "qupath"
-    words = ("export", "geojson", f"run={run}", f"out={out}", "shares=0.67,0.34", "top_tiles=2")
+    words = ("export", "geojson", f"run={run}", f"out={out}", "shares=0.67,0.34", "foci=2", "top_tiles=2")
     ended = mhim(*words)
     assert ended.code == 0, ended
     assert "8 files written" in ended.out
@@ -87,6 +87,9 @@ def test_a_run_s_slides_become_objects_and_come_back_as_regions(
     measured = first["properties"]["measurements"]
     assert measured["attention"] == pytest.approx(float(attention.attention[order[0]]))
     assert measured["evidence neg"] == pytest.approx(-measured["evidence pos"])
+    focus = next(feature["properties"] for name, feature in features.items() if name.startswith("Focus "))
+    assert focus["name"] == "focus 1"
+    assert 0 < focus["measurements"]["sufficiency"] < 1
     area = features["Attention top 67%"]["properties"]["measurements"]
     assert (area["tiles"], area["area mm2"]) == (2, pytest.approx(2 * (TILE * 0.5e-3) ** 2))
 

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
+from mhim_core.evaluation.discovery import FoundFocus
 from mhim_core.evaluation.slide_objects import (
     AttendedTiles,
     attended_areas,
     centred,
     evidence_areas,
+    focus_objects,
     num_at,
     tissue_object,
     top_tiles,
@@ -71,6 +73,15 @@ def test_top_tiles_are_detections_with_rank_and_evidence() -> None:
     assert second.measurements["rank"] == 2
     assert first.polygons[0].rings[0].tolist() == [[900, 50], [1000, 50], [1000, 150], [900, 150]]
     assert len(list(top_tiles(tiles(), 99))) == 10
+
+
+def test_foci_are_numbered_areas_with_what_rests_on_them() -> None:
+    foci = [FoundFocus(9, np.array([8, 9]), 0.5, 0.8, 0.3, 0), FoundFocus(2, np.array([2]), 0.1, 0.2, 0.0, 1)]
+    first, second = focus_objects(tiles(), foci, "tumour")
+    assert (first.classification, first.name, second.name) == ("Focus tumour", "focus 1", "focus 2")
+    assert area_of(first.polygons) == 2 * 100**2
+    assert first.measurements["necessity"] == 0.3
+    assert second.measurements["round"] == 1
 
 
 def test_shares_and_centring() -> None:
