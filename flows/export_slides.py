@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # numpy and more: --help reads nothing of it
 
 def geojson(config: GeojsonConfig) -> FlowResult:
     """Raises InputError (2), ConflictError (5), StorageError (6)."""
-    source, out = attended_source(config.source, config.chosen), open_storage(config.out)
+    source, out = attended_source(config.source, config.chosen, config.plugin), open_storage(config.out)
     suffix = ".geojson.gz" if config.gzip else ".geojson"
     without_tissue: list[str] = []
 
@@ -54,7 +54,7 @@ def geojson(config: GeojsonConfig) -> FlowResult:
 
 def heatmap(config: HeatmapConfig) -> FlowResult:
     """Raises as `geojson`."""
-    source, out = attended_source(config.source, config.chosen), open_storage(config.out)
+    source, out = attended_source(config.source, config.chosen, config.plugin), open_storage(config.out)
     is_values = config.style is HeatmapStyle.values
 
     def write(_: AttendedBag, slide: AttendedSlide, evidence: Any) -> tuple[str, bytes]:
@@ -190,8 +190,12 @@ def _tissue(config: GeojsonConfig, source: AttendedSource, slide: AttendedSlide,
     if spec.tissue in (TissueMethod.mask, TissueMethod.file):
         without.append(f"{slide_id} (its tissue is of tissue={spec.tissue.value})")
         return
+    uri = source.uri_of(slide_id)
+    if uri is None:
+        without.append(f"{slide_id} (the cohort table does not have it)")
+        return
     try:
-        with staged(source.uris[slide_id], download) as path, open_slide(path, spec.backend) as reader:
+        with staged(uri, download) as path, open_slide(path, spec.backend) as reader:
             size, mpp = (reader.info().width_l0_px, reader.info().height_l0_px), slide.mpp
             if all(slide.size_l0_px) and size != slide.size_l0_px:
                 raise SlideError(FailureReason.OPEN, f"its file is of another size now, {size[0]} × {size[1]}")

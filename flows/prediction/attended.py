@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cluster.storage import open_storage
 from flows.commands import read_words
 from flows.config.files import RESOLVED
-from flows.config.keys import ChosenModel
+from flows.config.keys import ChosenModel, PluginFile
 from flows.config.slide_exports import AttendedKeys
 from flows.prediction.panels import why_no_heat_map
 from flows.prediction.predictor import Predictor, predictor_of_model, predictor_of_run
@@ -79,8 +79,8 @@ class AttendedSource:
     spec: TileSpec | None
     """None: another tool cut the tiles."""
     bags: tuple[AttendedBag, ...]
-    uris: Mapping[SlideId, str]
-    """Where the slides' files are."""
+    uri_of: Callable[[SlideId], str | None]
+    """Where a slide's file is; None: the cohort table does not have it any more."""
     origin: Mapping[str, str]
     """Whose attention it is, as predictions say it."""
     tables: "PatientBags"
@@ -108,10 +108,10 @@ class AttendedSource:
         return None if parts is None else {table.slide_id: part for table, part in zip(tables, parts, strict=True)}
 
 
-def attended_source(keys: AttendedKeys, chosen: ChosenModel) -> AttendedSource:
+def attended_source(keys: AttendedKeys, chosen: ChosenModel, plugin: PluginFile) -> AttendedSource:
     """Raises InputError for what is no finished run and no prediction, and for slides that are not in it."""
     keys.check_source()
-    source = _of_predictions(keys, chosen) if keys.predictions else _of_run(keys, chosen)
+    source = _of_predictions(keys, chosen, plugin) if keys.predictions else _of_run(keys, chosen)
     return source if not keys.slide_ids else _only(source, keys.slide_ids)
 
 
@@ -140,7 +140,7 @@ def _of_run(keys: AttendedKeys, chosen: ChosenModel) -> AttendedSource:
         task=run.task,
         spec=run_tiling(run),
         bags=tuple(bags),
-        uris={slide.slide_id: run.slide_uri(slide) for slide in run.slides},
+        uri_of={slide.slide_id: run.slide_uri(slide) for slide in run.slides}.get,
         origin=origin,
         tables=run.bag_source(),
         read_attention=lambda slide_id: run.storage.get(attention_key(slide_id)),
@@ -154,13 +154,15 @@ def _fold_voters(run: Run, fold: int | None) -> "list[Voter]":
     return [load_fold(run, fits).voters[model_names(run)[0]]]
 
 
-def _of_predictions(keys: AttendedKeys, chosen: ChosenModel) -> AttendedSource:
+def _of_predictions(keys: AttendedKeys, chosen: ChosenModel, plugin: PluginFile) -> AttendedSource:
     from mhim_core.store.bags import ParquetBags, PatientBags
 
     out = open_storage(keys.predictions)
     by = _summary(out)["by"]
     words = [f"config={out.locate(RESOLVED)}"]
     words += [f"{name}={value}" for name in ("run", "store", "registry", "cohort") if (value := getattr(keys, name))]
+    if plugin.aggregator_file:  # which a file elsewhere may not name
+        words.append(f"aggregator_file={plugin.aggregator_file}")
     config = read_words("predict", words)
     if config.run:
         wanted = chosen.predict_with or config.chosen.predict_with
@@ -174,12 +176,17 @@ def _of_predictions(keys: AttendedKeys, chosen: ChosenModel) -> AttendedSource:
     store = open_storage(config.store) if config.store else predictor.store or open_storage(out.locate("features"))
     members = _members(out, predictor)
     entries = _entries(predictor, store, [slide_id for own in members.values() for slide_id in own])
-    cohort = load_cohort(config.data.cohort, with_files=False, options=config.table).cohort
+
+    @cache
+    def uris() -> dict[SlideId, str]:
+        cohort = load_cohort(config.data.cohort, with_files=False, options=config.table).cohort
+        return {row.slide_id: row.uri for row in cohort.rows}
+
     return AttendedSource(
         task=predictor.task,
         spec=None if predictor.is_imported else predictor.tile_spec(),
         bags=tuple(AttendedBag(bag_id, own, None) for bag_id, own in members.items()),
-        uris={row.slide_id: row.uri for row in cohort.rows},
+        uri_of=lambda slide_id: uris().get(slide_id),
         origin=predictor.origin,
         tables=PatientBags(ParquetBags(store, entries), members),
         read_attention=lambda slide_id: out.get(f"attention/{slide_id}.parquet"),
