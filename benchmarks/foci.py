@@ -1,7 +1,7 @@
 """Are foci found better by discovery and selection than by the raw attention? FROC on foci of known place.
 
     python benchmarks/foci.py --demo DIR [--models plain,mhim] [--out FILE]
-    python benchmarks/foci.py --data DIR [--seeds 3] [--out FILE]
+    python benchmarks/foci.py --data DIR [--seeds 3] [--bags 30] [--out FILE]
 
 --demo: the out= of `mhim demo`, whose test slides have painted foci. --data: DIR holds kather_texture.npz; test bags of
 `planted_bags` are laid on a grid, the tiles of one kind of evidence side by side, each patch a focus; two models are
@@ -41,8 +41,6 @@ from mhim_core.types import SlideId
 
 POSITIVE = 1
 MAX_FINDINGS = 40
-MAX_BAGS = 30
-"""Test bags of each kind and seed."""
 DRAWS = 1000
 OPTIONS = DiscoveryOptions()
 
@@ -132,7 +130,7 @@ PATCH_GAP = 8
 """Tiles between the corners of two patches, so that no place is near both."""
 
 
-def planted_slides(data: Path, seeds: int, scratch: Path) -> Iterator[tuple[Slide, Mapping[str, Voter]]]:
+def planted_slides(data: Path, seeds: int, num_bags: int, scratch: Path) -> Iterator[tuple[Slide, Mapping[str, Voter]]]:
     """The test bags of every seed on a grid, each kind of evidence in a patch, with models of that seed's training."""
     bags = Planted(data / "kather_texture.npz")
     for seed in range(seeds):
@@ -154,7 +152,7 @@ def planted_slides(data: Path, seeds: int, scratch: Path) -> Iterator[tuple[Slid
             voters[name] = Voter(loaded.student, loaded.card.append_recycled, loaded.card.task)
         generator = np.random.default_rng(seed)
         for part in PARTS:
-            for bag in drawn.test[part][:MAX_BAGS]:
+            for bag in drawn.test[part][:num_bags]:
                 classes = drawn.source.classes[bag.bag_id]
                 yield _laid(drawn.source.read(bag.bag_id).numpy(), classes, bags, generator), voters
 
@@ -220,6 +218,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--models", default="plain,mhim")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--bags", type=int, default=30, help="test bags of each kind and seed")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     models = arguments.models.split(",")
@@ -229,7 +228,7 @@ def main() -> None:
         slides = list(demo_slides(arguments.demo))
     else:
         with tempfile.TemporaryDirectory() as scratch:
-            slides = list(planted_slides(arguments.data, arguments.seeds, Path(scratch)))
+            slides = list(planted_slides(arguments.data, arguments.seeds, arguments.bags, Path(scratch)))
     print(f"{len(slides)} slides, {sum(len(slide.shares) for slide, _ in slides)} foci")
     document = summary(judged(slides, models), f"{models[0]}: attention")
     for name, line in document.items():
