@@ -43,6 +43,8 @@ POSITIVE = 1
 MAX_FINDINGS = 40
 DRAWS = 1000
 OPTIONS = DiscoveryOptions()
+NEARER = 1.5
+"""Sides of a tile, in place of 3."""
 
 
 class Slide(NamedTuple):
@@ -58,12 +60,18 @@ Way = Callable[[Slide, AskedBag], list[tuple[float, int]]]
 """Scored places: (score, row)."""
 
 
-def raw(slide: Slide, asked: AskedBag) -> list[tuple[float, int]]:
+def raw(slide: Slide, asked: AskedBag, radius: float = OPTIONS.radius) -> list[tuple[float, int]]:
     """The attention's own peaks, by attention."""
     attention = asked.prediction.attention[0].astype(np.float64)
     places = slide.table.coords_l0_px / np.asarray(slide.tile_size)
-    rows = peaks(attention, places, DiscoveryOptions(per_round=MAX_FINDINGS))
+    rows = peaks(attention, places, DiscoveryOptions(per_round=MAX_FINDINGS, radius=radius))
     return [(float(attention[row]), row) for row in rows]
+
+
+def raw_nearer(slide: Slide, asked: AskedBag) -> list[tuple[float, int]]:
+    """With findings that may lie nearer to each other, times the slide's probability."""
+    probability = asked.score(np.arange(len(asked)))
+    return [(score * probability, row) for score, row in raw(slide, asked, NEARER)]
 
 
 def raw_times_score(slide: Slide, asked: AskedBag) -> list[tuple[float, int]]:
@@ -93,6 +101,8 @@ WAYS: dict[str, Way] = {
     "discovery, sufficiency": _discovered(OPTIONS, "sufficiency"),
     "no erasing, sufficiency": _discovered(DiscoveryOptions(rounds=0), "sufficiency"),
     "no context, sufficiency": _discovered(DiscoveryOptions(context_tiles=0), "sufficiency"),
+    "nearer, attention x probability": raw_nearer,
+    "nearer, discovery, sufficiency": _discovered(DiscoveryOptions(radius=NEARER, per_round=16), "sufficiency"),
 }
 
 
@@ -190,8 +200,9 @@ def judged(slides: Sequence[tuple[Slide, Mapping[str, Voter]]], models: Sequence
     return results
 
 
-def summary(results: Mapping[str, list[FoundSlide]], rival: str) -> dict[str, Any]:
-    """Of each line its mean sensitivity with an interval, those at the rates, and the difference to `rival`."""
+def summary(results: Mapping[str, list[FoundSlide]]) -> dict[str, Any]:
+    """Of each line its mean sensitivity with an interval, those at the rates, and the paired difference to the same
+    model's attention."""
     generator = np.random.default_rng(2021)
     num = len(next(iter(results.values())))
     draws = generator.integers(0, num, (DRAWS, num))
@@ -202,11 +213,11 @@ def summary(results: Mapping[str, list[FoundSlide]], rival: str) -> dict[str, An
     document: dict[str, Any] = {}
     for name, slides in results.items():
         measured = froc(slides)
-        gap = means[name] - means[rival]
+        gap = means[name] - means[f"{name.partition(':')[0]}: attention"]
         document[name] = {
             "froc": round(measured.mean, 3),
             "interval": [round(float(each), 3) for each in np.quantile(means[name], (0.025, 0.975))],
-            "minus_rival": [round(float(each), 3) for each in (gap.mean(), *np.quantile(gap, (0.025, 0.975)))],
+            "minus_attention": [round(float(each), 3) for each in (gap.mean(), *np.quantile(gap, (0.025, 0.975)))],
             "at": [round(float(each), 3) for each in measured.sensitivity],
         }
     return document
@@ -230,9 +241,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             slides = list(planted_slides(arguments.data, arguments.seeds, arguments.bags, Path(scratch)))
     print(f"{len(slides)} slides, {sum(len(slide.shares) for slide, _ in slides)} foci")
-    document = summary(judged(slides, models), f"{models[0]}: attention")
+    document = summary(judged(slides, models))
     for name, line in document.items():
-        print(f"{name:<48} {line['froc']:.3f} {line['interval']}  at 1/4 … 8: {line['at']}")
+        print(f"{name:<46} {line['froc']:.3f} {line['interval']} {line['minus_attention']} at 1/4 … 8: {line['at']}")
     text = json.dumps(document)
     if arguments.out is not None:
         arguments.out.write_text(text)
