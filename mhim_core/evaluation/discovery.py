@@ -6,8 +6,9 @@ After the idea of discovery and selection for weakly supervised detection (2110.
    averaged with a: what looks like an attended tile is attended as well.
 2. *Discover*: peaks of that map that are the highest within `radius` tiles; the highest focus is erased and the model
    asked again, while it still says the same without all that was erased.
-3. *Select*: foci in the order of sufficiency × necessity: the score of the focus alone, times by how much the whole
-   bag's score falls without it.
+3. *Select*: foci in the order of their sufficiency, the score of the focus alone; beside it its necessity, by how much
+   the whole bag's score falls without it. Their product, the order that was planned, ranks last whatever is shown twice,
+   and was worse on foci of known place (docs/LOG.md).
 
 Shapes: N tiles, D numbers of an embedded tile.
 """
@@ -81,7 +82,7 @@ class FoundFocus(NamedTuple):
 
     @property
     def selection(self) -> float:
-        """By which foci are ordered; a focus without which the score rises is none."""
+        """Sufficiency × necessity; 0 for a focus without which the score rises."""
         return self.sufficiency * max(0.0, self.necessity)
 
 
@@ -91,7 +92,7 @@ def find_foci(
     model: AskedModel,
     options: DiscoveryOptions = DEFAULTS,
 ) -> list[FoundFocus]:
-    """The foci of one slide, the one on which the score rests most first. [] for a slide without tiles."""
+    """The foci of one slide, the one that is enough for the score first. [] for a slide without tiles."""
     everything = np.arange(len(coords_l0_px))
     if not len(everything):
         return []
@@ -113,7 +114,7 @@ def find_foci(
         rows = np.setdiff1d(rows, _extent(int(np.argmax(map_N)), map_N, places, options))
         if not len(rows):
             break
-    return sorted(found, key=lambda focus: (-focus.selection, focus.round, -focus.attention))
+    return sorted(found, key=lambda focus: (-focus.sufficiency, focus.round, -focus.attention))
 
 
 def with_context(model: AskedModel, rows: NDArray[np.int64], attention: ArrayLike, num_tiles: int) -> Floats:

@@ -105,7 +105,7 @@ def top_tiles(tiles: AttendedTiles, num: int) -> Iterator[QupathObject]:
 
 
 def focus_objects(tiles: AttendedTiles, foci: Sequence[FoundFocus], label: str) -> Iterator[QupathObject]:
-    """Each focus as an area, that on which the prediction rests most first; `label`: the class that is predicted."""
+    """Each focus as an area, in their order; `label`: the class that is predicted."""
     for rank, focus in enumerate(foci, 1):
         facts = {
             "rank": float(rank),

@@ -56,7 +56,7 @@ def test_erasing_finds_the_focus_that_the_first_one_hides() -> None:
     assert max(focus.round for focus in found) == 1, "with both erased the model says no more, and erasing ends"
 
 
-def test_foci_are_ordered_by_what_the_prediction_rests_on() -> None:
+def test_foci_are_ordered_by_what_they_are_enough_for() -> None:
     found = find_foci(COORDS, (TILE, TILE), Shared())
     first, second = found[:2]
     assert (first.peak in tiles_of(LOUD), second.peak in tiles_of(QUIET)) == (True, True)
