@@ -7,8 +7,8 @@ After the idea of discovery and selection for weakly supervised detection (2110.
 2. *Discover*: peaks of that map that are the highest within `radius` tiles; the highest focus is erased and the model
    asked again, while it still says the same without all that was erased.
 3. *Select*: foci in the order of their sufficiency, the score of the focus alone; beside it its necessity, by how much
-   the whole bag's score falls without it. Their product, the order that was planned, ranks last whatever is shown twice,
-   and was worse on foci of known place (docs/LOG.md).
+   the whole bag's score falls without it. Their product, the order that was planned, ranks last whatever is shown
+   twice, and was worse on foci of known place (docs/LOG.md).
 
 Shapes: N tiles, D numbers of an embedded tile.
 """
@@ -99,6 +99,7 @@ def find_foci(
     places = np.asarray(coords_l0_px, np.float64) / np.asarray(tile_size_l0_px, np.float64)
     full = model.score(everything)
     rows, found = everything, list[FoundFocus]()
+    is_taken = np.zeros(len(everything), bool)
     for number in range(options.rounds + 1):
         if number and model.score(rows) < options.least_score:
             break
@@ -106,7 +107,9 @@ def find_foci(
         map_N[rows] = with_context(model, rows, model.attention(rows), options.context_tiles)
         fresh = [peak for peak in peaks(map_N, places, options) if not _is_known(peak, found, places, options.radius)]
         for peak in fresh:
-            own = _extent(peak, map_N, places, options)
+            # what a higher focus has is not counted again for a place beside it
+            own = _extent(peak, np.where(is_taken, -np.inf, map_N), places, options)
+            is_taken[own] = True
             rest = np.setdiff1d(everything, own)
             without = model.score(rest) if len(rest) else 0.0
             found.append(FoundFocus(peak, own, float(map_N[peak]), model.score(own), full - without, number))

@@ -78,30 +78,40 @@ def feature_spread(samples: Sequence[Float[Tensor, "N F"]]) -> float:
 
 
 def flip_radius(
-    x_NF: Float[Tensor, "N F"], voter: Voter, spread: float, bag_id: BagId, options: FlipOptions = DEFAULTS
+    x_NF: Float[Tensor, "N F"],
+    voters: Sequence[Voter],
+    spread: float,
+    bag_id: BagId,
+    options: FlipOptions = DEFAULTS,
 ) -> Flip:
-    """Of a classification by one model; all tiles may move. The same bag id and seed give the same radius.
+    """Of a classification by the mean probability of these models; all tiles may move.
 
-    Raises InputError for another task and for a pair, whose joined logits have no gradient here.
+    The same bag id and seed give the same radius. Raises InputError as `check_flips`.
     """
-    if voter.task.kind is not TaskKind.classification or voter.beside is not None:
-        raise InputError("a flip radius is of a classification by single models")
-    weight = voter.model.embed.weight
+    check_flips(voters)
+    weight = voters[0].model.embed.weight
     bag = x_NF.to(weight.device, weight.dtype)
     with fixed_threads():
-        predicted = int(_logits(bag, voter).argmax())
+        predicted = int(_logits(bag, voters).argmax())
         low, high = options.least, options.largest
-        flipped = _attacked(bag, voter, predicted, high * spread, bag_id, options)
+        flipped = _attacked(bag, voters, predicted, high * spread, bag_id, options)
         if flipped is None:
             return Flip(math.inf, None)
         for _ in range(options.num_bisections):
             middle = math.sqrt(low * high)
-            found = _attacked(bag, voter, predicted, middle * spread, bag_id, options)
+            found = _attacked(bag, voters, predicted, middle * spread, bag_id, options)
             if found is None:
                 low = middle
             else:
                 high, flipped = middle, found
     return Flip(high, flipped)
+
+
+def check_flips(voters: Sequence[Voter]) -> None:
+    """Raises InputError for another task than classification, and for pairs, whose joined odds are computed without
+    gradients."""
+    if any(voter.task.kind is not TaskKind.classification or voter.beside is not None for voter in voters):
+        raise InputError("a flip radius is of a classification, and not of predict_with=pair")
 
 
 def quantile_among(radius: float, known: Sequence[float]) -> float:
@@ -111,13 +121,14 @@ def quantile_among(radius: float, known: Sequence[float]) -> float:
     return float((np.asarray(known, np.float64) > radius).mean())
 
 
-def _logits(x_NF: Tensor, voter: Voter) -> Tensor:
-    output: Tensor = voter.model(x_NF, voter.append_recycled).logits_C
-    return output
+def _logits(x_NF: Tensor, voters: Sequence[Voter]) -> Tensor:
+    """(C,) log of the mean probabilities; of one model its logits but for a constant."""
+    each_MC = torch.stack([voter.model(x_NF, voter.append_recycled).logits_C for voter in voters])
+    return each_MC.log_softmax(dim=1).logsumexp(dim=0)
 
 
 def _attacked(
-    bag: Tensor, voter: Voter, predicted: int, limit: float, bag_id: BagId, options: FlipOptions
+    bag: Tensor, voters: Sequence[Voter], predicted: int, limit: float, bag_id: BagId, options: FlipOptions
 ) -> int | None:
     """The class that one of the chains reaches in the ball of this radius; None: none changes it."""
     draws = Draws(options.seed, 0, bag_id, "flip")
@@ -125,7 +136,7 @@ def _attacked(
     for chain in range(options.num_chains):
         if chain:  # a random start beside the kept place: the sample of the chain before
             place = _projected(place + _random(draws, f"start-{chain}", bag) * limit, limit)
-        walked = _chain(bag, place, voter, predicted, limit, options)
+        walked = _chain(bag, place, voters, predicted, limit, options)
         if walked.reached is not None:
             return walked.reached
         rise = walked.energy_after - walked.energy_before
@@ -141,13 +152,15 @@ class _Walked(NamedTuple):
     reached: int | None
 
 
-def _chain(bag: Tensor, start: Tensor, voter: Voter, predicted: int, limit: float, options: FlipOptions) -> _Walked:
+def _chain(
+    bag: Tensor, start: Tensor, voters: Sequence[Voter], predicted: int, limit: float, options: FlipOptions
+) -> _Walked:
     place, momentum = start, torch.zeros_like(bag)
     before = energy = math.nan
     for step in range(1, options.num_steps + 1):
         place = place.detach().requires_grad_()
         with torch.enable_grad():
-            logits_C = _logits(bag + place, voter)
+            logits_C = _logits(bag + place, voters)
             loss = _loss(logits_C, predicted)
             [gradient] = torch.autograd.grad(loss, place)
         if int(logits_C.argmax()) != predicted:
@@ -158,7 +171,7 @@ def _chain(bag: Tensor, start: Tensor, voter: Voter, predicted: int, limit: floa
         # one scale a tile, not a value: the ball is Euclidean, and a linear model's best direction is its gradient's
         direction = momentum / (momentum.norm(dim=1, keepdim=True) + _SMALLEST)
         place = _projected(place.detach() + direction * limit * (2.0 / step), limit)
-    last = _logits(bag + place, voter)
+    last = _logits(bag + place, voters)
     reached = int(last.argmax())
     return _Walked(place, before, energy, None if reached == predicted else reached)
 

@@ -13,6 +13,7 @@ import tifffile
 
 from flows.predict import predict_bags
 from flows.prediction.predictor import predictor_of_run
+from flows.prediction.robustness import write_robustness
 from flows.runs.folder import read_run
 from mhim_core.demo.pyramid import write_pyramid
 from mhim_core.evaluation.prediction_table import new_bags_schema
@@ -163,3 +164,25 @@ def test_a_prediction_s_slides(
     storage.put("summary.json", canonical_json({"by": {"run": "another"}}))
     assert mhim(*words).code == 2
     assert mhim("export", "geojson", f"predictions={tmp_path / 'maps'}", "out=x").code == 2
+
+
+def test_predictions_say_how_far_they_are_from_another_class(run: Path, tmp_path: Path, refused: Any) -> None:
+    """A line a bag, compared with slides that the run knows; the same each time."""
+    trained = read_run(str(run))
+    predictor = predictor_of_run(trained)
+    bags = new_bags(predictor.unit, list(trained.slides)[:2], {slide.slide_id for slide in trained.slides[:2]})
+    tables = []
+    for name in ("first", "second"):
+        storage = LocalStorage(tmp_path / name)
+        write_robustness(trained, predictor, trained.bag_source(), bags, 3, storage)
+        tables.append(pq.read_table(tmp_path / name / "robustness.parquet").to_pylist())
+        assert (tmp_path / name / "robustness.csv").exists()
+    assert tables[0] == tables[1]
+    assert [line["slide_id"] for line in tables[0]] == [bag.bag_id for bag in bags]
+    for line in tables[0]:
+        assert line["num_known"] == 3
+        assert line["fragility"] in {0, 1 / 3, 2 / 3, 1}
+        assert line["to_class"] in predictor.classes
+        assert line["flip_radius"] > 0
+    words = ("predict", "model=m@1", f"registry={tmp_path}", "cohort=c.csv", f"out={tmp_path}/p")
+    assert "robustness" in refused(*words, "robustness=true")

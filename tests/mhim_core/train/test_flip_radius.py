@@ -36,9 +36,12 @@ def test_of_a_linear_model_it_is_the_margin_over_the_norm_to_a_hundredth(margin:
     voter = Voter(linear_model(weight, margin - float(x.mean(dim=0) @ weight)), False, TASK)
     spread = feature_spread([x])
     assert spread == pytest.approx(float(x.std(dim=0, correction=0).mean()) * math.sqrt(DIM))
-    found = flip_radius(x, voter, spread, BagId("a"), FlipOptions(num_chains=2, num_steps=3))
+    found = flip_radius(x, [voter], spread, BagId("a"), FlipOptions(num_chains=2, num_steps=3))
     assert found.radius == pytest.approx(abs(margin) / float(weight.norm()) / spread, rel=0.01)
     assert found.to_class == int(margin < 0)
+    assert flip_radius(x, [voter] * 2, spread, BagId("a"), FlipOptions(num_chains=2, num_steps=3)).radius == (
+        pytest.approx(found.radius, rel=0.01)
+    ), "of two equal models"
 
 
 def test_the_same_bag_and_seed_give_the_same_radius_of_an_attention_model() -> None:
@@ -46,13 +49,13 @@ def test_the_same_bag_and_seed_give_the_same_radius_of_an_attention_model() -> N
     model = build_model(DIM, 2, ModelOptions(aggregator="abmil", embed_dim=8), seed="y").requires_grad_(False).eval()
     x = torch.randn(30, DIM, generator=torch.Generator().manual_seed(2))
     voter = Voter(model, False, TASK)
-    first = flip_radius(x, voter, 1.0, BagId("a"), options)
+    first = flip_radius(x, [voter], 1.0, BagId("a"), options)
     state = torch.random.get_rng_state()
-    assert flip_radius(x, voter, 1.0, BagId("a"), options) == first
+    assert flip_radius(x, [voter], 1.0, BagId("a"), options) == first
     assert (torch.random.get_rng_state() == state).all(), "no global randomness"
     assert 0 < first.radius < math.inf
     small = FlipOptions(num_chains=3, num_steps=4, least=1e-4, largest=first.radius / 3)
-    assert flip_radius(x, voter, 1.0, BagId("a"), small).radius == math.inf, "well inside nothing is found"
+    assert flip_radius(x, [voter], 1.0, BagId("a"), small).radius == math.inf, "well inside nothing is found"
 
 
 def test_quantiles_and_what_is_refused() -> None:
@@ -65,4 +68,4 @@ def test_quantiles_and_what_is_refused() -> None:
     regression = FittedTask(kind=TaskKind.regression)
     voter = Voter(linear_model(torch.ones(DIM), 0.0), False, regression)
     with pytest.raises(InputError):
-        flip_radius(torch.ones(4, DIM), voter, 1.0, BagId("a"))
+        flip_radius(torch.ones(4, DIM), [voter], 1.0, BagId("a"))
