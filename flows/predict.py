@@ -111,6 +111,9 @@ def run(config: PredictConfig) -> FlowResult:
         f"{present['num_bags']} {bag_words(predictor.unit)} predicted by {_models(predictor)}: {places['predictions']}"
     )
     _print_metrics(predictor, External(present["metrics"], present["notes"]))
+    if config.robustness:
+        places["robustness"] = out.locate("robustness.csv")
+        print(f"robustness: {places['robustness']}")
     print(f"page: {places['page']}")
     return FlowResult(
         exit_code=embedded.result.exit_code,
