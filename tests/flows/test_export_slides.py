@@ -166,6 +166,7 @@ def test_a_prediction_s_slides(
     assert mhim("export", "geojson", f"predictions={tmp_path / 'maps'}", "out=x").code == 2
 
 
+@pytest.mark.thorough
 def test_predictions_say_how_far_they_are_from_another_class(run: Path, tmp_path: Path, refused: Any) -> None:
     """A line a bag, compared with slides that the run knows; the same each time."""
     trained = read_run(str(run))
