@@ -78,6 +78,8 @@ class _PlantedBags:
         self._tiles = _read_tiles(planted.path)
         self.dim = self._tiles.x.shape[1]
         self.bags: dict[BagId, torch.Tensor] = {}
+        self.classes: dict[BagId, np.ndarray] = {}
+        """(N,) names: of which class each tile of a bag is."""
 
     def lengths(self) -> dict[BagId, int]:
         return {bag_id: len(x) for bag_id, x in self.bags.items()}
@@ -98,6 +100,7 @@ class _PlantedBags:
         rows = self._random.permutation(np.concatenate(chosen))
         bag_id = BagId(f"{part}-{len(self.bags):04d}")
         self.bags[bag_id] = torch.from_numpy(self._tiles.x[rows])
+        self.classes[bag_id] = np.array(self._tiles.names)[self._tiles.label[rows]]
         return LabelledBag(bag_id, ClassTarget(int(part != "negative")))
 
     def _pick(self, name: str, num: int, in_training: bool) -> np.ndarray:

@@ -78,7 +78,8 @@ def _run(words: Sequence[str]) -> int:
         print(_general_help())
         return ExitCode.OK if wants_help else ExitCode.BAD_INPUT
     elif wants_help and len(names) == 1 and (members := group_of(names[0])):
-        print("\n".join(f"  mhim {name:<17} {FLOWS[name].summary}" for name in members))
+        own = [_flow_help(names[0]), ""] if names[0] in FLOWS else []
+        print("\n".join([*own, *(f"  mhim {name:<17} {FLOWS[name].summary}" for name in members)]))
     else:
         name = find_command(names)
         if wants_help:

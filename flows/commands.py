@@ -97,6 +97,20 @@ FLOWS = {
         "a store's features as files of these tools, or the tiles as PNG or WebDataset",
         "store=./features format=clam out=./clam cohort=my.csv",
     ),
+    "export geojson": FlowCommand(
+        "export_slides",
+        "slide_exports.GeojsonConfig",
+        "attention, evidence, top tiles and tissue of each slide for QuPath",
+        "run=runs/first out=./qupath shares=0.1,0.05",
+        function="geojson",
+    ),
+    "export heatmap": FlowCommand(
+        "export_slides",
+        "slide_exports.HeatmapConfig",
+        "attention of each slide as pyramidal OME-TIFF in the slide's pixels",
+        "run=runs/first out=./heatmaps style=values downsample=8",
+        function="heatmap",
+    ),
     "pipeline": FlowCommand(
         "pipeline",
         "lifecycle.PipelineConfig",

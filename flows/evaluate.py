@@ -2,9 +2,10 @@
 
 Inputs: a finished training run and its pinned features. Outputs, in the run's `evaluation/`: held-out and validation
 predictions (Parquet; the held-out ones also as CSV), metrics with patient-clustered bootstrap intervals, calibration
-and thresholds from validation (docs/evaluation.md), the attention of each evaluated forward pass. The teacher and the
-stage-1 baseline are evaluated alongside the reported model. Cost: one pass over test and validation bags per model; no
-Ray. Exit code: 0, 2, 6.
+and thresholds from validation (docs/evaluation.md), the attention of each evaluated forward pass; with explanation=true
+what the attention explains (docs/explanation.md). The teacher and the stage-1 baseline are evaluated alongside the
+reported model. Cost: one pass over test and validation bags per model, with explanation=true some eighty more over the
+test bags; no Ray. Exit code: 0, 2, 6.
 """
 
 from typing import Any
@@ -14,8 +15,10 @@ from flows.config.files import has_resolved, write_resolved
 from flows.engine.result import FlowResult
 from flows.mlflow_mirror.send import mirror_run
 from flows.runs.evaluation import FOLDER, METRICS_KEY, evaluated
+from flows.runs.explanation import ensure_explained, read_explanation
 from flows.runs.folder import Run, read_run
 from mhim_core.cohort.task_options import BagUnit
+from mhim_core.evaluation.explanation import estimate_text
 from mhim_core.evaluation.row_metrics import metrics_of
 from mhim_core.task import TaskKind
 
@@ -34,10 +37,22 @@ def run(config: EvaluateConfig) -> FlowResult:
     if recomputed or not has_resolved(trained_run.storage, FOLDER):
         write_resolved(trained_run.storage, config, "evaluate", FOLDER)
     _print(trained_run, metrics)
+    if config.explanation:
+        recomputed = _explain(trained_run, config.bootstrap_replicates) or recomputed
     mirror_run(trained_run, config.tracking)
     print(f"evaluation: {trained_run.storage.locate(FOLDER)}")
     outputs = {"metrics": trained_run.storage.locate(METRICS_KEY), "predictions": trained_run.storage.locate(FOLDER)}
     return FlowResult(outputs=outputs, recomputed=recomputed)
+
+
+def _explain(trained_run: Run, replicates: int) -> bool:
+    """Whether anything was computed."""
+    before = read_explanation(trained_run)
+    document = ensure_explained(trained_run, replicates)
+    print(f"of the {100 * document['top_share']:g} % most attended tiles, mean over {document['num_bags']} bags:")
+    for name, estimate in document["estimates"].items():
+        print(f"  {name}: {estimate_text(estimate)}")
+    return before != document
 
 
 def _print(trained_run: Run, metrics: dict[str, Any]) -> None:

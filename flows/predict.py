@@ -6,7 +6,8 @@ metrics are computed). The slides are embedded with exactly the model's tiling a
 run's store, else `features/` in out; features that a model was trained on as imported ones must be imported there.
 Outputs, in out: predictions (Parquet, CSV; one row per slide, or per patient if bags are patients) with the mean over
 the models and its spread, calibrated probabilities and the decision at the threshold; the mean attention; a page with
-heat maps. Between two predictions of the same, only `predicted_at` differs.
+heat maps; with robustness=true how far each prediction is from another class. Between two predictions of the same, only
+`predicted_at` differs.
 Cost: embedding slides that are not in the store yet, then one pass per model, and for a run one pass over its
 validation bags. Exit code: 0, 2, 3, 4, 5 (out holds predictions by another model), 6.
 """
@@ -25,7 +26,7 @@ from flows.prediction.predictor import Predictor, predictor_of_model, predictor_
 from flows.runs.cohort import CohortInput, load_cohort
 from flows.runs.embed_report import Embedded
 from flows.runs.evaluation import slide_attention
-from flows.runs.folder import read_run
+from flows.runs.folder import Run, read_run
 from flows.runs.imported_features import find_imported
 from flows.runs.pages import PICTURES, pictures_for, write_page
 from flows.runs.regions import with_regions
@@ -85,8 +86,10 @@ def run(config: PredictConfig) -> FlowResult:
     entries = {key: entry for key, entry in embedded.entries.items() if entry.status is Status.OK}
     if not entries:
         raise InputError(f"none of the slides of {cohort.cohort.name} has tiles to predict from")
+    asked = {"robustness": config.robustness_known} if config.robustness else {}
     digest = fingerprint(
-        {
+        asked
+        | {
             "by": predictor.origin,
             "models": predictor.digests,
             "holdout": None if predictor.holdout is None else predictor.holdout.fingerprint,
@@ -108,6 +111,9 @@ def run(config: PredictConfig) -> FlowResult:
         f"{present['num_bags']} {bag_words(predictor.unit)} predicted by {_models(predictor)}: {places['predictions']}"
     )
     _print_metrics(predictor, External(present["metrics"], present["notes"]))
+    if config.robustness:
+        places["robustness"] = out.locate("robustness.csv")
+        print(f"robustness: {places['robustness']}")
     print(f"page: {places['page']}")
     return FlowResult(
         exit_code=embedded.result.exit_code,
@@ -145,6 +151,10 @@ def _predict(
     schema = new_bags_schema(predictor.task, predictor.unit, tuple(predictor.origin))
     out.put("predictions.parquet", write_parquet(rows, schema=schema))
     out.put("predictions.csv", write_csv(rows))
+    if config.robustness:
+        from flows.prediction.robustness import write_robustness
+
+        write_robustness(_run_of(config), predictor, source, bags, config.robustness_known, out)
     write_resolved(out, config, "predict")
     pictures = pictures_for(config.page, PICTURES)
     page = prediction_page(predictor, rows, panels, cohort, embedded.outcome, external, pictures)
@@ -160,9 +170,16 @@ def _page_identity(keys: PageKeys) -> tuple[object, ...]:
 
 def predictor_of(config: PredictConfig) -> Predictor:
     """The run's fold models, or the registry's model."""
-    if config.run:
-        return predictor_of_run(read_run(config.run, spare_store=config.store, predict_with=config.chosen.predict_with))
+    run = _run_of(config)
+    if run is not None:
+        return predictor_of_run(run)
     return predictor_of_model(open_registry(config.registry, config.trust), config.model)
+
+
+def _run_of(config: PredictConfig) -> Run | None:
+    if not config.run:
+        return None
+    return read_run(config.run, spare_store=config.store, predict_with=config.chosen.predict_with)
 
 
 def predict_bags(

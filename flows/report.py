@@ -15,6 +15,7 @@ from flows.config.files import write_resolved
 from flows.engine.result import FlowResult
 from flows.mlflow_mirror.send import mirror_run
 from flows.runs.evaluation import VALIDATION_KEY, attention_folds, attention_key, ensure_evaluated, read_held_out
+from flows.runs.explanation import read_explanation
 from flows.runs.fits import FoldFits, reported_stage, results_of
 from flows.runs.folder import Run, read_run, run_tiling
 from flows.runs.pages import PICTURES, pictures_for, write_page
@@ -59,7 +60,10 @@ def run(config: ReportConfig) -> FlowResult:
     """Raises InputError (2) if the run is not finished."""
     trained_run = read_run(config.run, store=config.store, predict_with=config.chosen.predict_with)
     metrics = ensure_evaluated(trained_run)
-    digest = fingerprint({"metrics": metrics, "page": config.page, "layout": _LAYOUT})
+    shown: dict[str, Any] = {"metrics": metrics, "page": config.page, "layout": _LAYOUT}
+    if (explanation := read_explanation(trained_run)) is not None:
+        shown["explanation"] = explanation
+    digest = fingerprint(shown)
     page = trained_run.storage.locate(PAGE)
     outputs = {"page": page, "model card": trained_run.storage.locate(CARD)}
     if _is_there(trained_run, digest):
@@ -85,6 +89,7 @@ def run(config: ReportConfig) -> FlowResult:
 
 def report_data(trained_run: Run, metrics: dict[str, Any], config: ReportConfig) -> ReportData:
     """Everything on the page."""
+    from mhim_core.report.explanation_figures import explanation_figures
     from mhim_core.report.run_figures import EvaluatedRun, run_figures
 
     fits = results_of(trained_run)
@@ -109,7 +114,10 @@ def report_data(trained_run: Run, metrics: dict[str, Any], config: ReportConfig)
         folds=fold_results(metrics, _fit_facts(trained_run, fits)),
         sites=site_results(metrics),
         site_note=_site_note(trained_run),
-        figures=tuple(run_figures(held_out, list(_curves(trained_run, fits)), _selected_by(fits))),
+        figures=(
+            *run_figures(held_out, list(_curves(trained_run, fits)), _selected_by(fits)),
+            *explanation_figures(read_explanation(trained_run)),
+        ),
         predictions=predictions,
         averaged=f"{num_seeds} seeds" if num_seeds > 1 else "",
         panels=tuple(islice(_panels(trained_run, predictions, config), config.page.max_heatmaps)),

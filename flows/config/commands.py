@@ -163,6 +163,9 @@ class EvaluateConfig:
     tracking: TrackingKeys = part(TrackingKeys, Role.execution)
     bootstrap_replicates: int = field(default=2000, metadata=role(Role.identity))
     """Replicates of the patient-clustered bootstrap intervals; 0: no intervals."""
+    explanation: bool = field(default=False, metadata=role(Role.identity) | {"neutral": False})
+    """Measure as well what the attention explains (docs/explanation.md), which takes some eighty passes over every
+    held-out slide; the report shows it then."""
 
     def __post_init__(self) -> None:
         check_least(self, 0, "bootstrap_replicates")
@@ -188,6 +191,11 @@ class PredictConfig:
     store: str = field(default="", metadata=role(Role.output))
     """The feature store of the new slides; empty: the run's store if it is where the run recorded it, relative to the
     run's folder; otherwise, and with model=, the folder features/ in out=."""
+    robustness: bool = field(default=False, metadata=role(Role.identity) | {"neutral": False})
+    """With run=: write robustness.csv as well, how far each prediction is from another class (docs/explanation.md),
+    which takes hundreds of passes with gradients over every slide."""
+    robustness_known: int = field(default=20, metadata=role(Role.identity) | {"neutral": 20})
+    """With robustness=true: slides of the run's training that predictions are compared with, at most."""
     page: PageKeys = part(PageKeys, Role.identity)
     regions: RegionKeys = part(RegionKeys, Role.identity)
     selection: SelectionKeys = part(SelectionKeys, Role.identity)
@@ -199,6 +207,9 @@ class PredictConfig:
     embedding: EmbedExecution = part(EmbedExecution, Role.execution)
     trust: TrustKeys = part(TrustKeys, Role.execution)
 
+    def __post_init__(self) -> None:
+        check_least(self, 1, "robustness_known")
+
     def check_source(self) -> None:
         """Raises ConfigError unless there is one source of models."""
         if bool(self.run) == bool(self.model):
@@ -207,6 +218,8 @@ class PredictConfig:
             )
         if self.model and not self.registry:
             raise ConfigError(f"model={self.model} needs registry=, the registry that holds it")
+        if self.robustness and self.model:
+            raise ConfigError("robustness=true needs run=, with whose slides predictions are compared; leave it out")
         if self.model and self.chosen.predict_with is not None:
             raise ConfigError(
                 f"predict_with={self.chosen.predict_with} is for run=; a registered model predicts as it was registered"

@@ -106,11 +106,13 @@ def _places(
     found: dict[str, list[str]] = {}
     if folder:
         storage = open_storage(folder)
-        entries = [entry for entry in storage.list("") if PurePosixPath(entry.key).suffix.lower() in suffixes]
+        entries = [entry for entry in storage.list("") if entry.key.lower().endswith(suffixes)]
         # of a tool's folder with features as well, the files of places alone
         own = [entry for entry in entries if endings and "patches" in entry.key.split("/")[:-1]]
         for entry in own or entries:
-            stem = PurePosixPath(entry.key).stem
+            own_name = PurePosixPath(entry.key).name
+            suffix = max((each for each in suffixes if own_name.lower().endswith(each)), key=len)
+            stem = own_name[: -len(suffix)]
             for ending in endings:
                 stem = stem.removesuffix(ending)
             found.setdefault(stem, []).append(storage.locate(entry.key))

@@ -3,7 +3,10 @@
 Coordinates are level-0 pixels, x to the right, y downwards, in both programs' files.
 """
 
+import gzip
 import hashlib
+import io
+import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,10 +18,11 @@ from mhim_core.types import FailureReason
 
 UNCLASSIFIED = "unclassified"
 """The class of regions that have none."""
-SUFFIXES = (".geojson", ".json", ".xml")
+SUFFIXES = (".geojson", ".json", ".xml", ".geojson.gz")
 MAX_BYTES = 2**28
-"""Of an annotation's file."""
+"""Of an annotation's file, unpacked."""
 MAX_CLASS_CHARS = 200
+_GZIP = b"\x1f\x8b"
 
 
 class Polygon(NamedTuple):
@@ -57,6 +61,8 @@ def read_annotation(data: bytes) -> Annotation:
 
     Raises SlideError(bad_annotation) for what is neither QuPath's GeoJSON nor ASAP's XML, or is damaged.
     """
+    if data[:2] == _GZIP:
+        data = _unpacked(data)
     if len(data) > MAX_BYTES:
         raise bad_annotation(f"it has {len(data):,} bytes, more than {MAX_BYTES:,}; export annotations, not cells")
     if data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<":
@@ -66,6 +72,15 @@ def read_annotation(data: bytes) -> Annotation:
     from mhim_core.slides.geojson import read_geojson
 
     return read_geojson(data)
+
+
+def _unpacked(data: bytes) -> bytes:
+    """Never much more than MAX_BYTES, whatever the file unpacks to."""
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            return file.read(MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise bad_annotation(f"its gzip archive is damaged: {error}") from error
 
 
 class RegionCollector:

@@ -171,3 +171,35 @@ def test_the_bytes_do_not_depend_on_torchs_threads(trained: Callable[..., Path])
     finally:
         torch.set_num_threads(before)
     assert versions[0] == versions[1]
+
+
+def test_an_explanation_is_kept_shown_and_made_anew_for_other_models(trained: Callable[..., Path], mhim: Any) -> None:
+    folder = trained("folds=2", "seeds=2")
+    words = ("evaluate", f"run={folder}", "bootstrap_replicates=20")
+    assert mhim(*words).code == 0
+    assert not (folder / "evaluation/explanation.json").exists()
+    assert mhim("report", f"run={folder}", "max_heatmaps=0").code == 0
+    before = (folder / "report.html").read_text()
+    ended = mhim(*words, "explanation=true")
+    assert ended.code == 0, ended
+    document = json.loads((folder / "evaluation/explanation.json").read_text())
+    assert (document["num_bags"], document["num_patients"], document["num_models_compared"]) == (12, 12, 4)
+    assert f"sufficiency: {document['estimates']['sufficiency']['value']:.3f}" in ended.out
+    with (folder / "evaluation/explanation.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    own = {
+        row["slide_id"]: max(float(row["probability_neg"]), float(row["probability_pos"]))
+        for row in csv.DictReader(io.StringIO((folder / "evaluation/predictions.csv").read_text()))
+        if row["seed"] == "2021"
+    }
+    assert {row["bag_id"]: float(row["score"]) for row in table} == pytest.approx(own), "the held-out probability"
+    assert all(-1 <= float(row["rank_correlation"]) <= 1 for row in table)
+    kept = files_of(folder)
+    assert not evaluate.run(EvaluateConfig(run=str(folder), bootstrap_replicates=20, explanation=True)).recomputed, (
+        "it is there"
+    )
+    assert files_of(folder) == kept
+    assert mhim("report", f"run={folder}", "max_heatmaps=0").code == 0
+    page = (folder / "report.html").read_text()
+    assert "Explanation" not in before
+    assert "Explanation" in page

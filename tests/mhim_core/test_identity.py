@@ -279,7 +279,7 @@ NAMED_TUPLES_OF_0_1: dict[type, str] = {
 }
 LEFT_OUT_BY_0_1 = {(TrainedOn, "salt"), (FitIdentity, "warm_start")}
 """Absent from what 0.1 wrote unless they were used."""
-NO_IDENTITY = {"TableOptions", "FitExecution", "PaintedSlide", "RemoteOptions"}
+NO_IDENTITY = {"TableOptions", "FitExecution", "PaintedSlide", "RemoteOptions", "DiscoveryOptions", "FlipOptions"}
 
 classes = pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__)
 
