@@ -16,7 +16,7 @@ from flows.viewing.jobs import Jobs, SlowError
 from flows.viewing.slides import SlideAnswers, row_facts, stage, task_facts
 from flows.viewing.source import Source
 from flows.viewing.static_files import INDEX, static_files
-from mhim_core.errors import ConflictError, InputError, MhimError, NotFoundError, SlideError
+from mhim_core.errors import ConflictError, InputError, MhimError, NotFoundError, SlideError, StorageError
 from mhim_core.printable import one_line
 from mhim_core.records import parse_json
 from mhim_core.storage import Storage
@@ -29,6 +29,12 @@ _JPEG, _PACKED = "image/jpeg", "application/octet-stream"
 _MAX_QUERY_BYTES = 2**20
 _CACHED = {"cache-control": "private, max-age=3600"}
 """Of pictures: a slide's file does not change while it is looked at."""
+
+_STAND_IN = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 56 44"><rect x=".5" y=".5" width="55" height="43" rx="3" '
+    'fill="#f1f2f4" stroke="#a9b2bc" stroke-dasharray="3 2"/><text x="28" y="26" font-family="sans-serif" '
+    'font-size="10" text-anchor="middle" fill="#5b6875">{}</text></svg>'
+)
 
 Answer = Callable[[Request], Awaitable[Response]]
 
@@ -201,10 +207,21 @@ def _picture(viewer: Viewer) -> Answer:
 def _thumbnail(viewer: Viewer) -> Answer:
     async def answer(request: Request) -> Response:
         slide_id = request.path_params["slide_id"]
-        data = await viewer.kept("thumbnail", slide_id, job=lambda: viewer.slides.thumbnail(slide_id))
-        return Response(data, media_type=_JPEG, headers=_CACHED)
+        job = viewer.kept("thumbnail", slide_id, job=lambda: viewer.slides.thumbnail(slide_id))
+        return await _picture_or_stand_in(request, job)
 
     return answer
+
+
+async def _picture_or_stand_in(request: Request, job: Awaitable[bytes]) -> Response:
+    """A JPEG; for a page that wants one (`stand_in=1`) a drawing that says so where the slide cannot be read."""
+    try:
+        return Response(await job, media_type=_JPEG, headers=_CACHED)
+    except (SlideError, StorageError, SlowError) as error:
+        if isinstance(error, NotFoundError) or "stand_in" not in request.query_params:
+            raise
+        words = "slow" if isinstance(error, SlowError) else "no file"
+        return Response(_STAND_IN.format(words), media_type="image/svg+xml")
 
 
 def _deep_zoom(viewer: Viewer) -> Answer:
@@ -267,8 +284,8 @@ def _tile(viewer: Viewer) -> Answer:
 def _tile_picture(viewer: Viewer) -> Answer:
     async def answer(request: Request) -> Response:
         slide_id, index = request.path_params["slide_id"], request.path_params["index"]
-        data = await viewer.jobs.once(lambda: viewer.slides.tile_picture(slide_id, index))
-        return Response(data, media_type=_JPEG, headers=_CACHED)
+        job = viewer.jobs.once(lambda: viewer.slides.tile_picture(slide_id, index))
+        return await _picture_or_stand_in(request, job)
 
     return answer
 

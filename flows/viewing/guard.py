@@ -1,8 +1,8 @@
 """Who may ask: the right host name, on a foreign address the token, for what changes anything a page of our own.
 
-A page of another site cannot read an answer, but could send questions to a server on this machine, and by a name that it
-lets point here (DNS rebinding) read answers as well: such a name is in the Host header, which is checked. What changes
-something needs a header of its own, which another site's page cannot send.
+A page of another site cannot read an answer, but could send questions to a server on this machine, and by a name that
+it lets point here (DNS rebinding) read answers as well: such a name is in the Host header, which is checked. What
+changes something needs a header of its own, which another site's page cannot send.
 """
 
 import hmac
@@ -17,8 +17,10 @@ COOKIE = "mhim_view"
 OWN_HEADER = "x-mhim-view"
 """Of every request that changes something."""
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
+_OF_OPENSEADRAGON = "'sha256-9xTiqzfwFaL2SGb1rmr8gysEwVVjIvqWAgmZgqFqpEE='"
+"""The one style that the vendored OpenSeadragon puts into a page."""
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    f"default-src 'none'; script-src 'self'; style-src 'self' {_OF_OPENSEADRAGON}; img-src 'self'; connect-src 'self'; "
     "font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _ALWAYS = {

@@ -96,8 +96,8 @@ class SlideAnswers:
             size, facts = stated, {"has_file": False, "why": _why(error)}
         if facts["has_file"] and stated and stated != size:
             facts["why"] = (
-                f"the file has {size[0]} × {size[1]} pixels, and its features are of one with {stated[0]} × {stated[1]}: "
-                "this is another file, and nothing drawn over it is in its place"
+                f"the file has {size[0]} × {size[1]} pixels, and its features are of one with {stated[0]} × "
+                f"{stated[1]}: this is another file, and nothing drawn over it is in its place"
             )
         return facts | {"width": size[0], "height": size[1], "max_level": max_level(*size)}
 

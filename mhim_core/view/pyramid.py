@@ -1,7 +1,7 @@
 """A slide as square pictures at halving scales, as a deep-zoom viewer asks for them.
 
-Level `max_level` is the scan itself and each lower one half as large, down to a single pixel. What the file holds between
-these scales does not matter: each picture is averaged from the nearest finer level.
+Level `max_level` is the scan itself and each lower one half as large, down to a single pixel. What the file holds
+between does not matter: each picture is averaged from the nearest finer level.
 """
 
 import io

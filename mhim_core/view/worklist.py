@@ -105,6 +105,8 @@ class Facets(NamedTuple):
     sites: dict[str, int]
     num_slides: int
     num_patients: int
+    has_spread: bool
+    """Whether any prediction is the mean of several models."""
 
 
 class Worklist:
@@ -224,6 +226,7 @@ def _facets(rows: Sequence[WorklistRow]) -> Facets:
         sites=counts(row.site for row in rows),
         num_slides=len(rows),
         num_patients=len({row.patient_id for row in rows if row.patient_id}),
+        has_spread=any(row.spread for row in rows),
     )
 
 

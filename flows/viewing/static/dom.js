@@ -10,18 +10,20 @@ export function el(tag, attributes = {}, ...children) {
     else if (name in node && name !== 'list' && name !== 'type') node[name] = value;
     else node.setAttribute(name, value === true ? '' : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 
 export function replace(node, ...children) {
-  node.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 
 export function option(value, title, selected) {
   return el('option', { value, selected: value === selected }, title);
 }
+
+export const width = (value) => `${100 * value}%`;
 
 export const percent = (value, digits = 0) => `${(100 * value).toFixed(digits)} %`;
 

@@ -7,7 +7,7 @@ const OUTLINE = '#1b7f5c';
 const SELECTED = '#ff3b8d';
 
 export class Pane {
-  constructor(host, slideId, picture, mpp) {
+  constructor(host, slideId, picture, mpp, withNavigator) {
     this.slideId = slideId;
     this.picture = picture;
     this.mpp = mpp;
@@ -26,7 +26,7 @@ export class Pane {
       drawer: 'canvas',
       crossOriginPolicy: false,
       showNavigationControl: false,
-      showNavigator: true,
+      showNavigator: withNavigator,
       navigatorPosition: 'TOP_RIGHT',
       navigatorSizeRatio: 0.14,
       navigatorAutoFade: false,

@@ -2,7 +2,7 @@
 
 import { AnnotationTool } from './annotate.js';
 import { FATES, MAPS, difference, ranks, sequential } from './colours.js';
-import { el, number, option, percent, replace, store, stored, typing } from './dom.js';
+import { el, number, option, percent, replace, store, stored, typing, width } from './dom.js';
 import { marks, toggleMark } from './marks.js';
 import { Pane, link } from './pane.js';
 import { get, getPacked, slidePath } from './server.js';
@@ -87,7 +87,7 @@ export class SlidePage {
   }
 
   makePane(host, index) {
-    const pane = new Pane(host, this.slideId, this.picture, this.facts.mpp);
+    const pane = new Pane(host, this.slideId, this.picture, this.facts.mpp, index === 0);
     pane.showGrid = this.settings.grid;
     pane.showOutline = this.settings.outline;
     pane.onClick = (point) => this.click(pane, point);
@@ -161,7 +161,7 @@ export class SlidePage {
     if (!row.values.length) return el('p', { class: 'note' }, row.status === 'failed' ? `${row.reason}: ${row.message}` : 'Not predicted.');
     const lines = task.kind === 'classification'
       ? task.classes.map((name, i) => el('div', { class: 'bar' }, el('span', { title: name }, name),
-        el('div', { class: 'track' }, el('div', { class: 'fill', style: { width: percent(row.values[i]) } })),
+        el('div', { class: 'track' }, el('div', { class: 'fill', style: { width: width(row.values[i]) } })),
         el('b', {}, row.values[i].toFixed(2)), el('small', {}, row.spread.length ? `± ${row.spread[i].toFixed(2)}` : '')))
       : [el('div', { class: 'bar' }, el('span', {}, task.kind === 'survival' ? 'risk' : 'value'), el('b', {}, number(row.values[0])), el('small', {}, row.spread.length ? `± ${number(row.spread[0])}` : ''))];
     const by = row.folds.length ? `by ${row.num_models === 1 ? 'the model' : `the mean of ${row.num_models} models`} of fold ${row.folds.join(', ')}, which held the slide out` : `by the mean of ${row.num_models} models`;
@@ -387,7 +387,7 @@ export class SlidePage {
     this.top = order;
     replace(this.strip, order.map((index, i) => el('button', {
       type: 'button', class: 'tile', title: `tile ${index}: ${(attention[index] * num).toPrecision(3)} × an even share`, onclick: () => this.choose(index, true),
-    }, this.picture.has_file ? el('img', { loading: 'lazy', alt: `Tile ${index}`, src: slidePath(this.slideId, `/tiles/${index}.jpg`) }) : el('span', { class: 'no-picture' }, `tile ${index}`), el('small', {}, `${i + 1} · ${number(attention[index] * num)}×`))));
+    }, this.picture.has_file ? el('img', { loading: 'lazy', alt: `Tile ${index}`, src: slidePath(this.slideId, `/tiles/${index}.jpg?stand_in=1`) }) : el('span', { class: 'no-picture' }, `tile ${index}`), el('small', {}, `${i + 1} · ${number(attention[index] * num)}×`))));
   }
 
   click(pane, point) {

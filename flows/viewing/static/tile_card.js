@@ -33,7 +33,7 @@ export class TileCard {
     const nearest = el('div', { class: 'note' }, 'Looking for similar tiles…');
     replace(this.node,
       el('div', { class: 'card-head' }, el('b', {}, `Tile ${index}`), el('button', { type: 'button', 'aria-label': 'Close', title: 'Close (Esc)', onclick: () => this.close() }, '×')),
-      page.picture.has_file && el('img', { class: 'large', alt: `Tile ${index}`, src: slidePath(page.slideId, `/tiles/${index}.jpg`) }),
+      page.picture.has_file && el('img', { class: 'large', alt: `Tile ${index}`, src: slidePath(page.slideId, `/tiles/${index}.jpg?stand_in=1`) }),
       facts, el('h3', {}, 'Most similar tiles in the cohort'), nearest);
     this.node.scrollIntoView({ block: 'nearest' });
     const current = () => this.index === index && !page.abort.signal.aborted;
@@ -82,7 +82,7 @@ export class TileCard {
     return [
       el('div', { class: 'near' }, found.neighbours.map(({ slide_id: slideId, row, similarity, label }) => el('a', {
         href: `#/slide/${encodeURIComponent(slideId)}?tile=${row}`, title: `${slideId}, tile ${row}${label ? `, label ${label}` : ''}`,
-      }, el('img', { loading: 'lazy', alt: '', src: slidePath(slideId, `/tiles/${row}.jpg`), onerror: (event) => event.target.replaceWith(el('span', { class: 'no-picture' }, 'no file')) }),
+      }, el('img', { loading: 'lazy', alt: '', src: slidePath(slideId, `/tiles/${row}.jpg?stand_in=1`) }),
       el('small', {}, similarity.toFixed(2), label ? ` · ${label}` : '')))),
       el('p', { class: 'note' }, `Cosine of the features, among a sample of ${found.num_sampled.toLocaleString('en')} tiles of ${found.num_sampled_slides} slides (of ${found.num_tiles.toLocaleString('en')} tiles of ${found.num_slides} slides).`,
         found.left_out.length > 0 && ` ${found.left_out.length} slides could not be read.`),

@@ -1,6 +1,6 @@
 // The worklist: slides or patients, searched, filtered, sorted and paged on the server.
 
-import { el, number, option, percent, replace, typing } from './dom.js';
+import { el, number, option, percent, replace, typing, width } from './dom.js';
 import { marks, toggleMark } from './marks.js';
 import { post, slidePath } from './server.js';
 
@@ -131,7 +131,7 @@ export class WorklistPage {
       el('th', { scope: 'col', 'aria-label': 'Marked' }), el('th', { scope: 'col', 'aria-label': 'Picture' }),
       column(this.query.by_patient ? 'patient' : 'slide', this.query.by_patient ? 'Patient' : 'Slide'), !this.query.by_patient && column('patient', 'Patient'),
       Object.keys(facets.sites).length > 0 && column('site', 'Site'), column('label', 'Label'),
-      task && column('predicted', task.kind === 'classification' ? 'Prediction' : ''), task && column('value', probability), task && column('spread', '± models'), task && column('error', 'Error'),
+      task && column('predicted', task.kind === 'classification' ? 'Prediction' : ''), task && column('value', probability), facets.has_spread && column('spread', '± models'), task && column('error', 'Error'),
       column('tiles', 'Tiles', { class: 'number' }), column('status', 'State')));
   }
 
@@ -153,8 +153,7 @@ export class WorklistPage {
         onclick: (event) => { event.stopPropagation(); this.mark(index); },
       }, isMarked ? '★' : '☆')),
       el('td', { class: 'picture' }, hasPicture && el('img', {
-        loading: 'lazy', alt: '', width: 56, height: 44, src: slidePath(row.slide_id, '/thumbnail.jpg'),
-        onerror: (event) => event.target.replaceWith(el('span', { class: 'no-picture', title: 'The slide’s file cannot be read here' }, 'no file')),
+        loading: 'lazy', alt: '', width: 56, height: 44, src: slidePath(row.slide_id, '/thumbnail.jpg?stand_in=1'),
       })),
       el('td', { class: 'name' }, this.query.by_patient
         ? [el('span', {}, row.patient_id), el('small', {}, row.slide_ids.length === 1 ? row.slide_id : `${row.slide_ids.length} slides, mean`)]
@@ -164,7 +163,7 @@ export class WorklistPage {
       el('td', {}, row.label ?? '–'),
       task && el('td', {}, task.kind === 'classification' ? this.outcome(row) : ''),
       task && el('td', {}, this.value(row)),
-      task && el('td', { class: 'number' }, row.spread.length ? number(row.spread[row.spread.length - 1]) : row.values.length ? 'one model' : ''),
+      facets.has_spread && el('td', { class: 'number' }, row.spread.length ? number(row.spread[row.spread.length - 1]) : ''),
       task && el('td', { class: 'number' }, row.error === null ? '' : number(row.error)),
       el('td', { class: 'number' }, row.num_tiles === null ? '–' : row.num_tiles.toLocaleString('en')),
       el('td', { class: `state ${row.status}` }, row.status === 'ok' ? '' : [STATUSES[row.status], row.reason && el('small', { title: row.message }, `${row.reason}: ${row.message}`)]));
@@ -183,8 +182,8 @@ export class WorklistPage {
     if (task.kind !== 'classification') return number(value);
     const spread = row.spread.length ? row.spread[row.spread.length - 1] : 0;
     return el('div', { class: 'probability', title: task.classes.map((name, i) => `${name}: ${percent(row.values[i], 1)}`).join('\n') },
-      el('div', { class: 'track' }, el('div', { class: 'fill', style: { width: percent(value) } }),
-        spread > 0 && el('div', { class: 'whisker', style: { left: percent(Math.max(0, value - spread)), width: percent(Math.min(1, value + spread) - Math.max(0, value - spread)) } })),
+      el('div', { class: 'track' }, el('div', { class: 'fill', style: { width: width(value) } }),
+        spread > 0 && el('div', { class: 'whisker', style: { left: width(Math.max(0, value - spread)), width: width(Math.min(1, value + spread) - Math.max(0, value - spread)) } })),
       el('span', {}, value.toFixed(2)));
   }
 
