@@ -106,7 +106,9 @@ export class SlidePage {
     this.captions = [el('div', { class: 'caption' }), el('div', { class: 'caption' })];
     this.frames = this.hosts.map((host, i) => el('div', { class: 'frame', hidden: i === 1 }, host, this.captions[i]));
     this.stage = el('div', { class: 'stage' }, this.frames);
-    this.strip = el('div', { class: 'strip', 'aria-label': 'Most attended tiles' });
+    const { models } = this.facts;
+    // its room is kept from the start, so that the slide does not move when it comes
+    this.strip = el('div', { class: models.length || row.values.length ? 'strip expected' : 'strip', 'aria-label': 'Most attended tiles' });
     this.banner = el('div', { class: 'banner', hidden: true });
     this.panel = el('aside', { class: 'panel', 'aria-label': 'What is known, and layers' });
     this.annotationHost = el('div');
@@ -297,7 +299,7 @@ export class SlidePage {
         el('select', { 'aria-label': 'Scale', onchange: (event) => this.set({ scale: event.target.value }) }, option('rank', 'rank within the slide', this.settings.scale), option('share', 'attention, logarithmic', this.settings.scale)),
         el('select', { 'aria-label': 'Colours', onchange: (event) => this.set({ map: event.target.value }) }, option('viridis', 'viridis', this.settings.map), option('cividis', 'cividis', this.settings.map))),
       range('opacity', 'Opacity', 0, 1, (value) => percent(value)),
-      range('least', 'Only above', 0, 0.99, (value) => percent(value)),
+      range('least', 'Above', 0, 0.99, (value) => percent(value)),
       el('label', { class: 'toggle' }, el('input', { type: 'checkbox', checked: this.settings.fade, onchange: (event) => this.set({ fade: event.target.checked }) }), 'Fade what is low'));
   }
 
@@ -365,7 +367,7 @@ export class SlidePage {
       return;
     }
     this.frames[1].hidden = false;
-    const bounds = this.panes[0].viewer.viewport.getBounds(true);
+    const bounds = this.panes[0].viewer.viewport.getBounds();
     const pane = this.makePane(this.hosts[1], 1);
     this.panes.push(pane);
     pane.outline = this.outline;
