@@ -72,6 +72,7 @@ def _listening(config: ViewConfig) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(found[4])
+            listener.listen()  # whoever reads the address may ask at once, and waits until it is served
         except BaseException:
             listener.close()
             raise

@@ -74,9 +74,7 @@ def test_a_run_is_not_taken_for_the_one_that_predicted(viewed: Any, tmp_path: Pa
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_the_command_serves_until_it_is_told_to_end(viewed: Any, sent: signal.Signals, code: int) -> None:
     words = [sys.executable, "-m", "flows.cli", "view", f"run={viewed.run}", "port=0"]
-    with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
-    ) as server:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             address = next(found[1] for line in server.stdout if (found := re.match(r"view: (\S+)", line)))
