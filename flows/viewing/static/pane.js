@@ -168,7 +168,8 @@ export class Pane {
       for (let i = 0; i < num; i += 1) {
         const fate = this.fate.fate[i];
         rgba.set(FATES[fate].rgb, 4 * i);
-        rgba[4 * i + 3] = this.fate.shown.has(fate) ? 255 : 0;
+        // most tiles enter: what was taken away must stand out, and the tissue be seen
+        rgba[4 * i + 3] = this.fate.shown.has(fate) ? (fate === 0 ? 90 : 255) : 0;
       }
       return rgba;
     }

@@ -160,7 +160,7 @@ export class SlidePage {
     const { row, members } = this.facts;
     const { task } = this.context.about;
     if (!task) return el('p', { class: 'note' }, 'A store has no predictions; open a run to see them.');
-    if (!row.values.length) return el('p', { class: 'note' }, row.status === 'failed' ? `${row.reason}: ${row.message}` : 'Not predicted.');
+    if (!row.values.length) return el('p', { class: 'note' }, this.whyNot(row));
     const lines = task.kind === 'classification'
       ? task.classes.map((name, i) => el('div', { class: 'bar' }, el('span', { title: name }, name),
         el('div', { class: 'track' }, el('div', { class: 'fill', style: { width: width(row.values[i]) } })),
@@ -169,6 +169,13 @@ export class SlidePage {
     const by = row.folds.length ? `by ${row.num_models === 1 ? 'the model' : `the mean of ${row.num_models} models`} of fold ${row.folds.join(', ')}, which held the slide out` : `by the mean of ${row.num_models} models`;
     return [lines, el('p', { class: 'note' }, by), members.length > 1 && el('p', { class: 'note' }, 'The prediction is of the patient, whose slides are ',
       members.map((slideId, i) => [i ? ', ' : '', slideId === this.slideId ? el('b', {}, slideId) : el('a', { href: `#/slide/${encodeURIComponent(slideId)}` }, slideId)]), '.')];
+  }
+
+  whyNot(row) {
+    if (row.status === 'failed') return `${row.reason}: ${row.message}`;
+    if (row.status !== 'ok') return row.status === 'empty' ? 'It has no tissue.' : 'It is not in the store.';
+    const known = this.facts.models.length > 0 && this.facts.models.every(({ relation }) => relation === 'train' || relation === 'validation');
+    return known ? 'Not predicted: every model was trained on it or chosen by it. What is drawn is what the models make of a slide that they know.' : 'Not predicted.';
   }
 
   drawFacts() {

@@ -3,7 +3,7 @@
 import { el, number, percent, replace } from './dom.js';
 import { slidePath } from './server.js';
 
-const COLUMNS = { tissue_share: 'tissue', background_share: 'not scanned', tile_class: 'region', sharpness: 'sharpness', pen_share: 'pen', fold_share: 'folds' };
+const COLUMNS = { tissue_share: 'Tissue', background_share: 'Not scanned', tile_class: 'Region', sharpness: 'Sharpness', pen_share: 'Pen', fold_share: 'Folds' };
 
 export class TileCard {
   constructor(page) {

@@ -131,7 +131,7 @@ export class WorklistPage {
       el('th', { scope: 'col', 'aria-label': 'Marked' }), el('th', { scope: 'col', 'aria-label': 'Picture' }),
       column(this.query.by_patient ? 'patient' : 'slide', this.query.by_patient ? 'Patient' : 'Slide'), !this.query.by_patient && column('patient', 'Patient'),
       Object.keys(facets.sites).length > 0 && column('site', 'Site'), column('label', 'Label'),
-      task && column('predicted', task.kind === 'classification' ? 'Prediction' : ''), task && column('value', probability), facets.has_spread && column('spread', '± models'), task && column('error', 'Error'),
+      task && column('predicted', task.kind === 'classification' ? 'Prediction' : ''), task && column('value', probability), facets.has_spread && column('spread', '± models', { class: 'number' }), task && column('error', 'Error', { class: 'number' }),
       column('tiles', 'Tiles', { class: 'number' }), column('status', 'State')));
   }
 
