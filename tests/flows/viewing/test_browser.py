@@ -1,6 +1,6 @@
 """The pages in headless Chromium: keyboard, layers, drawing, hostile texts, a console without a complaint.
 
-`MHIM_VIEW_PICTURES=FOLDER` keeps the screenshots, of which docs/images has some.
+`MHIM_VIEW_RUN=RUN MHIM_VIEW_PICTURES=docs/images pytest … -k documents` makes the pictures of docs/viewer.md.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import uvicorn
+from PIL import Image
 
 from flows.config.view import ViewConfig
 from flows.viewing.app import Viewer, ViewerOptions, make_app
@@ -78,10 +79,9 @@ def pages(viewed: Any, tmp_path: Path) -> Iterator[Served]:
 @pytest.fixture
 def picture(browser: Browser, tmp_path: Path) -> Callable[[str], Path]:
     """picture("worklist") → a screenshot, of more than one colour."""
-    folder = Path(os.environ.get("MHIM_VIEW_PICTURES", tmp_path))
 
     def take(name: str) -> Path:
-        path = folder / f"viewer-{name}.png"
+        path = tmp_path / f"viewer-{name}.png"
         browser.screenshot(path)
         assert path.stat().st_size > 10_000
         return path
@@ -187,3 +187,35 @@ def test_a_server_that_has_ended_is_named(browser: Browser, viewed: Any, tmp_pat
     browser.keys("Enter")
     browser.wait("document.querySelector('.problem')")
     assert "does not answer" in browser.text()
+
+
+@pytest.mark.skipif("MHIM_VIEW_RUN" not in os.environ, reason="MHIM_VIEW_RUN names no run to take pictures of")
+def test_pictures_for_the_documents(browser: Browser, picture: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = Path(os.environ.get("MHIM_VIEW_PICTURES", tmp_path))
+
+    def keep(name: str) -> None:
+        time.sleep(2)  # pictures of tiles that are still on their way
+        with Image.open(picture(name)) as shot:
+            shot.convert("RGB").resize((1200, round(1200 * shot.height / shot.width)), Image.Resampling.LANCZOS).save(
+                folder / f"viewer-{name}.jpg", quality=82
+            )
+
+    run = os.environ["MHIM_VIEW_RUN"]
+    with served(ViewConfig(run=run), tmp_path / "annotations") as pages:
+        browser.open(f"{pages.address}#/?sort=error&descending=true")
+        browser.wait("document.querySelectorAll('tbody tr').length > 3")
+        keep("list")
+        slide_id = os.environ.get("MHIM_VIEW_SLIDE") or browser.run("return document.querySelector('tr').dataset.slide")
+        browser.open(f"{pages.address}#/slide/{slide_id}")
+        browser.wait(FIRST)
+        browser.keys("1")
+        browser.wait("document.querySelectorAll('.near a').length === 8")
+        browser.keys("0")
+        keep("slide")
+        browser.keys("Escape", "c")
+        browser.wait("document.querySelectorAll('.frame:not([hidden])').length === 2")
+        script = "const d = [...document.querySelectorAll('details')]; d[0].open = d[1].open = false; d[2].open = true;"
+        browser.run(script + "d[2].querySelector('input').click()")
+        browser.wait("document.querySelectorAll('.fates label').length >= 2")
+        keep("mined")
+    assert browser.complaints() == []
