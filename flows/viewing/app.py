@@ -36,6 +36,12 @@ _STAND_IN = (
     'font-size="10" text-anchor="middle" fill="#5b6875">{}</text></svg>'
 )
 
+
+def _lane(slide_id: Hashable) -> str:
+    """Pictures of one slide are made one or two at a time."""
+    return f"slide {slide_id}"
+
+
 Answer = Callable[[Request], Awaitable[Response]]
 
 
@@ -66,7 +72,7 @@ class Viewer:
 
     async def kept(self, *key: Hashable, job: Callable[[], Any]) -> Any:
         """The answer to a question whose answer does not change."""
-        return await self.jobs.answer(key, job)
+        return await self.jobs.answer(key, job, _lane(key[1]) if len(key) > 1 else "")
 
 
 def make_app(viewer: Viewer) -> Starlette:
@@ -199,7 +205,7 @@ def _facts(viewer: Viewer) -> Answer:
 def _picture(viewer: Viewer) -> Answer:
     async def answer(request: Request) -> Response:
         slide_id = request.path_params["slide_id"]
-        return JSONResponse(await viewer.jobs.once(lambda: viewer.slides.picture_facts(slide_id)))
+        return JSONResponse(await viewer.jobs.once(lambda: viewer.slides.picture_facts(slide_id), _lane(slide_id)))
 
     return answer
 
@@ -228,7 +234,8 @@ def _deep_zoom(viewer: Viewer) -> Answer:
     async def answer(request: Request) -> Response:
         place = request.path_params
         numbers = place["level"], place["column"], place["row"]
-        data = await viewer.jobs.once(lambda: viewer.slides.tile(place["slide_id"], *numbers))
+        slide_id = place["slide_id"]
+        data = await viewer.jobs.once(lambda: viewer.slides.tile(slide_id, *numbers), _lane(slide_id))
         return Response(data, media_type=_JPEG, headers=_CACHED)
 
     return answer
@@ -284,7 +291,7 @@ def _tile(viewer: Viewer) -> Answer:
 def _tile_picture(viewer: Viewer) -> Answer:
     async def answer(request: Request) -> Response:
         slide_id, index = request.path_params["slide_id"], request.path_params["index"]
-        job = viewer.jobs.once(lambda: viewer.slides.tile_picture(slide_id, index))
+        job = viewer.jobs.once(lambda: viewer.slides.tile_picture(slide_id, index), _lane(slide_id))
         return await _picture_or_stand_in(request, job)
 
     return answer

@@ -24,6 +24,7 @@ from mhim_core.errors import InputError
 from mhim_core.records import read_record
 from mhim_core.train.fit_options import FitOptions
 from mhim_core.train.plan import LabelledBag, Stage, fit_name
+from mhim_core.train.prediction import PredictWith
 from mhim_core.train.results import FitResult, read_model, read_result
 from mhim_core.train.sampler import global_batches, num_batches
 from mhim_core.types import BagId, SlideId
@@ -119,6 +120,7 @@ class RunSource(Source):
         self.worklist = Worklist(rows, run.task.kind)
 
     def _outcomes(self) -> dict[str, BagOutcome]:
+        self._reported = ""
         notes = []
         if self.models.missing:
             notes.append(f"{len(self.models.missing)} fits of this run are not finished.")
@@ -133,6 +135,7 @@ class RunSource(Source):
             # which model is reported is the evaluation's to say: what is kept beside it is of that one
             rows = [row for row in read_held_out(self.run, PREDICTIONS_KEY) if row.model == metrics["reported"]]
             outcomes = held_out_outcomes(rows, self.run.task)
+            self._reported = metrics["reported"]
             notes.append(
                 f"Predictions are held out: each slide by models that did not see its patient ({metrics['reported']})."
             )
@@ -163,7 +166,14 @@ class RunSource(Source):
         return (slide_id,) if bag is None else tuple(map(str, bag.slide_ids))
 
     def models_of(self, slide_id: str) -> list[ModelChoice]:
-        return self.models.choices(self._parts.get(slide_id, {}))
+        parts = self._parts.get(slide_id, {})
+        choices = self.models.choices(parts)
+        if self._reported != PredictWith.pair.model_name or "held_out" not in parts.values():
+            return choices
+        # what was kept is the mean of student and stage-1 model, which no single model shows
+        fold = min(fold for fold, part in parts.items() if part == "held_out")
+        title = f"fold {fold} · student and stage-1 model"
+        return [ModelChoice("kept", title, fold, self.run.seeds[0], "kept", "held_out"), *choices]
 
     def voter(self, key: str) -> "Voter":
         return self.models.voter(key)

@@ -1,22 +1,21 @@
 """What routes answer about one slide: its facts, pictures, layers and tiles. Plain functions of a source and a pool."""
 
 import math
-from contextlib import AbstractContextManager
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cluster.storage import download
+from cluster.staging import at_hand
 from flows.viewing.packed import pack
 from flows.viewing.source import Recent, Source
 from mhim_core.errors import InputError, MhimError, NotFoundError, SlideError, StorageError
 from mhim_core.features import MppUsed, has_places
 from mhim_core.printable import one_line
-from mhim_core.slides.staging import staged
 from mhim_core.store.schema import FeatureTable
-from mhim_core.types import FailureReason, SlideId
+from mhim_core.types import FailureReason, SlideId, SlideTask
 from mhim_core.view.bag_looks import BagLook, look_at_bag, outputs_without
 from mhim_core.view.mined import TileFate
 from mhim_core.view.nearest import TileSample, draw_sample, nearest_tiles
@@ -30,7 +29,7 @@ from mhim_core.view.pyramid import (
     max_level,
     tile_region,
 )
-from mhim_core.view.readers import ReaderPool
+from mhim_core.view.readers import LocalSlide, ReaderPool
 from mhim_core.view.worklist import WorklistRow
 
 THUMBNAIL_PX = 96
@@ -39,9 +38,14 @@ _KEPT_LOOKS = 64
 _NUM_NEIGHBOURS = 8
 
 
-def stage(uri: str) -> AbstractContextManager[Path]:
-    """The slide's file on this disk."""
-    return staged(uri, download)
+@contextmanager
+def stage(uri: str) -> Iterator[LocalSlide]:
+    """The slide's file on this disk; of one at `s3://` of JPEG tiles, what is looked at is fetched by ranges.
+
+    Raises SlideError alone.
+    """
+    with at_hand(SlideTask(SlideId("viewed"), uri), None) as slide:
+        yield LocalSlide(slide.path, slide.ranged)
 
 
 class SlideAnswers:
@@ -122,8 +126,9 @@ class SlideAnswers:
     def thumbnail(self, slide_id: str) -> bytes:
         """A JPEG of 96 pixels at most, the whole slide."""
         self.row(slide_id)
+        self._check_near(slide_id)
         with self._slide(slide_id) as slide:
-            picture = Image.fromarray(slide.overview.pixels)
+            picture = Image.fromarray(slide.thumbnail(THUMBNAIL_PX * 2).pixels)
         picture.thumbnail((THUMBNAIL_PX * 2, THUMBNAIL_PX * 2))
         return encode_jpeg(np.asarray(picture))
 
@@ -200,6 +205,7 @@ class SlideAnswers:
         x, y = table.coords_l0_px[index].tolist()
         width, height = table.metadata["tile_size_l0_px"]
         region = Region(x, y, x + width, y + height, min(width, TILE_PICTURE_PX), min(height, TILE_PICTURE_PX))
+        self._check_near(slide_id)
         with self._slide(slide_id) as slide:
             overview = Overview(np.empty((0, 0, 3), np.uint8), math.inf)
             return encode_jpeg(draw_region(slide.reader, overview, region))
@@ -254,6 +260,12 @@ class SlideAnswers:
         if not uri:
             raise SlideError(FailureReason.NOT_FOUND, "nobody says where the slide's file is; cohort= can")
         return self.pool.slide(uri)
+
+    def _check_near(self, slide_id: str) -> None:
+        """A small picture is not worth a whole slide: one at `s3://` has it once somebody has opened the slide."""
+        uri = self.source.uri_of(slide_id)
+        if "://" in uri and not self.pool.is_open(uri):
+            raise SlideError(FailureReason.STORAGE, "the slide lies elsewhere, and is fetched when it is opened")
 
     def _mpp(self, slide_id: str) -> MppUsed | None:
         entry = self.source.entries.get(SlideId(slide_id))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
-_KEPT_BAGS, _KEPT_MODELS = 8, 12
+_KEPT_BAGS, _KEPT_MODELS = 4, 12
 
 
 class Recent(Generic[Key, Value]):

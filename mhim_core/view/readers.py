@@ -6,14 +6,24 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from mhim_core.errors import SlideError
+from mhim_core.slides.ranged_file import RangedFile
 from mhim_core.slides.reader import SlideReader, open_slide
 from mhim_core.view.pyramid import Overview, read_overview
 
 MAX_OPEN = 8
 FORGET_FAILURE_S = 20.0
 """After which a slide that could not be opened is tried again; until then it fails at once, tile after tile."""
+
+
+class LocalSlide(NamedTuple):
+    """A slide's file on this disk."""
+
+    path: Path
+    ranged: RangedFile | None = None
+    """The file, where it is fetched by ranges; None: all of it is there."""
 
 
 class OpenedSlide:
@@ -35,6 +45,10 @@ class OpenedSlide:
             self._overview = read_overview(self.reader)
         return self._overview
 
+    def thumbnail(self, longest_px: int) -> Overview:
+        """A smaller picture: what there is, or one of its own, from a coarser level of the file. Raises SlideError."""
+        return self._overview or read_overview(self.reader, longest_px)
+
 
 class _Place:
     """A slide's place in the pool."""
@@ -55,8 +69,8 @@ class _Place:
 class ReaderPool:
     """At most `most` open slides beside those that are being read. For many threads."""
 
-    def __init__(self, staged: Callable[[str], AbstractContextManager[Path]], most: int = MAX_OPEN) -> None:
-        """`staged`: a slide's uri → its file on this disk, for as long as it is open."""
+    def __init__(self, staged: Callable[[str], AbstractContextManager[LocalSlide]], most: int = MAX_OPEN) -> None:
+        """`staged`: a slide's uri → its file, for as long as it is open."""
         self._staged, self._most = staged, most
         self._places: OrderedDict[str, _Place] = OrderedDict()
         self._lock = threading.Lock()
@@ -66,6 +80,12 @@ class ReaderPool:
         """How many slides are open."""
         with self._lock:
             return sum(place.opened is not None for place in self._places.values())
+
+    def is_open(self, uri: str) -> bool:
+        """Whether the slide is open already."""
+        with self._lock:
+            place = self._places.get(uri)
+            return place is not None and place.opened is not None
 
     @contextmanager
     def slide(self, uri: str) -> Iterator[OpenedSlide]:
@@ -88,8 +108,8 @@ class ReaderPool:
         if place.failure is not None and time.monotonic() - place.failed_at_s < FORGET_FAILURE_S:
             raise SlideError(place.failure.reason, place.failure.message)
         try:
-            path = place.kept.enter_context(self._staged(uri))
-            reader = open_slide(path)
+            local = place.kept.enter_context(self._staged(uri))
+            reader = open_slide(local.path, ranged=local.ranged)
         except SlideError as error:
             place.failure, place.failed_at_s = error, time.monotonic()
             place.close()

@@ -39,6 +39,8 @@ export class Pane {
       keyboardNavEnabled: false,
       imageSmoothingEnabled: true,
       timeout: 120000,
+      tileRetryMax: 4,
+      tileRetryDelay: 2000,
       tileSources: {
         width: picture.width,
         height: picture.height,

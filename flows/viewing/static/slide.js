@@ -222,7 +222,7 @@ export class SlidePage {
   // models to choose from: those of the run, and what was kept with the prediction
   choices() {
     const { models } = this.facts;
-    const kept = this.context.about.kind === 'predictions' || !models.length ? [{ key: 'kept', title: 'as it was kept with the prediction (mean)', relation: '' }] : [];
+    const kept = !models.some(({ key }) => key === 'kept') && (this.context.about.kind === 'predictions' || !models.length) ? [{ key: 'kept', title: 'as it was kept with the prediction (mean)', relation: '' }] : [];
     return [...kept, ...models];
   }
 

@@ -1,5 +1,7 @@
 """Squares of a slide at halving scales: together they are the slide, whatever levels its file has."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from mhim_core.slides.reader import open_slide
 from mhim_core.types import FailureReason
 from mhim_core.view import pyramid
 from mhim_core.view.pyramid import TILE_PX, draw_region, max_level, read_overview, tile_region
-from mhim_core.view.readers import ReaderPool
+from mhim_core.view.readers import LocalSlide, ReaderPool
 
 SIZE = (1200, 1000)
 
@@ -75,15 +77,12 @@ def test_what_the_file_has_not_is_striped(slide_path: Path, monkeypatch: pytest.
 
 
 def test_a_pool_keeps_few_slides_open_and_closes_the_one_used_longest_ago(slide_path: Path) -> None:
-    from collections.abc import Iterator
-    from contextlib import contextmanager
-
     staged: list[str] = []
 
     @contextmanager
-    def stage(uri: str) -> Iterator[Path]:
+    def stage(uri: str) -> Iterator[LocalSlide]:
         staged.append(f"+{uri}")
-        yield slide_path
+        yield LocalSlide(slide_path)
         staged.append(f"-{uri}")
 
     pool = ReaderPool(stage, most=2)
@@ -97,13 +96,11 @@ def test_a_pool_keeps_few_slides_open_and_closes_the_one_used_longest_ago(slide_
 
 
 def test_a_slide_that_does_not_open_fails_at_once_for_a_while(tmp_path: Path) -> None:
-    from contextlib import nullcontext
-
     tries: list[str] = []
 
-    def stage(uri: str) -> nullcontext[Path]:
+    def stage(uri: str) -> nullcontext[LocalSlide]:
         tries.append(uri)
-        return nullcontext(tmp_path / "gone.svs")
+        return nullcontext(LocalSlide(tmp_path / "gone.svs"))
 
     pool = ReaderPool(stage)
     for _ in range(3):
