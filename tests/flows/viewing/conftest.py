@@ -16,7 +16,7 @@ from flows.viewing.opening import open_source
 from mhim_core.demo.pyramid import write_pyramid
 from mhim_core.features import BACKEND_OF_0_1, MppUsed, SlideFeatures, SlideReading, SourceHint, SourceIdentity, TileCut
 from mhim_core.slides.spec import TileSpec, tiling_identity
-from mhim_core.storage import LocalStorage
+from mhim_core.storage import LocalStorage, Storage
 from mhim_core.store.commit import commit
 from mhim_core.store.feature_sets import FeatureSet, register
 from mhim_core.store.manifest import write_manifest
@@ -102,14 +102,15 @@ def client_of(viewed: Viewed) -> Callable[..., TestClient]:
 
     def client(
         annotations: Path | None = None,
+        place: Storage | None = None,
         names: tuple[str, ...] | None = LOCAL_NAMES,
         within_s: float = 20.0,
         **keys: Any,
     ) -> TestClient:
         config = ViewConfig(**({"run": str(viewed.run)} | keys if "store" not in keys else keys))
+        place = place if annotations is None else LocalStorage(annotations)
         source = open_source(config)
         options = ViewerOptions(config.read_only, config.token, names, within_s)
-        place = None if annotations is None else LocalStorage(annotations)
         app = make_app(Viewer(source, place, options))
         return TestClient(app, base_url="http://127.0.0.1:8765", headers={"x-mhim-view": "1"})
 
