@@ -2,8 +2,9 @@
 
     python benchmarks/viewer_list.py [--slides 10000] [--repeats 20]
 
-Prints one JSON object; seconds are of this process's CPU, medians over the repeats. The run is evaluated (student, teacher and
-stage-1 model of five folds, three seeds), its manifest names feature files that are not there: the list reads none.
+Prints one JSON object; seconds are of this process's CPU, medians over the repeats. The run is evaluated (student,
+teacher and stage-1 model of five folds, three seeds), its manifest names feature files that are not there: the list
+reads none.
 """
 
 import argparse
@@ -108,9 +109,8 @@ def made_run(folder: Path, num_slides: int) -> Path:
     parts = [tuple(row.slide_id for row in rows if int(row.patient_id[1:]) % FOLDS == fold) for fold in range(FOLDS)]
     splits = []
     for fold in range(FOLDS):
-        train = tuple(
-            slide_id for part in range(FOLDS) if part not in (fold, (fold + 1) % FOLDS) for slide_id in parts[part]
-        )
+        others = [part for number, part in enumerate(parts) if number not in (fold, (fold + 1) % FOLDS)]
+        train = tuple(slide_id for part in others for slide_id in part)
         splits.append(Split(fold, train, parts[(fold + 1) % FOLDS], parts[fold]))
     identity = {"task": to_plain(TASK), "seeds": list(SEEDS), "target": {"bags": "slide"}, "method": "mhim"}
     record = {
