@@ -62,7 +62,8 @@ class PredictionsSource(Source):
         rows += rows_beside(cohort, self._members, features, feature_set.fingerprint, entries)
         self.worklist = Worklist(rows, task.kind)
         num_models = lines[0]["num_models"] if lines else 0
-        self.notes = [f"New slides: the mean over {num_models} models of what made these predictions."]
+        by = "one model" if num_models == 1 else f"the mean of {num_models} models"
+        self.notes = [f"New slides, predicted by {by}."]
         if models is None:
             self.notes.append("The models are not at hand: the attention that was kept is shown; run= names their run.")
 

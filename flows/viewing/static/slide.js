@@ -166,7 +166,7 @@ export class SlidePage {
         el('div', { class: 'track' }, el('div', { class: 'fill', style: { width: width(row.values[i]) } })),
         el('b', {}, row.values[i].toFixed(2)), el('small', {}, row.spread.length ? `± ${row.spread[i].toFixed(2)}` : '')))
       : [el('div', { class: 'bar' }, el('span', {}, task.kind === 'survival' ? 'risk' : 'value'), el('b', {}, number(row.values[0])), el('small', {}, row.spread.length ? `± ${number(row.spread[0])}` : ''))];
-    const by = row.folds.length ? `by ${row.num_models === 1 ? 'the model' : `the mean of ${row.num_models} models`} of fold ${row.folds.join(', ')}, which held the slide out` : `by the mean of ${row.num_models} models`;
+    const by = row.folds.length ? `by ${row.num_models === 1 ? 'the model' : `the mean of ${row.num_models} models`} of fold ${row.folds.join(', ')}, which held the slide out` : row.num_models === 1 ? 'by one model' : `by the mean of ${row.num_models} models`;
     return [lines, el('p', { class: 'note' }, by), members.length > 1 && el('p', { class: 'note' }, 'The prediction is of the patient, whose slides are ',
       members.map((slideId, i) => [i ? ', ' : '', slideId === this.slideId ? el('b', {}, slideId) : el('a', { href: `#/slide/${encodeURIComponent(slideId)}` }, slideId)]), '.')];
   }
@@ -412,6 +412,12 @@ export class SlidePage {
     }
     if (move) this.panes[0].goToTile(index);
     this.card.show(index);
+  }
+
+  // the model that is asked about single tiles: what was kept of several answers no question
+  asking() {
+    const chosen = this.side[0].model ?? '';
+    return chosen.startsWith('kept') ? this.facts.models.find(({ key }) => !key.startsWith('kept')) : this.facts.models.find(({ key }) => key === chosen);
   }
 
   rankOf(index) {

@@ -37,15 +37,16 @@ export class TileCard {
       facts, el('h3', {}, 'Most similar tiles in the cohort'), nearest);
     this.node.scrollIntoView({ block: 'nearest' });
     const current = () => this.index === index && !page.abort.signal.aborted;
-    page.ask(`/tiles/${index}?model=${encodeURIComponent(page.side[0].model ?? '')}`)
-      .then((found) => current() && replace(facts, this.drawFacts(found)))
+    const asking = page.asking();
+    page.ask(`/tiles/${index}?model=${encodeURIComponent(asking?.key ?? '')}`)
+      .then((found) => current() && replace(facts, this.drawFacts(found, asking)))
       .catch((error) => current() && replace(facts, error.message));
     page.ask(`/tiles/${index}/nearest`)
       .then((found) => current() && replace(nearest, this.drawNearest(found)))
       .catch((error) => current() && replace(nearest, error.message));
   }
 
-  drawFacts(found) {
+  drawFacts(found, asking) {
     const { page } = this;
     const { task } = page.context.about;
     const { first } = page.side[0];
@@ -62,16 +63,16 @@ export class TileCard {
       found.evidence && task && el('table', { class: 'evidence' },
         el('thead', {}, el('tr', {}, el('th', {}, 'Evidence for'), el('th', {}, 'value'), el('th', {}, 'rank'))),
         el('tbody', {}, found.evidence.map((value, i) => el('tr', {}, el('td', {}, found.evidence.length === task.classes.length ? task.classes[i] : `output ${i}`), el('td', {}, value.toPrecision(2)), el('td', {}, percent(found.evidence_rank[i])))))),
-      found.outputs && this.drawWithout(found, task),
+      found.outputs && this.drawWithout(found, task, asking),
     ];
   }
 
-  drawWithout(found, task) {
+  drawWithout(found, task, asking) {
     const names = task.kind === 'classification' ? task.classes : [task.kind === 'survival' ? 'risk' : 'value'];
     if (!found.outputs_without) return el('p', { class: 'note' }, 'It is the only tile: without it there is nothing to predict from.');
     const shown = names.length === 2 ? [1] : names.map((_, i) => i);
     return el('table', { class: 'evidence' },
-      el('thead', {}, el('tr', {}, el('th', {}, 'This model'), el('th', {}, 'with'), el('th', {}, 'without'), el('th', {}, 'change'))),
+      el('thead', {}, el('tr', {}, el('th', {}, asking.title), el('th', {}, 'with'), el('th', {}, 'without'), el('th', {}, 'change'))),
       el('tbody', {}, shown.map((i) => {
         const change = found.outputs_without[i] - found.outputs[i];
         return el('tr', {}, el('td', {}, task.kind === 'classification' ? `P(${names[i]})` : names[i]), el('td', {}, found.outputs[i].toFixed(4)), el('td', {}, found.outputs_without[i].toFixed(4)), el('td', {}, `${change > 0 ? '+' : change < 0 ? '−' : ''}${Math.abs(change).toPrecision(2)}`));
