@@ -1,5 +1,7 @@
 """The viewer's routes: thin; what they answer is made in `slides` and in the core's `view`."""
 
+import asyncio
+import importlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -80,9 +82,14 @@ def make_app(viewer: Viewer) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        warm = viewer.jobs.once(lambda: importlib.import_module("mhim_core.slides.file_layout"))
+        task = asyncio.ensure_future(
+            warm
+        )  # the readers' imports take a second, which the first slide need not wait for
         try:
             yield
         finally:
+            task.cancel()
             viewer.jobs.close()
             viewer.pool.close()
 

@@ -32,10 +32,9 @@ from mhim_core.view.outcomes import held_out_outcomes, target_words
 from mhim_core.view.worklist import BagOutcome, Worklist, WorklistRow
 
 if TYPE_CHECKING:
-    from mhim_core.mil.model import MilModel
     from mhim_core.train.inference import Voter
     from mhim_core.train.model_file import LoadedModel
-    from mhim_core.view.mined import Turn
+    from mhim_core.view.mined import MinedBag, Turn
 
 _TITLES = {"student": "student", "teacher": "teacher", "plain": "stage-1 model"}
 _STAGES = {"student": Stage.mhim, "teacher": Stage.mhim, "plain": Stage.plain}
@@ -204,9 +203,15 @@ class RunSource(Source):
         in_bag = self.in_bag(slide_id)
         bag = self._members.get(SlideId(slide_id))
         turn, notes = self._turn(BagId(slide_id if bag is None else bag.bag_id), seed, fold, epoch)
-        model, note = self._teacher(loaded, seed, fold, epoch, result.best_epoch, teacher)
-        mined = mine_bag(model, in_bag.features_NF, loaded.card.mhim, turn)
-        return MinedSlide(mined, in_bag.rows, (*notes, note))
+        if not teacher:  # that of both which is nearer to the epoch
+            teacher = "stage1" if abs(epoch - 1) <= abs(epoch - result.best_epoch) else "chosen"
+        kept = {"stage1": self.models.loaded(fit_name(seed, fold, Stage.plain)).student, "chosen": loaded.teacher}
+        model, other = kept.get(teacher), kept["chosen" if teacher == "stage1" else "stage1"]
+        if model is None or other is None:
+            raise InputError(f"teacher={teacher} is neither stage1 nor chosen")
+        mined, also = (mine_bag(each, in_bag.features_NF, loaded.card.mhim, turn) for each in (model, other))
+        notes += [_TEACHERS[teacher].format(epoch=epoch, best_epoch=result.best_epoch), _agreement(mined, also)]
+        return MinedSlide(mined, in_bag.rows, tuple(notes))
 
     def _turn(self, bag_id: BagId, seed: int, fold: int, epoch: int) -> "tuple[Turn, list[str]]":
         from mhim_core.view.mined import Turn
@@ -228,26 +233,27 @@ class RunSource(Source):
         total = fit.epochs * steps
         return Turn(seed, epoch - 1, draw_id, (epoch - 1) * steps + step, total, fit.max_instances), notes
 
-    def _teacher(
-        self, loaded: "LoadedModel", seed: int, fold: int, epoch: int, best_epoch: int, teacher: str
-    ) -> "tuple[MilModel, str]":
-        """`teacher`: stage1, chosen, or empty for that of both which is nearer to the epoch."""
-        if not teacher:
-            teacher = "stage1" if abs(epoch - 1) <= abs(epoch - best_epoch) else "chosen"
-        if teacher == "stage1":
-            first = epoch == 1
-            note = "Scores are of the stage-1 model, as which the teacher began" + (
-                ": exact for the first step of training, and nearly so in the first epoch."
-                if first
-                else f"; by epoch {epoch} the teacher had moved away from it, so that a few masks differ."
-            )
-            return self.models.loaded(fit_name(seed, fold, Stage.plain)).student, note
-        if teacher != "chosen" or loaded.teacher is None:
-            raise InputError(f"teacher={teacher} is neither stage1 nor chosen")
-        return loaded.teacher, (
-            f"Scores are of the teacher after epoch {best_epoch}, which is kept beside the chosen student; "
-            f"in epoch {epoch} the teacher was another, so that a few masks may differ."
-        )
+
+_TEACHERS = {
+    "stage1": "Scores are of the stage-1 model, as which the teacher began: exact at the first step of training, and "
+    "the further on, the less so (this is epoch {epoch}).",
+    "chosen": "Scores are of the teacher after epoch {best_epoch}, which is kept beside the chosen student; in epoch "
+    "{epoch} the teacher was another.",
+}
+
+
+def _agreement(mined: "MinedBag", other: "MinedBag") -> str:
+    """How much hangs on which of the kept teachers scores, in a sentence."""
+    from mhim_core.view.mined import TileFate
+
+    masked, by_other = mined.fate_N == TileFate.high, other.fate_N == TileFate.high
+    num = int(masked.sum())
+    if not num:
+        return "No tile was masked for its score."
+    return (
+        f"Of the {num} tiles masked for their scores, the other kept teacher masks {int((masked & by_other).sum())} as "
+        "well; what is drawn at random differs with these alone."
+    )
 
 
 def _parts(splits: Iterable[Split]) -> dict[str, dict[int, str]]:

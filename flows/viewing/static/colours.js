@@ -20,12 +20,13 @@ function table(stops) {
 
 export const MAPS = { viridis: table(VIRIDIS), cividis: table(CIVIDIS), diverging: table(DIVERGING) };
 
+// told apart by every kind of colour vision, and on pink tissue; what is hidden is dark
 export const FATES = [
-  { name: 'entered', title: 'entered the student', rgb: [0, 114, 178] },
-  { name: 'recycled', title: 'recycled', rgb: [230, 159, 0] },
-  { name: 'high', title: 'masked: highest scores', rgb: [213, 94, 0] },
-  { name: 'low', title: 'masked: lowest scores', rgb: [86, 180, 233] },
-  { name: 'random', title: 'masked at random', rgb: [204, 121, 167] },
+  { name: 'entered', title: 'entered the student', rgb: [86, 180, 233] },
+  { name: 'recycled', title: 'recycled', rgb: [240, 228, 66] },
+  { name: 'high', title: 'masked: highest scores', rgb: [16, 16, 24] },
+  { name: 'low', title: 'masked: lowest scores', rgb: [0, 158, 115] },
+  { name: 'random', title: 'masked at random', rgb: [213, 94, 0] },
   { name: 'not_drawn', title: 'not in the subsample', rgb: [150, 150, 150] },
 ];
 

@@ -171,7 +171,7 @@ export class Pane {
         const fate = this.fate.fate[i];
         rgba.set(FATES[fate].rgb, 4 * i);
         // most tiles enter: what was taken away must stand out, and the tissue be seen
-        rgba[4 * i + 3] = this.fate.shown.has(fate) ? (fate === 0 ? 90 : 255) : 0;
+        rgba[4 * i + 3] = this.fate.shown.has(fate) ? (fate === 0 ? 80 : 255) : 0;
       }
       return rgba;
     }
