@@ -6,6 +6,10 @@ import { slidePath } from './server.js';
 const OUTLINE = '#1b7f5c';
 const SELECTED = '#ff3b8d';
 
+// it warns of every tile that comes after its slide was left, which is nobody's concern; errors stay
+const quiet = () => {};
+const CONSOLE = { log: quiet, debug: quiet, info: quiet, warn: quiet, assert: quiet, error: console.error.bind(console) };
+
 export class Pane {
   constructor(host, slideId, picture, mpp, withNavigator) {
     this.slideId = slideId;
@@ -21,6 +25,7 @@ export class Pane {
     this.selected = null;
     this.shapes = null; // what draws annotations
     this.raster = null;
+    window.OpenSeadragon.console = CONSOLE;
     this.viewer = window.OpenSeadragon({
       element: host,
       drawer: 'canvas',

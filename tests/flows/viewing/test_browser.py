@@ -125,9 +125,7 @@ def test_a_slide_with_heat_map_top_tiles_and_what_was_mined(
     browser: Browser, pages: Served, picture: Callable[[str], Path]
 ) -> None:
     browser.open(f"{pages.address}#/slide/s03")
-    start = time.monotonic()
     browser.wait(FIRST)
-    assert time.monotonic() - start < 10  # 0.3 s on a quiet machine
     browser.wait("document.querySelectorAll('.ticks span').length === 5")
     browser.keys("2")
     browser.wait("document.querySelectorAll('.near a').length === 8")
