@@ -67,6 +67,12 @@ FLOWS = {
         "run=runs/first cohort=new.csv out=predictions/new",
     ),
     "report": FlowCommand("report", "ReportConfig", "one HTML page with heat maps", "run=runs/first"),
+    "view": FlowCommand(
+        "view",
+        "view.ViewConfig",
+        "slides, heat maps and what was mined, in the browser",
+        "run=runs/first",
+    ),
     "hardness": FlowCommand(
         "hardness",
         "hardness.HardnessConfig",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-RUN_EXTRAS = ("encoders", "interop", "formats", "xlsx", "mlflow", "openvino", "signing")
+RUN_EXTRAS = ("encoders", "interop", "formats", "xlsx", "mlflow", "openvino", "signing", "view")
 BUILD = ("pip", "setuptools", "uv")
 AUDIT = ("cyclonedx-bom", "pip-audit", "pip-licenses")
 _CUDA = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)==")

@@ -150,6 +150,14 @@ class SlideReader:
             if index:
                 yield TileBatch(np.array(index, np.int64), tiles[: len(index)], np.array(background, np.float32))
 
+    def region(self, x_l0: int, y_l0: int, level: int, size_px: tuple[int, int]) -> np.ndarray | None:
+        """uint8 (height, width, 3): that part of a level, RGB on white; None where the file is broken there.
+
+        (x_l0, y_l0) is the top-left corner in level-0 pixels, `size_px` = (width, height) are pixels of `level`.
+        """
+        pixels = np.empty((size_px[1], size_px[0], 3), np.uint8)
+        return None if self._maybe_read(x_l0, y_l0, level, pixels) is None else pixels
+
     def thumbnail(self, mpp: MppUsed, thumbnail_mpp: float) -> Thumbnail:
         """The slide at exactly `thumbnail_mpp` µm/px, area-averaged from the nearest finer level, block by block.
 

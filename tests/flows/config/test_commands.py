@@ -21,6 +21,7 @@ from flows.config.commands import (
 from flows.config.flat import Key, flat, from_keys, keys_of, with_keys
 from flows.config.keys import RayKeys
 from flows.config.sweep import SweepConfig
+from flows.config.view import ViewConfig
 from flows.config.words import parse
 from mhim_core.cohort.task_options import SplitOptions
 from mhim_core.errors import ConfigError
@@ -39,7 +40,7 @@ UNBOUNDED = {
         "tile_px",
         "overlap_px",
         "min_tissue",
-    ),  # of train, sweep and store ls: a choice among what the store holds
+    ),  # of train, sweep, view and store ls: a choice among what the store holds
 }
 
 OUT_OF_RANGE = {
@@ -102,6 +103,10 @@ OUT_OF_RANGE = {
     EvaluateConfig: {"bootstrap_replicates": ["-1"]},
     PredictConfig: {"max_heatmaps": ["-1"], "top_tiles": ["-1"], "tile_px": []},
     ReportConfig: {"max_heatmaps": ["-1"], "top_tiles": ["-1"]},
+    ViewConfig: {
+        "port": ["-1", "65536"],
+        "answer_within_s": ["0", "-1", "601", "nan"],
+    },
     DemoConfig: {
         "out": ["", "s3://bucket/demo"],
         "num_slides": ["27", "-1"],
@@ -173,7 +178,7 @@ def test_a_value_out_of_range_is_refused_by_name_in_one_sentence(config: type, k
 
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name, key in ALL_KEYS if key.kind in (int, float)])
 def test_every_numeric_key_has_a_lower_bound(name: str, key: Key) -> None:
-    if key.name in UNBOUNDED and (name in ("train", "sweep", "store ls", "export") or key.name == "seed"):
+    if key.name in UNBOUNDED and (name in ("train", "sweep", "store ls", "export", "view") or key.name == "seed"):
         made(CONFIGS[name], **{key.name: key.kind(-1)})
     else:
         with pytest.raises(ConfigError, match=key.name):
