@@ -165,7 +165,9 @@ def _pair(board: Board, results: Results) -> str:
     for _, row in pair_rows(board, results):
         student = results.row(row.set, row.method, STUDENT)
         assert student is not None
-        kinds = ["" if "loud" not in row.auroc else f"{signed(_gain(row, student, kind))}" for kind in ("quiet", "loud")]
+        kinds = [
+            "" if "loud" not in row.auroc else f"{signed(_gain(row, student, kind))}" for kind in ("quiet", "loud")
+        ]
         lines.append(
             [names[row.set], row.method, difference(row.minus_student), *kinds]
             + [difference(student.minus_plain["all"]), difference(row.minus_plain["all"])]
@@ -215,7 +217,9 @@ def _gaps(gaps: Sequence[Gap]) -> str:
     for gap in gaps:
         by_method.setdefault(gap.method, {}).setdefault(gap.reason, []).append(gap.set)
     text = f"## Missing\n\n{len(gaps)} rows are not there, since their cells have not been computed; none was left out for its result.\n\n"
-    return text + table(["method", "sets, and what is there"], [[name, _reasons(own)] for name, own in by_method.items()])
+    return text + table(
+        ["method", "sets, and what is there"], [[name, _reasons(own)] for name, own in by_method.items()]
+    )
 
 
 def _reasons(by_reason: Mapping[str, Sequence[str]]) -> str:

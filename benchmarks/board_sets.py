@@ -138,10 +138,15 @@ class FoldedSet(BoardSet):
     def open(self, place: Place) -> FitBags:
         rows = {row.slide_id: row for row in self.bags.rows()}
         split = next(
-            split for split in make_splits(list(rows.values()), TASK, self.split, place.seed) if split.fold == place.fold
+            split
+            for split in make_splits(list(rows.values()), TASK, self.split, place.seed)
+            if split.fold == place.fold
         )
         train, validation, test = (
-            tuple(LabelledBag(BagId(slide_id), ClassTarget(TASK.classes.index(str(rows[slide_id].label)))) for slide_id in part)
+            tuple(
+                LabelledBag(BagId(slide_id), ClassTarget(TASK.classes.index(str(rows[slide_id].label))))
+                for slide_id in part
+            )
             for part in (split.train, split.validation, split.test)
         )
         return FitBags(self.bags.open([bag.bag_id for bag in train]), train, validation, {"test": test}, {})
@@ -171,7 +176,9 @@ def _drawn_sets(data: Path) -> list[BoardSet]:
 
     others = ("stroma", "mucosa", "debris", "complex")
     return [
-        DrawnSet(name="hard", title="Synthetic hard instances", group="hard instances", bags=Synthetic(), looked_at=True),
+        DrawnSet(
+            name="hard", title="Synthetic hard instances", group="hard instances", bags=Synthetic(), looked_at=True
+        ),
         planted("planted", "Adipose loud, tumour quiet", Planted(texture)),
         planted("planted-2", "Tumour loud, complex stroma quiet", Planted(texture, "tumour", "complex")),
         planted("planted-3", "Empty loud, complex stroma quiet", Planted(texture, "empty", "complex")),

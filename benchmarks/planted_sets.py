@@ -87,13 +87,13 @@ class Pools(Protocol):
     """Tiles that bags are drawn from."""
 
     @property
-    def x_TF(self) -> np.ndarray:
-        """Features of all tiles, float32."""
+    def features(self) -> np.ndarray:
+        """Of all tiles: (T, F) float32."""
         ...
 
     @property
-    def evidence_T(self) -> np.ndarray:
-        """What each tile is: BACKGROUND, LOUD or QUIET."""
+    def evidence(self) -> np.ndarray:
+        """What each tile is: BACKGROUND, LOUD or QUIET (T,)."""
         ...
 
     def background(self, random: np.random.Generator, num: int, in_training: bool) -> np.ndarray:
@@ -120,7 +120,7 @@ class _PlantedBags:
     def __init__(self, pools: Pools, seed: int) -> None:
         self._random = np.random.default_rng(seed)
         self._pools = pools
-        self.dim = pools.x_TF.shape[1]
+        self.dim = pools.features.shape[1]
         self.bags: dict[BagId, torch.Tensor] = {}
         self.evidence: dict[BagId, np.ndarray] = {}
 
@@ -142,8 +142,8 @@ class _PlantedBags:
             chosen.append(self._plant(QUIET, int(self._random.integers(8, 15)), in_training))
         rows = self._random.permutation(np.concatenate(chosen))
         bag_id = BagId(f"{part}-{len(self.bags):04d}")
-        self.bags[bag_id] = torch.from_numpy(self._pools.x_TF[rows])
-        self.evidence[bag_id] = self._pools.evidence_T[rows]
+        self.bags[bag_id] = torch.from_numpy(self._pools.features[rows])
+        self.evidence[bag_id] = self._pools.evidence[rows]
         return LabelledBag(bag_id, ClassTarget(int(part != "negative")))
 
     def _plant(self, evidence: int, num: int, in_training: bool) -> np.ndarray:
@@ -167,12 +167,12 @@ class _Tiles(NamedTuple):
     texture: _Texture
 
     @property
-    def x_TF(self) -> np.ndarray:
+    def features(self) -> np.ndarray:
         return self.texture.x_TF
 
     @property
-    def evidence_T(self) -> np.ndarray:
-        kinds = np.full(len(self.x_TF), BACKGROUND)
+    def evidence(self) -> np.ndarray:
+        kinds = np.full(len(self.features), BACKGROUND)
         for evidence, name in ((LOUD, self.classes.loud), (QUIET, self.classes.quiet)):
             kinds[self.texture.label == self.texture.names.index(name)] = evidence
         return kinds

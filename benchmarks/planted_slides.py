@@ -1,10 +1,10 @@
 """Tiles of two slides planted in bags of other slides: real features of an encoder, of known truth.
 
 The slides are those of a store, with their table. A bag's background is 150 to 249 tiles of one slide without neoplasia
-(label 0), of a patient who by a coin gives bags to train on or to test on. A positive bag holds 2 to 4 tiles of the loud
-donor, 8 to 14 of the quiet one, or both: from the upper halves of these slides in training, from the lower halves in
-testing (tiles are stored row by row), so that no tile and no neighbour is in both. Features are standardised by the
-background tiles of the training pool and clipped to ±6. One seed redraws the bags.
+(label 0), of a patient who by a coin gives bags to train on or to test on. A positive bag holds 2 to 4 tiles of the
+loud donor, 8 to 14 of the quiet one, or both: from the upper halves of these slides in training, from the lower halves
+in testing (tiles are stored row by row), so that no tile is in both. Features are standardised by the background tiles
+of the training pool and clipped to ±6. One seed redraws the bags.
 
 Both donors are of label 1. They were chosen before any fit by how far single tiles lie from the background
 (`distances`): the loud one is the farthest, the quiet one the nearest of those with at least 300 tiles.
@@ -71,12 +71,12 @@ class _SlideTiles(NamedTuple):
     slides: _Slides
 
     @property
-    def x_TF(self) -> np.ndarray:
+    def features(self) -> np.ndarray:
         return self.slides.x_TF
 
     @property
-    def evidence_T(self) -> np.ndarray:
-        kinds = np.full(len(self.x_TF), BACKGROUND)
+    def evidence(self) -> np.ndarray:
+        kinds = np.full(len(self.features), BACKGROUND)
         for evidence in (LOUD, QUIET):
             kinds[self.slides.rows(self._donor(evidence))] = evidence
         return kinds
