@@ -1,4 +1,4 @@
-"""docs/board.html: the board's differences as pictures, in one file without scripts; the same board gives the same bytes."""
+"""docs/board.html: the board's differences as pictures, in one file without scripts. A function of the board."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -21,7 +21,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1c2126; max-width: 1080px; 
 h1 { font-size: 1.7em; } h2 { margin-top: 2.2em; border-bottom: 1px solid #d5dae0; } h3 { margin: 1.8em 0 .2em; }
 p.note { color: #59636e; margin: .2em 0 .8em; } code { font-size: .85em; }
 table { border-collapse: collapse; font-size: .87em; font-variant-numeric: tabular-nums; margin: .6em 0; }
-th { text-align: left; font-weight: 600; border-bottom: 1px solid #b8c0c9; padding: .25em .8em .25em 0; vertical-align: bottom; }
+th { text-align: left; font-weight: 600; border-bottom: 1px solid #b8c0c9; padding: .25em .8em .25em 0; }
 td { padding: .18em .8em .18em 0; border-bottom: 1px solid #edf0f3; white-space: nowrap; }
 td.wrap { white-space: normal; } tr.control td { background: #f5f7f9; }
 svg { display: block; } .above { fill: #0b6e4f; stroke: #0b6e4f; } .below { fill: #b3261e; stroke: #b3261e; }
@@ -36,11 +36,12 @@ def render_html(board: Board, results: Results) -> str:
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><title>mhim: the board of claims</title>",
         f"<style>{STYLE}</style><h1>The board of claims</h1>",
-        "<p>Every method on every set: AUROC on test bags, differences paired by seed and fold, 95 % intervals. Green: the whole "
-        "interval lies above 0; red: below; grey: neither. Losses are drawn as gains are. Nothing was selected on "
-        "test bags. The tables with every command are in board.md beside this page, the cells in board.json.</p>",
-        "<p class=note>Research use only. simlp: the mean of a bag's instances, then an MLP; max: the maximum of embedded instances. Each recipe's "
-        "student, and its pair with stage 1. − control: from the better of the two on that set. † The recipe mhim was chosen on this set or on other draws of it.</p>",
+        "<p>Every method on every set: AUROC on test bags, differences paired by seed and fold, 95 % intervals. "
+        "Green: the whole interval lies above 0; red: below; grey: neither. Losses are drawn as gains are. Nothing was selected "
+        "on test bags. The tables with every command are in board.md beside this page, the cells in board.json.</p>",
+        "<p class=note>Research use only. simlp: the mean of a bag's instances, then an MLP; max: the maximum "
+        "of embedded instances. Each recipe's student, and its pair with stage 1. − control: from the better of the two on "
+        "that set. † The recipe mhim was chosen on this set or on other draws of it.</p>",
         "<h2>In short</h2>",
         _table(
             ["method", "sets", "above stage 1", "below", "neither", "above the better control", "below", "neither"],

@@ -11,20 +11,25 @@ DEFAULT = "mhim"
 MISSING = "missing"
 HEAD = """# The board of claims
 
-Written by `python benchmarks/board.py --write` from [board.json](board.json), which holds every cell; do not edit it. [board.html](board.html) is the same
-with pictures; [which_method.md](which_method.md) says what follows. How it selects, counts and what it may claim: [ADR 31](adr/0031-board-of-claims.md).
+Written by `python benchmarks/board.py --write` from [board.json](board.json), which holds every cell.
+[board.html](board.html) is the same with pictures; [which_method.md](which_method.md) says what follows. How it selects,
+counts and what it may claim: [ADR 31](adr/0031-board-of-claims.md).
 
-**How to read it.** AUROC on test bags. `simlp` (the mean of a bag's instances, then an MLP) and `max` are the controls: what does not beat the better of them
-has shown nothing. `abmil/plain` is an aggregator alone, `abmil/mhim` the student that the recipe `mhim` trains behind it, and `abmil/mhim, pair` that student
-and its stage 1 joined (`predict_with=pair`), which costs no further fit. − stage 1 is the difference from the stage 1 of the same recipe, seed and fold (that
-of `mhim-v1` has another activation than the aggregator's own row); − control from the better control of that set, chosen by its test figures, which favours it. **Bold**: the 95 % interval excludes 0,
-above or below alike. Intervals: of drawn sets Student's t over seeds, of folded ones over folds with the correction for shared training bags
-(Nadeau & Bengio 2003). Each of many intervals covers its own difference alone: of twenty that mean nothing one excludes 0.
+**How to read it.** AUROC on test bags. `simlp` (the mean of a bag's instances, then an MLP) and `max` are the controls:
+what does not beat the better of them has shown nothing. `abmil/plain` is an aggregator alone, `abmil/mhim` the student
+that the recipe `mhim` trains behind it, and `abmil/mhim, pair` that student and its stage 1 joined
+(`predict_with=pair`), which costs no further fit. − stage 1 is the difference from the stage 1 of the same recipe, seed
+and fold (that of `mhim-v1` has another activation than the aggregator's own row); − control from the better control of
+that set, chosen by its test figures, which favours it. **Bold**: the 95 % interval excludes 0, above or below alike.
+Intervals: of drawn sets Student's t over seeds, of folded ones over folds with the correction for shared training bags
+(Nadeau & Bengio 2003). Each of many intervals covers its own difference alone: of twenty that mean nothing one excludes
+0.
 
-Nothing was selected on a test bag, and nothing on validation either: all options were fixed beforehand, and every fit keeps its last epoch. The fits are small,
-so that the board can be made on two cores in an evening: a claim about large cohorts does not follow from it.
-† The recipe `mhim` was chosen on this set, or on other draws of it (seeds 0 to 9; the board's begin at 10): its gains there are no independent evidence.
-`DIR` in a command: the folder of data, and one for the cells, in which an interrupted command goes on.
+Nothing was selected on a test bag, and nothing on validation either: all options were fixed beforehand, and every fit
+keeps its last epoch. The fits are small, so that the board can be made on two cores in an evening: a claim about large
+cohorts does not follow from it. † The recipe `mhim` was chosen on this set, or on other draws of it (seeds 0 to 9; the
+board's begin at 10): its gains there are no independent evidence. `DIR` in a command: the folder of data, and one for
+the cells, in which an interrupted command goes on.
 """
 
 
@@ -101,7 +106,9 @@ def marked(facts: SetFacts) -> str:
 
 
 def _summary(board: Board, results: Results) -> str:
-    text = "## In short\n\nOn how many sets a method lies above or below with its whole interval, and on how many neither.\n\n"
+    text = (
+        "## In short\n\nOn how many sets a method lies above or below with its whole interval, on how many neither.\n\n"
+    )
     header = ["method", "sets", "above stage 1", "below", "neither", "above the better control", "below", "neither"]
     text += table(header, tallies(board, results))
     for aggregator in aggregators(board):
@@ -140,8 +147,8 @@ def pair_verdict(board: Board, results: Results) -> str:
     """What the evidence says about the pair as the default recipe's prediction, counted."""
     own = [row for _, row in pair_rows(board, results)]
     fresh = {facts.name for facts in board.sets if not facts.looked_at}
-    text = f"On all sets: {_verdict(own, results)}"
-    return f"{text} On the sets on which the recipe was not chosen: {_verdict([row for row in own if row.set in fresh], results)}"
+    independent = _verdict([row for row in own if row.set in fresh], results)
+    return f"On all sets: {_verdict(own, results)} On the sets on which the recipe was not chosen: {independent}"
 
 
 def _verdict(own: Sequence[Row], results: Results) -> str:
@@ -153,9 +160,10 @@ def _verdict(own: Sequence[Row], results: Results) -> str:
     without = Tally.of(row.minus_plain["all"] for row in alone if row is not None)
     mean = sum(row.minus_student.mean for row in own if row.minus_student is not None) / len(own)
     return (
-        f"of {len(own)} rows (aggregator × set) the pair lies above its student on {student.above}, below on {student.below}, "
-        f"neither on {student.undecided}; mean difference {signed(mean)}. Against stage 1 the pair lies above on {plain.above} and below on "
-        f"{plain.below}, the student above on {without.above} and below on {without.below}."
+        f"of {len(own)} rows (aggregator × set) the pair lies above its student on {student.above}, below on "
+        f"{student.below}, neither on {student.undecided}; mean difference {signed(mean)}. Against stage 1 the pair "
+        f"lies above on {plain.above} and below on {plain.below}, the student above on {without.above} and below on "
+        f"{without.below}."
     )
 
 
@@ -165,13 +173,9 @@ def _pair(board: Board, results: Results) -> str:
     for _, row in pair_rows(board, results):
         student = results.row(row.set, row.method, STUDENT)
         assert student is not None
-        kinds = [
-            "" if "loud" not in row.auroc else f"{signed(_gain(row, student, kind))}" for kind in ("quiet", "loud")
-        ]
-        lines.append(
-            [names[row.set], row.method, difference(row.minus_student), *kinds]
-            + [difference(student.minus_plain["all"]), difference(row.minus_plain["all"])]
-        )
+        gains = [signed(_gain(row, student, kind)) if kind in row.auroc else "" for kind in ("quiet", "loud")]
+        both = [difference(own.minus_plain["all"]) for own in (student, row)]
+        lines.append([names[row.set], row.method, difference(row.minus_student), *gains, *both])
     header = ["set", "method", "pair − student", "quiet", "loud", "student − stage 1", "pair − stage 1"]
     text = f"## Should `{DEFAULT}` predict with the pair?\n\n{pair_verdict(board, results)}\n\n"
     return text + table(header, lines)
@@ -187,11 +191,12 @@ def _of_set(facts: SetFacts, results: Results) -> str:
     text = f"### {marked(facts)}: {facts.title}\n\n{facts.fit}{data}.\n"
     if not rows:
         return text + "\nNo row yet: see what is missing below.\n"
-    masked = next((row.masked for row in rows if row.masked), None)
-    if masked:
+    teacher = next((row for row in rows if row.masked), None)
+    if teacher:
+        loud, quiet = teacher.masked["loud"], teacher.masked["quiet"]
         text += (
-            f"Of bags with both kinds of evidence, stage 1 ({next(row.method for row in rows if row.masked)}) would mask {masked['loud']:.0%} of the loud "
-            f"and {masked['quiet']:.0%} of the quiet instances.\n"
+            f"Of bags with both kinds of evidence, stage 1 ({teacher.method}) would mask {loud:.0%} of the loud and "
+            f"{quiet:.0%} of the quiet instances.\n"
         )
     header = ["method", *facts.kinds, "− stage 1", "− control", "seeds × folds", "CPU s", "date", "`--only`"]
     return f"{text}\n{table(header, (_line(row) for row in rows))}"
@@ -216,10 +221,9 @@ def _gaps(gaps: Sequence[Gap]) -> str:
     by_method: dict[str, dict[str, list[str]]] = {}
     for gap in gaps:
         by_method.setdefault(gap.method, {}).setdefault(gap.reason, []).append(gap.set)
-    text = f"## Missing\n\n{len(gaps)} rows are not there, since their cells have not been computed; none was left out for its result.\n\n"
-    return text + table(
-        ["method", "sets, and what is there"], [[name, _reasons(own)] for name, own in by_method.items()]
-    )
+    text = f"## Missing\n\n{len(gaps)} rows are not there, since their cells have not been computed.\n\n"
+    lines = [[name, _reasons(own)] for name, own in by_method.items()]
+    return text + table(["method", "sets, and what is there"], lines)
 
 
 def _reasons(by_reason: Mapping[str, Sequence[str]]) -> str:
@@ -232,5 +236,5 @@ def _cost(board: Board, results: Results) -> str:
     when = f", {dates[0]} to {dates[-1]}" if dates else ""
     return (
         f"## Cost\n\n{len(board.cells)} cells, {seconds / 3600:.1f} CPU hours on one thread each{when}. "
-        "Whole command of a row: `python benchmarks/board.py --data DIR --out DIR --only …`, with what its last column says.\n"
+        "Command of a row: `python benchmarks/board.py --data DIR --out DIR --only …`, with its last column.\n"
     )

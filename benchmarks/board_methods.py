@@ -74,7 +74,7 @@ def _names(kind: type[Any]) -> set[str]:
 
 
 class MeanBags:
-    """Every bag as one instance, the mean of its own: with the aggregator `mean` that is SiMLP (a mean, then an MLP)."""
+    """Every bag as one instance, the mean of its own: under the aggregator `mean` that is SiMLP, a mean and an MLP."""
 
     def __init__(self, bags: BagSource) -> None:
         self._bags = bags

@@ -69,7 +69,7 @@ class BoardSet:
     """What it is made of; folders with all that is in them."""
     model: ModelOptions = ModelOptions(embed_dim=EMBED_DIM)  # noqa: RUF009 - frozen
     """A recipe's options are laid over these."""
-    fit: FitOptions = pair_fits.FIT  # noqa: RUF009 - frozen
+    fit: FitOptions = pair_fits.FIT
     min_seeds: int
     """Before a row may enter."""
     num_seeds: int
@@ -136,17 +136,12 @@ class FoldedSet(BoardSet):
         return KINDS[:1]
 
     def open(self, place: Place) -> FitBags:
-        rows = {row.slide_id: row for row in self.bags.rows()}
-        split = next(
-            split
-            for split in make_splits(list(rows.values()), TASK, self.split, place.seed)
-            if split.fold == place.fold
-        )
+        rows = self.bags.rows()
+        target = {row.slide_id: ClassTarget(TASK.classes.index(row.label)) for row in rows if row.label is not None}
+        splits = {split.fold: split for split in make_splits(rows, TASK, self.split, place.seed)}
+        split = splits[place.fold]
         train, validation, test = (
-            tuple(
-                LabelledBag(BagId(slide_id), ClassTarget(TASK.classes.index(str(rows[slide_id].label))))
-                for slide_id in part
-            )
+            tuple(LabelledBag(BagId(slide_id), target[slide_id]) for slide_id in part)
             for part in (split.train, split.validation, split.test)
         )
         return FitBags(self.bags.open([bag.bag_id for bag in train]), train, validation, {"test": test}, {})

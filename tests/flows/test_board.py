@@ -66,8 +66,8 @@ class ToyBags(NamedTuple):
                 kinds[0] = 1 if part in ("both", "loud") else 0
                 kinds[1:3] = 2 if part in ("both", "quiet") else 0
                 x = random.normal(size=(6, self.width))
-                x[kinds == 1, 0] += 6
-                x[kinds == 2, 1] += 3
+                x[kinds == 1, 0] += 2
+                x[kinds == 2, 1] += 1
                 bag_id = BagId(f"{part}-{len(bags)}")
                 bags[bag_id], evidence[bag_id] = torch.tensor(x, dtype=torch.float32), kinds
                 made.append(LabelledBag(bag_id, ClassTarget(int(part != "negative"))))
