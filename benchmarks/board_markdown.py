@@ -12,8 +12,8 @@ MISSING = "missing"
 HEAD = """# The board of claims
 
 Written by `python benchmarks/board.py --write` from [board.json](board.json), which holds every cell.
-[board.html](board.html) is the same with pictures; [which_method.md](which_method.md) says what follows. How it selects,
-counts and what it may claim: [ADR 31](adr/0031-board-of-claims.md).
+[board.html](board.html) is the same with pictures; [which_method.md](which_method.md) says what follows. How it
+selects, counts and what it may claim: [ADR 31](adr/0031-board-of-claims.md).
 
 **How to read it.** AUROC on test bags. `simlp` (the mean of a bag's instances, then an MLP) and `max` are the controls:
 what does not beat the better of them has shown nothing. `abmil/plain` is an aggregator alone, `abmil/mhim` the student

@@ -200,6 +200,7 @@ def _atlas_sets(data: Path) -> list[BoardSet]:
             split=atlas_bags.SPLIT,
             folds=atlas_bags.SPLIT.folds,
             fit=atlas_bags.FIT,
+            looked_at=name == "atlas",
         )
         for name, title, column in (
             ("atlas", "Neoplastic or not", "label"),
