@@ -28,6 +28,14 @@ svg { display: block; } .above { fill: #0b6e4f; stroke: #0b6e4f; } .below { fill
 .neither { fill: #6b7680; stroke: #6b7680; } .axis { stroke: #b8c0c9; stroke-width: 1; }
 b.above { color: #0b6e4f; } b.below { color: #b3261e; }
 """
+INTRODUCTION = """
+<p>Every method on every set: AUROC on test bags, differences paired by seed and fold, 95 % intervals. Green: the whole
+interval lies above 0; red: below; grey: neither. Losses are drawn as gains are. Nothing was selected on test bags. The
+tables with every command are in board.md beside this page, the cells in board.json.</p>
+<p class=note>Research use only. simlp: the mean of a bag's instances, then an MLP; max: the maximum of embedded
+instances. Each recipe's student, and its pair with stage 1. − control: from the better of the two on that set. † The
+recipe mhim was chosen on this set or on other draws of it.</p>
+"""
 WIDTH, HEIGHT, PAD = 180, 16, 6
 
 
@@ -36,12 +44,7 @@ def render_html(board: Board, results: Results) -> str:
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><title>mhim: the board of claims</title>",
         f"<style>{STYLE}</style><h1>The board of claims</h1>",
-        "<p>Every method on every set: AUROC on test bags, differences paired by seed and fold, 95 % intervals. "
-        "Green: the whole interval lies above 0; red: below; grey: neither. Losses are drawn as gains are. "
-        "Nothing was selected on test bags. The tables with every command are in board.md beside this page, the cells in board.json.</p>",
-        "<p class=note>Research use only. simlp: the mean of a bag's instances, then an MLP; max: the maximum "
-        "of embedded instances. Each recipe's student, and its pair with stage 1. − control: from the better of the two "
-        "on that set. † The recipe mhim was chosen on this set or on other draws of it.</p>",
+        INTRODUCTION,
         "<h2>In short</h2>",
         _table(
             ["method", "sets", "above stage 1", "below", "neither", "above the better control", "below", "neither"],
