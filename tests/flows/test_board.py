@@ -1,5 +1,6 @@
 """The board of claims: its cells are kept and resumed, its pages are what its file gives, losses and gaps are shown."""
 
+import argparse
 import dataclasses
 import importlib
 import json
@@ -163,6 +164,30 @@ def test_only_takes_an_aggregator_or_one_recipe_and_refuses_what_names_nothing(
     for word in ("toy:abmi", "toys:abmil", "toy"):
         with pytest.raises(ConfigError):
             chosen(word)
+
+
+def test_the_file_of_cells_takes_new_ones_and_leaves_out_those_of_other_options(
+    modules: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = modules["board"]
+    (simlp, max_pool, *_) = toy_jobs(modules, tmp_path / "out")
+    sets, methods = [simlp.bags], [simlp.methods[0], max_pool.methods[0]]
+
+    def gather(out: Path | None) -> Any:
+        return board.gather(argparse.Namespace(docs=tmp_path, out=out), sets, methods)
+
+    list(board.run_jobs([simlp], 1))
+    board.write(tmp_path, gather(tmp_path / "out"))
+    list(board.run_jobs([max_pool._replace(out=tmp_path / "more")], 1))
+    merged = gather(tmp_path / "more")
+    assert [cell.method for cell in merged.cells] == ["max", "simlp"]
+    assert board.Board.from_plain(json.loads(board.dump(merged))) == merged
+    board.write(tmp_path, merged)
+    assert gather(None) == merged
+    sets[0] = dataclasses.replace(simlp.bags, fit=FitOptions(epochs=2, selection=Selection.last))
+    capsys.readouterr()
+    assert gather(None).cells == ()
+    assert capsys.readouterr().err.count("toy:") == 2
 
 
 def made_cell(modules: dict[str, ModuleType], method: str, seed: int, **auroc: float) -> Any:
