@@ -1,6 +1,6 @@
 """The cells of the board: one method on one fold of one set with one seed, a small JSON file each.
 
-A job is what shares bags and stage 1: the cells of one aggregator at one place. Stage 1 is fitted once for all its
+A job is what shares bags and stage 1: cells of one aggregator at one place. Stage 1 is fitted once for all its
 recipes that have the same architecture (mhim-v1 has another activation, and so a stage 1 of its own).
 """
 
@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from board_methods import Method
+from board_methods import PLAIN, Method
 from board_sets import FIRST_SEED, BoardSet, FitBags, Place
 from cross_validation import Fitted, Recipe, fit_stages
 from pair_joins import log_odds
 from planted_bags import auroc_of
 from planted_sets import LOUD, QUIET
 
+from flows.config.recipes import DEFAULT_RECIPE
 from mhim_core.cohort.task_options import SplitOptions
 from mhim_core.errors import ConflictError
 from mhim_core.fingerprint import fingerprint
@@ -68,6 +69,8 @@ class Job(NamedTuple):
 
     bags: BoardSet
     methods: tuple[Method, ...]
+    family: tuple[Method, ...]
+    """All methods of the aggregator, which may need the same stage 1."""
     place: Place
     out: Path
     data: str
@@ -86,7 +89,7 @@ class Job(NamedTuple):
 
 def identity_of(bags: BoardSet, method: Method) -> str:
     """Of everything but data, seed and fold."""
-    mhim = None if method.recipe == "plain" else method.mhim()
+    mhim = None if method.recipe == PLAIN else method.mhim()
     settings = bags.settings() | {"method": method.name, "architecture": method.model(bags.model), "mhim": mhim}
     return fingerprint(settings)[:16]
 
@@ -121,7 +124,8 @@ def run_job(job: Job) -> list[Cell]:
         cell = fit_cell(job, method, bags)
         _write(job.path(method), cell)
         cells.append(cell)
-    shutil.rmtree(job.models)  # no later cell needs this stage 1
+    if not missing(job._replace(methods=job.family)):
+        shutil.rmtree(job.models)  # no later cell needs this stage 1
     return cells
 
 
@@ -197,15 +201,21 @@ def read_cells(out: Path) -> list[Cell]:
 def order_jobs(
     sets: Sequence[BoardSet], methods: Sequence[Method], out: Path, data: Mapping[str, str], until: float
 ) -> list[Job]:
-    """All jobs by worth: first what a row needs, aggregator by aggregator over all sets; more seeds last."""
-    by_aggregator: dict[str, list[Method]] = {}
+    """All jobs by worth: first what a row needs, more seeds last.
+
+    In both aggregator by aggregator over all sets, alone and under the default recipe before the others.
+    """
+    families: dict[str, list[Method]] = {}
     for method in methods:
-        by_aggregator.setdefault(method.aggregator, []).append(method)
+        families.setdefault(method.aggregator, []).append(method)
     jobs = []
     for more in (False, True):
-        for own in by_aggregator.values():
-            for bags in sets:
-                seeds = range(bags.min_seeds, bags.num_seeds) if more else range(bags.min_seeds)
-                places = [Place(FIRST_SEED + seed, fold) for seed in seeds for fold in range(bags.folds)]
-                jobs += [Job(bags, tuple(own), place, out, data[bags.name], until) for place in places]
+        for family in families.values():
+            first = [method for method in family if method.recipe in (PLAIN, DEFAULT_RECIPE)]
+            for tier in (first, [method for method in family if method not in first]):
+                for bags in sets if tier else ():
+                    seeds = range(bags.min_seeds, bags.num_seeds) if more else range(bags.min_seeds)
+                    places = [Place(FIRST_SEED + seed, fold) for seed in seeds for fold in range(bags.folds)]
+                    own = tuple(tier), tuple(family)
+                    jobs += [Job(bags, *own, place, out, data[bags.name], until) for place in places]
     return jobs
