@@ -17,7 +17,7 @@ from board_rows import PAIR, Board, Results, Row, SetFacts
 from intervals import Interval
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2126; max-width: 1080px; margin: 2em auto; padding: 0 1.2em; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2126; max-width: 1260px; margin: 2em auto; padding: 0 1.2em; }
 h1 { font-size: 1.7em; } h2 { margin-top: 2.2em; border-bottom: 1px solid #d5dae0; } h3 { margin: 1.8em 0 .2em; }
 p.note { color: #59636e; margin: .2em 0 .8em; } code { font-size: .85em; }
 table { border-collapse: collapse; font-size: .87em; font-variant-numeric: tabular-nums; margin: .6em 0; }
