@@ -185,7 +185,10 @@ def _row(
         return paired_interval(ours, theirs, facts.test_over_train)
 
     def mean(kind: str) -> Interval:
-        return paired_interval([cell.auroc[model][kind] for cell in own], [0.0] * len(own), facts.test_over_train)
+        own_interval = paired_interval(
+            [cell.auroc[model][kind] for cell in own], [0.0] * len(own), facts.test_over_train
+        )
+        return Interval(own_interval.mean, max(own_interval.low, 0.0), min(own_interval.high, 1.0))  # an AUROC's bounds
 
     against = None
     if not method.is_control:
