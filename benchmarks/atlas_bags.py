@@ -23,7 +23,7 @@ from cross_validation_tables import HEADER, print_lines
 
 from mhim_core.bags import BagSource
 from mhim_core.cohort.table import CohortRow, read_cohort
-from mhim_core.cohort.task_options import SplitOptions, SplitScheme
+from mhim_core.cohort.task_options import SplitOptions, SplitScheme, TableOptions
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.storage import LocalStorage
 from mhim_core.store.bags import ParquetBags
@@ -44,13 +44,18 @@ class AtlasSet(NamedTuple):
     table: Path
     h5_folder: Path
     store: Path | None
+    label_column: str = ""
+    """Empty: found by its name."""
 
     @property
     def name(self) -> str:
-        return "atlas-h5" if self.store is None else "atlas-store"
+        name = "atlas-h5" if self.store is None else "atlas-store"
+        return f"{name}-{self.label_column}" if self.label_column else name
 
     def rows(self) -> Sequence[CohortRow]:
-        cohort = read_cohort(self.table.read_bytes(), name=self.table.name, base_uri=str(self.table.parent))
+        options = TableOptions(label_column=self.label_column)
+        base_uri = str(self.table.parent)
+        cohort = read_cohort(self.table.read_bytes(), name=self.table.name, base_uri=base_uri, options=options)
         present = self.open(()).lengths()
         return [row for row in cohort.rows if BagId(row.slide_id) in present]
 

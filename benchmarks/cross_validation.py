@@ -5,12 +5,13 @@ One small JSON file per (set, aggregator, seed, fold), kept and reused. Every nu
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from mhim_core.bags import BagSource
@@ -135,9 +136,59 @@ def _fit_fold(task: FoldTask) -> FoldRecord:
     recipe, split = task.recipe, task.split
     train, validation, test = map(labelled, (split.train, split.validation, split.test))
     source = task.bags.open([bag.bag_id for bag in train])
+    storage = LocalStorage(task.out / "models" / task.key)
+    fitted = fit_stages(source, FoldBags(split.fold, train, validation), recipe, task.seed, storage)
+    logits = {name: torch.from_numpy(logits_NC) for name, logits_NC in fitted.predict(source, test).items()}
+    positive = {name: logits_NC.softmax(dim=1).double()[:, 1].tolist() for name, logits_NC in logits.items()}
+    return FoldRecord(
+        bag_ids=[bag.bag_id for bag in test],
+        patients=[rows[SlideId(bag.bag_id)].patient_id for bag in test],
+        labels=[_label(rows[SlideId(bag.bag_id)]) for bag in test],
+        positive=positive,
+        validation={str(result.stage): result.metric for result in fitted.results},
+        validation_loss={str(result.stage): result.validation_loss for result in fitted.results},
+        seconds=round(time.process_time() - start_s, 1),
+    )
+
+
+class Fitted(NamedTuple):
+    """Both stages on one fold, or stage 1 alone."""
+
+    results: Sequence[FitResult]
+    models: Mapping[str, "Predictor"]
+    """plain, and then mhim (the student) and teacher."""
+
+    def predict(self, source: BagSource, bags: Sequence[LabelledBag]) -> dict[str, np.ndarray]:
+        """Logits (bags, 2) by model; beside plain and mhim their pair."""
+        logits = {name: predictor.logits(source, bags) for name, predictor in self.models.items()}
+        if "mhim" in logits:
+            logits["pair"] = join_logits(logits["plain"], logits["mhim"], TaskKind.classification)
+        return logits
+
+
+class Predictor(NamedTuple):
+    """A model, and whether inference appends recycled tokens."""
+
+    model: MilModel
+    append_recycled: bool
+
+    def logits(self, source: BagSource, bags: Sequence[LabelledBag]) -> np.ndarray:
+        """(bags, 2)."""
+        predictions = [predict_bag(self.model, source.read(bag.bag_id), self.append_recycled) for bag in bags]
+        return torch.stack([prediction.logits_C for prediction in predictions]).numpy()
+
+
+def fit_stages(
+    source: BagSource, fold: FoldBags, recipe: Recipe, seed: int, storage: LocalStorage, student: str = ""
+) -> Fitted:
+    """Fit what is not finished in `storage`. `student`: a folder there, so that several share one stage 1."""
     stage = recipe.stage if recipe.model.aggregator in MINING_AGGREGATORS else Stage.plain
+    specs = [
+        spec._replace(name=f"{student}/{spec.name}") if student and spec.teacher else spec
+        for spec in plan_fits([fold], stage, TASK, [seed])
+    ]
     plan = TrainPlan(
-        fits=plan_fits([FoldBags(split.fold, train, validation)], stage, TASK, [task.seed]),
+        fits=tuple(specs),
         d_in=source.dim,
         task=TASK,
         model=recipe.model,
@@ -145,37 +196,19 @@ def _fit_fold(task: FoldTask) -> FoldRecord:
         fit=recipe.fit,
         execution=FitExecution(checkpoint_every=0),
     )
-    storage = LocalStorage(task.out / "models" / task.key)
     results = run_fits(plan, source, storage, SingleProcess())
-    logits = {}
-    for name, (model, append_recycled) in _models(storage, results).items():
-        predictions = [predict_bag(model, source.read(bag.bag_id), append_recycled) for bag in test]
-        logits[name] = torch.stack([prediction.logits_C for prediction in predictions])
-    if "mhim" in logits:
-        joined_NC = join_logits(logits["plain"].numpy(), logits["mhim"].numpy(), TaskKind.classification)
-        logits["pair"] = torch.from_numpy(joined_NC)
-    positive = {name: logits_NC.softmax(dim=1).double()[:, 1].tolist() for name, logits_NC in logits.items()}
-    return FoldRecord(
-        bag_ids=[bag.bag_id for bag in test],
-        patients=[rows[SlideId(bag.bag_id)].patient_id for bag in test],
-        labels=[_label(rows[SlideId(bag.bag_id)]) for bag in test],
-        positive=positive,
-        validation={str(result.stage): result.metric for result in results},
-        validation_loss={str(result.stage): result.validation_loss for result in results},
-        seconds=round(time.process_time() - start_s, 1),
-    )
+    return Fitted(results, _models(storage, results))
 
 
 def _label(row: CohortRow) -> int:
     return TASK.classes.index(str(row.label))
 
 
-def _models(storage: LocalStorage, results: Sequence[FitResult]) -> dict[str, tuple[MilModel, bool]]:
-    """By method: the model, and whether inference appends recycled tokens."""
+def _models(storage: LocalStorage, results: Sequence[FitResult]) -> dict[str, Predictor]:
     plain, *later = (load_model(read_model(storage, result)) for result in results)
-    models = {"plain": (plain.student, False)}
+    models = {"plain": Predictor(plain.student, False)}
     for loaded in later:
-        models["mhim"] = loaded.student, loaded.card.append_recycled
+        models["mhim"] = Predictor(loaded.student, loaded.card.append_recycled)
         assert loaded.teacher is not None
-        models["teacher"] = loaded.teacher, False
+        models["teacher"] = Predictor(loaded.teacher, False)
     return models

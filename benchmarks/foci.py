@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from hard_bags import TASK
 from pair_fits import EPOCHS
-from planted_sets import PARTS, Planted
+from planted_sets import LOUD, PARTS, QUIET, Planted
 
 from mhim_core.evaluation.discovery import DiscoveryOptions, find_foci, peaks
 from mhim_core.evaluation.froc import Finding, FoundSlide, froc
@@ -163,23 +163,23 @@ def planted_slides(data: Path, seeds: int, num_bags: int, scratch: Path) -> Iter
         generator = np.random.default_rng(seed)
         for part in PARTS:
             for bag in drawn.test[part][:num_bags]:
-                classes = drawn.source.classes[bag.bag_id]
-                yield _laid(drawn.source.read(bag.bag_id).numpy(), classes, bags, generator), voters
+                evidence = drawn.evidence[bag.bag_id]
+                yield _laid(drawn.source.read(bag.bag_id).numpy(), evidence, generator), voters
 
 
-def _laid(x: np.ndarray, classes: np.ndarray, bags: Planted, generator: np.random.Generator) -> Slide:
+def _laid(x: np.ndarray, evidence: np.ndarray, generator: np.random.Generator) -> Slide:
     """One bag on the grid: loud and quiet tiles in squares with their corners apart, all others anywhere else."""
     corners = generator.permutation([(column, row) for column in (3, 3 + PATCH_GAP) for row in (3, 3 + PATCH_GAP)])
     taken: dict[int, tuple[int, int]] = {}
     shares = []
-    for kind, (column, row) in zip((bags.loud, bags.quiet), corners.tolist(), strict=False):
-        own = np.flatnonzero(classes == kind)
+    for kind, (column, row) in zip((LOUD, QUIET), corners.tolist(), strict=False):
+        own = np.flatnonzero(evidence == kind)
         if not len(own):
             continue
         side = math.ceil(math.sqrt(len(own)))
         for number, tile in enumerate(own.tolist()):
             taken[tile] = (column + number % side, row + number // side)
-        shares.append((classes == kind).astype(np.float64))
+        shares.append((evidence == kind).astype(np.float64))
     used = set(taken.values())
     free = [(column, row) for row in range(GRID) for column in range(GRID) if (column, row) not in used]
     places = iter(generator.permutation(free).tolist())

@@ -45,7 +45,7 @@ class Regime:
 
 
 class Generator:
-    """Draws bags and remembers which instances are subtle; a `BagSource` of the bags drawn so far."""
+    """Draws bags and remembers which instances are which; a `BagSource` of the bags drawn so far."""
 
     def __init__(self, seed: int, regime: Regime = Regime()) -> None:
         self._random = torch.Generator().manual_seed(seed)
@@ -55,6 +55,7 @@ class Generator:
         self._u, self._v = torch.linalg.qr(self._normal(D_IN, 2)).Q.T
         self.dim = D_IN
         self.bags: dict[BagId, torch.Tensor] = {}
+        self.salient: dict[BagId, torch.Tensor] = {}
         self.subtle: dict[BagId, torch.Tensor] = {}
 
     def lengths(self) -> dict[BagId, int]:
@@ -78,7 +79,7 @@ class Generator:
         x[salient] += self._regime.salient_shift * self._u
         x[subtle] += self._regime.subtle_shift * self._v
         bag_id = BagId(f"{split}-{len(self.bags):04d}")
-        self.bags[bag_id], self.subtle[bag_id] = x, subtle
+        self.bags[bag_id], self.salient[bag_id], self.subtle[bag_id] = x, salient, subtle
         return LabelledBag(bag_id, ClassTarget(int(kind.salient or kind.subtle)))
 
     def _normal(self, *shape: int) -> torch.Tensor:

@@ -4,6 +4,7 @@ What joins two models, or which of them predicts, is judged from these files wit
 per (set, aggregator, seed); its model is the teacher of every student.
 """
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,8 @@ from mhim_core.train.results import read_model
 
 EPOCHS = 20
 """Of one stage."""
+FIT = FitOptions(epochs=EPOCHS, learning_rate=5e-4, selection=Selection.last)
+"""The last epoch: validation holds loud evidence as well, saturates, and would choose too early."""
 PLAIN = "plain"
 
 
@@ -99,8 +102,7 @@ def fit_row(task: Task) -> None:
         task=TASK,
         model=ModelOptions(aggregator=task.aggregator, embed_dim=64),
         mhim=task.variant.mhim or MhimOptions(),
-        # the last epoch: validation holds loud evidence as well, saturates, and would choose too early
-        fit=FitOptions(epochs=EPOCHS, learning_rate=5e-4, selection=Selection.last, seed=task.seed),
+        fit=dataclasses.replace(FIT, seed=task.seed),
         execution=FitExecution(checkpoint_every=0),
     )
     result = run_fits(plan, drawn.source, storage, SingleProcess())[-1]
