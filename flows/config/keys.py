@@ -23,7 +23,6 @@ from mhim_core.errors import ConfigError
 from mhim_core.mil.model_options import ModelOptions
 from mhim_core.mil.plugins import Plugin, read_plugin
 from mhim_core.outcome import Outcome
-from mhim_core.report.pictures import bytes_per_slide
 from mhim_core.slides.remote import RemoteOptions, RemoteReads
 from mhim_core.slides.spec import RULE_NAMES, TileSpec, TissueMethod
 from mhim_core.train.fit_options import FitExecution, FitOptions
@@ -640,4 +639,6 @@ class PageKeys:
 
     def bytes_per_slide(self, num_slides: int) -> int:
         """What the pictures of one of them may take, of a cohort of `num_slides`."""
+        from mhim_core.report.pictures import bytes_per_slide  # numpy, which no --help waits for
+
         return bytes_per_slide(self.page_mb, min(num_slides, self.max_heatmaps), inside=self.single_file)

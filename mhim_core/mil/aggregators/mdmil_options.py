@@ -37,12 +37,12 @@ class MdmilOptions:
     """Rule for how many top tiles make a class's query: tcga (any number of classes) or camelyon (two classes)."""
     mdmil_first_share: float | None = field(default=None, metadata={"neutral": None})
     """Share p1 of a bag's tiles, at least one, that makes the query of the class that the rule prefers, above 0 to 1;
-    auto: .05 with tcga, .01 with camelyon."""
+    none: .05 with tcga, .01 with camelyon."""
     mdmil_other_share: float | None = field(default=None, metadata={"neutral": None})
-    """Share p2 of a bag's tiles, at least one, that makes every other query, above 0 to 1; auto: .01 with tcga, .05
+    """Share p2 of a bag's tiles, at least one, that makes every other query, above 0 to 1; none: .01 with tcga, .05
     with camelyon."""
     mdmil_margin: float | None = field(default=None, metadata={"neutral": None})
-    """Number m added to the leading class's confidence before it is compared with the next one's; auto: -.1 with tcga,
+    """Number m added to the leading class's confidence before it is compared with the next one's; none: -.1 with tcga,
     .2 with camelyon."""
     mdmil_instance_loss: MdmilInstanceLoss = field(
         default=MdmilInstanceLoss.clean, metadata={"neutral": MdmilInstanceLoss.clean}
