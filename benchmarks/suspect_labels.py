@@ -1,11 +1,12 @@
 """Are flipped labels found? Five per cent of a set's labels are flipped, and lists of suspects are judged by them.
 
     python benchmarks/suspect_labels.py --data DIR [--seeds 3] [--sets synthetic,planted,Musk1,…]
-        [--neighbours 7] [--cleanlab]
+        [--neighbours 7] [--student] [--cleanlab]
 
 DIR holds kather_texture.npz and the classic sets, in tiles/ and bags/classic/. One thread. Five folds of plain ABMIL,
-15 epochs, trained on the flipped labels; each bag's probabilities and embedding are of the model that held it out. One
-seed redraws bags (of the synthetic and planted sets), flips, folds and start weights. The lists:
+15 epochs, trained on the flipped labels (--student: and the MHIM student behind it, which then judges); each bag's
+probabilities and embedding are of the model that held it out. One seed redraws bags (of the synthetic and planted
+sets), flips, folds and start weights. The lists:
 
     suspicion        that of `mhim hardness`: half 1 − P(label), half the share of neighbours with another label,
                      among all bags of the model's fold
@@ -97,7 +98,7 @@ def flip(label_N: np.ndarray, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, 5]).permutation(len(label_N))[:num]
 
 
-def fit_spaces(bags: LabelledSet, given_N: np.ndarray, seed: int) -> list[HeldOutSpace]:
+def fit_spaces(bags: LabelledSet, given_N: np.ndarray, seed: int, stage: Stage) -> list[HeldOutSpace]:
     """The five models' spaces, trained on these labels."""
     rows = [
         CohortRow(SlideId(bag_id), "", PatientId(bag_id), str(label))
@@ -113,7 +114,7 @@ def fit_spaces(bags: LabelledSet, given_N: np.ndarray, seed: int) -> list[HeldOu
         fold = FoldBags(split.fold, labelled(split.train), labelled(split.validation))
         source = bags.open([bag.bag_id for bag in fold.train])
         plan = TrainPlan(
-            fits=plan_fits([fold], Stage.plain, TASK, [seed]),
+            fits=plan_fits([fold], stage, TASK, [seed]),
             d_in=source.dim,
             task=TASK,
             model=ModelOptions(embed_dim=64, dropout=0.5),
@@ -125,9 +126,9 @@ def fit_spaces(bags: LabelledSet, given_N: np.ndarray, seed: int) -> list[HeldOu
         )
         with tempfile.TemporaryDirectory() as folder:
             storage = LocalStorage(Path(folder))
-            (result,) = run_fits(plan, source, storage, SingleProcess())
+            *_, result = run_fits(plan, source, storage, SingleProcess())
             loaded = load_model(read_model(storage, result))
-        voter = Voter(loaded.student, False, loaded.card.task)
+        voter = Voter(loaded.student, loaded.card.append_recycled, loaded.card.task)
         embedded = [embed_bag(source.read(bag_id), voter) for bag_id in bags.ids]
         held_out = {str(bag_id) for bag_id in split.test}
         spaces.append(
@@ -157,13 +158,13 @@ class Judged(NamedTuple):
     seconds: float
 
 
-def judge_set(name: str, data: Path, seed: int, k: int, with_cleanlab: bool) -> Judged:
+def judge_set(name: str, data: Path, seed: int, k: int, stage: Stage, with_cleanlab: bool) -> Judged:
     start_s = time.process_time()
     bags = draw(name, data, seed)
     flipped = flip(bags.label_N, seed)
     given_N = bags.label_N.copy()
     given_N[flipped] = 1 - given_N[flipped]
-    spaces, patients = fit_spaces(bags, given_N, seed), [str(bag_id) for bag_id in bags.ids]
+    spaces, patients = fit_spaces(bags, given_N, seed, stage), [str(bag_id) for bag_id in bags.ids]
     among_all = judge_in_spaces(spaces, given_N, patients, k)
     alone = judge_in_spaces([_held_out_only(space) for space in spaces], given_N, patients, k)
     probability_NC = among_all.probability_NC
@@ -239,9 +240,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--neighbours", type=int, default=DEFAULT_NEIGHBOURS)
+    parser.add_argument("--student", action="store_true", help="by the MHIM student behind each model, in its place")
     parser.add_argument("--cleanlab", action="store_true", help="compare with cleanlab, which must be installed")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    stage = Stage.mhim if options.student else Stage.plain
     print(
         f"{'':10} {'seed':>4} {'accuracy':>8} "
         + " ".join(f"{name:>13}" for name in LISTS)
@@ -250,7 +253,7 @@ def main() -> None:
     everything: dict[str, list[Judged]] = {}
     for name in options.sets.split(","):
         for seed in range(options.seeds):
-            judged = judge_set(name, options.data, seed, options.neighbours, options.cleanlab)
+            judged = judge_set(name, options.data, seed, options.neighbours, stage, options.cleanlab)
             everything.setdefault(name, []).append(judged)
             flipped = "–" if judged.share_flipped is None else f"{judged.share_flipped:.2f}"
             recalls = " ".join(f"{judged.recall[each]:13.2f}" for each in LISTS)

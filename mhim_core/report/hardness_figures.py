@@ -89,7 +89,10 @@ def _scatter(axes: Any, rows: Rows, classes: Sequence[str], names: tuple[str, st
     for row in [row for row in rows if row["is_suspect"]][:_MAX_NAMED]:
         place = (row[names[0]], row[names[1]])
         axes.scatter(*place, s=130, facecolors="none", edgecolors="#222222", linewidths=1.1)
-        axes.annotate(plain_text(row["bag_id"], 18), place, xytext=(5, 6), textcoords="offset points", fontsize=6.5)
+        name = axes.annotate(
+            plain_text(row["bag_id"], 18), place, xytext=(5, 6), textcoords="offset points", fontsize=6.5
+        )
+        name.set_in_layout(False)  # a long name must not make its panel narrower than the others
     axes.set_xticks([])
     axes.set_yticks([])
 

@@ -9,7 +9,7 @@ from mhim_core.hardness.hardness_type import HardnessType
 from mhim_core.hardness.resampling import Effect
 from mhim_core.metrics import METRICS
 from mhim_core.report.hardness_figures import MAX_SPACES, cohort_figure, spaces_figure, tiles_figure
-from mhim_core.report.numbers import format_amount, format_difference, format_number
+from mhim_core.report.numbers import format_amount, format_number
 from mhim_core.report.page import RESEARCH_USE, data_uri
 
 MAX_ROWS = 100
@@ -43,7 +43,7 @@ def render_hardness(page: HardnessPage) -> str:
         "image": data_uri,
         "number": format_number,
         "amount": format_amount,
-        "difference": format_difference,
+        "difference": _difference,
     }
     classes = page.summary["classes"]
     judged = [row for row in page.bags if row["rank"] is not None]
@@ -68,6 +68,12 @@ def render_hardness(page: HardnessPage) -> str:
         metric_titles={name: METRICS[name].title for name in {effect.metric for effect in page.effects}},
         research_use=RESEARCH_USE,
     )
+
+
+def _difference(value: float) -> str:
+    """`+0.012`, of a metric."""
+    text = format_number(value)
+    return f"+{text}" if value > 0 else text
 
 
 def _source(name: str) -> str:
