@@ -1,16 +1,16 @@
 """The page of `mhim hardness`: one self-contained HTML file without scripts; the same tables give the same bytes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 from mhim_core.hardness.hardness_type import HardnessType
 from mhim_core.hardness.resampling import Effect
 from mhim_core.metrics import METRICS
+from mhim_core.report.answer import Count
+from mhim_core.report.frame import Anchor, render_page
 from mhim_core.report.hardness_figures import MAX_SPACES, cohort_figure, spaces_figure, tiles_figure
-from mhim_core.report.numbers import format_amount, format_number
-from mhim_core.report.page import RESEARCH_USE, data_uri
+from mhim_core.report.numbers import format_number
 
 MAX_ROWS = 100
 """Bags of a list on the page; the table has all."""
@@ -33,24 +33,15 @@ class HardnessPage:
 
 
 def render_hardness(page: HardnessPage) -> str:
-    """The page."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_source)
-    )
-    environment.filters |= {
-        "image": data_uri,
-        "number": format_number,
-        "amount": format_amount,
-        "difference": _difference,
-    }
+    """The page, its pictures inside."""
     classes = page.summary["classes"]
     judged = [row for row in page.bags if row["rank"] is not None]
     suspects = [row for row in judged if row["is_suspect"]]
     hard = [row for row in judged if row["type"] in (HardnessType.borderline, HardnessType.rare)]
-    first = [row for row in judged if row["bag_id"] in page.pictures]
-    return environment.get_template("hardness.html.j2").render(
+    return render_page(
+        "hardness.html.j2",
+        filters={"signed": _signed},
+        anchors=_anchors(page, page.summary["unit"]),
         page=page,
         summary=page.summary,
         classes=classes,
@@ -60,21 +51,35 @@ def render_hardness(page: HardnessPage) -> str:
         num_suspects=len(suspects),
         hard=hard[:MAX_ROWS],
         num_hard=len(hard),
-        pictured=first,
+        pictured=[row for row in judged if row["bag_id"] in page.pictures],
         spaces=spaces_figure(page.bags, classes),
         max_spaces=MAX_SPACES,
         cohort_map=cohort_figure(page.bags, classes),
         tile_map=tiles_figure(page.tiles, classes) if page.tiles else None,
         metric_titles={name: METRICS[name].title for name in {effect.metric for effect in page.effects}},
-        research_use=RESEARCH_USE,
+        counts=_counts(page, len(hard)),
     )
 
 
-def _difference(value: float) -> str:
+def _counts(page: HardnessPage, num_hard: int) -> Iterator[Count]:
+    unit, left = page.summary["unit"], page.summary["num_not_held_out"]
+    yield Count(f"{num_hard:,}", f"hard {unit}s (borderline or rare)", "hard")
+    if left:
+        yield Count(f"{left:,}", f"{unit}s that no model held out: without a type", "types", is_bad=True)
+
+
+def _anchors(page: HardnessPage, unit: str) -> Iterator[Anchor]:
+    yield Anchor("suspects", "Suspect labels")
+    yield Anchor("hard", f"Hard {unit}s")
+    yield Anchor("types", "Types")
+    yield Anchor("maps", "Maps")
+    yield Anchor("sampling", "Sampling by type")
+    if page.tiles:
+        yield Anchor("tiles", "Tiles")
+    yield Anchor("how", "How it is computed")
+
+
+def _signed(value: float) -> str:
     """`+0.012`, of a metric."""
     text = format_number(value)
     return f"+{text}" if value > 0 else text
-
-
-def _source(name: str) -> str:
-    return resources.files("mhim_core.report").joinpath(f"templates/{name}").read_text(encoding="utf-8")
