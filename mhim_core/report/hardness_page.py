@@ -1,16 +1,15 @@
-"""The page of `mhim hardness`: one self-contained HTML file without scripts; the same tables give the same bytes."""
+"""The page of `mhim hardness`: suspect labels and hard bags first; the same tables give the same bytes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 from mhim_core.hardness.hardness_type import HardnessType
 from mhim_core.hardness.resampling import Effect
 from mhim_core.metrics import METRICS
+from mhim_core.report.answer import Count
+from mhim_core.report.frame import Anchor, render_page
 from mhim_core.report.hardness_figures import MAX_SPACES, cohort_figure, spaces_figure, tiles_figure
-from mhim_core.report.numbers import format_amount, format_difference, format_number
-from mhim_core.report.page import RESEARCH_USE, data_uri
 
 MAX_ROWS = 100
 """Bags of a list on the page; the table has all."""
@@ -34,23 +33,31 @@ class HardnessPage:
 
 def render_hardness(page: HardnessPage) -> str:
     """The page."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_source)
-    )
-    environment.filters |= {
-        "image": data_uri,
-        "number": format_number,
-        "amount": format_amount,
-        "difference": format_difference,
-    }
     classes = page.summary["classes"]
     judged = [row for row in page.bags if row["rank"] is not None]
     suspects = [row for row in judged if row["is_suspect"]]
     hard = [row for row in judged if row["type"] in (HardnessType.borderline, HardnessType.rare)]
     first = [row for row in judged if row["bag_id"] in page.pictures]
-    return environment.get_template("hardness.html.j2").render(
+    unit = page.summary["unit"]
+    counts = [
+        Count(f"{len(suspects):,}", f"suspect labels among {len(judged):,} held-out {unit}s", "suspects"),
+        Count(f"{len(hard):,}", f"hard {unit}s (borderline or rare)", "hard"),
+    ]
+    if page.summary["num_not_held_out"]:
+        number = f"{page.summary['num_not_held_out']:,}"
+        counts.append(Count(number, f"{unit}s that no model held out: without a type"))
+    return render_page(
+        "hardness.html.j2",
+        anchors=[
+            Anchor("suspects", "Suspect labels"),
+            Anchor("hard", f"Hard {unit}s"),
+            Anchor("types", "Types"),
+            Anchor("maps", "Maps"),
+            Anchor("sampling", "Sampling by type"),
+            *([Anchor("tiles", "Tiles")] if page.tiles else []),
+            Anchor("how", "How it is computed"),
+        ],
+        counts=counts,
         page=page,
         summary=page.summary,
         classes=classes,
@@ -66,9 +73,4 @@ def render_hardness(page: HardnessPage) -> str:
         cohort_map=cohort_figure(page.bags, classes),
         tile_map=tiles_figure(page.tiles, classes) if page.tiles else None,
         metric_titles={name: METRICS[name].title for name in {effect.metric for effect in page.effects}},
-        research_use=RESEARCH_USE,
     )
-
-
-def _source(name: str) -> str:
-    return resources.files("mhim_core.report").joinpath(f"templates/{name}").read_text(encoding="utf-8")
