@@ -19,8 +19,7 @@ class PrintableStream:
 
     @property
     def rich_proxied_file(self) -> TextIO:
-        own: TextIO = getattr(self.stream, "rich_proxied_file", self.stream)
-        return own
+        return innermost(self.stream)
 
     def write(self, text: str) -> int:
         self.stream.write(printable(text))
@@ -34,6 +33,14 @@ class PrintableStream:
         if name == "stream":  # not made yet
             raise AttributeError(name)
         return getattr(self.stream, name)
+
+
+def innermost(stream: Any) -> Any:
+    """The stream below all that are wrapped around it, by this module or by rich: where a bar is drawn, whose control
+    characters must not be shown as text. rich itself looks below one wrapper only."""
+    while (inner := getattr(stream, "rich_proxied_file", stream)) is not stream:
+        stream = inner
+    return stream
 
 
 @contextmanager

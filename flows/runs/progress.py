@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from flows.engine.terminal import printable_output
+from flows.engine.terminal import innermost, printable_output
 from flows.runs.storage_retries import Repeated
 from mhim_core.bags import BagReads
 from mhim_core.printable import one_line
@@ -54,7 +54,7 @@ class SlideProgress:
         self._num_tiles = 0
         self._slowest: StatusRow | None = None
         self._start_s = self._printed_s = time.monotonic()
-        self._console = Console(stderr=True, highlight=False, markup=False)
+        self._console = Console(file=innermost(sys.stderr), highlight=False, markup=False)
         self._bar = Progress(
             BarColumn(),
             TextColumn("{task.description}"),
@@ -143,7 +143,7 @@ class FitProgress:
         """Requests to the storage that workers had to repeat so far."""
         self.reads = BagReads()
         """What all workers have read, told when they end."""
-        self._console = Console(stderr=True, highlight=False, markup=False)
+        self._console = Console(file=innermost(sys.stderr), highlight=False, markup=False)
         self._bar = Progress(
             BarColumn(),
             TextColumn("{task.description}"),

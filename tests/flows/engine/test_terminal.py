@@ -117,6 +117,7 @@ def test_beside_a_bar_on_a_terminal_texts_are_shown_and_the_bar_moves() -> None:
     assert text.count(r"EVIL\x1b]0;owned\x07\rEND") == 4
     assert r"END\nforged" in text
     assert re.search(r"\x1b\[[0-9;?]*[A-Za-z]", text), "the bar's own codes are kept"
+    assert r"\x1b[" not in text, "all of them"
 
 
 def test_a_traceback_s_log_is_for_this_user_alone(monkeypatch: pytest.MonkeyPatch, mhim: Mhim, tmp_path: Path) -> None:
