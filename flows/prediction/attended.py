@@ -1,7 +1,7 @@
 """Slides with the attention that an evaluation or a prediction kept, and the models that it is of."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -120,8 +120,7 @@ def _only(source: AttendedSource, slide_ids: tuple[str, ...]) -> AttendedSource:
     if strangers := sorted(set(slide_ids) - known):
         raise InputError(f"slides= names {first_of(strangers, 5)}, of which no attention is kept")
     kept = [bag._replace(slide_ids=tuple(each for each in bag.slide_ids if each in slide_ids)) for bag in source.bags]
-    fields = {name: getattr(source, name) for name in source.__dataclass_fields__}
-    return AttendedSource(**fields | {"bags": tuple(bag for bag in kept if bag.slide_ids)})
+    return replace(source, bags=tuple(bag for bag in kept if bag.slide_ids))
 
 
 def _of_run(keys: AttendedKeys, chosen: ChosenModel) -> AttendedSource:
