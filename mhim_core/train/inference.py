@@ -82,7 +82,7 @@ def predict_tables(
 
 
 def bag_layout(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -> Layout | None:
-    """Of a bag's slides, where a model asks for it. Raises InputError naming a slide whose tiles have no known places."""
+    """Of a bag's slides, where a model asks for it. Raises InputError naming a slide without coordinates."""
     if not any(voter.model.needs_places for voter in voters):
         return None
     for table in tables:
