@@ -57,6 +57,7 @@ def read_points(run: Run, fits: Sequence[FoldFits], tiles_per_slide: int) -> Run
     import torch
 
     from mhim_core.train.bag_embeddings import embed_bag
+    from mhim_core.train.inference import bag_layout
 
     reported, source = model_names(run)[0], run.bag_source()
     voters = [load_fold(run, fold_fits).voters[reported] for fold_fits in fits]
@@ -69,9 +70,9 @@ def read_points(run: Run, fits: Sequence[FoldFits], tiles_per_slide: int) -> Run
         x_NF = np.concatenate([table.features for table in tables])
         means.append(x_NF.mean(axis=0, dtype=np.float64).astype(np.float32).astype(np.float64))
         parts += [_sampled(row, table, wanted) for table in tables if wanted]
-        features = torch.from_numpy(x_NF)
+        features, layout = torch.from_numpy(x_NF), bag_layout(tables, voters)
         for own, voter in zip(embedded, voters, strict=True):
-            own.append(embed_bag(features, voter))
+            own.append(embed_bag(features, voter, layout))
     labels = [bag.target.class_index for bag in run.bags if isinstance(bag.target, ClassTarget)]
     return RunPoints(
         np.array(labels),

@@ -34,6 +34,8 @@ class MilModel(nn.Module):
         self.dropout = options.dropout
         self.aggregator = make_aggregator(num_classes, options)
         self.needs_places = options.needs_places
+        self.demands_layout = False
+        """True, as of finished models: a bag without the layout that it needs is an error, not a path."""
         self.recycle: RecycleNetwork | None = None
         if mhim is not None and mhim.recycles:
             self.recycle = RecycleNetwork(options.embed_dim, mhim.recycle_queries, mhim.recycle_dropout)
@@ -75,6 +77,8 @@ class MilModel(nn.Module):
         """The bag's layout where the aggregator uses one, in stored order where the bag has none; else None."""
         if not self.aggregator.uses_layout:
             return None
+        if layout is None and self.demands_layout and self.needs_places:
+            raise ValueError("this model walks from tile to tile: its bags need the layout of their tiles")
         return Layout.path(len(x_NF), x_NF.device) if layout is None else layout
 
     def aggregate(

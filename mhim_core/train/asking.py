@@ -10,7 +10,7 @@ import torch
 
 from mhim_core.store.schema import FeatureTable
 from mhim_core.task import TaskKind
-from mhim_core.train.inference import BagPrediction, Voter, fixed_threads, predict_tables
+from mhim_core.train.inference import BagPrediction, Voter, bag_layout, fixed_threads, predict_tables
 
 
 class AskedBag:
@@ -23,7 +23,8 @@ class AskedBag:
         # one table in place of the bag's several: what is taken away is taken from all of them
         parts = [table.features for table in tables]
         self._whole = tables[0]._replace(features=parts[0] if len(parts) == 1 else np.concatenate(parts))
-        self.prediction = predict_tables([self._whole], self._voters)
+        self._layout = bag_layout(tables, self._voters)
+        self.prediction = predict_tables([self._whole], self._voters, self._layout)
         self._output = _shown(self.prediction, self._voters[0].task.kind) if output is None else output
 
     def __len__(self) -> int:
@@ -31,7 +32,8 @@ class AskedBag:
 
     def predict(self, rows: np.ndarray) -> BagPrediction:
         """From these rows alone, ascending, one at least."""
-        return predict_tables([self._whole._replace(features=self._whole.features[rows])], self._voters)
+        layout = None if self._layout is None else self._layout.select(torch.from_numpy(rows))
+        return predict_tables([self._whole._replace(features=self._whole.features[rows])], self._voters, layout)
 
     def attention(self, rows: np.ndarray) -> np.ndarray:
         """float32 (n,), the mean over the models."""

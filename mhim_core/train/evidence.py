@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from mhim_core.mil.layout import Layout
 from mhim_core.store.schema import FeatureTable
-from mhim_core.train.inference import Voter, fixed_threads
+from mhim_core.train.inference import Voter, bag_layout, fixed_threads
 
 
 @torch.no_grad()
@@ -23,7 +24,8 @@ def instance_evidence(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -
     members = [member for voter in voters for member in (voter, voter.beside) if member is not None]
     x_NF = torch.from_numpy(np.concatenate([table.features for table in tables]))
     with fixed_threads():
-        parts = [_of_model(x_NF, member) for member in members]
+        layout = bag_layout(tables, members)
+        parts = [_of_model(x_NF, member, layout) for member in members]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
@@ -31,12 +33,16 @@ def instance_evidence(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -
     return tuple(np.split(np.mean(known, axis=0), ends))
 
 
-def _of_model(x_NF: torch.Tensor, voter: Voter) -> np.ndarray | None:
+def _of_model(x_NF: torch.Tensor, voter: Voter, layout: Layout | None) -> np.ndarray | None:
     model = voter.model
-    h_ND = model.embed_instances(x_NF.to(model.embed.weight.device))
+    x_NF = x_NF.to(model.embed.weight.device)
+    h_ND = model.embed_instances(x_NF)
+    layout = model.layout_of(None if layout is None else layout.to(x_NF.device), x_NF)
     if voter.append_recycled and model.recycle is not None:
-        h_ND = torch.cat([h_ND, model.recycle(h_ND)])
-    output = model.aggregator(h_ND)
+        tokens_kD = model.recycle(h_ND)
+        h_ND = torch.cat([h_ND, tokens_kD])
+        layout = None if layout is None else layout.with_tokens(len(tokens_kD))
+    output = model.aggregate(h_ND, None, layout)
     try:
         logits_NC = model.aggregator.instance_logits(h_ND, output)
     except NotImplementedError:

@@ -108,8 +108,10 @@ def flip_radius(
 
 
 def check_flips(voters: Sequence[Voter]) -> None:
-    """Raises InputError for another task than classification, and for pairs, whose joined odds are computed without
-    gradients."""
+    """Raises InputError for another task than classification, for pairs, whose joined odds are computed without
+    gradients, and for models with a tree of the tissue, which is made of the features that would move."""
+    if any(voter.model.needs_places for voter in voters):
+        raise InputError("a flip radius moves tiles' features, of which this aggregator's tree of the tissue is made")
     if any(voter.task.kind is not TaskKind.classification or voter.beside is not None for voter in voters):
         raise InputError("a flip radius is of a classification, and not of predict_with=pair")
 

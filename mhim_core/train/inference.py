@@ -61,16 +61,19 @@ class BagPrediction(NamedTuple):
     aggregator attends by class (MDMIL) that of every `class <name>`. Otherwise empty."""
 
 
-def predict_tables(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -> BagPrediction:
+def predict_tables(
+    tables: Sequence[FeatureTable], voters: Sequence[Voter], layout: Layout | None = None
+) -> BagPrediction:
     """One bag (a slide, or all slides of a patient in their order) through the models, all its instances.
 
+    `layout`: of these instances, as part of a bag that is known as a whole; None: as `bag_layout` makes it.
     On a CPU the same bits whatever number of threads torch was set to. Of the voters all are pairs, or none.
     """
     # float16 as stored: the model takes them into its own precision, a chunk at a time where they are many
     parts = [table.features for table in tables]
     h_NF = torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
     ends = np.cumsum([len(part) for part in parts])[:-1]
-    layout = _layout_of(tables, voters)
+    layout = bag_layout(tables, voters) if layout is None else layout
     prediction = _predict(h_NF, voters, ends, layout)
     beside = [voter.beside for voter in voters if voter.beside is not None]
     if not beside:
@@ -78,8 +81,8 @@ def predict_tables(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -> B
     return join_pair(prediction, _predict(h_NF, beside, ends, layout), voters[0].task.kind)
 
 
-def _layout_of(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -> Layout | None:
-    """Where a model asks for it. Raises InputError naming the slide if the places of its tiles are not known."""
+def bag_layout(tables: Sequence[FeatureTable], voters: Sequence[Voter]) -> Layout | None:
+    """Of a bag's slides, where a model asks for it. Raises InputError naming a slide without coordinates."""
     if not any(voter.model.needs_places for voter in voters):
         return None
     for table in tables:

@@ -55,6 +55,7 @@ def load_model(data: bytes, device: str | torch.device = "cpu") -> LoadedModel:
             with torch.device("meta"):
                 model = MilModel(card.d_in, card.task.num_outputs, card.model, card.mhim)
             model.load_state_dict(state, assign=True)
+            model.demands_layout = True
             models[role] = model.to(device).requires_grad_(False).eval()
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise IntegrityError(f"the model file does not hold the model its card describes: {error}") from error

@@ -8,6 +8,7 @@ import torch
 
 from mhim_core.bags import Beside
 from mhim_core.errors import IntegrityError
+from mhim_core.mil.layout import Layout
 from mhim_core.mil.model import build_model
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.mil.plugins import load_plugin
@@ -176,7 +177,8 @@ def test_a_model_file_brings_the_model_back(aggregator: str, stage: Stage) -> No
     )
     loaded = load_model(save_model(card, state.student.state_dict()))
     assert loaded.card == card
-    assert torch.equal(loaded.student(bag(9).x_NF).logits_C, state.student(bag(9).x_NF).logits_C)
+    path = Layout.path(9, torch.device("cpu"))
+    assert torch.equal(loaded.student(bag(9).x_NF, layout=path).logits_C, state.student(bag(9).x_NF).logits_C)
 
 
 @pytest.mark.parametrize("aggregator", [*AGGREGATOR_NAMES, "plugged"])

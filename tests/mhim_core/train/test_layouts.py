@@ -17,12 +17,16 @@ from mhim_core.mil.model import build_model
 from mhim_core.mil.model_options import MhimOptions, ModelOptions
 from mhim_core.store.schema import FeatureTable
 from mhim_core.task import ClassTarget, FittedTask, TaskKind
+from mhim_core.train.asking import AskedBag
+from mhim_core.train.bag_embeddings import embed_bag
 from mhim_core.train.card import ModelCard
 from mhim_core.train.context import SingleProcess
 from mhim_core.train.device_bags import DeviceBags
+from mhim_core.train.evidence import instance_evidence
 from mhim_core.train.feed import BagFeed
 from mhim_core.train.fit_options import Precision
-from mhim_core.train.inference import Voter, predict_tables
+from mhim_core.train.flip_radius import check_flips
+from mhim_core.train.inference import Voter, bag_layout, predict_tables
 from mhim_core.train.model_file import LoadedModel, predict_bag
 from mhim_core.train.packed_step import packed_step
 from mhim_core.train.plan import LabelledBag, Stage, TrainPlan
@@ -171,3 +175,26 @@ def test_a_bag_by_hand_is_one_path() -> None:
     model = build_model(12, 2, MODEL, seed="s")
     assert torch.equal(model(x_NF).logits_C, model(x_NF, False, Layout.path(9, CPU)).logits_C)
     assert Bag(BagId("x"), None, x_NF).layout is None  # type: ignore[arg-type]
+
+
+def test_what_asks_a_finished_model_again_gives_it_the_layout_of_the_whole_bag() -> None:
+    model = build_model(12, 2, MODEL, seed="s").eval().requires_grad_(False)
+    model.demands_layout = True
+    voter, tables = Voter(model, False, TASK), [table("one", 30), table("two", 12)]
+    whole = predict_tables(tables, [voter])
+    asked, rows = AskedBag(tables, [voter]), np.arange(3, 42, 2)
+    assert np.array_equal(asked.prediction.logits_MC, whole.logits_MC)
+    layout = bag_layout(tables, [voter])
+    assert layout is not None
+    x_NF = torch.from_numpy(np.concatenate([each.features for each in tables]))
+    part = predict_bag(model, x_NF[rows], False, layout.select(torch.from_numpy(rows)))
+    assert asked.predict(rows).logits_MC[0].tolist() == part.logits_C.double().tolist()
+    evidence = instance_evidence(tables, [voter])
+    assert evidence is not None
+    total = np.concatenate(evidence).sum(axis=0) + model.aggregator.head.bias.double().numpy()
+    np.testing.assert_allclose(total, whole.logits_MC[0], rtol=1e-4, atol=1e-5)
+    assert np.array_equal(embed_bag(x_NF, voter, layout).logits_C, whole.logits_MC[0])
+    with pytest.raises(ValueError, match="layout"):
+        embed_bag(x_NF, voter)
+    with pytest.raises(InputError, match="tree"):
+        check_flips([voter])
