@@ -52,7 +52,7 @@ def render_html(board: Board, results: Results) -> str:
             ([escape(cell) for cell in line] for line in tallies(board, results)),
         ),
         "<h2>Should the default recipe predict with the pair?</h2>",
-        f"<p class=note>{ALONE}: the mean of the bags with quiet evidence alone and of those with loud evidence alone.</p>",
+        f"<p class=note>{ALONE}: the mean of the figures of bags with quiet and with loud evidence alone.</p>",
         _table(PAIR_HEADER, ([escape(cell) for cell in line] for line in pair_tallies(board, results))),
     ]
     for group in dict.fromkeys(facts.group for facts in board.sets):
