@@ -186,8 +186,8 @@ def _pair(board: Board, results: Results) -> str:
     ]
     return (
         f"## Should `{DEFAULT}` predict with the pair?\n\nOn how many rows (aggregator × set) the whole interval lies "
-        f"above or below 0. `{ALONE}` is the mean of `quiet` and `loud`, the test bags with one kind of evidence; `all` "
-        "has none with loud evidence alone.\n\n"
+        f"above or below 0. `{ALONE}` is the mean of `quiet` and `loud`, the test bags with one kind of evidence; "
+        "`all` has none with loud evidence alone.\n\n"
         f"{table(PAIR_HEADER, pair_tallies(board, results))}\n{table(header, lines)}"
     )
 
