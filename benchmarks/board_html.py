@@ -37,7 +37,7 @@ tables with every command are in board.md beside this page, the cells in board.j
 instances. Each recipe's student, and its pair with stage 1. − control: from the better of the two on that set. † The
 recipe mhim was chosen on this set or on other draws of it.</p>
 """
-WIDTH, HEIGHT, PAD = 180, 16, 6
+WIDTH, HEIGHT, PAD = 140, 16, 6
 
 
 def render_html(board: Board, results: Results) -> str:
