@@ -4,16 +4,17 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from board_markdown import (
+    PAIR_HEADER,
     difference,
     excludes_zero,
     interval,
     marked,
     number,
-    pair_verdict,
+    pair_tallies,
     signed,
     tallies,
 )
-from board_rows import PAIR, Board, Results, Row, SetFacts
+from board_rows import ALONE, PAIR, Board, Results, Row, SetFacts
 from intervals import Interval
 
 STYLE = """
@@ -36,7 +37,7 @@ tables with every command are in board.md beside this page, the cells in board.j
 instances. Each recipe's student, and its pair with stage 1. − control: from the better of the two on that set. † The
 recipe mhim was chosen on this set or on other draws of it.</p>
 """
-WIDTH, HEIGHT, PAD = 180, 16, 6
+WIDTH, HEIGHT, PAD = 140, 16, 6
 
 
 def render_html(board: Board, results: Results) -> str:
@@ -50,7 +51,9 @@ def render_html(board: Board, results: Results) -> str:
             ["method", "sets", "above stage 1", "below", "neither", "above the better control", "below", "neither"],
             ([escape(cell) for cell in line] for line in tallies(board, results)),
         ),
-        f"<h2>Should the default recipe predict with the pair?</h2><p>{escape(pair_verdict(board, results))}</p>",
+        "<h2>Should the default recipe predict with the pair?</h2>",
+        f"<p class=note>{ALONE}: the mean of the figures of bags with quiet and with loud evidence alone.</p>",
+        _table(PAIR_HEADER, ([escape(cell) for cell in line] for line in pair_tallies(board, results))),
     ]
     for group in dict.fromkeys(facts.group for facts in board.sets):
         parts.append(f"<h2>{escape(group[:1].upper() + group[1:])}</h2>")

@@ -4,11 +4,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from board_methods import CONTROLS, PLAIN
-from board_rows import PAIR, STUDENT, Board, Gap, Results, Row, SetFacts, Tally
+from board_rows import ALONE, PAIR, STUDENT, Board, Gap, Results, Row, SetFacts, Tally
 from intervals import Interval
 
 DEFAULT = "mhim"
 MISSING = "missing"
+PAIR_KINDS = ("all", "quiet", "loud", ALONE)
 HEAD = """# The board of claims
 
 Written by `python benchmarks/board.py --write` from [board.json](board.json), which holds every cell.
@@ -143,28 +144,27 @@ def pair_rows(board: Board, results: Results) -> list[tuple[str, Row]]:
     ]
 
 
-def pair_verdict(board: Board, results: Results) -> str:
-    """What the evidence says about the pair as the default recipe's prediction, counted."""
-    own = [row for _, row in pair_rows(board, results)]
+PAIR_HEADER = ("sets", "difference", "rows", "above 0", "below", "neither", "mean")
+
+
+def pair_tallies(board: Board, results: Results) -> list[list[str]]:
+    """What the evidence says about the pair as the default recipe's prediction: a row is an aggregator on a set."""
+    everywhere = [row for _, row in pair_rows(board, results)]
     fresh = {facts.name for facts in board.sets if not facts.looked_at}
-    independent = _verdict([row for row in own if row.set in fresh], results)
-    return f"On all sets: {_verdict(own, results)} On the sets on which the recipe was not chosen: {independent}"
-
-
-def _verdict(own: Sequence[Row], results: Results) -> str:
-    if not own:
-        return "no row yet."
-    student = Tally.of(row.minus_student for row in own if row.minus_student is not None)
-    plain = Tally.of(row.minus_plain["all"] for row in own)
-    alone = [results.row(row.set, row.method, STUDENT) for row in own]
-    without = Tally.of(row.minus_plain["all"] for row in alone if row is not None)
-    mean = sum(row.minus_student.mean for row in own if row.minus_student is not None) / len(own)
-    return (
-        f"of {len(own)} rows (aggregator × set) the pair lies above its student on {student.above}, below on "
-        f"{student.below}, neither on {student.undecided}; mean difference {signed(mean)}. Against stage 1 the pair "
-        f"lies above on {plain.above} and below on {plain.below}, the student above on {without.above} and below on "
-        f"{without.below}."
-    )
+    lines = []
+    for scope, own in (("all", everywhere), ("without †", [row for row in everywhere if row.set in fresh])):
+        students = [results.row(row.set, row.method, STUDENT) for row in own]
+        differences = {
+            f"pair − student, {kind}": [row.minus_student[kind] for row in own if kind in row.minus_student]
+            for kind in PAIR_KINDS
+        }
+        differences["student − stage 1, all"] = [row.minus_plain["all"] for row in students if row is not None]
+        differences["pair − stage 1, all"] = [row.minus_plain["all"] for row in own]
+        for name, listed in differences.items():
+            if listed:
+                mean = signed(sum(each.mean for each in listed) / len(listed))
+                lines.append([scope, name, str(len(listed)), *map(str, Tally.of(listed)), mean])
+    return lines
 
 
 def _pair(board: Board, results: Results) -> str:
@@ -173,16 +173,23 @@ def _pair(board: Board, results: Results) -> str:
     for _, row in pair_rows(board, results):
         student = results.row(row.set, row.method, STUDENT)
         assert student is not None
-        gains = [signed(_gain(row, student, kind)) if kind in row.auroc else "" for kind in ("quiet", "loud")]
         both = [difference(own.minus_plain["all"]) for own in (student, row)]
-        lines.append([names[row.set], row.method, difference(row.minus_student), *gains, *both])
-    header = ["set", "method", "pair − student", "quiet", "loud", "student − stage 1", "pair − stage 1"]
-    text = f"## Should `{DEFAULT}` predict with the pair?\n\n{pair_verdict(board, results)}\n\n"
-    return text + table(header, lines)
-
-
-def _gain(row: Row, student: Row, kind: str) -> float:
-    return row.auroc[kind].mean - student.auroc[kind].mean
+        lines.append(
+            [names[row.set], row.method, *(difference(row.minus_student.get(kind)) for kind in PAIR_KINDS), *both]
+        )
+    header = [
+        "set",
+        "method",
+        *(f"pair − student, {kind}" for kind in PAIR_KINDS),
+        "student − stage 1",
+        "pair − stage 1",
+    ]
+    return (
+        f"## Should `{DEFAULT}` predict with the pair?\n\nOn how many rows (aggregator × set) the whole interval lies "
+        f"above or below 0. `{ALONE}` is the mean of `quiet` and `loud`, the test bags with one kind of evidence; "
+        "`all` has none with loud evidence alone.\n\n"
+        f"{table(PAIR_HEADER, pair_tallies(board, results))}\n{table(header, lines)}"
+    )
 
 
 def _of_set(facts: SetFacts, results: Results) -> str:

@@ -14,6 +14,8 @@ from board_sets import FIRST_SEED, BoardSet, Place
 from intervals import Interval, paired_interval
 
 STUDENT, PAIR = "student", "pair"
+ALONE = "alone"
+"""The mean of `quiet` and `loud`: what `all` leaves out are bags with loud evidence alone."""
 
 
 class SetFacts(NamedTuple):
@@ -86,8 +88,8 @@ class Row(NamedTuple):
     """The better of the two, by its test figures, which favours it."""
     minus_control: Interval | None
     """Of kind `all`; None for a control."""
-    minus_student: Interval | None
-    """Of a pair, from its student, kind `all`."""
+    minus_student: dict[str, Interval]
+    """Of a pair, from its student, by kind and for `ALONE` where there are kinds; empty for what is no pair."""
     masked: dict[str, float]
     seeds: int
     folds: int
@@ -181,7 +183,7 @@ def _row(
     control = max(CONTROLS, key=lambda name: statistics.fmean(_all(by_method[name], shared, PLAIN)))
 
     def minus(which: str, kind: str) -> Interval:
-        ours, theirs = ([cell.auroc[name][kind] for cell in own] for name in (model, which))
+        ours, theirs = ([_value(cell, name, kind) for cell in own] for name in (model, which))
         return paired_interval(ours, theirs, facts.test_over_train)
 
     def mean(kind: str) -> Interval:
@@ -190,6 +192,7 @@ def _row(
         )
         return Interval(own_interval.mean, max(own_interval.low, 0.0), min(own_interval.high, 1.0))  # an AUROC's bounds
 
+    kinds = (*facts.kinds, ALONE) if "loud" in facts.kinds else facts.kinds
     against = None
     if not method.is_control:
         ours, theirs = _all(by_method[method.name], shared, model), _all(by_method[control], shared, PLAIN)
@@ -202,7 +205,7 @@ def _row(
         minus_plain={} if model == PLAIN else {kind: minus(PLAIN, kind) for kind in facts.kinds},
         control=control,
         minus_control=against,
-        minus_student=minus(STUDENT, "all") if model == PAIR else None,
+        minus_student={kind: minus(STUDENT, kind) for kind in kinds} if model == PAIR else {},
         masked={kind: statistics.fmean(cell.masked[kind] for cell in own) for kind in own[0].masked},
         seeds=seeds,
         folds=facts.folds,
@@ -210,6 +213,11 @@ def _row(
         date=max(cell.date for cell in own),
         command=f"python benchmarks/board.py --data DIR --out DIR --only {facts.name}:{method.name} --seeds {seeds}",
     )
+
+
+def _value(cell: Cell, model: str, kind: str) -> float:
+    scores = cell.auroc[model]
+    return (scores["quiet"] + scores["loud"]) / 2 if kind == ALONE else scores[kind]
 
 
 def _all(cells: Mapping[Place, Cell], places: Sequence[Place], model: str) -> list[float]:

@@ -224,7 +224,7 @@ def test_a_loss_is_a_row_like_a_gain_with_command_seeds_interval_and_date(module
     assert student.seeds == 3
     assert student.date == "2026-01-04"
     assert "--only a:abmil/mhim --seeds 3" in student.command
-    assert results.row("a", "abmil/mhim", "pair").minus_student.low > 0
+    assert results.row("a", "abmil/mhim", "pair").minus_student["all"].low > 0
     page = modules["board_markdown"].render_markdown(board, results)
     (line,) = [line for line in page.splitlines() if line.startswith("| abmil/mhim |") and "a:abmil/mhim" in line]
     assert "**−.390 [" in line
@@ -292,7 +292,7 @@ def test_no_committed_row_is_without_command_seeds_interval_and_date(modules: di
     least = {facts.name: facts.min_seeds for facts in board.sets}
     for row in results.rows:
         intervals = [*row.auroc.values(), *row.minus_plain.values()]
-        intervals += [own for own in (row.minus_control, row.minus_student) if own is not None]
+        intervals += [*row.minus_student.values(), *([row.minus_control] if row.minus_control is not None else [])]
         assert all(math.isfinite(number) for own in intervals for number in own), row
         assert row.seeds >= least[row.set]
         assert row.date
