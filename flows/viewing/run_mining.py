@@ -28,6 +28,8 @@ _TEACHERS = {
     "chosen": "Scores are of the teacher after epoch {best_epoch}, which is kept beside the chosen student; in epoch "
     "{epoch} the teacher was another.",
 }
+_QUICK_TILES = 200_000
+"""Up to which training is done again without being asked for: some seconds."""
 _ONE_REPLAY = threading.Lock()
 """A replay sets the number of torch's threads, and takes all of them."""
 
@@ -59,7 +61,8 @@ class RunMining:
         return self._models.run
 
     def mined(self, bag_id: BagId, in_bag: SlideInBag, of: FitId, epoch: int, teacher: str) -> MinedSlide:
-        """The masks of an epoch, from 1 on. `teacher`: stage1, chosen, replayed, or empty for the nearer kept one.
+        """The masks of an epoch, from 1 on. `teacher`: stage1, chosen, replayed, or empty: replayed where that is
+        quick, else the nearer one of the two that were kept.
 
         Raises InputError where there is no such fit or epoch, or where a replay takes too long.
         """
@@ -70,6 +73,8 @@ class RunMining:
         if not 1 <= epoch <= num_epochs:
             raise InputError(f"fold {of.fold} was trained for {num_epochs} epochs; there is no epoch {epoch}")
         turn, notes = self._turn(bag_id, fit, epoch)
+        if not teacher and self._tiles(fit, turn) <= _QUICK_TILES and "warm_start" not in self._run.identity:
+            teacher = REPLAYED
         if not teacher:
             teacher = "stage1" if abs(epoch - 1) <= abs(epoch - best_epoch) else "chosen"
         if teacher == REPLAYED:
@@ -124,15 +129,20 @@ class RunMining:
         step += (epoch - 1) * setup.steps_per_epoch
         return Turn(setup.seed, epoch - 1, draw_id, step, setup.total_steps, setup.fit.max_instances), notes
 
+    def _tiles(self, fit: _Fit, turn: "Turn") -> int:
+        """What training again up to the end of that epoch takes through the model."""
+        from mhim_core.view.replay import tiles_to_replay
+
+        lengths = self._run.bag_source().lengths()
+        return tiles_to_replay(fit.setup, [lengths[bag.bag_id] for bag in fit.setup.train], turn.epoch + 1)
+
     def _replayed(self, fit: _Fit, turn: "Turn") -> _Scorer:
         """The teacher just before that step."""
-        from mhim_core.view.replay import MOST_TILES, replay, tiles_to_replay
+        from mhim_core.view.replay import MOST_TILES, replay
 
         if "warm_start" in self._run.identity:
             raise InputError("the training of a run with a warm start is not done again here")
-        bags = self._run.bag_source()
-        lengths = bags.lengths()
-        num = tiles_to_replay(fit.setup, [lengths[bag.bag_id] for bag in fit.setup.train], turn.epoch + 1)
+        num = self._tiles(fit, turn)
         if num > MOST_TILES:
             raise InputError(
                 f"to do training again up to epoch {turn.epoch + 1} takes {num:,} tiles through the model, more than "
@@ -141,13 +151,17 @@ class RunMining:
         stage_one = self._models.loaded(fit_name(fit.of.seed, fit.of.fold, Stage.plain))
         num_threads = int(self._run.record["config"].get("threads_per_worker", 2))
         with _ONE_REPLAY:
-            found = replay(fit.setup, stage_one, bags, fit.result.history, turn.step, num_threads=num_threads)
-        note = f"Training was done again up to this step. Of its {found.num_epochs} whole epochs {found.num_equal} have the "
-        note += "very losses that were recorded"
-        if found.num_equal == found.num_epochs:
-            note = f"Exact: {note[0].lower()}{note[1:]}."
-        else:
-            note += ": on another kind of machine than this a few masks may differ."
+            found = replay(
+                fit.setup, stage_one, self._run.bag_source(), fit.result.history, turn.step, num_threads=num_threads
+            )
+        compared = (
+            f"of its {found.num_epochs} whole epochs {found.num_equal} have the very losses that were recorded"
+            if found.num_epochs
+            else "it is within the first epoch, so that there are no losses yet to compare with what was recorded"
+        )
+        is_exact = found.num_equal == found.num_epochs
+        ending = "" if is_exact else "; on another kind of machine than that of the training a few masks may differ"
+        note = f"{'Exact: t' if is_exact else 'T'}raining was done again up to this step; {compared}{ending}."
         return _Scorer(found.teacher, [note])
 
 

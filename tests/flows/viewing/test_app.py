@@ -100,9 +100,15 @@ def test_what_was_mined_covers_every_tile_and_says_what_it_is_of(client: TestCli
     slide_id = next(slide_id for slide_id, fit in first.items() if fit["relation"] == "train")
     asked = {key: first[slide_id][key] for key in ("seed", "fold")} | {"epoch": 1}
     mined = unpacked(client.get(f"/api/slides/{slide_id}/mined", params=asked).content)
-    assert len(mined["notes"]) == 2
+    assert len(mined["notes"]) == 1
+    answers = [
+        client.get(f"/api/slides/{slide_id}/mined", params=asked | {"teacher": name}) for name in ("stage1", "chosen")
+    ]
+    kept = [unpacked(answer.content) for answer in answers]
+    assert [len(each["notes"]) for each in kept] == [2, 2]
+    assert not np.array_equal(kept[0]["score"], kept[1]["score"])
     other = next(slide_id for slide_id, fit in first.items() if fit["relation"] != "train")
-    assert len(unpacked(client.get(f"/api/slides/{other}/mined", params=asked).content)["notes"]) in (2, 3)
+    assert len(unpacked(client.get(f"/api/slides/{other}/mined", params=asked).content)["notes"]) in (1, 2)
     assert sum(mined["counts"].values()) == len(mined["fate"]) == 15
     assert mined["counts"]["high"] == 4  # a quarter of 15, rounded up
     assert client.get(f"/api/slides/{slide_id}/mined", params=asked | {"epoch": 4}).status_code == 400
@@ -132,6 +138,9 @@ def test_a_replayed_teacher_says_that_it_is_exact_and_a_long_replay_is_refused(
     assert client.get("/api/slides/s03/mined", params=asked | {"teacher": "none"}).status_code == 400
     monkeypatch.setattr("mhim_core.view.replay.MOST_TILES", 10)
     assert client.get("/api/slides/s03/mined", params=asked | {"epoch": 3}).status_code == 400
+    monkeypatch.setattr("flows.viewing.run_mining._QUICK_TILES", 10)
+    nearest = unpacked(client.get("/api/slides/s03/mined", params=asked | {"teacher": ""}).content)
+    assert not nearest["notes"][-1].startswith("Exact")
 
 
 def test_pictures_are_of_the_scan_and_white_where_it_is_gone(client: TestClient) -> None:
