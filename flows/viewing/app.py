@@ -279,7 +279,9 @@ def _mined(viewer: Viewer) -> Answer:
         slide_id, asked = request.path_params["slide_id"], request.query_params
         seed, fold, epoch = (_number(asked, name) for name in ("seed", "fold", "epoch"))
         teacher = asked.get("teacher", "")
-        data = await viewer.jobs.once(lambda: viewer.slides.mined(slide_id, seed, fold, epoch, teacher))
+        # kept: a page that asks again for a long replay finds it under way
+        key = ("mined", slide_id, seed, fold, epoch, teacher)
+        data = await viewer.jobs.answer(key, lambda: viewer.slides.mined(slide_id, seed, fold, epoch, teacher))
         return Response(data, media_type=_PACKED)
 
     return answer

@@ -12,7 +12,8 @@ from flows.runs.evaluation import bag_unit
 from flows.runs.folder import Run, read_run
 from flows.viewing.cohort_rows import CohortPlaces, read_places
 from flows.viewing.predictions_source import PredictionsSource
-from flows.viewing.run_source import RunModels, RunSource
+from flows.viewing.run_models import RunModels
+from flows.viewing.run_source import RunSource
 from flows.viewing.source import Source
 from flows.viewing.store_source import StoreSource
 from mhim_core.cohort.task_options import BagUnit

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.viewing.cohort_rows import CohortPlaces, rows_beside
-from flows.viewing.run_source import RunModels
+from flows.viewing.run_models import RunModels
 from flows.viewing.source import ModelChoice, Source, read_kept_attention
 from mhim_core.cohort.task_options import BagUnit
 from mhim_core.storage import Storage

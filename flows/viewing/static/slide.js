@@ -342,7 +342,7 @@ export class SlidePage {
     replace(this.minedControls,
       el('label', { class: 'toggle' }, el('input', { type: 'checkbox', checked: Boolean(active), onchange: (event) => { if (event.target.checked) show({}); else { this.side[0].mining = null; this.paint(); this.drawMinedControls(); } } }), 'Show'),
       el('div', { class: 'picker' }, el('select', { 'aria-label': 'Fold', onchange: (event) => { const next = mining[Number(event.target.value)]; show({ ...next, epoch: Math.min(chosen.epoch, next.num_epochs), found: null }); } }, mining.map((each, i) => option(String(i), words(each), String(fit)))),
-        el('select', { 'aria-label': 'Teacher', onchange: (event) => show({ teacher: event.target.value }) }, option('', 'nearest kept teacher', chosen.teacher), option('stage1', 'teacher: stage-1 model', chosen.teacher), option('chosen', `teacher after epoch ${chosen.best_epoch}`, chosen.teacher))),
+        el('select', { 'aria-label': 'Teacher', onchange: (event) => show({ teacher: event.target.value }) }, option('', 'exact where it is quick, else nearest kept', chosen.teacher), option('stage1', 'teacher: stage-1 model', chosen.teacher), option('chosen', `teacher after epoch ${chosen.best_epoch}`, chosen.teacher), option('replayed', 'train again up to there: exact, slow', chosen.teacher))),
       el('label', { class: 'range' }, el('span', {}, 'Epoch'), el('input', { type: 'range', min: 1, max: chosen.num_epochs, step: 1, value: chosen.epoch, 'aria-label': 'Epoch', onchange: (event) => show({ epoch: Number(event.target.value) }), oninput: (event) => { event.target.nextSibling.textContent = event.target.value; } }), el('output', {}, String(chosen.epoch))),
       found && el('div', { class: 'fates' }, FATES.map((fate, i) => found.counts[fate.name] > 0 && el('label', { class: 'toggle' },
         el('input', { type: 'checkbox', checked: chosen.shown.has(i), onchange: (event) => { if (event.target.checked) chosen.shown.add(i); else chosen.shown.delete(i); this.paint(); } }),
@@ -352,7 +352,9 @@ export class SlidePage {
 
   async mine(side) {
     const { seed, fold, epoch, teacher } = side.mining;
+    if (teacher === 'replayed') this.context.notice('Training is done again up to this step; that takes as long as it took.');
     side.mining.found = await this.askPacked(`/mined?${new URLSearchParams({ seed, fold, epoch, teacher })}`);
+    if (teacher === 'replayed') this.context.notice('');
   }
 
   showOrHide(visible) {

@@ -8,16 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
 from flows.runs.folder import read_run
 from flows.viewing.guard import host_name
+from flows.viewing.run_mining import RunMining
+from flows.viewing.run_models import RunModels
 from flows.viewing.static_files import static_files
 from mhim_core.errors import StorageError
+from mhim_core.evaluation.held_out import FitId
 from mhim_core.fingerprint import sha256
 from mhim_core.storage import LocalStorage
 from mhim_core.store.attention import decode_attention
+from mhim_core.train.plan import Stage, fit_name
+from mhim_core.view.replay import replay
 
 ClientOf = Callable[..., TestClient]
 SQUARE = [[0, 0], [100, 0], [100, 100], [0, 100], [0, 0]]
@@ -94,13 +100,47 @@ def test_what_was_mined_covers_every_tile_and_says_what_it_is_of(client: TestCli
     slide_id = next(slide_id for slide_id, fit in first.items() if fit["relation"] == "train")
     asked = {key: first[slide_id][key] for key in ("seed", "fold")} | {"epoch": 1}
     mined = unpacked(client.get(f"/api/slides/{slide_id}/mined", params=asked).content)
-    assert len(mined["notes"]) == 2
+    assert len(mined["notes"]) == 1
+    answers = [
+        client.get(f"/api/slides/{slide_id}/mined", params=asked | {"teacher": name}) for name in ("stage1", "chosen")
+    ]
+    kept = [unpacked(answer.content) for answer in answers]
+    assert [len(each["notes"]) for each in kept] == [2, 2]
+    assert not np.array_equal(kept[0]["score"], kept[1]["score"])
     other = next(slide_id for slide_id, fit in first.items() if fit["relation"] != "train")
-    assert len(unpacked(client.get(f"/api/slides/{other}/mined", params=asked).content)["notes"]) in (2, 3)
+    assert len(unpacked(client.get(f"/api/slides/{other}/mined", params=asked).content)["notes"]) in (1, 2)
     assert sum(mined["counts"].values()) == len(mined["fate"]) == 15
     assert mined["counts"]["high"] == 4  # a quarter of 15, rounded up
     assert client.get(f"/api/slides/{slide_id}/mined", params=asked | {"epoch": 4}).status_code == 400
     assert client.get(f"/api/slides/{slide_id}/mined", params=asked | {"epoch": "x"}).status_code == 400
+
+
+def test_training_done_again_ends_in_the_very_teacher_that_was_kept(viewed: Any) -> None:
+    run = read_run(str(viewed.run))
+    models = RunModels(run)
+    fit = RunMining(models)._fit(FitId(run.seeds[0], 1))
+    stage_one = models.loaded(fit_name(run.seeds[0], 1, Stage.plain))
+    step = fit.result.best_epoch * fit.setup.steps_per_epoch
+    found = replay(fit.setup, stage_one, run.bag_source(), fit.result.history, step, num_threads=2)
+    assert found.num_epochs == found.num_equal == fit.result.best_epoch
+    assert fit.loaded.teacher is not None
+    kept = fit.loaded.teacher.state_dict()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in found.teacher.state_dict().items())
+
+
+def test_a_replayed_teacher_says_that_it_is_exact_and_a_long_replay_is_refused(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mining = client.get("/api/slides/s03").json()["mining"][0]
+    asked = {"seed": mining["seed"], "fold": mining["fold"], "epoch": 2, "teacher": "replayed"}
+    mined = unpacked(client.get("/api/slides/s03/mined", params=asked).content)
+    assert mined["notes"][-1].startswith("Exact")
+    assert client.get("/api/slides/s03/mined", params=asked | {"teacher": "none"}).status_code == 400
+    monkeypatch.setattr("mhim_core.view.replay.MOST_TILES", 10)
+    assert client.get("/api/slides/s03/mined", params=asked | {"epoch": 3}).status_code == 400
+    monkeypatch.setattr("flows.viewing.run_mining._QUICK_TILES", 10)
+    nearest = unpacked(client.get("/api/slides/s03/mined", params=asked | {"teacher": ""}).content)
+    assert not nearest["notes"][-1].startswith("Exact")
 
 
 def test_pictures_are_of_the_scan_and_white_where_it_is_gone(client: TestClient) -> None:
