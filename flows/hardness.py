@@ -22,7 +22,7 @@ from flows.runs.hardness_sampling import BAGS, FEATURES, FOLDER, SUMMARY
 from mhim_core.errors import InputError, NotFoundError
 from mhim_core.fingerprint import canonical_json, fingerprint, sha256
 from mhim_core.hardness.hardness_type import HardnessType
-from mhim_core.hardness.plane import has_umap, principal_plane, umap_plane
+from mhim_core.hardness.plane import principal_plane, umap_plane
 from mhim_core.hardness.resampling import PROPOSED, Effect, effects_of
 from mhim_core.hardness.spaces import judge_in_spaces
 from mhim_core.hardness.table import (
@@ -77,7 +77,7 @@ def examine(config: HardnessConfig, trained_run: Run, fits: Sequence[FoldFits]) 
     points = read_points(trained_run, fits, config.tiles_per_slide)
     spaces = [fit.space for fit in points.spaces]
     judged = judge_in_spaces(spaces, points.label_N, points.patients, config.neighbours)
-    plane = umap_plane if _uses_umap(config) else _pca
+    plane = umap_plane if config.map is MapKind.umap else _pca
     folds = typed_folds(trained_run, points, config.neighbours)
     weightings = [
         parse_weights(text) for text in ([config.sampling_by_hardness] if config.sampling_by_hardness else PROPOSED)
@@ -99,7 +99,7 @@ def examine(config: HardnessConfig, trained_run: Run, fits: Sequence[FoldFits]) 
             [trained_run.classes[label] for label in points.label_N],
             points.mean_ND,
         ),
-        map_kind="umap" if _uses_umap(config) else "pca",
+        map_kind=config.map.value,
     )
 
 
@@ -185,15 +185,11 @@ def _identity(config: HardnessConfig, trained_run: Run, fits: Sequence[FoldFits]
             "neighbours": config.neighbours,
             "weights": config.sampling_by_hardness,
             "tiles": config.tiles_per_slide,
-            "map": "umap" if _uses_umap(config) else "pca",
+            "map": config.map.value,
             "replicates": config.bootstrap_replicates,
             "thumbnails": config.max_thumbnails,
         }
     )
-
-
-def _uses_umap(config: HardnessConfig) -> bool:
-    return config.map is MapKind.umap or (config.map is MapKind.auto and has_umap())
 
 
 def _pca(x_ND: Floats, k: int) -> Floats:

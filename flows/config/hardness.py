@@ -61,7 +61,6 @@ def parse_weights(text: str) -> TypeWeights:
 class MapKind(StrEnum):
     """What brings the cohort's bags into a plane."""
 
-    auto = "auto"
     pca = "pca"
     umap = "umap"
 
@@ -85,9 +84,9 @@ class HardnessConfig:
     ones."""
     tiles_per_slide: int = field(default=20, metadata=role(Role.identity))
     """Tiles drawn of each slide for the sample of tiles, fewer where the sample would exceed 20,000; 0: no sample."""
-    map: MapKind = field(default=MapKind.auto, metadata=role(Role.identity))
-    """The plane of all bags, and that of tiles: pca, principal components; umap, which needs the package umap-learn;
-    auto: umap where it is installed. The spaces of single models are always shown by pca."""
+    map: MapKind = field(default=MapKind.pca, metadata=role(Role.identity))
+    """The plane of all bags, and that of tiles: pca, principal components; umap, which needs the package umap-learn
+    and minutes. The spaces of single models are always shown by pca."""
     bootstrap_replicates: int = field(default=2000, metadata=role(Role.identity))
     """Replicates of the patient-clustered bootstrap of effects; 0: no intervals."""
     max_thumbnails: int = field(default=12, metadata=role(Role.identity))
