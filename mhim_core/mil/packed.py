@@ -32,7 +32,9 @@ class Pack:
 
     @cached_property
     def bag_of_rows(self) -> Int64[Tensor, "N"]:
-        """The bag of every row."""
+        """The bag of every row. Of a single one nothing is copied to the device."""
+        if len(self.lengths) == 1:
+            return torch.zeros(self.lengths[0], dtype=torch.int64, device=self.device)
         return torch.repeat_interleave(torch.tensor(self.lengths)).to(self.device, non_blocking=True)
 
     @cached_property
@@ -50,7 +52,9 @@ class Pack:
         return torch.cat(shifted).to(self.device, non_blocking=True)
 
     def first_rows(self, counts: Sequence[int]) -> Int64[Tensor, "rows"]:
-        """The first `counts` rows of each bag."""
+        """The first `counts` rows of each bag. Of a single one nothing is copied to the device."""
+        if len(counts) == 1:
+            return torch.arange(counts[0], device=self.device)
         return self.rows([torch.arange(count) for count in counts])
 
     def softmax(self, energy_JN: Float[Tensor, "... J N"]) -> Float[Tensor, "B J N"]:

@@ -64,8 +64,8 @@ def log_odds(logits_NC: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
 
 def _top_means(ranked_CN: Tensor, pack: Pack, share: float, like: Tensor) -> Tensor:
     """The weights (B×C×N, of the precision of `like`, N×C) that average each bag's first rows in every ranking."""
-    counts = torch.tensor([max(1, int(length * share)) for length in pack.lengths])
-    rows_CM = ranked_CN[:, pack.first_rows(counts.tolist())]
-    weight_M = torch.repeat_interleave(1 / counts.to(like.dtype), counts).to(like.device, non_blocking=True)
+    counts = [max(1, int(length * share)) for length in pack.lengths]
+    rows_CM = ranked_CN.index_select(1, pack.first_rows(counts))
+    weight_M = torch.cat([like.new_full((count,), 1 / count) for count in counts])
     weight_CN = torch.zeros_like(like.T).scatter(1, rows_CM, weight_M.expand_as(rows_CM))
     return torch.where(pack.is_own[:, None], weight_CN, 0)
