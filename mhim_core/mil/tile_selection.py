@@ -42,7 +42,7 @@ def preferred_class(
     none_BC = torch.zeros_like(confidence_BC, dtype=torch.bool)
     if confidence_BC.shape[1] == 1:
         return none_BC
-    if options.mdmil_selection is MdmilSelection.camelyon:
+    if options.mdmil_selection == MdmilSelection.camelyon:
         first_B = confidence_BC[:, 0] + options.margin > confidence_BC[:, 1]
         second_B = ~first_B & (confidence_BC[:, 1] > confidence_BC[:, 0])
         return torch.cat([first_B[:, None], second_B[:, None], none_BC[:, 2:]], dim=1)

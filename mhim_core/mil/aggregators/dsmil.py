@@ -40,7 +40,7 @@ class Dsmil(Aggregator):
         self.query: nn.Module
         self.value: nn.Module
         self.bag_head: nn.Conv1d | None
-        if options.own(DsmilOptions).dsmil_query is DsmilQuery.linear:
+        if options.own(DsmilOptions).dsmil_query == DsmilQuery.linear:
             self.query = nn.Linear(dim, QUERY_DIM, bias=False)
             self.value = nn.Identity()
             self.bag_head = None

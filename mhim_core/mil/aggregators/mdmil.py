@@ -82,7 +82,7 @@ class Mdmil(Aggregator):
         largest_C = output.auxiliary
         if label_index is None or largest_C is None:
             return bag_loss
-        if self.options.mdmil_instance_loss is MdmilInstanceLoss.released:
+        if self.options.mdmil_instance_loss == MdmilInstanceLoss.released:
             largest_C = largest_C.exp().log_softmax(dim=0)
         loss = bag_loss - largest_C.index_select(0, label_index[None])[0]
         if self.options.mdmil_memory_weight == 0:

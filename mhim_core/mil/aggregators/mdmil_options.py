@@ -53,6 +53,9 @@ class MdmilOptions:
     """Weight of the memory loss in the task loss, at least 0; 0 disables it."""
 
     def __post_init__(self) -> None:
+        for name, kind in (("mdmil_selection", MdmilSelection), ("mdmil_instance_loss", MdmilInstanceLoss)):
+            if getattr(self, name) not in list(kind):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be one of {', '.join(kind)}")
         for name in ("mdmil_first_share", "mdmil_other_share"):
             share = getattr(self, name)
             if share is not None and not 0 < share <= 1:
@@ -69,7 +72,7 @@ class MdmilOptions:
                 f"aggregator=mdmil needs classes, and the task is {task.kind}: what chooses the tiles of its queries "
                 "is trained by the bags' classes alone"
             )
-        if self.mdmil_selection is MdmilSelection.camelyon and task.num_outputs != 2:
+        if self.mdmil_selection == MdmilSelection.camelyon and task.num_outputs != 2:
             raise ConfigError(f"mdmil_selection=camelyon is for two classes, not for {task.num_outputs}; choose tcga")
 
     @property

@@ -320,16 +320,18 @@ def test_what_mdmil_cannot_learn_is_refused() -> None:
     "wrong",
     [
         {"mdmil_first_share": 0.0},
+        {"mdmil_selection": "tcgo"},
+        {"mdmil_instance_loss": "raw"},
         {"mdmil_other_share": 1.5},
         {"mdmil_margin": math.inf},
         {"mdmil_memory_weight": -0.1},
     ],
 )
-def test_senseless_options_are_refused_by_name(wrong: dict[str, float]) -> None:
+def test_senseless_options_are_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        ModelOptions(aggregator="mdmil", **wrong)  # type: ignore[arg-type]
+        ModelOptions(aggregator="mdmil", **wrong)
     with pytest.raises(ConfigError, match="option of aggregator=mdmil, not of abmil"):
-        ModelOptions(**wrong)  # type: ignore[arg-type]
+        ModelOptions(**wrong)
 
 
 def test_the_memory_is_part_of_the_state() -> None:
