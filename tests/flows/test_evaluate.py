@@ -174,16 +174,14 @@ def test_the_bytes_do_not_depend_on_torchs_threads(trained: Callable[..., Path])
 
 
 def test_an_explanation_is_kept_shown_and_made_anew_for_other_models(trained: Callable[..., Path], mhim: Any) -> None:
-    folder = trained("folds=2", "seeds=2")
+    folder = trained("folds=2")
     words = ("evaluate", f"run={folder}", "bootstrap_replicates=20")
     assert mhim(*words).code == 0
     assert not (folder / "evaluation/explanation.json").exists()
-    assert mhim("report", f"run={folder}", "max_heatmaps=0").code == 0
-    before = (folder / "report.html").read_text()
     ended = mhim(*words, "explanation=true")
     assert ended.code == 0, ended
     document = json.loads((folder / "evaluation/explanation.json").read_text())
-    assert (document["num_bags"], document["num_patients"], document["num_models_compared"]) == (12, 12, 4)
+    assert (document["num_bags"], document["num_patients"], document["num_models_compared"]) == (12, 12, 2)
     assert f"sufficiency: {document['estimates']['sufficiency']['value']:.3f}" in ended.out
     with (folder / "evaluation/explanation.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
@@ -201,5 +199,4 @@ def test_an_explanation_is_kept_shown_and_made_anew_for_other_models(trained: Ca
     assert files_of(folder) == kept
     assert mhim("report", f"run={folder}", "max_heatmaps=0").code == 0
     page = (folder / "report.html").read_text()
-    assert "Explanation" not in before
-    assert "Explanation" in page
+    assert "sufficiency" in page
