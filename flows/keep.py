@@ -22,7 +22,6 @@ from flows.runs.slide_traces import find_traces
 from flows.runs.tiling import tiling_words
 from mhim_core.errors import ConfigError, ConflictError, InputError
 from mhim_core.fingerprint import neutral_values
-from mhim_core.mil.tissue_tree import TREE_NAME
 from mhim_core.printable import one_line
 from mhim_core.slides.spec import TileSpec
 from mhim_core.storage import Storage
@@ -185,6 +184,8 @@ def _print_what_remains(
     _print_traces(storage, slide_ids, REPORTS)
     if config.run:
         _print_traces(open_storage(config.run), slide_ids, "")
+    from mhim_core.mil.tissue_tree import TREE_NAME  # with numpy, which --help need not load
+
     digests = {entry.key.rpartition("/")[2].removesuffix(".parquet") for entry in before.files}
     for path in kept_bags(here(config.cache_dir), digests, (TREE_NAME,)):
         print(f"a copy of the features is {path}: end the training that uses it, and remove that file")

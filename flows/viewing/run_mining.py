@@ -66,6 +66,7 @@ class RunMining:
 
         Raises InputError where there is no such fit or epoch, or where a replay takes too long.
         """
+        from mhim_core.view.bag_looks import layout_in_bag
         from mhim_core.view.mined import mine_bag
 
         fit = self._fit(of)
@@ -79,14 +80,16 @@ class RunMining:
             teacher = "stage1" if abs(epoch - 1) <= abs(epoch - best_epoch) else "chosen"
         if teacher == REPLAYED:
             scorer = self._replayed(fit, turn)
-            mined = mine_bag(scorer.teacher, in_bag.features_NF, fit.setup.mhim, turn)
+            layout = layout_in_bag(scorer.teacher, in_bag.features_NF, in_bag.places)
+            mined = mine_bag(scorer.teacher, in_bag.features_NF, fit.setup.mhim, turn, layout)
             return MinedSlide(mined, in_bag.rows, (*notes, *scorer.notes))
         stage_one = self._models.loaded(fit_name(of.seed, of.fold, Stage.plain)).student
         kept = {"stage1": stage_one, "chosen": fit.loaded.teacher}
         model, other = kept.get(teacher), kept["chosen" if teacher == "stage1" else "stage1"]
         if model is None or other is None:
             raise InputError(f"teacher={teacher} is not one of stage1, chosen, {REPLAYED}")
-        mined, also = (mine_bag(each, in_bag.features_NF, fit.setup.mhim, turn) for each in (model, other))
+        layout = layout_in_bag(model, in_bag.features_NF, in_bag.places)
+        mined, also = (mine_bag(each, in_bag.features_NF, fit.setup.mhim, turn, layout) for each in (model, other))
         notes += [_TEACHERS[teacher].format(epoch=epoch, best_epoch=best_epoch), _agreement(mined, also)]
         return MinedSlide(mined, in_bag.rows, tuple(notes))
 

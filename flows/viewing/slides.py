@@ -16,7 +16,7 @@ from mhim_core.features import MppUsed, has_places
 from mhim_core.printable import one_line
 from mhim_core.store.schema import FeatureTable
 from mhim_core.types import FailureReason, SlideId, SlideTask
-from mhim_core.view.bag_looks import BagLook, look_at_bag, outputs_without
+from mhim_core.view.bag_looks import BagLook, layout_in_bag, look_at_bag, outputs_without
 from mhim_core.view.mined import TileFate
 from mhim_core.view.nearest import TileSample, draw_sample, nearest_tiles
 from mhim_core.view.outline import outline_of
@@ -184,7 +184,8 @@ class SlideAnswers:
         if not model or model.startswith("kept"):
             return facts
         look, voter, place = self._looks.get((slide_id, model)), self.source.voter(model), in_bag.start + index
-        without = outputs_without(voter, in_bag.features_NF, [place])
+        layout = layout_in_bag(voter.model, in_bag.features_NF, in_bag.places)
+        without = outputs_without(voter, in_bag.features_NF, [place], layout)
         facts["attention"] = float(look.attention_N[place])
         facts["outputs"] = look.outputs.tolist()
         facts["outputs_without"] = None if without is None else without.tolist()
@@ -253,7 +254,9 @@ class SlideAnswers:
 
     def _look(self, key: tuple[str, str]) -> BagLook:
         slide_id, model = key
-        return look_at_bag(self.source.voter(model), self.source.in_bag(slide_id).features_NF)
+        voter, in_bag = self.source.voter(model), self.source.in_bag(slide_id)
+        layout = layout_in_bag(voter.model, in_bag.features_NF, in_bag.places)
+        return look_at_bag(voter, in_bag.features_NF, layout)
 
     def _slide(self, slide_id: str) -> Any:
         uri = self.source.uri_of(slide_id)

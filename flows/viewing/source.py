@@ -62,6 +62,8 @@ class SlideInBag(NamedTuple):
     """Where the slide's rows begin in it."""
     slide_ids: tuple[str, ...]
     """Of the bag, in its order."""
+    places: tuple[np.ndarray, ...]
+    """x and y of the tiles of each of these slides."""
 
     @property
     def rows(self) -> slice:
@@ -185,7 +187,8 @@ class Source(ABC):
         place = members.index(slide_id)
         parts = [table.features for table in tables]
         features = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return SlideInBag(tables[place], features, sum(map(len, parts[:place])), members)
+        places = tuple(table.coords_l0_px for table in tables)
+        return SlideInBag(tables[place], features, sum(map(len, parts[:place])), members, places)
 
 
 def read_kept_attention(storage: Storage, key: str) -> Mapping[str, np.ndarray]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mhim_core.mil.draws import Draws
+from mhim_core.mil.layout import Layout
 from mhim_core.mil.masking import high_ratio_at, mask_instances, split_recycled
 from mhim_core.mil.model import MilModel
 from mhim_core.mil.model_options import MhimOptions
@@ -61,8 +62,13 @@ class MinedBag(NamedTuple):
 
 
 @torch.no_grad()
-def mine_bag(teacher: MilModel, features_NF: np.ndarray, options: MhimOptions, turn: Turn) -> MinedBag:
-    """The masks of `train_step` for this bag, by the same functions and the same random numbers."""
+def mine_bag(
+    teacher: MilModel, features_NF: np.ndarray, options: MhimOptions, turn: Turn, layout: Layout | None = None
+) -> MinedBag:
+    """The masks of `train_step` for this bag, by the same functions and the same random numbers.
+
+    `layout`: of the whole bag, where the teacher asks for it.
+    """
     draws = Draws(turn.seed, turn.epoch, turn.draw_id)
     num = len(features_NF)
     drawn_K = torch.arange(num)
@@ -72,7 +78,8 @@ def mine_bag(teacher: MilModel, features_NF: np.ndarray, options: MhimOptions, t
     x_KF = x_KF.to(teacher.embed.weight.dtype)
     high_ratio = high_ratio_at(options, turn.step, turn.total_steps)
     with fixed_threads():
-        view = view_as_teacher(teacher, x_KF, options, draws)
+        drawn_layout = None if layout is None else layout.select(drawn_K)
+        view = view_as_teacher(teacher, x_KF, options, draws, layout=drawn_layout)
         masks = mask_instances(view.score_HN, high_ratio, options, draws)
         split = split_recycled(masks.kept, options.random_mask_ratio, draws, options.token_order)
     fate_K = np.full(len(drawn_K), TileFate.entered, np.uint8)

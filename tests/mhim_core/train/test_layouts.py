@@ -35,6 +35,7 @@ from mhim_core.train.sampler import Sampled
 from mhim_core.train.state import TrainState
 from mhim_core.train.step import Bag, train_step
 from mhim_core.types import BagId, SlideId
+from mhim_core.view.bag_looks import layout_in_bag, look_at_bag, outputs_without
 
 CPU = torch.device("cpu")
 MODEL = ModelOptions(aggregator="mammil", embed_dim=16, mammil_states=8)
@@ -198,3 +199,17 @@ def test_what_asks_a_finished_model_again_gives_it_the_layout_of_the_whole_bag()
         embed_bag(x_NF, voter)
     with pytest.raises(InputError, match="tree"):
         check_flips([voter])
+
+
+def test_the_viewer_looks_at_a_bag_as_it_is_predicted() -> None:
+    model = build_model(12, 2, MODEL, seed="s").eval().requires_grad_(False)
+    model.demands_layout = True
+    voter, tables = Voter(model, False, TASK), [table("one", 30), table("two", 12)]
+    features = np.concatenate([each.features for each in tables])
+    layout = layout_in_bag(model, features, [each.coords_l0_px for each in tables])
+    whole, asked = predict_tables(tables, [voter]), AskedBag(tables, [voter])
+    look = look_at_bag(voter, features, layout)
+    np.testing.assert_allclose(look.outputs, whole.outputs, rtol=1e-6)
+    np.testing.assert_allclose(look.attention_N, np.concatenate(whole.attention), rtol=1e-5)
+    without = outputs_without(voter, features, [5], layout)
+    np.testing.assert_allclose(without, asked.predict(np.delete(np.arange(42), 5)).outputs, rtol=1e-6)
