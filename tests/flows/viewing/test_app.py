@@ -23,6 +23,8 @@ from mhim_core.fingerprint import sha256
 from mhim_core.storage import LocalStorage
 from mhim_core.store.attention import decode_attention
 from mhim_core.train.plan import Stage, fit_name
+from mhim_core.types import SlideId
+from mhim_core.view.failed import FailedBefore
 from mhim_core.view.replay import replay
 
 ClientOf = Callable[..., TestClient]
@@ -156,6 +158,19 @@ def test_pictures_are_of_the_scan_and_white_where_it_is_gone(client: TestClient)
     refused = client.get("/api/slides/s11/thumbnail.jpg")
     assert (refused.status_code, refused.json()["reason"]) == (424, "not_found")
     assert client.get("/api/slides/s11/thumbnail.jpg?stand_in=1").headers["content-type"].startswith("image/svg")
+
+
+def test_a_slide_that_killed_a_decoder_is_listed_and_not_opened(
+    client_of: ClientOf, viewed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = {SlideId("bad"): FailedBefore("decoder_crash", "it died twice")}
+    monkeypatch.setattr("flows.viewing.cohort_rows.recorded_failures", lambda *_: failure)
+    table = tmp_path / "cohort.csv"
+    table.write_text(f"slide_id,path,patient_id,label\nbad,{viewed.slides / 's00.tiff'},p,normal\n")
+    client = client_of(cohort=str(table))
+    assert rows_of(client, status="failed")[0]["reason"] == "decoder_crash"
+    answer = client.get("/api/slides/bad/picture")
+    assert (answer.status_code, answer.json()["reason"]) == (424, "decoder_crash")
 
 
 def _file(data: bytes) -> Any:
