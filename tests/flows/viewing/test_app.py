@@ -1,6 +1,7 @@
 """What the viewer answers, and to whom."""
 
 import json
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,14 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
+from flows.config.view import ViewConfig
 from flows.runs.folder import read_run
 from flows.viewing.guard import host_name
+from flows.viewing.opening import open_source
 from flows.viewing.run_mining import RunMining
 from flows.viewing.run_models import RunModels
 from flows.viewing.static_files import static_files
-from mhim_core.errors import StorageError
+from mhim_core.errors import InputError, StorageError
 from mhim_core.evaluation.held_out import FitId
 from mhim_core.fingerprint import sha256
 from mhim_core.storage import LocalStorage
@@ -365,3 +368,31 @@ def test_a_store_that_fails_gives_its_sentence(client_of: ClientOf, monkeypatch:
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"sort": 3}', b'{"nonsense": 1}', b'{"limit": 100000}', b"\xff"])
 def test_a_question_that_is_none_is_refused(client: TestClient, body: bytes) -> None:
     assert client.post("/api/worklist", content=body).status_code == 400
+
+
+def test_a_port_that_is_taken_is_named(refused: Callable[..., str], viewed: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"port={port}" in refused("view", f"store={viewed.store}", f"port={port}")
+
+
+def test_a_table_lists_what_is_in_no_run_and_says_where_slides_are(viewed: Any, tmp_path: Path) -> None:
+    table = tmp_path / "cohort.csv"
+    lines = [
+        "slide_id,path,patient_id,label",
+        f"s11,{viewed.slides / 's00.tiff'},p11,normal",
+        "new,gone.svs,p99,normal",
+    ]
+    table.write_text("\n".join(lines) + "\n")
+    source = open_source(ViewConfig(run=str(viewed.run), cohort=str(table)))
+    assert source.worklist.by_id["new"].status == "absent"
+    assert source.worklist.facets.num_slides == 13
+    assert source.uri_of("s11") == str(viewed.slides / "s00.tiff")
+    assert source.uri_of("s02").endswith("s02.tiff")
+
+
+def test_a_run_is_not_taken_for_the_one_that_predicted(viewed: Any, tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"by": {"run": "another"}}')
+    (tmp_path / "predictions.parquet").write_bytes(b"")
+    with pytest.raises(InputError, match="is not the run"):
+        open_source(ViewConfig(predictions=str(tmp_path), run=str(viewed.run)))
