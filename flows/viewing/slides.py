@@ -259,7 +259,10 @@ class SlideAnswers:
         return look_at_bag(voter, in_bag.features_NF, layout)
 
     def _slide(self, slide_id: str) -> Any:
-        uri = self.source.uri_of(slide_id)
+        uri, row = self.source.uri_of(slide_id), self.row(slide_id)
+        if row.reason in (FailureReason.DECODER_CRASH, FailureReason.TIMEOUT):
+            # decoders are children in embed, and here threads: what killed a child would end the viewer
+            raise SlideError(FailureReason(row.reason), "it is not opened here, since a decoder died or hung on it")
         if not uri:
             raise SlideError(FailureReason.NOT_FOUND, "nobody says where the slide's file is; cohort= can")
         return self.pool.slide(uri)

@@ -1,6 +1,7 @@
 """What the viewer answers, and to whom."""
 
 import json
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +13,21 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
+from flows.config.view import ViewConfig
 from flows.runs.folder import read_run
 from flows.viewing.guard import host_name
+from flows.viewing.opening import open_source
 from flows.viewing.run_mining import RunMining
 from flows.viewing.run_models import RunModels
 from flows.viewing.static_files import static_files
-from mhim_core.errors import StorageError
+from mhim_core.errors import InputError, StorageError
 from mhim_core.evaluation.held_out import FitId
 from mhim_core.fingerprint import sha256
 from mhim_core.storage import LocalStorage
 from mhim_core.store.attention import decode_attention
 from mhim_core.train.plan import Stage, fit_name
+from mhim_core.types import SlideId
+from mhim_core.view.failed import FailedBefore
 from mhim_core.view.replay import replay
 
 ClientOf = Callable[..., TestClient]
@@ -156,6 +161,19 @@ def test_pictures_are_of_the_scan_and_white_where_it_is_gone(client: TestClient)
     refused = client.get("/api/slides/s11/thumbnail.jpg")
     assert (refused.status_code, refused.json()["reason"]) == (424, "not_found")
     assert client.get("/api/slides/s11/thumbnail.jpg?stand_in=1").headers["content-type"].startswith("image/svg")
+
+
+def test_a_slide_that_killed_a_decoder_is_listed_and_not_opened(
+    client_of: ClientOf, viewed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = {SlideId("bad"): FailedBefore("decoder_crash", "it died twice")}
+    monkeypatch.setattr("flows.viewing.cohort_rows.recorded_failures", lambda *_: failure)
+    table = tmp_path / "cohort.csv"
+    table.write_text(f"slide_id,path,patient_id,label\nbad,{viewed.slides / 's00.tiff'},p,normal\n")
+    client = client_of(cohort=str(table))
+    assert rows_of(client, status="failed")[0]["reason"] == "decoder_crash"
+    answer = client.get("/api/slides/bad/picture")
+    assert (answer.status_code, answer.json()["reason"]) == (424, "decoder_crash")
 
 
 def _file(data: bytes) -> Any:
@@ -350,3 +368,31 @@ def test_a_store_that_fails_gives_its_sentence(client_of: ClientOf, monkeypatch:
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"sort": 3}', b'{"nonsense": 1}', b'{"limit": 100000}', b"\xff"])
 def test_a_question_that_is_none_is_refused(client: TestClient, body: bytes) -> None:
     assert client.post("/api/worklist", content=body).status_code == 400
+
+
+def test_a_port_that_is_taken_is_named(refused: Callable[..., str], viewed: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"port={port}" in refused("view", f"store={viewed.store}", f"port={port}")
+
+
+def test_a_table_lists_what_is_in_no_run_and_says_where_slides_are(viewed: Any, tmp_path: Path) -> None:
+    table = tmp_path / "cohort.csv"
+    lines = [
+        "slide_id,path,patient_id,label",
+        f"s11,{viewed.slides / 's00.tiff'},p11,normal",
+        "new,gone.svs,p99,normal",
+    ]
+    table.write_text("\n".join(lines) + "\n")
+    source = open_source(ViewConfig(run=str(viewed.run), cohort=str(table)))
+    assert source.worklist.by_id["new"].status == "absent"
+    assert source.worklist.facets.num_slides == 13
+    assert source.uri_of("s11") == str(viewed.slides / "s00.tiff")
+    assert source.uri_of("s02").endswith("s02.tiff")
+
+
+def test_a_run_is_not_taken_for_the_one_that_predicted(viewed: Any, tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"by": {"run": "another"}}')
+    (tmp_path / "predictions.parquet").write_bytes(b"")
+    with pytest.raises(InputError, match="is not the run"):
+        open_source(ViewConfig(predictions=str(tmp_path), run=str(viewed.run)))

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -13,8 +12,7 @@ from typing import Any
 import pytest
 
 from flows.config.view import ViewConfig
-from flows.viewing.opening import open_source
-from mhim_core.errors import ConfigError, InputError
+from mhim_core.errors import ConfigError
 
 
 def test_there_must_be_something_to_look_at(refused: Callable[..., str], tmp_path: Path) -> None:
@@ -22,12 +20,6 @@ def test_there_must_be_something_to_look_at(refused: Callable[..., str], tmp_pat
     assert str(tmp_path) in refused("view", f"run={tmp_path}")
     assert str(tmp_path) in refused("view", f"predictions={tmp_path}")
     assert str(tmp_path) in refused("view", f"store={tmp_path}")
-
-
-def test_a_port_that_is_taken_is_named(refused: Callable[..., str], viewed: Any) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert f"port={port}" in refused("view", f"store={viewed.store}", f"port={port}")
 
 
 @pytest.mark.parametrize(("host", "is_local"), [("127.0.0.1", True), ("localhost", True), ("::1", True)])
@@ -46,28 +38,6 @@ def test_every_other_address_does(host: str) -> None:
 def test_a_token_that_could_be_guessed_or_breaks_a_cookie_is_refused(token: str) -> None:
     with pytest.raises(ConfigError, match="token"):
         ViewConfig(token=token)
-
-
-def test_a_table_lists_what_is_in_no_run_and_says_where_slides_are(viewed: Any, tmp_path: Path) -> None:
-    table = tmp_path / "cohort.csv"
-    lines = [
-        "slide_id,path,patient_id,label",
-        f"s11,{viewed.slides / 's00.tiff'},p11,normal",
-        "new,gone.svs,p99,normal",
-    ]
-    table.write_text("\n".join(lines) + "\n")
-    source = open_source(ViewConfig(run=str(viewed.run), cohort=str(table)))
-    assert source.worklist.by_id["new"].status == "absent"
-    assert source.worklist.facets.num_slides == 13
-    assert source.uri_of("s11") == str(viewed.slides / "s00.tiff")
-    assert source.uri_of("s02").endswith("s02.tiff")
-
-
-def test_a_run_is_not_taken_for_the_one_that_predicted(viewed: Any, tmp_path: Path) -> None:
-    (tmp_path / "summary.json").write_text('{"by": {"run": "another"}}')
-    (tmp_path / "predictions.parquet").write_bytes(b"")
-    with pytest.raises(InputError, match="is not the run"):
-        open_source(ViewConfig(predictions=str(tmp_path), run=str(viewed.run)))
 
 
 @pytest.mark.thorough
