@@ -322,11 +322,15 @@ def group_of(word: str) -> list[str]:
 
 def find_command(names: Sequence[str]) -> str:
     """The command that the first one or two words name. Raises ConfigError with the nearest name."""
-    for candidate in (" ".join(names[:2]), names[0]):
-        if candidate in FLOWS:
-            return candidate
-    if members := group_of(names[0]):
-        raise ConfigError(f"mhim {names[0]} needs one of {', '.join(name.split()[1] for name in members)}")
+    if (both := " ".join(names[:2])) in FLOWS:
+        return both
+    members = [name.split()[1] for name in group_of(names[0])]
+    if names[0] in FLOWS:
+        if members and len(names) > 1 and "=" not in names[1] and not names[1].startswith("-"):
+            raise ConfigError(f"mhim {names[0]} takes {', '.join(members)} or key=value, not {names[1]!r}")
+        return names[0]
+    if members:
+        raise ConfigError(f"mhim {names[0]} needs one of {', '.join(members)}")
     close = difflib.get_close_matches(names[0], FLOWS, n=1)
     suggestion = f" (did you mean {close[0]!r}?)" if close else ""
     raise ConfigError(f"unknown command {names[0]!r}{suggestion}; commands: {', '.join(FLOWS)}")

@@ -96,7 +96,7 @@ def _command(name: str, place: str, words: list[str]) -> DemoStep:
 def _write_slides(config: DemoConfig) -> FlowResult:
     folder = Path(config.out, "slides").expanduser()
     if not (folder / "demo.json").exists():
-        print(f"{config.num_slides} + {config.num_new} slides are painted")
+        print(f"painting {config.num_slides} + {config.num_new} slides", flush=True)
     from mhim_core.demo.cohort import write_demo_cohort
 
     made = write_demo_cohort(folder, num_slides=config.num_slides, num_new=config.num_new, seed=config.demo_seed)

@@ -10,6 +10,7 @@ from mhim_core.cohort.tasks import bags_in
 from mhim_core.errors import InputError
 from mhim_core.evaluation.held_out import FitId
 from mhim_core.records import read_record
+from mhim_core.task import ClassTarget
 from mhim_core.train.fit_options import FitOptions
 from mhim_core.train.plan import LabelledBag, Stage, fit_name
 from mhim_core.types import BagId
@@ -78,10 +79,11 @@ class RunMining:
             teacher = REPLAYED
         if not teacher:
             teacher = "stage1" if abs(epoch - 1) <= abs(epoch - best_epoch) else "chosen"
+        class_index = self._class_index(bag_id)
         if teacher == REPLAYED:
             scorer = self._replayed(fit, turn)
             layout = layout_in_bag(scorer.teacher, in_bag.features_NF, in_bag.places)
-            mined = mine_bag(scorer.teacher, in_bag.features_NF, fit.setup.mhim, turn, layout)
+            mined = mine_bag(scorer.teacher, in_bag.features_NF, fit.setup.mhim, turn, class_index, layout)
             return MinedSlide(mined, in_bag.rows, (*notes, *scorer.notes))
         stage_one = self._models.loaded(fit_name(of.seed, of.fold, Stage.plain)).student
         kept = {"stage1": stage_one, "chosen": fit.loaded.teacher}
@@ -89,9 +91,15 @@ class RunMining:
         if model is None or other is None:
             raise InputError(f"teacher={teacher} is not one of stage1, chosen, {REPLAYED}")
         layout = layout_in_bag(model, in_bag.features_NF, in_bag.places)
-        mined, also = (mine_bag(each, in_bag.features_NF, fit.setup.mhim, turn, layout) for each in (model, other))
+        mined, also = (
+            mine_bag(each, in_bag.features_NF, fit.setup.mhim, turn, class_index, layout) for each in (model, other)
+        )
         notes += [_TEACHERS[teacher].format(epoch=epoch, best_epoch=best_epoch), _agreement(mined, also)]
         return MinedSlide(mined, in_bag.rows, tuple(notes))
+
+    def _class_index(self, bag_id: BagId) -> int | None:
+        target = next((bag.target for bag in self._run.bags if bag.bag_id == bag_id), None)
+        return target.class_index if isinstance(target, ClassTarget) else None
 
     def _fit(self, of: FitId) -> _Fit:
         from mhim_core.train.state import FitSetup
@@ -162,7 +170,7 @@ class RunMining:
             if found.num_epochs
             else "it is within the first epoch, so that there are no losses yet to compare with what was recorded"
         )
-        is_exact = found.num_equal == found.num_epochs
+        is_exact = found.num_equal == found.num_epochs > 0
         ending = "" if is_exact else "; on another kind of machine than that of the training a few masks may differ"
         note = f"{'Exact: t' if is_exact else 'T'}raining was done again up to this step; {compared}{ending}."
         return _Scorer(found.teacher, [note])

@@ -21,7 +21,7 @@ import numpy as np
 from mhim_core.demo.pyramid import write_pyramid
 from mhim_core.demo.slide import MPP, Focus, paint_slide
 from mhim_core.demo.texture import fibres, glands
-from mhim_core.errors import ConfigError
+from mhim_core.errors import ConfigError, StorageError
 from mhim_core.fingerprint import canonical_json
 
 GENERATOR_VERSION = 2
@@ -114,7 +114,7 @@ def write_demo_cohort(
     Half of each have tumour. Deterministic in `seed`, whatever the number of threads. A folder that already holds
     exactly this cohort is left alone: its marker, written last, names the generator's version and parameters. About 50
     tiles of 128 px a slide at 0.5 µm/px, 0.3 MB and a fifth of a second each. Raises ConfigError for fewer than
-    MIN_SLIDES slides or a negative number.
+    MIN_SLIDES slides or a negative number, StorageError where a file is in the way of the folder.
     """
     if not MIN_SLIDES <= num_slides <= _MAX_SLIDES or not 0 <= num_new <= _MAX_SLIDES - num_slides:
         raise ConfigError(
@@ -127,7 +127,10 @@ def write_demo_cohort(
     marker = folder / _MARKER
     if _is_complete(marker, parameters, [*cohort, *(folder / slide.row.path for slide in slides)]):
         return cohort
-    (folder / "slides").mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "slides").mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise StorageError(f"cannot write below {folder}: a file is in the way") from None
     marker.unlink(missing_ok=True)
     fibres(), glands()  # drawn once, before threads would each draw them
     with ThreadPoolExecutor(num_threads) as pool:

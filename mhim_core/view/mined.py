@@ -1,7 +1,7 @@
 """What MHIM mined: which tiles of a bag the student did not see in an epoch, computed again, since nobody stored it.
 
-The random numbers are exact, being keyed by (seed, epoch, bag). The scores are those of a teacher that is kept: the
-stage-1 model, from which it starts, or the one beside the chosen student; within an epoch the teacher moved on.
+The random numbers are exact, being keyed by (seed, epoch, bag). The scores are those of whichever teacher is handed
+over: that of the very step (`replay`), or one that was kept, the stage-1 model or the one beside the chosen student.
 """
 
 from enum import IntEnum
@@ -63,11 +63,17 @@ class MinedBag(NamedTuple):
 
 @torch.no_grad()
 def mine_bag(
-    teacher: MilModel, features_NF: np.ndarray, options: MhimOptions, turn: Turn, layout: Layout | None = None
+    teacher: MilModel,
+    features_NF: np.ndarray,
+    options: MhimOptions,
+    turn: Turn,
+    class_index: int | None,
+    layout: Layout | None = None,
 ) -> MinedBag:
     """The masks of `train_step` for this bag, by the same functions and the same random numbers.
 
-    `layout`: of the whole bag, where the teacher asks for it.
+    `class_index`: the bag's label, which the attention of some aggregators scores by (`score_instances`); None: of a
+    task without classes. `layout`: of the whole bag, where the teacher asks for it.
     """
     draws = Draws(turn.seed, turn.epoch, turn.draw_id)
     num = len(features_NF)
@@ -79,7 +85,8 @@ def mine_bag(
     high_ratio = high_ratio_at(options, turn.step, turn.total_steps)
     with fixed_threads():
         drawn_layout = None if layout is None else layout.select(drawn_K)
-        view = view_as_teacher(teacher, x_KF, options, draws, layout=drawn_layout)
+        label_index = None if class_index is None else torch.tensor(class_index)
+        view = view_as_teacher(teacher, x_KF, options, draws, label_index, drawn_layout)
         masks = mask_instances(view.score_HN, high_ratio, options, draws)
         split = split_recycled(masks.kept, options.random_mask_ratio, draws, options.token_order)
     fate_K = np.full(len(drawn_K), TileFate.entered, np.uint8)

@@ -135,6 +135,12 @@ def test_the_version_is_one_line(mhim: Mhim) -> None:
 
 def test_an_unknown_command_is_refused_with_a_suggestion(refused: Callable[..., str]) -> None:
     assert "'trian' (did you mean 'train'?)" in refused("trian", "cohort=x")
+
+
+def test_a_mistyped_second_word_is_named_with_those_that_exist(refused: Callable[..., str]) -> None:
+    message = refused("export", "geojsn", "run=x", "out=y")
+    assert all(word in message for word in ("'geojsn'", "geojson", "heatmap"))
+    assert "'geojsn'" not in refused("export", "form=clam")
     assert ", ".join(FLOWS) in refused("frobnicate")
 
 

@@ -140,6 +140,8 @@ def test_a_replayed_teacher_says_that_it_is_exact_and_a_long_replay_is_refused(
     asked = {"seed": mining["seed"], "fold": mining["fold"], "epoch": 2, "teacher": "replayed"}
     mined = unpacked(client.get("/api/slides/s03/mined", params=asked).content)
     assert mined["notes"][-1].startswith("Exact")
+    unproven = unpacked(client.get("/api/slides/s03/mined", params=asked | {"epoch": 1}).content)
+    assert not unproven["notes"][-1].startswith("Exact")  # no epoch's losses to compare
     assert client.get("/api/slides/s03/mined", params=asked | {"teacher": "none"}).status_code == 400
     monkeypatch.setattr("mhim_core.view.replay.MOST_TILES", 10)
     assert client.get("/api/slides/s03/mined", params=asked | {"epoch": 3}).status_code == 400

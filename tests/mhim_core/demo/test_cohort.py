@@ -6,7 +6,7 @@ import pytest
 from mhim_core.demo.cohort import MIN_SLIDES, DemoCohort, FociKind, write_demo_cohort
 from mhim_core.demo.slide import FocusKind
 from mhim_core.demo.truth import focus_shares, read_truth
-from mhim_core.errors import ConfigError
+from mhim_core.errors import ConfigError, StorageError
 from mhim_core.slides.prepare import prepare_slide
 from mhim_core.slides.spec import SlidePolicy, TileSpec
 
@@ -93,3 +93,11 @@ def test_another_seed_gives_other_slides(cohort: DemoCohort, tmp_path: Path) -> 
 def test_a_cohort_that_cannot_be_is_a_config_error(tmp_path: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="num_slides"):
         write_demo_cohort(tmp_path, **wrong)
+
+
+@pytest.mark.parametrize("place", ["file", "file/demo"])
+def test_a_file_in_the_way_of_the_folder_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("here before")
+    with pytest.raises(StorageError, match=str(tmp_path / place)):
+        write_demo_cohort(tmp_path / place)
+    assert (tmp_path / "file").read_text() == "here before"

@@ -9,7 +9,7 @@ import torch
 from mhim_core.mil.draws import Draws
 from mhim_core.mil.masking import RecycleSplit
 from mhim_core.mil.model import MilModel, build_model
-from mhim_core.mil.model_options import MhimOptions, ModelOptions, StepSchedule
+from mhim_core.mil.model_options import MhimOptions, ModelOptions, Score, StepSchedule
 from mhim_core.task import ClassTarget, FittedTask, Task, TaskKind, fit_task
 from mhim_core.train import step as step_module
 from mhim_core.train.card import ModelCard
@@ -29,6 +29,8 @@ from mhim_core.view.mined import TileFate, Turn, mine_bag
 D_IN, NUM = 6, 40
 TASK = Task(kind=TaskKind.classification, classes=("normal", "tumour"))
 OPTIONS = ModelOptions(embed_dim=8)
+BY_LABEL = ModelOptions(embed_dim=8, aggregator="mdmil")
+"""Whose attention scores by the bag's class."""
 
 
 @pytest.fixture
@@ -46,17 +48,22 @@ def fitted() -> FittedTask:
 
 
 @pytest.mark.parametrize(
-    "mhim",
+    ("mhim", "options"),
     [
-        MhimOptions(high_mask_ratio=0.2, random_mask_ratio=0.5),
-        MhimOptions(high_mask_ratio=0.3, high_mask_schedule=StepSchedule.cosine, random_mask_ratio=0.8),
-        MhimOptions(high_mask_ratio=0.1, v1_low_mask_ratio=0.1, v1_random_mask_ratio=0.2, random_mask_ratio=0.0),
+        (MhimOptions(high_mask_ratio=0.2, random_mask_ratio=0.5), OPTIONS),
+        (MhimOptions(high_mask_ratio=0.3, high_mask_schedule=StepSchedule.cosine, random_mask_ratio=0.8), OPTIONS),
+        (
+            MhimOptions(high_mask_ratio=0.1, v1_low_mask_ratio=0.1, v1_random_mask_ratio=0.2, random_mask_ratio=0.0),
+            OPTIONS,
+        ),
+        (MhimOptions(high_mask_ratio=0.2, random_mask_ratio=0.5, score=Score.attention), BY_LABEL),
     ],
-    ids=["v2", "cosine", "v1"],
+    ids=["v2", "cosine", "v1", "by-label"],
 )
 def test_the_masks_are_those_of_the_training_step(
-    teacher: MilModel, features: np.ndarray, mhim: MhimOptions, monkeypatch: pytest.MonkeyPatch
+    features: np.ndarray, mhim: MhimOptions, options: ModelOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    teacher = build_model(D_IN, 2, options, seed="teacher").requires_grad_(False)
     seen: list[RecycleSplit] = []
     view = step_module.view_as_student
 
@@ -71,7 +78,7 @@ def test_the_masks_are_those_of_the_training_step(
         seed=7,
         d_in=D_IN,
         task=fitted(),
-        model=OPTIONS,
+        model=options,
         mhim=mhim,
         fit=FitOptions(epochs=5),
         train=bags,
@@ -83,7 +90,7 @@ def test_the_masks_are_those_of_the_training_step(
         d_in=D_IN,
         task=fitted(),
         precision=FitOptions().precision,
-        model=OPTIONS,
+        model=options,
         mhim=None,
     )
     state = start_state(setup, LoadedModel(card, teacher, None), torch.device("cpu"))
@@ -92,7 +99,7 @@ def test_the_masks_are_those_of_the_training_step(
     x = torch.from_numpy(features).to(torch.float32)
     train_step(state, [Bag(BagId("b1"), label, x)], 1, SingleProcess())
 
-    found = mine_bag(teacher, features, mhim, Turn(7, 3, BagId("b1"), 14, setup.total_steps, 0))
+    found = mine_bag(teacher, features, mhim, Turn(7, 3, BagId("b1"), 14, setup.total_steps, 0), 1)
     (split,) = seen
     entering, recycled = split.rows[: split.num_entering], split.rows[split.num_entering :]
     assert set(np.flatnonzero(found.fate_N == TileFate.entered)) == set(entering.tolist())
@@ -101,7 +108,7 @@ def test_the_masks_are_those_of_the_training_step(
 
 
 def test_of_a_large_bag_the_rest_of_the_subsample_is_named(teacher: MilModel, features: np.ndarray) -> None:
-    found = mine_bag(teacher, features, MhimOptions(), Turn(7, 0, BagId("b"), 0, 10, 25))
+    found = mine_bag(teacher, features, MhimOptions(), Turn(7, 0, BagId("b"), 0, 10, 25), 1)
     drawn = Draws(7, 0, BagId("b")).sample("subsample", NUM, 25).sort().values.tolist()
     assert set(np.flatnonzero(found.fate_N != TileFate.not_drawn)) == set(drawn)
     assert np.isfinite(found.score_N).sum() == 25
@@ -109,7 +116,7 @@ def test_of_a_large_bag_the_rest_of_the_subsample_is_named(teacher: MilModel, fe
 
 def test_another_epoch_masks_others(teacher: MilModel, features: np.ndarray) -> None:
     mhim = MhimOptions(high_mask_ratio=0.2, random_mask_ratio=0.5)
-    fates = [mine_bag(teacher, features, mhim, Turn(7, epoch, BagId("b"), 0, 10, 0)).fate_N for epoch in (0, 1)]
+    fates = [mine_bag(teacher, features, mhim, Turn(7, epoch, BagId("b"), 0, 10, 0), 1).fate_N for epoch in (0, 1)]
     assert (fates[0] != fates[1]).any()
 
 
