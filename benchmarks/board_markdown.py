@@ -21,10 +21,10 @@ what does not beat the better of them has shown nothing. `abmil/plain` is an agg
 that the recipe `mhim` trains behind it, and `abmil/mhim, pair` that student and its stage 1 joined
 (`predict_with=pair`), which costs no further fit. − stage 1 is the difference from the stage 1 of the same recipe, seed
 and fold (that of `mhim-v1` has another activation than the aggregator's own row); − control from the better control of
-that set, chosen by its test figures, which favours it. **Bold**: the 95 % interval excludes 0, above or below alike.
-Intervals: of drawn sets Student's t over seeds, of folded ones over folds with the correction for shared training bags
-(Nadeau & Bengio 2003). Each of many intervals covers its own difference alone: of twenty that mean nothing one excludes
-0.
+that set, chosen by its test figures, which favours it, on the seeds that both have. **Bold**: the 95 % interval
+excludes 0, above or below alike. Intervals: of drawn sets Student's t over seeds, of folded ones over folds with the
+correction for shared training bags (Nadeau & Bengio 2003). Each of many intervals covers its own difference alone: of
+twenty that mean nothing one excludes 0.
 
 Nothing was selected on a test bag, and nothing on validation either: all options were fixed beforehand, and every fit
 keeps its last epoch. The fits are small, so that the board can be made on two cores in an evening: a claim about large
