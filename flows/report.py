@@ -310,12 +310,12 @@ def _site_note(trained_run: Run) -> str:
 
 def _notes(trained_run: Run, metrics: dict[str, Any]) -> tuple[str, ...]:
     num_patients = metrics["num_patients"]
-    few = (f"{num_patients} patients are few: the intervals are wide, and the comparison of models is open.",)
+    few = f"{num_patients} patients are few: intervals are rough, even narrow ones; which model is better is open."
     calibrated = metrics["models"][metrics["reported"]].get("calibration", {"fits": []})
     limits = calibration_notes(fit["value"] for fit in calibrated["fits"])
     return (
         *_origin_notes(trained_run),
-        *(few if num_patients < _FEW_PATIENTS else ()),
+        *((few,) if num_patients < _FEW_PATIENTS else ()),
         *undefined_notes(metrics),
         *limits,
     )

@@ -235,7 +235,9 @@ class LocalStorage:
         path = self.root / check_key(key)
         self._check_links(path.parent)
         try:
-            path.unlink(missing_ok=True)
+            path.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return
         except OSError as error:
             raise StorageError(f"cannot delete {path}: {error.strerror}") from error
 

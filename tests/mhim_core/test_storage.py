@@ -113,6 +113,12 @@ def test_a_file_where_a_folder_should_be_is_a_storage_error_not_a_taken_key(tmp_
         storage.put_if_absent("taken/below", b"2")
 
 
+def test_what_a_file_is_in_the_way_of_is_not_there_to_be_deleted(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"kept")
+    LocalStorage(tmp_path / "file").delete("key")
+    assert (tmp_path / "file").read_bytes() == b"kept"
+
+
 def test_a_key_with_a_line_break_at_its_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         LocalStorage(tmp_path).put("key\n", b"1")

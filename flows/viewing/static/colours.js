@@ -54,7 +54,8 @@ export function times(value) {
   if (!(value > 0)) return '0×';
   if (value >= 100) return `${Math.round(value)}×`;
   if (value >= 10) return `${value.toFixed(1)}×`;
-  return value >= 0.1 ? `${value.toFixed(2)}×` : `${value.toExponential(0)}×`.replace('e-', 'e−');
+  if (value >= 0.001) return `${value >= 0.1 ? value.toFixed(2) : value.toPrecision(1)}×`;
+  return `${value.toExponential(0)}×`.replace('e-', 'e−');
 }
 
 // {t: Float32Array in 0 … 1, ticks: [{at, text}], map, caption} of attention, which would be 1/num for each tile if even.
