@@ -41,8 +41,16 @@ DURATIONS = Path(__file__).with_name("durations.json")
 """Seconds by file of tests, of those that take one and more; `make durations` measures them anew."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first, so that the processes that share the files end together; the order within one stays."""
+    """The longest file first, so that the processes that share the files end together; the order within one stays.
+
+    A test that is `thorough_for` some aggregators is thorough where its aggregator is one of them.
+    """
+    for item in items:
+        marker = item.get_closest_marker("thorough_for")
+        if marker and item.callspec.params["aggregator"] in marker.args:  # type: ignore[attr-defined]
+            item.add_marker(pytest.mark.thorough)
     seconds = json.loads(DURATIONS.read_text())
     items.sort(key=lambda item: -seconds.get(_file_of(item.nodeid), 0))
 

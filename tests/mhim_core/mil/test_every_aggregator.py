@@ -119,6 +119,7 @@ def test_bags_of_one_to_seven_instances_are_trained_for_every_task(
     assert all(torch.isfinite(tensor).all() for tensor in state.models().values())
 
 
+@pytest.mark.thorough_for("transmil", "mammil", "mdmil", "clam-sb", "clam-mb")
 @pytest.mark.parametrize(
     "task",
     [CLASSES, *(pytest.param(task, marks=pytest.mark.thorough) for task in (SURVIVAL, VALUE))],

@@ -77,6 +77,7 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+@pytest.mark.thorough_for("transmil", "mammil", "mdmil")
 @pytest.mark.parametrize("precision", list(Precision))
 @pytest.mark.parametrize("aggregator", AGGREGATOR_NAMES)
 def test_a_fit_ends_with_the_same_bits_run_again_and_after_an_interruption(
@@ -92,6 +93,7 @@ def test_a_fit_ends_with_the_same_bits_run_again_and_after_an_interruption(
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
+@pytest.mark.thorough_for("transmil", "mammil", "mdmil")
 @pytest.mark.parametrize("aggregator", OF_SURVIVAL)
 def test_a_survival_fit_ends_with_the_same_bits_run_again(
     plan_of: PlanOf, bags: Any, tmp_path: Path, device: torch.device, aggregator: str
@@ -166,6 +168,7 @@ def test_arithmetic_on_a_cpu_is_left_alone() -> None:
         assert settings() == before
 
 
+@pytest.mark.thorough_for("transmil", "mammil", "mdmil")
 @pytest.mark.parametrize("aggregator", AGGREGATOR_NAMES)
 def test_a_step_mixes_no_tensors_of_the_cpu_with_those_of_its_device(plan_of: PlanOf, aggregator: str) -> None:
     """On torch's meta device, which knows shapes and places but no numbers: a mixture raises as it would on CUDA."""

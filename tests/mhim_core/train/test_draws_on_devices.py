@@ -118,6 +118,7 @@ class Crossings(TorchDispatchMode):
         return result
 
 
+@pytest.mark.thorough_for("transmil", "mammil")
 @pytest.mark.parametrize("aggregator", AGGREGATOR_NAMES)
 def test_a_step_copies_nothing_to_its_device_and_reads_nothing_back(aggregator: str) -> None:
     """On torch's meta device, for which the words are made as for any that is no CPU."""

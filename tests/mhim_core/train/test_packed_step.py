@@ -163,6 +163,7 @@ def some_lengths(seed: int) -> list[list[int]]:
     return [[*draw.sample(range(1, 8), 7), 211], [draw.randint(1, 40) for _ in range(5)]]
 
 
+@pytest.mark.thorough_for("mammil", "mdmil")
 @pytest.mark.parametrize(("aggregator", "recipe"), CASES)
 def test_a_packed_step_is_the_step_on_its_bags_one_at_a_time(aggregator: str, recipe: str) -> None:
     steps = [bags_of(lengths, seed=seed) for seed, lengths in enumerate(some_lengths(len(aggregator + recipe)))]

@@ -320,8 +320,6 @@ def test_what_mdmil_cannot_learn_is_refused() -> None:
     "wrong",
     [
         {"mdmil_first_share": 0.0},
-        {"mdmil_selection": "tcgo"},
-        {"mdmil_instance_loss": "raw"},
         {"mdmil_other_share": 1.5},
         {"mdmil_margin": math.inf},
         {"mdmil_memory_weight": -0.1},
