@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -137,7 +138,8 @@ class FitProgress:
         self._num_fits = num_fits
         self._num_done = 0
         self._printed_s = 0.0
-        self._epochs_s: list[float] = []
+        self._epochs_s: defaultdict[str, list[float]] = defaultdict(list)
+        """By stage: an epoch of the student takes as long as several of the plain aggregator."""
         self._said: set[str] = set()
         self.num_repeated = 0
         """Requests to the storage that workers had to repeat so far."""
@@ -191,9 +193,10 @@ class FitProgress:
     def _epoch(self, event: "FitEvent") -> None:
         record = event.record
         assert record is not None
-        self._epochs_s.append(event.seconds)
+        epochs_s = self._epochs_s[event.fit.rpartition("/")[2]]
+        epochs_s.append(event.seconds)
         numbers = _numbers(record, event.metric_name)
-        left = self._time_left(event.num_epochs - record.epoch, event.num_epochs)
+        left = self._time_left(epochs_s, event.num_epochs - record.epoch, event.num_epochs)
         text = f"{event.fit}: epoch {record.epoch}/{event.num_epochs}: {numbers}, {event.seconds:.1f} s{left}"
         done = self._num_done + record.epoch / max(1, event.num_epochs)
         self._bar.update(self._task, completed=done, description=f"{self._num_done}/{self._num_fits} fits, {text}")
@@ -202,11 +205,11 @@ class FitProgress:
             self._printed_s = now_s
             self._say(text)
 
-    def _time_left(self, num_epochs_of_fit: int, num_epochs: int) -> str:
-        """If no fit stops early. The middle of the last epochs' times, of
-        which those with a start-up or a checkpoint are no measure."""
+    def _time_left(self, epochs_s: Sequence[float], num_epochs_of_fit: int, num_epochs: int) -> str:
+        """If no fit stops early, and the fits to come are of this stage. The middle of its last epochs' times, of which
+        those with a start-up or a checkpoint are no measure."""
         num_left = num_epochs_of_fit + num_epochs * max(0, self._num_fits - self._num_done - 1)
-        recent = sorted(self._epochs_s[-_NUM_RECENT:])
+        recent = sorted(epochs_s[-_NUM_RECENT:])
         seconds = num_left * recent[len(recent) // 2]
         return f", about {duration(seconds)} left" if seconds >= 1 else ""
 

@@ -148,6 +148,19 @@ def test_an_epochs_line_tells_how_long_all_fits_will_last(
     assert "about 38 s left" in told[4]
 
 
+def test_a_students_epochs_are_not_measured_by_those_of_the_plain_aggregator(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FitProgress(2) as progress:
+        for number in (1, 2, 3):
+            clock[0] += 2.0
+            progress.update(_epoch(number, 2.0))
+        progress.update(FitEvent(FitEventKind.finished, "fold-0/plain"))
+        clock[0] += 20.0
+        progress.update(_epoch(1, 20.0)._replace(fit="fold-0/mhim"))
+    assert "about 3 min 0 s left" in lines(capsys)[-1]
+
+
 def test_on_a_terminal_epochs_move_a_bar_and_finished_fits_leave_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
 
