@@ -30,6 +30,7 @@ from mhim_core.report.data import ClassOutput, CohortSummary, Prediction, Report
 from mhim_core.report.evaluated import (
     FitFacts,
     calibration_notes,
+    few_notes,
     fold_results,
     model_results,
     site_results,
@@ -45,7 +46,6 @@ from mhim_core.train.prediction import PredictWith
 from mhim_core.types import IMPORTED, BagId
 
 PAGE, CARD, MARKER = "report.html", "MODEL_CARD.md", "report.json"
-_FEW_PATIENTS = 50
 _LAYOUT = 2
 """Version of the page: one of another is made anew. 2: answer first, pictures in files."""
 _ORDERS = {
@@ -309,13 +309,11 @@ def _site_note(trained_run: Run) -> str:
 
 
 def _notes(trained_run: Run, metrics: dict[str, Any]) -> tuple[str, ...]:
-    num_patients = metrics["num_patients"]
-    few = f"{num_patients} patients are few: intervals are rough, even narrow ones; which model is better is open."
     calibrated = metrics["models"][metrics["reported"]].get("calibration", {"fits": []})
     limits = calibration_notes(fit["value"] for fit in calibrated["fits"])
     return (
         *_origin_notes(trained_run),
-        *((few,) if num_patients < _FEW_PATIENTS else ()),
+        *few_notes(metrics["num_patients"], compared=True),
         *undefined_notes(metrics),
         *limits,
     )

@@ -26,7 +26,7 @@ from mhim_core.report.data import (
     SiteResult,
     SlidePanel,
 )
-from mhim_core.report.evaluated import calibration_notes, estimates_of
+from mhim_core.report.evaluated import calibration_notes, estimates_of, few_notes
 from mhim_core.report.pictures import Pictures
 from mhim_core.report.predictions import height
 from mhim_core.report.wording import what_is_predicted
@@ -88,7 +88,11 @@ def prediction_page(
         encoder=predictor.encoder,
         tiling=predictor.tiling,
         provenance={**predictor.origin, "weights sha256": predictor.digests, "versions": package_versions()},
-        notes=(*external.notes, *calibration_notes(member.temperature for member in predictor.card.members)),
+        notes=(
+            *external.notes,
+            *(() if metrics is None else few_notes(metrics["num_patients"], compared=False)),
+            *calibration_notes(member.temperature for member in predictor.card.members),
+        ),
     )
     return render_report(data, pictures)
 

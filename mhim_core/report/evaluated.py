@@ -90,6 +90,18 @@ def undefined_notes(metrics: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+FEW_PATIENTS = 50
+"""Fewer make every interval rough."""
+
+
+def few_notes(num_patients: int, *, compared: bool) -> tuple[str, ...]:
+    """A sentence where figures are of few patients. `compared`: models are compared on them as well."""
+    if num_patients >= FEW_PATIENTS:
+        return ()
+    ending = "; which model is better is open" if compared else ""
+    return (f"{num_patients} patients are few: intervals are rough, even narrow ones{ending}.",)
+
+
 def calibration_notes(temperatures: Iterable[float | None]) -> tuple[str, ...]:
     """A sentence where temperatures of the reported model's fits lie at the end of their range."""
     values = list(temperatures)

@@ -7,8 +7,10 @@ from mhim_core.evaluation.calibration import TEMPERATURE_RANGE, fit_temperature
 from mhim_core.evaluation.held_out import FitId
 from mhim_core.metrics import METRICS
 from mhim_core.report.evaluated import (
+    FEW_PATIENTS,
     FitFacts,
     calibration_notes,
+    few_notes,
     fold_results,
     model_results,
     site_results,
@@ -86,3 +88,10 @@ def test_temperatures_that_validation_did_not_settle_are_told() -> None:
     (note,) = calibration_notes([apart, mixed, None])
     assert "1 of 3" in note
     assert calibration_notes([mixed, None, 1.0]) == ()
+
+
+def test_few_patients_are_said_to_be_few() -> None:
+    assert few_notes(FEW_PATIENTS, compared=True) == ()
+    (alone,), (beside,) = (few_notes(6, compared=compared) for compared in (False, True))
+    assert "6 patients" in alone
+    assert len(beside) > len(alone)
