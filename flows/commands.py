@@ -23,6 +23,8 @@ class FlowCommand(NamedTuple):
     """Above it in `mhim --help`, where a group of commands begins."""
     wraps_flow: bool = False
     """Words that are not its own keys are another flow's: checked as by that flow, and kept in `overrides`."""
+    stays_here: bool = False
+    """It serves whoever sits at this machine: no job of a cluster."""
 
 
 IN_JOB = "MHIM_IN_JOB"
@@ -72,6 +74,7 @@ FLOWS = {
         "view.ViewConfig",
         "slides, heat maps and what was mined, in the browser",
         "run=runs/first",
+        stays_here=True,
     ),
     "hardness": FlowCommand(
         "hardness",
@@ -372,14 +375,15 @@ def spelt_out(name: str, words: Sequence[str]) -> list[str]:
 
 def read_flow(name: str, words: Sequence[str]) -> Any:
     """A flow's config from the words that a wrapping command got for it. Raises ConfigError as the flow would."""
-    if name not in FLOWS or FLOWS[name].wraps_flow or " " in name:
+    if name not in plain_flows():
         raise ConfigError(f"{name!r} is no flow that can be run for you; flows: {', '.join(plain_flows())}")
     return read_words(name, words)
 
 
 def plain_flows() -> list[str]:
-    """The flows that `mhim submit` and `mhim schedule` can run: one word, and no wrapper of another flow."""
-    return [name for name, command in FLOWS.items() if " " not in name and not command.wraps_flow]
+    """The flows that `mhim submit` and `mhim schedule` can run: one word, no wrapper of another flow, no `stays_here`."""
+    left_out = {name for name, command in FLOWS.items() if command.wraps_flow or command.stays_here}
+    return [name for name in FLOWS if " " not in name and name not in left_out]
 
 
 def config_class(name: str) -> type:

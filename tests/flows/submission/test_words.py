@@ -33,6 +33,7 @@ NO_PLACES = {
     *("signing_key", "signing_command", "trusted_keys"),  # keys stay on the machines that they lie on
     *("roi", "exclude"),  # classes of regions
     "workers",  # a number or a range
+    "sampling_by_hardness",  # weights by type
     *("vary", "rungs"),  # a grid of a sweep
     "select_by",  # an encoder, or the digits of a feature set
     *("own_mean", "own_std"),  # numbers of a picture's channels
