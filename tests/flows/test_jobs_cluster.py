@@ -184,6 +184,7 @@ def test_jobs_are_listed(embedded: Embedded, run: Callable[..., Any]) -> None:
     assert line.split()[1:4] == ["SUCCEEDED", "exit", "0"]
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("embedded")
 def test_a_place_that_no_node_reaches_ends_the_job_with_2_and_its_name(
     run: Callable[..., Any], two_slides: Path, tmp_path: Path
