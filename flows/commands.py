@@ -381,7 +381,7 @@ def read_flow(name: str, words: Sequence[str]) -> Any:
 
 
 def plain_flows() -> list[str]:
-    """The flows that `mhim submit` and `mhim schedule` can run: one word, no wrapper of another, none that stays here."""
+    """The flows that `mhim submit` and `mhim schedule` can run: of one word, no wrapper, none that stays here."""
     left_out = {name for name, command in FLOWS.items() if command.wraps_flow or command.stays_here}
     return [name for name in FLOWS if " " not in name and name not in left_out]
 
